@@ -1,0 +1,1 @@
+"""Metrics, folding backends, benchmarks, published figures."""

@@ -1,0 +1,1 @@
+"""The multimodal language model: vocabulary, network, diffusion, warm-up, sampling."""

@@ -1,0 +1,1 @@
+"""Reading structure files, cleaning chains, geometry, and the Parquet store of chains."""

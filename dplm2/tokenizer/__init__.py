@@ -1,0 +1,1 @@
+"""The structure tokenizer: backbone coordinates to discrete tokens and back."""

@@ -1,0 +1,1 @@
+"""One training loop for both models: batches, optimiser, checkpoints, resume, distribution, log."""

@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests: where the recorded values and the corpus lie, if they are there at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("DPLM2_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def _folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder.name}/ of the shared test data (set DPLM2_SHARED to its folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fixtures_folder() -> Path:
+    """Recorded inputs and outputs of the authors' implementation and of other programs."""
+    return _folder("fixtures")
+
+
+@pytest.fixture(scope="session")
+def corpus_folder() -> Path:
+    """Real structures: chains to train on, the CAMEO 2022 test set, awkward raw files, the motif benchmark."""
+    return _folder("corpus")
