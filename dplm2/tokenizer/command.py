@@ -1,0 +1,5 @@
+"""Command line of this stage."""
+
+
+def register(subparsers) -> None:
+    """Add this stage's subcommands."""
