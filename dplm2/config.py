@@ -45,7 +45,7 @@ def load(source: str | os.PathLike | Mapping) -> dict:
         Names each wrong key and says what is allowed.
     """
     given = _read(source)
-    problems = list(problems_of(given))
+    problems = list(problems_of(given)) or list(_reference_problems(given))
     if problems:
         raise ConfigError("the configuration is wrong:\n  " + "\n  ".join(problems))
     return complete(given)
@@ -87,6 +87,36 @@ def problems_of(value: Mapping, section: str = "config") -> Iterator[str]:
     validator = Draft202012Validator(schema(section), registry=_registry())
     for error in sorted(validator.iter_errors(value), key=lambda e: [str(part) for part in e.absolute_path]):
         yield _explain(error)
+
+
+def _reference_problems(given: Mapping) -> Iterator[str]:
+    """Names that stand for nothing, and keys that would have no effect beside ``pretrained``.
+
+    A section that is not given at all is not looked into: a single stage is handed its own section only.
+    """
+
+    def unknown(path: str, kind: str, names: object) -> Iterator[str]:
+        for name in [names] if isinstance(names, str) else names or []:
+            if kind in given and name not in given[kind]:
+                yield f"{path}: {kind} has no {name!r}; there: {', '.join(sorted(given[kind])) or 'none'}"
+
+    for kind, trained_from in (("tokenizers", ()), ("models", ("tokenizer",))):
+        for name, section in given.get(kind, {}).items():
+            path = f"{kind}.{name}"
+            if section.get("pretrained"):
+                without_effect = sorted(set(section) & {"datasets", "training", "network", "warmup", "diffusion", "encoder"})
+                if without_effect:
+                    yield f"{path}: {', '.join(without_effect)} would have no effect beside 'pretrained'; leave them out"
+            elif "datasets" in given and not section.get("datasets"):
+                yield f"{path}: give 'datasets' to train on, or 'pretrained' with the folder of a finished one"
+            for key in trained_from:
+                if key in section:
+                    yield from unknown(f"{path}.{key}", "tokenizers", section[key])
+            yield from unknown(f"{path}.datasets", "datasets", section.get("datasets"))
+    for name, section in given.get("generation", {}).items():
+        yield from unknown(f"generation.{name}.dataset", "datasets", section.get("dataset"))
+    if "tokenizers" in given.get("models", {}):
+        yield "models.tokenizers: this name is taken (results of tokenizers are kept under it); choose another"
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,0 +1,70 @@
+# From protein structures to trained models, designed proteins and benchmark tables.
+#
+#   snakemake --cores 2                               the demo: config.yaml
+#   snakemake --cores 2 --configfile my.yaml          your own configuration, instead of config.yaml
+#   snakemake --cores 2 --config seed=1               config.yaml with one key changed
+#   snakemake tokens --cores 2                        only as far as the tokens (targets come first)
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/structures.smk"
+include: "rules/tokenizer.smk"
+include: "rules/tokens.smk"
+include: "rules/warmup.smk"
+include: "rules/training.smk"
+include: "rules/generation.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    structures,
+    tokenizers,
+    tokens,
+    models,
+    samples,
+    evaluation,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output.page,
+
+
+rule structures:
+    input:
+        expand(rules.select_structures.output.selection, dataset=DATASETS),
+
+
+rule tokenizers:
+    input:
+        [tokenizer_weights(name) for name in TOKENIZERS],
+
+
+rule tokens:
+    input:
+        all_tokens(),
+
+
+rule models:
+    input:
+        [model_weights(name) for name in MODELS],
+
+
+rule samples:
+    input:
+        all_samples(),
+
+
+rule evaluation:
+    input:
+        all_evaluations(),

@@ -1,0 +1,273 @@
+"""The language model: an ESM-2 network over two tracks, structure tokens and amino acids.
+
+The network itself is transformers' ``EsmForMaskedLM``; this module decides what it sees: both tracks on the same residue
+positions, padding and single-modality samples by an attention mask, embeddings scaled or not. Paper section 3.1.
+
+Shapes: B batch, T tokens (both tracks), N selected positions, D model width, V vocabulary, C classes of one track.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor, nn
+from transformers import EsmConfig, EsmForMaskedLM
+
+from dplm2.artifacts import write_text
+from dplm2.errors import DPLM2Error
+from dplm2.language.vocabulary import Track, Vocabulary
+
+EmbeddingScaling = Literal["none", "released"]
+CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocab.txt"
+# ESM-2 was pre-trained with 15 % of the tokens selected and 80 % of those masked.
+_UNMASKED_IN_PRETRAINING = 1 - 0.15 * 0.8
+_LONGEST = 1026  # ESM-2's max_position_embeddings; rotary positions set no limit
+
+
+def esm_config(vocabulary_size: int, hidden_size: int, layers: int, heads: int, intermediate_size: int) -> EsmConfig:
+    """The configuration of an ESM-2 network of any size, as transformers knows it.
+
+    Raises
+    ------
+    DPLM2Error
+        If the width does not divide into heads of even width (rotary positions turn pairs of channels).
+    """
+    if hidden_size % (2 * heads):
+        raise DPLM2Error(f"hidden_size {hidden_size} does not divide into {heads} heads of even width")
+    return EsmConfig(
+        vocab_size=vocabulary_size,
+        mask_token_id=Vocabulary.mask_sequence,
+        pad_token_id=Vocabulary.pad,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate_size,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.0,
+        max_position_embeddings=_LONGEST,
+        layer_norm_eps=1e-5,
+        position_embedding_type="rotary",
+        emb_layer_norm_before=False,
+        token_dropout=False,
+        tie_word_embeddings=False,
+    )
+
+
+class MultimodalEsm(nn.Module):
+    """ESM-2 over a structure track and a sequence track.
+
+    A sample is ``[<cls_struct> s1..sL <eos_struct> pad.. | <cls_aa> a1..aL <eos_aa> pad..]``, each half padded to the
+    longest of the batch. A batch may also hold one track only (then there are no halves), or samples of both tracks next
+    to samples whose other half is all padding.
+
+    Parameters
+    ----------
+    model
+        transformers' network; its own ``token_dropout`` is ignored.
+    vocabulary
+        Ids of the tokens.
+    embedding_scaling
+        ``none`` for new models. ``released``: as the released DPLM-2 models compute it (see `embeddings`).
+    tokenizer
+        Where the structure tokenizer lies: a path relative to the model's folder, or a hub id.
+    tokenizer_fingerprint
+        Which tokenizer's codes the model has learned.
+    """
+
+    def __init__(
+        self,
+        model: EsmForMaskedLM,
+        vocabulary: Vocabulary,
+        embedding_scaling: EmbeddingScaling = "none",
+        tokenizer: str | None = None,
+        tokenizer_fingerprint: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.vocabulary, self.embedding_scaling = model, vocabulary, embedding_scaling
+        self.tokenizer, self.tokenizer_fingerprint = tokenizer, tokenizer_fingerprint
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.lm_head.bias.device
+
+    def forward(self, input_ids_BT: Tensor, single_modality_B: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) over the whole vocabulary at every position; those at padding mean nothing."""
+        return self.model.lm_head(self.hidden(input_ids_BT, single_modality_B))
+
+    def hidden(self, input_ids_BT: Tensor, single_modality_B: Tensor | None = None) -> Tensor:
+        """Representations (B, T, D) after the last layer.
+
+        Parameters
+        ----------
+        input_ids_BT
+            Ids of both tracks or of one.
+        single_modality_B
+            True for samples whose two tracks must not see each other; none by default.
+        """
+        return self.model.esm(
+            inputs_embeds=self.embeddings(input_ids_BT),
+            attention_mask=self.attention_mask(input_ids_BT, single_modality_B),
+            position_ids=self.positions(input_ids_BT),
+        ).last_hidden_state
+
+    def track_logits(self, hidden_ND: Tensor, track: Track) -> Tensor:
+        """Logits (N, C) over the classes of one track alone: ids ``vocabulary.classes(track)``, in their order."""
+        head, rows = self.model.lm_head, self.vocabulary.classes(track)
+        features_ND = head.layer_norm(nn.functional.gelu(head.dense(hidden_ND)))
+        chosen = slice(rows.start, rows.stop)
+        return nn.functional.linear(features_ND, head.decoder.weight[chosen], head.bias[chosen])
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Logits (N, V) over the whole vocabulary for chosen positions."""
+        return self.model.lm_head(hidden_ND)
+
+    def embeddings(self, input_ids_BT: Tensor) -> Tensor:
+        """Input embeddings (B, T, D); zero at padding.
+
+        With ``embedding_scaling: released``, amino-acid masks are zero and the rest is multiplied by
+        ``(0.88 / (1 - r))**2``, r the share of amino-acid masks among a sample's tokens: the released models were trained
+        with ESM-2's scaling applied twice.
+        """
+        table = self.model.esm.embeddings.word_embeddings
+        embeddings_BTD = table(input_ids_BT) * (input_ids_BT != self.vocabulary.pad).unsqueeze(-1)
+        if self.embedding_scaling == "none":
+            return embeddings_BTD
+        masked_BT = input_ids_BT == self.vocabulary.mask_sequence
+        tokens_B = (input_ids_BT != self.vocabulary.pad).sum(-1)
+        scale_B = _UNMASKED_IN_PRETRAINING / (1 - masked_BT.sum(-1) / tokens_B)
+        return (embeddings_BTD * scale_B.square()[:, None, None]).masked_fill(masked_BT.unsqueeze(-1), 0.0)
+
+    def positions(self, input_ids_BT: Tensor) -> Tensor:
+        """Rotary positions (1, T): residue i has the same in both halves."""
+        tokens = input_ids_BT.shape[1]
+        half = max(tokens // 2, 1)
+        column_T = torch.arange(tokens, device=input_ids_BT.device)
+        # A tensor and not a branch: asking for its value would wait for the device.
+        has_halves = (input_ids_BT[:, 0] == self.vocabulary.cls_structure).any() & (
+            input_ids_BT[:, half] == self.vocabulary.cls_sequence
+        ).any()
+        return torch.where(has_halves, column_T % half, column_T).unsqueeze(0)
+
+    def attention_mask(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
+        """What is added to the attention scores: (B, 1, 1, T) for padding alone, (B, 1, T, T) with single-modality samples.
+
+        A float mask, because a boolean one is added as 0 and 1 by the library's plain attention.
+        """
+        allowed = (input_ids_BT != self.vocabulary.pad)[:, None, None, :]
+        if single_modality_B is not None:
+            structure_BT = ~self.vocabulary.is_sequence(input_ids_BT)
+            same_track = structure_BT[:, None, :, None] == structure_BT[:, None, None, :]
+            allowed = allowed & (same_track | ~single_modality_B[:, None, None, None])
+        dtype = self.model.lm_head.bias.dtype
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+        # The lowest finite number: a row that sees nothing (at padding) stays defined.
+        return mask.masked_fill(~allowed, torch.finfo(dtype).min)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The part of ``config.json`` that transformers does not know."""
+        return {
+            "codebook_size": self.vocabulary.codebook_size,
+            "tokenizer": self.tokenizer,
+            "tokenizer_fingerprint": self.tokenizer_fingerprint,
+            "embedding_scaling": self.embedding_scaling,
+        }
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write a Hugging Face folder that ``AutoModelForMaskedLM`` opens too.
+
+        Raises
+        ------
+        DPLM2Error
+            If LoRA weights are not merged yet.
+        """
+        if any("lora_" in name for name, _ in self.model.named_parameters()):
+            raise DPLM2Error("merge the LoRA weights (dplm2.language.lora.merge) before saving")
+        self.model.config.dplm2 = self.description
+        self.model.config.architectures = ["EsmForMaskedLM"]
+        self.model.save_pretrained(folder, max_shard_size="1000GB")
+        write_text(Path(folder) / VOCABULARY_FILE, "\n".join(self.vocabulary.tokens) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, device: torch.device | str = "cpu") -> "MultimodalEsm":
+        """Open a folder written by `save_pretrained`, or a hub id of one.
+
+        Raises
+        ------
+        DPLM2Error
+            If it is not a folder of this package, or weights are missing, left over or of another shape.
+        """
+        folder = local_folder(source)
+        model = load_masked_lm(folder)
+        described: Mapping = getattr(model.config, "dplm2", None)
+        if described is None:
+            raise DPLM2Error(
+                f"{source}: its config.json has no entry 'dplm2': not a model of this package; "
+                "bring it in with `dplm2 import model` (DPLM-2) or `dplm2 model warmup` (a sequence model)"
+            )
+        vocabulary = Vocabulary(described["codebook_size"])
+        if model.config.vocab_size != vocabulary.size:
+            raise DPLM2Error(
+                f"{source}: {model.config.vocab_size} ids, but codebook_size {vocabulary.codebook_size} makes {vocabulary.size}"
+            )
+        network = cls(
+            model,
+            vocabulary,
+            described.get("embedding_scaling", "none"),
+            described.get("tokenizer"),
+            described.get("tokenizer_fingerprint"),
+        )
+        return network.eval().to(device)
+
+
+def local_folder(source: str | os.PathLike) -> Path:
+    """``source`` itself if it is a folder, else the local copy of the hub repository of that name.
+
+    Raises
+    ------
+    DPLM2Error
+        If it is neither.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.bin"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DPLM2Error(f"{source}: neither a folder nor a Hugging Face repository within reach ({reason})") from error
+
+
+def load_masked_lm(folder: Path) -> EsmForMaskedLM:
+    """Open an ``EsmForMaskedLM`` folder in fp32, every weight in its place.
+
+    Raises
+    ------
+    DPLM2Error
+        Names the weights that are missing or left over.
+    """
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DPLM2Error(f"{folder}: no readable {CONFIG_FILE} ({error})") from error
+    if config.get("model_type") != "esm":
+        raise DPLM2Error(f"{folder}: its model_type is {config.get('model_type')!r}; an 'esm' model is needed")
+    try:
+        model, loaded = EsmForMaskedLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DPLM2Error(f"{folder}: cannot be opened ({str(error).splitlines()[0]})") from error
+    wrong = {
+        kind: sorted(str(key) for key in loaded[kind])
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if loaded[kind]
+    }
+    # Contacts are not predicted here, and a sequence model may come without that head.
+    wrong = {kind: keys for kind, keys in wrong.items() if any("contact_head" not in key for key in keys)}
+    if wrong:
+        raise DPLM2Error(f"{folder}: weights do not fit: {json.dumps({k: v[:5] for k, v in wrong.items()})}")
+    return model

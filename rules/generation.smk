@@ -1,0 +1,41 @@
+# Samples: each task of the configuration, for each model.
+
+
+def task_dataset(task):
+    return SETTINGS["generation"][task].get("dataset")
+
+
+rule generate:
+    input:
+        model=lambda wildcards: model_weights(wildcards.model),
+        chains=lambda wildcards: chains([task_dataset(wildcards.task)]) if task_dataset(wildcards.task) else [],
+        problems=lambda wildcards: SETTINGS["generation"][wildcards.task].get("problems") or [],
+    output:
+        samples=RESULTS / "samples/{model}/{task}/samples.parquet",
+        run=RESULTS / "samples/{model}/{task}/run.json",
+    params:
+        config=lambda wildcards: stage_config("generation", wildcards.task),
+        kind=lambda wildcards: SETTINGS["generation"][wildcards.task]["task"],
+        model=lambda wildcards: model_folder(wildcards.model),
+        chains=lambda wildcards: (
+            f"--chains {RESULTS / 'structures' / task_dataset(wildcards.task)}" if task_dataset(wildcards.task) else ""
+        ),
+        folder=subpath(output.samples, parent=True),
+    log:
+        LOGS / "samples/{model}-{task}.log",
+    benchmark:
+        TIMINGS / "samples/{model}-{task}.tsv"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+        gpu=GPUS,
+    conda:
+        "../envs/dplm2.yaml"
+    shell:
+        "python -m dplm2 generate {params.kind} --model {params.model} {params.chains} --out {params.folder} --device {DEVICE}"
+        " --config {params.config:q} --name {wildcards.task} 2>&1 | tee {log}"
+
+
+def all_samples():
+    return expand(rules.generate.output.samples, model=MODELS, task=TASKS)

@@ -1,0 +1,42 @@
+# Diffusion training of the multimodal model.
+
+
+def model_folder(name):
+    """Where a model lies: in the results, or where the configuration says that a finished one is."""
+    return Path(SETTINGS["models"][name]["pretrained"] or RESULTS / "models" / name)
+
+
+def model_weights(name):
+    return model_folder(name) / "model.safetensors"
+
+
+rule train_model:
+    input:
+        initial=rules.warm_up_model.output.weights,
+        tokens=lambda wildcards: model_tokens(wildcards.model),
+    output:
+        weights=RESULTS / "models/{model}/model.safetensors",
+        config=RESULTS / "models/{model}/config.json",
+        metrics=RESULTS / "models/{model}/metrics.csv",
+        run=RESULTS / "models/{model}/run.json",
+    params:
+        config=lambda wildcards: stage_config("models", wildcards.model, without(SETTINGS["models"][wildcards.model], "warmup", "network")),
+        initial=subpath(input.initial, parent=True),
+        tokens=lambda wildcards: model_token_folders(wildcards.model),
+        selections=lambda wildcards: selections(SETTINGS["models"][wildcards.model]["datasets"]),
+        folder=subpath(output.weights, parent=True),
+    log:
+        LOGS / "models/{model}.log",
+    benchmark:
+        TIMINGS / "models/{model}.tsv"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=4320,
+        gpu=GPUS,
+    conda:
+        "../envs/dplm2.yaml"
+    shell:
+        "python -m dplm2 model train --initial {params.initial} --tokens {params.tokens:q} --selection {params.selections:q}"
+        " --out {params.folder} --state {STATE} --device {DEVICE}"
+        " --config {params.config:q} --name {wildcards.model} 2>&1 | tee {log}"
