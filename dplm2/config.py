@@ -18,6 +18,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
 
 from dplm2.errors import ConfigError
 
@@ -79,7 +80,7 @@ def schema(section: str = "config") -> dict:
 @cache
 def _registry() -> Registry:
     names = sorted(path.stem for path in SCHEMA_FOLDER.glob("*.json"))
-    return Registry().with_resources([(f"{name}.json", Resource.from_contents(schema(name))) for name in names])
+    return Registry().with_resources([(f"{name}.json", Resource(contents=schema(name), specification=DRAFT202012)) for name in names])
 
 
 def problems_of(value: Mapping, section: str = "config") -> Iterator[str]:

@@ -1,0 +1,23 @@
+# The tables, the figures and the HTML page.
+
+
+rule report:
+    input:
+        evaluations=all_evaluations(),
+    output:
+        page=RESULTS / "report/report.html",
+        summary=RESULTS / "report/tables/summary.csv",
+    params:
+        config=lambda wildcards: json.dumps({"report": SETTINGS["report"]}, sort_keys=True),
+        folder=subpath(output.page, parent=True),
+    log:
+        LOGS / "report.log",
+    benchmark:
+        TIMINGS / "report.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    conda:
+        "../envs/dplm2.yaml"
+    shell:
+        "python -m dplm2 report --results {RESULTS} --out {params.folder} --config {params.config:q} 2>&1 | tee {log}"

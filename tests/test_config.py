@@ -1,0 +1,100 @@
+"""The configuration's edge: every mistake is named with its key, and nothing is filled in that was given."""
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from dplm2 import config
+from dplm2.errors import ConfigError
+
+SECTIONS = sorted(path.stem for path in config.SCHEMA_FOLDER.glob("*.json"))
+
+
+def keys_of(node: dict, path: str = "") -> list[tuple[str, dict]]:
+    found = []
+    for name, child in node.get("properties", {}).items():
+        found.append((f"{path}{name}", child))
+        found += keys_of(child, f"{path}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_schema_is_valid_closed_and_explained(section):
+    node = config.schema(section)
+    Draft202012Validator.check_schema(node)
+    assert node["additionalProperties"] is False
+    required = set(node.get("required", ()))
+    for path, child in keys_of(node):
+        assert child.get("description") or "$ref" in child, f"{section}: {path} has no description"
+        assert "default" in child or path.split(".")[-1] in required or "$ref" in child, f"{section}: {path}: no default"
+        if "default" in child and not isinstance(child["default"], dict):
+            assert not list(Draft202012Validator(child, registry=config._registry()).iter_errors(child["default"])), path
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sede": 1}, "unknown key 'sede'; allowed: datasets, device"),
+        ({"seed": "one"}, "seed: 'one' is not of type 'integer'"),
+        ({"seed": -1}, "seed: -1 is less than the minimum of 0"),
+        ({"device": "tpu"}, "device: 'tpu' is not one of ['auto', 'cpu', 'cuda', 'mps']"),
+        ({"datasets": {"../up": {"files": "x"}}}, "is not a name"),
+        ({"datasets": {"a": {}}}, "datasets.a: 'files' is a required property"),
+        ({"tokenizers": {"t": {"datasets": ["a"], "training": {"steps": -5}}}}, "tokenizers.t.training.steps: -5"),
+        (
+            {"datasets": {"a": {"files": "x"}}, "tokenizers": {"t": {"datasets": ["b"]}}},
+            "tokenizers.t.datasets: datasets has no 'b'; there: a",
+        ),
+        (
+            {"tokenizers": {"t": {"pretrained": "folder", "training": {"steps": 5}}}},
+            "training would have no effect beside 'pretrained'",
+        ),
+    ],
+)
+def test_mistakes_are_named(given, message):
+    with pytest.raises(ConfigError) as caught:
+        config.load(given)
+    assert message in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        config.load({"seed": -1, "device": "tpu"})
+    assert "seed:" in str(caught.value)
+    assert "device:" in str(caught.value)
+
+
+def test_file_and_text_and_mapping_are_equal(tmp_path):
+    given = {"seed": 3, "datasets": {"mine": {"files": "folder"}}}
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(given))
+    assert config.load(path) == config.load(json.dumps(given)) == config.load(given)
+
+
+def test_given_values_are_kept_and_defaults_are_filled_in_at_depth():
+    given = {"tokenizers": {"t": {"datasets": ["a"], "quantizer": {"bits": 5}}}}
+    completed = config.load(given)["tokenizers"]["t"]
+    assert completed["quantizer"]["bits"] == 5
+    assert completed["training"] == config.defaults("training")
+    assert "encoder" not in given["tokenizers"]["t"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not YAML"), ("- a\n", "a mapping of keys")])
+def test_broken_files(tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        config.load(path)
+
+
+def test_missing_file_is_named():
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        config.load("nowhere.yaml")
+
+
+def test_every_shipped_configuration_is_valid():
+    root = Path(__file__).parents[1]
+    for path in [root / "config.yaml", *sorted((root / "config").glob("*.yaml"))]:
+        config.load(path)
