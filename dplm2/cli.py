@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from dplm2 import __version__
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.errors import ConfigError, DPLM2Error, Preempted
 
 DESCRIPTION = """\
 DPLM-2: protein structures in; trained models, designed proteins and benchmark tables out.
@@ -22,7 +22,8 @@ The stages, in the order of the data:
 """
 EPILOG = """\
 Run the whole workflow with `make demo`, or `snakemake --cores 2 --configfile my.yaml`.
-Exit status: 0 all of it is there; 2 wrong use or configuration; 1 anything else.
+Exit status: 0 all of it is there; 2 wrong use or configuration; 75 told to stop, progress
+is saved, run it again; 1 anything else.
 """
 
 
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"dplm2: {error}", file=sys.stderr)
         return 2
+    except Preempted as error:
+        print(f"dplm2: {error}", file=sys.stderr)
+        return Preempted.EXIT_STATUS
     except DPLM2Error as error:
         print(f"dplm2: {error}", file=sys.stderr)
         return 1

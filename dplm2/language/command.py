@@ -1,5 +1,202 @@
-"""Command line of this stage."""
+"""Command line of the language model: ``model``, ``import model`` and ``export``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+WARMUP_EXAMPLE = """\
+examples:
+  dplm2 model warmup --tokenizer results/tokenizers/demo --tokens results/tokens/demo/demo \\
+      --out results/models/demo/initial --state state --config config.yaml --name demo
+  dplm2 model warmup --tokenizer T --tokens K --out initial --state state --source esm2_t30_150M_UR50D
+Takes a sequence model (ESM-2, DPLM) and gives it the structure tokens. With `source: scratch` a network of the size
+`network` is first trained on sequences alone; run it again after an interruption: it goes on where it was.
+"""
+TRAIN_EXAMPLE = """\
+example:
+  dplm2 model train --initial results/models/demo/initial --tokens results/tokens/demo/demo \\
+      --out results/models/demo --state state --config config.yaml --name demo
+Run it again after an interruption: it goes on where it was. metrics.csv holds the cross-entropies (nats) of masked
+residues per track and task.
+"""
+IMPORT_EXAMPLE = """\
+examples:
+  dplm2 import model downloads/dplm2_650m models/dplm2_650m --tokenizer tokenizers/released
+  dplm2 import model last.ckpt models/mine --embedding-scaling released
+SOURCE is an official DPLM-2 or DPLM model: a Hugging Face folder, or a Lightning checkpoint (LoRA merged or not). Every
+weight gets its place, or nothing is written.
+"""
+EXPORT_EXAMPLE = """\
+example:
+  dplm2 export results/models/demo exported --format official
+"""
 
 
-def register(subparsers) -> None:
-    """Add this stage's subcommands."""
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``model``, ``import model`` and ``export`` to the command line."""
+    from dplm2.tokenizer.command import import_actions
+
+    model = subparsers.add_parser("model", help="warm up or train a language model")
+    actions = model.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_warmup(actions)
+    _add_train(actions)
+    _add_import(import_actions(subparsers))
+    _add_export(subparsers)
+
+
+def _add(actions: argparse._SubParsersAction, name: str, help: str, example: str) -> argparse.ArgumentParser:
+    return actions.add_parser(
+        name, help=help, description=help, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tokens", nargs="+", type=Path, required=True, metavar="DIR", help="tokens of the datasets")
+    parser.add_argument(
+        "--selection", nargs="+", type=Path, default=[], metavar="FILE", help="selection.parquet of the datasets"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the model to write")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="folder of resumable training state")
+    parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
+    parser.add_argument("--name", help="which entry of the configuration's section `models` (default: the only one)")
+    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where the network runs")
+
+
+def _add_warmup(actions: argparse._SubParsersAction) -> None:
+    parser = _add(actions, "warmup", "Make the model that multimodal training starts from.", WARMUP_EXAMPLE)
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, metavar="DIR", help="folder of the structure tokenizer"
+    )
+    parser.add_argument("--source", help="stands instead of the configuration's warmup.source (or warmup.model)")
+    _add_data(parser)
+    parser.set_defaults(run=run_warmup)
+
+
+def _add_train(actions: argparse._SubParsersAction) -> None:
+    parser = _add(
+        actions, "train", "Train a warmed-up model on sequence and structure; resumes by itself.", TRAIN_EXAMPLE
+    )
+    parser.add_argument("--initial", type=Path, required=True, metavar="DIR", help="folder of the warmed-up model")
+    _add_data(parser)
+    parser.set_defaults(run=run_train)
+
+
+def _add_import(actions: argparse._SubParsersAction) -> None:
+    parser = _add(actions, "model", "Turn an official DPLM-2 or DPLM model into one of ours.", IMPORT_EXAMPLE)
+    parser.add_argument("source", type=Path, help="Hugging Face folder or Lightning checkpoint")
+    parser.add_argument("destination", type=Path, help="folder of the model to write")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of its structure tokenizer, to be named")
+    parser.add_argument(
+        "--embedding-scaling",
+        choices=["none", "once", "released"],
+        help="default: as its config.json says; without one, as in the released models",
+    )
+    parser.set_defaults(run=run_import)
+
+
+def _add_export(subparsers: argparse._SubParsersAction) -> None:
+    parser = _add(subparsers, "export", "Write a model in the format of another program.", EXPORT_EXAMPLE)
+    parser.add_argument("folder", type=Path, help="folder of the model")
+    parser.add_argument("destination", type=Path, help="folder to write")
+    parser.add_argument("--format", choices=["official"], required=True, help="official: as the DPLM-2 authors' models")
+    parser.set_defaults(run=run_export)
+
+
+def resolve(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
+    """The completed section ``models.<name>``, the seed and the device that options and configuration give.
+
+    Without a configuration the schema's defaults hold.
+    """
+    from dplm2 import config
+    from dplm2.errors import ConfigError
+    from dplm2.tokenizer.command import pick_device
+
+    whole = config.load(options.config) if options.config else config.complete({})
+    named = whole["models"]
+    name = options.name or (next(iter(named)) if len(named) == 1 else None)
+    if name is not None:
+        section = config.section(whole, "models", name)
+    elif named:
+        raise ConfigError(f"--name: which of the models {', '.join(sorted(named))}?")
+    else:
+        section = config.defaults("model")
+    if section.get("pretrained"):
+        raise ConfigError(f"models.{name}.pretrained: this model is used as it is; there is nothing to train")
+    seed = whole["seed"] if options.seed is None else options.seed
+    return section, seed, pick_device(options.device or whole["device"])
+
+
+def run_warmup(options: argparse.Namespace) -> None:
+    """Run ``dplm2 model warmup``."""
+    from dplm2 import config
+    from dplm2.errors import ConfigError
+    from dplm2.language.settings import ModelSettings
+    from dplm2.language.stages import warm_up
+
+    section, seed, device = resolve(options)
+    chosen = section["warmup"]
+    if options.source:
+        chosen["source"] = options.source
+    elif chosen.get("model"):
+        raise ConfigError(f"--source: give the folder of the trained model {chosen['model']!r} (warmup.model)")
+    warm_up(
+        options.tokens,
+        options.tokenizer,
+        options.out,
+        options.state,
+        config.build(ModelSettings, section),
+        selections=options.selection,
+        seed=seed,
+        device=device,
+    )
+    print(f"initial model: {options.out}")
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Run ``dplm2 model train``."""
+    from dplm2 import config
+    from dplm2.language.settings import ModelSettings
+    from dplm2.language.stages import train
+
+    section, seed, device = resolve(options)
+    train(
+        options.initial,
+        options.tokens,
+        options.out,
+        options.state,
+        config.build(ModelSettings, section),
+        selections=options.selection,
+        seed=seed,
+        device=device,
+    )
+    print(f"model: {options.out}")
+
+
+def run_import(options: argparse.Namespace) -> None:
+    """Run ``dplm2 import model``."""
+    from dplm2.language.importing import import_model
+    from dplm2.language.warmup import relative_to
+    from dplm2.tokenizer.model import StructureTokenizer
+
+    tokenizer = fingerprint = None
+    if options.tokenizer:
+        tokenizer = relative_to(options.destination, options.tokenizer)
+        fingerprint = StructureTokenizer.from_pretrained(options.tokenizer).fingerprint
+    network = import_model(
+        options.source,
+        options.destination,
+        tokenizer=tokenizer,
+        tokenizer_fingerprint=fingerprint,
+        embedding_scaling=options.embedding_scaling,
+    )
+    kind = "DPLM" if network.is_sequence_model else "DPLM-2"
+    print(f"{kind} model, embedding_scaling {network.embedding_scaling}: {options.destination}")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """Run ``dplm2 export``."""
+    from dplm2.language.importing import export_model
+
+    export_model(options.folder, options.destination)
+    print(f"exported: {options.destination}")

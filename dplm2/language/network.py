@@ -1,28 +1,32 @@
 """The language model: an ESM-2 network over two tracks, structure tokens and amino acids.
 
-The network itself is transformers' ``EsmForMaskedLM``; this module decides what it sees: both tracks on the same residue
-positions, padding and single-modality samples by an attention mask, embeddings scaled or not. Paper section 3.1.
+The network itself is transformers' ``EsmForMaskedLM``; this module decides what it sees: both tracks on the same
+residue positions, padding and single-modality samples by an attention mask, embeddings scaled or not (paper section
+3.1).
 
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, V vocabulary, C classes of one track.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import EsmConfig, EsmForMaskedLM
+from transformers.utils import logging
 
-from dplm2.artifacts import write_text
+from dplm2.artifacts import atomic_path, write_json, write_text
 from dplm2.errors import DPLM2Error
-from dplm2.language.vocabulary import Track, Vocabulary
+from dplm2.language.vocabulary import SEQUENCE_IDS, Track, Vocabulary
 
-EmbeddingScaling = Literal["none", "released"]
+EmbeddingScaling = Literal["none", "once", "released"]
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocab.txt"
 # ESM-2 was pre-trained with 15 % of the tokens selected and 80 % of those masked.
 _UNMASKED_IN_PRETRAINING = 1 - 0.15 * 0.8
@@ -62,8 +66,8 @@ class MultimodalEsm(nn.Module):
     """ESM-2 over a structure track and a sequence track.
 
     A sample is ``[<cls_struct> s1..sL <eos_struct> pad.. | <cls_aa> a1..aL <eos_aa> pad..]``, each half padded to the
-    longest of the batch. A batch may also hold one track only (then there are no halves), or samples of both tracks next
-    to samples whose other half is all padding.
+    longest of the batch. A batch may also hold one track only (then there are no halves), or samples of both tracks
+    next to samples whose other half is all padding.
 
     Parameters
     ----------
@@ -72,7 +76,7 @@ class MultimodalEsm(nn.Module):
     vocabulary
         Ids of the tokens.
     embedding_scaling
-        ``none`` for new models. ``released``: as the released DPLM-2 models compute it (see `embeddings`).
+        ``none`` for new models; ``once`` and ``released``: see `embeddings`.
     tokenizer
         Where the structure tokenizer lies: a path relative to the model's folder, or a hub id.
     tokenizer_fingerprint
@@ -130,9 +134,9 @@ class MultimodalEsm(nn.Module):
     def embeddings(self, input_ids_BT: Tensor) -> Tensor:
         """Input embeddings (B, T, D); zero at padding.
 
-        With ``embedding_scaling: released``, amino-acid masks are zero and the rest is multiplied by
-        ``(0.88 / (1 - r))**2``, r the share of amino-acid masks among a sample's tokens: the released models were trained
-        with ESM-2's scaling applied twice.
+        With ``embedding_scaling: once``, amino-acid masks are zero and the rest is multiplied by ``0.88 / (1 - r)``, r
+        the share of amino-acid masks among a sample's tokens: ESM-2's own scaling. The released DPLM-2 models were
+        trained with that applied twice (``released``): the square of it.
         """
         table = self.model.esm.embeddings.word_embeddings
         embeddings_BTD = table(input_ids_BT) * (input_ids_BT != self.vocabulary.pad).unsqueeze(-1)
@@ -141,39 +145,54 @@ class MultimodalEsm(nn.Module):
         masked_BT = input_ids_BT == self.vocabulary.mask_sequence
         tokens_B = (input_ids_BT != self.vocabulary.pad).sum(-1)
         scale_B = _UNMASKED_IN_PRETRAINING / (1 - masked_BT.sum(-1) / tokens_B)
-        return (embeddings_BTD * scale_B.square()[:, None, None]).masked_fill(masked_BT.unsqueeze(-1), 0.0)
+        if self.embedding_scaling == "released":
+            scale_B = scale_B.square()
+        scaled_BTD = embeddings_BTD * scale_B.to(embeddings_BTD.dtype)[:, None, None]
+        return scaled_BTD.masked_fill(masked_BT.unsqueeze(-1), 0.0)
+
+    def halves(self, input_ids_BT: Tensor) -> tuple[Tensor, int]:
+        """Whether the batch has both tracks side by side (a scalar bool), and the tokens of each half then."""
+        half = max(input_ids_BT.shape[1] // 2, 1)
+        # A tensor and not a branch: asking for its value would wait for the device. Rows may lack either track.
+        starts_structure = (input_ids_BT[:, 0] == self.vocabulary.cls_structure).any()
+        return starts_structure & (input_ids_BT[:, half] == self.vocabulary.cls_sequence).any(), half
 
     def positions(self, input_ids_BT: Tensor) -> Tensor:
         """Rotary positions (1, T): residue i has the same in both halves."""
-        tokens = input_ids_BT.shape[1]
-        half = max(tokens // 2, 1)
-        column_T = torch.arange(tokens, device=input_ids_BT.device)
-        # A tensor and not a branch: asking for its value would wait for the device.
-        has_halves = (input_ids_BT[:, 0] == self.vocabulary.cls_structure).any() & (
-            input_ids_BT[:, half] == self.vocabulary.cls_sequence
-        ).any()
+        column_T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device)
+        has_halves, half = self.halves(input_ids_BT)
         return torch.where(has_halves, column_T % half, column_T).unsqueeze(0)
 
     def attention_mask(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
-        """What is added to the attention scores: (B, 1, 1, T) for padding alone, (B, 1, T, T) with single-modality samples.
+        """Added to the attention scores: (B, 1, 1, T) for padding alone, (B, 1, T, T) with single-modality samples.
 
         A float mask, because a boolean one is added as 0 and 1 by the library's plain attention.
         """
         allowed = (input_ids_BT != self.vocabulary.pad)[:, None, None, :]
         if single_modality_B is not None:
-            structure_BT = ~self.vocabulary.is_sequence(input_ids_BT)
-            same_track = structure_BT[:, None, :, None] == structure_BT[:, None, None, :]
+            has_halves, half = self.halves(input_ids_BT)
+            # By column and not by id: self-mixup can put a token of one track into the other.
+            second_T = (torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device) >= half) & has_halves
+            same_track = second_T[:, None] == second_T[None, :]
             allowed = allowed & (same_track | ~single_modality_B[:, None, None, None])
-        dtype = self.model.lm_head.bias.dtype
+        dtype, device_type = self.model.lm_head.bias.dtype, allowed.device.type
+        if torch.is_autocast_enabled(device_type):
+            # Autocast would round the lowest number to minus infinity, and a row of those has no softmax.
+            dtype = torch.get_autocast_dtype(device_type)
         mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
         # The lowest finite number: a row that sees nothing (at padding) stays defined.
         return mask.masked_fill(~allowed, torch.finfo(dtype).min)
 
     @property
+    def is_sequence_model(self) -> bool:
+        """Whether it has no structure tokens (yet): DPLM and what it came from."""
+        return self.model.config.vocab_size == SEQUENCE_IDS
+
+    @property
     def description(self) -> dict[str, Any]:
         """The part of ``config.json`` that transformers does not know."""
         return {
-            "codebook_size": self.vocabulary.codebook_size,
+            "codebook_size": 0 if self.is_sequence_model else self.vocabulary.codebook_size,
             "tokenizer": self.tokenizer,
             "tokenizer_fingerprint": self.tokenizer_fingerprint,
             "embedding_scaling": self.embedding_scaling,
@@ -189,10 +208,14 @@ class MultimodalEsm(nn.Module):
         """
         if any("lora_" in name for name, _ in self.model.named_parameters()):
             raise DPLM2Error("merge the LoRA weights (dplm2.language.lora.merge) before saving")
-        self.model.config.dplm2 = self.description
-        self.model.config.architectures = ["EsmForMaskedLM"]
-        self.model.save_pretrained(folder, max_shard_size="1000GB")
-        write_text(Path(folder) / VOCABULARY_FILE, "\n".join(self.vocabulary.tokens) + "\n")
+        config = self.model.config.to_dict() | {"dplm2": self.description, "architectures": ["EsmForMaskedLM"]}
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        with atomic_path(Path(folder) / WEIGHTS_FILE) as path:
+            save_file(weights, path, metadata={"format": "pt"})
+        write_json(Path(folder) / CONFIG_FILE, config)
+        write_text(
+            Path(folder) / VOCABULARY_FILE, "\n".join(self.vocabulary.tokens[: self.model.config.vocab_size]) + "\n"
+        )
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, device: torch.device | str = "cpu") -> "MultimodalEsm":
@@ -211,10 +234,12 @@ class MultimodalEsm(nn.Module):
                 f"{source}: its config.json has no entry 'dplm2': not a model of this package; "
                 "bring it in with `dplm2 import model` (DPLM-2) or `dplm2 model warmup` (a sequence model)"
             )
-        vocabulary = Vocabulary(described["codebook_size"])
-        if model.config.vocab_size != vocabulary.size:
+        # A sequence model never meets an id of the structure track: any codebook will do.
+        vocabulary = Vocabulary(described["codebook_size"]) if described["codebook_size"] else Vocabulary()
+        if model.config.vocab_size != (vocabulary.size if described["codebook_size"] else SEQUENCE_IDS):
             raise DPLM2Error(
-                f"{source}: {model.config.vocab_size} ids, but codebook_size {vocabulary.codebook_size} makes {vocabulary.size}"
+                f"{source}: {model.config.vocab_size} ids in its weights, but its codebook_size "
+                f"{vocabulary.codebook_size} makes {vocabulary.size}"
             )
         network = cls(
             model,
@@ -243,6 +268,17 @@ def local_folder(source: str | os.PathLike) -> Path:
         raise DPLM2Error(f"{source}: neither a folder nor a Hugging Face repository within reach ({reason})") from error
 
 
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_masked_lm(folder: Path) -> EsmForMaskedLM:
     """Open an ``EsmForMaskedLM`` folder in fp32, every weight in its place.
 
@@ -258,7 +294,8 @@ def load_masked_lm(folder: Path) -> EsmForMaskedLM:
     if config.get("model_type") != "esm":
         raise DPLM2Error(f"{folder}: its model_type is {config.get('model_type')!r}; an 'esm' model is needed")
     try:
-        model, loaded = EsmForMaskedLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+        with _without_progress_bars():
+            model, loaded = EsmForMaskedLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     except (OSError, RuntimeError, ValueError) as error:
         raise DPLM2Error(f"{folder}: cannot be opened ({str(error).splitlines()[0]})") from error
     wrong = {

@@ -19,6 +19,9 @@ TRACKS: tuple[Track, Track] = ("structure", "sequence")
 AMINO_ACIDS = "LAGVSERTIDPKQNFYMHWC"
 """The 20 amino acids in the order of their ids (4 to 23)."""
 
+SEQUENCE_IDS = 33
+"""Number of ids of a sequence model (ESM-2, DPLM): the first ids of the joint vocabulary."""
+
 _AFTER_AMINO_ACIDS = ("X", "B", "U", "Z", "O", ".", "-", "<null_1>")
 _FIRST_AMINO_ACID = 4
 _DIGITS = 4  # codes are written 0000..8191
@@ -42,7 +45,7 @@ class Vocabulary:
     unknown_sequence: int = 3
     unknown_residue: int = 24  # X
     mask_sequence: int = 32
-    cls_structure: int = 33
+    cls_structure: int = SEQUENCE_IDS
     eos_structure: int = 34
     unknown_structure: int = 35
     first_code: int = 36

@@ -1,5 +1,263 @@
-"""Command line of this stage."""
+"""Command line of the structure tokenizer: ``tokenizer``, ``tokens``, and ``import``, which the language model shares."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+TRAIN_EXAMPLE = """\
+example:
+  dplm2 tokenizer train --chains results/structures/demo --out results/tokenizers/demo --state state \\
+      --config config.yaml --name demo
+Run it again after an interruption: it goes on where it was.
+"""
+EVALUATE_EXAMPLE = """\
+example:
+  dplm2 tokenizer evaluate --tokenizer results/tokenizers/demo --chains results/structures/test --out reconstruction
+"""
+ENCODE_EXAMPLE = """\
+examples:
+  dplm2 tokens encode results/structures/demo --tokenizer results/tokenizers/demo --out results/tokens/demo/demo
+  dplm2 tokens encode results/structures/demo/part-00003.parquet --tokenizer results/tokenizers/demo --out shard.parquet
+A folder is done file by file; files that are already there and fit are kept, so the same command resumes. Several
+processes or machines share the work by taking different files.
+"""
+DECODE_EXAMPLE = """\
+example:
+  dplm2 tokens decode results/tokens/demo/test --tokenizer results/tokenizers/demo --out decoded --format pdb
+"""
+IMPORT_TOKENIZER_EXAMPLE = """\
+examples:
+  dplm2 import tokenizer checkpoints/struct_tokenizer results/tokenizers/released
+  dplm2 import tokenizer last.ckpt tokenizers/mine --model-config config.yaml
+SOURCE is a checkpoint of the DPLM-2 authors' structure tokenizer (.ckpt, .pt, .pth, .bin or .safetensors), or the folder
+that holds it and its YAML. Every key is placed or dropped by name; an unknown one is refused. Tokenizers in our own
+format need no import.
+"""
 
 
-def register(subparsers) -> None:
-    """Add this stage's subcommands."""
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``tokenizer``, ``tokens`` and ``import`` to the command line."""
+    tokenizer = subparsers.add_parser("tokenizer", help="train or evaluate the structure tokenizer")
+    actions = tokenizer.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_train(actions)
+    _add_evaluate(actions)
+    tokens = subparsers.add_parser("tokens", help="encode chains as structure tokens, decode tokens as backbones")
+    actions = tokens.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_encode(actions)
+    _add_decode(actions)
+    actions = import_actions(subparsers)
+    _add_import_tokenizer(actions)
+
+
+def import_actions(subparsers: argparse._SubParsersAction) -> argparse._SubParsersAction:
+    """The subcommands of ``dplm2 import``, made on first use; every stage that imports something adds its own."""
+    if "import" not in subparsers.choices:
+        parser = subparsers.add_parser("import", help="turn other people's checkpoints into ours")
+        parser.actions_of_import = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    return subparsers.choices["import"].actions_of_import
+
+
+def _add(actions: argparse._SubParsersAction, name: str, help: str, example: str) -> argparse.ArgumentParser:
+    return actions.add_parser(
+        name, help=help, description=help, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
+    parser.add_argument("--name", help="which entry of the configuration's section `tokenizers` (default: the only one)")
+    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where the networks run")
+
+
+def _add_train(actions: argparse._SubParsersAction) -> None:
+    parser = _add(actions, "train", "Train a structure tokenizer on chains; resumes by itself.", TRAIN_EXAMPLE)
+    parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to train on")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the finished tokenizer")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="folder of resumable training state")
+    _add_configuration(parser)
+    parser.set_defaults(run=run_train)
+
+
+def _add_evaluate(actions: argparse._SubParsersAction) -> None:
+    parser = _add(
+        actions, "evaluate", "Reconstruct chains through a tokenizer and measure the difference.", EVALUATE_EXAMPLE
+    )
+    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
+    parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to reconstruct")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
+    parser.add_argument("--split", choices=["train", "validation", "test"], help="only chains of this split")
+    parser.add_argument(
+        "--untrained", action="store_true", help="evaluate random weights of the same architecture, for comparison"
+    )
+    _add_configuration(parser)
+    parser.set_defaults(run=run_evaluate)
+
+
+def _add_encode(actions: argparse._SubParsersAction) -> None:
+    parser = _add(actions, "encode", "Turn the chains of datasets into structure tokens.", ENCODE_EXAMPLE)
+    parser.add_argument("chains", nargs="+", type=Path, help="dataset folders, or Parquet files of chains")
+    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the tokens; for one Parquet file of chains also a .parquet file"
+    )
+    _add_configuration(parser)
+    parser.set_defaults(run=run_encode)
+
+
+def _add_decode(actions: argparse._SubParsersAction) -> None:
+    parser = _add(actions, "decode", "Turn structure tokens into structure files.", DECODE_EXAMPLE)
+    parser.add_argument("tokens", nargs="+", type=Path, help="folders or Parquet files of tokens")
+    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for <chain_id>.<format>")
+    parser.add_argument("--format", choices=["bcif", "bcif.gz", "cif", "pdb"], default="bcif", help="default: bcif")
+    _add_configuration(parser)
+    parser.set_defaults(run=run_decode)
+
+
+def _add_import_tokenizer(actions: argparse._SubParsersAction) -> None:
+    parser = _add(
+        actions, "tokenizer", "Turn a checkpoint of the authors' structure tokenizer into ours.", IMPORT_TOKENIZER_EXAMPLE
+    )
+    parser.add_argument("source", type=Path, help="checkpoint file, or the folder that holds it")
+    parser.add_argument("destination", type=Path, help="folder of the tokenizer to write")
+    parser.add_argument(
+        "--model-config", type=Path, metavar="YAML", help="the authors' YAML (default: the one beside the checkpoint)"
+    )
+    parser.set_defaults(run=run_import_tokenizer)
+
+
+def resolve(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
+    """The completed section ``tokenizers.<name>``, the seed and the device that options and configuration give.
+
+    Without a configuration the schema's defaults hold.
+    """
+    from dplm2 import config
+    from dplm2.errors import ConfigError
+
+    whole = config.load(options.config) if options.config else config.complete({})
+    named = whole["tokenizers"]
+    name = options.name or (next(iter(named)) if len(named) == 1 else None)
+    if name is not None:
+        section = config.section(whole, "tokenizers", name)
+    elif named:
+        raise ConfigError(f"--name: which of the tokenizers {', '.join(sorted(named))}?")
+    else:
+        section = config.defaults("tokenizer")
+    seed = whole["seed"] if options.seed is None else options.seed
+    return section, seed, options.device or whole["device"]
+
+
+def pick_device(name: str) -> str:
+    """The device that ``auto`` means on this machine; any other name is kept if it is there.
+
+    Raises
+    ------
+    ConfigError
+        If the machine has no such device.
+    """
+    import torch
+
+    from dplm2.errors import ConfigError
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if there[device])
+    if not there[name]:
+        raise ConfigError(f"device: {name} is not there on this machine")
+    return name
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Run ``dplm2 tokenizer train``."""
+    from dplm2 import config
+    from dplm2.tokenizer.settings import TokenizerSettings
+    from dplm2.tokenizer.training import train_tokenizer
+
+    section, seed, device = resolve(options)
+    settings = config.build(TokenizerSettings, section)
+    train_tokenizer(options.chains, options.out, options.state, settings, seed=seed, device=pick_device(device))
+    print(f"tokenizer: {options.out}")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Run ``dplm2 tokenizer evaluate``."""
+    from dplm2 import config
+    from dplm2.tokenizer.evaluation import evaluate_tokenizer
+    from dplm2.tokenizer.settings import TokenizerSettings
+
+    section, seed, device = resolve(options)
+    settings = config.build(TokenizerSettings, section)
+    evaluate_tokenizer(
+        options.tokenizer,
+        options.chains,
+        options.out,
+        settings.tokenization,
+        split=options.split,
+        untrained=options.untrained,
+        seed=seed,
+        device=pick_device(device),
+    )
+    print(f"reconstruction: {options.out}")
+
+
+def run_encode(options: argparse.Namespace) -> None:
+    """Run ``dplm2 tokens encode``."""
+    from dplm2 import config
+    from dplm2.artifacts import RunRecord, sha256_of_file
+    from dplm2.errors import ConfigError
+    from dplm2.tokenizer.model import StructureTokenizer
+    from dplm2.tokenizer.settings import TokenizationSettings
+    from dplm2.tokenizer.tokens import encode_part, parts_of
+
+    section, _, device = resolve(options)
+    parts = parts_of(options.chains, "chains")
+    single = options.out.suffix == ".parquet"
+    if single and len(parts) != 1:
+        raise ConfigError(f"--out: {options.out} is one file, but there are {len(parts)} files of chains; give a folder")
+    if len({part.name for part in parts}) != len(parts):
+        raise ConfigError("the datasets have files of the same name; encode each dataset into a folder of its own")
+    settings = config.build(TokenizationSettings, section["tokenization"])
+    tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, pick_device(device))
+    record = RunRecord(
+        "tokens encode",
+        section["tokenization"],
+        {"tokenizer": tokenizer.fingerprint, **{str(part): sha256_of_file(part) for part in parts}},
+        str(tokenizer.device),
+    )
+    for part in parts:
+        encode_part(part, options.out if single else options.out / part.name, tokenizer, settings)
+    if not single:
+        record.write(options.out)
+    print(f"tokens: {options.out}")
+
+
+def run_decode(options: argparse.Namespace) -> None:
+    """Run ``dplm2 tokens decode``."""
+    from dplm2.artifacts import RunRecord
+    from dplm2.structures.writing import write_structure
+    from dplm2.tokenizer.model import StructureTokenizer
+    from dplm2.tokenizer.tokens import decode_tokens, read_tokens
+
+    section, _, device = resolve(options)
+    tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, pick_device(device))
+    table = read_tokens(options.tokens)
+    record = RunRecord("tokens decode", section["tokenization"], {"tokenizer": tokenizer.fingerprint}, str(tokenizer.device))
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, sequence, decoded in decode_tokens(table, tokenizer, section["tokenization"]["token_budget"]):
+        write_structure(options.out / f"{name}.{options.format}", sequence, decoded.backbone, decoded.plddt)
+    record.write(options.out, chains=len(table))
+    if not tokenizer.confidence_trained:
+        print("the confidence head of this tokenizer was never trained: no confidence is written")
+    print(f"structures: {options.out} ({len(table)} chains)")
+
+
+def run_import_tokenizer(options: argparse.Namespace) -> None:
+    """Run ``dplm2 import tokenizer``."""
+    from dplm2.tokenizer.importing import import_tokenizer
+
+    tokenizer = import_tokenizer(options.source, options.destination, options.model_config)
+    print(
+        f"tokenizer: {options.destination} ({tokenizer.codebook_size} structure tokens, fingerprint {tokenizer.fingerprint}); "
+        "the authors never train its confidence head, so it reports no confidence"
+    )

@@ -58,6 +58,7 @@ class DecoderSettings:
     dropout: float
     confidence_hidden: int
     distogram_bins: int
+    triangle_attention: bool
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class LossSettings:
     codebook: float
     confidence: float
     length_scaling: bool
+    local_fape: float
+    local_fape_window: int
+    distance: float
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,221 @@
+"""What the benchmarks of samples share: reading, folding, and writing results."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from dplm2.artifacts import RunRecord, atomic_path, sha256_of_file
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.evaluation.folding import Failure, Folded, FoldingBackend, predict
+from dplm2.evaluation.results import Source, describe, summarize, write_results
+from dplm2.evaluation.samples import Native, Sample, kept, read_natives, read_samples
+from dplm2.evaluation.settings import EvaluationSettings, backend_settings
+
+FOLDED_FILE = "folded.parquet"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation of a set of samples.
+
+    Attributes
+    ----------
+    task
+        As it stands in the tables.
+    samples
+        Folder (or file) of the samples.
+    out
+        Folder to write to.
+    settings
+        Thresholds and backends.
+    chains
+        Datasets that hold the natives.
+    model
+        Folder of the model, for backends ``self``.
+    state
+        Folder below which folded sequences are kept.
+    seed, device
+        Of networks.
+    """
+
+    task: str
+    samples: Path
+    out: Path
+    settings: EvaluationSettings
+    chains: tuple[Path, ...] = ()
+    model: str | None = None
+    state: Path = Path("state")
+    seed: int = 0
+    device: str = "cpu"
+
+    def read(self) -> tuple[list[Sample], dict[str, str]]:
+        """The samples to evaluate, and those left out with the reason."""
+        return kept(read_samples(self.samples), self.settings)
+
+    def natives(self) -> dict[str, Native]:
+        """The known structures that samples are compared with.
+
+        Raises
+        ------
+        ConfigError
+            If no dataset was given.
+        """
+        if not self.chains:
+            raise ConfigError(f"evaluate {self.task}: give the natives' dataset with --chains DIR")
+        return read_natives(self.chains)
+
+    def folding_backend(self) -> FoldingBackend:
+        """The folding program that the settings choose."""
+        name = self.settings.folding_backend
+        chosen = backend_settings(self.settings, name)
+        if name == "esmfold":
+            from dplm2.evaluation.esmfold import Esmfold
+
+            return Esmfold(chosen, self.device)
+        if name == "command":
+            from dplm2.evaluation.command_backend import CommandBackend
+
+            return CommandBackend(chosen)
+        from dplm2.evaluation.self_backend import SelfFolding
+
+        return SelfFolding(self.model_folder(), chosen, self.seed, self.device)
+
+    def model_folder(self) -> str:
+        """The folder of the model.
+
+        Raises
+        ------
+        ConfigError
+            If it was not given.
+        """
+        if self.model is None:
+            raise ConfigError(f"evaluate {self.task}: backend self needs the model's folder: --model DIR")
+        return self.model
+
+    def fold(self, sequences: Sequence[str]) -> tuple[list[Folded | Failure], str]:
+        """Fold sequences with the chosen backend; also its name."""
+        backend = self.folding_backend()
+        return predict(backend, sequences, self.state / "folding"), backend.name
+
+    def record(self) -> RunRecord:
+        """What made the results."""
+        path = self.samples / "samples.parquet" if self.samples.is_dir() else self.samples
+        inputs = {"samples": sha256_of_file(path)}
+        settings = {key: value for key, value in vars(self.settings).items()}
+        return RunRecord(f"evaluate {self.task}", settings, inputs, str(self.device))
+
+
+def identity(sample: Sample, backend: str) -> dict[str, object]:
+    """The columns with which every row of ``metrics.parquet`` begins."""
+    return {
+        "sample_id": sample.sample_id,
+        "model": sample.model,
+        "task": sample.task,
+        "problem": sample.problem,
+        "length": len(sample.sequence) if sample.sequence else len(sample.backbone),
+        "backend": backend,
+    }
+
+
+def native_of(sample: Sample, natives: dict[str, Native]) -> Native:
+    """The native of a sample's target.
+
+    Raises
+    ------
+    DPLM2Error
+        If the dataset does not hold it, or its length differs.
+    """
+    native = natives.get(sample.problem)
+    if native is None:
+        raise DPLM2Error(f"sample {sample.sample_id}: its target {sample.problem!r} is not among the chains given with --chains")
+    if len(native.sequence) != len(sample.sequence):
+        raise DPLM2Error(
+            f"sample {sample.sample_id} has {len(sample.sequence)} residues, its target {sample.problem} has "
+            f"{len(native.sequence)}: were the chains cleaned again after the samples were made?"
+        )
+    return native
+
+
+def source_of(job: Job, samples: Sequence[Sample], dataset: str, backend: str) -> Source:
+    """The names that stand in the summary."""
+    return Source(samples[0].model, job.task, dataset, backend)
+
+
+def dataset_name(chains: Iterable[Path]) -> str:
+    """A dataset's name in the tables: its folder's."""
+    return "+".join(path.name if path.suffix != ".parquet" else path.parent.name for path in chains)
+
+
+def group_rows(
+    metrics: pd.DataFrame, by: str, summed_up: Callable[[pd.DataFrame], list[dict]]
+) -> list[dict]:
+    """Summary rows for each value of a column, if there are several."""
+    groups = metrics.groupby(by, sort=True)
+    if len(groups) < 2:
+        return []
+    return [{"group": f"{by}={value}"} | row for value, part in groups for row in summed_up(part)]
+
+
+def finish(
+    job: Job,
+    metrics: pd.DataFrame,
+    columns: Sequence[str],
+    source: Source,
+    left_out: dict[str, str],
+    by: str = "length",
+    extra_rows: Sequence[dict] = (),
+) -> int:
+    """Sum up, write everything, and say where; returns the exit status."""
+
+    def summed_up(part: pd.DataFrame) -> list[dict]:
+        return summarize(part, columns, source, job.settings.bootstrap_samples)
+
+    summary = [*summed_up(metrics), *extra_rows]
+    write_results(job.out, metrics, summary, job.record(), group_rows(metrics, by, summed_up), left_out=left_out)
+    print(describe(summary))
+    if left_out:
+        print(f"left out: {len(left_out)} (see run.json)")
+    print(f"wrote {job.out}")
+    return 0
+
+
+def write_folded(out: Path, samples: Sequence[Sample], sequences: Sequence[str], folded: Sequence[Folded | Failure]) -> None:
+    """Write what the folding program predicted for each sample, for the viewer: ``folded.parquet``."""
+    rows = [
+        {
+            "sample_id": sample.sample_id,
+            "sequence": sequence,
+            "backbone": result.backbone.ravel().tolist(),
+            "plddt": None if result.plddt is None else result.plddt.tolist(),
+        }
+        for sample, sequence, result in zip(samples, sequences, folded, strict=True)
+        if isinstance(result, Folded)
+    ]
+    schema = pa.schema(
+        [
+            ("sample_id", pa.string()),
+            ("sequence", pa.string()),
+            ("backbone", pa.list_(pa.float32())),
+            ("plddt", pa.list_(pa.float32())),
+        ]
+    )
+    with atomic_path(out / FOLDED_FILE) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+
+
+def mean_or_none(values: np.ndarray | None) -> float | None:
+    """Mean of an array that may be missing."""
+    return None if values is None else float(np.mean(values))
+
+
+def pick_device(name: str) -> str:
+    """``auto`` becomes a GPU if there is one, else the CPU."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,19 @@
+"""How a set of chains uses the structure tokenizer's codes."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def codebook_use(tokens: Iterable[np.ndarray], codebook_size: int) -> dict[str, float]:
+    """Share of the codes that occur, and the perplexity: the exponential of the entropy of their frequencies.
+
+    The perplexity says how many codes, equally frequent, would be as hard to guess; it lies between 1 and
+    ``codebook_size``.
+    """
+    counts = np.zeros(codebook_size, dtype=np.int64)
+    for chain in tokens:
+        counts += np.bincount(np.asarray(chain, dtype=np.int64), minlength=codebook_size)
+    shares = counts[counts > 0] / max(counts.sum(), 1)
+    entropy = -(shares * np.log(shares)).sum()
+    return {"codebook_use": float((counts > 0).mean()), "codebook_perplexity": float(np.exp(entropy))}

@@ -1,0 +1,81 @@
+"""All structure metrics of predicted backbones against their references, residue by residue.
+
+Rule for missing atoms: a residue whose C-alpha is missing in either structure is left out of every metric; for
+``bb_rmsd`` a residue is left out if any of N, CA, C is missing. TM-scores are normalized by the number of residues that
+the reference has, so what a prediction lacks is not forgiven.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from dplm2.evaluation import alignment
+from dplm2.evaluation.lddt import lddt_ca_scores
+from dplm2.evaluation.superposition import pad, rmsd
+from dplm2.evaluation.tm_score import tm_scores
+
+N, CA, C = 0, 1, 2
+PAIRS_AT_ONCE = 64
+
+
+def compare(
+    predictions: Sequence[np.ndarray],
+    references: Sequence[np.ndarray],
+    released: bool = False,
+    device: torch.device | str = "cpu",
+) -> dict[str, np.ndarray]:
+    """Compare backbones (L, 4, 3), in angstrom, NaN where missing; the two of a pair have the same L.
+
+    Returns
+    -------
+    dict
+        ``ca_rmsd``, ``bb_rmsd`` (N, CA, C), ``tm_score`` (C-alpha), ``lddt_ca``, one value per pair; with ``released``
+        also ``tm_score_released``.
+    """
+    for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        if len(prediction) != len(reference):
+            raise ValueError(f"pair {index}: {len(prediction)} residues predicted, {len(reference)} in the reference")
+    traces = [[np.asarray(backbone)[:, CA] for backbone in backbones] for backbones in (predictions, references)]
+    atoms = [[_whole_residues(backbone) for backbone in backbones] for backbones in (predictions, references)]
+    result = {
+        "ca_rmsd": rmsds(*traces, device=device),
+        "bb_rmsd": rmsds(*atoms, device=device),
+        "tm_score": tm_scores(*traces, device=device),
+        "lddt_ca": lddt_ca_scores(*traces, device=device),
+    }
+    if released:
+        result["tm_score_released"] = released_tm_scores(predictions, references)
+    return result
+
+
+def _whole_residues(backbone: np.ndarray) -> np.ndarray:
+    """N, CA and C as (3 L, 3), all three NaN where one is missing."""
+    atoms = np.array(np.asarray(backbone)[:, : C + 1], dtype=np.float32)
+    atoms[~np.isfinite(atoms).all((1, 2))] = np.nan
+    return atoms.reshape(-1, 3)
+
+
+def rmsds(
+    models: Sequence[np.ndarray], natives: Sequence[np.ndarray], device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """RMSD after superposition of pairs of point sets (N, 3) of different sizes, over points present in both."""
+    values = np.full(len(models), np.nan)
+    order = sorted(range(len(models)), key=lambda pair: len(models[pair]))
+    for start in range(0, len(order), PAIRS_AT_ONCE):
+        batch = order[start : start + PAIRS_AT_ONCE]
+        model_BN3, in_model_BN = pad([models[pair] for pair in batch], device)
+        native_BN3, in_native_BN = pad([natives[pair] for pair in batch], device)
+        values[batch] = rmsd(model_BN3, native_BN3, in_model_BN & in_native_BN).cpu().numpy()
+    return values
+
+
+def released_tm_scores(predictions: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
+    """`dplm2.evaluation.alignment.tm_score_released` of each pair, over residues whose C-alpha the reference has."""
+    scores = np.full(len(predictions), np.nan)
+    for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        there = np.isfinite(np.asarray(reference)[:, : C + 1]).all((1, 2))
+        there &= np.isfinite(np.asarray(prediction)[:, : C + 1]).all((1, 2))
+        if there.sum() >= 3:
+            scores[row] = alignment.tm_score_released(prediction[there], reference[there])
+    return scores

@@ -1,0 +1,46 @@
+"""Benchmark of inverse folding: recovery of the native sequence, self-consistency against the native backbone.
+
+DPLM-2, section 4.3, table 5: amino-acid recovery (AAR), and scTM between the native backbone and the folding program's
+model of the designed sequence.
+"""
+
+import numpy as np
+import pandas as pd
+
+from dplm2.evaluation.benchmark import Job, dataset_name, finish, identity, native_of, source_of, write_folded
+from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
+from dplm2.evaluation.self_consistency import designable_columns, self_consistency
+
+COLUMNS = [
+    "recovery", "recovery_released", "sc_tm", "sc_tm_released", "sc_rmsd", "sc_ca_rmsd", "sc_lddt_ca", "plddt",
+    "sequence_entropy",
+]  # fmt: skip
+
+
+def run(job: Job) -> int:
+    """Evaluate one set of samples; returns the exit status."""
+    samples, left_out = job.read()
+    all_natives = job.natives()
+    natives = [native_of(sample, all_natives) for sample in samples]
+    sequences = [sample.sequence for sample in samples]
+    folded, backend = job.fold(sequences)
+    consistency = self_consistency([native.backbone for native in natives], folded, job.settings, job.device)
+    rows = []
+    for sample, native, row in zip(samples, natives, consistency, strict=True):
+        observed = np.isfinite(native.backbone[:, 1]).all(-1)
+        rows.append(
+            identity(sample, backend)
+            | row
+            | {
+                "recovery": recovery(sample.sequence, native.sequence, observed),
+                "recovery_released": recovery_released(sample.sequence, native.sequence),
+                "sequence_entropy": sequence_entropy(sample.sequence),
+            }
+        )
+    metrics = pd.DataFrame(rows)
+    designable = designable_columns(job.settings)
+    for name in designable:
+        metrics[name] = metrics[name].fillna(False).astype(bool)
+    write_folded(job.out, samples, sequences, folded)
+    source = source_of(job, samples, dataset_name(job.chains), backend)
+    return finish(job, metrics, [*COLUMNS, *designable], source, left_out, by="task")

@@ -1,0 +1,97 @@
+"""Benchmark of motif scaffolding: does the folded design hold the motif? (DPLM-2, section 4.4, C.1, table 9.)
+
+The sequence of each design is folded. Its motif RMSD is that of the motif's C-alpha atoms in the folded structure,
+laid over the reference's motif alone. A design succeeds if that is below ``motif_rmsd`` and scTM, between the folded
+and the generated structure, is above ``motif_sc_tm``; for designs by sequence alone, if mean pLDDT is above
+``motif_plddt``. A problem is solved if one of its designs succeeds.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from dplm2.errors import DPLM2Error
+from dplm2.evaluation.benchmark import Job, finish, identity, source_of, write_folded
+from dplm2.evaluation.comparison import rmsds
+from dplm2.evaluation.folding import Folded
+from dplm2.evaluation.results import Source, summary_row
+from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.self_consistency import designable_columns, self_consistency
+from dplm2.evaluation.settings import EvaluationSettings
+
+DATASET = "motif problems"
+CA = 1
+
+
+def run(job: Job) -> int:
+    """Evaluate one set of designs; returns the exit status."""
+    samples, left_out = job.read()
+    for sample in samples:
+        _check_motif(sample)
+    sequences = [sample.sequence for sample in samples]
+    folded, backend = job.fold(sequences)
+    consistency = self_consistency([sample.backbone for sample in samples], folded, job.settings, job.device)
+    in_folded = motif_rmsds(samples, [result.backbone if isinstance(result, Folded) else None for result in folded])
+    in_generated = motif_rmsds(samples, [sample.backbone for sample in samples])
+    metrics = pd.DataFrame(
+        identity(sample, backend) | row | {"motif_rmsd": one, "motif_rmsd_generated": other}
+        for sample, row, one, other in zip(samples, consistency, in_folded, in_generated, strict=True)
+    )
+    metrics["motif_residues"] = [len(sample.motif_positions) for sample in samples]
+    success = success_column(job.settings)
+    metrics[success] = _succeeds(metrics, job.settings)
+    designable = [name for name in designable_columns(job.settings) if name in metrics]
+    for name in designable:
+        metrics[name] = metrics[name].fillna(False).astype(bool)
+    write_folded(job.out, samples, sequences, folded)
+    columns = [
+        "motif_rmsd", "motif_rmsd_generated", "sc_tm", "sc_tm_released", "sc_rmsd", "plddt", success, *designable,
+    ]  # fmt: skip
+    source = source_of(job, samples, DATASET, backend)
+    solved = [solved_row(metrics, success, source)]
+    return finish(job, metrics, columns, source, left_out, by="problem", extra_rows=solved)
+
+
+def success_column(settings: EvaluationSettings) -> str:
+    """The name of the column that says whether a design succeeds, with the RMSD's threshold."""
+    return f"success_motif_rmsd_{settings.motif_rmsd:g}"
+
+
+def _check_motif(sample: Sample) -> None:
+    if sample.motif_positions is None or sample.motif_backbone is None:
+        raise DPLM2Error(f"sample {sample.sample_id}: no motif_positions and motif_backbone; is it of task scaffolding?")
+    if len(sample.motif_positions) != len(sample.motif_backbone) or sample.motif_positions.max() >= len(sample.sequence):
+        raise DPLM2Error(f"sample {sample.sample_id}: its motif's positions do not fit its motif or its length")
+
+
+def motif_rmsds(samples: Sequence[Sample], structures: Sequence[np.ndarray | None]) -> np.ndarray:
+    """C-alpha RMSD of the motif in each structure (L, 4, 3) against the reference's; NaN without a structure."""
+    values = np.full(len(samples), np.nan)
+    there = [i for i, structure in enumerate(structures) if structure is not None]
+    if there:
+        placed = [structures[i][samples[i].motif_positions, CA] for i in there]
+        values[there] = rmsds(placed, [samples[i].motif_backbone[:, CA] for i in there])
+    return values
+
+
+def _succeeds(metrics: pd.DataFrame, settings: EvaluationSettings) -> pd.Series:
+    holds_motif = metrics["motif_rmsd"] < settings.motif_rmsd
+    if "sc_tm" in metrics:
+        believable = metrics["sc_tm"] > settings.motif_sc_tm
+    elif "plddt" in metrics:
+        believable = metrics["plddt"] > settings.motif_plddt
+    else:
+        raise DPLM2Error(
+            "scaffolding by sequence alone is judged by the folding program's pLDDT, and this one gives none; "
+            "choose another evaluation.folding_backend"
+        )
+    return (holds_motif & believable & ~metrics["failed"]).astype(bool)
+
+
+def solved_row(metrics: pd.DataFrame, success: str, source: Source) -> dict:
+    """The summary row ``problems_solved``: how many problems have a successful design, of ``n``."""
+    solved = metrics.groupby("problem")[success].any()
+    return summary_row(source, "problems_solved", solved.sum(), len(solved), int(metrics["failed"].sum()))
+
+

@@ -1,0 +1,85 @@
+"""Self-consistency: fold a design's sequence and lay the prediction over the designed backbone.
+
+DPLM-2 (section 4.1, C.1) and Trippe et al. (2023): scTM is the TM-score, scRMSD the RMSD over N, CA and C, between the
+designed backbone and the folding program's model of the sequence. "Designable" has two meanings in the field (scTM >=
+0.5 in the released evaluator, scRMSD <= 2 angstrom elsewhere), so every such column carries its threshold.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from dplm2.evaluation.comparison import compare
+from dplm2.evaluation.folding import Failure, Folded
+from dplm2.evaluation.settings import EvaluationSettings
+
+# Names of `compare` in tables of self-consistency.
+COLUMNS = {
+    "tm_score": "sc_tm",
+    "bb_rmsd": "sc_rmsd",
+    "ca_rmsd": "sc_ca_rmsd",
+    "lddt_ca": "sc_lddt_ca",
+    "tm_score_released": "sc_tm_released",
+}
+
+
+def designable_columns(settings: EvaluationSettings) -> list[str]:
+    """Names of the columns that say whether a sample is designable, one for each threshold."""
+    return [f"designable_sc_tm_{threshold:g}" for threshold in settings.designable_sc_tm] + [
+        f"designable_sc_rmsd_{threshold:g}" for threshold in settings.designable_sc_rmsd
+    ]
+
+
+def self_consistency(
+    designs: Sequence[np.ndarray | None],
+    folded: Sequence[Folded | Failure],
+    settings: EvaluationSettings,
+    device: torch.device | str = "cpu",
+) -> list[dict[str, object]]:
+    """Metrics of each design: scTM, scRMSD, mean pLDDT of the prediction, whether it is designable.
+
+    Parameters
+    ----------
+    designs
+        Designed backbones (L, 4, 3); None where a task gives none, and then only the confidence is reported.
+    folded
+        The prediction for each design's sequence.
+    settings
+        Thresholds, and whether the released evaluator's TM-score is wanted.
+    device
+        Where to compute.
+
+    Returns
+    -------
+    list of dict
+        A mapping of columns per design, with ``failed`` and ``failure``, the reason or None.
+    """
+    rows: list[dict[str, object]] = [_row(design, result) for design, result in zip(designs, folded, strict=True)]
+    compared = [i for i, row in enumerate(rows) if not row["failed"] and designs[i] is not None]
+    if compared:
+        predictions, references = [folded[i].backbone for i in compared], [designs[i] for i in compared]
+        values = compare(predictions, references, settings.released_tm_score, device)
+        for place, index in enumerate(compared):
+            rows[index].update({COLUMNS[name]: float(column[place]) for name, column in values.items()})
+            rows[index].update(_designable(rows[index], settings))
+    return rows
+
+
+def _row(design: np.ndarray | None, result: Folded | Failure) -> dict[str, object]:
+    if isinstance(result, Failure):
+        return {"failed": True, "failure": result.reason}
+    row: dict[str, object] = {"failed": False, "failure": None}
+    if result.plddt is not None:
+        row["plddt"] = float(np.mean(result.plddt))
+    if design is not None and len(design) != len(result.backbone):
+        return row | {"failed": True, "failure": f"{len(design)} residues designed, {len(result.backbone)} folded"}
+    if design is not None and not np.isfinite(design[:, 1]).all(-1).any():
+        return row | {"failed": True, "failure": "the designed backbone has no finite coordinates"}
+    return row
+
+
+def _designable(row: Mapping[str, object], settings: EvaluationSettings) -> dict[str, bool]:
+    by_tm = [row["sc_tm"] >= threshold for threshold in settings.designable_sc_tm]
+    by_rmsd = [row["sc_rmsd"] <= threshold for threshold in settings.designable_sc_rmsd]
+    return dict(zip(designable_columns(settings), [*by_tm, *by_rmsd], strict=True))

@@ -1,0 +1,72 @@
+"""Optimal superposition of matched points, batched: rotations, moved points, root mean square deviation.
+
+Kabsch, Acta Cryst. A32 (1976) 922. Points that are missing carry weight 0.
+
+Shapes: B pairs, N points, 3 coordinates in angstrom.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def superpose(mobile_BN3: Tensor, target_BN3: Tensor, weight_BN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rotation and translation that lay ``mobile`` over ``target`` with the least weighted squared distance.
+
+    Parameters
+    ----------
+    mobile_BN3, target_BN3
+        Matched points; rows of weight 0 may hold anything, NaN included.
+    weight_BN
+        Weight of each point, not negative; all 1 if left out.
+
+    Returns
+    -------
+    rotation_B33, translation_B3
+        ``mobile @ rotation + translation`` is the moved copy; float64.
+    """
+    mobile_BN3, target_BN3 = mobile_BN3.double(), target_BN3.double()
+    if weight_BN is None:
+        weight_BN = mobile_BN3.new_ones(mobile_BN3.shape[:-1])
+    weight_BN1 = weight_BN.double()[..., None]
+    mobile_BN3, target_BN3 = (torch.where(weight_BN1 > 0, points, 0.0) for points in (mobile_BN3, target_BN3))
+    total_B11 = weight_BN1.sum(-2, keepdim=True).clamp(min=1e-12)
+    mobile_center_B13 = (weight_BN1 * mobile_BN3).sum(-2, keepdim=True) / total_B11
+    target_center_B13 = (weight_BN1 * target_BN3).sum(-2, keepdim=True) / total_B11
+    covariance_B33 = (weight_BN1 * (mobile_BN3 - mobile_center_B13)).mT @ (target_BN3 - target_center_B13)
+    left_B33, _, right_B33 = torch.linalg.svd(covariance_B33)
+    # Without this sign a mirror image would be laid over its original by a reflection.
+    handedness_B = torch.sign(torch.linalg.det(left_B33) * torch.linalg.det(right_B33))
+    diagonal_B3 = torch.stack([torch.ones_like(handedness_B), torch.ones_like(handedness_B), handedness_B], dim=-1)
+    rotation_B33 = (left_B33 * diagonal_B3[..., None, :]) @ right_B33
+    translation_B3 = (target_center_B13 - mobile_center_B13 @ rotation_B33)[..., 0, :]
+    return rotation_B33, translation_B3
+
+
+def move(points_BN3: Tensor, rotation_B33: Tensor, translation_B3: Tensor) -> Tensor:
+    """Points after a rotation (acting from the right) and a translation."""
+    return points_BN3.to(rotation_B33) @ rotation_B33 + translation_B3[..., None, :]
+
+
+def rmsd(mobile_BN3: Tensor, target_BN3: Tensor, weight_BN: Tensor | None = None) -> Tensor:
+    """Root mean square deviation in angstrom after optimal superposition, one value per pair (NaN without any point)."""
+    if weight_BN is None:
+        weight_BN = mobile_BN3.new_ones(mobile_BN3.shape[:-1])
+    rotation_B33, translation_B3 = superpose(mobile_BN3, target_BN3, weight_BN)
+    squared_BN = (move(mobile_BN3, rotation_B33, translation_B3) - target_BN3.double()).square().sum(-1)
+    squared_BN = torch.where(weight_BN > 0, squared_BN, 0.0)
+    weight_BN = weight_BN.double()
+    return ((weight_BN * squared_BN).sum(-1) / weight_BN.sum(-1)).sqrt()
+
+
+def pad(arrays: Sequence[np.ndarray], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Stack arrays of points of different lengths: points (B, N, 3), and which of them are there and finite (B, N)."""
+    longest = max(len(array) for array in arrays)
+    points_BN3 = np.full((len(arrays), longest, 3), np.nan, dtype=np.float32)
+    for row, array in enumerate(arrays):
+        points_BN3[row, : len(array)] = array
+    points = torch.from_numpy(points_BN3).to(device)
+    there_BN = points.isfinite().all(-1)
+    return torch.where(there_BN[..., None], points, 0.0), there_BN

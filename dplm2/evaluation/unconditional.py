@@ -1,0 +1,75 @@
+"""Benchmark of unconditional samples: co-generation, backbone only, sequence only (DPLM-2, section 4.1, table 2).
+
+- co-generation: the generated sequence is folded and compared with the generated backbone.
+- backbone: sequences are designed for the backbone (``inverse_folding_backend``), folded, compared with it.
+- sequence: the generated sequence is folded; its confidence is what counts.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dplm2.errors import ConfigError
+from dplm2.evaluation.backbone_geometry import backbone_geometry
+from dplm2.evaluation.benchmark import Job, finish, identity, mean_or_none, source_of, write_folded
+from dplm2.evaluation.diversity import diversity_rows, novelty_columns
+from dplm2.evaluation.folding import Failure, Folded
+from dplm2.evaluation.recovery import sequence_entropy
+from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.secondary_structure import FRACTIONS, secondary_structure_fractions
+from dplm2.evaluation.self_consistency import designable_columns, self_consistency
+
+GEOMETRY = ("clashes_per_100_residues", "broken_bonds", "bond_deviation")
+DATASET = "unconditional"
+
+
+def run(job: Job) -> int:
+    """Evaluate one set of samples; returns the exit status."""
+    samples, left_out = job.read()
+    sequences, folded, backend = _folded(job, samples)
+    consistency = self_consistency([sample.backbone for sample in samples], folded, job.settings, job.device)
+    rows = [
+        identity(sample, backend) | row | _own_metrics(sample, sequence)
+        for sample, sequence, row in zip(samples, sequences, consistency, strict=True)
+    ]
+    metrics = pd.DataFrame(rows)
+    if "sc_tm" in metrics:
+        for name in designable_columns(job.settings):
+            metrics[name] = metrics[name].fillna(False).astype(bool)
+    structures = [
+        sample.backbone if sample.backbone is not None else result.backbone if isinstance(result, Folded) else None
+        for sample, result in zip(samples, folded, strict=True)
+    ]
+    source = source_of(job, samples, DATASET, backend)
+    metrics = novelty_columns(metrics, structures, samples, job.settings)
+    extra = diversity_rows(metrics, structures, samples, job.settings, source)
+    write_folded(job.out, samples, sequences, folded)
+    columns = [
+        "sc_tm", "sc_tm_released", "sc_rmsd", "sc_ca_rmsd", "sc_lddt_ca", "plddt", "tokenizer_plddt",
+        *designable_columns(job.settings), *FRACTIONS, *GEOMETRY, "sequence_entropy", "pdb_tm",
+    ]  # fmt: skip
+    return finish(job, metrics, columns, source, left_out, extra_rows=extra)
+
+
+def _folded(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded | Failure], str]:
+    """Which sequence counts for each sample, its prediction, and the backends' names."""
+    if job.task != "backbone" or job.settings.inverse_folding_backend == "none":
+        if not any(sample.sequence for sample in samples):
+            raise ConfigError(
+                "evaluation.inverse_folding_backend: these backbones have no sequence; choose self or proteinmpnn"
+            )
+        sequences = [sample.sequence for sample in samples]
+        folded, name = job.fold(sequences)
+        return sequences, folded, name
+    from dplm2.evaluation.backbone_design import best_designs
+
+    return best_designs(job, samples)
+
+
+def _own_metrics(sample: Sample, sequence: str) -> dict[str, object]:
+    """What a sample shows without any folding."""
+    values: dict[str, object] = {"sequence_entropy": sequence_entropy(sequence)}
+    if sample.backbone is not None:
+        values |= secondary_structure_fractions(sample.backbone) | backbone_geometry(sample.backbone)
+        values["tokenizer_plddt"] = mean_or_none(sample.plddt)
+    return values

@@ -1,0 +1,217 @@
+"""Finished samples: what a user holds, and the Parquet file of them.
+
+Array axes: L residues, A atoms (N, CA, C, O), X Cartesian coordinates, M residues of a motif.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dplm2.artifacts import atomic_path
+from dplm2.errors import DPLM2Error
+
+SAMPLES_FILE = "samples.parquet"
+STRUCTURES_FOLDER, TRAJECTORIES_FOLDER = "structures", "trajectories"
+
+SAMPLES = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("problem", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("sequence", pa.string()),
+        pa.field("structure_tokens", pa.list_(pa.uint16())),
+        pa.field("backbone", pa.list_(pa.float32())),
+        pa.field("tokenizer_plddt", pa.list_(pa.float32())),
+        pa.field("given_sequence", pa.list_(pa.bool_())),
+        pa.field("given_structure", pa.list_(pa.bool_())),
+        pa.field("motif_positions", pa.list_(pa.int32())),
+        pa.field("motif_backbone", pa.list_(pa.float32())),
+        pa.field("log_likelihood", pa.float64()),
+        pa.field("steps", pa.int32(), nullable=False),
+        pa.field("settings", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Motif:
+    """Where a motif lies in a sample, and how it looks in its reference.
+
+    Parameters
+    ----------
+    contig
+        The contig with the lengths that were drawn, for example ``7,A16-35,12``.
+    positions
+        Residues (M,) of the sample, from 0.
+    backbone
+        (M, 4, 3) angstrom, as in the reference; NaN where an atom is missing.
+    """
+
+    contig: str
+    positions: np.ndarray
+    backbone: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A generated protein.
+
+    Parameters
+    ----------
+    sample_id
+        Unique in its file.
+    task, problem
+        Which task; which chain, motif problem or length.
+    seed
+        The sample's own seed, which follows from the run's seed and ``sample_id``.
+    sequence
+        One letter per residue; None for the task ``backbone``.
+    structure_tokens
+        (L,) uint16; None for the task ``sequence``.
+    backbone
+        (L, 4, 3) float32: N, CA, C, O in angstrom, decoded from the structure tokens; None without them.
+    tokenizer_plddt
+        (L,) float32, 0 to 100; None where the tokenizer's confidence head was not trained.
+    given
+        True (L,) where a token of a track was given.
+    motif
+        The motif of a scaffolding sample.
+    log_likelihood
+        Mean log-probability (nats per generated token) under the model; only with ``best_of`` above 1.
+    steps
+        Steps that were run.
+    settings
+        The keys that decided the sample.
+    trajectory
+        (step, sequence, backbone) of predictions on the way.
+    """
+
+    sample_id: str
+    task: str
+    problem: str
+    seed: int
+    sequence: str | None
+    structure_tokens: np.ndarray | None
+    backbone: np.ndarray | None
+    tokenizer_plddt: np.ndarray | None
+    given: Mapping[str, np.ndarray]
+    steps: int
+    settings: Mapping[str, Any]
+    motif: Motif | None = None
+    log_likelihood: float | None = None
+    trajectory: Sequence[tuple[int, str | None, np.ndarray]] = field(default=())
+
+    @property
+    def length(self) -> int:
+        """Number of residues."""
+        return len(self.sequence if self.sequence is not None else self.structure_tokens)
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write the backbone as a structure file; the ending of ``path`` (.bcif, .cif, .pdb) tells the format.
+
+        Raises
+        ------
+        DPLM2Error
+            If the sample has no backbone.
+        """
+        from dplm2.structures.writing import write_structure
+
+        if self.backbone is None:
+            raise DPLM2Error(f"{self.sample_id}: a sample of the task {self.task} without structure")
+        # Without a sequence the residues are alanines, as in the tokenizer's decoder.
+        write_structure(path, self.sequence or "A" * self.length, self.backbone, self.tokenizer_plddt)
+
+    def row(self, model: str) -> dict[str, Any]:
+        """The sample as a row of ``samples.parquet``."""
+        settings = dict(self.settings)
+        if self.motif is not None:
+            settings["sampled_contig"] = self.motif.contig
+
+        def flat(values: np.ndarray | None) -> list | None:
+            return None if values is None else np.asarray(values).ravel().tolist()
+
+        return {
+            "sample_id": self.sample_id,
+            "model": model,
+            "task": self.task,
+            "problem": self.problem,
+            "seed": self.seed,
+            "length": self.length,
+            "sequence": self.sequence,
+            "structure_tokens": flat(self.structure_tokens),
+            "backbone": flat(self.backbone),
+            "tokenizer_plddt": flat(self.tokenizer_plddt),
+            "given_sequence": flat(self.given.get("sequence")),
+            "given_structure": flat(self.given.get("structure")),
+            "motif_positions": None if self.motif is None else flat(self.motif.positions),
+            "motif_backbone": None if self.motif is None else flat(self.motif.backbone),
+            "log_likelihood": self.log_likelihood,
+            "steps": self.steps,
+            "settings": json.dumps(settings),
+        }
+
+
+def write_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as Parquet (zstd), atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SAMPLES), temporary, compression="zstd")
+
+
+def read_samples(path: str | os.PathLike) -> pa.Table:
+    """Read the samples of a folder, or of a file.
+
+    Raises
+    ------
+    DPLM2Error
+        If there are none, or the file is not one of samples.
+    """
+    path = Path(path)
+    path = path / SAMPLES_FILE if path.is_dir() else path
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DPLM2Error(f"{path}: no samples there; make them with 'dplm2 generate' ({error})") from error
+    if missing := [name for name in SAMPLES.names if name not in table.column_names]:
+        raise DPLM2Error(f"{path}: not a file of samples, it has no column {', '.join(missing)}")
+    return table
+
+
+def write_trajectory(path: str | os.PathLike, sample: Sample) -> None:
+    """Write a sample's predictions on the way as one file of several models (``.bcif`` or ``.pdb``), atomically.
+
+    All models carry the residue names of the finished sequence.
+
+    Raises
+    ------
+    DPLM2Error
+        If the sample has no trajectory.
+    """
+    from biotite.structure import stack
+    from biotite.structure.io import pdb, pdbx
+
+    from dplm2.structures.writing import _atom_array
+
+    if not sample.trajectory:
+        raise DPLM2Error(f"{sample.sample_id}: no trajectory was kept")
+    path = Path(path)
+    sequence = sample.sequence or "A" * sample.length
+    models = stack([_atom_array(sequence, backbone, None) for _, _, backbone in sample.trajectory])
+    with atomic_path(path) as temporary:
+        if path.suffix == ".pdb":
+            file = pdb.PDBFile()
+            file.set_structure(models)
+            file.write(str(temporary))
+        else:
+            file = pdbx.BinaryCIFFile()
+            pdbx.set_structure(file, models, data_block=sample.sample_id)
+            pdbx.compress(file).write(str(temporary))

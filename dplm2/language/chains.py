@@ -1,0 +1,108 @@
+"""Tokenized chains in memory, and their noised batches.
+
+Shapes: B batch, L residues, T tokens (both tracks).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from dplm2.errors import DPLM2Error
+from dplm2.language import diffusion, layout
+from dplm2.language.settings import DiffusionSettings
+from dplm2.language.vocabulary import Track, Vocabulary
+
+
+class Chains:
+    """Tokenized chains, kept as flat arrays (5 bytes a residue).
+
+    Parameters
+    ----------
+    table
+        Rows of the tokens' Parquet files: ``chain_id``, ``sequence``, ``structure_tokens``, ``observed``.
+    vocabulary
+        The model's.
+    settings
+        How residues without coordinates are shown, and how long chains may be.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is no chain, or a chain's tracks differ in length or hold what is not in the vocabulary.
+    """
+
+    def __init__(self, table: pa.Table, vocabulary: Vocabulary, settings: DiffusionSettings) -> None:
+        if not len(table):
+            raise DPLM2Error("no tokenized chain to work on: check the dataset's split and its rejected.parquet")
+        self.vocabulary, self.settings = vocabulary, settings
+        self.ids: list[str] = table["chain_id"].to_pylist()
+        sequences = table["sequence"].to_pylist()
+        self.lengths = np.array([len(sequence) for sequence in sequences])
+        self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._sequence = vocabulary.encode_sequence("".join(sequences)).astype(np.uint8)
+        self._structure = self._encode_structure(table)
+        clusters = table["cluster"].to_pylist() if "cluster" in table.column_names else [None]
+        self.clusters: list[str | None] | None = clusters if any(c is not None for c in clusters) else None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _encode_structure(self, table: pa.Table) -> np.ndarray:
+        tokens, observed = (_flat(table, name) for name in ("structure_tokens", "observed"))
+        counts = [len(row) for row in table["structure_tokens"]]
+        if not np.array_equal(counts, self.lengths) or len(observed) != len(tokens):
+            wrong = next((i for i, (a, b) in enumerate(zip(counts, self.lengths, strict=True)) if a != b), 0)
+            raise DPLM2Error(f"{self.ids[wrong]}: sequence, structure tokens and `observed` differ in length")
+        ids = self.vocabulary.encode_structure(tokens).astype(np.int32)
+        if self.settings.unobserved_structure != "learn":
+            ids[~observed.astype(bool)] = self.vocabulary.unknown_structure
+        return ids
+
+    def track(self, index: int, track: Track, window: slice = slice(None)) -> np.ndarray:
+        """Ids (L,) of a chain's track; ``<unk_struct>`` where it is not observed."""
+        source = self._structure if track == "structure" else self._sequence
+        return source[self._offsets[index] : self._offsets[index + 1]][window].astype(np.int64)
+
+    def window(self, index: int, generator: torch.Generator) -> slice:
+        """A random part of a chain: at most ``max_length`` residues, and with ``crop_probability`` fewer."""
+        length = int(self.lengths[index])
+        kept = min(length, self.settings.max_length)
+        shortest = self.settings.crop_min_length
+        # Both numbers are always drawn, so that one chain's length does not shift the numbers of the next.
+        chance, share, place = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        if chance < self.settings.crop_probability and kept > shortest:
+            kept = shortest + int(share * (kept - shortest))
+        start = int(place * (length - kept + 1))
+        return slice(start, start + kept)
+
+    def join(self, indices: Sequence[int], windows: Sequence[slice], tracks: Sequence[Track]) -> Tensor:
+        """Ids (B, T) of parts of chains, with ``tracks`` alone."""
+        parts = {
+            name: [
+                self.track(i, name, window) if name in tracks else None
+                for i, window in zip(indices, windows, strict=True)
+            ]
+            for name in ("structure", "sequence")
+        }
+        return layout.join(self.vocabulary, parts["structure"], parts["sequence"])
+
+    def noised(self, indices: Sequence[int], generator: torch.Generator) -> diffusion.Noised:
+        """A training batch: random windows, tasks and noise, all of them from ``generator``."""
+        target_ids_BT = self.join(indices, [self.window(i, generator) for i in indices], diffusion.TRACKS)
+        settings = self.settings
+        tasks_B = diffusion.assign_tasks(len(indices), settings.task_ratios, settings.task_assignment, generator)
+        times = diffusion.draw_times(tasks_B, settings.steps, generator)
+        return diffusion.add_noise(self.vocabulary, target_ids_BT, tasks_B, times, settings, generator)
+
+    def costs(self) -> list[int]:
+        """Tokens that the network sees of each chain at most: both tracks with their beginnings and ends."""
+        kept = np.minimum(self.lengths, self.settings.max_length)
+        return (len(diffusion.TRACKS) * (kept + layout.EDGES)).tolist()
+
+
+def _flat(table: pa.Table, name: str) -> np.ndarray:
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table[name].chunks]
+    return np.concatenate(chunks) if chunks else np.empty(0)

@@ -1,0 +1,95 @@
+"""Weights from other programs' files, read as tensors alone: nothing in a file is executed."""
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dplm2 import artifacts
+from dplm2.errors import DPLM2Error
+
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+
+
+class _Ignored:
+    """Stands in for an object of a class that is not ours to make (a training script's settings): it holds nothing."""
+
+    def __init__(self, *_args, **_named) -> None:
+        pass
+
+    def __setstate__(self, _state) -> None:
+        pass
+
+    def __setitem__(self, _key, _value) -> None:
+        pass
+
+    def append(self, _value) -> None:
+        """Take nothing."""
+
+    extend = update = append
+
+
+def read_pickled(path: str | os.PathLike) -> dict:
+    """Read a file of ``torch.save``: tensors and plain containers; any other object becomes an empty stand-in.
+
+    Raises
+    ------
+    DPLM2Error
+        If it cannot be read so.
+    """
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        # Each name is bound to a class of its own: torch refuses two names for one.
+        stand_ins = [
+            (argparse.Namespace if name == "argparse.Namespace" else type("Ignored", (_Ignored,), {}), name)
+            for name in unknown
+        ]
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise DPLM2Error(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from error
+
+
+def read_weights(source: Path) -> dict[str, Tensor]:
+    """The tensors of a Hugging Face folder (one file or several) or of a Lightning checkpoint, under their own names.
+
+    Raises
+    ------
+    DPLM2Error
+        If there are none, or a file cannot be read.
+    """
+    if not source.is_dir():
+        content = read_pickled(source) if source.suffix != ".safetensors" else _read_safetensors(source)
+        weights = content.get("state_dict", content)
+    else:
+        weights = {}
+        for part in _parts(source):
+            weights |= _read_safetensors(part) if part.suffix == ".safetensors" else read_pickled(part)
+    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise DPLM2Error(f"{source}: holds no weights")
+    return weights
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DPLM2Error(f"{path}: not a file of weights ({error})") from error
+
+
+def _parts(folder: Path) -> list[Path]:
+    for name in _SINGLE:
+        if (folder / name).is_file():
+            return [folder / name]
+    for name in _INDEXES:
+        if (folder / name).is_file():
+            listed = artifacts.read_json(folder / name)["weight_map"].values()
+            return [folder / Path(part).name for part in dict.fromkeys(listed)]
+    raise DPLM2Error(f"{folder}: none of {', '.join(_SINGLE + _INDEXES)} is there")

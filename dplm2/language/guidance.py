@@ -1,0 +1,86 @@
+"""Callbacks that steer sampling by changing logits: examples of `dplm2.language.denoising.Adjust`.
+
+A callback gets logits (N, C) and a description of the positions they belong to, and returns the logits to be used.
+
+Shapes: B samples, L residues, N positions, C classes.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dplm2.errors import DPLM2Error
+from dplm2.language.denoising import Adjust, Open
+from dplm2.language.vocabulary import AMINO_ACIDS, Track, Vocabulary
+
+
+def composition(target: Mapping[str, float], strength: float = 1.0) -> Adjust:
+    """Pull the amino-acid composition of each sample towards shares that are given.
+
+    Each step adds ``strength * log(target / share)`` to the logits of an amino acid, where ``share`` is that among the
+    residues decoded so far, each amino acid counted once more than it occurs.
+
+    Parameters
+    ----------
+    target
+        Wanted share of some amino acids; the others are left alone.
+    strength
+        0 changes nothing.
+
+    Raises
+    ------
+    DPLM2Error
+        If a key is no amino acid, or a share is not between 0 and 1.
+    """
+    for letter, share in target.items():
+        if len(letter) != 1 or letter not in AMINO_ACIDS or not 0 < share < 1:
+            raise DPLM2Error(f"composition: {letter!r}: {share} is not a share (0 to 1) of one of the 20 amino acids")
+    letters = sorted(target)
+    ids = torch.from_numpy(Vocabulary().encode_sequence("".join(letters)))
+    wanted = torch.tensor([target[letter] for letter in letters])
+
+    def adjust(logits_NC: Tensor, view: Open) -> Tensor:
+        if view.track != "sequence":
+            return logits_NC
+        known_BL = torch.isin(view.tokens, view.classes)
+        counts_BC = (view.tokens[:, :, None] == view.classes) & known_BL[:, :, None]
+        share_BC = (counts_BC.sum(1) + 1) / (known_BL.sum(1, keepdim=True) + len(view.classes))
+        columns = torch.searchsorted(view.classes, ids.to(view.classes.device))
+        bias_BC = torch.zeros_like(share_BC)
+        bias_BC[:, columns] = strength * (wanted.to(share_BC.device) / share_BC[:, columns]).log()
+        return logits_NC + bias_BC[view.row]
+
+    return adjust
+
+
+def token_bias(track: Track, bias: np.ndarray, vocabulary: Vocabulary) -> Adjust:
+    """Add a constant to the logits of each token of a track, for example the helix propensity of each structure token.
+
+    Parameters
+    ----------
+    track
+        Which track.
+    bias
+        One number for each amino acid (in the order of ``AMINO_ACIDS``) or for each structure token.
+    vocabulary
+        That of the model.
+
+    Raises
+    ------
+    DPLM2Error
+        If the numbers are not as many as the tokens.
+    """
+    tokens = vocabulary.generated(track)
+    if len(bias) != len(tokens):
+        raise DPLM2Error(f"token_bias: {len(bias)} numbers for the {len(tokens)} tokens of the {track} track")
+    of_token = torch.zeros(len(vocabulary))
+    of_token[tokens.start : tokens.stop] = torch.as_tensor(bias, dtype=torch.float32)
+
+    def adjust(logits_NC: Tensor, view: Open) -> Tensor:
+        if view.track != track:
+            return logits_NC
+        return logits_NC + of_token.to(logits_NC.device)[view.classes]
+
+    return adjust

@@ -1,0 +1,192 @@
+"""The authors' DPLM-2 and DPLM models as ours, and back: every weight gets its place, or the whole is refused.
+
+Their network has ESM-2's weight names, as ours has. What differs: prefixes of their training program, LoRA weights that
+are not merged, copies of layers that peft keeps, one table of rotary frequencies per layer where we have one, and a
+table of absolute positions that is never read (kept beside the model, so that an export gives it back).
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import EsmForMaskedLM
+
+from dplm2 import artifacts
+from dplm2.errors import DPLM2Error
+from dplm2.language import checkpoints
+from dplm2.language.network import CONFIG_FILE, WEIGHTS_FILE, EmbeddingScaling, MultimodalEsm, esm_config
+from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
+
+_LORA_ALPHA = 32  # written into the authors' code; their rank is seen from the shapes
+_PREFIX = re.compile(r"^(?:(?:module|model|net|base_model)\.)*(?=(?:esm|lm_head)\.)")
+_LORA = re.compile(r"(.*)\.lora_([AB])\.(?:\w+\.)?weight")
+_POSITIONS = "esm.embeddings.position_embeddings.weight"
+_FREQUENCIES = re.compile(r"esm\.encoder\.layer\.\d+\.attention\.self\.rotary_embeddings\.inv_freq")
+_OUR_FREQUENCIES = "esm.rotary_embeddings.inv_freq"
+_UNREAD_FILE = "unread.safetensors"
+_HALF_PRECISION = 1e-3  # frequencies may have been saved in half precision
+
+
+def import_model(
+    source: Path,
+    destination: Path,
+    *,
+    tokenizer: str | None = None,
+    tokenizer_fingerprint: str | None = None,
+    embedding_scaling: EmbeddingScaling | None = None,
+) -> MultimodalEsm:
+    """Read an official DPLM-2 or DPLM model and write it as a folder of ours.
+
+    Parameters
+    ----------
+    source
+        Hugging Face folder, or Lightning checkpoint; LoRA merged or not.
+    destination
+        Folder to write.
+    tokenizer, tokenizer_fingerprint
+        Where its structure tokenizer lies as seen from ``destination`` (or a hub id), and which one it is.
+    embedding_scaling
+        By default what ``token_dropout`` in the source's ``config.json`` means (true where there is none, as in the
+        released models): twice for DPLM-2, once for DPLM.
+
+    Raises
+    ------
+    DPLM2Error
+        Names the weights that have no place, are missing, or have another shape.
+    """
+    weights = plain_weights(checkpoints.read_weights(source))
+    described = artifacts.read_json(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
+    unread = {name: weights.pop(name) for name in (_POSITIONS,) if name in weights}
+    model = _empty_model(weights, described, str(source))
+    _place(model, weights, str(source))
+    if embedding_scaling is None:
+        twice = "once" if model.config.vocab_size == SEQUENCE_IDS else "released"
+        embedding_scaling = twice if described.get("token_dropout", True) else "none"
+    vocabulary = _vocabulary_of(model.config.vocab_size, str(source))
+    network = MultimodalEsm(model, vocabulary, embedding_scaling, tokenizer, tokenizer_fingerprint)
+    network.save_pretrained(destination)
+    if unread:
+        with artifacts.atomic_path(destination / _UNREAD_FILE) as path:
+            save_file(unread, path)
+    return network
+
+
+def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the plain network's names: prefixes gone, LoRA merged, peft's copies resolved.
+
+    Raises
+    ------
+    DPLM2Error
+        If a low-rank update lacks a part.
+    """
+    plain: dict[str, Tensor] = {}
+    updates: dict[str, dict[str, Tensor]] = {}
+    for name, value in weights.items():
+        short = _PREFIX.sub("", name)
+        if match := _LORA.fullmatch(short):
+            updates.setdefault(f"{match[1]}.weight", {})[match[2]] = value
+        elif ".original_module." not in short:  # what peft kept from before training
+            plain[short.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = value
+    for name, parts in updates.items():
+        if set(parts) != {"A", "B"} or name not in plain:
+            raise DPLM2Error(f"{name}: its low-rank update is not complete")
+        rank = len(parts["A"])
+        update = parts["B"].double() @ parts["A"].double() * (_LORA_ALPHA / rank)
+        plain[name] = (plain[name].double() + update).to(plain[name].dtype)
+    return plain
+
+
+def _vocabulary_of(size: int, source: str) -> Vocabulary:
+    if size == SEQUENCE_IDS:
+        return Vocabulary()
+    try:
+        return Vocabulary.of_size(size)
+    except DPLM2Error as error:
+        raise DPLM2Error(f"{source}: {size} ids are neither DPLM's {SEQUENCE_IDS} nor DPLM-2's 8229") from error
+
+
+def _empty_model(weights: Mapping[str, Tensor], described: Mapping, source: str) -> EsmForMaskedLM:
+    """A network of the size that the weights have; heads from the rotary frequencies or the source's config."""
+    try:
+        vocabulary_size, width = weights["esm.embeddings.word_embeddings.weight"].shape
+        intermediate = len(weights["esm.encoder.layer.0.intermediate.dense.bias"])
+    except KeyError as error:
+        raise DPLM2Error(f"{source}: no weight {error}: not a DPLM or DPLM-2 model") from error
+    numbers = [int(match[1]) for name in weights if (match := re.match(r"esm\.encoder\.layer\.(\d+)\.", name))]
+    frequencies = next((value for name, value in weights.items() if _FREQUENCIES.fullmatch(name)), None)
+    if frequencies is not None:
+        heads = width // (2 * len(frequencies))
+    elif "num_attention_heads" in described:
+        heads = described["num_attention_heads"]
+    else:
+        raise DPLM2Error(f"{source}: neither rotary frequencies nor a config.json tell the number of attention heads")
+    config = esm_config(vocabulary_size, width, max(numbers) + 1, heads, intermediate)
+    with torch.device("meta"):
+        return EsmForMaskedLM(config)
+
+
+def _place(model: EsmForMaskedLM, weights: dict[str, Tensor], source: str) -> None:
+    """Put the weights into a network without storage; nothing may be left over or missing."""
+    frequencies = model.esm.rotary_embeddings.compute_default_rope_parameters(model.config)[0]
+    placed = {}
+    for name, value in weights.items():
+        if not _FREQUENCIES.fullmatch(name):
+            placed[name] = value.float().contiguous()
+        elif value.shape != frequencies.shape or not torch.allclose(value.float(), frequencies, rtol=_HALF_PRECISION):
+            raise DPLM2Error(f"{source}: {name} is not ESM-2's table of rotary frequencies")
+    expected = model.state_dict()
+    placed[_OUR_FREQUENCIES] = frequencies
+    unknown, missing = sorted(set(placed) - set(expected)), sorted(set(expected) - set(placed))
+    shapes = [name for name in set(placed) & set(expected) if placed[name].shape != expected[name].shape]
+    # Contacts are not predicted; checkpoints without that head are common.
+    missing = [name for name in missing if "contact_head" not in name]
+    if unknown or missing or shapes:
+        raise DPLM2Error(
+            f"{source}: not imported, since weights have no place {unknown[:5]}, are missing {missing[:5]} "
+            f"or have another shape {sorted(shapes)[:5]}"
+        )
+    for name, value in expected.items():
+        placed.setdefault(name, torch.zeros(value.shape))
+    model.load_state_dict(placed, assign=True)
+    positions = torch.arange(model.config.max_position_embeddings).expand((1, -1))
+    model.esm.embeddings.position_ids = positions
+
+
+def export_model(folder: Path, destination: Path) -> None:
+    """Write a model of ours as the authors' Hugging Face folder, under their weight names.
+
+    Raises
+    ------
+    DPLM2Error
+        If their network cannot compute what the model computes (``embedding_scaling: once`` with structure tokens).
+    """
+    network = MultimodalEsm.from_pretrained(folder)
+    twice = "once" if network.is_sequence_model else "released"
+    if network.embedding_scaling not in ("none", twice):
+        raise DPLM2Error(
+            f"{folder}: embedding_scaling {network.embedding_scaling} has no counterpart in the authors' program, "
+            f"which knows {twice} and none"
+        )
+    model = network.model
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    frequencies = weights.pop(_OUR_FREQUENCIES)
+    for layer in range(model.config.num_hidden_layers):
+        # One copy each: a file of tensors holds none twice.
+        weights[f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"] = frequencies.clone()
+    unread = folder / _UNREAD_FILE
+    rows = model.config.max_position_embeddings, model.config.hidden_size
+    weights[_POSITIONS] = load_file(unread)[_POSITIONS] if unread.is_file() else torch.zeros(rows)
+    with artifacts.atomic_path(destination / WEIGHTS_FILE) as path:
+        save_file(weights, path, metadata={"format": "pt"})
+    config = {key: value for key, value in model.config.to_dict().items() if key != "dplm2"}
+    config |= {
+        "token_dropout": network.embedding_scaling != "none",
+        "dplm_type": "dplm_esm" if network.is_sequence_model else "dplm2_esm",
+        "architectures": ["EsmForDPLM" if network.is_sequence_model else "EsmForDPLM2"],
+    }
+    artifacts.write_json(destination / CONFIG_FILE, config)
+    tokens = network.vocabulary.tokens[: model.config.vocab_size]
+    artifacts.write_text(destination / "vocab.txt", "\n".join(tokens) + "\n")

@@ -1,0 +1,171 @@
+"""How well a model predicts masked residues, per track and task, and the floor that token frequencies alone give.
+
+Shapes: B batch, T tokens (both tracks), N masked positions.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dplm2.language import diffusion, layout
+from dplm2.language.chains import Chains
+from dplm2.language.network import MultimodalEsm
+from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
+
+MEASURED_TASKS: tuple[diffusion.Task, ...] = ("single_modality", "folding", "inverse_folding", "joint")
+_TOKENS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Mean negative log-likelihood (nats) of ``positions`` masked residues of a track under a task."""
+
+    track: Track
+    task: diffusion.Task
+    value: float
+    positions: int
+
+
+def masked_cross_entropies(
+    network: MultimodalEsm,
+    chains: Chains,
+    indices: Sequence[int] | None = None,
+    tasks: Sequence[diffusion.Task] = MEASURED_TASKS,
+    seed: int = 0,
+) -> list[CrossEntropy]:
+    """Cross-entropies of masked residues over the classes of their own track, per task and noised track.
+
+    Each chain is seen once per task, in its first ``max_length`` residues, at a time that is spread evenly over 1..S
+    along ``indices``; so the values of two models, or of one model at two steps, are of the same masked positions.
+
+    Parameters
+    ----------
+    network
+        The model; it is put into evaluation mode for the while.
+    chains
+        Where the truth comes from.
+    indices
+        Which chains; all by default.
+    tasks
+        Which tasks.
+    seed
+        Of the noise.
+    """
+    objective = diffusion.DiffusionObjective(network, chains.settings)
+    training = network.training
+    objective.eval()
+    try:
+        with objective.measuring():
+            return measure(objective, network.device, chains, indices, tasks, seed)
+    finally:
+        network.train(training)
+
+
+@torch.no_grad()
+def measure(
+    module: nn.Module,
+    device: torch.device,
+    chains: Chains,
+    indices: Sequence[int] | None,
+    tasks: Sequence[diffusion.Task],
+    seed: int,
+) -> list[CrossEntropy]:
+    """As `masked_cross_entropies`, by a diffusion objective that is measuring (perhaps wrapped for several devices)."""
+    indices = list(range(len(chains)) if indices is None else indices)
+    entries = []
+    for task in tasks:
+        tally = Tally()
+        for batch in _of_task(chains, indices, task, seed):
+            tally.add(module({name: value.to(device) for name, value in batch.items()})[1], batch, chains.vocabulary)
+        entries += [
+            CrossEntropy(track, task, tally.mean(track), tally.positions[track])
+            for track in diffusion.NOISED_TRACKS[task]
+        ]
+    return entries
+
+
+class Tally:
+    """Sums of cross-entropies over batches, per track."""
+
+    def __init__(self) -> None:
+        self.sums, self.positions = dict.fromkeys(TRACKS, 0.0), dict.fromkeys(TRACKS, 0)
+
+    def add(self, metrics: Mapping[str, Tensor], batch: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
+        """Take in the metrics that the objective gives for a batch."""
+        structure_BT = ~vocabulary.is_sequence(batch["target_ids"])
+        for track in TRACKS:
+            positions = int((batch["noised"] & (structure_BT == (track == "structure"))).sum())
+            if positions:
+                self.sums[track] += float(metrics[f"cross_entropy_{track}"]) * positions
+                self.positions[track] += positions
+
+    def mean(self, track: Track) -> float:
+        """Mean over all positions so far (nats); not a number if there was none."""
+        return self.sums[track] / self.positions[track] if self.positions[track] else float("nan")
+
+
+def _of_task(chains: Chains, indices: list[int], task: diffusion.Task, seed: int) -> Iterator[dict[str, Tensor]]:
+    settings = replace(chains.settings, self_mixup="off")
+    generator = torch.Generator().manual_seed(seed)
+    # Evenly spread and then shuffled, so that the time does not go with the chain's place.
+    spread = torch.linspace(1, settings.steps, len(indices)).round().long()
+    time_of = dict(zip(indices, spread[torch.randperm(len(indices), generator=generator)].tolist(), strict=True))
+    for batch in batches(indices, chains.costs()):
+        windows = [slice(0, settings.max_length)] * len(batch)
+        target_ids_BT = chains.join(batch, windows, TRACKS)
+        time_B = torch.tensor([time_of[index] for index in batch])
+        times = {track: time_B * (track in diffusion.NOISED_TRACKS[task]) for track in TRACKS}
+        tasks_B = torch.full_like(time_B, diffusion.TASKS.index(task))
+        yield diffusion.add_noise(chains.vocabulary, target_ids_BT, tasks_B, times, settings, generator).batch()
+
+
+def batches(indices: Iterable[int], costs: Sequence[int]) -> Iterator[list[int]]:
+    """Batches of samples of similar cost (tokens that the network sees), few enough for a small machine."""
+    batch: list[int] = []
+    for index in sorted(indices, key=costs.__getitem__):
+        if batch and costs[index] * (len(batch) + 1) > _TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def pooled(cross_entropies: Sequence[CrossEntropy]) -> dict[Track, tuple[float, int]]:
+    """Per track, the mean over the masked positions of all tasks, and their number."""
+    result = {}
+    for track in TRACKS:
+        of_track = [entry for entry in cross_entropies if entry.track == track and entry.positions]
+        positions = sum(entry.positions for entry in of_track)
+        if positions:
+            result[track] = (sum(entry.value * entry.positions for entry in of_track) / positions, positions)
+    return result
+
+
+def unigram_entropy(chains: Chains) -> dict[Track, float]:
+    """Entropy (nats) of each track's token frequencies, over the residues that are learned from.
+
+    It is the cross-entropy of the best prediction that looks at nothing.
+    """
+    entropies = {}
+    for track in TRACKS:
+        ids = np.concatenate([chains.track(index, track) for index in range(len(chains))])
+        learnable = diffusion.learnable_positions(chains.vocabulary, torch.from_numpy(ids), chains.settings)
+        counts = torch.bincount(torch.from_numpy(ids)[learnable])
+        entropies[track] = float(torch.distributions.Categorical(probs=counts.double()).entropy())
+    return entropies
+
+
+def written_out(vocabulary: Vocabulary, ids_T: Tensor) -> str:
+    """Ids as text, for a person to look at: the tracks one below the other, masks as ``_``."""
+    lines = []
+    for track, ids in layout.split(vocabulary, ids_T[None])[0].items():
+        if ids is not None:
+            masked = ids == vocabulary.mask(track)
+            wide = len(vocabulary.tokens[vocabulary.first_code]) if track == "structure" else 1
+            words = ["_" * wide if m else vocabulary.tokens[i] for i, m in zip(ids, masked, strict=True)]
+            lines.append(f"  {track:<9} {(' ' if track == 'structure' else '').join(words)}")
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""Low-rank adaptation of the language model with peft, and its exact merge (paper section 3.1)."""
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import EsmForMaskedLM
+
+from dplm2.language.settings import LoraSettings
+
+TARGETS = r".*\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|\d+\.output\.dense)"
+"""The matrices that get an update: attention and feed-forward layers."""
+
+TRAINED_FULLY = ("lm_head.", "esm.embeddings.")
+_ADAPTER = "default"
+
+
+def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int = 0) -> None:
+    """Add low-rank updates in place; freeze all else but the embeddings and the output head.
+
+    The updates begin at zero, so that the model's output does not change.
+    """
+    layers = peft.LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=TARGETS, bias="none"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(layers, model, adapter_name=_ADAPTER)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name or name.startswith(TRAINED_FULLY))
+
+
+def is_added(model: nn.Module) -> bool:
+    """Whether the model has low-rank updates that are not merged."""
+    return any(isinstance(module, LoraLayer) for module in model.modules())
+
+
+@torch.no_grad()
+def merge(model: EsmForMaskedLM) -> None:
+    """Replace each updated matrix W by ``W + alpha / rank * B A`` in place; afterwards the model is a plain one.
+
+    The product is formed in double precision and rounded once.
+    """
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, LoraLayer):
+            continue
+        linear = module.get_base_layer()
+        update = module.lora_B[_ADAPTER].weight.double() @ module.lora_A[_ADAPTER].weight.double()
+        merged = linear.weight.double() + module.scaling[_ADAPTER] * update
+        linear.weight.copy_(merged.to(linear.weight.dtype))
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, linear)
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    model.requires_grad_(True)

@@ -1,0 +1,155 @@
+"""Samples from the language model: mixed lengths under a token budget, one seed per sample, memory that may run out.
+
+A sample's random numbers follow from the run's seed and its id alone, so that it does not matter which others share its
+batch.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dplm2.errors import DPLM2Error
+from dplm2.language.denoising import Adjust, Conditioning, Denoiser, Sampled, SamplerSettings, Uniforms
+from dplm2.language.layout import EDGES
+from dplm2.language.network import MultimodalEsm
+
+__all__ = ["Conditioning", "Sampled", "SamplerSettings", "batches", "sample", "sample_seed", "uniforms_of"]
+
+_log = logging.getLogger(__name__)
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def sample_seed(seed: int, sample_id: str) -> int:
+    """The seed (63 bits) of one sample, from the run's seed and the sample's id."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()[:8]) >> 1
+
+
+def uniforms_of(seed: int, sample_id: str) -> Uniforms:
+    """The source of a sample's random numbers."""
+    return np.random.Generator(np.random.Philox(key=sample_seed(seed, sample_id)))
+
+
+def cost(conditioning: Conditioning) -> int:
+    """Tokens that the network sees of a sample."""
+    return len(conditioning.tracks) * (conditioning.length + EDGES)
+
+
+def batches(conditionings: Sequence[Conditioning], token_budget: int) -> Iterator[list[int]]:
+    """Indices of samples that fit into ``token_budget`` tokens together, padding included; longest first.
+
+    Samples of a batch have the same tracks. A sample that alone is above the budget is a batch of its own.
+    """
+    order = sorted(range(len(conditionings)), key=lambda i: (conditionings[i].tracks, -conditionings[i].length))
+    batch: list[int] = []
+    for index in order:
+        if batch:
+            longest = conditionings[batch[0]]
+            full = cost(longest) * (len(batch) + 1) > token_budget
+            if full or conditionings[index].tracks != longest.tracks:
+                yield batch
+                batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def sample(
+    network: MultimodalEsm,
+    conditionings: Sequence[Conditioning],
+    settings: SamplerSettings,
+    seed: int,
+    token_budget: int = 8192,
+    adjust: Adjust | None = None,
+    trajectory: int = 0,
+    done: Callable[[list[Sampled]], None] | None = None,
+    progress: str | None = None,
+) -> list[Sampled]:
+    """Fill the masks of samples.
+
+    Parameters
+    ----------
+    network
+        The language model, in evaluation mode.
+    conditionings
+        What is given of each sample.
+    settings
+        How to sample.
+    seed
+        The run's seed.
+    token_budget
+        Tokens (both tracks, padding included) that the network sees at once. If memory runs out, the batch is halved.
+    adjust
+        Callback that sees logits before each draw and may change them (see `dplm2.language.guidance`).
+    trajectory
+        Keep the prediction of every so many steps; 0: none.
+    done
+        Called with the samples of each batch once it is finished.
+    progress
+        Title of the progress bar; None: no bar.
+
+    Returns
+    -------
+    list
+        The samples, in the order of ``conditionings``.
+
+    Raises
+    ------
+    DPLM2Error
+        If a conditioning makes no sense, or memory does not suffice for one sample; the message names it.
+    """
+    for conditioning in conditionings:
+        conditioning.check(network.vocabulary)
+    twice = len(conditionings) - len({conditioning.sample_id for conditioning in conditionings})
+    if twice:
+        raise DPLM2Error(f"{twice} of {len(conditionings)} sample ids occur more than once")
+    results: dict[int, Sampled] = {}
+    waiting = list(batches(conditionings, token_budget))[::-1]
+    with tqdm(total=len(conditionings), desc=progress, unit="sample", disable=None if progress else True) as bar:
+        while waiting:
+            batch = waiting.pop()
+            chosen = [conditionings[index] for index in batch]
+            try:
+                finished = _run(network, chosen, settings, seed, adjust, trajectory)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                waiting += _halves(batch, chosen)
+            else:
+                results.update(zip(batch, finished, strict=True))
+                bar.update(len(batch))
+                if done is not None:
+                    done(finished)
+                continue
+            _release_memory()
+    return [results[index] for index in range(len(conditionings))]
+
+
+def _run(network, conditionings, settings, seed, adjust, trajectory) -> list[Sampled]:
+    uniforms = [uniforms_of(seed, conditioning.sample_id) for conditioning in conditionings]
+    denoiser = Denoiser(network, conditionings, uniforms, settings, adjust, trajectory)
+    finished = {sampled.sample_id: sampled for sampled in denoiser.run()}
+    return [finished[conditioning.sample_id] for conditioning in conditionings]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+def _halves(batch: list[int], conditionings: Sequence[Conditioning]) -> list[list[int]]:
+    longest = max(conditioning.length for conditioning in conditionings)
+    if len(batch) == 1:
+        raise DPLM2Error(f"{conditionings[0].sample_id}: memory does not suffice for one sample of {longest} residues")
+    middle = (len(batch) + 1) // 2
+    _log.warning("out of memory with %d samples of up to %d residues: going on with %d", len(batch), longest, middle)
+    return [batch[middle:], batch[:middle]]
+
+
+def _release_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,145 @@
+"""Sequences of the sequence stage: read from FASTA or Parquet as a stream, kept on disk as memory-mapped ids.
+
+A set of any size (UniRef50 has 42 million sequences) needs the memory of one block of lines; a run
+that goes on reads what it would have read.
+"""
+
+import gzip
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from dplm2 import artifacts
+from dplm2.errors import DPLM2Error
+from dplm2.language.vocabulary import Vocabulary
+
+_COLUMN = "sequence"
+_ROWS_AT_ONCE = 8192
+_META, _IDS, _ENDS, _LENGTHS = "sequences.json", "ids.bin", "ends.bin", "lengths.bin"
+_FORMAT = 1
+
+
+def read_sequences(path: str | os.PathLike) -> Iterator[str]:
+    """Yield the sequences of a FASTA (.gz allowed) or Parquet file (column ``sequence``), in upper case.
+
+    Raises
+    ------
+    DPLM2Error
+        If the file is missing or neither of the two.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DPLM2Error(f"{path}: no such file of sequences")
+    records = _parquet(path) if path.suffix == ".parquet" else _fasta(path)
+    for record in records:
+        # J (leucine or isoleucine) and the end of translation are not in ESM-2's vocabulary.
+        sequence = record.upper().rstrip("*").replace("J", "X")
+        if sequence:
+            yield sequence
+
+
+def _parquet(path: Path) -> Iterator[str]:
+    file = pq.ParquetFile(path)
+    if _COLUMN not in file.schema_arrow.names:
+        raise DPLM2Error(f"{path}: no column {_COLUMN!r}; it has {', '.join(file.schema_arrow.names)}")
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[_COLUMN]):
+        yield from batch.column(0).drop_null().to_pylist()
+
+
+def _fasta(path: Path) -> Iterator[str]:
+    with gzip.open(path, "rt", encoding="ascii") if path.suffix == ".gz" else path.open(encoding="ascii") as stream:
+        lines: list[str] | None = None
+        try:
+            for line in stream:
+                line = line.strip()
+                if line.startswith(">"):
+                    if lines is not None:
+                        yield "".join(lines)
+                    lines = []
+                elif line:
+                    if lines is None:
+                        raise DPLM2Error(f"{path}: not FASTA, its first line does not begin with '>'")
+                    lines.append(line)
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise DPLM2Error(f"{path}: cannot be read ({error})") from error
+        if lines is not None:
+            yield "".join(lines)
+
+
+class SequenceStore:
+    """Sequences as one byte a residue and where each ends; on disk and memory-mapped, or in memory.
+
+    Attributes
+    ----------
+    lengths
+        Number of residues of each sequence (int32).
+    """
+
+    def __init__(self, ids: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> None:
+        self._ids, self._ends, self.lengths = ids, ends, lengths
+
+    @classmethod
+    def of(cls, sequences: Sequence[str]) -> "SequenceStore":
+        """A store in memory."""
+        if not sequences:
+            raise DPLM2Error("there is no sequence to train on")
+        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
+        ids = Vocabulary().encode_sequence("".join(sequences)).astype(np.uint8)
+        return cls(ids, np.cumsum(lengths, dtype=np.int64), lengths)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> "SequenceStore":
+        """The store in a folder that `build` wrote."""
+        kinds = {_IDS: np.uint8, _ENDS: np.int64, _LENGTHS: np.int32}
+        return cls(*(np.memmap(Path(folder) / name, dtype=kind, mode="r") for name, kind in kinds.items()))
+
+    @classmethod
+    def build(cls, sources: Sequence[str | os.PathLike], folder: str | os.PathLike) -> "SequenceStore":
+        """Open the store of these files in ``folder``; made if it is not there or of other files.
+
+        Raises
+        ------
+        DPLM2Error
+            If a file cannot be read, a letter is not in the vocabulary, or there is no sequence at all.
+        """
+        folder = Path(folder)
+        stats = [(str(Path(p).resolve()), Path(p).stat()) for p in sources if Path(p).is_file()]
+        made_of = {"format": _FORMAT, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
+        folder.mkdir(parents=True, exist_ok=True)
+        meta = folder / _META
+        if not (meta.is_file() and artifacts.read_json(meta) == made_of):
+            meta.unlink(missing_ok=True)
+            cls._write(sources, folder)
+            artifacts.write_json(meta, made_of)
+        return cls.open(folder)
+
+    @staticmethod
+    def _write(sources: Sequence[str | os.PathLike], folder: Path) -> None:
+        vocabulary, end = Vocabulary(), 0
+        with ExitStack() as stack:
+            paths = [stack.enter_context(artifacts.atomic_path(folder / name)) for name in (_IDS, _ENDS, _LENGTHS)]
+            ids, ends, lengths = (stack.enter_context(path.open("wb")) for path in paths)
+            for source in sources:
+                for number, sequence in enumerate(read_sequences(source), start=1):
+                    try:
+                        encoded = vocabulary.encode_sequence(sequence)
+                    except DPLM2Error as error:
+                        raise DPLM2Error(f"{source}, sequence {number}: {error}") from error
+                    end += len(encoded)
+                    ids.write(encoded.astype(np.uint8).tobytes())
+                    ends.write(np.int64(end).tobytes())
+                    lengths.write(np.int32(len(encoded)).tobytes())
+            if not end:
+                raise DPLM2Error(f"no sequence in {', '.join(map(str, sources))}")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Ids (L,) of a sequence."""
+        start = int(self._ends[index - 1]) if index else 0
+        return np.asarray(self._ids[start : int(self._ends[index])]).astype(np.int64)

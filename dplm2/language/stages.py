@@ -1,0 +1,239 @@
+"""The two stages of the language model as files in, files out: warm-up and multimodal training."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dplm2 import config
+from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.errors import DPLM2Error
+from dplm2.language import lora, warmup
+from dplm2.language.chains import Chains
+from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm
+from dplm2.language.sequences import SequenceStore
+from dplm2.language.settings import SCRATCH, ModelSettings, WarmupSettings, sequence_diffusion
+from dplm2.language.training import MultimodalTask, SequenceTask
+from dplm2.language.vocabulary import Vocabulary
+from dplm2.tokenizer.model import StructureTokenizer
+from dplm2.tokenizer.tokens import parts_of, read_tokens
+from dplm2.training.loop import FitResult, fit
+from dplm2.training.settings import TrainingSettings, decisive
+
+METRICS_FILE = "metrics.csv"
+
+
+def warm_up(
+    tokens: Sequence[Path],
+    tokenizer: Path,
+    out: Path,
+    state: Path,
+    settings: ModelSettings,
+    *,
+    selections: Sequence[Path] = (),
+    seed: int,
+    device: str,
+) -> None:
+    """Write the model that multimodal training starts from (paper section 3.1).
+
+    Parameters
+    ----------
+    tokens
+        Folders of tokens: their sequences are what the sequence stage learns if it is given no files.
+    tokenizer
+        Folder of the structure tokenizer, which the model will name.
+    out
+        Folder to write.
+    state
+        Folder of resumable training state.
+    settings
+        The model.
+    selections
+        ``selection.parquet`` of the datasets.
+    seed
+        Of every random choice.
+    device
+        ``cpu``, ``cuda`` or ``mps``: where the sequence stage runs.
+
+    Raises
+    ------
+    DPLM2Error
+        If the tokens are not of this tokenizer, or the source cannot be used.
+    """
+    warmup.check_network(settings.warmup.source, settings.network)
+    table = read_tokens(list(tokens), selections=list(selections) or None)
+    made_by, codebook_size = tokenizer_of(table)
+    given = StructureTokenizer.from_pretrained(tokenizer).fingerprint
+    if given != made_by:
+        raise DPLM2Error(f"the tokens are of tokenizer {made_by}, but {tokenizer} is tokenizer {given}")
+    inputs = _inputs(tokens, selections, made_by)
+    record = RunRecord("model warmup", _resolved(settings, "network", "warmup"), inputs, device)
+    source = settings.warmup.source
+    model = warmup.random_model(settings.network, seed) if source == SCRATCH else warmup.open_source(source)
+    result = None
+    if isinstance(model, MultimodalEsm):
+        network = model
+        _check_fits(network, made_by, source)
+    else:
+        scaling = warmup.resolve_scaling(model, settings.warmup.embedding_scaling)
+        warmup.prepare(model, scaling, settings.warmup.dropout)
+        vocabulary = Vocabulary(codebook_size)
+        network = MultimodalEsm(model, vocabulary, scaling)
+        if settings.warmup.trains_on_sequences:
+            result = _sequence_stage(network, table, settings, inputs, out, state, seed, device)
+            if not result.main:
+                return
+        warmup.add_structure_tokens(model.cpu(), vocabulary, seed)
+    network.tokenizer, network.tokenizer_fingerprint = warmup.relative_to(out, tokenizer), made_by
+    network.save_pretrained(out)
+    record.write(out, source=source, **_outcome(result))
+
+
+def _check_fits(network: MultimodalEsm, made_by: str, source: str) -> None:
+    known = network.tokenizer_fingerprint
+    if known is not None and known != made_by:
+        raise DPLM2Error(
+            f"{source} has learned the codes of tokenizer {known}, but the tokens are of tokenizer {made_by}"
+        )
+
+
+def _sequence_stage(
+    network: MultimodalEsm,
+    table: pa.Table,
+    settings: ModelSettings,
+    inputs: Mapping[str, str],
+    out: Path,
+    state: Path,
+    seed: int,
+    device: str,
+) -> FitResult:
+    chosen: WarmupSettings = settings.warmup
+    parts = {split: rows["sequence"].to_pylist() for split, rows in splits_of(table).items()}
+    if chosen.sequence_files:
+        files = {name: sha256_of_file(name) for name in chosen.sequence_files}
+        store = SequenceStore.build(chosen.sequence_files, state / "sequences" / fingerprint(files))
+    else:
+        files, store = {}, SequenceStore.of(parts["train"])
+    vocabulary = network.vocabulary
+    validation = [vocabulary.encode_sequence(sequence) for sequence in parts["validation"]]
+    task = SequenceTask(network, store, validation or None, sequence_diffusion(chosen))
+    training = config.build(TrainingSettings, chosen.sequence_training)
+    decides = {**_resolved(settings, "network", "warmup"), "sequence_training": decisive(chosen.sequence_training)}
+    decides["warmup"].pop("sequence_training")
+    freeze_unread(network)
+    return fit(
+        task,
+        training,
+        seed=seed,
+        state=state / "sequence-stage",
+        fingerprint=fingerprint([decides, files or inputs, seed]),
+        metrics=out / METRICS_FILE,
+        device=device,
+        label="sequence stage",
+    )
+
+
+def train(
+    initial: Path,
+    tokens: Sequence[Path],
+    out: Path,
+    state: Path,
+    settings: ModelSettings,
+    *,
+    selections: Sequence[Path] = (),
+    seed: int,
+    device: str,
+) -> None:
+    """Train a warmed-up model on both tracks (paper section 3.1) and write it.
+
+    Parameters
+    ----------
+    initial
+        Folder that `warm_up` wrote, or that of a trained model to go on from.
+    tokens, out, state, settings, selections, seed, device
+        As of `warm_up`.
+
+    Raises
+    ------
+    DPLM2Error
+        If the tokens are not of the tokenizer that the model names, or no chain is left.
+    """
+    table = read_tokens(list(tokens), selections=list(selections) or None)
+    made_by, _ = tokenizer_of(table)
+    network = MultimodalEsm.from_pretrained(initial)
+    _check_fits(network, made_by, str(initial))
+    if network.is_sequence_model:
+        raise DPLM2Error(f"{initial}: a sequence model; `dplm2 model warmup` adds the structure tokens")
+    inputs = {"initial": sha256_of_file(initial / WEIGHTS_FILE), **_inputs(tokens, selections, made_by)}
+    record = RunRecord("model train", _resolved(settings, "lora", "diffusion", "training"), inputs, device)
+    rows = splits_of(table)
+    chains = {split: Chains(part, network.vocabulary, settings.diffusion) for split, part in rows.items() if len(part)}
+    if "train" not in chains:
+        raise DPLM2Error("none of the tokenized chains is of the split train")
+    freeze_unread(network)
+    if settings.lora.enabled:
+        lora.add(network.model, settings.lora, seed)
+    decides = {**_resolved(settings, "lora", "diffusion"), "training": decisive(settings.training)}
+    decides["diffusion"].pop("validation_chains")
+    result = fit(
+        MultimodalTask(network, chains["train"], chains.get("validation"), settings.diffusion),
+        config.build(TrainingSettings, settings.training),
+        seed=seed,
+        state=state / "model",
+        fingerprint=fingerprint([decides, inputs, seed]),
+        metrics=out / METRICS_FILE,
+        device=device,
+        label="model",
+    )
+    if not result.main:
+        return
+    network.cpu()
+    lora.merge(network.model)
+    if network.tokenizer and (initial / network.tokenizer).is_dir():
+        network.tokenizer = warmup.relative_to(out, initial / network.tokenizer)
+    network.save_pretrained(out)
+    record.write(out, **_outcome(result), chains=len(chains["train"]))
+
+
+def tokenizer_of(table: pa.Table) -> tuple[str, int]:
+    """Fingerprint and codebook size of the tokenizer that made a table of tokens."""
+    metadata = table.schema.metadata
+    return metadata[b"tokenizer_fingerprint"].decode(), int(metadata[b"codebook_size"])
+
+
+def splits_of(table: pa.Table) -> dict[str, pa.Table]:
+    """Training and validation chains of a table of tokens; chains without any split are training chains."""
+    names = table["split"].to_pylist()
+    unsplit = all(name is None for name in names)
+    return {
+        split: table.filter(pa.array([name == split or (unsplit and split == "train") for name in names], pa.bool_()))
+        for split in ("train", "validation")
+    }
+
+
+def freeze_unread(network: MultimodalEsm) -> None:
+    """Freeze the weights that no output depends on: ESM-2's contact head."""
+    network.model.esm.contact_head.requires_grad_(False)
+
+
+def _inputs(tokens: Sequence[Path], selections: Sequence[Path], made_by: str) -> dict[str, str]:
+    # Numbered, not by path: moving the results must not throw training progress away.
+    files = [*parts_of([Path(source) for source in tokens], "tokens"), *selections]
+    return {"tokenizer": made_by, **{f"{i}:{Path(f).name}": sha256_of_file(f) for i, f in enumerate(files)}}
+
+
+def _resolved(settings: ModelSettings, *names: str) -> dict[str, Any]:
+    whole = asdict(settings)
+    return {name: whole[name] for name in names}
+
+
+def _outcome(result: FitResult | None) -> dict[str, Any]:
+    if result is None:
+        return {}
+    kept = {name: getattr(result, name) for name in ("steps", "epochs", "tokens", "resumed_from", "figures")}
+    with contextlib.suppress(ZeroDivisionError):
+        kept["tokens_per_second"] = round(result.tokens / result.seconds, 1)
+    return kept

@@ -1,0 +1,220 @@
+"""The start of a multimodal model: a sequence model's network with the structure tokens added. Paper section 3.1."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import EsmForMaskedLM
+
+from dplm2.artifacts import read_json
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.language import checkpoints
+from dplm2.language.network import CONFIG_FILE, MultimodalEsm, esm_config, load_masked_lm, local_folder
+from dplm2.language.settings import NetworkSettings
+from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
+
+_FAIR_ESM = re.compile(r"esm2_t\d+_\w+")
+_FAIR_ESM_URL = "https://dl.fbaipublicfiles.com/fair-esm/models/{}.pt"
+_FAIR_ESM_PARTS = {
+    "embed_tokens.": "esm.embeddings.word_embeddings.",
+    "emb_layer_norm_after.": "esm.encoder.emb_layer_norm_after.",
+    "contact_head.": "esm.contact_head.",
+}
+_FAIR_ESM_LAYER_PARTS = {
+    "self_attn.q_proj.": "attention.self.query.",
+    "self_attn.k_proj.": "attention.self.key.",
+    "self_attn.v_proj.": "attention.self.value.",
+    "self_attn.out_proj.": "attention.output.dense.",
+    "self_attn_layer_norm.": "attention.LayerNorm.",
+    "fc1.": "intermediate.dense.",
+    "fc2.": "output.dense.",
+    "final_layer_norm.": "LayerNorm.",
+}
+_NEW_ROW_SPREAD = 0.02  # of the output head, as the authors draw them
+# ESM-2's scaling of unmasked input: 1 - 0.15 * 0.8.
+_SCALE_WITHOUT_MASKS = 0.88
+
+
+def random_model(settings: NetworkSettings, seed: int) -> EsmForMaskedLM:
+    """A sequence model with random weights."""
+    config = esm_config(SEQUENCE_IDS, settings.hidden_size, settings.layers, settings.heads, settings.intermediate_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EsmForMaskedLM(config)
+
+
+def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
+    """Open what ``warmup.source`` names, other than scratch.
+
+    Parameters
+    ----------
+    source
+        A folder or hub id of an ESM-2 or DPLM model or of a model of this package; a fair-esm name or ``.pt`` file.
+
+    Returns
+    -------
+    EsmForMaskedLM or MultimodalEsm
+        The latter if it is a multimodal model of this package.
+
+    Raises
+    ------
+    DPLM2Error
+        If it is none of these.
+    """
+    if source.endswith(".pt"):
+        return _from_fair_esm(checkpoints.read_pickled(source), source)
+    if _FAIR_ESM.fullmatch(source) and not Path(source).is_dir():
+        return _from_fair_esm(_download(source), source)
+    folder = local_folder(source)
+    description = read_json(folder / CONFIG_FILE).get("dplm2")
+    if description and description["codebook_size"]:
+        return MultimodalEsm.from_pretrained(folder)
+    model = load_masked_lm(folder)
+    if model.config.vocab_size != SEQUENCE_IDS or model.config.position_embedding_type != "rotary":
+        raise DPLM2Error(
+            f"{source}: {model.config.vocab_size} ids, {model.config.position_embedding_type} positions; "
+            f"an ESM-2 or DPLM model has {SEQUENCE_IDS} ids and rotary positions "
+            "(bring an official DPLM-2 model in with `dplm2 import model`)"
+        )
+    if description:
+        model.config.token_dropout = description["embedding_scaling"] != "none"
+    return model
+
+
+def _download(name: str) -> dict:
+    url = _FAIR_ESM_URL.format(name)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{name}.pt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+        except OSError as error:
+            raise DPLM2Error(f"{name}: cannot be fetched from {url} ({error})") from error
+    return checkpoints.read_pickled(path)
+
+
+def _from_fair_esm(content: dict, source: str) -> EsmForMaskedLM:
+    """The network of a fair-esm ESM-2 checkpoint under transformers' names."""
+    from esm.data import Alphabet
+
+    try:
+        described, weights = content["cfg"]["model"], content["model"]
+        sizes = described.encoder_embed_dim, described.encoder_layers, described.encoder_attention_heads
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DPLM2Error(f"{source}: not an ESM-2 checkpoint of fair-esm (no {error})") from error
+    tokens = Alphabet.from_architecture("ESM-1b").all_toks[4:-1]
+    if tuple(tokens) != Vocabulary().tokens[4 : SEQUENCE_IDS - 1]:
+        raise DPLM2Error("the installed fair-esm has another alphabet than ESM-2's 33 ids")
+    config = esm_config(SEQUENCE_IDS, *sizes, 4 * sizes[0])
+    config.token_dropout = bool(described.token_dropout)
+    model = EsmForMaskedLM(config)
+    renamed = {new: value for name, value in weights.items() if (new := _fair_esm_name(name)) is not None}
+    renamed.setdefault("lm_head.decoder.weight", renamed["esm.embeddings.word_embeddings.weight"].clone())
+    left_over = model.load_state_dict({name: value.float() for name, value in renamed.items()}, strict=False)
+    missing = [name for name in left_over.missing_keys if "contact_head" not in name and "inv_freq" not in name]
+    if missing or left_over.unexpected_keys:
+        raise DPLM2Error(
+            f"{source}: weights do not fit ESM-2 (missing {missing[:5]}, unknown {left_over.unexpected_keys[:5]})"
+        )
+    return model
+
+
+def _fair_esm_name(name: str) -> str | None:
+    """transformers' name of a weight; None for what is computed there (rotary frequencies)."""
+    name = re.sub(r"^encoder\.(sentence_encoder\.)?", "", name)
+    if name.endswith("rot_emb.inv_freq"):
+        return None
+    if name == "lm_head.weight":
+        return "lm_head.decoder.weight"
+    if match := re.match(r"layers\.(\d+)\.(.*)", name):
+        for old, new in _FAIR_ESM_LAYER_PARTS.items():
+            if match[2].startswith(old):
+                return f"esm.encoder.layer.{match[1]}.{new}{match[2].removeprefix(old)}"
+    for old, new in _FAIR_ESM_PARTS.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def resolve_scaling(model: EsmForMaskedLM, scaling: str) -> str:
+    """What ``embedding_scaling: auto`` means for a source: ESM-2's own scaling where the source has it."""
+    if scaling != "auto":
+        return scaling
+    return "once" if model.config.token_dropout else "none"
+
+
+@torch.no_grad()
+def prepare(model: EsmForMaskedLM, scaling: str, dropout: float) -> None:
+    """Make a sequence model ready to be wrapped, in place: head untied, scaling and dropout as configured.
+
+    Without scaling (``none``), the 0.88 with which a source with scaling multiplies unmasked input goes into the
+    embeddings, and masks begin as the zeros that they are there: unmasked sequences give the source's logits.
+    """
+    config, table = model.config, model.esm.embeddings.word_embeddings
+    head = model.lm_head.decoder
+    if head.weight is table.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone())
+    if scaling == "none" and config.token_dropout:
+        table.weight.mul_(_SCALE_WITHOUT_MASKS)
+        table.weight[Vocabulary.mask_sequence] = 0.0
+    config.tie_word_embeddings = False
+    # transformers' own scaling knows nothing of two tracks; the wrapper does it.
+    config.token_dropout = model.esm.embeddings.token_dropout = False
+    set_dropout(model, dropout)
+
+
+def set_dropout(model: EsmForMaskedLM, dropout: float) -> None:
+    """Set the dropout on the outputs of attention and feed-forward layers."""
+    model.config.hidden_dropout_prob = dropout
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+
+
+@torch.no_grad()
+def add_structure_tokens(model: EsmForMaskedLM, vocabulary: Vocabulary, seed: int) -> None:
+    """Give a sequence model the ids of the structure track, in place.
+
+    The 33 rows of the sequence model stay. New embeddings are drawn, dimension by dimension, from the normal
+    distribution with the mean and standard deviation of those; new rows of the output head from N(0, 0.02), bias 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    table, head = model.esm.embeddings.word_embeddings, model.lm_head
+    new = vocabulary.size - table.num_embeddings
+    width = table.embedding_dim
+    mean, spread = table.weight.mean(0), table.weight.std(0)
+    rows = mean + spread * torch.randn(new, width, generator=generator)
+    extended = nn.Embedding(vocabulary.size, width, padding_idx=vocabulary.pad, _weight=_stack(table.weight, rows))
+    model.esm.embeddings.word_embeddings = extended
+    decoder = nn.Linear(0, 0, bias=False)
+    decoder.weight = nn.Parameter(
+        _stack(head.decoder.weight, _NEW_ROW_SPREAD * torch.randn(new, width, generator=generator))
+    )
+    decoder.in_features, decoder.out_features = width, vocabulary.size
+    head.decoder = decoder
+    head.bias = nn.Parameter(_stack(head.bias, torch.zeros(new)))
+    model.config.vocab_size = vocabulary.size
+
+
+def _stack(old: Tensor, new: Tensor) -> Tensor:
+    return torch.cat([old.detach(), new.to(old)])
+
+
+def relative_to(folder: str | os.PathLike, target: str | os.PathLike) -> str:
+    """Path of ``target`` as seen from ``folder``: so a results folder can be moved as a whole."""
+    return os.path.relpath(Path(target).resolve(), Path(folder).resolve())
+
+
+def check_network(source: str, network: NetworkSettings | None) -> None:
+    """Refuse a size where it has no effect, and its absence where it is needed.
+
+    Raises
+    ------
+    ConfigError
+        Says which.
+    """
+    if (source == "scratch") != (network is not None):
+        need = "needs" if source == "scratch" else "brings its own network and takes no"
+        raise ConfigError(f"network: warmup.source {source} {need} `network`")

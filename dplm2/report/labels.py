@@ -1,0 +1,96 @@
+"""What metrics, tasks and columns are called where people read them."""
+
+import math
+import re
+from dataclasses import dataclass
+
+TASKS = ("reconstruction", "likelihood", "co-generation", "backbone", "sequence", "folding", "inverse-folding", "scaffolding")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A metric's name for people, its unit, and which way is better (+1 more, -1 less, 0 neither)."""
+
+    name: str
+    unit: str = ""
+    better: int = 0
+
+    @property
+    def axis(self) -> str:
+        """The name with its unit, for an axis."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+ANGSTROM = "\N{ANGSTROM SIGN}".replace("\u212b", "\u00c5")
+QUANTITIES = {
+    "ca_rmsd": Quantity("C\u03b1 RMSD", ANGSTROM, -1),
+    "bb_rmsd": Quantity("backbone RMSD", ANGSTROM, -1),
+    "tm_score": Quantity("TM-score", "", 1),
+    "tm_score_released": Quantity("TM-score as in the released evaluator", "", 1),
+    "lddt_ca": Quantity("lDDT-C\u03b1", "", 1),
+    "sc_tm": Quantity("scTM", "", 1),
+    "sc_rmsd": Quantity("scRMSD", ANGSTROM, -1),
+    "plddt": Quantity("pLDDT", "0 to 100", 1),
+    "recovery": Quantity("amino-acid recovery", "", 1),
+    "motif_rmsd": Quantity("motif RMSD", ANGSTROM, -1),
+    "success": Quantity("success", "", 1),
+    "codes_used": Quantity("structure tokens in use"),
+    "codebook_perplexity": Quantity("codebook perplexity"),
+    "loss": Quantity("loss"),
+    "cross_entropy": Quantity("cross-entropy", "nats", -1),
+}
+# Other spellings of a column, so that tables of other programs can be read too.
+ALIASES = {
+    "self_consistency_tm": "sc_tm",
+    "self_consistency_rmsd": "sc_rmsd",
+    "sctm": "sc_tm",
+    "scrmsd": "sc_rmsd",
+    "plddt_mean": "plddt",
+    "mean_plddt": "plddt",
+    "rmsd_ca": "ca_rmsd",
+    "lddt": "lddt_ca",
+    "amino_acid_recovery": "recovery",
+    "aar": "recovery",
+}
+
+
+def canonical(metric: str) -> str:
+    """The house's name of a metric or column."""
+    return ALIASES.get(metric.lower(), metric)
+
+
+def quantity(metric: str) -> Quantity:
+    """How a metric is shown; one that is not known keeps its name, with spaces for underscores."""
+    name = canonical(metric)
+    if name in QUANTITIES:
+        return QUANTITIES[name]
+    unit = "nats" if "cross_entropy" in name else ANGSTROM if re.search(r"(^|_)rmsd($|_)", name) else ""
+    better = -1 if unit else 0
+    words = name.replace("cross_entropy", "cross-entropy").replace("_", " ")
+    return Quantity(words, unit, better)
+
+
+def number(value: object) -> str:
+    """A number with as many digits as one reads; anything else as text; nothing for what is missing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+        return f"{int(value):,}" if abs(value) >= 10_000 else str(int(value))
+    if not math.isfinite(value):
+        return str(value)
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:.4g}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def task_kind(*hints: str) -> str | None:
+    """Which of the known tasks the hints (a task's name, parts of a path, a command) speak of; the first that fits."""
+    for hint in hints:
+        words = hint.lower().replace("_", "-")
+        # "inverse-folding" contains "folding": the longest name that fits is meant.
+        fitting = [task for task in TASKS if task in words or task.replace("-", "") in words]
+        if fitting:
+            return max(fitting, key=len)
+    return None

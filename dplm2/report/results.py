@@ -1,0 +1,279 @@
+"""What lies in a results folder: found by its place (design: where results lie), read, and given names.
+
+Everything is optional: a run that stopped half-way, or that evaluates an imported checkpoint only, has a report too.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dplm2.artifacts import RUN_FILE, read_json
+from dplm2.errors import DPLM2Error
+from dplm2.report.labels import canonical, task_kind
+
+SUMMARY_COLUMNS = ("model", "task", "dataset", "metric", "value", "n", "backend")
+PARTS = "part-*.parquet"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One folder below ``evaluation/``.
+
+    Attributes
+    ----------
+    place
+        The folder relative to ``evaluation/``, with slashes.
+    model, task, dataset, backend
+        What its ``summary.csv`` names; where it names several, or is not there, what the place says.
+    kind
+        Which of the known tasks it is, None if it cannot be told.
+    summary, groups
+        ``summary.csv`` and ``groups.csv`` as text; empty frames where absent.
+    metrics
+        ``metrics.parquet``, its columns under the house's names; an empty frame where absent.
+    folder
+        Where it lies.
+    """
+
+    place: str
+    model: str
+    task: str
+    dataset: str
+    backend: str
+    kind: str | None
+    summary: pd.DataFrame
+    groups: pd.DataFrame
+    metrics: pd.DataFrame
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """What tells this evaluation from others, for people."""
+        return " \u00b7 ".join(dict.fromkeys(part for part in (self.model, self.task, self.dataset) if part))
+
+    def values(self, column: str) -> np.ndarray:
+        """The finite values of a metric over the samples that did not fail."""
+        if column not in self.metrics:
+            return np.empty(0)
+        values = pd.to_numeric(self.succeeded()[column], errors="coerce").to_numpy(dtype=float)
+        return values[np.isfinite(values)]
+
+    def succeeded(self) -> pd.DataFrame:
+        """The rows of the samples that did not fail."""
+        if "failed" not in self.metrics:
+            return self.metrics
+        return self.metrics[~self.metrics["failed"].fillna(False).astype(bool)]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The rows of one ``metrics.csv``; ``place`` is the folder of what was trained, for example ``models/demo``."""
+
+    place: str
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class TokenUsage:
+    """How often each structure token occurs in one tokenized dataset (residues that were observed)."""
+
+    tokenizer: str
+    dataset: str
+    counts: np.ndarray
+    codebook_size: int
+
+    @property
+    def used(self) -> int:
+        """Number of different tokens that occur."""
+        return int((self.counts > 0).sum())
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the entropy of the tokens' frequencies: the codebook's effective size."""
+        share = self.counts[self.counts > 0] / max(self.counts.sum(), 1)
+        return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One cleaned dataset: how many chains are in it, and what was left out."""
+
+    name: str
+    chains: int
+    rejected: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Run:
+    """One ``run.json``: ``place`` is the folder beside which it lies, relative to the results."""
+
+    place: str
+    record: dict
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was found below ``folder``."""
+
+    folder: Path
+    evaluations: list[Evaluation] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    token_usage: list[TokenUsage] = field(default_factory=list)
+    datasets: list[Dataset] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+
+    def of_kind(self, *kinds: str | None) -> list[Evaluation]:
+        """The evaluations of these tasks."""
+        return [evaluation for evaluation in self.evaluations if evaluation.kind in kinds]
+
+
+def read_results(folder: Path) -> Results:
+    """Read what lies in a results folder.
+
+    Raises
+    ------
+    DPLM2Error
+        If the folder is not there, holds nothing of a run, or a file in it cannot be read.
+    """
+    if not folder.is_dir():
+        raise DPLM2Error(f"{folder}: no such folder; --results is the folder that a run writes to")
+    results = Results(
+        folder,
+        list(_evaluations(folder / "evaluation")),
+        list(_curves(folder)),
+        list(_token_usage(folder / "tokens")),
+        list(_datasets(folder / "structures")),
+        list(_runs(folder)),
+    )
+    if not any((results.evaluations, results.curves, results.token_usage, results.datasets, results.runs)):
+        raise DPLM2Error(f"{folder}: nothing of a run there (no evaluation/, models/, tokenizers/, tokens/, structures/)")
+    return results
+
+
+def input_files(folder: Path) -> Iterator[Path]:
+    """Every file that a report of this results folder depends on."""
+    patterns = {
+        "evaluation": ("summary.csv", "groups.csv", "*.parquet", RUN_FILE),
+        "tokenizers": ("metrics.csv", RUN_FILE),
+        "models": ("metrics.csv", RUN_FILE),
+        "tokens": (PARTS, RUN_FILE),
+        "structures": ("rejected.parquet", "selection.parquet", RUN_FILE),
+        "samples": ("samples.parquet", RUN_FILE),
+    }
+    for stage, names in patterns.items():
+        for name in names:
+            yield from sorted((folder / stage).rglob(name))
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file; of ``columns``, those that are there."""
+    try:
+        with pq.ParquetFile(path) as file:
+            names = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+            return file.read(columns=names)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DPLM2Error(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV file as text, so that no digit and no name is changed by reading it."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DPLM2Error(f"{path}: not a readable CSV file ({' '.join(str(error).split())})") from error
+    missing = [name for name in required if name not in frame]
+    if missing:
+        raise DPLM2Error(f"{path}: has no column {', '.join(missing)}")
+    return frame
+
+
+def _evaluations(root: Path) -> Iterator[Evaluation]:
+    folders = {path.parent for name in ("summary.csv", "metrics.parquet") for path in root.rglob(name)}
+    for folder in sorted(folders):
+        summary = groups = pd.DataFrame(columns=list(SUMMARY_COLUMNS), dtype=str)
+        if (folder / "summary.csv").is_file():
+            summary = _read_csv(folder / "summary.csv", SUMMARY_COLUMNS)
+        if (folder / "groups.csv").is_file():
+            groups = _read_csv(folder / "groups.csv", ("group", *SUMMARY_COLUMNS))
+        metrics = pd.DataFrame()
+        if (folder / "metrics.parquet").is_file():
+            metrics = read_table(folder / "metrics.parquet").to_pandas()
+            renamed = {name: canonical(name) for name in metrics if canonical(name) not in metrics}
+            metrics = metrics.rename(columns=renamed)
+        yield _evaluation(folder, folder.relative_to(root).parts, summary, groups, metrics)
+
+
+def _evaluation(
+    folder: Path, place: tuple[str, ...], summary: pd.DataFrame, groups: pd.DataFrame, metrics: pd.DataFrame
+) -> Evaluation:
+    model, task, *rest = (*place, "", "") if len(place) < 2 else place
+    names = {"model": model, "task": task, "dataset": " ".join(part for part in rest if part), "backend": ""}
+    for column in names:
+        for frame in (metrics, summary):
+            # A backend may differ by metric ("none" where no structure was folded): the one that folded is meant.
+            told = {str(name) for name in frame.get(column, ())} - {"", "None", *(["none"] if column == "backend" else [])}
+            if len(told) == 1:
+                names[column] = told.pop()
+    command = read_json(folder / RUN_FILE).get("command", "") if (folder / RUN_FILE).is_file() else ""
+    kind = task_kind(names["task"], *place[1:], str(command))
+    return Evaluation(
+        "/".join(place), **names, kind=kind, summary=summary, groups=groups, metrics=metrics, folder=folder
+    )
+
+
+def _curves(folder: Path) -> Iterator[Curve]:
+    for stage in ("tokenizers", "models"):
+        # "initial" comes before the model that grew out of it.
+        found = sorted((folder / stage).rglob("metrics.csv"), key=lambda path: (path.parts[: len(folder.parts) + 2], -len(path.parts)))
+        for path in found:
+            rows = _read_csv(path, ("step",)).apply(pd.to_numeric, errors="coerce").dropna(subset="step")
+            if len(rows):
+                yield Curve(path.parent.relative_to(folder).as_posix(), rows.reset_index(drop=True))
+
+
+def _token_usage(root: Path) -> Iterator[TokenUsage]:
+    for folder in sorted({path.parent for path in root.rglob(PARTS)}):
+        counts, codebook_size = np.zeros(0, dtype=np.int64), 0
+        for part in sorted(folder.glob(PARTS)):
+            table = read_table(part, ["structure_tokens", "observed"])
+            metadata = table.schema.metadata or {}
+            codebook_size = max(codebook_size, int(metadata.get(b"codebook_size", b"0")))
+            part_counts = _count_tokens(table)
+            longest = max(len(counts), len(part_counts), codebook_size)
+            counts = np.pad(counts, (0, longest - len(counts))) + np.pad(part_counts, (0, longest - len(part_counts)))
+        place = folder.relative_to(root).parts
+        yield TokenUsage(place[0], "/".join(place[1:]), counts, max(codebook_size, len(counts)))
+
+
+def _count_tokens(table: pa.Table) -> np.ndarray:
+    tokens = pc.list_flatten(table["structure_tokens"]).to_numpy()
+    if "observed" in table.column_names:
+        observed = pc.list_flatten(table["observed"]).to_numpy()
+        tokens = tokens[observed.astype(bool)] if len(observed) == len(tokens) else tokens
+    return np.bincount(tokens.astype(np.int64))
+
+
+def _datasets(root: Path) -> Iterator[Dataset]:
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        selection, rejected = folder / "selection.parquet", folder / "rejected.parquet"
+        parts = [selection] if selection.is_file() else sorted(folder.glob(PARTS))
+        if not parts and not rejected.is_file():
+            continue
+        chains = sum(pq.read_metadata(part).num_rows for part in parts)
+        frame = read_table(rejected).to_pandas() if rejected.is_file() else pd.DataFrame(columns=["code", "reason"])
+        yield Dataset(folder.name, chains, frame)
+
+
+def _runs(folder: Path) -> Iterator[Run]:
+    for stage in ("structures", "tokenizers", "tokens", "models", "samples", "evaluation"):
+        for path in sorted((folder / stage).rglob(RUN_FILE)):
+            record = read_json(path)
+            if not isinstance(record, dict):
+                raise DPLM2Error(f"{path}: not a record of a run (a JSON object)")
+            yield Run(path.parent.relative_to(folder).as_posix(), record)

@@ -1,0 +1,179 @@
+"""Tables of the report: all summaries in one, the few rows that matter, and what is written as CSV."""
+
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dplm2.report.labels import TASKS, number, quantity, task_kind
+from dplm2.report.results import SUMMARY_COLUMNS, Results
+
+MIDDLE_DOT = "\u00b7"
+# The metrics that tell most of a task, in the order in which they are read; the others stand in the whole table.
+HEADLINES = {
+    "reconstruction": (r"ca_rmsd.*", r"lddt(_ca)?.*", r"tm_score", r"codes_used|codebook_(use|usage|used)"),
+    "likelihood": (r".*cross_entropy.*|.*perplexity.*",),
+    "co-generation": (r"sc_tm", r"sc_rmsd", r"plddt", r"designable.*"),
+    "backbone": (r"sc_tm", r"sc_rmsd", r"designable.*"),
+    "sequence": (r"plddt",),
+    "folding": (r"ca_rmsd|bb_rmsd", r"tm_score"),
+    "inverse-folding": (r"recovery", r"sc_tm"),
+    "scaffolding": (r"success.*", r".*solved.*", r"motif_rmsd", r"sc_tm"),
+}
+ROWS_OF_ONE_EVALUATION = 6
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The rows of one task, model and dataset that matter most."""
+
+    task: str
+    model: str
+    dataset: str
+    backend: str
+    rows: pd.DataFrame
+
+    @property
+    def subject(self) -> str:
+        """Model and dataset."""
+        return f" {MIDDLE_DOT} ".join(part for part in (self.model, self.dataset) if part)
+
+
+def summary(results: Results) -> pd.DataFrame:
+    """Every row of every ``summary.csv`` as text; the seven columns of the contract first, then what else there is."""
+    frames = [evaluation.summary for evaluation in results.evaluations if len(evaluation.summary)]
+    if not frames:
+        return pd.DataFrame(columns=list(SUMMARY_COLUMNS), dtype=str)
+    whole = pd.concat(frames, ignore_index=True).fillna("")
+    extras = [name for name in whole if name not in SUMMARY_COLUMNS]
+    return whole[[*SUMMARY_COLUMNS, *extras]]
+
+
+def headlines(table: pd.DataFrame) -> list[Headline]:
+    """The rows of a summary that matter, by task in the order of the workflow, then model and dataset."""
+    found = []
+    for (task, model, dataset), rows in table.groupby(["task", "model", "dataset"], sort=False):
+        kind = task_kind(task)
+        chosen = _chosen(rows, HEADLINES.get(kind, (r".*",)))
+        if len(chosen):
+            backends = [name for name in dict.fromkeys(chosen["backend"]) if name not in ("", "none")]
+            found.append((_order(kind), Headline(task, model, dataset, ", ".join(backends), chosen)))
+    return [headline for _, headline in sorted(found, key=lambda pair: pair[0])]
+
+
+def _order(kind: str | None) -> int:
+    return TASKS.index(kind) if kind in TASKS else len(TASKS)
+
+
+def _chosen(rows: pd.DataFrame, patterns: tuple[str, ...]) -> pd.DataFrame:
+    chosen: list[int] = []
+    for pattern in patterns:
+        fitting = [index for index, metric in rows["metric"].items() if re.fullmatch(pattern, metric)]
+        chosen += [index for index in fitting if index not in chosen]
+    return rows.loc[chosen[:ROWS_OF_ONE_EVALUATION]]
+
+
+def shown(text: str) -> str:
+    """A figure from a CSV file as it is shown: rounded if it is a number, else as it is."""
+    try:
+        return number(float(text)) if text != "" else ""
+    except ValueError:
+        return text
+
+
+def interval(row: pd.Series) -> str:
+    """The 95 % interval of a summary row, or nothing."""
+    low, high = (shown(str(row.get(name, ""))) for name in ("low", "high"))
+    return f"{low} to {high}" if low and high else ""
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The rows that matter, aligned for a terminal."""
+    columns = ("task", "model", "dataset", "metric", "value", "95 % interval", "n", "backend")
+    lines: list[tuple[str, ...]] = []
+    for headline in headlines(table):
+        for index, (_, row) in enumerate(headline.rows.iterrows()):
+            names = (headline.task, headline.model, headline.dataset) if index == 0 else ("", "", "")
+            unit = quantity(row["metric"]).unit
+            metric = row["metric"] + (f" ({unit})" if unit else "")
+            lines.append((*names, metric, shown(row["value"]), interval(row), row["n"], row["backend"]))
+    lines = [tuple(_printable(cell) for cell in line) for line in lines]
+    keep = [i for i, name in enumerate(columns) if name != "95 % interval" or any(line[i] for line in lines)]
+    widths = [max(len(line[i]) for line in [columns, *lines]) for i in range(len(columns))]
+    right = {columns.index("value"), columns.index("n")}
+
+    def aligned(line: tuple[str, ...]) -> str:
+        return "  ".join(line[i].rjust(widths[i]) if i in right else line[i].ljust(widths[i]) for i in keep).rstrip()
+
+    rule = "  ".join("-" * widths[i] for i in keep)
+    return "\n".join([aligned(columns), rule, *map(aligned, lines)])
+
+
+def _printable(text: str) -> str:
+    """Without characters that would move a terminal's cursor or change its colours."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def csv_tables(results: Results) -> dict[str, pd.DataFrame]:
+    """What is written below ``tables/``, by file name without ending; tables without rows are left out."""
+    tables = {
+        "groups": _joined([evaluation.groups for evaluation in results.evaluations]),
+        "training": _joined([curve.rows.assign(trained=curve.place) for curve in results.curves], first=["trained"]),
+        "token_usage": pd.DataFrame([_token_row(usage) for usage in results.token_usage]),
+        "datasets": pd.DataFrame(
+            [{"dataset": d.name, "chains": d.chains, "rejected": len(d.rejected)} for d in results.datasets]
+        ),
+        "rejected": _joined(
+            [dataset.rejected.assign(dataset=dataset.name) for dataset in results.datasets], first=["dataset"]
+        ),
+        "runs": pd.DataFrame([run_row(run.place, run.record) for run in results.runs]),
+    }
+    for kind in dict.fromkeys(evaluation.kind for evaluation in results.evaluations):
+        frames = [_with_names(evaluation) for evaluation in results.of_kind(kind) if len(evaluation.metrics)]
+        tables[f"samples-{kind or 'other'}"] = _joined(frames, first=["model", "task", "dataset"])
+    return {name: table for name, table in tables.items() if len(table)}
+
+
+def _with_names(evaluation) -> pd.DataFrame:
+    scalar = [name for name, column in evaluation.metrics.items() if not column.map(_is_sequence).any()]
+    names = {"model": evaluation.model, "task": evaluation.task, "dataset": evaluation.dataset}
+    missing = {name: text for name, text in names.items() if name not in evaluation.metrics}
+    return evaluation.metrics[scalar].assign(**missing)
+
+
+def _is_sequence(value: object) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str)
+
+
+def _joined(frames: list[pd.DataFrame], first: list[str] | None = None) -> pd.DataFrame:
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        return pd.DataFrame()
+    # Columns that are empty in one frame must not decide another's type.
+    whole = pd.concat([frame.astype(object) for frame in frames], ignore_index=True)
+    first = [name for name in first or [] if name in whole]
+    return whole[[*first, *(name for name in whole if name not in first)]]
+
+
+def _token_row(usage) -> dict:
+    return {
+        "tokenizer": usage.tokenizer,
+        "dataset": usage.dataset,
+        "codebook_size": usage.codebook_size,
+        "tokens": int(usage.counts.sum()),
+        "used": usage.used,
+        "perplexity": round(usage.perplexity, 3),
+    }
+
+
+def run_row(place: str, record: dict) -> dict:
+    """What a table tells of one ``run.json``."""
+    memory = record.get("peak_memory_bytes")
+    seconds = record.get("wall_seconds")
+    return {
+        "place": place,
+        "command": str(record.get("command", "")),
+        "device": str(record.get("device", "")),
+        "wall_seconds": seconds if isinstance(seconds, int | float) else None,
+        "peak_memory_megabytes": round(memory / 1e6) if isinstance(memory, int | float) else None,
+    }

@@ -1,0 +1,65 @@
+"""Residue names: which are amino acids, and the letter of the standard amino acid that each stands for.
+
+From the Chemical Component Dictionary that biotite carries: a modified residue has its parent's letter (MSE is M, SEP is
+S); X where the dictionary names no single parent. D-residues are X: a letter stands for the L-residue, and a backbone
+frame of the other hand would teach the wrong geometry.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+LETTERS = frozenset("ACDEFGHIKLMNPQRSTVWY")
+# One-letter codes beyond the twenty, with the amino acid they derive from: selenocysteine, pyrrolysine.
+RARE_LETTERS = {"U": "C", "O": "K"}
+# Names that force fields give to protonation states and disulfides, and old files to methionine with selenium.
+FORCE_FIELD_NAMES = {
+    "HID": "H", "HIE": "H", "HSD": "H", "HSE": "H", "HSP": "H", "CYX": "C", "CYM": "C", "ASH": "D", "GLH": "E", "LYN": "K",
+}  # fmt: skip
+D_TYPES = ("D-PEPTIDE", "D-BETA", "D-GAMMA")
+
+
+class Component(NamedTuple):
+    """What a residue name means for a protein chain."""
+
+    amino_acid: bool
+    letter: str
+    d_residue: bool
+
+
+STRANGER = Component(amino_acid=False, letter="X", d_residue=False)
+
+
+@cache
+def component(name: str) -> Component:
+    """What the residue name (three letters, mostly) means; names that nobody knows are no amino acids."""
+    if name in FORCE_FIELD_NAMES:
+        return Component(amino_acid=True, letter=FORCE_FIELD_NAMES[name], d_residue=False)
+    return _dictionary().get(name, STRANGER)
+
+
+@cache
+def _dictionary() -> dict[str, Component]:
+    from biotite.structure.info.ccd import get_ccd
+
+    table = get_ccd()["chem_comp"]
+    kinds = np.char.upper(table["type"].as_array())
+    chosen = np.char.find(kinds, "PEPTIDE") >= 0
+    chosen &= kinds != "PEPTIDE-LIKE"
+    columns = (table[name].as_array()[chosen] for name in ("id", "one_letter_code", "mon_nstd_parent_comp_id"))
+    rows = list(zip(*(column.tolist() for column in columns), kinds[chosen].tolist(), strict=True))
+    own = {name: code for name, code, _, _ in rows}
+    found = {}
+    for name, code, parent, kind in rows:
+        d_residue = kind.startswith(D_TYPES)
+        letter = code if code in LETTERS or code in RARE_LETTERS else own.get(parent, "X")
+        letter = RARE_LETTERS.get(letter, letter)
+        found[name] = Component(True, "X" if d_residue or letter not in LETTERS else letter, d_residue)
+    return found
+
+
+def letters(names: Iterable[str]) -> str:
+    """One letter for each residue name."""
+    return "".join(component(name).letter for name in names)

@@ -1,0 +1,196 @@
+"""Which files belong to a dataset, cut into shards: one manifest a shard, rewritten only if it changed.
+
+Imported by the Snakefile at every start, so this module needs the standard library alone, and files whose size and times
+are as before are not read again.
+"""
+
+import concurrent.futures
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dplm2.artifacts import sha256_of_file, write_text
+from dplm2.errors import DPLM2Error
+
+HEADER = "path\tsize\tsha256"
+CACHE_FILE = "files.tsv"
+HASHING_THREADS = 8
+# What lies beside structures in people's folders. A file that is named outright, or by a pattern, is always taken.
+NO_STRUCTURE_ENDINGS = frozenset(
+    ".csv .tsv .json .jsonl .yaml .yml .toml .md .rst .txt .log .html .htm .py .sh .ipynb .r .smk .pkl .npy .npz .parquet"
+    " .fasta .fa .fas .a3m .sto .hmm .aln .png .jpg .jpeg .svg .pdf .sha256 .md5 .h5 .pt .pth .safetensors .tmp .part"
+    " .index .lookup .dbtype .source".split()
+)
+CHAIN_SUFFIX = re.compile(r"[_.][A-Za-z0-9]{1,2}$")
+COMPRESSED_ENDINGS = (".gz", ".tgz")
+FORMAT_ENDINGS = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx", ".mcif", ".bcif", ".fcz", ".tar")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One line of a manifest."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+def entry_name(path: str) -> str:
+    """The name of an entry after its file: ``models/1ABC.pdb.gz`` gives ``1ABC``; PDB's own ``pdb1abc.ent`` gives ``1abc``."""
+    name = path.replace("\\", "/").rsplit("/", 1)[-1]
+    for endings in (COMPRESSED_ENDINGS, FORMAT_ENDINGS):
+        for ending in endings:
+            if name.lower().endswith(ending) and len(name) > len(ending):
+                name = name[: -len(ending)]
+                break
+    archived = re.fullmatch(r"pdb(\d[A-Za-z0-9]{3})", name)
+    return archived[1] if archived and ".ent" in path.lower() else name
+
+
+def shard_of(path: str, shards: int) -> int:
+    """The shard that a file belongs to, by a hash of its entry's name without a chain's suffix.
+
+    Files that could give chains of one name (``1abc.cif`` and ``old/1abc.pdb``, ``1abc_A.cif``) so meet in one shard, which
+    can keep their names apart without knowing the other shards.
+    """
+    key = CHAIN_SUFFIX.sub("", entry_name(path)).lower()
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") % shards
+
+
+def update_manifest(files: str | Sequence[str], folder: str | os.PathLike, shards: int) -> list[Path]:
+    """Bring the manifests of a dataset up to date.
+
+    Parameters
+    ----------
+    files
+        Folders (searched at every depth, without hidden files and without endings that never hold structures), files,
+        or patterns with ``*``, ``?``, ``[`` or ``**``; one or several.
+    folder
+        Where ``part-00000.tsv`` ... and the cache of sizes, times and hashes lie.
+    shards
+        Number of parts.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The manifests, one per shard (an empty shard too); only those whose content changed were written.
+
+    Raises
+    ------
+    DPLM2Error
+        If something named is not there, nothing is found, or a file cannot be read.
+    """
+    folder = Path(folder)
+    found = scan([files] if isinstance(files, str) else files)
+    cache_path = folder / CACHE_FILE
+    known = _read_cache(cache_path)
+    entries = _with_hashes(found, known)
+    if entries != known:
+        _write_lines(cache_path, (f"{path}\t{size}\t{times}\t{digest}" for path, (size, times, digest) in entries.items()))
+    lines: list[list[str]] = [[] for _ in range(shards)]
+    for path, (size, _, digest) in entries.items():
+        lines[shard_of(path, shards)].append(f"{path}\t{size}\t{digest}")
+    manifests = [folder / f"part-{shard:05d}.tsv" for shard in range(shards)]
+    for manifest, content in zip(manifests, lines, strict=True):
+        _write_lines(manifest, [HEADER, *content])
+    for stale in set(folder.glob("part-*.tsv")) - set(manifests):
+        stale.unlink()
+    return manifests
+
+
+def read_manifest(path: str | os.PathLike) -> list[SourceFile]:
+    """Read one shard's manifest.
+
+    Raises
+    ------
+    DPLM2Error
+        If it is missing or is no manifest.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise DPLM2Error(f"{path}: cannot be read ({error.strerror})") from error
+    if lines[0] != HEADER:
+        raise DPLM2Error(f"{path}: not a manifest of structure files (its first line must be 'path, size, sha256')")
+    fields = [line.split("\t") for line in lines[1:] if line]
+    return [SourceFile(name, int(size), digest) for name, size, digest in fields]
+
+
+def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
+    """The files that ``sources`` name, sorted by path, each with its stat; see `update_manifest`."""
+    found: dict[str, os.stat_result] = {}
+    for source in map(str, sources):
+        before = len(found)
+        if Path(source).is_dir():
+            found.update(_walk(source))
+        elif Path(source).exists():
+            found[source] = Path(source).stat()
+        elif any(mark in source for mark in "*?["):
+            matches = (path for path in glob.iglob(source, recursive=True) if Path(path).is_file())
+            found.update((path, Path(path).stat()) for path in matches)
+        else:
+            raise DPLM2Error(f"{source}: no such file or folder")
+        if len(found) == before and not any(path.startswith(source) for path in found):
+            raise DPLM2Error(f"{source}: no structure files found there")
+    for path in found:
+        if "\t" in path or "\n" in path:
+            raise DPLM2Error(f"{path!r}: a file name with a tab or line break cannot be taken in; rename it")
+    return dict(sorted(found.items()))
+
+
+def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file() and os.path.splitext(entry.name)[1].lower() not in NO_STRUCTURE_ENDINGS:  # noqa: PTH122
+                    yield entry.path, entry.stat()
+
+
+def _with_hashes(found: Mapping[str, os.stat_result], known: Mapping[str, tuple]) -> dict[str, tuple[str, str, str]]:
+    """Size, times and SHA-256 of each file; only files that are new or look changed are read."""
+    entries, unread = {}, []
+    for path, stat in found.items():
+        # The inode's time of change tells of a file replaced by one with an older time of modification.
+        size, times = str(stat.st_size), f"{stat.st_mtime_ns}-{stat.st_ctime_ns}"
+        before = known.get(path)
+        if before is None or before[:2] != (size, times):
+            unread.append(path)
+            entries[path] = (size, times, "")
+        else:
+            entries[path] = before
+    with concurrent.futures.ThreadPoolExecutor(HASHING_THREADS) as pool:
+        for path, digest in zip(unread, pool.map(_hash, unread), strict=True):
+            entries[path] = (*entries[path][:2], digest)
+    return entries
+
+
+def _hash(path: str) -> str:
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        raise DPLM2Error(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _read_cache(path: Path) -> dict[str, tuple[str, str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return {}
+    fields = (line.split("\t") for line in text.split("\n"))
+    return {line[0]: tuple(line[1:]) for line in fields if len(line) == 4}
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    data = text.encode("utf-8", "surrogateescape")
+    if not path.is_file() or path.read_bytes() != data:
+        write_text(path, text)

@@ -1,0 +1,202 @@
+"""Reading mmCIF and BinaryCIF through biotite's file classes: only the columns that cleaning needs are decoded."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from dplm2.structures.atoms import Atoms, Entry, UnreadableError
+from dplm2.structures.settings import Reading
+
+# More would be no real file: a string or run-length encoding may claim any size in a few bytes.
+VALUES_PER_ATOM = 4
+PREDICTION_CATEGORIES = ("ma_qa_metric", "ma_qa_metric_local", "ma_qa_metric_global")
+
+
+def read_mmcif(data: bytes, limits: Reading) -> Entry:
+    """Read mmCIF text.
+
+    Raises
+    ------
+    UnreadableError
+        If it has no atoms, is no sound mmCIF, or exceeds a limit.
+    """
+    from biotite.structure.io.pdbx import CIFFile
+
+    text = data.decode("utf-8", "replace")
+    longest = max(map(len, text.split("\n")), default=0)
+    if longest > limits.max_line_length:
+        raise UnreadableError(f"a line of {longest} characters; at most {limits.max_line_length} are taken")
+    return _read_blocks(CIFFile.read(io.StringIO(text)), "mmCIF", limits)
+
+
+def read_binary_cif(data: bytes, limits: Reading) -> Entry:
+    """Read BinaryCIF.
+
+    Raises
+    ------
+    UnreadableError
+        If it has no atoms, is no sound BinaryCIF, or exceeds a limit.
+    """
+    from biotite.structure.io.pdbx import BinaryCIFFile
+
+    content = msgpack.unpackb(data, use_list=True, raw=False, strict_map_key=False)
+    _refuse_claims(content, limits)
+    return _read_blocks(BinaryCIFFile.deserialize(content), "BinaryCIF", limits)
+
+
+def _refuse_claims(content: Any, limits: Reading) -> None:
+    """Stop before an encoding that claims more values than a file of allowed size holds makes memory run out."""
+    most = limits.max_atoms * VALUES_PER_ATOM
+    waiting = [content]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                if key in ("srcSize", "rowCount") and (not isinstance(value, int) or not 0 <= value <= most):
+                    raise UnreadableError(f"a column claims {value!r} values; at most {most} are taken")
+                if isinstance(value, Mapping | list):
+                    waiting.append(value)
+        elif isinstance(node, list):
+            waiting.extend(item for item in node if isinstance(item, Mapping | list))
+
+
+def _read_blocks(file: Any, kind: str, limits: Reading) -> Entry:
+    block = next((file[name] for name in file if "atom_site" in file[name]), None)
+    if block is None:
+        raise UnreadableError(f"{'an' if kind[0] == 'm' else 'a'} {kind} file without atoms (no category atom_site)")
+    polymers, peptides = _polymers(block)
+    return Entry(
+        atoms=_atoms(block["atom_site"], limits),
+        format=kind,
+        polymers=polymers,
+        peptides=peptides,
+        method=(_first(block, "exptl", "method") or "").lower() or None,
+        resolution=_resolution(block),
+        release_date=_release_date(block),
+        predicted=_predicted(block),
+        monomeric=_monomeric(block),
+    )
+
+
+def _atoms(site: Any, limits: Reading) -> Atoms:
+    count = site.row_count
+    if count > limits.max_atoms:
+        raise UnreadableError(f"more than {limits.max_atoms} atoms")
+    models = _integers(site, "pdbx_PDB_model_num", default=1)
+    if len(models) and len(np.unique(models)) > limits.max_models:
+        raise UnreadableError(f"more than {limits.max_models} models")
+    first = models == models[0]
+    chosen = slice(None) if first.all() else first
+    label_chain = _strings(site, "label_asym_id", "auth_asym_id")
+    columns = {
+        "author_chain": _strings(site, "auth_asym_id", "label_asym_id"),
+        "label_chain": label_chain,
+        "entity": _strings(site, "label_entity_id"),
+        "number": _integers(site, "auth_seq_id", "label_seq_id"),
+        "insertion": _strings(site, "pdbx_PDB_ins_code"),
+        "position": _integers(site, "label_seq_id"),
+        "residue": _strings(site, "label_comp_id", "auth_comp_id"),
+        "name": _strings(site, "label_atom_id", "auth_atom_id"),
+        "altloc": _strings(site, "label_alt_id"),
+        "occupancy": _floats(site, "occupancy", default=1.0),
+        "b_factor": _floats(site, "B_iso_or_equiv", default=np.nan),
+        "coords": np.stack([_floats(site, f"Cartn_{axis}") for axis in "xyz"], axis=-1),
+        "hetero": _strings(site, "group_PDB") == "HETATM",
+    }
+    return Atoms(**{name: column[chosen] for name, column in columns.items()})
+
+
+def _column(category: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        if name in category and (category[name].mask is None or (category[name].mask.array == 0).any()):
+            return category[name]
+    return None
+
+
+def _strings(category: Any, *names: str) -> np.ndarray:
+    column = _column(category, names)
+    if column is None:
+        return np.full(category.row_count, "", "U1")
+    values = column.as_array(str, masked_value="")
+    # Some writers spell the mask out ('.', '?') instead of giving one.
+    if values.dtype.itemsize == 4:
+        values = np.where((values == ".") | (values == "?"), "", values)
+    return values
+
+
+def _integers(category: Any, *names: str, default: int = 0) -> np.ndarray:
+    column = _column(category, names)
+    if column is None:
+        return np.full(category.row_count, default, np.int32)
+    return column.as_array(np.int32, masked_value=default)
+
+
+def _floats(category: Any, name: str, default: float | None = None) -> np.ndarray:
+    column = _column(category, (name,))
+    if column is None:
+        if default is None:
+            raise UnreadableError(f"atoms without coordinates (no {name})")
+        return np.full(category.row_count, default, np.float32)
+    return column.as_array(np.float32, masked_value=np.nan if default is None else default)
+
+
+def _first(block: Any, category: str, name: str) -> str | None:
+    column = _column(block[category], (name,)) if category in block else None
+    value = column.as_array(str, masked_value="")[0] if column is not None else ""
+    return str(value) if value not in ("", "?", ".") else None
+
+
+def _polymers(block: Any) -> tuple[dict[str, tuple[str, ...]], frozenset[str] | None]:
+    peptides = None
+    if "entity_poly" in block and "type" in block["entity_poly"]:
+        table = block["entity_poly"]
+        kinds = zip(_strings(table, "entity_id").tolist(), _strings(table, "type").tolist(), strict=True)
+        peptides = frozenset(entity for entity, kind in kinds if "polypeptide" in kind.lower())
+    polymers: dict[str, list[str]] = {}
+    if "entity_poly_seq" in block:
+        table = block["entity_poly_seq"]
+        places = _integers(table, "num").tolist()
+        rows = zip(_strings(table, "entity_id").tolist(), places, _strings(table, "mon_id").tolist(), strict=True)
+        for entity, place, name in rows:
+            names = polymers.setdefault(entity, [])
+            # A second row of one number is micro-heterogeneity: the first stands.
+            if place == len(names) + 1:
+                names.append(name)
+    return {entity: tuple(names) for entity, names in polymers.items()}, peptides
+
+
+def _resolution(block: Any) -> float | None:
+    for category, name in (("refine", "ls_d_res_high"), ("em_3d_reconstruction", "resolution"), ("reflns", "d_resolution_high")):
+        text = _first(block, category, name)
+        try:
+            value = float(text or "")
+        except ValueError:
+            continue
+        if np.isfinite(value) and value > 0:
+            return value
+    return None
+
+
+def _release_date(block: Any) -> str | None:
+    for category, name in (("pdbx_audit_revision_history", "revision_date"), ("database_PDB_rev", "date")):
+        if category in block and (column := _column(block[category], (name,))) is not None:
+            dates = [str(date)[:10] for date in column.as_array(str, masked_value="") if len(str(date)) >= 10]
+            if dates:
+                return min(dates)
+    return None
+
+
+def _predicted(block: Any) -> bool:
+    if any(category in block for category in PREDICTION_CATEGORIES):
+        return True
+    method = _first(block, "exptl", "method") or ""
+    entry = _first(block, "entry", "id") or ""
+    return "theoretical" in method.lower() or entry.upper().startswith("AF-")
+
+
+def _monomeric(block: Any) -> bool | None:
+    details = _first(block, "pdbx_struct_assembly", "oligomeric_details")
+    return details.lower() == "monomeric" if details else None

@@ -1,0 +1,193 @@
+"""The Parquet store of chains: its columns, how it is written, how it is read.
+
+A dataset folder holds ``part-00000.parquet`` ... (clean chains), ``rejected.parquet`` (what was left out, and why) and
+``selection.parquet`` (the chains that stay after the rules that look at the whole dataset). Arrays of coordinates are
+named after their axes: L residues, A atoms (N, CA, C, O), X Cartesian coordinates.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dplm2.artifacts import atomic_path
+from dplm2.errors import DPLM2Error
+
+BACKBONE_ATOMS = ("N", "CA", "C", "O")
+SPLITS = ("train", "validation", "test")
+SELECTION_FILE = "selection.parquet"
+REJECTED_FILE = "rejected.parquet"
+ROWS_PER_GROUP = 512
+
+CHAINS = pa.schema(
+    [
+        pa.field("chain_id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string()),
+        pa.field("source_file", pa.string(), nullable=False),
+        pa.field("source_sha256", pa.string(), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("author_chain", pa.string(), nullable=False),
+        pa.field("label_chain", pa.string()),
+        pa.field("sequence", pa.string(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("observed", pa.int32(), nullable=False),
+        pa.field("residue_index", pa.list_(pa.int32()), nullable=False),
+        pa.field("insertion_codes", pa.string()),
+        pa.field("backbone", pa.list_(pa.float32()), nullable=False),
+        pa.field("plddt", pa.list_(pa.float32())),
+        pa.field("method", pa.string()),
+        pa.field("resolution", pa.float32()),
+        pa.field("release_date", pa.string()),
+        pa.field("helix", pa.float32()),
+        pa.field("strand", pa.float32()),
+        pa.field("coil", pa.float32()),
+        pa.field("radius_of_gyration", pa.float32()),
+        pa.field("cluster", pa.string()),
+        pa.field("split", pa.string()),
+    ],
+    metadata={"dplm2_chains": "1"},
+)
+REJECTED = pa.schema(
+    [(name, pa.string()) for name in ("source_file", "source_sha256", "chain", "code", "reason")],
+)
+SELECTION = pa.schema([("chain_id", pa.string()), ("cluster", pa.string()), ("split", pa.string())])
+
+
+def write_table(path: str | os.PathLike, table: pa.Table) -> None:
+    """Write a table as Parquet (zstd), atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=max(ROWS_PER_GROUP, 1))
+
+
+def write_chains(path: str | os.PathLike, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write record batches of the schema ``CHAINS`` to one Parquet file, atomically; returns the number of rows.
+
+    Batches are gathered into row groups of ``ROWS_PER_GROUP``, so memory does not grow with the number of chains.
+    """
+    rows, waiting, count = 0, [], 0
+    with atomic_path(path) as temporary:
+        with pq.ParquetWriter(temporary, CHAINS, compression="zstd") as writer:
+            for batch in batches:
+                waiting.append(batch)
+                rows, count = rows + batch.num_rows, count + batch.num_rows
+                if rows >= ROWS_PER_GROUP:
+                    writer.write_table(pa.Table.from_batches(waiting, CHAINS))
+                    rows, waiting = 0, []
+            writer.write_table(pa.Table.from_batches(waiting, CHAINS))
+    return count
+
+
+def part_files(source: str | os.PathLike) -> list[Path]:
+    """The Parquet files of a dataset folder in order of shards, or the one file given.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is no such file or folder, or no part in it.
+    """
+    source = Path(source)
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DPLM2Error(f"{source}: no such file or folder of chains; make one with 'dplm2 structures clean'")
+    parts = sorted(source.glob("part-*.parquet"))
+    if not parts:
+        raise DPLM2Error(f"{source}: no part-*.parquet in this folder; make them with 'dplm2 structures clean'")
+    return parts
+
+
+def read_chains(
+    sources: str | os.PathLike | Sequence[str | os.PathLike],
+    columns: Sequence[str] | None = None,
+    split: str | None = None,
+) -> pa.Table:
+    """Read chains of datasets.
+
+    Parameters
+    ----------
+    sources
+        Dataset folders or single ``part-*.parquet`` files (or one of either). If ``selection.parquet`` lies beside the
+        parts, chains that are not in it are dropped, and its ``cluster`` and ``split`` hold.
+    columns
+        Columns to read, in this order (all by default).
+    split
+        Only chains of this split: ``train``, ``validation`` or ``test``.
+
+    Returns
+    -------
+    pyarrow.Table
+        One row per chain, in the order of sources, shards and rows; see ``CHAINS`` for the columns.
+
+    Raises
+    ------
+    DPLM2Error
+        If a source is missing or is not a store of chains.
+    """
+    if split is not None and split not in SPLITS:
+        raise DPLM2Error(f"{split!r} is no split; there are: {', '.join(SPLITS)}")
+    wanted = list(columns) if columns is not None else CHAINS.names
+    unknown = [name for name in wanted if name not in CHAINS.names]
+    if unknown:
+        raise DPLM2Error(f"chains have no column {', '.join(unknown)}; there are: {', '.join(CHAINS.names)}")
+    sources = [sources] if isinstance(sources, str | os.PathLike) else sources
+    parts = [_read_part(part, wanted, split) for source in sources for part in part_files(source)]
+    schema = pa.schema([CHAINS.field(name) for name in wanted])
+    return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+def _read_part(path: Path, wanted: list[str], split: str | None) -> pa.Table:
+    needed = list(dict.fromkeys([*wanted, "chain_id", "split"]))
+    try:
+        table = pq.read_table(path, columns=needed, partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DPLM2Error(f"{path}: not readable as Parquet ({' '.join(str(error).split())[:200]})") from error
+    missing = [name for name in needed if name not in table.column_names]
+    if missing:
+        raise DPLM2Error(f"{path}: not a store of chains, it has no column {', '.join(missing)}")
+    selection = path.parent / SELECTION_FILE
+    if selection.is_file():
+        table = _select(table, pq.read_table(selection, partitioning=None))
+    if split is not None:
+        table = table.filter(pc.equal(table["split"], split))
+    return table.select(wanted).cast(pa.schema([CHAINS.field(name) for name in wanted]))
+
+
+def _select(table: pa.Table, selection: pa.Table) -> pa.Table:
+    position = pc.index_in(table["chain_id"], value_set=selection["chain_id"].combine_chunks())
+    kept = pc.is_valid(position)
+    table, position = table.filter(kept), position.filter(kept)
+    for name in ("cluster", "split"):
+        if name in table.column_names:
+            column = selection[name].take(position)
+            table = table.set_column(table.column_names.index(name), CHAINS.field(name), column)
+    return table
+
+
+def backbones(table: pa.Table) -> list[np.ndarray]:
+    """The backbones of a table of chains.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        One (L, 4, 3) float32 array per row: N, CA, C, O in angstrom, NaN where an atom was not observed. The arrays are
+        read-only views of the table's memory.
+    """
+    column = table["backbone"]
+    found = []
+    for chunk in column.chunks:
+        values = chunk.values.to_numpy(zero_copy_only=False)
+        offsets = chunk.offsets.to_numpy()
+        found += [values[a:b].reshape(-1, 4, 3) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return found
+
+
+def read_rejected(folder: str | os.PathLike) -> pa.Table:
+    """Everything that a dataset left out: files and chains, each with a code and a sentence."""
+    path = Path(folder) / REJECTED_FILE
+    if not path.is_file():
+        raise DPLM2Error(f"{path}: no such file; make it with 'dplm2 structures select'")
+    return pq.read_table(path, partitioning=None)

@@ -1,0 +1,99 @@
+"""Writing one chain's backbone as a structure file that any viewer opens."""
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dplm2.artifacts import atomic_path
+from dplm2.errors import DPLM2Error
+from dplm2.structures.store import BACKBONE_ATOMS
+
+THREE_LETTERS = dict(
+    zip(
+        "ACDEFGHIKLMNPQRSTVWYX",
+        "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR UNK".split(),
+        strict=True,
+    )
+)
+WRITTEN_ENDINGS = (".bcif", ".bcif.gz", ".cif", ".pdb")
+LONGEST_PDB_CHAIN = 9999
+
+
+def write_structure(
+    path: str | os.PathLike, sequence: str, backbone_LAX: np.ndarray, plddt_L: np.ndarray | None = None
+) -> None:
+    """Write one chain, atomically; the ending of ``path`` tells the format.
+
+    Parameters
+    ----------
+    path
+        Ends with ``.bcif``, ``.bcif.gz``, ``.cif`` or ``.pdb``.
+    sequence
+        One letter per residue; a letter that is no amino acid is written as UNK.
+    backbone_LAX
+        (L, 3 or 4, 3): N, CA, C and, if given, O, in angstrom. Atoms that are not finite are left out.
+    plddt_L
+        (L,) confidence, 0 to 100, written as B factor (0 without it).
+
+    Raises
+    ------
+    DPLM2Error
+        If the ending is not known, the lengths do not fit or PDB format cannot hold the chain.
+    """
+    path, backbone_LAX = Path(path), np.asarray(backbone_LAX, dtype=np.float32)
+    ending = next((e for e in sorted(WRITTEN_ENDINGS, key=len, reverse=True) if path.name.lower().endswith(e)), None)
+    if ending is None:
+        raise DPLM2Error(f"{path}: cannot write this format; the name must end with one of {', '.join(WRITTEN_ENDINGS)}")
+    if backbone_LAX.ndim != 3 or backbone_LAX.shape[1] not in (3, 4) or backbone_LAX.shape[2] != 3:
+        raise DPLM2Error(f"{path}: a backbone has the shape (residues, 3 or 4, 3), not {backbone_LAX.shape}")
+    if len(sequence) != len(backbone_LAX) or (plddt_L is not None and len(plddt_L) != len(sequence)):
+        raise DPLM2Error(f"{path}: {len(sequence)} letters for a backbone of {len(backbone_LAX)} residues")
+    if ending == ".pdb" and (len(sequence) > LONGEST_PDB_CHAIN or np.nanmax(np.abs(backbone_LAX), initial=0) >= 1000):
+        raise DPLM2Error(f"{path}: PDB format cannot hold this chain; write .bcif or .cif instead")
+    atoms = _atom_array(sequence, backbone_LAX, plddt_L)
+    with atomic_path(path) as temporary:
+        _write(temporary, ending, atoms, entry=path.name[: -len(ending)] or "model")
+
+
+def _atom_array(sequence: str, backbone_LAX: np.ndarray, plddt_L: np.ndarray | None):  # noqa: ANN202
+    from biotite.structure import AtomArray
+
+    residue, atom = np.nonzero(np.isfinite(backbone_LAX).all(-1))
+    atoms = AtomArray(len(residue))
+    atoms.coord = backbone_LAX[residue, atom]
+    atoms.chain_id[:] = "A"
+    atoms.res_id[:] = residue + 1
+    atoms.res_name[:] = np.array([THREE_LETTERS.get(letter, "UNK") for letter in sequence] or ["UNK"])[residue]
+    atoms.atom_name[:] = np.array(BACKBONE_ATOMS)[atom]
+    atoms.element[:] = np.array([name[0] for name in BACKBONE_ATOMS])[atom]
+    confidence = np.zeros(len(sequence)) if plddt_L is None else np.asarray(plddt_L, dtype=float)
+    atoms.set_annotation("b_factor", np.nan_to_num(confidence)[residue])
+    atoms.set_annotation("occupancy", np.ones(len(residue)))
+    return atoms
+
+
+def _write(path: Path, ending: str, atoms, entry: str) -> None:  # noqa: ANN001
+    from biotite.structure.io import pdb, pdbx
+
+    if ending == ".pdb":
+        file = pdb.PDBFile()
+        file.set_structure(atoms)
+        with path.open("w", encoding="ascii") as stream:
+            file.write(stream)
+            stream.write("END\n")
+        return
+    file = pdbx.CIFFile() if ending == ".cif" else pdbx.BinaryCIFFile()
+    if len(atoms):
+        pdbx.set_structure(file, atoms, data_block=entry)
+    else:
+        raise DPLM2Error(f"{entry}: no atom has coordinates, nothing to write")
+    if ending == ".cif":
+        with path.open("w", encoding="utf-8") as stream:
+            file.write(stream)
+        return
+    file = pdbx.compress(file)
+    opened = gzip.GzipFile(path, "wb", mtime=0) if ending == ".bcif.gz" else path.open("wb")
+    with opened as stream:
+        file.write(stream)

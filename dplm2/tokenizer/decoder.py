@@ -1,0 +1,124 @@
+"""The decoder of the structure tokenizer: codes to backbone coordinates (DPLM-2, section 3.3 and appendix B.2).
+
+Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, Q bits, K passes of the
+structure module, A atoms (N, CA, C, O, CB), X space.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dplm2.tokenizer.post_quant import PostQuantization
+from dplm2.tokenizer.settings import DecoderSettings
+from dplm2.tokenizer.structure_module import StructureModule, StructurePasses
+from dplm2.tokenizer.transition import InputPerceptron, by_rows, rows_per_chunk
+from dplm2.tokenizer.trunk import FoldingTrunk
+
+AMINO_ACID_CLASSES = 23  # the authors' head: 20 amino acids, unknown, and two that never occur
+CONFIDENCE_BINS = 50  # of lDDT between 0 and 1
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What the decoder says of each chain.
+
+    Attributes
+    ----------
+    passes
+        Frames, atoms and states of every pass of the structure module.
+    sequence_state, pair_state
+        ``(B, L, D)`` and ``(B, L, L, P)``: the trunk's last features.
+    distogram_logits
+        ``(B, L, L, bins)``, symmetric; None where only coordinates were asked for.
+    sequence_logits
+        ``(B, L, 23)``: amino acids in the order ARNDCQEGHILKMFPSTWYV, X and two unused.
+    confidence_logits
+        ``(B, L, 50)``: lDDT of C-alpha in 50 bins.
+    """
+
+    passes: StructurePasses
+    sequence_state: Tensor
+    pair_state: Tensor
+    distogram_logits: Tensor | None
+    sequence_logits: Tensor
+    confidence_logits: Tensor
+
+    @property
+    def positions(self) -> Tensor:
+        """``(B, L, 5, 3)`` angstrom of the last pass: N, CA, C, O, CB."""
+        return self.passes.positions[-1]
+
+    @property
+    def plddt(self) -> Tensor:
+        """``(B, L)``, 0 to 100: expected lDDT of C-alpha. Noise unless the confidence head was trained."""
+        bins = self.confidence_logits.shape[-1]
+        centres = (torch.arange(bins, device=self.confidence_logits.device) + 0.5) * (100 / bins)
+        return self.confidence_logits.softmax(-1) @ centres.to(self.confidence_logits.dtype)
+
+
+class Decoder(nn.Module):
+    """Post-quantization transformer, folding trunk, structure module and heads.
+
+    Parameters
+    ----------
+    settings
+        Sizes.
+    bits
+        Bits of a code.
+    """
+
+    def __init__(self, settings: DecoderSettings, bits: int) -> None:
+        super().__init__()
+        width = settings.sequence_dim
+        self.post_quant = PostQuantization(bits, width, settings.post_quant_layers, settings.post_quant_heads)
+        self.input = InputPerceptron(width, width)
+        self.trunk = FoldingTrunk(settings)
+        self.sequence_to_structure = nn.Linear(width, width)
+        self.pair_to_structure = nn.Linear(settings.pair_dim, settings.pair_dim)
+        self.structure_module = StructureModule(settings)
+        self.distogram_head = nn.Linear(settings.pair_dim, settings.distogram_bins)
+        self.sequence_head = nn.Linear(width, AMINO_ACID_CLASSES)
+        self.confidence_head = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, settings.confidence_hidden),
+            nn.Linear(settings.confidence_hidden, settings.confidence_hidden),
+            nn.Linear(settings.confidence_hidden, CONFIDENCE_BINS),
+        )
+
+    def forward(self, codes_BLQ: Tensor, mask_BL: Tensor | None = None, *, distogram: bool = True) -> DecoderOutput:
+        """Decode a batch of codes.
+
+        Parameters
+        ----------
+        codes_BLQ
+            -1 and 1 (0 for masked residues).
+        mask_BL
+            True where there is a residue to decode; None if everywhere. Residues outside are not seen by the others; what
+            is given for them means nothing. The authors train with missing residues masked and decode with all of them.
+        distogram
+            False leaves out the distance distribution, which is large and needed for training only.
+        """
+        if mask_BL is not None:
+            mask_BL = mask_BL.bool()
+            if not torch.is_grad_enabled() and bool(mask_BL.all()):
+                mask_BL = None
+        sequence_BLD, pairs_BIJP = self.trunk(self.input(self.post_quant(codes_BLQ, mask_BL)), mask_BL)
+        batch, length, _, width = pairs_BIJP.shape
+        rows = rows_per_chunk(length, batch * length * width)
+        passes = self.structure_module(
+            self.sequence_to_structure(sequence_BLD), by_rows(self.pair_to_structure, rows, pairs_BIJP), mask_BL
+        )
+        distogram_logits = None
+        if distogram:
+            logits = self.distogram_head(pairs_BIJP)
+            distogram_logits = (logits + logits.transpose(1, 2)) / 2
+        return DecoderOutput(
+            passes=passes,
+            sequence_state=sequence_BLD,
+            pair_state=pairs_BIJP,
+            distogram_logits=distogram_logits,
+            sequence_logits=self.sequence_head(sequence_BLD),
+            # Confidence reports on the structure; it must not shape it.
+            confidence_logits=self.confidence_head(passes.states[-1].detach()),
+        )

@@ -1,0 +1,143 @@
+"""The encoder: a GVP network followed by a transformer, the encoder of ESM-IF1 (Hsu et al. 2022).
+
+Shape legend: B batch, L residues, A atoms (N, CA, C), X coordinates, D width, N residues of the batch without padding.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dplm2.tokenizer import features
+from dplm2.tokenizer.gvp import GvpNetwork
+from dplm2.tokenizer.settings import EncoderSettings
+
+DIHEDRAL_NORM_EPSILON = 1e-6
+FIRST_POSITION = 2  # positions count from behind the padding index of the vocabulary of ESM-IF1, which is 1
+
+
+class DihedralEmbedding(nn.Module):
+    """Embedding of the six dihedral features, normalised with the unbiased deviation (Ingraham et al. 2019)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, width)
+        self.gain = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, dihedrals_BLF: Tensor) -> Tensor:
+        """(B, L, 6) to (B, L, D)."""
+        values = self.linear(dihedrals_BLF)
+        mean = values.mean(-1, keepdim=True)
+        deviation = torch.sqrt(values.var(-1, keepdim=True) + DIHEDRAL_NORM_EPSILON)
+        return self.gain * (values - mean) / (deviation + DIHEDRAL_NORM_EPSILON) + self.bias
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and a rectified feed-forward part, both normalised before and residual."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__()
+        width = settings.width
+        self.heads, self.dropout = settings.heads, settings.dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, settings.feedforward_width)
+        self.contract = nn.Linear(settings.feedforward_width, width)
+
+    def forward(self, values_BLD: Tensor, bias_B11L: Tensor) -> Tensor:
+        """Updated values; ``bias_B11L`` is minus infinity at padding and zero elsewhere."""
+        normed = self.attention_norm(values_BLD)
+        query, key, value = (
+            layer(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias_B11L, dropout_p=dropout)
+        values = values_BLD + F.dropout(self.output(mixed.transpose(1, 2).flatten(-2)), dropout)
+        expanded = F.relu(self.expand(self.feedforward_norm(values)))
+        return values + F.dropout(self.contract(expanded), dropout)
+
+
+def position_embedding(length: int, width: int, device: torch.device) -> Tensor:
+    """Sines, then cosines, of the residue's place in the chain: (L, D)."""
+    half = width // 2
+    frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=device) * -(math.log(10000) / max(half - 1, 1)))
+    angles = torch.arange(FIRST_POSITION, FIRST_POSITION + length, device=device)[:, None] * frequency
+    return F.pad(torch.cat([torch.sin(angles), torch.cos(angles)], -1), (0, width % 2))
+
+
+class Encoder(nn.Module):
+    """Features of each residue from the backbone around it.
+
+    Rotations and translations of the input do not change them: vectors are expressed in each residue's own frame and
+    chains are centred first. Nor do padding and the other chains of the batch.
+    """
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__()
+        width = settings.width
+        self.settings = settings
+        self.mask_embedding = nn.Parameter(torch.randn(width) / width)
+        self.dihedrals = DihedralEmbedding(width)
+        self.gvp = GvpNetwork(settings)
+        self.geometry = nn.Linear(settings.node_scalars + 3 * settings.node_vectors, width)
+        self.confidence = nn.Linear(16, width)
+        self.inputs = nn.Linear(features.NODE_SCALARS - 1 + 3 * features.NODE_VECTORS, width)
+        self.layers = nn.ModuleList([TransformerLayer(settings) for _ in range(settings.layers)])
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor) -> Tensor:
+        """Encode a padded batch.
+
+        Parameters
+        ----------
+        coords_BLAX
+            N, CA, C in angstrom; anything, NaN included, where not observed.
+        observed_BL
+            Residues with all three atoms.
+        residues_BL
+            False at padding, which follows the residues of each chain.
+
+        Returns
+        -------
+        Tensor
+            (B, L, D); zero at padding.
+        """
+        embedded = sum(self.embed(coords_BLAX, observed_BL, residues_BL).values())
+        values = embedded + position_embedding(embedded.shape[1], embedded.shape[2], embedded.device)
+        dropout = self.settings.dropout if self.training else 0.0
+        values = F.dropout(values, dropout) * residues_BL[..., None]
+        bias_B11L = torch.zeros_like(residues_BL, dtype=values.dtype).masked_fill(~residues_BL, -math.inf)[:, None, None]
+        for layer in self.layers:
+            values = layer(values, bias_B11L)
+        return self.norm(values) * residues_BL[..., None]
+
+    def embed(self, coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor) -> dict[str, Tensor]:
+        """The five terms (B, L, D) whose sum enters the transformer."""
+        coords = features.centre(coords_BLAX[..., :3, :], observed_BL & residues_BL)
+        observed = observed_BL & residues_BL
+        confidence = observed.to(coords.dtype)
+        frames = features.local_frames(coords)
+        angles = features.dihedrals(coords, residues_BL)
+        vectors_BLC3 = features.directions(coords, residues_BL)
+        edges = features.edges_of(coords, observed, residues_BL, self.settings.neighbours)
+        node_scalars = torch.cat([angles, confidence[..., None]], -1)
+        scalars_NS, vectors_N3V = self.gvp(
+            node_scalars[residues_BL], vectors_BLC3[residues_BL], confidence[residues_BL], edges
+        )
+        in_frame_NV3 = torch.einsum("nxv,njx->nvj", vectors_N3V, frames[residues_BL])
+        geometry_BLD = coords.new_zeros(*residues_BL.shape, self.settings.width)
+        geometry_BLD[residues_BL] = self.geometry(torch.cat([scalars_NS, in_frame_NV3.flatten(-2)], -1))
+        inputs = torch.cat([angles, torch.einsum("blcx,bljx->blcj", vectors_BLC3, frames).flatten(-2)], -1)
+        return {
+            "mask": (self.mask_embedding * math.sqrt(self.settings.width)).expand_as(geometry_BLD),
+            "dihedrals": self.dihedrals(features.dihedrals(coords, residues_BL, exact_norm=True)),
+            "geometry": geometry_BLD,
+            "confidence": self.confidence(features.radial_basis(confidence, 1.0)),
+            "inputs": self.inputs(inputs),
+        }

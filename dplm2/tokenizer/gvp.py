@@ -1,0 +1,208 @@
+"""Message passing with geometric vector perceptrons (Jing et al. 2020), as in the encoder of ESM-IF1.
+
+A residue carries scalars and vectors; vectors turn with the structure, scalars do not. Messages run along the edges of
+the graph of nearest residues and are averaged where they arrive.
+
+The message function is three perceptrons on (source, edge, destination). Most of its cost is avoided without changing
+its value: what the first perceptron computes linearly from a residue is computed once per residue and gathered along
+the edges; what is linear in the last one commutes with the mean and is applied once per residue; edges that do not
+exist are not there. Edges are worked on in pieces that stay in the processor's cache.
+
+Shape legend: N residues of the batch without padding, E edges, S scalars, V vector channels, H hidden vector channels.
+Vectors are stored with their channels last: (N, 3, V).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dplm2.tokenizer.features import (
+    EDGE_SCALARS,
+    EDGE_VECTORS,
+    NODE_SCALARS,
+    NODE_VECTORS,
+    NORM_EPSILON,
+    Edges,
+    radial_basis,
+)
+from dplm2.tokenizer.settings import EncoderSettings
+
+VECTOR_NORM_EPSILON = 1e-4  # of the normalisation of vectors between layers
+EDGES_PER_PIECE = 1024
+Channels = tuple[int, int]
+
+
+def norms(vectors_N3V: Tensor) -> Tensor:
+    """Lengths of vectors, (N, V); never exactly zero, so that the gradient is finite."""
+    return torch.sqrt(vectors_N3V.square().sum(-2) + NORM_EPSILON)
+
+
+class Perceptron(nn.Module):
+    """A geometric vector perceptron.
+
+    Scalars are mixed with the lengths of mixed vectors; vectors are mixed linearly and, if ``activated``, scaled by a
+    gate that the new scalars open.
+    """
+
+    def __init__(self, inputs: Channels, outputs: Channels, activated: bool) -> None:
+        super().__init__()
+        hidden = max(inputs[1], outputs[1])
+        self.hidden = nn.Linear(inputs[1], hidden, bias=False)
+        self.scalar = nn.Linear(inputs[0] + hidden, outputs[0])
+        self.vector = nn.Linear(hidden, outputs[1], bias=False)
+        self.gate = nn.Linear(outputs[0], outputs[1]) if activated else None
+
+    def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
+        """New scalars and vectors."""
+        hidden_N3H = self.hidden(vectors_N3V)
+        scalars = self.scalar(torch.cat([scalars_NS, norms(hidden_N3H)], -1))
+        return self.activate(scalars, self.vector(hidden_N3H))
+
+    def activate(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
+        """The non-linear end: rectified scalars, gated vectors."""
+        if self.gate is None:
+            return scalars_NS, vectors_N3V
+        scalars = F.relu(scalars_NS)
+        return scalars, vectors_N3V * torch.sigmoid(self.gate(scalars))[:, None, :]
+
+
+class Normalisation(nn.Module):
+    """Layer normalisation of scalars; vectors are divided by the root mean square length of those that are not zero."""
+
+    def __init__(self, scalars: int) -> None:
+        super().__init__()
+        self.scalar = nn.LayerNorm(scalars)
+
+    def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised scalars and vectors."""
+        squares = vectors_N3V.square().sum(-2, keepdim=True) + VECTOR_NORM_EPSILON
+        nonzero = squares > 2 * VECTOR_NORM_EPSILON
+        mean = (squares * nonzero).sum(-1, keepdim=True) / (VECTOR_NORM_EPSILON + nonzero.sum(-1, keepdim=True))
+        return self.scalar(scalars_NS), nonzero * (vectors_N3V / torch.sqrt(mean + VECTOR_NORM_EPSILON))
+
+
+class ChannelDropout(nn.Module):
+    """Dropout of scalars, and of whole vectors."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
+        """Scalars and vectors, some of them zero while training."""
+        if not self.training or self.probability == 0:
+            return scalars_NS, vectors_N3V
+        kept = F.dropout(torch.ones_like(vectors_N3V[:, :1]), self.probability)
+        return F.dropout(scalars_NS, self.probability), vectors_N3V * kept
+
+
+class MessageLayer(nn.Module):
+    """One round of messages, then a feed-forward part on each residue; both are residual and normalised after."""
+
+    def __init__(self, node: Channels, edge: Channels, dropout: float) -> None:
+        super().__init__()
+        inputs = 2 * node[0] + edge[0], 2 * node[1] + edge[1]
+        wide = 4 * node[0], 2 * node[1]
+        self.node, self.edge = node, edge
+        self.message = nn.ModuleList(
+            [Perceptron(inputs, node, True), Perceptron(node, node, True), Perceptron(node, node, False)]
+        )
+        self.feedforward = nn.ModuleList([Perceptron(node, wide, True), Perceptron(wide, node, False)])
+        self.norms = nn.ModuleList([Normalisation(node[0]), Normalisation(node[0])])
+        self.dropout = ChannelDropout(dropout)
+
+    def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """Updated scalars and vectors of each residue."""
+        added_scalars, added_vectors = self.dropout(*self.mean_message(scalars_NS, vectors_N3V, edges))
+        scalars, vectors = self.norms[0](scalars_NS + added_scalars, vectors_N3V + added_vectors)
+        added_scalars, added_vectors = scalars, vectors
+        for perceptron in self.feedforward:
+            added_scalars, added_vectors = perceptron(added_scalars, added_vectors)
+        added_scalars, added_vectors = self.dropout(added_scalars, added_vectors)
+        return self.norms[1](scalars + added_scalars, vectors + added_vectors)
+
+    def mean_message(self, scalars_NS: Tensor, vectors_N3V: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """Mean over the messages that arrive at each residue; zero where none does.
+
+        With weights W cut along their input, the first perceptron's hidden vectors are
+        ``Ws v[source] + We e + Wd v[destination]``, a gather of products made per residue, and likewise for the
+        scalars and for the outgoing vectors (whose weights are multiplied by W beforehand). In the last perceptron
+        scalars are ``A [s, |H v|] + b`` and vectors ``U H v``: the means of s, of |H v| and of H v are taken along the
+        edges and multiplied by A and U per residue.
+        """
+        _, second, last = self.message
+        parts = self._first_parts(scalars_NS, vectors_N3V)
+        residues = len(scalars_NS)
+        sum_scalars = scalars_NS.new_zeros(residues, self.node[0])
+        sum_norms = scalars_NS.new_zeros(residues, self.node[1])
+        sum_hidden = scalars_NS.new_zeros(residues, 3, self.node[1])
+        for start in range(0, len(edges.source_E), EDGES_PER_PIECE):
+            piece = Edges(*(column[start : start + EDGES_PER_PIECE] for column in edges))
+            scalars, vectors = second(*self._first(parts, piece))
+            hidden = last.hidden(vectors)
+            sum_scalars.index_add_(0, piece.destination_E, scalars)
+            sum_norms.index_add_(0, piece.destination_E, norms(hidden))
+            sum_hidden.index_add_(0, piece.destination_E, hidden)
+        arriving = torch.bincount(edges.destination_E, minlength=residues)[:, None]
+        share = 1.0 / arriving.clamp(min=1)
+        scalars = last.scalar(torch.cat([sum_scalars, sum_norms], -1) * share) * (arriving > 0)
+        return scalars, last.vector(sum_hidden * share[:, :, None])
+
+    def _first_parts(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> dict[str, tuple[Tensor, ...]]:
+        # Each entry: product with the source residues, product with the destinations, weights left for the edge.
+        first = self.message[0]
+        cuts = [self.node[1], self.edge[1], self.node[1]]
+        parts = {}
+        for name, weight in {"hidden": first.hidden.weight, "vector": first.vector.weight @ first.hidden.weight}.items():
+            source, edge, destination = weight.split(cuts, dim=1)
+            parts[name] = F.linear(vectors_N3V, source), F.linear(vectors_N3V, destination), edge
+        cuts = [self.node[0], self.edge[0], self.node[0], first.hidden.out_features]
+        source, edge, destination, lengths = first.scalar.weight.split(cuts, dim=1)
+        parts["scalar"] = F.linear(scalars_NS, source, first.scalar.bias), F.linear(scalars_NS, destination), edge
+        parts["lengths"] = (lengths,)
+        return parts
+
+    def _first(self, parts: dict[str, tuple[Tensor, ...]], edges: Edges) -> tuple[Tensor, Tensor]:
+        def gather(name: str, edge_features: Tensor) -> Tensor:
+            source, destination, weight = parts[name]
+            along = F.linear(edge_features, weight)
+            return along.add_(source[edges.source_E]).add_(destination[edges.destination_E])
+
+        lengths = norms(gather("hidden", edges.vectors_E3V))
+        scalars = gather("scalar", edges.scalars_EF) + F.linear(lengths, parts["lengths"][0])
+        return self.message[0].activate(scalars, gather("vector", edges.vectors_E3V))
+
+
+class GvpNetwork(nn.Module):
+    """Embedding of residues and edges, then rounds of messages."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__()
+        node = settings.node_scalars, settings.node_vectors
+        edge = settings.edge_scalars, settings.edge_vectors
+        self.node_embedding = Perceptron((NODE_SCALARS, NODE_VECTORS), node, False)
+        self.node_norm = Normalisation(node[0])
+        self.edge_embedding = Perceptron((EDGE_SCALARS, EDGE_VECTORS), edge, False)
+        self.edge_norm = Normalisation(edge[0])
+        self.confidence = nn.Linear(16, node[0])
+        self.layers = nn.ModuleList([MessageLayer(node, edge, settings.dropout) for _ in range(settings.gvp_layers)])
+
+    def forward(self, scalars_NF: Tensor, vectors_NC3: Tensor, confidence_N: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """Scalars (N, S) and vectors (N, 3, V) after the last layer.
+
+        Parameters
+        ----------
+        scalars_NF, vectors_NC3
+            Input features of each residue.
+        confidence_N
+            1 where a residue has coordinates, 0 where not.
+        edges
+            The graph and its input features.
+        """
+        scalars, vectors = self.node_norm(*self.node_embedding(scalars_NF, vectors_NC3.transpose(-1, -2)))
+        scalars = scalars + self.confidence(radial_basis(confidence_N, 1.0))
+        along = self.edge_norm(*self.edge_embedding(edges.scalars_EF, edges.vectors_E3V))
+        edges = Edges(edges.source_E, edges.destination_E, *along)
+        for layer in self.layers:
+            scalars, vectors = layer(scalars, vectors, edges)
+        return scalars, vectors

@@ -1,0 +1,359 @@
+"""Other people's checkpoints as tokenizers of ours: the DPLM-2 authors' structure tokenizer, and ESM-IF1's encoder.
+
+Every key of a checkpoint is either given a place under our names or dropped by name, because the authors' model holds
+it without ever using it; a key that is neither is refused, and so is a missing one.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dplm2.artifacts import RunRecord, sha256_of_file
+from dplm2.errors import DPLM2Error
+from dplm2.tokenizer.decoder_names import from_official
+from dplm2.tokenizer.encoder import Encoder
+from dplm2.tokenizer.model import StructureTokenizer
+from dplm2.tokenizer.settings import TokenizerSettings, default_settings
+
+WEIGHTS_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+WRAPPERS = ("model.", "module.", "net.")  # what training frameworks put before every key
+ENCODER_PREFIX = "encoder.encoder."
+MASK_TOKEN = 32  # the row of `<mask>` in ESM-IF1's vocabulary: the only one that residues use
+
+# Whole names, with a group for what is numbered; in the order in which they are tried.
+ENCODER_NAMES = [
+    (r"embed_gvp_input_features\.(weight|bias)", r"inputs.\1"),
+    (r"embed_confidence\.(weight|bias)", r"confidence.\1"),
+    (r"embed_dihedrals\.node_embedding\.(weight|bias)", r"dihedrals.linear.\1"),
+    (r"embed_dihedrals\.norm_nodes\.(gain|bias)", r"dihedrals.\1"),
+    (r"embed_gvp_output\.(weight|bias)", r"geometry.\1"),
+    (r"gvp_encoder\.embed_graph\.embed_(node|edge)\.0\.(w[hsv])\.(weight|bias)", r"gvp.\1_embedding.<\2>.\3"),
+    (r"gvp_encoder\.embed_graph\.embed_(node|edge)\.1\.scalar_norm\.(weight|bias)", r"gvp.\1_norm.scalar.\2"),
+    (r"gvp_encoder\.embed_graph\.embed_confidence\.(weight|bias)", r"gvp.confidence.\1"),
+    (
+        r"gvp_encoder\.encoder_layers\.(\d+)\.conv\.message_func\.([012])\.(w[hsvg])\.(weight|bias)",
+        r"gvp.layers.\1.message.\2.<\3>.\4",
+    ),
+    (
+        r"gvp_encoder\.encoder_layers\.(\d+)\.ff_func\.([01])\.(w[hsvg])\.(weight|bias)",
+        r"gvp.layers.\1.feedforward.\2.<\3>.\4",
+    ),
+    (r"gvp_encoder\.encoder_layers\.(\d+)\.norm\.([01])\.scalar_norm\.(weight|bias)", r"gvp.layers.\1.norms.\2.scalar.\3"),
+    (r"layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", r"layers.\1.<\2>.\3"),
+    (r"layers\.(\d+)\.self_attn\.out_proj\.(weight|bias)", r"layers.\1.output.\2"),
+    (r"layers\.(\d+)\.self_attn_layer_norm\.(weight|bias)", r"layers.\1.attention_norm.\2"),
+    (r"layers\.(\d+)\.fc1\.(weight|bias)", r"layers.\1.expand.\2"),
+    (r"layers\.(\d+)\.fc2\.(weight|bias)", r"layers.\1.contract.\2"),
+    (r"layers\.(\d+)\.final_layer_norm\.(weight|bias)", r"layers.\1.feedforward_norm.\2"),
+    (r"layer_norm\.(weight|bias)", r"norm.\1"),
+]
+PARTS = {
+    "<wh>": "hidden", "<ws>": "scalar", "<wv>": "vector", "<wg>": "gate", "<q>": "query", "<k>": "key", "<v>": "value",
+}  # fmt: skip
+# ESM-IF1's released file has older names; fair-esm replaces these pieces of them when it loads it.
+OLD_IF1_NAMES = [
+    ("W_v", "embed_graph.embed_node"),
+    ("W_e", "embed_graph.embed_edge"),
+    ("embed_scores.0", "embed_confidence"),
+    ("embed_score.", "embed_graph.embed_confidence."),
+    ("embed_ingraham_features", "embed_dihedrals"),
+    ("embed_gvp_in_local_frame.0", "embed_gvp_output"),
+    ("embed_features_in_local_frame.0", "embed_gvp_input_features"),
+]
+ESM_IF1_HEADS, ESM_IF1_NEIGHBOURS = 8, 30  # not to be seen in the shapes of its weights
+UNUSED_IN_ENCODER = [r"embed_positions\._float_tensor"]
+
+
+def rename(name: str, table: list[tuple[str, str]]) -> str | None:
+    """The name that the first fitting row of ``table`` gives, or None."""
+    for pattern, replacement in table:
+        match = re.fullmatch(pattern, name)
+        if match:
+            renamed = match.expand(replacement)
+            for short, word in PARTS.items():
+                renamed = renamed.replace(short, word)
+            return renamed
+    return None
+
+
+def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ESM-IF1's encoder under our names; ``weights`` are under fair-esm's names, without the leading ``encoder.``.
+
+    Raises
+    ------
+    DPLM2Error
+        Names the keys that have no place.
+    """
+    placed, unknown = {}, []
+    for name, value in weights.items():
+        if name == "embed_tokens.weight":
+            placed["mask_embedding"] = value[MASK_TOKEN].clone()
+        elif (new := rename(name, ENCODER_NAMES)) is not None:
+            placed[new] = value
+        elif not any(re.fullmatch(pattern, name) for pattern in UNUSED_IN_ENCODER):
+            unknown.append(name)
+    if unknown:
+        raise DPLM2Error(f"the encoder has no place for {len(unknown)} keys: {', '.join(unknown[:5])}")
+    return placed
+
+
+def import_tokenizer(
+    source: str | os.PathLike, destination: str | os.PathLike, model_config: str | os.PathLike | None = None
+) -> StructureTokenizer:
+    """Turn a checkpoint of the authors' structure tokenizer into a tokenizer folder of ours.
+
+    Parameters
+    ----------
+    source
+        The checkpoint, or the folder that holds it and its YAML.
+    destination
+        Folder to write.
+    model_config
+        The authors' YAML; without it, the one beside the checkpoint is taken if there is one. It is needed only for
+        what the shapes of the weights do not tell (passes of the structure module: 8 if nothing says otherwise).
+
+    Returns
+    -------
+    StructureTokenizer
+        Without confidence: the authors' code never trains that head.
+
+    Raises
+    ------
+    DPLM2Error
+        If the checkpoint cannot be read, a key of it has no place, or one is missing.
+    """
+    weights_file, config_file = find_checkpoint(Path(source))
+    config_file = Path(model_config) if model_config is not None else config_file
+    given = read_official_config(config_file) if config_file else {}
+    weights = read_weights(weights_file)
+    record = RunRecord("import tokenizer", {"model_config": given}, {weights_file.name: sha256_of_file(weights_file)})
+    tokenizer = tokenizer_of(weights, given)
+    tokenizer.save_pretrained(destination)
+    record.write(destination, fingerprint=tokenizer.fingerprint)
+    return tokenizer
+
+
+def tokenizer_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> StructureTokenizer:
+    """The tokenizer that official weights, and what their YAML says, make; every key is accounted for."""
+    tokenizer = StructureTokenizer(settings_of(weights, given)).eval()
+    parts = {prefix: {} for prefix in (ENCODER_PREFIX, "pre_quant.", "post_quant.", "decoder.")}
+    unknown = []
+    for name, value in weights.items():
+        prefix = next((prefix for prefix in parts if name.startswith(prefix)), None)
+        if prefix is None:
+            unknown.append(name)
+        else:
+            parts[prefix][name] = value
+    if unknown:
+        raise DPLM2Error(f"there is no place for {len(unknown)} keys of the checkpoint: {', '.join(unknown[:5])}")
+    encoder = encoder_weights(without_prefix(parts[ENCODER_PREFIX], ENCODER_PREFIX))
+    pre_quant = without_prefix(parts["pre_quant."], "pre_quant.")
+    decoder = from_official({**parts["post_quant."], **parts["decoder."]}, tokenizer.settings.decoder)
+    for module, part, what in [
+        (tokenizer.encoder, encoder, "encoder"),
+        (tokenizer.pre_quant, pre_quant, "pre_quant"),
+        (tokenizer.decoder, decoder, "decoder"),
+    ]:
+        load_exactly(module, part, what)
+    return tokenizer
+
+
+def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The same tensors under names without the prefix that all of them have."""
+    return {name.removeprefix(prefix): value for name, value in weights.items()}
+
+
+def load_exactly(module: torch.nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Load weights that must be all of the module's, and no others.
+
+    Raises
+    ------
+    DPLM2Error
+        Names what is missing, left over, or of another shape.
+    """
+    try:
+        module.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
+    except RuntimeError as error:
+        raise DPLM2Error(f"the weights of the {what} do not fit: {' '.join(str(error).split())[:500]}") from error
+
+
+def load_encoder_weights(encoder: Encoder, path: str | os.PathLike) -> None:
+    """Load ESM-IF1 (``esm_if1_gvp4_t16_142M_UR50``, fair-esm's names) into an encoder of its sizes.
+
+    The decoder of ESM-IF1, which writes sequences, is left out.
+
+    Raises
+    ------
+    DPLM2Error
+        If the file holds other keys or sizes.
+    """
+    renamed = {modern_name(name): value for name, value in read_weights(Path(path)).items() if "version" not in name}
+    others = [name for name in renamed if not name.startswith(("encoder.", "decoder."))]
+    if others:
+        raise DPLM2Error(f"{path}: not ESM-IF1, it holds {', '.join(others[:5])}")
+    part = {name: value for name, value in renamed.items() if name.startswith("encoder.")}
+    load_exactly(encoder, encoder_weights(without_prefix(part, "encoder.")), "encoder")
+
+
+def modern_name(name: str) -> str:
+    """The name that fair-esm gives on loading to a key of ESM-IF1's released file."""
+    for old, new in OLD_IF1_NAMES:
+        name = name.replace(old, new)
+    return name
+
+
+def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
+    """The one weights file of a folder, and the YAML beside it (or in ``.hydra``) if there is one.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is no weights file, or several.
+    """
+    if source.is_dir():
+        found = sorted(path for path in source.rglob("*") if path.suffix in WEIGHTS_SUFFIXES)
+        if len(found) != 1:
+            names = ", ".join(str(path.relative_to(source)) for path in found) or "none"
+            raise DPLM2Error(f"{source}: one checkpoint is expected there ({', '.join(WEIGHTS_SUFFIXES)}); found: {names}")
+        weights, folder = found[0], source
+    elif source.exists():
+        weights, folder = source, source.parent
+    else:
+        raise DPLM2Error(f"{source}: no such file or folder")
+    for candidate in (folder / "config.yaml", folder / ".hydra" / "config.yaml", weights.with_name("config.yaml")):
+        if candidate.exists():
+            return weights, candidate
+    return weights, None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint by name, without what training frameworks put before the names.
+
+    Pickled code is never run: a checkpoint that holds more than tensors and plain values is refused.
+
+    Raises
+    ------
+    DPLM2Error
+        If the file cannot be read in this way.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever a broken file makes it raise
+        if not isinstance(error, OSError | SafetensorError | RuntimeError | ValueError | KeyError | EOFError):
+            error_name = type(error).__name__
+            raise DPLM2Error(f"{path}: not a checkpoint of plain tensors ({error_name}: {str(error)[:300]})") from error
+        raise DPLM2Error(f"{path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise DPLM2Error(f"{path}: holds no tensors")
+    for wrapper in WRAPPERS:
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return tensors
+
+
+def read_official_config(path: Path) -> dict[str, Any]:
+    """The part of an official YAML that describes the tokenizer (the mapping that has a ``codebook_config``).
+
+    Raises
+    ------
+    DPLM2Error
+        If there is none.
+    """
+    try:
+        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DPLM2Error(f"{path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
+    for mapping in _mappings(whole):
+        if "codebook_config" in mapping:
+            return mapping
+    raise DPLM2Error(f"{path}: no structure tokenizer is described there (no `codebook_config`)")
+
+
+def _mappings(value: Any) -> Iterator[dict]:
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from _mappings(item)
+
+
+def settings_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> TokenizerSettings:
+    """Read the sizes off the weights, and what they do not show off the YAML.
+
+    ``given`` may hold ``if1_args`` (fair-esm's names), for encoders that are not ESM-IF1's size.
+    """
+    try:
+        settings = default_settings(
+            encoder=_encoder_sizes(weights, given.get("if1_args") or {}),
+            quantizer={"bits": len(weights["pre_quant.3.bias"])},
+            decoder=_decoder_sizes(weights, (given.get("decoder_config") or {}).get("trunk") or {}),
+        )
+    except (KeyError, IndexError) as error:
+        raise DPLM2Error(f"not a structure tokenizer of the DPLM-2 authors: the checkpoint has no {error}") from error
+    codes = (given.get("codebook_config") or {}).get("num_codes", 2**settings.quantizer.bits)
+    if codes != 2**settings.quantizer.bits:
+        raise DPLM2Error(f"the YAML says {codes} codes, the weights {settings.quantizer.bits} bits per token")
+    return settings
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    found = [int(match.group(1)) for match in (re.match(pattern, name) for name in weights) if match]
+    return max(found) + 1 if found else 0
+
+
+def _encoder_sizes(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = ENCODER_PREFIX
+    graph = f"{prefix}gvp_encoder.embed_graph."
+    return {
+        "frozen": True,
+        "width": weights[f"{prefix}layer_norm.weight"].shape[0],
+        "layers": _count(weights, r"encoder\.encoder\.layers\.(\d+)\."),
+        "heads": given.get("encoder_attention_heads", ESM_IF1_HEADS),
+        "feedforward_width": weights[f"{prefix}layers.0.fc1.weight"].shape[0],
+        "gvp_layers": _count(weights, r"encoder\.encoder\.gvp_encoder\.encoder_layers\.(\d+)\."),
+        "node_scalars": weights[f"{graph}embed_node.0.ws.weight"].shape[0],
+        "node_vectors": weights[f"{graph}embed_node.0.wv.weight"].shape[0],
+        "edge_scalars": weights[f"{graph}embed_edge.0.ws.weight"].shape[0],
+        "edge_vectors": weights[f"{graph}embed_edge.0.wv.weight"].shape[0],
+        "neighbours": given.get("gvp_top_k_neighbors", ESM_IF1_NEIGHBOURS),
+    }
+
+
+def _decoder_sizes(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
+    if given.get("max_recycles", 1) != 1:
+        raise DPLM2Error(f"the YAML says {given['max_recycles']} recycles of the folding trunk; only 1 is supported")
+    pair_dim, sequence_dim = weights["decoder.trunk.trunk2sm_z.weight"].shape[1], weights["decoder.lm_head.weight"].shape[1]
+    block = "decoder.trunk.blocks.0."
+    head_width = 2 * len(weights["post_quant.transformer.layers.0.self_attn.rot_emb.inv_freq"])
+    structure = given.get("structure_module") or {}
+    sizes = {
+        "sequence_dim": sequence_dim,
+        "pair_dim": pair_dim,
+        "blocks": _count(weights, r"decoder\.trunk\.blocks\.(\d+)\."),
+        "sequence_head_width": sequence_dim // weights[f"{block}pair_to_sequence.linear.weight"].shape[0],
+        "pairwise_head_width": pair_dim // weights[f"{block}tri_att_start.linear.weight"].shape[0],
+        "ipa_heads": len(weights["decoder.trunk.structure_module.ipa.head_weights"]),
+        "post_quant_layers": _count(weights, r"post_quant\.transformer\.layers\.(\d+)\."),
+        "post_quant_heads": sequence_dim // head_width,
+        "confidence_hidden": len(weights["decoder.lddt_head.1.bias"]),
+        "distogram_bins": len(weights["decoder.distogram_head.bias"]),
+    }
+    if "no_blocks" in structure:
+        sizes["structure_blocks"] = structure["no_blocks"]
+    return sizes

@@ -1,0 +1,330 @@
+"""The structure tokenizer as users hold it: backbones to structure tokens and back.
+
+Shape legend: B batch, L residues, A atoms, X coordinates, Q bits.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dplm2.artifacts import atomic_path, read_json, write_json
+from dplm2.errors import DPLM2Error
+from dplm2.tokenizer import features
+from dplm2.tokenizer.decoder import Decoder
+from dplm2.tokenizer.encoder import Encoder
+from dplm2.tokenizer.frames import place_oxygens
+from dplm2.tokenizer.quantizer import Quantizer, indices_to_codes
+from dplm2.tokenizer.settings import TokenizerSettings, default_settings
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+FORMAT, FORMAT_VERSION = "dplm2 structure tokenizer", 1
+NOT_ARCHITECTURE = {"weights", "frozen", "gradual_steps", "commitment_weight", "entropy_weight", "entropy_temperature"}
+DEFAULT_TOKEN_BUDGET = 2000
+
+
+class Decoded(NamedTuple):
+    """A decoded chain.
+
+    Attributes
+    ----------
+    backbone : ndarray
+        (L, 4, 3) float32: N, CA, C, O in angstrom.
+    plddt : ndarray or None
+        (L,) float32, 0 to 100; None where the confidence head was never trained.
+    """
+
+    backbone: np.ndarray
+    plddt: np.ndarray | None
+
+
+def length_buckets(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Group chains of similar length, longest first, so that no padded group exceeds the budget.
+
+    Parameters
+    ----------
+    lengths
+        Residues of each chain.
+    token_budget
+        Residues of a group, padding counted; a chain that is longer goes alone.
+    """
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        if group and lengths[group[0]] * (len(group) + 1) > token_budget:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def pad_backbones(backbones: Sequence[np.ndarray], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Put backbones (L, 3 or 4, 3) into one batch: coordinates (B, L, 3, 3), observed (B, L), residues (B, L)."""
+    longest = max(len(backbone) for backbone in backbones)
+    coords_BLAX = torch.full((len(backbones), longest, 3, 3), torch.nan)
+    residues_BL = torch.zeros(len(backbones), longest, dtype=torch.bool)
+    for row, backbone in enumerate(backbones):
+        coords_BLAX[row, : len(backbone)] = torch.from_numpy(np.array(backbone[:, :3], dtype=np.float32))
+        residues_BL[row, : len(backbone)] = True
+    coords_BLAX, residues_BL = coords_BLAX.to(device), residues_BL.to(device)
+    return coords_BLAX, features.observed_residues(coords_BLAX), residues_BL
+
+
+class StructureTokenizer(nn.Module):
+    """Encoder, lookup-free quantizer and decoder (DPLM-2, section 3.3).
+
+    Parameters
+    ----------
+    settings
+        Of which ``encoder``, ``quantizer`` and ``decoder`` count here.
+    confidence_trained
+        Whether the pLDDT head was trained; if not, no confidence is reported.
+    """
+
+    def __init__(self, settings: TokenizerSettings, confidence_trained: bool = False) -> None:
+        super().__init__()
+        width, self.bits = settings.encoder.width, settings.quantizer.bits
+        self.settings = settings
+        self.confidence_trained = confidence_trained
+        self.encoder = Encoder(settings.encoder)
+        self.pre_quant = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, self.bits), nn.ReLU(), nn.Linear(self.bits, self.bits)
+        )
+        self.quantizer = Quantizer(settings.quantizer)
+        self.decoder = Decoder(settings.decoder, self.bits)
+        self._fingerprint: tuple[tuple, str] | None = None
+        if settings.encoder.frozen:
+            self.encoder.requires_grad_(False)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of structure tokens."""
+        return 2**self.bits
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.pre_quant[0].weight.device
+
+    @property
+    def config(self) -> dict:
+        """What ``config.json`` holds."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "architecture": architecture(self.settings),
+            "confidence_trained": self.confidence_trained,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over architecture and weights: equal if and only if the tokenizers are the same."""
+        state = self.state_dict()
+        version = tuple((value.data_ptr(), value._version) for value in state.values())  # changes with the weights
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            digest = hashlib.sha256(json.dumps(architecture(self.settings), sort_keys=True).encode())
+            for name in sorted(state):
+                digest.update(name.encode())
+                digest.update(state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            self._fingerprint = version, digest.hexdigest()[:16]
+        return self._fingerprint[1]
+
+    def train(self, mode: bool = True) -> "StructureTokenizer":
+        """Set the training mode; a frozen encoder stays without dropout."""
+        super().train(mode)
+        if self.settings.encoder.frozen:
+            self.encoder.eval()
+        return self
+
+    def values(self, coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor) -> Tensor:
+        """The values (B, L, Q) whose signs are the structure tokens; zero at missing residues and padding."""
+        return self.pre_quant(self.encoder(coords_BLAX, observed_BL, residues_BL)) * observed_BL[..., None]
+
+    @overload
+    def encode(self, backbones: np.ndarray, token_budget: int = ...) -> np.ndarray: ...
+    @overload
+    def encode(self, backbones: Sequence[np.ndarray], token_budget: int = ...) -> list[np.ndarray]: ...
+    @torch.inference_mode()
+    def encode(self, backbones, token_budget=DEFAULT_TOKEN_BUDGET):
+        """Turn backbones into structure tokens.
+
+        Parameters
+        ----------
+        backbones
+            One backbone or a list of them, each (L, 3 or 4, 3) in angstrom, N, CA, C (and O, which is not looked at);
+            NaN where an atom is missing. A residue without all of N, CA, C gets index 0, which is a legal token too:
+            keep ``observed`` beside the tokens.
+        token_budget
+            Residues that are worked on at once, padding counted.
+
+        Returns
+        -------
+        ndarray or list of ndarray
+            (L,) uint16 for each backbone.
+
+        Raises
+        ------
+        DPLM2Error
+            If a backbone has another shape.
+        """
+        single = not isinstance(backbones, list | tuple)
+        chains = [as_backbone(backbone) for backbone in ([backbones] if single else backbones)]
+        tokens = [np.zeros(len(chain), np.uint16) for chain in chains]
+        self.eval()
+        for group in length_buckets([len(chain) for chain in chains], token_budget):
+            if len(chains[group[0]]) == 0:
+                continue
+            batch = pad_backbones([chains[index] for index in group], self.device)
+            indices = self.quantizer.indices(self.values(*batch)).cpu().numpy().astype(np.uint16)
+            for row, index in enumerate(group):
+                tokens[index][:] = indices[row, : len(chains[index])]
+        return tokens[0] if single else tokens
+
+    @overload
+    def decode(self, tokens: np.ndarray, token_budget: int = ...) -> Decoded: ...
+    @overload
+    def decode(self, tokens: Sequence[np.ndarray], token_budget: int = ...) -> list[Decoded]: ...
+    @torch.inference_mode()
+    def decode(self, tokens, token_budget=DEFAULT_TOKEN_BUDGET):
+        """Turn structure tokens into backbones.
+
+        Parameters
+        ----------
+        tokens
+            The tokens of one chain, (L,) integers below ``codebook_size``, or a list of such.
+        token_budget
+            Residues that are worked on at once, padding counted.
+
+        Returns
+        -------
+        Decoded or list of Decoded
+            Backbone and confidence of each chain.
+
+        Raises
+        ------
+        DPLM2Error
+            If a token is not of this codebook.
+        """
+        single = not isinstance(tokens, list | tuple) or bool(len(tokens)) and np.ndim(tokens[0]) == 0
+        chains = [self._as_tokens(chain) for chain in ([tokens] if single else tokens)]
+        decoded: list[Decoded | None] = [None] * len(chains)
+        self.eval()
+        for group in length_buckets([len(chain) for chain in chains], token_budget):
+            for index, result in zip(group, self._decode_batch([chains[index] for index in group]), strict=True):
+                decoded[index] = result
+        return decoded[0] if single else decoded
+
+    def _as_tokens(self, tokens) -> np.ndarray:
+        values = np.asarray(tokens)
+        if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or len(values) == 0:
+            raise DPLM2Error(f"structure tokens of a chain are a row of integers, not {values.dtype} of shape {values.shape}")
+        if values.min() < 0 or values.max() >= self.codebook_size:
+            raise DPLM2Error(
+                f"structure token {values.max() if values.min() >= 0 else values.min()} is not among the "
+                f"{self.codebook_size} of this tokenizer"
+            )
+        return values.astype(np.int64)
+
+    def _decode_batch(self, chains: list[np.ndarray]) -> Iterator[Decoded]:
+        lengths = [len(chain) for chain in chains]
+        indices_BL = torch.zeros(len(chains), max(lengths), dtype=torch.long)
+        mask_BL = torch.zeros(len(chains), max(lengths), dtype=torch.bool)
+        for row, chain in enumerate(chains):
+            indices_BL[row, : len(chain)] = torch.from_numpy(chain)
+            mask_BL[row, : len(chain)] = True
+        codes_BLQ = indices_to_codes(indices_BL.to(self.device), self.bits)
+        output = self.decoder(codes_BLQ, mask_BL.to(self.device), distogram=False)
+        positions = output.positions[:, :, :4].float().cpu()
+        plddt = output.plddt.float().cpu().numpy()
+        for row, length in enumerate(lengths):
+            confidence = plddt[row, :length].copy() if self.confidence_trained else None
+            # By chain: where O lies depends on the next residue, which must not be padding.
+            yield Decoded(place_oxygens(positions[row, :length]).numpy(), confidence)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``."""
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        with atomic_path(Path(folder) / WEIGHTS_FILE) as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
+        write_json(Path(folder) / CONFIG_FILE, {**self.config, "fingerprint": self.fingerprint})
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, device: torch.device | str = "cpu") -> "StructureTokenizer":
+        """Read a tokenizer.
+
+        Parameters
+        ----------
+        source
+            A folder that ``save_pretrained`` wrote, or the id of such a repository on the Hugging Face hub.
+        device
+            Where to put the weights.
+
+        Raises
+        ------
+        DPLM2Error
+            If there is no tokenizer, or its weights do not fit its configuration.
+        """
+        folder = local_folder(source)
+        config = read_json(folder / CONFIG_FILE)
+        if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
+            raise DPLM2Error(
+                f"{folder}: not a structure tokenizer of this version (for the authors' checkpoint: dplm2 import tokenizer)"
+            )
+        tokenizer = cls(default_settings(**config["architecture"]), config["confidence_trained"])
+        tokenizer.load_weights(folder / WEIGHTS_FILE)
+        return tokenizer.to(device).eval()
+
+    def load_weights(self, path: str | os.PathLike) -> None:
+        """Read the weights of a tokenizer of the same architecture.
+
+        Raises
+        ------
+        DPLM2Error
+            If the file is not there or holds other weights.
+        """
+        try:
+            self.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise DPLM2Error(f"{path}: not the weights of this tokenizer ({' '.join(str(error).split())[:500]})") from error
+
+
+def architecture(settings: TokenizerSettings) -> dict[str, Mapping]:
+    """The settings that decide shapes and the meaning of the weights, by section."""
+    sections = {}
+    for name in ("encoder", "quantizer", "decoder"):
+        values = dataclasses.asdict(getattr(settings, name))
+        sections[name] = {key: value for key, value in values.items() if key not in NOT_ARCHITECTURE}
+    return sections
+
+
+def as_backbone(backbone: np.ndarray) -> np.ndarray:
+    """Check that an array is a backbone, (L, 3 or 4 or more, 3)."""
+    values = np.asarray(backbone, dtype=np.float32)
+    if values.ndim != 3 or values.shape[1] < 3 or values.shape[2] != 3:
+        raise DPLM2Error(f"a backbone has the shape (residues, 3 or 4 atoms, 3), not {values.shape}")
+    return values
+
+
+def local_folder(source: str | os.PathLike) -> Path:
+    """The folder itself, or where the hub's repository of that name lies on this machine."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if str(source).count("/") != 1 or str(source).startswith((".", "/")):
+        raise DPLM2Error(f"{source}: no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        raise DPLM2Error(f"{source}: neither a folder nor a repository that the Hugging Face hub gives") from error

@@ -1,0 +1,83 @@
+"""From quantized codes to features per residue: a perceptron and a small transformer (DPLM-2, appendix B.2).
+
+Shapes: B batch, L residues, D width, H heads, W width of a head, Q bits of a code.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dplm2.tokenizer.transition import InputPerceptron
+
+ROTARY_BASE = 10000.0
+MASKED = -1e9  # logit of what must not be attended to; finite, so that a wholly masked row is not NaN
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm transformer layer with rotary positions (the layout of ESM-1b and ESM-2)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+
+    def forward(self, values_BLD: Tensor, angles: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+        """One layer; ``angles`` are the rotary cosines and sines, ``bias`` is added to the attention logits."""
+        query, key, value = self.query_key_value(self.attention_norm(values_BLD)).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        query, key = rotate(query, *angles), rotate(key, *angles)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        values_BLD = values_BLD + self.attention_output(attended.transpose(1, 2).flatten(2))
+        return values_BLD + self.contract(functional.gelu(self.expand(self.feedforward_norm(values_BLD))))
+
+
+def rotary_angles(length: int, head_width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``(length, head_width)`` of rotary positions (Su et al. 2021)."""
+    halves = torch.arange(0, head_width, 2, device=like.device, dtype=torch.float32) / head_width
+    angles = torch.outer(torch.arange(length, device=like.device, dtype=torch.float32), ROTARY_BASE**-halves)
+    angles = torch.cat((angles, angles), -1)
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(values_BHLW: Tensor, cosines_LW: Tensor, sines_LW: Tensor) -> Tensor:
+    """Turn each pair (first half, second half) of channels by its position's angle."""
+    first, second = values_BHLW.chunk(2, -1)
+    return values_BHLW * cosines_LW + torch.cat((-second, first), -1) * sines_LW
+
+
+class PostQuantization(nn.Module):
+    """Codes of -1 and 1 to features per residue.
+
+    Parameters
+    ----------
+    bits, width
+        Channels in and out.
+    layers, heads
+        Of the transformer.
+    """
+
+    def __init__(self, bits: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.head_width = width // heads
+        self.perceptron = InputPerceptron(bits, width)
+        self.layers = nn.ModuleList(TransformerLayer(width, heads) for _ in range(layers))
+        self.final_norm = nn.LayerNorm(width)
+
+    def forward(self, codes_BLQ: Tensor, mask_BL: Tensor | None) -> Tensor:
+        """Features ``(B, L, D)``; residues that are not in ``mask_BL`` are neither seen nor filled (zero)."""
+        values_BLD = self.perceptron(codes_BLQ)
+        bias = None
+        if mask_BL is not None:
+            values_BLD = values_BLD * mask_BL.unsqueeze(-1)
+            bias = torch.zeros(mask_BL.shape, dtype=values_BLD.dtype, device=values_BLD.device)
+            bias = bias.masked_fill(~mask_BL, MASKED)[:, None, None, :]
+        angles = rotary_angles(values_BLD.shape[1], self.head_width, values_BLD)
+        for layer in self.layers:
+            values_BLD = layer(values_BLD, angles, bias)
+        values_BLD = self.final_norm(values_BLD)
+        return values_BLD if mask_BL is None else values_BLD * mask_BL.unsqueeze(-1)

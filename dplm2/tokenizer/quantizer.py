@@ -1,0 +1,136 @@
+"""Lookup-free quantization (DPLM-2, section 3.3): a structure token is the signs of a few values, read as bits.
+
+Shape legend: B batch, L residues, Q bits, N residues that count.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dplm2.tokenizer.settings import QuantizerSettings
+
+ENTROPY_EPSILON = 1e-5  # inside the logarithm of the mean code distribution, as in the authors' code
+
+
+class Quantized(NamedTuple):
+    """What the quantizer gives; the losses are scalars and count only residues of the mask."""
+
+    codes_BLQ: Tensor
+    indices_BL: Tensor
+    commitment: Tensor
+    sample_entropy: Tensor
+    codebook_entropy: Tensor
+    loss: Tensor
+
+
+def bits_to_indices(bits_BLQ: Tensor) -> Tensor:
+    """Read bits (bool) as a number, the first bit being worth most."""
+    places = 2 ** torch.arange(bits_BLQ.shape[-1] - 1, -1, -1, device=bits_BLQ.device)
+    return (bits_BLQ * places).sum(-1)
+
+
+def indices_to_codes(indices_BL: Tensor, bits: int) -> Tensor:
+    """Codes of -1 and +1 (float32) of indices below 2^bits: (B, L) to (B, L, Q)."""
+    shifts = torch.arange(bits - 1, -1, -1, device=indices_BL.device)
+    return ((indices_BL.long()[..., None] >> shifts) & 1).float() * 2 - 1
+
+
+def binary_entropy(logits: Tensor) -> Tensor:
+    """Entropy, in nats, of a bit that is on with probability sigmoid(logits)."""
+    size = logits.abs()  # the entropy is even, and for negative arguments nothing is lost to cancellation
+    return F.softplus(-size) + size * torch.sigmoid(-size)
+
+
+def code_entropies(values_NQ: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Mean entropy of each residue's code distribution, and entropy of the mean code distribution, in nats.
+
+    A residue with values x draws code c in {-1, +1}^Q with probability proportional to exp(2 x.c / T). The exponent is
+    a sum over bits, so the distribution is a product of independent bits: bit d is on with probability
+    p_d = exp(2 x_d / T) / (exp(2 x_d / T) + exp(-2 x_d / T)) = sigmoid(4 x_d / T).
+
+    The entropy of a product is the sum of the entropies of its factors: Q terms instead of 2^Q.
+
+    The mean over residues is no product. But each residue's distribution is an outer product a_n b_n^T, where a_n is
+    the distribution of the first half of the bits (2^(Q/2) entries) and b_n that of the second half; hence the mean
+    over N residues is A^T B / N, one matrix product of (2^(Q/2), N) by (N, 2^(Q/2)), and nothing of size N x 2^Q is
+    ever made. The result has 2^Q entries, as any exact form must: the logarithm is taken of each of them.
+
+    Parameters
+    ----------
+    values_NQ
+        Values whose signs are the bits.
+    temperature
+        T above.
+    """
+    logits = 4 * values_NQ / temperature
+    sample_entropy = binary_entropy(logits).sum(-1).mean()
+    half = values_NQ.shape[1] // 2
+    first, second = code_distribution(logits[:, :half]), code_distribution(logits[:, half:])
+    mean = first.T @ second / len(values_NQ)
+    return sample_entropy, -(mean * torch.log(mean + ENTROPY_EPSILON)).sum()
+
+
+def code_distribution(logits_NQ: Tensor) -> Tensor:
+    """Probabilities of all 2^Q codes of independent bits, ordered by index: (N, 2^Q)."""
+    probabilities = logits_NQ.new_ones(len(logits_NQ), 1)
+    for logits in logits_NQ.unbind(-1):
+        off_on = torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], -1)
+        probabilities = (probabilities[:, :, None] * off_on[:, None, :]).flatten(1)
+    return probabilities
+
+
+class Quantizer(nn.Module):
+    """Takes the sign of each value; the gradient passes straight through.
+
+    Attributes
+    ----------
+    bits_on : float
+        How many bits are quantized (all of them, unless training switches them on one by one); the values of the
+        others pass through.
+    """
+
+    def __init__(self, settings: QuantizerSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.bits_on = float(settings.bits)
+
+    def bound(self, values_BLQ: Tensor) -> Tensor:
+        """Values bounded as the settings say; signs do not change."""
+        if self.settings.bound == "tanh":
+            return torch.tanh(values_BLQ)
+        if self.settings.bound == "normalize":
+            return F.rms_norm(values_BLQ, values_BLQ.shape[-1:], eps=1e-6)
+        return values_BLQ
+
+    def indices(self, values_BLQ: Tensor) -> Tensor:
+        """The structure tokens of values; a value of exactly zero gives bit 0."""
+        return bits_to_indices(values_BLQ > 0)
+
+    def forward(self, values_BLQ: Tensor, mask_BL: Tensor) -> Quantized:
+        """Quantize a batch.
+
+        Parameters
+        ----------
+        values_BLQ
+            One value per bit.
+        mask_BL
+            Residues that count in the losses; the others have index 0, as in the authors' code, and code -1.
+
+        Returns
+        -------
+        Quantized
+            ``codes_BLQ`` of -1 and +1; ``loss`` is the weighted sum of commitment and of sample minus codebook entropy.
+        """
+        values = self.bound(values_BLQ) * mask_BL[..., None]
+        signs = torch.where(values > 0, 1.0, -1.0)
+        quantized = values + (signs - values).detach()
+        on = torch.arange(self.settings.bits, device=values.device) < self.bits_on
+        codes = torch.where(on | ~mask_BL[..., None], quantized, values)
+        counted = values[mask_BL]
+        commitment = (counted - signs[mask_BL]).square().mean()
+        sample_entropy, codebook_entropy = code_entropies(counted, self.settings.entropy_temperature)
+        loss = self.settings.commitment_weight * commitment
+        loss = loss + self.settings.entropy_weight * (sample_entropy - codebook_entropy)
+        return Quantized(codes, bits_to_indices(values > 0), commitment, sample_entropy, codebook_entropy, loss)

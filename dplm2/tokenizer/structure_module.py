@@ -1,0 +1,203 @@
+"""The structure module: residue features move rigid frames, guided by invariant point attention.
+
+Jumper et al. 2021, supplement, algorithms 20, 22 and 23, with the sizes of DPLM-2 (appendix B.2). One block's weights are
+used in every pass. Lengths inside are in units of 10 angstrom.
+
+Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, H heads, W width of a
+head, S points of a head, X space, K passes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dplm2.tokenizer import frames
+from dplm2.tokenizer.settings import DecoderSettings
+from dplm2.tokenizer.transition import by_rows, lecun_, rows_per_chunk, zero_
+
+HEAD_WIDTH, QUERY_POINTS, VALUE_POINTS = 16, 4, 8
+UNIT = 10.0  # angstrom per unit of length inside the module
+MASKED_PAIR = -1e5
+TINY_LENGTH = 1e-8
+ANGLE_EPSILON = 1e-8
+SOFTPLUS_INVERSE_OF_ONE = math.log(math.e - 1)
+
+
+@dataclass(frozen=True)
+class StructurePasses:
+    """What the passes of the structure module give, the pass first in every shape.
+
+    Attributes
+    ----------
+    quaternions, rotations, origins
+        Frames: ``(K, B, L, 4)``, ``(K, B, L, 3, 3)`` and ``(K, B, L, 3)`` angstrom.
+    positions
+        ``(K, B, L, 5, 3)`` angstrom: N, CA, C, O, CB.
+    states
+        ``(K, B, L, D)`` residue features.
+    """
+
+    quaternions: Tensor
+    rotations: Tensor
+    origins: Tensor
+    positions: Tensor
+    states: Tensor
+
+
+class StructureModule(nn.Module):
+    """Frames from residue and pair features."""
+
+    def __init__(self, settings: DecoderSettings) -> None:
+        super().__init__()
+        width = settings.sequence_dim
+        self.passes = settings.structure_blocks
+        self.sequence_norm = nn.LayerNorm(width)
+        self.pair_norm = nn.LayerNorm(settings.pair_dim)
+        self.input = nn.Linear(width, width)
+        self.attention = InvariantPointAttention(width, settings.pair_dim, settings.ipa_heads)
+        self.attention_norm = nn.LayerNorm(width)
+        self.transition = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.transition_norm = nn.LayerNorm(width)
+        self.frame_update = nn.Linear(width, 6)
+        self.torsion = TorsionHead(width)
+        self.dropout = nn.Dropout(settings.dropout)
+        lecun_(self.input.weight)
+        for layer in self.transition[:2]:
+            lecun_(layer.weight, gain=2.0)
+        zero_(self.transition[2])
+        zero_(self.frame_update)
+
+    def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> StructurePasses:
+        """Run all passes; every frame starts at the origin, unturned."""
+        first_BLD = self.sequence_norm(sequence_BLD)
+        batch, length, _, width = pairs_BIJP.shape
+        rows = rows_per_chunk(length, batch * length * width)
+        pairs_BIJP = by_rows(self.pair_norm, rows, pairs_BIJP)
+        bias_BHIJ = self.attention.pair_bias_of(pairs_BIJP, mask_BL, rows)
+        state_BLD = self.input(first_BLD)
+        quaternion = torch.zeros(*first_BLD.shape[:2], 4, dtype=first_BLD.dtype, device=first_BLD.device)
+        quaternion[..., 0] = 1
+        rotation, origin = frames.rotations_of(quaternion), torch.zeros_like(quaternion[..., 1:])
+        steps = []
+        for _ in range(self.passes):
+            state_BLD = state_BLD + self.attention(state_BLD, pairs_BIJP, bias_BHIJ, rotation, origin)
+            state_BLD = self._transit(self.attention_norm(self.dropout(state_BLD)))
+            turn, shift = self.frame_update(state_BLD).split(3, -1)
+            origin = origin + (rotation @ shift.unsqueeze(-1)).squeeze(-1)
+            quaternion = frames.update_quaternions(quaternion, turn)
+            rotation = frames.rotations_of(quaternion)
+            psi = self.torsion(state_BLD, first_BLD)
+            positions = frames.ideal_atoms(rotation, UNIT * origin, psi)
+            steps.append((quaternion, rotation, UNIT * origin, positions, state_BLD))
+            # Without this the gradient through many turned frames explodes (algorithm 20, line 20).
+            quaternion, rotation = quaternion.detach(), rotation.detach()
+        return StructurePasses(*(torch.stack(part) for part in zip(*steps, strict=True)))
+
+    def _transit(self, state_BLD: Tensor) -> Tensor:
+        first, second, third = self.transition
+        update = third(functional.relu(second(functional.relu(first(state_BLD)))))
+        return self.transition_norm(self.dropout(state_BLD + update))
+
+
+def projection_sizes(heads: int) -> tuple[int, int, int, int]:
+    """Channels of what invariant point attention projects: queries; keys and values; query points; key and value points.
+
+    Keys and values alternate by head; points have the coordinate first, then head and point.
+    """
+    points = QUERY_POINTS + VALUE_POINTS
+    return heads * HEAD_WIDTH, 2 * heads * HEAD_WIDTH, 3 * heads * QUERY_POINTS, 3 * heads * points
+
+
+class InvariantPointAttention(nn.Module):
+    """Attention whose logits fall with the distances of points carried by the frames (algorithm 22).
+
+    The squared distance of two points is ``|q|^2 + |k|^2 - 2 q.k``. The first part is the same for all keys, so softmax does
+    not see it; the others make a dot product of longer vectors: queries ``[q, points, 1]`` with keys
+    ``[k, points, -|points|^2 / 2]``. No tensor of point differences exists. The bias by pairs is the same in every pass of the
+    structure module and is computed once.
+    """
+
+    def __init__(self, width: int, pair_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.pair_width = heads, pair_width
+        self.sizes = projection_sizes(heads)
+        self.project = nn.Linear(width, sum(self.sizes))
+        self.pair_bias = nn.Linear(pair_width, heads)
+        self.point_weights = nn.Parameter(torch.full((heads,), SOFTPLUS_INVERSE_OF_ONE))
+        self.output = nn.Linear(heads * (HEAD_WIDTH + 4 * VALUE_POINTS + pair_width), width)
+        lecun_(self.project.weight)
+        lecun_(self.pair_bias.weight)
+        zero_(self.output)
+
+    def pair_bias_of(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, rows: int) -> Tensor:
+        """Bias of the logits by normalized pair features, ``(B, H, I, J)``, with the mask in it."""
+        scaled = by_rows(lambda part: self.pair_bias(part) * math.sqrt(1 / 3), rows, pairs_BIJP)
+        bias_BHIJ = scaled.permute(0, 3, 1, 2).contiguous()
+        if mask_BL is not None:
+            bias_BHIJ = bias_BHIJ + MASKED_PAIR * ~(mask_BL[:, None, :, None] & mask_BL[:, None, None, :])
+        return bias_BHIJ
+
+    def forward(
+        self, state_BLD: Tensor, pairs_BIJP: Tensor, bias_BHIJ: Tensor, rotation_BLXX: Tensor, origin_BLX: Tensor
+    ) -> Tensor:
+        """What is to be added to ``state_BLD``."""
+        query, key_value, query_points, key_value_points = self.project(state_BLD).split(self.sizes, -1)
+        query = query.unflatten(-1, (self.heads, -1))
+        key, value = key_value.unflatten(-1, (self.heads, -1)).chunk(2, -1)
+        query_points = self._global(query_points, rotation_BLXX, origin_BLX)
+        key_points, value_points = self._global(key_value_points, rotation_BLXX, origin_BLX).split(
+            (QUERY_POINTS, VALUE_POINTS), -2
+        )
+        point_weight_H1 = functional.softplus(self.point_weights)[:, None] * math.sqrt(2 / (27 * QUERY_POINTS))
+        scale = math.sqrt(1 / (3 * HEAD_WIDTH))
+        penalty = -0.5 * point_weight_H1 * key_points.flatten(-2).square().sum(-1, keepdim=True)
+        queries = torch.cat(
+            (query * scale, query_points.flatten(-2) * point_weight_H1, torch.ones_like(penalty)), -1
+        ).transpose(1, 2)
+        keys = torch.cat((key, key_points.flatten(-2), penalty), -1).transpose(1, 2)
+        weights_BHIJ = torch.softmax(queries @ keys.transpose(-1, -2) + bias_BHIJ, -1)
+        values = torch.cat((value, value_points.flatten(-2)), -1).transpose(1, 2)
+        attended, points = (weights_BHIJ @ values).transpose(1, 2).split((HEAD_WIDTH, 3 * VALUE_POINTS), -1)
+        of_pairs_BIHP = weights_BHIJ.transpose(1, 2) @ pairs_BIJP
+        points = self._local(points, rotation_BLXX, origin_BLX)
+        lengths = (points.square().sum(-1) + TINY_LENGTH).sqrt()
+        parts = (attended, *points.unbind(-1), lengths, of_pairs_BIHP)
+        return self.output(torch.cat([part.flatten(2) for part in parts], -1))
+
+    def _global(self, flat: Tensor, rotation_BLXX: Tensor, origin_BLX: Tensor) -> Tensor:
+        """Points ``(B, L, H, S, X)`` in space from their coordinates in the frames."""
+        points_BLXS = rotation_BLXX @ flat.unflatten(-1, (3, -1)) + origin_BLX.unsqueeze(-1)
+        return points_BLXS.transpose(-1, -2).unflatten(-2, (self.heads, -1))
+
+    def _local(self, flat_BLHS: Tensor, rotation_BLXX: Tensor, origin_BLX: Tensor) -> Tensor:
+        """Points ``(B, L, H, S, X)`` in the frames from points in space."""
+        points = flat_BLHS.unflatten(-1, (VALUE_POINTS, 3)) - origin_BLX[:, :, None, None, :]
+        return (points.flatten(2, 3) @ rotation_BLXX).unflatten(2, (self.heads, VALUE_POINTS))
+
+
+class TorsionHead(nn.Module):
+    """Sine and cosine of psi, the one torsion angle that a backbone needs: it places O (algorithm 20, lines 11 to 14)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(width, width)
+        self.first = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(nn.ModuleList(nn.Linear(width, width) for _ in range(2)) for _ in range(2))
+        self.output = nn.Linear(width, 2)
+        for layer in (self.state, self.first, self.output):
+            lecun_(layer.weight)
+        for expand, contract in self.blocks:
+            lecun_(expand.weight, gain=2.0)
+            zero_(contract)
+
+    def forward(self, state_BLD: Tensor, first_BLD: Tensor) -> Tensor:
+        """``(B, L, 2)``, of length one."""
+        relu = functional.relu
+        values = self.state(relu(state_BLD)) + self.first(relu(first_BLD))
+        for expand, contract in self.blocks:
+            values = values + contract(relu(expand(relu(values))))
+        angle = self.output(relu(values))
+        return angle / angle.square().sum(-1, keepdim=True).clamp(min=ANGLE_EPSILON).sqrt()

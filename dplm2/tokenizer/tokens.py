@@ -1,0 +1,287 @@
+"""Tokens of datasets: the Parquet files of structure tokens, made shard by shard from the Parquet files of chains.
+
+One chains file becomes one tokens file. What is finished is not done again: a tokens file that fits its chains file
+and tokenizer is kept, and inside a shard the chains that are done are set down every minute.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from dplm2.artifacts import atomic_path, sha256_of_file
+from dplm2.errors import DPLM2Error
+from dplm2.tokenizer.features import observed_residues
+from dplm2.tokenizer.model import StructureTokenizer, length_buckets
+from dplm2.tokenizer.settings import TokenizationSettings
+
+SCHEMA = pa.schema(
+    [
+        ("chain_id", pa.string()),
+        ("sequence", pa.string()),
+        ("structure_tokens", pa.list_(pa.uint16())),
+        ("observed", pa.list_(pa.bool_())),
+        ("length", pa.int32()),
+        ("plddt_mean", pa.float32()),
+        ("cluster", pa.string()),
+        ("split", pa.string()),
+    ]
+)
+CHAIN_COLUMNS = ["chain_id", "sequence", "backbone", "plddt", "cluster", "split"]
+SECONDS_BETWEEN_NOTES = 60.0
+
+
+def parts_of(sources: Sequence[Path], what: str) -> list[Path]:
+    """The Parquet files of folders (their ``part-*.parquet``) and of single files, in order.
+
+    Raises
+    ------
+    DPLM2Error
+        If a source is not there or a folder holds none.
+    """
+    parts = []
+    for source in map(Path, sources):
+        found = sorted(source.glob("part-*.parquet")) if source.is_dir() else [source]
+        if not found or not found[0].exists():
+            raise DPLM2Error(f"{source}: no {what} there (part-*.parquet)")
+        parts += found
+    return parts
+
+
+def encode_part(
+    part: Path,
+    out: Path,
+    tokenizer: StructureTokenizer,
+    settings: TokenizationSettings,
+    log: Callable[[str], None] = print,
+) -> bool:
+    """Tokenize one file of chains.
+
+    Parameters
+    ----------
+    part
+        Parquet file of chains.
+    out
+        Parquet file of tokens to write, rows in the order of ``part``.
+    tokenizer
+        Whose fingerprint the file will carry.
+    settings
+        Size of batches and precision.
+    log
+        Takes lines about progress.
+
+    Returns
+    -------
+    bool
+        False if ``out`` was there already and fits.
+    """
+    origin = _origin(part, tokenizer, settings)
+    if out.exists() and _metadata(out) == origin:
+        log(f"{out}: already there")
+        return False
+    chains = _read_chains(part)
+    partial = out.with_name(f".{out.name}.unfinished")
+    done = _rows_of(partial, origin)
+    backbones = {
+        row["chain_id"]: np.asarray(row["backbone"], np.float32).reshape(-1, 4, 3)
+        for row in chains.select(["chain_id", "backbone"]).to_pylist()
+        if row["chain_id"] not in done
+    }
+    _encode_chains(backbones, done, tokenizer, settings, lambda: _write(partial, chains, done, origin), log, part.name)
+    _write(out, chains, done, origin)
+    partial.unlink(missing_ok=True)
+    return True
+
+
+def _read_chains(part: Path) -> pa.Table:
+    try:
+        chains = pq.read_table(part, columns=CHAIN_COLUMNS, partitioning=None)
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise DPLM2Error(f"{part}: not a file of chains ({error})") from error
+    missing = [name for name in CHAIN_COLUMNS if name not in chains.column_names]
+    if missing:
+        raise DPLM2Error(f"{part}: not a file of chains (it has no column {', '.join(missing)})")
+    if pc.count_distinct(chains["chain_id"]).as_py() != len(chains):
+        raise DPLM2Error(f"{part}: two chains have the same chain_id")
+    return chains
+
+
+def _encode_chains(
+    backbones: dict[str, np.ndarray],
+    done: dict[str, tuple[np.ndarray, np.ndarray]],
+    tokenizer: StructureTokenizer,
+    settings: TokenizationSettings,
+    set_down: Callable[[], None],
+    log: Callable[[str], None],
+    name: str,
+) -> None:
+    names, chains = list(backbones), list(backbones.values())
+    lengths = [len(chain) for chain in chains]
+    total, finished, start = sum(lengths), 0, time.monotonic()
+    noted = start
+    tokenizer = tokenizer.with_precision(settings.precision)
+    with tqdm(total=total, unit="residue", unit_scale=True, desc=name, disable=None) as bar:
+        for group in length_buckets(lengths, settings.token_budget):
+            tokens = tokenizer.encode([chains[index] for index in group], settings.token_budget)
+            for index, values in zip(group, tokens, strict=True):
+                done[names[index]] = values, observed_of(chains[index])
+            step = sum(lengths[index] for index in group)
+            finished += step
+            bar.update(step)
+            now = time.monotonic()
+            if now - noted > SECONDS_BETWEEN_NOTES:
+                set_down()
+                rate = finished / (now - start)
+                log(f"{name}: {finished}/{total} residues, {rate:.0f}/s, {(total - finished) / rate / 60:.1f} min left")
+                noted = now
+    if total:
+        log(f"{name}: {len(chains)} chains, {total} residues, {total / (time.monotonic() - start):.0f} residues/s")
+
+
+def observed_of(backbone: np.ndarray) -> np.ndarray:
+    """Which residues of a backbone (L, 3 or 4, 3) have N, CA and C: the ones whose token means something."""
+    return np.isfinite(backbone[:, :3]).all((1, 2))
+
+
+def _origin(part: Path, tokenizer: StructureTokenizer, settings: TokenizationSettings) -> dict[str, str]:
+    return {
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "codebook_size": str(tokenizer.codebook_size),
+        "chains_sha256": sha256_of_file(part),
+        "precision": settings.precision,
+    }
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        found = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DPLM2Error(f"{path}: not a Parquet file ({error}); remove it and run again") from error
+    return {key.decode(): value.decode() for key, value in found.items() if not key.startswith((b"ARROW", b"pandas"))}
+
+
+def _rows_of(path: Path, origin: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    if not path.exists() or _metadata(path) != origin:
+        return {}
+    rows = pq.read_table(path, columns=["chain_id", "structure_tokens", "observed"], partitioning=None).to_pylist()
+    return {
+        row["chain_id"]: (np.array(row["structure_tokens"], np.uint16), np.array(row["observed"], bool)) for row in rows
+    }
+
+
+def _write(path: Path, chains: pa.Table, done: dict[str, tuple[np.ndarray, np.ndarray]], origin: dict[str, str]) -> None:
+    chains = chains.drop_columns(["backbone"]).filter(pc.is_in(chains["chain_id"], pa.array(list(done), pa.string())))
+    tokens = [done[name] for name in chains["chain_id"].to_pylist()]
+    plddt = [None if row is None else float(np.nanmean(row)) for row in chains["plddt"].to_pylist()]
+    columns = {
+        "chain_id": chains["chain_id"],
+        "sequence": chains["sequence"],
+        "structure_tokens": [values for values, _ in tokens],
+        "observed": [observed for _, observed in tokens],
+        "length": [len(values) for values, _ in tokens],
+        "plddt_mean": plddt,
+        "cluster": chains["cluster"].cast(pa.string()),
+        "split": chains["split"].cast(pa.string()),
+    }
+    table = pa.table([pa.chunked_array([_array(columns[f.name], f.type)]) for f in SCHEMA], schema=SCHEMA)
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(origin), temporary, compression="zstd")
+
+
+def _array(values, kind: pa.DataType) -> pa.Array:
+    return values.combine_chunks().cast(kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
+
+
+def read_tokens(
+    sources: Sequence[Path | str] | Path | str,
+    split: str | None = None,
+    selections: Sequence[Path | str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Read tokens.
+
+    Parameters
+    ----------
+    sources
+        Folders or files of tokens, all of one tokenizer.
+    split
+        Only chains of this split ("train", "validation", "test").
+    selections
+        ``selection.parquet`` of the datasets: chains that are in none of them are dropped, and their cluster and split
+        are taken from there.
+    columns
+        Only these columns.
+
+    Returns
+    -------
+    pyarrow.Table
+        Its schema's metadata hold ``tokenizer_fingerprint`` and ``codebook_size``.
+
+    Raises
+    ------
+    DPLM2Error
+        If files come from different tokenizers (both are named), or a chain is there twice.
+    """
+    sources = [sources] if isinstance(sources, str | Path) else list(sources)
+    parts = parts_of([Path(source) for source in sources], "tokens")
+    origins = [_token_metadata(part) for part in parts]
+    for part, origin in zip(parts, origins, strict=True):
+        if origin != origins[0]:
+            raise DPLM2Error(
+                f"{parts[0]} and {part} are tokens of different tokenizers "
+                f"({origins[0]['tokenizer_fingerprint']} and {origin['tokenizer_fingerprint']})"
+            )
+    table = pa.concat_tables([pq.read_table(part, partitioning=None).replace_schema_metadata(None) for part in parts])
+    if pc.count_distinct(table["chain_id"]).as_py() != len(table):
+        raise DPLM2Error(f"the tokens of {', '.join(map(str, sources))} have the same chain_id twice")
+    if selections:
+        table = _select(table, [Path(selection) for selection in selections])
+    if split is not None:
+        table = table.filter(pc.fill_null(pc.equal(table["split"], split), False))
+    return (table.select(list(columns)) if columns else table).replace_schema_metadata(origins[0])
+
+
+def _token_metadata(part: Path) -> dict[str, str]:
+    metadata = _metadata(part)
+    try:
+        return {key: metadata[key] for key in ("tokenizer_fingerprint", "codebook_size")}
+    except KeyError as error:
+        raise DPLM2Error(f"{part}: not a file of tokens (its metadata name no tokenizer)") from error
+
+
+def _select(table: pa.Table, selections: list[Path]) -> pa.Table:
+    chosen = pa.concat_tables(
+        [pq.read_table(path, columns=["chain_id", "cluster", "split"], partitioning=None) for path in selections]
+    ).cast(pa.schema([("chain_id", pa.string()), ("cluster", pa.string()), ("split", pa.string())]))
+    row = pc.index_in(table["chain_id"], chosen["chain_id"].combine_chunks())
+    kept = pc.is_valid(row)
+    table, row = table.filter(kept), row.filter(kept)
+    for name in ("cluster", "split"):
+        table = table.set_column(table.column_names.index(name), name, chosen[name].take(row))
+    return table
+
+
+def decode_tokens(table: pa.Table, tokenizer: StructureTokenizer, token_budget: int) -> Iterator[tuple[str, str, "object"]]:
+    """Decode every chain of a table of ``read_tokens``: yields chain id, sequence and ``Decoded``.
+
+    Raises
+    ------
+    DPLM2Error
+        If the tokens are those of another tokenizer; both are named.
+    """
+    fingerprint = (table.schema.metadata or {}).get(b"tokenizer_fingerprint", b"").decode()
+    if fingerprint != tokenizer.fingerprint:
+        raise DPLM2Error(f"the tokens are those of tokenizer {fingerprint}, not of the one given ({tokenizer.fingerprint})")
+    names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
+    tokens = [np.array(row, np.int64) for row in table["structure_tokens"].to_pylist()]
+    with tqdm(total=sum(map(len, tokens)), unit="residue", unit_scale=True, desc="decode", disable=None) as bar:
+        for group in length_buckets([len(row) for row in tokens], token_budget):
+            decoded = tokenizer.decode([tokens[index] for index in group], token_budget)
+            for index, chain in zip(group, decoded, strict=True):
+                yield names[index], sequences[index], chain
+                bar.update(len(tokens[index]))

@@ -1,0 +1,72 @@
+"""Small parts that several networks of the decoder share."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Above this many pair features a step is done for a few rows of pairs at a time: 8 MB of float32 stay in a processor's
+# cache, and long chains need no more memory than the pair features themselves. Autograd would keep every piece anyway.
+CHUNK_ELEMENTS = 1 << 21
+
+
+class Transition(nn.Module):
+    """Residual two-layer perceptron with a layer norm in front: ``x + contract(relu(expand(norm(x))))``."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+        zero_(self.contract)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``(..., width)`` to the same shape."""
+        return values + self.contract(functional.relu(self.expand(self.norm(values))))
+
+
+class InputPerceptron(nn.Module):
+    """Layer norm, linear, ReLU, linear."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(inputs)
+        self.expand = nn.Linear(inputs, width)
+        self.contract = nn.Linear(width, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``(..., inputs)`` to ``(..., width)``."""
+        return self.contract(functional.relu(self.expand(self.norm(values))))
+
+
+def zero_(linear: nn.Linear) -> None:
+    """Start a layer at zero, so that the residual branch it ends begins as nothing."""
+    nn.init.zeros_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def lecun_(weight: Tensor, gain: float = 1.0) -> None:
+    """Draw ``weight`` (outputs, inputs) from a normal distribution of variance ``gain / inputs``."""
+    nn.init.normal_(weight, std=math.sqrt(gain / weight.shape[1]))
+
+
+def rows_per_chunk(length: int, elements_per_row: int) -> int:
+    """How many rows of pairs to do at a time; all of them while gradients are recorded."""
+    return length if torch.is_grad_enabled() else max(1, min(length, CHUNK_ELEMENTS // elements_per_row))
+
+
+def by_rows(function: Callable[..., Tensor], rows: int, *tensors: Tensor) -> Tensor:
+    """Apply ``function`` to slices of ``rows`` of dimension 1 of each tensor and join the results."""
+    length = tensors[0].shape[1]
+    if rows >= length:
+        return function(*tensors)
+    starts = range(0, length, rows)
+    first = function(*(tensor[:, :rows] for tensor in tensors))
+    joined = first.new_empty(first.shape[0], length, *first.shape[2:])
+    joined[:, :rows] = first
+    for start in starts[1:]:
+        joined[:, start : start + rows] = function(*(tensor[:, start : start + rows] for tensor in tensors))
+    return joined

@@ -1,0 +1,258 @@
+"""The folding trunk: residue and pair features that inform each other (ESMFold, Lin et al. 2023; DPLM-2, appendix B.2).
+
+Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, H heads, W width of a
+head. A pair's features lie as ``pairs_BIJP``. The plain form of all of this is transformers' ``EsmFoldingTrunk``; here the
+same mathematics is arranged so that no tensor is larger than the pair features times a small constant, projections of one
+input are one product, and attention never writes its logits out where the platform has a fused kernel.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dplm2.tokenizer.post_quant import MASKED
+from dplm2.tokenizer.settings import DecoderSettings
+from dplm2.tokenizer.transition import Transition, by_rows, lecun_, rows_per_chunk, zero_
+
+POSITION_BINS = 32  # differences of residue indices are clipped at this many residues
+
+
+class FoldingTrunk(nn.Module):
+    """Relative positions and a stack of blocks over residue and pair features, in one pass."""
+
+    def __init__(self, settings: DecoderSettings) -> None:
+        super().__init__()
+        self.sequence_start = nn.Parameter(torch.zeros(settings.sequence_dim))
+        self.pair_start = nn.Parameter(torch.zeros(settings.pair_dim))
+        self.relative_position = nn.Embedding(2 * POSITION_BINS + 2, settings.pair_dim)
+        self.blocks = nn.ModuleList(TrunkBlock(settings) for _ in range(settings.blocks))
+
+    def forward(self, sequence_BLD: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Residue features and pair features of the last block.
+
+        Parameters
+        ----------
+        sequence_BLD
+            Features per residue.
+        mask_BL
+            True where there is a residue; None if everywhere.
+        """
+        sequence_BLD = sequence_BLD + self.sequence_start
+        pairs_BIJP = self.first_pairs(sequence_BLD.shape[:2], mask_BL)
+        for block in self.blocks:
+            sequence_BLD, pairs_BIJP = block(sequence_BLD, pairs_BIJP, mask_BL)
+        return sequence_BLD, pairs_BIJP
+
+    def first_pairs(self, shape: tuple[int, int], mask_BL: Tensor | None) -> Tensor:
+        """Embedded difference of residue indices; index 0 of the embedding is for pairs with a masked residue."""
+        index_L = torch.arange(shape[1], device=self.pair_start.device)
+        difference_IJ = (index_L[None, :] - index_L[:, None]).clamp(-POSITION_BINS, POSITION_BINS) + POSITION_BINS + 1
+        difference_BIJ = difference_IJ.expand(shape[0], -1, -1)
+        if mask_BL is not None:
+            difference_BIJ = difference_BIJ * (mask_BL[:, :, None] & mask_BL[:, None, :])
+        return functional.embedding(difference_BIJ, self.relative_position.weight + self.pair_start)
+
+
+class TrunkBlock(nn.Module):
+    """Attention over residues biased by pairs, then triangle updates of the pairs."""
+
+    def __init__(self, settings: DecoderSettings) -> None:
+        super().__init__()
+        width, pair_width = settings.sequence_dim, settings.pair_dim
+        self.residue_attention = ResidueAttention(width, pair_width, settings.sequence_head_width)
+        self.residue_transition = Transition(width, 4 * width)
+        self.residues_to_pairs = ResiduesToPairs(width, pair_width)
+        self.multiply_outgoing = TriangleMultiplication(pair_width, outgoing=True)
+        self.multiply_incoming = TriangleMultiplication(pair_width, outgoing=False)
+        self.triangle_attention = settings.triangle_attention
+        if settings.triangle_attention:
+            self.attend_starting = TriangleAttention(pair_width, settings.pairwise_head_width, starting=True)
+            self.attend_ending = TriangleAttention(pair_width, settings.pairwise_head_width, starting=False)
+        self.pair_transition = Transition(pair_width, 4 * pair_width)
+
+    def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One block; shapes are kept."""
+        sequence_BLD = sequence_BLD + self.residue_attention(sequence_BLD, pairs_BIJP, mask_BL)
+        sequence_BLD = self.residue_transition(sequence_BLD)
+        pairs_BIJP = pairs_BIJP + self.residues_to_pairs(sequence_BLD)
+        pairs_BIJP = pairs_BIJP + self.multiply_outgoing(pairs_BIJP, mask_BL)
+        pairs_BIJP = pairs_BIJP + self.multiply_incoming(pairs_BIJP, mask_BL)
+        if self.triangle_attention:
+            pairs_BIJP = pairs_BIJP + self.attend_starting(pairs_BIJP, mask_BL)
+            pairs_BIJP = pairs_BIJP + self.attend_ending(pairs_BIJP, mask_BL)
+        batch, length, _, width = pairs_BIJP.shape
+        rows = rows_per_chunk(length, 4 * batch * length * width)
+        return sequence_BLD, by_rows(self.pair_transition, rows, pairs_BIJP)
+
+
+class ResidueAttention(nn.Module):
+    """Gated self-attention over residues, its logits biased by the pair features."""
+
+    def __init__(self, width: int, pair_width: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = width // head_width
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.gate = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.pair_norm = nn.LayerNorm(pair_width)
+        self.pair_bias = nn.Linear(pair_width, self.heads, bias=False)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.ones_(self.gate.bias)
+        zero_(self.output)
+        zero_(self.pair_bias)
+
+    def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> Tensor:
+        """What is to be added to ``sequence_BLD``."""
+        batch, length, _, width = pairs_BIJP.shape
+        rows = rows_per_chunk(length, batch * length * width)
+        bias_BHIJ = by_rows(lambda pairs: self.pair_bias(self.pair_norm(pairs)), rows, pairs_BIJP).permute(0, 3, 1, 2)
+        if mask_BL is not None:
+            bias_BHIJ = bias_BHIJ.masked_fill(~mask_BL[:, None, None, :], MASKED)
+        values_BLD = self.norm(sequence_BLD)
+        query, key, value = (
+            self.query_key_value(values_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2).chunk(3, -1)
+        )
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias_BHIJ)
+        return self.output(attended.transpose(1, 2).flatten(2) * self.gate(values_BLD).sigmoid())
+
+
+class ResiduesToPairs(nn.Module):
+    """Products and differences of residue features, as an update of the pair features.
+
+    The differences are linear, so they are projected per residue; of the products ``q_j * k_i`` the output projection is
+    taken row by row with ``k_i`` folded into its weights. No tensor of all products is written.
+    """
+
+    def __init__(self, width: int, pair_width: int) -> None:
+        super().__init__()
+        self.inner = pair_width // 2
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, 2 * self.inner)
+        self.output = nn.Linear(2 * self.inner, pair_width)
+        nn.init.zeros_(self.project.bias)
+        zero_(self.output)
+
+    def forward(self, sequence_BLD: Tensor) -> Tensor:
+        """What is to be added to the pair features, ``(B, I, J, P)``."""
+        query_BLC, key_BLC = self.project(self.norm(sequence_BLD)).chunk(2, -1)
+        of_products_PC, of_differences_PC = self.output.weight.split(self.inner, 1)
+        column_BLP = functional.linear(query_BLC, of_differences_PC, self.output.bias)
+        row_BLP = functional.linear(key_BLC, of_differences_PC)
+        weights_BLPC = key_BLC[:, :, None, :] * of_products_PC
+        pairs_BIJP = query_BLC[:, None] @ weights_BLPC.transpose(-1, -2)
+        return pairs_BIJP + (column_BLP[:, None] - row_BLP[:, :, None])
+
+
+class TriangleMultiplication(nn.Module):
+    """Triangle update by products of edges (Jumper et al. 2021, supplement, algorithms 11 and 12)."""
+
+    def __init__(self, width: int, outgoing: bool) -> None:
+        super().__init__()
+        self.width, self.outgoing = width, outgoing
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, 4 * width)  # a, gate of a, b, gate of b
+        self.gate = nn.Linear(width, width)
+        self.product_norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, width)
+        lecun_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        for gates in (slice(width, 2 * width), slice(3 * width, 4 * width)):
+            nn.init.zeros_(self.project.weight[gates])
+            nn.init.ones_(self.project.bias[gates])
+        nn.init.zeros_(self.gate.weight)
+        nn.init.ones_(self.gate.bias)
+        zero_(self.output)
+
+    def forward(self, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> Tensor:
+        """What is to be added to ``pairs_BIJP``."""
+        batch, length, _, width = pairs_BIJP.shape
+        rows = rows_per_chunk(length, 4 * batch * length * width)
+        edges_BPIJ = self._edges(pairs_BIJP, mask_BL, rows)
+        a_BPIJ, b_BPIJ = edges_BPIJ.split(self.width, 1)
+        if self.outgoing:
+            product_BPIJ = a_BPIJ @ b_BPIJ.transpose(-1, -2)
+        else:
+            product_BPIJ = a_BPIJ.transpose(-1, -2) @ b_BPIJ
+        del edges_BPIJ, a_BPIJ, b_BPIJ
+        return by_rows(self._finish, rows, product_BPIJ.permute(0, 2, 3, 1), pairs_BIJP)
+
+    def _edges(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, rows: int) -> Tensor:
+        batch, length, _, width = pairs_BIJP.shape
+        if rows >= length:
+            return self._gated(pairs_BIJP, mask_BL, mask_BL)
+        edges_BPIJ = pairs_BIJP.new_empty(batch, 2 * width, length, length)
+        for start in range(0, length, rows):
+            part = slice(start, start + rows)
+            row_mask = None if mask_BL is None else mask_BL[:, part]
+            edges_BPIJ[:, :, part] = self._gated(pairs_BIJP[:, part], row_mask, mask_BL)
+        return edges_BPIJ
+
+    def _gated(self, pairs_BIJP: Tensor, row_mask_BI: Tensor | None, mask_BJ: Tensor | None) -> Tensor:
+        batch, rows, columns, width = pairs_BIJP.shape
+        flat = self.norm(pairs_BIJP).flatten(1, 2).transpose(1, 2)
+        a, a_gate, b, b_gate = torch.baddbmm(
+            self.project.bias[:, None], self.project.weight.expand(batch, -1, -1), flat
+        ).split(width, 1)
+        edges_BPIJ = torch.cat((a * a_gate.sigmoid(), b * b_gate.sigmoid()), 1).unflatten(2, (rows, columns))
+        if row_mask_BI is None or mask_BJ is None:
+            return edges_BPIJ
+        return edges_BPIJ * (row_mask_BI[:, None, :, None] & mask_BJ[:, None, None, :])
+
+    def _finish(self, product_BIJP: Tensor, pairs_BIJP: Tensor) -> Tensor:
+        return self.output(self.product_norm(product_BIJP)) * self.gate(self.norm(pairs_BIJP)).sigmoid()
+
+
+class TriangleAttention(nn.Module):
+    """Attention along the rows (starting node) or columns of the pairs (Jumper et al. 2021, algorithms 13 and 14)."""
+
+    def __init__(self, width: int, head_width: int, starting: bool) -> None:
+        super().__init__()
+        self.width, self.heads, self.starting = width, width // head_width, starting
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Linear(width, self.heads, bias=False)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.gate = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        lecun_(self.bias.weight)
+        nn.init.xavier_uniform_(self.query_key_value.weight)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.ones_(self.gate.bias)
+        zero_(self.output)
+
+    def forward(self, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> Tensor:
+        """What is to be added to ``pairs_BIJP``."""
+        if not self.starting:
+            pairs_BIJP = pairs_BIJP.transpose(1, 2)
+        batch, length, _, width = pairs_BIJP.shape
+        rows = rows_per_chunk(length, 3 * batch * length * width)
+        bias_BIJH = by_rows(lambda part: self.bias(self.norm(part)), rows, pairs_BIJP)
+        bias_BHIJ = bias_BIJH.permute(0, 3, 1, 2).contiguous()
+        row_mask_BL = torch.ones(batch, length, dtype=torch.bool, device=pairs_BIJP.device)
+        if mask_BL is not None:
+            bias_BHIJ = bias_BHIJ.masked_fill(~mask_BL[:, None, None, :], MASKED)
+            row_mask_BL = mask_BL
+        masked = mask_BL is not None
+
+        def attend(part_BIJP: Tensor, row_mask_BI: Tensor) -> Tensor:
+            return self._attend(part_BIJP, bias_BHIJ, row_mask_BI if masked else None)
+
+        update_BIJP = by_rows(attend, rows, pairs_BIJP, row_mask_BL)
+        return update_BIJP if self.starting else update_BIJP.transpose(1, 2)
+
+    def _attend(self, rows_BIJP: Tensor, bias_BHJK: Tensor, row_mask_BI: Tensor | None) -> Tensor:
+        values_BIJP = self.norm(rows_BIJP)
+        query, key, value = self.query_key_value(values_BIJP).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        heads = []
+        for head in range(self.heads):  # rows stand where kernels expect heads, so that one bias serves them uncopied
+            query_BIJW, key_BIJW, value_BIJW = query[..., head, :], key[..., head, :], value[..., head, :]
+            attended_BIJW = functional.scaled_dot_product_attention(
+                query_BIJW, key_BIJW, value_BIJW, attn_mask=bias_BHJK[:, head : head + 1]
+            )
+            if row_mask_BI is not None:
+                # The authors' mask leaves a masked row with equal logits everywhere: it takes the mean.
+                mean_BI1W = value_BIJW.mean(2, keepdim=True)
+                attended_BIJW = torch.where(row_mask_BI[:, :, None, None], attended_BIJW, mean_BI1W)
+            heads.append(attended_BIJW)
+        attended_BIJP = heads[0] if self.heads == 1 else torch.cat(heads, -1)
+        return self.output(attended_BIJP * self.gate(values_BIJP).sigmoid())

@@ -1,0 +1,210 @@
+"""What a training says while it runs: rows of metrics, and where it stands."""
+
+import csv
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dplm2.artifacts import atomic_path
+from dplm2.errors import ConfigError
+
+FIRST_COLUMNS = ("step", "epoch", "loss")
+LAST_COLUMNS = ("learning_rate", "gradient_norm", "tokens", "seconds")
+VALIDATION = "validation_"
+# Without a terminal there is no bar, but a line now and then, so that the log of a job tells where it stands.
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Means:
+    """Sums and counts of figures since the last row; a figure that is NaN does not count."""
+
+    def __init__(self, saved: Mapping[str, list[float]] | None = None) -> None:
+        self.sums: dict[str, list[float]] = {name: list(pair) for name, pair in (saved or {}).items()}
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Take in figures of one micro-batch or one step."""
+        for name, value in figures.items():
+            pair = self.sums.setdefault(name, [0.0, 0])
+            if not math.isnan(value):
+                pair[0] += value
+                pair[1] += 1
+
+    def merge(self, other: "Means") -> None:
+        """Take in what another process has seen."""
+        for name, (total, count) in other.sums.items():
+            pair = self.sums.setdefault(name, [0.0, 0])
+            pair[0] += total
+            pair[1] += count
+
+    def means(self) -> dict[str, float]:
+        """Mean of each figure, NaN where nothing counted."""
+        return {name: total / count if count else math.nan for name, (total, count) in self.sums.items()}
+
+
+class MetricLog:
+    """``metrics.csv``: a row per ``log_every`` steps and per validation.
+
+    The rows live in the state folder, since what a failed job declared as its output may be deleted; `publish` copies
+    them to where the user looks.
+
+    Parameters
+    ----------
+    file
+        The file in the state folder.
+    destination
+        Where `publish` copies it.
+    step
+        Updates done; rows of later steps, written by a run that did not get to save them, are dropped.
+    """
+
+    def __init__(self, file: Path, destination: Path, step: int) -> None:
+        self.file, self.destination = file, Path(destination)
+        self.rows: list[dict[str, str]] = []
+        if file.is_file():
+            with file.open(newline="", encoding="utf-8") as stream:
+                # A torn last line has no learning rate or no line at all; the step decides, and it is a whole number.
+                self.rows = [row for row in csv.DictReader(stream) if _whole_row(row) and int(row["step"]) <= step]
+        self.columns = _ordered(self.rows)
+        self._write(self.file)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append a row; a column that is new makes the file be written anew."""
+        text = {name: _text(value) for name, value in row.items()}
+        self.rows.append(text)
+        if set(text) <= set(self.columns):
+            with self.file.open("a", newline="", encoding="utf-8") as stream:
+                csv.DictWriter(stream, self.columns, restval="").writerow(text)
+        else:
+            self.columns = _ordered(self.rows)
+            self._write(self.file)
+
+    def publish(self) -> None:
+        """Copy the rows to where the user looks."""
+        self._write(self.destination)
+
+    def last(self) -> dict[str, float]:
+        """The newest value of every column."""
+        return {name: float(row[name]) for row in self.rows for name in self.columns if row.get(name)}
+
+    def _write(self, path: Path) -> None:
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def _whole_row(row: Mapping[str, str | None]) -> bool:
+    return (row.get("step") or "").isdigit() and None not in row.values()
+
+
+def _ordered(rows: list[dict[str, str]]) -> list[str]:
+    seen = dict.fromkeys(name for row in rows for name in row)
+    middle = [n for n in seen if n not in FIRST_COLUMNS + LAST_COLUMNS and not n.startswith(VALIDATION)]
+    validation = [name for name in seen if name.startswith(VALIDATION)]
+    return [*FIRST_COLUMNS, *middle, *LAST_COLUMNS, *validation]
+
+
+def _text(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.8g}"
+
+
+class OtherLoggers:
+    """TensorBoard and Weights & Biases, as far as they are asked for.
+
+    Raises
+    ------
+    ConfigError
+        If a logger's package is not installed.
+    """
+
+    def __init__(self, names: tuple[str, ...], folder: Path, label: str, fingerprint: str, step: int) -> None:
+        self._tensorboard = self._wandb = None
+        if "tensorboard" in names:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise _missing("tensorboard") from error
+            self._tensorboard = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        if "wandb" in names:
+            try:
+                import wandb
+            except ImportError as error:
+                raise _missing("wandb") from error
+            self._wandb = wandb.init(dir=folder, name=label, id=fingerprint, resume="allow")
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Hand a row on."""
+        step = int(row["step"])
+        for name, value in row.items():
+            if self._tensorboard is not None and name != "step":
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(row), step=step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _missing(package: str) -> ConfigError:
+    return ConfigError(f"training.loggers: {package} is not installed; `pip install {package}` or leave it out")
+
+
+def say(text: str) -> None:
+    """Print a line without breaking the progress bar."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+class Progress:
+    """A bar on a terminal, else a line every half a minute."""
+
+    def __init__(self, label: str, step: int, steps: int, quiet: bool) -> None:
+        self.label, self.steps = label, steps
+        self._first, self._began = step, time.monotonic()
+        self._last_line = self._began
+        self._tokens = 0
+        self._quiet = quiet
+        self._bar = tqdm(total=steps, initial=step, desc=label, unit="step", disable=True if quiet else None)
+
+    def advance(self, step: int, tokens: int, figures: Mapping[str, Any]) -> None:
+        """Tell that ``step`` updates are done; ``figures`` are shown."""
+        self._tokens += tokens
+        if not self._bar.disable:
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+            self._bar.update()
+            return
+        now = time.monotonic()
+        if self._quiet or now - self._last_line < SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        each = (now - self._began) / max(1, step - self._first)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        say(
+            f"{self.label}: step {step} of {self.steps} ({100 * step / self.steps:.0f} %), {shown}, "
+            f"{self._tokens / (now - self._began):,.0f} tokens/s, {duration(each * (self.steps - step))} left"
+        )
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """A time for people: ``45 s``, ``12 min``, ``3 h 5 min``, ``2 d 4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

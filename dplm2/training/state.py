@@ -1,0 +1,205 @@
+"""Resumable training state on disk: locked, atomic, checked, and free of pickle.
+
+A folder ``<state>/<fingerprint>/`` holds one training: ``lock``, the newest checkpoints (``step-00000500.safetensors``
+with the tensors, ``step-00000500.json`` with size, SHA-256 and progress), ``latest.json`` (which is the newest) and
+``metrics.csv``. A checkpoint counts only when its JSON stands beside it, and the JSON is written last; so whatever
+moment a process is killed at, the newest checkpoint that counts is whole.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dplm2.artifacts import atomic_path, read_json, sha256_of_file, write_json
+from dplm2.errors import DPLM2Error
+
+FORMAT_VERSION = 1
+LATEST = "latest.json"
+# A killed training's worker processes hold its lock until they notice, which takes them up to five seconds.
+LOCK_PATIENCE_SECONDS = 10.0
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose size and SHA-256 are right.
+
+    Attributes
+    ----------
+    file
+        The safetensors file.
+    step
+        Updates done.
+    progress
+        What else the loop wants back: position in the stream, counters, sums of unfinished rows.
+    """
+
+    file: Path
+    step: int
+    progress: dict[str, Any]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each tensor, read one at a time, on the CPU."""
+        with safe_open(self.file, framework="pt") as stream:
+            for name in stream.keys():  # noqa: SIM118 (no mapping)
+                yield name, stream.get_tensor(name)
+
+
+class StateFolder:
+    """The state of one training.
+
+    Parameters
+    ----------
+    folder
+        The stage's state folder; the state lies in a folder below it that is named by the fingerprint.
+    fingerprint
+        What decides the training: settings and inputs. State of any other is not looked at.
+    label
+        What is trained, for messages.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, label: str) -> None:
+        self.folder = Path(folder) / fingerprint
+        self.fingerprint, self.label = fingerprint, label
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against any other writer; remove what a killed one left half-written.
+
+        Raises
+        ------
+        DPLM2Error
+            If another process holds it; the message says which.
+        """
+        with self._explained("create the state folder"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stream = (self.folder / "lock").open("a+")
+        with stream:
+            self._wait_for_lock(stream)
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            stream.flush()
+            for leftover in self.folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+
+    def _wait_for_lock(self, stream: Any) -> None:
+        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    stream.seek(0)
+                    holder = stream.read().strip() or "another process"
+                    raise DPLM2Error(
+                        f"{self.label}: {holder} is training this already (it holds {self.folder / 'lock'}); "
+                        "wait for it or end it, then run again"
+                    ) from None
+                time.sleep(0.2)
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], progress: Mapping[str, Any], keep: int) -> Path:
+        """Write a checkpoint, make it the newest, and remove all but the newest ``keep``.
+
+        Raises
+        ------
+        DPLM2Error
+            If there is no space left, or writing fails otherwise; earlier checkpoints are untouched.
+        """
+        file = self.folder / f"step-{step:08d}.safetensors"
+        with self._explained(f"save step {step}"):
+            with atomic_path(file) as temporary:
+                save_file(dict(tensors), temporary)
+                digest, size = sha256_of_file(temporary), temporary.stat().st_size
+            _sync_folder(self.folder)
+            pointer = {"file": file.name, "step": step, "size": size, "sha256": digest}
+            write_json(
+                file.with_suffix(".json"),
+                {**pointer, "format": FORMAT_VERSION, "fingerprint": self.fingerprint, "label": self.label, **progress},
+            )
+            write_json(self.folder / LATEST, pointer)
+            _sync_folder(self.folder)
+        for old in self._records()[keep:]:
+            # First the record, so that none ever points to a file that is gone.
+            old.unlink(missing_ok=True)
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        return file
+
+    def load(self, say: Any) -> Checkpoint | None:
+        """The newest checkpoint that is whole, or None; ``say`` is told of each that is not.
+
+        A damaged checkpoint is removed, so that its number can be written again.
+        """
+        records = self._records()
+        for record in records:
+            checkpoint = self._checked(record, say)
+            if checkpoint is not None:
+                return checkpoint
+            record.unlink(missing_ok=True)
+            record.with_suffix(".safetensors").unlink(missing_ok=True)
+        if records:
+            say(f"{self.label}: none of the {len(records)} checkpoints is whole; training starts from the beginning")
+        return None
+
+    def _records(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.json"), reverse=True)
+
+    def _checked(self, record: Path, say: Any) -> Checkpoint | None:
+        file = record.with_suffix(".safetensors")
+        try:
+            known = read_json(record)
+            problem = self._problem(file, known)
+        except (DPLM2Error, KeyError, TypeError, OSError) as error:
+            problem = f"its record cannot be used ({error})"
+        if problem is None:
+            return Checkpoint(file, known["step"], known)
+        say(f"{self.label}: the checkpoint {file} is damaged: {problem}; falling back to the one before")
+        return None
+
+    def _problem(self, file: Path, known: Mapping[str, Any]) -> str | None:
+        if known["format"] != FORMAT_VERSION:
+            return f"it has format {known['format']}, this version of dplm2 reads {FORMAT_VERSION}"
+        if known["fingerprint"] != self.fingerprint:
+            return f"it belongs to another training ({known['fingerprint']})"
+        if not file.is_file():
+            return "the file is missing"
+        if (size := file.stat().st_size) != known["size"]:
+            return f"it has {size} bytes instead of {known['size']}"
+        if (digest := sha256_of_file(file)) != known["sha256"]:
+            return f"its SHA-256 is {digest[:12]}... instead of {known['sha256'][:12]}..."
+        return None
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turn failures to write into one clear line."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            number = getattr(error, "errno", None)
+            full = number in OUT_OF_SPACE or any(f"os error {code}" in str(error) for code in OUT_OF_SPACE)
+            reason = "no space left (or a quota is reached)" if full else str(error)
+            raise DPLM2Error(
+                f"{self.label}: cannot {what} in {self.folder}: {reason}. Earlier checkpoints are untouched; "
+                "make room and run again to go on from the newest"
+            ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,151 @@
+"""What is about to be trained: printed before the first step, from a trial of the largest batch."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dplm2.artifacts import peak_memory_bytes
+from dplm2.errors import DPLM2Error
+from dplm2.training import randomness
+from dplm2.training.batches import Batches
+from dplm2.training.devices import Machine
+from dplm2.training.log import duration
+from dplm2.training.optimizer import trained_parameters
+from dplm2.training.settings import TrainingSettings
+from dplm2.training.task import Task, optional
+
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one forward and backward pass of the largest batch showed.
+
+    Attributes
+    ----------
+    tokens
+        Tokens in it, padding counted.
+    seconds
+        Time it took; a first pass is slower than later ones.
+    memory
+        Bytes at its peak: on a GPU what torch held, else the process's resident set.
+    without_gradient
+        Names of the trained parameters that it gave no gradient.
+    """
+
+    tokens: int
+    seconds: float
+    memory: int
+    without_gradient: list[str]
+
+
+def run_trial(task: Task, module: nn.Module, batches: Batches, batch: dict[str, Tensor], machine: Machine) -> Trial:
+    """Run the largest batch forward and backward and leave no trace in weights, gradients or buffers.
+
+    Raises
+    ------
+    DPLM2Error
+        If the memory does not suffice.
+    """
+    buffers = [(buffer, buffer.detach().clone()) for buffer in task.module.buffers()]
+    largest = largest_batch(batches)
+    if machine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(machine.device)
+    began = time.perf_counter()
+    torch.manual_seed(randomness.derive(batches.seed, randomness.TRIAL))
+    try:
+        with machine.autocast():
+            loss, _ = module(machine.to_device(batch))
+        loss.backward()
+        float(loss.detach())
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+            raise
+        raise DPLM2Error(
+            f"a batch of {batches.seen(largest)} tokens ({len(largest)} chains) does not fit into memory: lower "
+            "training.token_budget (and raise accumulate to make up for it), or set activation_checkpointing or bf16"
+        ) from error
+    seconds = time.perf_counter() - began
+    on_gpu = machine.device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated(machine.device) if on_gpu else peak_memory_bytes()
+    without = [name for name, parameter in trained_parameters(task.module).items() if parameter.grad is None]
+    for parameter in task.module.parameters():
+        parameter.grad = None
+    with torch.no_grad():
+        for buffer, former in buffers:
+            buffer.copy_(former)
+    return Trial(batches.seen(largest), seconds, memory, without)
+
+
+def largest_batch(batches: Batches) -> np.ndarray:
+    """The batch of the first epoch's beginning that is largest with its padding."""
+    return max(batches.window(0), key=batches.seen)
+
+
+def lines(
+    task: Task, settings: TrainingSettings, batches: Batches, batch: dict[str, Tensor], machine: Machine, trial: Trial
+) -> Iterator[str]:
+    """Yield the lines that tell what is about to be trained."""
+    described = dict((optional(task, "describe") or (lambda _: {}))(batch))
+    total = sum(p.numel() for p in task.module.parameters())
+    trained = sum(p.numel() for p in trained_parameters(task.module).values())
+    yield f"parameters: {total:,} in total, {trained:,} trained"
+    yield from _about_batches(settings, batches, machine)
+    per_step = trial.seconds * settings.accumulate
+    rest = trained * 4 * (2 + (settings.ema_decay is not None)) / (machine.processes if machine.sharded else 1)
+    yield (
+        f"estimate from the largest batch ({trial.tokens:,} tokens): {(trial.memory + rest) / GIGABYTE:.2f} GB of "
+        f"{'GPU memory' if machine.device.type == 'cuda' else 'memory'}, at most {per_step:.2g} s a step, "
+        f"{duration(per_step * settings.steps)} in all"
+    )
+    sharing = (
+        "" if machine.processes == 1 else f", {machine.processes} processes ({'fsdp' if machine.sharded else 'ddp'})"
+    )
+    yield f"device: {_device_name(machine.device)}{sharing}; precision: {settings.precision}"
+    yield f"attention: {described.pop('attention', None) or _attention(task.module)}"
+    for name, text in described.items():
+        yield f"{name}: {text}"
+    if trial.without_gradient:
+        names = ", ".join(trial.without_gradient[:5]) + (", ..." if len(trial.without_gradient) > 5 else "")
+        yield f"note: {len(trial.without_gradient)} trained parameters got no gradient from that batch: {names}"
+
+
+def _about_batches(settings: TrainingSettings, batches: Batches, machine: Machine) -> Iterator[str]:
+    window = batches.window(0)
+    tokens = np.array([batches.costs[batch].sum() for batch in window])
+    seen = np.array([batches.seen(batch) for batch in window])
+    kind = "chains" if settings.sample_by == "chain" else "clusters"
+    epoch = len(window) * batches.windows
+    per_step = settings.accumulate * machine.processes
+    yield (
+        f"data: {batches.units:,} {kind}, about {epoch:,} batches an epoch, "
+        f"{settings.steps * per_step / epoch:.3g} epochs in all"
+    )
+    each = f", {per_step} batches a step" if per_step > 1 else ""
+    yield (
+        f"tokens per batch: {tokens.mean():,.0f} of {settings.token_budget:,} on average, "
+        f"{100 * (1 - tokens.sum() / seen.sum()):.1f} % padding{each}"
+    )
+    alone = int((seen > settings.token_budget).sum())
+    if alone:
+        yield f"note: {alone} of these are single chains above token_budget; the longest has {seen.max():,} tokens"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+def _attention(module: nn.Module) -> str:
+    """What transformers says of its attention, where there is such a network."""
+    kinds: Mapping[str, None] = {}
+    for part in module.modules():
+        kind = getattr(getattr(part, "config", None), "_attn_implementation", None)
+        if isinstance(kind, str):
+            kinds = {**kinds, kind: None}
+    return ", ".join(kinds) or "the network's own"

@@ -1,0 +1,173 @@
+"""The sampler against recorded runs of the authors' program (random weights, fp32; see fixtures/README.md)."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import EsmForMaskedLM
+
+from dplm2.language.denoising import Conditioning, Denoiser, SamplerSettings
+from dplm2.language.filtering import Strategy, draw, nucleus_threshold
+from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.unmasking import lowest
+from dplm2.language.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary()
+
+
+class Recorded:
+    """Uniform numbers as they were drawn in a recorded run, instead of a generator."""
+
+    def __init__(self, numbers):
+        self.numbers = np.concatenate(numbers) if len(numbers) else np.empty(0, np.float32)
+
+    def random(self, size, dtype=np.float32):
+        taken, self.numbers = self.numbers[:size], self.numbers[size:]
+        assert len(taken) == size
+        return taken
+
+
+@pytest.fixture(scope="module")
+def folder(fixtures_folder):
+    return fixtures_folder / "lm_tiny"
+
+
+@pytest.fixture(scope="module")
+def network(folder):
+    model = EsmForMaskedLM(esm_config(len(VOCABULARY), 64, 4, 4, 256))
+    missing = model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False).missing_keys
+    assert not missing
+    return MultimodalEsm(model, VOCABULARY, embedding_scaling="released").eval()
+
+
+def conditionings_of(recorded, steps):
+    """The samples of a recorded batch."""
+    first = recorded["steps.in_tokens"][0]
+    fixed = recorded.get("partial_masks", torch.zeros_like(first, dtype=torch.bool))
+    samples = []
+    for number in range(len(first)):
+        tokens, held = {}, {}
+        for track in ("structure", "sequence"):
+            begin = (first[number] == VOCABULARY.cls(track)).nonzero()
+            if len(begin):
+                residues = slice(int(begin) + 1, int((first[number] == VOCABULARY.eos(track)).nonzero()))
+                tokens[track] = first[number, residues].numpy()
+                held[track] = fixed[number, residues].numpy()
+        samples.append(Conditioning(str(number), tokens, held, steps))
+    return samples
+
+
+def uniforms_of(recorded, samples, number, half):
+    steps = len(recorded["steps.in_tokens"])
+    parts = []
+    for step in range(steps):
+        for track, offset in (("struct", 0), ("aa", half)):
+            parts.append(recorded[f"steps.unmask_uniform_{track}"][step, number, offset + 1 : offset + 1 + samples[number].length])
+    return Recorded([part.numpy() for part in parts])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cogen_argmax_det",
+        "folding_argmax_det",
+        "folding_padded_argmax_det",
+        "invfold_argmax_det",
+        "motif_argmax_det",
+        "aa_only_argmax_det",
+        "cogen_argmax_stochastic1.0",
+    ],
+)
+def test_every_token_of_every_step_is_that_of_the_authors_program(name, folder, network):
+    recorded = load_file(folder / f"generate_{name}.safetensors")
+    settings = json.loads((folder / "meta.json").read_text())[f"generate_{name}"]
+    unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
+    samples = conditionings_of(recorded, settings["max_iter"])
+    half = recorded["input_tokens"].shape[1] // 2
+    uniforms = [Recorded([])] * len(samples)
+    if "stochastic" in unmasking:
+        uniforms = [uniforms_of(recorded, samples, number, half) for number in range(len(samples))]
+    sampler = SamplerSettings.of(settings["sampling_strategy"], unmasking, amino_acids="official")
+    denoiser = Denoiser(network, samples, uniforms, sampler)
+    for step in range(settings["max_iter"]):
+        assert torch.equal(denoiser.ids_BT, recorded["steps.in_tokens"][step])
+        denoiser.advance()
+        for track in denoiser.tracks:
+            columns = slice(track.offset, track.offset + track.width)
+            ours, theirs = track.scores_BL, recorded["steps.out_scores"][step][:, columns]
+            decoded = ~ours.isnan()
+            torch.testing.assert_close(ours[decoded], theirs[decoded], atol=2e-5, rtol=0)
+            # Their program marks what is still masked; ours must have no score exactly there.
+            assert torch.equal(decoded, track.open_BL & ~recorded["steps.out_masks"][step][:, columns])
+    assert torch.equal(denoiser.ids_BT, recorded["output_tokens"])
+
+
+def test_scores_of_annealed_draws_are_those_of_the_authors_program(folder, network):
+    recorded = load_file(folder / "generate_cogen_default_seed3.safetensors")
+    strategy, steps = Strategy.parse("annealing@2.2:1.0"), len(recorded["steps.in_tokens"])
+    classes = {
+        "structure": torch.tensor(list(VOCABULARY.generated("structure"))),
+        "sequence": torch.tensor([*VOCABULARY.generated("sequence"), 29, 30, 31]),
+    }
+    samples = conditionings_of(recorded, steps)
+    for step in range(steps):
+        with torch.no_grad():
+            logits = network(recorded["steps.in_tokens"][step])
+        for track, offset in (("structure", 0), ("sequence", logits.shape[1] // 2)):
+            for number, sample in enumerate(samples):
+                residues = slice(offset + 1, offset + 1 + sample.length)
+                drawn = recorded["steps.cur_tokens"][step, number, residues]
+                temperature = strategy.temperature(torch.full((sample.length,), step / steps))
+                chosen = torch.searchsorted(classes[track], drawn)
+                own = logits[number, residues][:, classes[track]]
+                _, _, score = draw(own, temperature, 0.95, torch.zeros(sample.length), chosen)
+                expected = recorded["steps.cur_scores"][step, number, residues]
+                # The last class of a nucleus of thousands, in or out by rounding, weighs up to 3e-4.
+                torch.testing.assert_close(score, expected, atol=5e-4, rtol=0)
+
+
+def test_annealed_run_follows_the_authors_when_the_draws_are_theirs(folder, network, monkeypatch):
+    recorded = load_file(folder / "generate_cogen_default_seed3.safetensors")
+    steps = len(recorded["steps.in_tokens"])
+    samples = conditionings_of(recorded, steps)
+    half = recorded["input_tokens"].shape[1] // 2
+    uniforms = [uniforms_of(recorded, samples, number, half) for number in range(len(samples))]
+    sampler = SamplerSettings.of("annealing@2.2:1.0", "stochastic@1.0", amino_acids="official")
+    denoiser = Denoiser(network, samples, uniforms, sampler)
+
+    def choose(track, rows, positions, *others):
+        at = (denoiser.step[0], rows, positions + track.offset)
+        drawn, scores = recorded["steps.cur_tokens"][at], recorded["steps.cur_scores"][at]
+        return torch.searchsorted(denoiser.classes[track.track], drawn), scores, None
+
+    monkeypatch.setattr(denoiser, "_choose", choose)
+    for step in range(steps):
+        assert torch.equal(denoiser.ids_BT, recorded["steps.in_tokens"][step])
+        denoiser.advance()
+    assert torch.equal(denoiser.ids_BT, recorded["output_tokens"])
+
+
+def test_nucleus_keeps_what_the_authors_filter_keeps(fixtures_folder, folder, network):
+    unit = load_file(fixtures_folder / "top_p_unit.safetensors")
+    probabilities = unit["logits"].softmax(-1)
+    assert torch.equal(probabilities >= nucleus_threshold(probabilities, 0.95), unit["filtered"].isfinite())
+
+    recorded = load_file(folder / "filter_step0.safetensors")
+    with torch.no_grad():
+        logits = network(recorded["x"])
+    for track, offset, extra in (("structure", 0, []), ("sequence", 12, [29, 30, 31])):
+        classes = [*VOCABULARY.generated(track), *extra]
+        probabilities = logits[:, offset + 1 : offset + 11, classes].softmax(-1).flatten(0, 1)
+        kept = (probabilities >= nucleus_threshold(probabilities, 0.95)).sum(-1)
+        residues = recorded["x"][:, offset + 1 : offset + 11].flatten()
+        inside = residues == VOCABULARY.mask(track)
+        assert inside.sum() >= 20
+        assert torch.equal(kept[inside], recorded["n_kept"][:, offset + 1 : offset + 11].flatten()[inside])
+
+
+def test_positions_masked_again_are_those_of_the_authors_choice(folder):
+    unit = load_file(folder / "topk_masking.safetensors")
+    chosen = lowest(unit["scores"], torch.ones_like(unit["scores"], dtype=torch.bool), unit["cutoff_len"][:, 0])
+    assert torch.equal(chosen, unit["mask"].bool())

@@ -1,0 +1,200 @@
+"""The decoder against recorded values of the authors' implementation, against transformers' folding trunk, and invariances."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dplm2.tokenizer import decoder_names, transition
+from dplm2.tokenizer.decoder import Decoder
+from dplm2.tokenizer.settings import default_settings
+
+CASES = ("single_missing", "batch_padded", "single_full")
+
+
+def tiny_settings():
+    """The sizes of the recorded model (structok_tiny/meta.json)."""
+    sizes = {
+        "sequence_dim": 32,
+        "pair_dim": 16,
+        "blocks": 2,
+        "sequence_head_width": 8,
+        "pairwise_head_width": 8,
+        "structure_blocks": 2,
+        "ipa_heads": 4,
+        "post_quant_layers": 4,
+        "post_quant_heads": 8,
+        "confidence_hidden": 16,
+    }
+    return default_settings(datasets=["any"], decoder=sizes).decoder
+
+
+@pytest.fixture(scope="module")
+def official(fixtures_folder):
+    return load_file(fixtures_folder / "structok_tiny" / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def decoder(official):
+    ours = {name: tensor for name, tensor in official.items() if name.startswith(("post_quant.", "decoder."))}
+    module = Decoder(tiny_settings(), bits=13).eval()
+    module.load_state_dict(decoder_names.from_official(ours, tiny_settings()))
+    return module
+
+
+def recorded(fixtures_folder, case):
+    return load_file(fixtures_folder / "structok_tiny" / f"{case}.safetensors")
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_every_part_equals_the_recorded_one(decoder, fixtures_folder, case, gradients):
+    theirs = recorded(fixtures_folder, case)
+    mask = theirs["res_mask"].bool()
+    with torch.set_grad_enabled(gradients):
+        post_quant = decoder.post_quant(theirs["lfq_quantized"], mask)
+        out = decoder(theirs["lfq_quantized"], mask)
+    close(post_quant, theirs["dec.post_quant"], mask, 1e-5)
+    close(out.sequence_state, theirs["dec.s_s"], mask, 1e-4)
+    close(out.sequence_logits, theirs["dec.lm_logits"], mask, 1e-4)
+    rows = mask[:, :8, None] & mask[:, None, :]
+    close(out.pair_state[:, :8], theirs["dec.s_z_first8rows"], rows, 1e-4)
+    close(out.distogram_logits[:, :8], theirs["dec.distogram_logits_first8rows"], rows, 1e-4)
+    every_pass = mask.expand(2, -1, -1)
+    close(out.passes.states, theirs["dec.states"], every_pass, 1e-4)
+    frames = torch.cat((out.passes.quaternions, out.passes.origins), -1)
+    close(frames, theirs["dec.frames"], every_pass, 1e-3)
+    close(out.passes.positions, theirs["dec.positions"][..., :5, :], every_pass, 1e-3)
+    close(out.confidence_logits, theirs["dec.lddt_head_last_ca"], mask, 1e-3)
+    close(out.plddt, theirs["dec.plddt"][..., 1], mask, 1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_detokenizing_equals_the_recorded_one(decoder, fixtures_folder, case):
+    theirs = recorded(fixtures_folder, case)
+    tokens = theirs["tokens"].reshape(theirs["res_mask"].shape).long()
+    bits = (tokens.unsqueeze(-1) >> torch.arange(12, -1, -1)) & 1
+    with torch.no_grad():
+        out = decoder(bits.float() * 2 - 1, None, distogram=False)
+    everywhere = torch.ones_like(tokens, dtype=torch.bool)
+    close(out.plddt, theirs["detok.plddt"][..., 1], everywhere, 1e-3)
+    # in atom37 order N, CA, C, CB, O; O is replaced by the authors
+    close(out.positions[..., [0, 1, 2, 4], :], theirs["detok.atom37_positions"][..., :4, :], everywhere, 1e-3)
+
+
+def close(ours, theirs, mask, tolerance):
+    assert ours.shape == theirs.shape
+    difference = (ours - theirs).abs()[mask]
+    assert difference.max() < tolerance, f"largest difference {difference.max():.2e}"
+
+
+def test_first_trunk_block_equals_the_recorded_one(decoder, fixtures_folder):
+    theirs = recorded(fixtures_folder, "single_full")
+    with torch.no_grad():
+        sequence = decoder.input(decoder.post_quant(theirs["lfq_quantized"], None)) + decoder.trunk.sequence_start
+        sequence, pairs = decoder.trunk.blocks[0](sequence, decoder.trunk.first_pairs((1, 60), None), None)
+    assert torch.allclose(sequence, theirs["dec.block0_s"], atol=1e-4)
+    assert torch.allclose(pairs[:, :8], theirs["dec.block0_z_first8rows"], atol=1e-4)
+
+
+def transformers_trunk(official, settings):
+    """The plain form: transformers' trunk with the same weights."""
+    modeling = pytest.importorskip("transformers.models.esm.modeling_esmfold")
+    from transformers.models.esm.configuration_esm import TrunkConfig
+
+    config = TrunkConfig(
+        num_blocks=settings.blocks,
+        sequence_state_dim=settings.sequence_dim,
+        pairwise_state_dim=settings.pair_dim,
+        sequence_head_width=settings.sequence_head_width,
+        pairwise_head_width=settings.pairwise_head_width,
+        max_recycles=1,
+        structure_module={
+            "sequence_dim": settings.sequence_dim,
+            "pairwise_dim": settings.pair_dim,
+            "num_blocks": settings.structure_blocks,
+            "num_heads_ipa": settings.ipa_heads,
+            "resnet_dim": settings.sequence_dim,
+        },
+    )
+    trunk = modeling.EsmFoldingTrunk(config).eval()
+    prefix = "decoder.trunk."
+    trunk.load_state_dict({k.removeprefix(prefix): v for k, v in official.items() if k.startswith(prefix)})
+    return trunk
+
+
+@pytest.mark.parametrize("length", [1, 2, 33])
+def test_positions_equal_those_of_the_plain_trunk(decoder, official, length):
+    settings = tiny_settings()
+    trunk = transformers_trunk(official, settings)
+    sequence = torch.randn(2, length, 32, generator=torch.Generator().manual_seed(length))
+    mask = torch.ones(2, length, dtype=torch.bool)
+    mask[1, 3:] = False
+    pairs = sequence.new_zeros(2, length, length, 16)
+    index = torch.arange(length).expand(2, -1)
+    with torch.no_grad():
+        plain = trunk(sequence, pairs, torch.zeros_like(index), index, mask.long(), no_recycles=0)
+        ours_sequence, ours_pairs = decoder.trunk(sequence, mask)
+        ours = decoder.structure_module(
+            decoder.sequence_to_structure(ours_sequence), decoder.pair_to_structure(ours_pairs), mask
+        )
+    assert (ours.positions - plain["positions"][..., :5, :]).abs()[mask.expand(2, -1, -1)].max() < 1e-4
+    assert (ours.states - plain["states"]).abs()[mask.expand(2, -1, -1)].max() < 1e-4
+
+
+def test_a_padded_batch_gives_what_each_chain_gives_alone(decoder):
+    generator = torch.Generator().manual_seed(0)
+    lengths = (20, 31, 7)
+    chains = [torch.randn(1, length, 13, generator=generator).sign() for length in lengths]
+    codes = torch.zeros(3, 31, 13)
+    mask = torch.arange(31) < torch.tensor(lengths)[:, None]
+    for row, chain in enumerate(chains):
+        codes[row, : chain.shape[1]] = chain[0]
+    with torch.no_grad():
+        together = decoder(codes, mask)
+        for row, chain in enumerate(chains):
+            alone = decoder(chain)
+            assert torch.allclose(together.positions[row, : lengths[row]], alone.positions[0], atol=1e-3)
+            assert torch.allclose(together.plddt[row, : lengths[row]], alone.plddt[0], atol=1e-3)
+
+
+def test_pieces_of_pairs_give_what_all_pairs_at_once_give(decoder, monkeypatch):
+    codes = torch.randn(2, 41, 13, generator=torch.Generator().manual_seed(1)).sign()
+    mask = torch.ones(2, 41, dtype=torch.bool)
+    mask[0, 30:] = False
+    with torch.no_grad():
+        whole = decoder(codes, mask).positions
+        monkeypatch.setattr(transition, "CHUNK_ELEMENTS", 2 * 41 * 16 * 7)
+        pieces = decoder(codes, mask).positions
+    assert (whole - pieces).abs()[mask].max() < 1e-3
+
+
+def test_export_of_an_import_is_the_same_decoder(decoder, official, fixtures_folder):
+    settings = tiny_settings()
+    exported = decoder_names.to_official(decoder.state_dict(), settings)
+    for name, tensor in decoder_names.from_official(exported, settings).items():
+        assert torch.equal(tensor, decoder.state_dict()[name]), name
+    missing = set(official) - set(exported)
+    held = {name for name in missing if name.startswith(("decoder.", "post_quant."))}
+    assert all(decoder_names.is_unused(name) for name in held)
+    for name, tensor in exported.items():
+        assert tensor.shape == official[name].shape, name
+
+
+def test_every_official_key_of_the_full_size_has_a_place(fixtures_folder):
+    shapes = json.loads((fixtures_folder / "keys_struct_tokenizer.json").read_text())
+    settings = default_settings(datasets=["any"]).decoder
+    tensors = {
+        name: torch.zeros(shape)
+        for name, (shape, _) in shapes.items()
+        if name.startswith(("post_quant.", "decoder.")) and not name.startswith("decoder.esm.")
+    }
+    state = decoder_names.from_official(tensors, settings)
+    Decoder(settings, bits=13).load_state_dict(state)
+
+
+def test_without_triangle_attention_the_trunk_has_none_of_its_weights():
+    settings = dataclasses.replace(tiny_settings(), triangle_attention=False)
+    assert not [name for name in Decoder(settings, bits=5).state_dict() if "attend_" in name]

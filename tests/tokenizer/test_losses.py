@@ -1,0 +1,223 @@
+"""The terms of the loss against recorded values of the authors' implementation, and against closed forms."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dplm2.tokenizer import decoder_names, losses
+from dplm2.tokenizer.decoder import Decoder
+from dplm2.tokenizer.frames import frames_from_backbone, ideal_atoms, place_oxygens, rotations_of
+from dplm2.tokenizer.losses import Targets
+from dplm2.tokenizer.settings import default_settings
+from dplm2.tokenizer.violation import violations
+from tests.tokenizer.test_decoder import tiny_settings
+
+CLOSE = {"rel_tol": 1e-4}
+
+
+@pytest.fixture(params=["single", "batch"])
+def case(request, fixtures_folder):
+    """The recorded training batch with its outputs, its logged losses, and the same chains' decoder internals."""
+    folder = fixtures_folder / "structok_tiny"
+    logged = json.loads((folder / "meta.json").read_text())[f"loss_{request.param}"]["logging"]
+    internals = {"single": "single_missing", "batch": "batch_padded"}[request.param]
+    return load_file(folder / f"loss_{request.param}.safetensors"), logged, load_file(folder / f"{internals}.safetensors")
+
+
+def recorded_targets(theirs):
+    """The recorded batch as targets; as in the authors' code amino acids of all positions are learnt, padding included."""
+    frames = theirs["batch.backbone_rigid_tensor"]
+    index = theirs["batch.residue_index"]
+    return Targets(
+        rotations=frames[..., :3, :3],
+        origins=frames[..., :3, 3],
+        beta=theirs["batch.pseudo_beta"],
+        residues=theirs["batch.aatype"].long(),
+        observed=theirs["batch.backbone_rigid_mask"].bool(),
+        sequence_mask=torch.ones_like(index, dtype=torch.bool),
+        violation_mask=theirs["batch.atom14_atom_exists"][..., 1].bool(),
+        bonded=torch.nn.functional.pad(index[:, 1:] - index[:, :-1] == 1, (0, 1)),
+        lengths=theirs["batch.seq_length"],
+    )
+
+
+def recorded_frames(theirs):
+    quaternions, origins = theirs["frames"].split((4, 3), -1)
+    return rotations_of(quaternions), origins
+
+
+def test_frames_and_masks_from_backbones_are_the_recorded_ones(case):
+    theirs, _, _ = case
+    expected = recorded_targets(theirs)
+    index = theirs["batch.residue_index"]
+    ours = losses.targets_of(
+        theirs["batch.all_atom_positions"][:, :, :3], expected.observed, index > 0, expected.residues, expected.bonded
+    )
+    known = expected.observed
+    assert torch.allclose(ours.rotations[known], expected.rotations[known], atol=1e-5)
+    assert torch.equal(ours.origins[known], expected.origins[known])
+    assert torch.equal(ours.lengths, expected.lengths)
+    # ours is the ideal C-beta, theirs the one in the file
+    assert (ours.beta - expected.beta)[known].norm(dim=-1).mean() < 0.1
+
+
+def test_fape_is_the_recorded_one(case):
+    theirs, logged, _ = case
+    assert math.isclose(losses.fape(*recorded_frames(theirs), recorded_targets(theirs), 10.0), logged["rec/fape"], **CLOSE)
+
+
+def test_sequence_loss_is_the_recorded_one(case):
+    theirs, logged, _ = case
+    targets = recorded_targets(theirs)
+    ours = losses.sequence_cross_entropy(theirs["lm_logits"], targets.residues, targets.sequence_mask)
+    assert math.isclose(ours, logged["rec/lm_loss"], **CLOSE)
+
+
+def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, fixtures_folder):
+    theirs, logged, internals = case
+    settings = tiny_settings()
+    official = load_file(fixtures_folder / "structok_tiny" / "weights.safetensors")
+    decoder = Decoder(settings, bits=13).eval()
+    parts = {name: tensor for name, tensor in official.items() if name.startswith(("post_quant.", "decoder."))}
+    decoder.load_state_dict(decoder_names.from_official(parts, settings))
+    targets = recorded_targets(theirs)
+    with torch.no_grad():
+        output = decoder(internals["lfq_quantized"], targets.observed)
+    ours = losses.distogram_cross_entropy(output.distogram_logits, targets.beta, targets.observed)
+    assert math.isclose(ours, logged["rec/distogram"], **CLOSE)
+    ours = losses.fape(output.passes.rotations, output.passes.origins, targets, 10.0)
+    assert math.isclose(ours, logged["rec/fape"], **CLOSE)
+
+
+def test_violations_are_the_recorded_ones(case):
+    theirs, logged, _ = case
+    targets = recorded_targets(theirs)
+    ours = violations(
+        theirs["positions"][-1][..., :5, :],
+        targets.violation_mask,
+        targets.bonded,
+        targets.residues == losses.PROLINE,
+        targets.residues == losses.GLYCINE,
+    )
+    between = "viol.between_residues."
+    assert torch.allclose(ours.bond, theirs[between + "bonds_c_n_loss_mean"], rtol=1e-4)
+    assert torch.allclose(ours.angle_ca_c_n, theirs[between + "angles_ca_c_n_loss_mean"], rtol=1e-4)
+    assert torch.allclose(ours.angle_c_n_ca, theirs[between + "angles_c_n_ca_loss_mean"], rtol=1e-4)
+    assert theirs["viol.within_residues.per_atom_loss_sum"].abs().max() == 0  # the term that ours leaves out
+    per_atom = theirs[between + "clashes_per_atom_loss_sum"].sum() / theirs["batch.atom14_atom_exists"].sum()
+    assert math.isclose(ours.clash, per_atom, **CLOSE)
+    assert math.isclose(ours.total.mean(), logged["rec/violation"], **CLOSE)
+
+
+def test_scale_and_weights_add_up_to_the_recorded_loss(case):
+    theirs, logged, _ = case
+    settings = default_settings(datasets=["any"]).loss
+    scale = losses.scale_of(theirs["batch.seq_length"], settings, crop=512)
+    assert math.isclose(scale, logged["rec/loss_scale"], **CLOSE)
+    terms = {"fape": "fape", "distogram": "distogram", "sequence": "lm_loss", "violation": "violation"}
+    total = sum(getattr(settings, ours) * logged[f"rec/{name}"] for ours, name in terms.items())
+    total += settings.codebook * logged["codebook_loss"]
+    assert math.isclose(scale * total, logged["loss"], **CLOSE)
+
+
+def backbone_targets(length=30, seed=0):
+    """Targets on a random walk of frames; every residue known."""
+    generator = torch.Generator().manual_seed(seed)
+    quaternions = torch.nn.functional.normalize(torch.randn(1, length, 4, generator=generator), dim=-1)
+    origins = torch.randn(1, length, 3, generator=generator).cumsum(1) * 3
+    every = torch.ones(1, length, dtype=torch.bool)
+    rotations = rotations_of(quaternions)
+    residues = torch.zeros(1, length, dtype=torch.long)
+    return Targets(rotations, origins, origins, residues, every, every, every, every, every.sum(-1))
+
+
+def moved(targets):
+    turn = rotations_of(torch.nn.functional.normalize(torch.tensor([0.3, -0.5, 0.2, 0.7]), dim=0))
+    return (turn @ targets.rotations)[None], (targets.origins @ turn.T + torch.tensor([5.0, -80.0, 3.0]))[None]
+
+
+def test_errors_in_space_vanish_for_moved_copies_and_not_for_mirror_images():
+    targets = backbone_targets()
+    rotations, origins = moved(targets)
+    floor = losses.FAPE_EPSILON**0.5 / losses.FAPE_UNIT  # the root of the term under the root
+    assert math.isclose(losses.fape(rotations, origins, targets, 1e9), floor, rel_tol=0.02)
+    assert math.isclose(losses.local_fape(rotations, origins, targets, 5), floor, rel_tol=0.02)
+    assert losses.distance_error(origins, targets.origins, targets.observed) < 1e-3
+    mirror = origins * torch.tensor([1.0, 1.0, -1.0])
+    assert losses.fape(rotations, mirror, targets, 1e9) > 10 * floor
+
+
+def test_fape_of_an_extra_shift_of_one_point_is_the_closed_form():
+    targets = backbone_targets(length=10)
+    origins = targets.origins.clone()
+    origins[0, 4] += torch.tensor([0.0, 30.0, 0.0])
+    # 9 frames see one point of 10 shifted by 30 angstrom; the shifted frame sees the 9 others so
+    clamped = losses.fape(targets.rotations[None], origins[None], targets, 10.0)
+    assert math.isclose(clamped, (18 * 1.0 + 82 * 1e-3) / 100, rel_tol=1e-3)
+    mixed = losses.fape(targets.rotations[None], origins[None], targets, 10.0, unclamped=0.5)
+    assert math.isclose(mixed, (18 * 2.0 + 82 * 1e-3) / 100, rel_tol=1e-3)
+
+
+def test_ideal_peptides_break_nothing():
+    """A helix built from bond lengths and angles alone."""
+    length = 12
+    positions = helix(length)
+    every = torch.ones(1, length, dtype=torch.bool)
+    ours = violations(positions, every, every, ~every, ~every)
+    assert ours.total.item() < 1e-5
+    torn = positions.clone()
+    torn[:, 6:] += 1.0
+    shift = violations(torn, every, every, ~every, ~every)
+    assert shift.bond.item() > 0.01
+    parted = every.clone()
+    parted[0, 5] = False
+    assert violations(torn, every, parted, ~every, ~every).bond.item() < 1e-5
+
+
+def helix(length):
+    """N, CA, C of an ideal helix placed atom by atom from internal coordinates, dressed with O and CB."""
+    torsions = {"N": -47.0, "CA": 180.0, "C": -57.0}  # psi before N, omega before CA, phi before C
+    bonds = {"N": (1.329, 116.6), "CA": (1.458, 121.4), "C": (1.526, 111.0)}
+    atoms = [torch.tensor([0.0, 0.0, 0.0]), torch.tensor([1.458, 0.0, 0.0]), torch.tensor([2.005, 1.425, 0.0])]
+    for index in range(3, 3 * length):
+        kind = ("N", "CA", "C")[index % 3]
+        bond, angle = bonds[kind]
+        atoms.append(next_atom(*atoms[-3:], bond, math.radians(angle), math.radians(torsions[kind])))
+    backbone = torch.stack(atoms).view(1, length, 3, 3)
+    rotations, origins = frames_from_backbone(backbone)
+    full = ideal_atoms(rotations, origins)
+    full[:, :, :3] = backbone
+    return place_oxygens(full)
+
+
+def next_atom(a, b, c, bond, angle, torsion):
+    axis = torch.nn.functional.normalize(c - b, dim=0)
+    normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, axis), dim=0)
+    across = torch.linalg.cross(normal, axis)
+    return c + bond * (
+        -math.cos(angle) * axis + math.sin(angle) * (math.cos(torsion) * across + math.sin(torsion) * normal)
+    )
+
+
+def test_confidence_of_the_right_bin_costs_nothing():
+    targets = backbone_targets()
+    logits = torch.full((1, 30, 50), -30.0)
+    logits[..., 49] = 30.0  # lDDT of a perfect copy is in the last bin
+    assert losses.confidence_cross_entropy(logits, moved(targets)[1][0], targets) < 1e-6
+    assert losses.confidence_cross_entropy(logits, torch.zeros(1, 30, 3), targets) > 10
+
+
+def test_the_loss_does_not_see_missing_residues():
+    targets = backbone_targets()
+    observed = targets.observed.clone()
+    observed[0, 7] = False
+    targets = dataclasses.replace(targets, observed=observed)
+    rotations, origins = moved(targets)
+    spoilt = origins.clone()
+    spoilt[:, :, 7] += 100
+    for term in (losses.fape, losses.local_fape):
+        assert torch.equal(term(rotations, origins, targets, 10), term(rotations, spoilt, targets, 10))

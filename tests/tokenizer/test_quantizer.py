@@ -1,0 +1,122 @@
+"""The quantizer against the authors' recorded values, and its entropies against the sum over all codes."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dplm2.tokenizer.quantizer import Quantizer, code_entropies, indices_to_codes
+from dplm2.tokenizer.settings import default_settings
+
+
+def quantizer(**settings) -> Quantizer:
+    return Quantizer(default_settings(quantizer=settings).quantizer)
+
+
+def entropies_over_all_codes(values_NQ, temperature):
+    """The same by listing all codes: softmax of 2 x.c / T, entropy of each row, entropy of the mean row."""
+    bits = values_NQ.shape[1]
+    codes = indices_to_codes(torch.arange(2**bits), bits).to(values_NQ.dtype)
+    log_probability = torch.log_softmax(2 * values_NQ @ codes.T / temperature, -1)
+    probability = log_probability.exp()
+    mean = probability.mean(0)
+    return -(probability * log_probability).sum(-1).mean(), -(mean * torch.log(mean + 1e-5)).sum()
+
+
+def test_recorded_values_of_the_authors(fixtures_folder):
+    recorded = load_file(fixtures_folder / "lfq_unit.safetensors")
+    values = recorded["x"].clone().requires_grad_()
+    result = quantizer()(values, recorded["mask"])
+    result.loss.backward()
+    assert torch.equal(result.indices_BL[recorded["mask"]], recorded["indices"][recorded["mask"]])
+    for name, ours in [
+        ("commit", result.commitment),
+        ("sample_entropy", result.sample_entropy),
+        ("codebook_entropy", result.codebook_entropy),
+        ("loss", result.loss),
+    ]:
+        torch.testing.assert_close(ours, recorded[name].squeeze(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        result.codes_BLQ[recorded["mask"]], recorded["quantized"][recorded["mask"]], rtol=0, atol=1e-6
+    )
+
+
+def test_first_bit_is_worth_most(fixtures_folder):
+    recorded = load_file(fixtures_folder / "lfq_unit.safetensors")
+    codes = indices_to_codes(torch.tensor([[0, 5, 4097]]), 13)
+    assert torch.equal(codes, recorded["bits_of_index_0_5_4097"])
+
+
+@pytest.mark.parametrize("name", ["single_missing", "batch_padded", "single_full"])
+def test_training_losses_and_gradient_of_a_recorded_batch(fixtures_folder, name):
+    recorded = load_file(fixtures_folder / "structok_tiny" / f"{name}.safetensors")
+    values = recorded["pre_quant"].clone().requires_grad_()
+    mask = recorded["res_mask"].bool()
+    result = quantizer()(values, mask)
+    assert torch.equal(result.indices_BL, recorded["tokens"])
+    torch.testing.assert_close(result.codes_BLQ[mask], recorded["lfq_quantized"][mask], rtol=0, atol=1e-6)
+    for ours, theirs in [
+        (result.loss, "lfq_loss"),
+        (result.commitment, "lfq_commit"),
+        (result.sample_entropy, "lfq_sample_entropy"),
+        (result.codebook_entropy, "lfq_codebook_entropy"),
+    ]:
+        torch.testing.assert_close(ours, recorded[theirs].squeeze(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 5, 8, 11])
+@pytest.mark.parametrize("temperature", [0.01, 0.5, 2.0])
+def test_entropies_equal_the_sum_over_all_codes(bits, temperature):
+    values = torch.randn(40, bits, dtype=torch.float64, generator=torch.Generator().manual_seed(bits)) * 0.3
+    ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
+    for own, full in zip(code_entropies(ours, temperature), entropies_over_all_codes(theirs, temperature), strict=True):
+        torch.testing.assert_close(own, full, rtol=1e-7, atol=1e-9)
+    (code_entropies(ours, temperature)[0] - code_entropies(ours, temperature)[1]).backward()
+    full = entropies_over_all_codes(theirs, temperature)
+    (full[0] - full[1]).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_gradient_is_finite_where_the_distribution_saturates():
+    values = torch.tensor([[50.0, -50.0, 0.0, 1e-30]], requires_grad=True)
+    sample, codebook = code_entropies(values, 0.01)
+    (sample - codebook).backward()
+    assert torch.isfinite(values.grad).all()
+    assert math.isclose(float(sample.detach()), 2 * math.log(2), rel_tol=1e-6)  # two bits undecided
+
+
+def test_bounds_keep_signs_and_gradual_bits_pass_through():
+    values = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0)) * 3
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    plain = quantizer(bits=6)(values, mask)
+    for bound in ("tanh", "normalize"):
+        bounded = quantizer(bits=6, bound=bound)
+        assert torch.equal(bounded(values, mask).indices_BL, plain.indices_BL)
+        bounded.bits_on = 2.0
+        codes = bounded(values, mask).codes_BLQ
+        torch.testing.assert_close(codes[..., :2], plain.codes_BLQ[..., :2])
+        torch.testing.assert_close(codes[..., 2:], bounded.bound(values)[..., 2:])
+
+
+def test_gradient_passes_straight_through():
+    values = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    weights = torch.arange(20.0).view(1, 5, 4)
+    (quantizer(bits=4)(values, torch.ones(1, 5, dtype=torch.bool)).codes_BLQ * weights).sum().backward()
+    assert torch.equal(values.grad, weights)
+
+
+def test_memory_of_the_entropy_does_not_grow_with_residues_times_codes():
+    values = torch.randn(20_000, 13, generator=torch.Generator().manual_seed(0))
+    largest = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                largest.append(result.numel())
+            return result
+
+    with Watch():
+        code_entropies(values, 0.01)
+    assert max(largest) <= 20_000 * 128  # half of the bits at a time; all codes would be 20,000 x 8,192

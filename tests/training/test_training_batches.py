@@ -1,0 +1,119 @@
+"""The stream of batches: every chain once an epoch, under the budget, in an order that only seed and epoch decide."""
+
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from dplm2.errors import DPLM2Error
+from dplm2.training import batches as module
+from dplm2.training.batches import Batches, Position
+
+COSTS = np.random.default_rng(0).integers(40, 1030, 900)
+
+
+def make(costs=COSTS, **options):
+    return Batches(costs, **{"token_budget": 8192, "max_batch_size": None, "seed": 5, **options})
+
+
+def epoch(batches, number=0):
+    windows = range(number * batches.windows, (number + 1) * batches.windows)
+    return [batch for window in windows for batch in batches.window(window)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_every_chain_comes_once_per_epoch_whatever_the_processes(processes):
+    batches = make()
+    count = sum(len(epoch(batches, e)) for e in range(3))
+    streams = [batches.stream(Position(), 0, rank, processes) for rank in range(processes)]
+    taken = [micro for stream in streams for micro in islice(stream, -(-count // processes))]
+    taken.sort(key=lambda micro: micro.number)
+    assert [micro.number for micro in taken] == list(range(len(taken)))
+    seen = Counter(chain for micro in taken[:count] for chain in micro.indices)
+    assert set(seen.values()) == {3} and len(seen) == len(COSTS)
+    # The first epoch ends exactly where it should: no chain of the second before all of the first.
+    assert sorted(chain for micro in taken[: len(epoch(batches))] for chain in micro.indices) == list(range(len(COSTS)))
+
+
+def test_the_budget_counts_padding_and_the_buckets_keep_it_small():
+    batches = make()
+    padded = [COSTS[batch].max() * len(batch) for batch in epoch(batches)]
+    assert max(padded) <= 8192
+    assert 1 - COSTS.sum() / sum(padded) < 0.06
+    assert np.mean(padded) > 0.85 * 8192
+
+
+def test_packed_batches_are_bounded_by_their_sum():
+    totals = [COSTS[batch].sum() for batch in epoch(make(packed=True))]
+    assert max(totals) <= 8192 and np.mean(totals) > 0.9 * 8192
+
+
+def test_a_chain_above_the_budget_goes_alone_and_is_not_lost():
+    found = epoch(make([10, 20_000, 12, 9000, 11]))
+    assert sorted(tuple(sorted(batch)) for batch in found) == [(0, 2, 4), (1,), (3,)]
+
+
+def test_most_chains_of_a_batch():
+    assert max(len(batch) for batch in epoch(make(max_batch_size=4))) == 4
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def orders(**options):
+        batches = make(**options)
+        return [[batch.tolist() for batch in epoch(batches, e)] for e in (0, 1)]
+
+    first, second = orders()
+    assert orders() == [first, second]
+    assert first != second
+    assert orders(seed=6)[0] != first
+    # Chains meet others in another epoch, and long batches do not come before short ones.
+    mates = [{frozenset(batch) for batch in order} for order in (first, second)]
+    assert len(mates[0] & mates[1]) < 0.05 * len(first)
+    lengths = [COSTS[batch].mean() for batch in first]
+    assert abs(np.corrcoef(lengths, range(len(lengths)))[0, 1]) < 0.35
+
+
+@pytest.mark.parametrize("start", [0, 7, 60, 61, 130])
+def test_a_stream_taken_up_anywhere_goes_on_as_before(start):
+    batches = make()
+    whole = list(islice(batches.stream(Position(), 0), 200))
+    position = whole[start - 1].after if start else Position()
+    assert list(islice(make().stream(position, start), 50)) == whole[start : start + 50]
+
+
+def test_large_sets_go_by_windows_of_neighbouring_rows(monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 50)
+    monkeypatch.setattr(module, "PAGES_PER_WINDOW", 4)
+    batches = make()
+    assert batches.windows == 5
+    for number in (0, 1):
+        chains = np.concatenate(epoch(batches, number))
+        assert sorted(chains.tolist()) == list(range(len(COSTS)))
+    assert max(len({chain // 50 for batch in batches.window(w) for chain in batch}) for w in range(5)) == 4
+    assert [round(m.epoch, 6) for m in islice(batches.stream(Position(), 0), 400) if m.epoch == 1.0] == [1.0]
+
+
+def test_an_epoch_by_cluster_takes_one_chain_of_each():
+    clusters = [None if chain < 5 else f"c{chain % 40}" for chain in range(900)]
+    batches = make(clusters=clusters)
+    assert batches.units == 45
+    chosen = [sorted(np.concatenate(epoch(batches, e)).tolist()) for e in range(30)]
+    for chains in chosen:
+        assert chains[:5] == [0, 1, 2, 3, 4]
+        assert sorted(chain % 40 for chain in chains[5:]) == list(range(40))
+    # Each member of a cluster has the same chance: 22 or 23 members, 30 draws of 40 clusters.
+    assert len({chain for chains in chosen for chain in chains}) > 600
+
+
+def test_a_million_chains_are_batched_in_seconds():
+    costs = np.random.default_rng(1).integers(30, 1000, 1_000_000)
+    batches = make(costs)
+    assert sum(len(batch) for batch in batches.window(0)) == 1_000_000
+
+
+def test_nothing_to_train_on():
+    with pytest.raises(DPLM2Error, match="no chain"):
+        make([])
+    with pytest.raises(DPLM2Error, match="chain number 1"):
+        make([5, 0])

@@ -1,0 +1,338 @@
+"""The loop against a plain torch loop, and against itself stopped and started again: bit for bit."""
+
+import csv
+import json
+import math
+import os
+import signal
+from itertools import islice
+
+import pytest
+import torch
+from safetensors import safe_open
+from tiny_task import Network, SpoiltTask, TinyTask, same, train, weights
+
+from dplm2.errors import ConfigError, DPLM2Error, Preempted
+from dplm2.training import log, randomness, state
+from dplm2.training.batches import Batches, Position
+from dplm2.training.optimizer import learning_rate
+from dplm2.training.settings import TrainingSettings
+
+# About 9 batches are an epoch: 20 steps with two batches each go over four of its edges.
+SETTINGS = {"steps": 20, "warmup_steps": 3, "accumulate": 2, "log_every": 4, "validate_every": 6, "save_every": 5}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def rows(out, *drop):
+    with (out / "metrics.csv").open(newline="") as stream:
+        return [{name: value for name, value in row.items() if name not in drop} for row in csv.DictReader(stream)]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight")
+    train(out, SETTINGS)
+    return out
+
+
+def test_equals_a_plain_loop(straight):
+    """Order of batches and seeds are the package's; gradients, clipping, AdamW and means are torch's plain ones."""
+    settings = TrainingSettings.make(**SETTINGS, token_budget=60, learning_rate=0.01)
+    task = TinyTask()
+    network = task.module.train()
+    optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.98), weight_decay=0.01, eps=1e-8)
+    stream = Batches(task.costs, token_budget=60, max_batch_size=800, seed=3).stream(Position(), 0)
+    losses, norms = [], []
+    for step in range(20):
+        optimizer.param_groups[0]["lr"] = learning_rate(step, settings)
+        for micro in islice(stream, 2):
+            batch = task.collate(micro.indices, randomness.generator(3, randomness.NOISE, micro.number))
+            torch.manual_seed(randomness.derive(3, randomness.FORWARD, micro.number))
+            loss, _ = network(batch)
+            (loss / 2).backward()
+            losses.append(loss.item())
+        norms.append(torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5).item())
+        optimizer.step()
+        optimizer.zero_grad()
+    found = weights(straight)
+    for name, value in network.state_dict().items():
+        assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-7), name
+    # A row every 4 steps and every validation: steps 4, 6, 8, 12, 16, 18, 20; each holds means since the row before.
+    edges = [0, 4, 6, 8, 12, 16, 18, 20]
+    table = rows(straight)
+    assert [int(row["step"]) for row in table] == edges[1:]
+    for row, first, last in zip(table, edges[:-1], edges[1:], strict=True):
+        chunk = losses[2 * first : 2 * last]
+        assert float(row["loss"]) == pytest.approx(sum(chunk) / len(chunk), rel=1e-5)
+        assert float(row["perplexity"]) == pytest.approx(sum(map(math.exp, chunk)) / len(chunk), rel=1e-5)
+        assert float(row["gradient_norm"]) == pytest.approx(sum(norms[first:last]) / (last - first), rel=1e-5)
+        assert bool(row["validation_loss"]) == (last in (6, 12, 18, 20))
+    network.eval()
+    assert float(table[-1]["validation_loss"]) == pytest.approx(task.validate(network)["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 9, 10, 13])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, stop_at, number):
+    if number == "SIGUSR1" and stop_at != 9:
+        pytest.skip("one place is enough for the second signal")
+    with pytest.raises(Preempted, match=f"saved at step {stop_at + 1} of 20"):
+        train(tmp_path, SETTINGS, trouble={"kill_at": stop_at, "signal": number})
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    result = train(tmp_path, SETTINGS)
+    assert (result.resumed_from, result.steps) == (stop_at + 1, 20)
+    assert same(weights(tmp_path), weights(straight))
+    assert rows(tmp_path, "seconds") == rows(straight, "seconds")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ema_decay": 0.9},
+        {"sample_by": "cluster"},
+        {"precision": "bf16"},
+        {"activation_checkpointing": True},
+        {"accumulate": 1, "decay_all": False, "gradient_clip": None},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_every_kind_of_run_resumes_bit_for_bit(tmp_path, options):
+    settings, chains = {**SETTINGS, **options}, {"clusters": 11}
+    train(tmp_path / "straight", settings, trouble=chains)
+    with pytest.raises(Preempted):
+        train(tmp_path / "stopped", settings, trouble={**chains, "kill_at": 7, "signal": "SIGTERM"})
+    train(tmp_path / "stopped", settings, trouble=chains)
+    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+    assert rows(tmp_path / "stopped", "seconds") == rows(tmp_path / "straight", "seconds")
+
+
+def test_ctrl_c_saves_and_interrupts(straight, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, SETTINGS, trouble={"kill_at": 6, "signal": "SIGINT"})
+    assert train(tmp_path, SETTINGS).resumed_from == 7
+    assert same(weights(tmp_path), weights(straight))
+
+
+def test_time_limit(straight, tmp_path):
+    with pytest.raises(Preempted, match="time limit"):
+        train(tmp_path, {**SETTINGS, "time_limit_minutes": 0.001}, trouble={"pause": 0.02})
+    train(tmp_path, SETTINGS)
+    assert same(weights(tmp_path), weights(straight))
+
+
+def test_activation_checkpointing_changes_nothing(straight, tmp_path):
+    train(tmp_path, {**SETTINGS, "activation_checkpointing": True})
+    found, expected = weights(tmp_path), weights(straight)
+    # The running statistic of the blocks' owner is counted once: only blocks are computed again.
+    assert same(found, expected)
+    assert "forward" not in vars(Network().layers[0])
+
+
+def test_workers_change_nothing(straight, tmp_path):
+    train(tmp_path, {**SETTINGS, "workers": 1})
+    assert same(weights(tmp_path), weights(straight))
+
+
+def test_a_finished_training_is_not_done_again(straight, tmp_path):
+    train(tmp_path, SETTINGS)
+    task = TinyTask()
+    result = train(tmp_path, SETTINGS, task=task)
+    assert (result.resumed_from, result.steps) == (20, 20) and task.collated == []
+    assert same(weights(tmp_path), weights(straight))
+    assert result.figures["validation_loss"] == float(rows(tmp_path)[-1]["validation_loss"])
+
+
+def test_another_fingerprint_is_never_used(straight, tmp_path):
+    with pytest.raises(Preempted):
+        train(tmp_path, SETTINGS, trouble={"kill_at": 7, "signal": "SIGTERM"}, fingerprint="other")
+    assert train(tmp_path, SETTINGS).resumed_from == 0
+    # Not even when somebody renames the folder.
+    (tmp_path / "state/f00d").rename(tmp_path / "aside")
+    (tmp_path / "state/other").rename(tmp_path / "state/f00d")
+    assert train(tmp_path, SETTINGS).resumed_from == 0
+    assert same(weights(tmp_path), weights(straight))
+
+
+def test_moving_average_is_what_comes_out(tmp_path):
+    train(tmp_path, {**SETTINGS, "accumulate": 1, "ema_decay": 0.9})
+    task = TinyTask()
+    train(tmp_path / "plain", {**SETTINGS, "accumulate": 1}, task=task)
+    averaged, plain = weights(tmp_path), weights(tmp_path / "plain")
+    assert not torch.allclose(averaged["head.weight"], plain["head.weight"])
+    task.module.load_state_dict(averaged)
+    assert float(rows(tmp_path)[-1]["validation_loss"]) == pytest.approx(task.validate(task.module)["loss"], rel=1e-6)
+    with safe_open(tmp_path / "state/f00d/step-00000020.safetensors", "pt") as stream:
+        assert torch.equal(stream.get_tensor("average/head.weight"), averaged["head.weight"])
+        assert torch.equal(stream.get_tensor("parameter/head.weight"), plain["head.weight"])
+
+
+def test_frozen_weights_stay_and_are_not_saved(tmp_path):
+    train(tmp_path, SETTINGS, freeze=["embedding", "layers.0"])
+    before, after = TinyTask().module.state_dict(), weights(tmp_path)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in after if not name.startswith(("embedding", "layers.0"))}
+    with safe_open(tmp_path / "state/f00d/step-00000020.safetensors", "pt") as stream:
+        names = set(stream.keys())
+    trained = {name for name in changed if name != "passes"}
+    kinds = ("parameter", "optimizer/step", "optimizer/exp_avg", "optimizer/exp_avg_sq")
+    assert names == {f"{kind}/{name}" for kind in kinds for name in trained} | {"buffer/passes"}
+
+
+def test_bf16_keeps_weights_in_fp32_and_learns_alike(straight, tmp_path):
+    train(tmp_path, {**SETTINGS, "precision": "bf16"})
+    assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32}
+    losses = [[float(row["loss"]) for row in rows(out)] for out in (straight, tmp_path)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[0] != losses[1]
+
+
+def test_a_loss_that_is_not_finite_names_the_chains(tmp_path):
+    # 8 long enough chains are seen first: the spoilt one comes after the first checkpoint.
+    order = Batches(TinyTask().costs, token_budget=60, max_batch_size=800, seed=3).window(0)
+    culprit = int(order[-1][0])
+    settings = {"steps": 20, "save_every": 2}
+    with pytest.raises(DPLM2Error) as caught:
+        train(tmp_path, settings, task=SpoiltTask(chain=culprit))
+    message, mates = str(caught.value), [f"chain-{chain}" for chain in order[-1]]
+    assert "the loss is nan" in message and f"step {len(order)};" in message
+    assert ", ".join(mates) in message
+    last_good = (len(order) - 1) // 2 * 2
+    assert f"step {last_good}, is kept" in message
+    saved = json.loads((tmp_path / "state/f00d/latest.json").read_text())
+    assert saved["step"] == last_good
+    with safe_open(tmp_path / "state/f00d" / saved["file"], "pt") as stream:
+        assert all(torch.isfinite(stream.get_tensor(name)).all() for name in stream.keys())  # noqa: SIM118
+
+
+def damage_bytes(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_bytes,
+        lambda file: file.write_bytes(file.read_bytes()[:-100]),
+        lambda file: file.unlink(),
+        lambda file: file.with_suffix(".json").write_text("{"),
+        lambda file: file.with_suffix(".json").write_text("[]"),
+    ],
+    ids=["flipped bit", "cut short", "gone", "record torn", "record foreign"],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(straight, tmp_path, capsys, damage):
+    with pytest.raises(Preempted):
+        train(tmp_path, SETTINGS, trouble={"kill_at": 11, "signal": "SIGTERM"})
+    damage(tmp_path / "state/f00d/step-00000012.safetensors")
+    assert train(tmp_path, SETTINGS).resumed_from == 10
+    said = capsys.readouterr().err
+    assert "step-00000012.safetensors is damaged" in said and "falling back to the one before" in said
+    assert same(weights(tmp_path), weights(straight))
+    assert rows(tmp_path, "seconds") == rows(straight, "seconds")
+
+
+def test_all_checkpoints_damaged_starts_over_and_says_so(straight, tmp_path, capsys):
+    with pytest.raises(Preempted):
+        train(tmp_path, SETTINGS, trouble={"kill_at": 11, "signal": "SIGTERM"})
+    for file in (tmp_path / "state/f00d").glob("*.safetensors"):
+        damage_bytes(file)
+    assert train(tmp_path, SETTINGS).resumed_from == 0
+    assert "training starts from the beginning" in capsys.readouterr().err
+    assert same(weights(tmp_path), weights(straight))
+
+
+def test_only_so_many_checkpoints_are_kept(tmp_path):
+    train(tmp_path, {**SETTINGS, "keep": 3})
+    names = {path.name for path in (tmp_path / "state/f00d").iterdir()}
+    steps = {f"step-000000{step}.{kind}" for step in (10, 15, 20) for kind in ("json", "safetensors")}
+    assert names == steps | {"latest.json", "lock", "metrics.csv"}
+
+
+def test_a_second_writer_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
+    with (
+        state.StateFolder(tmp_path / "state", "f00d", "first").locked(),
+        pytest.raises(DPLM2Error, match=f"process {os.getpid()} on .* is training this already"),
+    ):
+        train(tmp_path, SETTINGS)
+    train(tmp_path, {**SETTINGS, "steps": 5})
+
+
+def test_state_of_other_code_is_refused(tmp_path):
+    with pytest.raises(Preempted):
+        train(tmp_path, SETTINGS, trouble={"kill_at": 7, "signal": "SIGTERM"})
+    task = TinyTask()
+    task.module = Network(width=8)
+    with pytest.raises(DPLM2Error, match="remove the state folder"):
+        train(tmp_path, SETTINGS, task=task)
+
+
+def test_what_is_printed_before_the_first_step(tmp_path, capsys):
+    task = TinyTask()
+    task.describe = lambda batch: {"example": f"{tuple(batch['noised'].shape)}"}
+    task.module.unused = torch.nn.Linear(3, 3)
+    train(tmp_path, SETTINGS, task=task, freeze=["embedding"])
+    said = capsys.readouterr().err
+    # 2 x (32 norm + 272 linear) + 340 head + 12 unused; the embedding's 320 are frozen.
+    assert "parameters: 1,280 in total, 960 trained" in said
+    assert "tokens per batch" in said and "padding, 2 batches a step" in said
+    assert "GB of memory" in said and "s a step" in said
+    assert "device: cpu (1 threads); precision: fp32" in said and "attention: " in said and "example: (" in said
+    assert "2 trained parameters got no gradient from that batch: unused.weight, unused.bias" in said
+
+
+def test_a_job_without_terminal_says_where_it_stands(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
+    train(tmp_path, SETTINGS)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tiny: step ")]
+    assert len(lines) == 20 and "step 10 of 20 (50 %), loss " in lines[9] and "tokens/s" in lines[9]
+
+
+def test_tensorboard_gets_the_rows(straight, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path, {**SETTINGS, "loggers": ["tensorboard"]})
+    events = EventAccumulator(str(tmp_path / "state/f00d/tensorboard")).Reload()
+    points = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert points == [(int(row["step"]), pytest.approx(float(row["loss"]), rel=1e-5)) for row in rows(straight)]
+
+
+def test_a_logger_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        train(tmp_path, {**SETTINGS, "loggers": ["wandb"]})
+
+
+@pytest.mark.parametrize(
+    "options, key",
+    [({"sample_by": "cluster"}, "sample_by"), ({"strategy": "ddp"}, "strategy"), ({"strategy": "fsdp"}, "strategy")],
+)
+def test_settings_without_effect_here_are_refused(tmp_path, options, key):
+    with pytest.raises(ConfigError, match=rf"training\.{key}"):
+        train(tmp_path, {**SETTINGS, **options})
+
+
+def test_no_room_for_a_checkpoint_is_one_clear_line(straight, tmp_path):
+    import resource
+
+    with pytest.raises(Preempted):
+        train(tmp_path, SETTINGS, trouble={"kill_at": 7, "signal": "SIGTERM"})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+    try:
+        with pytest.raises(DPLM2Error, match="cannot save step 10 .* no space left"):
+            train(tmp_path, SETTINGS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "state/f00d").glob(".*.tmp"))
+    assert train(tmp_path, SETTINGS).resumed_from == 8
+    assert same(weights(tmp_path), weights(straight))
