@@ -13,6 +13,17 @@ rule generate:
     output:
         samples=RESULTS / "samples/{model}/{task}/samples.parquet",
         run=RESULTS / "samples/{model}/{task}/run.json",
+    log:
+        LOGS / "samples/{model}-{task}.log",
+    benchmark:
+        TIMINGS / "samples/{model}-{task}.tsv"
+    conda:
+        "../envs/dplm2.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+        gpu=GPUS,
     params:
         config=lambda wildcards: stage_config("generation", wildcards.task),
         kind=lambda wildcards: SETTINGS["generation"][wildcards.task]["task"],
@@ -21,17 +32,6 @@ rule generate:
             f"--chains {RESULTS / 'structures' / task_dataset(wildcards.task)}" if task_dataset(wildcards.task) else ""
         ),
         folder=subpath(output.samples, parent=True),
-    log:
-        LOGS / "samples/{model}-{task}.log",
-    benchmark:
-        TIMINGS / "samples/{model}-{task}.tsv"
-    threads: 2
-    resources:
-        mem_mb=4000,
-        runtime=1440,
-        gpu=GPUS,
-    conda:
-        "../envs/dplm2.yaml"
     shell:
         "python -m dplm2 generate {params.kind} --model {params.model} {params.chains} --out {params.folder} --device {DEVICE}"
         " --config {params.config:q} --name {wildcards.task} 2>&1 | tee {log}"

@@ -7,17 +7,17 @@ rule report:
     output:
         page=RESULTS / "report/report.html",
         summary=RESULTS / "report/tables/summary.csv",
-    params:
-        config=lambda wildcards: json.dumps({"report": SETTINGS["report"]}, sort_keys=True),
-        folder=subpath(output.page, parent=True),
     log:
         LOGS / "report.log",
     benchmark:
         TIMINGS / "report.tsv"
+    conda:
+        "../envs/dplm2.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/dplm2.yaml"
+    params:
+        config=lambda wildcards: json.dumps({"report": SETTINGS["report"]}, sort_keys=True),
+        folder=subpath(output.page, parent=True),
     shell:
         "python -m dplm2 report --results {RESULTS} --out {params.folder} --config {params.config:q} 2>&1 | tee {log}"

@@ -13,12 +13,17 @@ def shard_manifests(dataset):
         raise WorkflowError(f"datasets.{dataset}.files: {error}") from None
 
 
-SHARDS = {dataset: [Path(manifest).stem.removeprefix("part-") for manifest in shard_manifests(dataset)] for dataset in DATASETS}
+SHARDS = {
+    dataset: [Path(manifest).stem.removeprefix("part-") for manifest in shard_manifests(dataset)]
+    for dataset in DATASETS
+}
 
 
 def chains(datasets):
     """The chains of datasets and the selections that say which of them stay."""
-    parts = [RESULTS / f"structures/{dataset}/part-{shard}.parquet" for dataset in datasets for shard in SHARDS[dataset]]
+    parts = [
+        RESULTS / f"structures/{dataset}/part-{shard}.parquet" for dataset in datasets for shard in SHARDS[dataset]
+    ]
     return parts + selections(datasets)
 
 
@@ -36,21 +41,23 @@ rule clean_structures:
     output:
         chains=RESULTS / "structures/{dataset}/part-{shard}.parquet",
         rejected=RESULTS / "structures/{dataset}/shards/rejected-{shard}.parquet",
-    params:
-        config=lambda wildcards: stage_config(
-            "datasets", wildcards.dataset, without(SETTINGS["datasets"][wildcards.dataset], "shards", "split", "clusters")
-        ),
-        folder=subpath(output.chains, parent=True),
     log:
         LOGS / "structures/{dataset}-{shard}.log",
     benchmark:
         TIMINGS / "structures/{dataset}-{shard}.tsv"
+    conda:
+        "../envs/dplm2.yaml"
     threads: 2
     resources:
         mem_mb=2000,
         runtime=120,
-    conda:
-        "../envs/dplm2.yaml"
+    params:
+        config=lambda wildcards: stage_config(
+            "datasets",
+            wildcards.dataset,
+            without(SETTINGS["datasets"][wildcards.dataset], "shards", "split", "clusters"),
+        ),
+        folder=subpath(output.chains, parent=True),
     shell:
         "python -m dplm2 structures clean --manifest {input.manifest} --out {params.folder}"
         " --config {params.config:q} --name {wildcards.dataset} 2>&1 | tee {log}"
@@ -68,18 +75,20 @@ rule select_structures:
         selection=RESULTS / "structures/{dataset}/selection.parquet",
         rejected=RESULTS / "structures/{dataset}/rejected.parquet",
         run=RESULTS / "structures/{dataset}/run.json",
-    params:
-        config=lambda wildcards: stage_config("datasets", wildcards.dataset, without(SETTINGS["datasets"][wildcards.dataset], "shards")),
-        folder=subpath(output.selection, parent=True),
     log:
         LOGS / "structures/{dataset}-select.log",
     benchmark:
         TIMINGS / "structures/{dataset}-select.tsv"
+    conda:
+        "../envs/dplm2.yaml"
     threads: 2
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../envs/dplm2.yaml"
+    params:
+        config=lambda wildcards: stage_config(
+            "datasets", wildcards.dataset, without(SETTINGS["datasets"][wildcards.dataset], "shards")
+        ),
+        folder=subpath(output.selection, parent=True),
     shell:
         "python -m dplm2 structures select {params.folder} --config {params.config:q} --name {wildcards.dataset} 2>&1 | tee {log}"

@@ -7,6 +7,18 @@ rule encode_tokens:
         tokenizer=lambda wildcards: tokenizer_weights(wildcards.tokenizer),
     output:
         tokens=RESULTS / "tokens/{tokenizer}/{dataset}/part-{shard}.parquet",
+    log:
+        LOGS / "tokens/{tokenizer}-{dataset}-{shard}.log",
+    benchmark:
+        TIMINGS / "tokens/{tokenizer}-{dataset}-{shard}.tsv"
+    cache: True
+    conda:
+        "../envs/dplm2.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        gpu=GPUS,
     params:
         config=lambda wildcards: stage_config(
             "tokenizers",
@@ -14,18 +26,6 @@ rule encode_tokens:
             {"tokenization": SETTINGS["tokenizers"][wildcards.tokenizer]["tokenization"]},
         ),
         tokenizer=lambda wildcards: tokenizer_folder(wildcards.tokenizer),
-    log:
-        LOGS / "tokens/{tokenizer}-{dataset}-{shard}.log",
-    benchmark:
-        TIMINGS / "tokens/{tokenizer}-{dataset}-{shard}.tsv"
-    threads: 2
-    cache: True
-    resources:
-        mem_mb=4000,
-        runtime=720,
-        gpu=GPUS,
-    conda:
-        "../envs/dplm2.yaml"
     shell:
         "python -m dplm2 tokens encode {input.chains} --tokenizer {params.tokenizer} --out {output.tokens} --device {DEVICE}"
         " --config {params.config:q} --name {wildcards.tokenizer} 2>&1 | tee {log}"
@@ -33,7 +33,9 @@ rule encode_tokens:
 
 def tokens_of(tokenizer, datasets):
     return [
-        RESULTS / f"tokens/{tokenizer}/{dataset}/part-{shard}.parquet" for dataset in datasets for shard in SHARDS[dataset]
+        RESULTS / f"tokens/{tokenizer}/{dataset}/part-{shard}.parquet"
+        for dataset in datasets
+        for shard in SHARDS[dataset]
     ]
 
 

@@ -3,11 +3,16 @@
 
 def model_folder(name):
     """Where a model lies: in the results, or where the configuration says that a finished one is."""
-    return Path(SETTINGS["models"][name]["pretrained"] or RESULTS / "models" / name)
+    return Path(SETTINGS["models"][name].get("pretrained", RESULTS / "models" / name))
 
 
 def model_weights(name):
     return model_folder(name) / "model.safetensors"
+
+
+def initial_weights(name):
+    """The model after warm-up, before training; none of a model that was not trained here."""
+    return [] if "pretrained" in SETTINGS["models"][name] else RESULTS / "models" / name / "initial/model.safetensors"
 
 
 rule train_model:
@@ -19,23 +24,25 @@ rule train_model:
         config=RESULTS / "models/{model}/config.json",
         metrics=RESULTS / "models/{model}/metrics.csv",
         run=RESULTS / "models/{model}/run.json",
-    params:
-        config=lambda wildcards: stage_config("models", wildcards.model, without(SETTINGS["models"][wildcards.model], "warmup", "network")),
-        initial=subpath(input.initial, parent=True),
-        tokens=lambda wildcards: model_token_folders(wildcards.model),
-        selections=lambda wildcards: selections(SETTINGS["models"][wildcards.model]["datasets"]),
-        folder=subpath(output.weights, parent=True),
     log:
         LOGS / "models/{model}.log",
     benchmark:
         TIMINGS / "models/{model}.tsv"
+    conda:
+        "../envs/dplm2.yaml"
     threads: 2
     resources:
         mem_mb=4000,
         runtime=4320,
         gpu=GPUS,
-    conda:
-        "../envs/dplm2.yaml"
+    params:
+        config=lambda wildcards: stage_config(
+            "models", wildcards.model, without(SETTINGS["models"][wildcards.model], "warmup", "network")
+        ),
+        initial=subpath(input.initial, parent=True),
+        tokens=lambda wildcards: model_token_folders(wildcards.model),
+        selections=lambda wildcards: selections(SETTINGS["models"][wildcards.model]["datasets"]),
+        folder=subpath(output.weights, parent=True),
     shell:
         "python -m dplm2 model train --initial {params.initial} --tokens {params.tokens:q} --selection {params.selections:q}"
         " --out {params.folder} --state {STATE} --device {DEVICE}"

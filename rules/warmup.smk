@@ -5,33 +5,41 @@ rule warm_up_model:
     input:
         tokenizer=lambda wildcards: tokenizer_weights(SETTINGS["models"][wildcards.model]["tokenizer"]),
         tokens=lambda wildcards: model_tokens(wildcards.model),
+        source=lambda wildcards: source_model(wildcards.model),
     output:
         weights=RESULTS / "models/{model}/initial/model.safetensors",
         config=RESULTS / "models/{model}/initial/config.json",
         run=RESULTS / "models/{model}/initial/run.json",
-    params:
-        config=lambda wildcards: stage_config(
-            "models", wildcards.model, without(SETTINGS["models"][wildcards.model], "training", "diffusion")
-        ),
-        tokenizer=lambda wildcards: tokenizer_folder(SETTINGS["models"][wildcards.model]["tokenizer"]),
-        tokens=lambda wildcards: model_token_folders(wildcards.model),
-        selections=lambda wildcards: selections(SETTINGS["models"][wildcards.model]["datasets"]),
-        folder=subpath(output.weights, parent=True),
     log:
         LOGS / "models/{model}-warmup.log",
     benchmark:
         TIMINGS / "models/{model}-warmup.tsv"
+    conda:
+        "../envs/dplm2.yaml"
     threads: 2
     resources:
         mem_mb=4000,
         runtime=1440,
         gpu=GPUS,
-    conda:
-        "../envs/dplm2.yaml"
+    params:
+        config=lambda wildcards: stage_config(
+            "models", wildcards.model, without(SETTINGS["models"][wildcards.model], "training", "diffusion", "lora")
+        ),
+        tokenizer=lambda wildcards: tokenizer_folder(SETTINGS["models"][wildcards.model]["tokenizer"]),
+        tokens=lambda wildcards: model_token_folders(wildcards.model),
+        selections=lambda wildcards: selections(SETTINGS["models"][wildcards.model]["datasets"]),
+        source=lambda wildcards, input: f"--source {Path(input.source).parent}" if input.source else "",
+        folder=subpath(output.weights, parent=True),
     shell:
         "python -m dplm2 model warmup --tokenizer {params.tokenizer} --tokens {params.tokens:q} --selection {params.selections:q}"
-        " --out {params.folder} --state {STATE} --device {DEVICE}"
+        " {params.source} --out {params.folder} --state {STATE} --device {DEVICE}"
         " --config {params.config:q} --name {wildcards.model} 2>&1 | tee {log}"
+
+
+def source_model(name):
+    """The weights of the model of this configuration that a model starts from, if it names one."""
+    source = SETTINGS["models"][name].get("warmup", {}).get("model")
+    return model_weights(source) if source else []
 
 
 def model_tokens(name):

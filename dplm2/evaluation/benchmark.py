@@ -1,7 +1,7 @@
 """What the benchmarks of samples share: reading, folding, and writing results."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +104,10 @@ class Job:
         return predict(backend, sequences, self.state / "folding"), backend.name
 
     def record(self) -> RunRecord:
-        """What made the results."""
+        """What made the results; to be begun before the work, since it takes the time."""
         path = self.samples / "samples.parquet" if self.samples.is_dir() else self.samples
         inputs = {"samples": sha256_of_file(path)}
-        settings = {key: value for key, value in vars(self.settings).items()}
-        return RunRecord(f"evaluate {self.task}", settings, inputs, str(self.device))
+        return RunRecord(f"evaluate {self.task}", asdict(self.settings), inputs, str(self.device))
 
 
 def identity(sample: Sample, backend: str) -> dict[str, object]:
@@ -133,7 +132,9 @@ def native_of(sample: Sample, natives: dict[str, Native]) -> Native:
     """
     native = natives.get(sample.problem)
     if native is None:
-        raise DPLM2Error(f"sample {sample.sample_id}: its target {sample.problem!r} is not among the chains given with --chains")
+        raise DPLM2Error(
+            f"sample {sample.sample_id}: its target {sample.problem!r} is not among the chains given with --chains"
+        )
     if len(native.sequence) != len(sample.sequence):
         raise DPLM2Error(
             f"sample {sample.sample_id} has {len(sample.sequence)} residues, its target {sample.problem} has "
@@ -152,9 +153,12 @@ def dataset_name(chains: Iterable[Path]) -> str:
     return "+".join(path.name if path.suffix != ".parquet" else path.parent.name for path in chains)
 
 
-def group_rows(
-    metrics: pd.DataFrame, by: str, summed_up: Callable[[pd.DataFrame], list[dict]]
-) -> list[dict]:
+def set_name(dataset: str, split: str | None, splits_matter: bool) -> str:
+    """A dataset's name with that of its split, where it has several or one was asked for."""
+    return f"{dataset}/{split}" if split is not None and splits_matter else dataset
+
+
+def group_rows(metrics: pd.DataFrame, by: str, summed_up: Callable[[pd.DataFrame], list[dict]]) -> list[dict]:
     """Summary rows for each value of a column, if there are several."""
     groups = metrics.groupby(by, sort=True)
     if len(groups) < 2:
@@ -164,6 +168,7 @@ def group_rows(
 
 def finish(
     job: Job,
+    record: RunRecord,
     metrics: pd.DataFrame,
     columns: Sequence[str],
     source: Source,
@@ -177,7 +182,7 @@ def finish(
         return summarize(part, columns, source, job.settings.bootstrap_samples)
 
     summary = [*summed_up(metrics), *extra_rows]
-    write_results(job.out, metrics, summary, job.record(), group_rows(metrics, by, summed_up), left_out=left_out)
+    write_results(job.out, metrics, summary, record, group_rows(metrics, by, summed_up), left_out=left_out)
     print(describe(summary))
     if left_out:
         print(f"left out: {len(left_out)} (see run.json)")
@@ -185,7 +190,9 @@ def finish(
     return 0
 
 
-def write_folded(out: Path, samples: Sequence[Sample], sequences: Sequence[str], folded: Sequence[Folded | Failure]) -> None:
+def write_folded(
+    out: Path, samples: Sequence[Sample], sequences: Sequence[str], folded: Sequence[Folded | Failure]
+) -> None:
     """Write what the folding program predicted for each sample, for the viewer: ``folded.parquet``."""
     rows = [
         {

@@ -1,5 +1,183 @@
-"""Command line of this stage."""
+"""Command line of the evaluation stage: ``dplm2 evaluate``."""
+
+import argparse
+from pathlib import Path
+
+BENCHMARKS = {
+    "co-generation": "fold the generated sequences, compare with the generated structures (scTM, scRMSD, pLDDT)",
+    "backbone": "design sequences for generated backbones, fold them, compare",
+    "sequence": "fold generated sequences; their confidence",
+    "folding": "compare predicted structures with the natives (RMSD, TM-score, lDDT)",
+    "inverse-folding": "recovery of the natives' sequences; fold the designed ones, compare with the natives",
+    "scaffolding": "fold the designs; motif RMSD, success by problem",
+}
+DESCRIPTION = """\
+Measure samples, a tokenizer or a language model. Each benchmark writes into --out:
+  metrics.parquet   a row per sample; a failed one is marked, never dropped
+  summary.csv       model, task, dataset, metric, value, n, backend, n_failed, median, 95 % interval
+  groups.csv        the same by length or by problem, where there are several
+  folded.parquet    what the folding program predicted, where one took part
+  run.json          settings, versions, time
+"""
+EPILOG = """\
+examples:
+  dplm2 evaluate reconstruction --tokenizer results/tokenizers/demo --chains results/structures/test --out tables
+  dplm2 evaluate folding --samples results/samples/demo/folding --chains results/structures/test --out tables
+  dplm2 evaluate co-generation --samples results/samples/demo/co-generation --model results/models/demo --out tables
+  dplm2 evaluate co-generation --samples samples --out table \\
+      --config '{"evaluation": {"folding_backend": "esmfold", "esmfold": {"model": "weights/esmfold"}}}'
+"""
 
 
-def register(subparsers) -> None:
-    """Add this stage's subcommands."""
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``evaluate`` and its benchmarks; ``tokenizer evaluate`` is another name of ``evaluate reconstruction``."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure samples, a tokenizer or a model",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
+    _add_reconstruction(actions, "reconstruction")
+    _add_likelihood(actions)
+    for name, text in BENCHMARKS.items():
+        _add_samples(actions, name, text)
+    _add_compare(actions)
+    tokenizer_actions = getattr(subparsers.choices.get("tokenizer"), "actions_of_tokenizer", None)
+    if tokenizer_actions is not None:
+        _add_reconstruction(tokenizer_actions, "evaluate")
+
+
+def _add(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
+    parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
+    parser.add_argument("--name", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where networks run")
+    return parser
+
+
+def _add_reconstruction(actions: argparse._SubParsersAction, name: str) -> None:
+    parser = _add(actions, name, "encode and decode chains, compare them with themselves")
+    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
+    parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to reconstruct")
+    parser.add_argument("--split", choices=["train", "validation", "test"], help="only chains of this split")
+    parser.add_argument(
+        "--untrained", action="store_true", help="evaluate random weights of the same architecture, for comparison"
+    )
+    parser.set_defaults(run=run_reconstruction)
+
+
+def _add_likelihood(actions: argparse._SubParsersAction) -> None:
+    parser = _add(actions, "likelihood", "cross-entropy of masked tokens: trained, before training, token frequencies")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of the trained model, or hub id")
+    parser.add_argument("--initial", metavar="DIR", help="folder of the model before training (models/NAME/initial)")
+    parser.add_argument("--tokens", nargs="+", type=Path, required=True, metavar="DIR", help="tokens of datasets")
+    parser.add_argument(
+        "--selection", nargs="+", type=Path, default=[], metavar="FILE", help="selection.parquet of the datasets"
+    )
+    parser.add_argument("--split", choices=["train", "validation", "test"], help="only chains of this split")
+    parser.set_defaults(run=run_likelihood)
+
+
+def _add_samples(actions: argparse._SubParsersAction, name: str, text: str) -> None:
+    parser = _add(actions, name, text)
+    parser.add_argument("--samples", type=Path, required=True, metavar="DIR", help="folder with samples.parquet")
+    if name in ("folding", "inverse-folding"):
+        parser.add_argument(
+            "--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets of the natives"
+        )
+    parser.add_argument("--model", metavar="DIR", help="model folder, needed where a backend is `self`")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=Path("state"),
+        metavar="DIR",
+        help="folded sequences are kept below it (default: state)",
+    )
+    parser.set_defaults(run=run_samples)
+
+
+def _add_compare(actions: argparse._SubParsersAction) -> None:
+    parser = actions.add_parser(
+        "compare",
+        help="lay summaries beside the published figures",
+        description="Lay summaries beside the published figures: CSV, Parquet and LaTeX tables.",
+    )
+    parser.add_argument("summaries", nargs="+", type=Path, help="summary.csv files, or folders with them below")
+    parser.add_argument("--model", required=True, help="the published model to compare with, for example 'DPLM-2 650M'")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
+    parser.set_defaults(run=run_compare)
+
+
+def _settings(options: argparse.Namespace):
+    """The section ``evaluation``, the seed and the device."""
+    from dplm2 import config
+    from dplm2.evaluation.benchmark import pick_device
+    from dplm2.evaluation.settings import EvaluationSettings
+
+    whole = config.load(options.config) if options.config else config.complete({})
+    settings = config.build(EvaluationSettings, whole["evaluation"])
+    seed = whole["seed"] if options.seed is None else options.seed
+    return {
+        "settings": settings,
+        "seed": seed,
+        "device": pick_device(options.device or whole["device"]),
+        "out": options.out,
+    }
+
+
+def run_reconstruction(options: argparse.Namespace) -> int:
+    """Run ``dplm2 evaluate reconstruction``."""
+    from dplm2.evaluation import reconstruction
+
+    return reconstruction.run(
+        reconstruction.Job(
+            tokenizer=options.tokenizer,
+            chains=tuple(options.chains),
+            split=options.split,
+            untrained=options.untrained,
+            **_settings(options),
+        )
+    )
+
+
+def run_likelihood(options: argparse.Namespace) -> int:
+    """Run ``dplm2 evaluate likelihood``."""
+    from dplm2.evaluation import likelihood
+
+    return likelihood.run(
+        likelihood.Job(
+            model=options.model,
+            initial=options.initial,
+            tokens=tuple(options.tokens),
+            selections=tuple(options.selection),
+            split=options.split,
+            **_settings(options),
+        )
+    )
+
+
+def run_samples(options: argparse.Namespace) -> int:
+    """Run a benchmark of samples."""
+    from dplm2.evaluation import benchmark, forward_folding, inverse_folding, scaffolding, unconditional
+
+    modules = {"folding": forward_folding, "inverse-folding": inverse_folding, "scaffolding": scaffolding}
+    job = benchmark.Job(
+        task=options.benchmark,
+        samples=options.samples,
+        chains=tuple(getattr(options, "chains", ())),
+        model=options.model,
+        state=options.state,
+        **_settings(options),
+    )
+    return modules.get(options.benchmark, unconditional).run(job)
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Run ``dplm2 evaluate compare``."""
+    from dplm2.evaluation.published import compare_summaries
+
+    return compare_summaries(options.summaries, options.model, options.out)

@@ -101,7 +101,9 @@ def _open(source: str) -> EsmForProteinFolding:
     # Contacts are not used in folding, and the published weights come without that head.
     missing = [key for key in map(str, loaded["missing_keys"]) if "contact_head" not in key]
     if missing:
-        raise DPLM2Error(f"evaluation.esmfold.model: {source} lacks weights ({', '.join(missing[:3])} ...); {HOW_TO_GET}")
+        raise DPLM2Error(
+            f"evaluation.esmfold.model: {source} lacks weights ({', '.join(missing[:3])} ...); {HOW_TO_GET}"
+        )
     return model
 
 

@@ -124,7 +124,9 @@ def _checked(sequence: str, result: Folded | Failure) -> Folded | Failure:
     if isinstance(result, Failure):
         return result
     if result.backbone.shape != (len(sequence), 4, 3):
-        return Failure(f"{len(sequence)} residues were to be folded, but the structure has the shape {result.backbone.shape}")
+        return Failure(
+            f"{len(sequence)} residues were to be folded, but the structure has the shape {result.backbone.shape}"
+        )
     if not np.isfinite(result.backbone[:, :3]).all():
         return Failure("the predicted structure has coordinates that are not finite")
     return result

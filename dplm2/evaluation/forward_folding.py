@@ -13,6 +13,7 @@ COLUMNS = ["ca_rmsd", "bb_rmsd", "tm_score", "tm_score_released", "lddt_ca", "to
 
 def run(job: Job) -> int:
     """Evaluate one set of samples; returns the exit status."""
+    record = job.record()
     samples, left_out = job.read()
     all_natives = job.natives()
     natives = [native_of(sample, all_natives).backbone for sample in samples]
@@ -31,7 +32,7 @@ def run(job: Job) -> int:
         rows[index][match] = bool(rows[index]["tm_score"] >= job.settings.match_tm_score)
         rows[index]["tokenizer_plddt"] = mean_or_none(samples[index].plddt)
     source = source_of(job, samples, dataset_name(job.chains), "none")
-    return finish(job, pd.DataFrame(rows), [*COLUMNS, match], source, left_out, by="task")
+    return finish(job, record, pd.DataFrame(rows), [*COLUMNS, match], source, left_out, by="task")
 
 
 def _failure(prediction, native) -> str | None:

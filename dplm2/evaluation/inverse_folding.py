@@ -19,6 +19,7 @@ COLUMNS = [
 
 def run(job: Job) -> int:
     """Evaluate one set of samples; returns the exit status."""
+    record = job.record()
     samples, left_out = job.read()
     all_natives = job.natives()
     natives = [native_of(sample, all_natives) for sample in samples]
@@ -43,4 +44,4 @@ def run(job: Job) -> int:
         metrics[name] = metrics[name].fillna(False).astype(bool)
     write_folded(job.out, samples, sequences, folded)
     source = source_of(job, samples, dataset_name(job.chains), backend)
-    return finish(job, metrics, [*COLUMNS, *designable], source, left_out, by="task")
+    return finish(job, record, metrics, [*COLUMNS, *designable], source, left_out, by="task")

@@ -84,7 +84,14 @@ def summarize(metrics: pd.DataFrame, columns: Sequence[str], source: Source, res
         low, high = bootstrap_interval(values, resamples)
         rows.append(
             summary_row(
-                source, name, values.mean(), len(values), int(failed.sum()), float(np.median(values)), low, high,
+                source,
+                name,
+                values.mean(),
+                len(values),
+                int(failed.sum()),
+                float(np.median(values)),
+                low,
+                high,
                 COUNTED if is_share else LEFT_OUT,
             )  # fmt: skip
         )

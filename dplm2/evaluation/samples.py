@@ -84,7 +84,9 @@ def _sample(row: dict) -> Sample:
         problem=row.get("problem"),
         backbone=_array(row.get("backbone"), (-1, 4, 3)),
         plddt=_array(row.get("tokenizer_plddt"), (-1,)),
-        motif_positions=None if row.get("motif_positions") is None else np.array(row["motif_positions"], dtype=np.int64),
+        motif_positions=None
+        if row.get("motif_positions") is None
+        else np.array(row["motif_positions"], dtype=np.int64),
         motif_backbone=_array(row.get("motif_backbone"), (-1, 4, 3)),
         settings=json.loads(row.get("settings") or "{}"),
     )

@@ -26,6 +26,7 @@ CA = 1
 
 def run(job: Job) -> int:
     """Evaluate one set of designs; returns the exit status."""
+    record = job.record()
     samples, left_out = job.read()
     for sample in samples:
         _check_motif(sample)
@@ -50,7 +51,7 @@ def run(job: Job) -> int:
     ]  # fmt: skip
     source = source_of(job, samples, DATASET, backend)
     solved = [solved_row(metrics, success, source)]
-    return finish(job, metrics, columns, source, left_out, by="problem", extra_rows=solved)
+    return finish(job, record, metrics, columns, source, left_out, by="problem", extra_rows=solved)
 
 
 def success_column(settings: EvaluationSettings) -> str:
@@ -60,8 +61,12 @@ def success_column(settings: EvaluationSettings) -> str:
 
 def _check_motif(sample: Sample) -> None:
     if sample.motif_positions is None or sample.motif_backbone is None:
-        raise DPLM2Error(f"sample {sample.sample_id}: no motif_positions and motif_backbone; is it of task scaffolding?")
-    if len(sample.motif_positions) != len(sample.motif_backbone) or sample.motif_positions.max() >= len(sample.sequence):
+        raise DPLM2Error(
+            f"sample {sample.sample_id}: no motif_positions and motif_backbone; is it of task scaffolding?"
+        )
+    if len(sample.motif_positions) != len(sample.motif_backbone) or sample.motif_positions.max() >= len(
+        sample.sequence
+    ):
         raise DPLM2Error(f"sample {sample.sample_id}: its motif's positions do not fit its motif or its length")
 
 
@@ -93,5 +98,3 @@ def solved_row(metrics: pd.DataFrame, success: str, source: Source) -> dict:
     """The summary row ``problems_solved``: how many problems have a successful design, of ``n``."""
     solved = metrics.groupby("problem")[success].any()
     return summary_row(source, "problems_solved", solved.sum(), len(solved), int(metrics["failed"].sum()))
-
-

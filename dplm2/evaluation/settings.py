@@ -60,6 +60,8 @@ class FoldseekSettings:
 class EvaluationSettings:
     """The whole section; a backend's own section is None where it was not given."""
 
+    reconstruction: tuple[str, ...]
+    likelihood: tuple[str, ...]
     folding_backend: str
     inverse_folding_backend: str
     diversity: str

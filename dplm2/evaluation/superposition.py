@@ -51,7 +51,7 @@ def move(points_BN3: Tensor, rotation_B33: Tensor, translation_B3: Tensor) -> Te
 
 
 def rmsd(mobile_BN3: Tensor, target_BN3: Tensor, weight_BN: Tensor | None = None) -> Tensor:
-    """Root mean square deviation in angstrom after optimal superposition, one value per pair (NaN without any point)."""
+    """Root mean square deviation in angstrom after optimal superposition; NaN for a pair without any point."""
     if weight_BN is None:
         weight_BN = mobile_BN3.new_ones(mobile_BN3.shape[:-1])
     rotation_B33, translation_B3 = superpose(mobile_BN3, target_BN3, weight_BN)

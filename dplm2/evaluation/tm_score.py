@@ -131,7 +131,9 @@ def _fragments(there_PN: Tensor, search: Search) -> Tensor:
     while True:
         fragment_P1 = (count_P1 // divisor).clamp(min=SHORTEST_FRAGMENT)
         places = 1 if divisor == 1 else min(search.starts_per_length, 2 * divisor)
-        fraction_1S = torch.linspace(0, 1, places, device=there_PN.device)[None] if places > 1 else there_PN.new_zeros(1, 1)
+        fraction_1S = (
+            torch.linspace(0, 1, places, device=there_PN.device)[None] if places > 1 else there_PN.new_zeros(1, 1)
+        )
         first_PS = ((count_P1 - fragment_P1).clamp(min=0) * fraction_1S).round().long()
         after_first_PSN = rank_PN[:, None] >= first_PS[..., None]
         starts.append(after_first_PSN & (rank_PN[:, None] < (first_PS + fragment_P1)[..., None]) & there_PN[:, None])
@@ -167,9 +169,7 @@ def _distance_coefficients(sums_PSF: Tensor) -> Tensor:
     outer_PS33 = sums_PSF[..., 8:].unflatten(-1, (3, 3)) / total_PS1[..., None]
     covariance_PS33 = outer_PS33 - model_center_PS3[..., :, None] * native_center_PS3[..., None, :]
     spread_PS = (
-        sums_PSF[..., 1] / total_PS1[..., 0]
-        - model_center_PS3.square().sum(-1)
-        - native_center_PS3.square().sum(-1)
+        sums_PSF[..., 1] / total_PS1[..., 0] - model_center_PS3.square().sum(-1) - native_center_PS3.square().sum(-1)
     )
     rotation_PS33 = best_rotation(covariance_PS33, spread_PS)
     translation_PS3 = native_center_PS3 - (model_center_PS3[..., None, :] @ rotation_PS33)[..., 0, :]

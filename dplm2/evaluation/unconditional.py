@@ -25,6 +25,7 @@ DATASET = "unconditional"
 
 def run(job: Job) -> int:
     """Evaluate one set of samples; returns the exit status."""
+    record = job.record()
     samples, left_out = job.read()
     sequences, folded, backend = _folded(job, samples)
     consistency = self_consistency([sample.backbone for sample in samples], folded, job.settings, job.device)
@@ -48,7 +49,7 @@ def run(job: Job) -> int:
         "sc_tm", "sc_tm_released", "sc_rmsd", "sc_ca_rmsd", "sc_lddt_ca", "plddt", "tokenizer_plddt",
         *designable_columns(job.settings), *FRACTIONS, *GEOMETRY, "sequence_entropy", "pdb_tm",
     ]  # fmt: skip
-    return finish(job, metrics, columns, source, left_out, extra_rows=extra)
+    return finish(job, record, metrics, columns, source, left_out, extra_rows=extra)
 
 
 def _folded(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded | Failure], str]:

@@ -1,5 +1,164 @@
-"""Command line of this stage."""
+"""Command line: ``dplm2 generate TASK``."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TASKS = {
+    "co-generation": "sequence and structure together, from nothing but a length",
+    "sequence": "sequences alone",
+    "backbone": "backbones alone",
+    "folding": "a structure for each given sequence",
+    "inverse-folding": "a sequence for each given structure",
+    "scaffolding": "proteins around given motifs",
+    "infilling": "any missing part of given proteins, or variants of them",
+}
+EXAMPLES = {
+    "co-generation": """\
+  dplm2 generate co-generation --model results/models/demo --out designs --set lengths=[100,200] samples=10
+  dplm2 generate co-generation --model M --out O --config config.yaml --name co-generation""",
+    "sequence": "  dplm2 generate sequence --model results/models/demo --out sequences --set lengths=[100] samples=10",
+    "backbone": """\
+  dplm2 generate backbone --model M --out backbones --set 'lengths={minimum: 80, maximum: 200}' samples=50""",
+    "folding": """\
+  dplm2 generate folding --model results/models/demo --out folded --chains proteins.fasta
+  dplm2 generate folding --model M --out folded --chains results/structures/test
+  dplm2 generate folding --model M --out loops --chains 1ubq.pdb --set fixed=1-30,45-76""",
+    "inverse-folding": """\
+  dplm2 generate inverse-folding --model M --out sequences --chains results/structures/test
+  dplm2 generate inverse-folding --model M --out sequences --chains 1ubq.pdb designs/ --set samples=8 strategy=annealing@1.0:0.1""",
+    "scaffolding": """\
+  dplm2 generate scaffolding --model M --out scaffolds --problems config/motifs/1PRW.yaml --references pdb/
+A problem is a YAML file:
+  name: 1PRW
+  reference: 1prw.pdb                          # beside the YAML file, or in --references
+  contig: 5-20,A16-35,10-25,A52-71,5-20        # 5-20 new residues, residues 16-35 of chain A, ...
+  total_length: [60, 100]                      # if wanted""",
+    "infilling": """\
+  dplm2 generate infilling --model M --out loops --chains 1ubq.pdb --set mask_sequence=8-11 mask_structure=8-11
+  dplm2 generate infilling --model M --out variants --chains 1ubq.pdb --set renoise=0.3 samples=20
+  dplm2 generate infilling --model M --out filled --problems table.csv
+A residue table (CSV or Parquet) has the columns position, residue, structure_token; a cell that is empty is generated.""",
+}
 
 
-def register(subparsers) -> None:
-    """Add this stage's subcommands."""
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``generate`` and its tasks to the command line."""
+    generate = subparsers.add_parser("generate", help="generate proteins with a model")
+    actions = generate.add_subparsers(dest="task", metavar="TASK", required=True)
+    for task, meaning in TASKS.items():
+        _add_task(actions, task, meaning)
+
+
+def _add_task(actions: argparse._SubParsersAction, task: str, meaning: str) -> None:
+    parser = actions.add_parser(
+        task,
+        help=meaning,
+        description=f"Generate {meaning}.",
+        epilog=f"examples:\n{EXAMPLES[task]}\nKeys of --set and of the configuration: config/README.md, section generation.\n"
+        "Run it again after an interruption: samples that are finished are kept.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="model folder or hub id")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for samples.parquet and structures/"
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="DIR", help="tokenizer folder or hub id (default: the one the model names)"
+    )
+    if task != "scaffolding":
+        what = (
+            "draw lengths from these (with dataset in the configuration)"
+            if task in _UNCONDITIONAL
+            else "what to work on"
+        )
+        parser.add_argument(
+            "--chains", nargs="+", type=Path, default=[], metavar="PATH",
+            help=f"{what}: data-set folders, Parquet files of chains, structure files or folders of them"
+            + (", FASTA files" if task == "folding" else ""),
+        )  # fmt: skip
+    if task in ("scaffolding", "infilling"):
+        what = "motif problems (YAML)" if task == "scaffolding" else "residue tables (CSV or Parquet)"
+        parser.add_argument("--problems", nargs="+", metavar="PATH", help=f"{what}: files or folders of them")
+    if task == "scaffolding":
+        parser.add_argument("--references", metavar="DIR", help="folder of the motifs' reference structures")
+    parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
+    parser.add_argument(
+        "--name", help="which entry of the configuration's section `generation` (default: the only one)"
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings; stand above the configuration"
+    )
+    parser.add_argument("--model-name", help="name of the model in the results (default: the folder's)")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="folder for finished samples of an unfinished run")
+    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where the networks run")
+    parser.set_defaults(run=run)
+
+
+_UNCONDITIONAL = ("co-generation", "sequence", "backbone")
+
+
+def section_of(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
+    """The section ``generation.<name>`` with what the command line says on top of it, the seed and the device."""
+    from dplm2 import config
+    from dplm2.errors import ConfigError
+
+    whole = config.load(options.config) if options.config else config.complete({})
+    named = whole["generation"]
+    fitting = [name for name, section in named.items() if section["task"] == options.task]
+    name = options.name or (fitting[0] if len(fitting) == 1 else None)
+    if name is None and named:
+        raise ConfigError(f"--name: which of the generation tasks {', '.join(sorted(named))}?")
+    section: dict[str, Any] = {"task": options.task}
+    if name is not None:
+        section = dict(config.section(whole, "generation", name))
+        if section["task"] != options.task:
+            raise ConfigError(f"generation.{name} is of the task {section['task']}, not {options.task}")
+    for key in ("problems", "references"):
+        if getattr(options, key, None) is not None:
+            section[key] = getattr(options, key)
+    section.update(_assignments(options.set))
+    seed = whole["seed"] if options.seed is None else options.seed
+    return section, seed, options.device or whole["device"]
+
+
+def _assignments(texts: list[str]) -> Mapping[str, Any]:
+    import yaml
+
+    from dplm2.errors import ConfigError
+
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: the value is not YAML ({' '.join(str(error).split())})") from error
+        if not equals:
+            raise ConfigError(f"--set {text}: KEY=VALUE is wanted, for example samples=10")
+        if key.strip() in ("fixed", "mask_sequence", "mask_structure") and isinstance(values[key.strip()], int):
+            values[key.strip()] = str(values[key.strip()])
+    return values
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run ``dplm2 generate TASK``."""
+    from dplm2.generation.run import generate_folder
+    from dplm2.generation.settings import resolve
+    from dplm2.tokenizer.command import pick_device
+
+    section, seed, device = section_of(options)
+    generate_folder(
+        options.model,
+        options.out,
+        resolve(section),
+        seed=seed,
+        chains=getattr(options, "chains", []),
+        tokenizer=options.tokenizer,
+        state=options.state,
+        model_name=options.model_name,
+        device=pick_device(device),
+    )
+    print(f"samples: {options.out}")

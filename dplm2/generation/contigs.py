@@ -78,7 +78,9 @@ class Problem:
         shortest, longest = contig_limits(self.parts)
         motif = sum(segment.length for segment in self.segments)
         if motif > self.longest:
-            raise DPLM2Error(f"problem {self.name}: its motif of {motif} residues is longer than the total of {self.longest}")
+            raise DPLM2Error(
+                f"problem {self.name}: its motif of {motif} residues is longer than the total of {self.longest}"
+            )
         if shortest > self.longest:
             raise DPLM2Error(
                 f"problem {self.name}: motif and shortest spacers are {shortest} residues, more than the total of {self.longest}"
@@ -208,9 +210,7 @@ def _total(given: object, parts: Sequence[Spacer | Segment], name: str) -> tuple
     return ends[0], ends[1]
 
 
-def read_problems(
-    sources: Sequence[str | os.PathLike], references: str | os.PathLike | None = None
-) -> list[Problem]:
+def read_problems(sources: Sequence[str | os.PathLike], references: str | os.PathLike | None = None) -> list[Problem]:
     """Read the problems of YAML files and folders of them, in the order of their names.
 
     Raises

@@ -161,10 +161,13 @@ class Sample:
         }
 
 
-def write_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as Parquet (zstd), atomically."""
+def write_rows(
+    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write rows as Parquet (zstd), atomically, with ``metadata`` in the file's schema."""
+    table = pa.Table.from_pylist(list(rows), schema=SAMPLES)
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SAMPLES), temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def read_samples(path: str | os.PathLike) -> pa.Table:

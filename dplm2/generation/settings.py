@@ -21,7 +21,17 @@ UNCONDITIONAL: tuple[Task, ...] = ("co-generation", "sequence", "backbone")
 TRACKS_OF: Mapping[Task, tuple[Track, ...]] = {"sequence": ("sequence",), "backbone": ("structure",)}
 """The tracks of tasks that have only one."""
 # What changes neither tokens nor coordinates of a sample.
-_WITHOUT_EFFECT_ON_SAMPLES = ("samples", "lengths", "problems", "dataset", "split", "references", "token_budget", "format", "trajectory")
+_WITHOUT_EFFECT_ON_SAMPLES = (
+    "samples",
+    "lengths",
+    "problems",
+    "dataset",
+    "split",
+    "references",
+    "token_budget",
+    "format",
+    "trajectory",
+)
 
 
 @dataclass(frozen=True)
@@ -148,4 +158,6 @@ def resolve(section: Mapping[str, Any]) -> GenerationSettings:
     own = dict(config.schema(SECTION)["task_defaults"][values["task"]])
     if values["dataset"] is not None:
         own.pop("lengths", None)
-    return config.build(GenerationSettings, {key: own.get(key) if value is None else value for key, value in values.items()})
+    return config.build(
+        GenerationSettings, {key: own.get(key) if value is None else value for key, value in values.items()}
+    )

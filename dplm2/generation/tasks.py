@@ -163,7 +163,9 @@ def of_targets(
     }
     names = [safe_name(target.name) for target in targets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DPLM2Error(f"{len(twice)} names stand for more than one protein, {twice[0]} for example; give each its own")
+        raise DPLM2Error(
+            f"{len(twice)} names stand for more than one protein, {twice[0]} for example; give each its own"
+        )
     requests = []
     for name, target in zip(names, targets, strict=True):
         if target.length == 0:
@@ -202,7 +204,9 @@ def _for_folding(settings: GenerationSettings, vocabulary: Vocabulary, target: T
     return tokens
 
 
-def _for_inverse_folding(settings: GenerationSettings, vocabulary: Vocabulary, target: Target) -> dict[Track, np.ndarray]:
+def _for_inverse_folding(
+    settings: GenerationSettings, vocabulary: Vocabulary, target: Target
+) -> dict[Track, np.ndarray]:
     tokens = known_tokens(target, vocabulary)
     if (tokens["structure"] == vocabulary.mask_structure).all():
         raise DPLM2Error(f"{target.name}: no structure to find a sequence for")
@@ -284,7 +288,11 @@ def _scaffold(
 
 
 def _request(
-    sample_id: str, problem: str, tokens: Mapping[Track, np.ndarray], settings: GenerationSettings, vocabulary: Vocabulary
+    sample_id: str,
+    problem: str,
+    tokens: Mapping[Track, np.ndarray],
+    settings: GenerationSettings,
+    vocabulary: Vocabulary,
 ) -> Request:
     fixed = {track: ids != vocabulary.mask(track) for track, ids in tokens.items()}
     length = len(next(iter(tokens.values())))

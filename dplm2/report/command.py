@@ -1,5 +1,51 @@
-"""Command line of this stage."""
+"""Command line of the report."""
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = """\
+examples:
+  dplm2 report --results results --out results/report
+  dplm2 report --results results --out results/report --config config.yaml --print
+Open DIR/report.html with any browser: it needs no network and no other file. The tables as CSV lie in DIR/tables, the
+figures as SVG in DIR/figures. What a run has not done is left out, with a line that says so.
+"""
 
 
-def register(subparsers) -> None:
-    """Add this stage's subcommands."""
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``report`` to the command line."""
+    parser = subparsers.add_parser(
+        "report",
+        help="tables, plots and one HTML page",
+        description="Gather what a run has written into one HTML page, CSV tables and SVG figures.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results folder of a run")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for report.html, tables/, figures/"
+    )
+    parser.add_argument(
+        "--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration (section `report`)"
+    )
+    parser.add_argument(
+        "--print",
+        action="store_true",
+        help="print the figures that matter most; a report in --out that is up to date is not made again",
+    )
+    parser.set_defaults(run=run_report)
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """Run ``dplm2 report``."""
+    from dplm2 import config
+    from dplm2.report.settings import ReportSettings
+    from dplm2.report.writing import as_terminal_text, is_current, write_report
+
+    given = config.load(options.config)["report"] if options.config else None
+    if not (options.print and is_current(options.results, options.out, given)):
+        settings = config.build(ReportSettings, config.defaults("report") if given is None else given)
+        write_report(options.results, options.out, settings)
+    if options.print:
+        print(as_terminal_text(options.out))
+    print(f"report: {options.out / 'report.html'}")

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
@@ -22,7 +24,10 @@ INK, FAINT, GRID = "#1b1f24", "#6b7280", "#dcdfe4"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid"} | {c: f"--series-{i + 1}" for i, c in enumerate(SERIES)}
+ALONE = 'style="background: #ffffff"'
 WIDTH, HEIGHT = 4.2, 2.7  # inches: readable on a phone, two or three side by side on a desktop
+# Within two decades of a logarithmic axis, 2, 3 and 5 are labelled too.
+LARGEST_LABELLED_RATIO = 100
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names from data may hold dollar signs
@@ -77,7 +82,7 @@ class Figure:
             root.remove(metadata)
         for element in root.iter():
             _theme(element, prefix)
-        for attribute in ("width", "height"):
+        for attribute in ("width", "height", "style"):
             root.attrib.pop(attribute, None)
         root.set("role", "img")
         root.set("aria-label", self.title)
@@ -120,8 +125,19 @@ def axes(width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Axes, l
 
 
 def _with_background(svg: str) -> str:
-    """The document with a rule that gives it a white ground where it stands alone (a page's own styles win)."""
-    return svg.replace("<defs>", '<defs>\n  <style type="text/css">:root{background:#fff}</style>', 1)
+    """The document on white ground, for where it stands alone; in a page it has the page's."""
+    return svg.replace("<svg ", f"<svg {ALONE} ", 1)
+
+
+def logarithmic(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers beside it."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = axis.get_view_interval()
+    if high / low > LARGEST_LABELLED_RATIO:
+        axis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else ""))
 
 
 def shorten(text: str, length: int = 34) -> str:

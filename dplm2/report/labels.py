@@ -2,9 +2,19 @@
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-TASKS = ("reconstruction", "likelihood", "co-generation", "backbone", "sequence", "folding", "inverse-folding", "scaffolding")
+TASKS = (
+    "reconstruction",
+    "likelihood",
+    "co-generation",
+    "backbone",
+    "sequence",
+    "folding",
+    "inverse-folding",
+    "scaffolding",
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class Quantity:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
-ANGSTROM = "\N{ANGSTROM SIGN}".replace("\u212b", "\u00c5")
+ANGSTROM = "\u00c5"
 QUANTITIES = {
     "ca_rmsd": Quantity("C\u03b1 RMSD", ANGSTROM, -1),
     "bb_rmsd": Quantity("backbone RMSD", ANGSTROM, -1),
@@ -33,12 +43,15 @@ QUANTITIES = {
     "plddt": Quantity("pLDDT", "0 to 100", 1),
     "recovery": Quantity("amino-acid recovery", "", 1),
     "motif_rmsd": Quantity("motif RMSD", ANGSTROM, -1),
-    "success": Quantity("success", "", 1),
-    "codes_used": Quantity("structure tokens in use"),
-    "codebook_perplexity": Quantity("codebook perplexity"),
+    "problems_solved": Quantity("problems solved", "", 1),
+    "tokenizer_plddt": Quantity("tokenizer's pLDDT", "0 to 100", 1),
+    "sc_ca_rmsd": Quantity("scRMSD of C\u03b1", ANGSTROM, -1),
+    "sc_lddt_ca": Quantity("sc lDDT-C\u03b1", "", 1),
+    "motif_rmsd_generated": Quantity("motif RMSD in the generated structure", ANGSTROM, -1),
     "loss": Quantity("loss"),
     "cross_entropy": Quantity("cross-entropy", "nats", -1),
 }
+LOSS_TERMS = {"fape", "distogram", "violation", "sequence", "commitment", "reconstruction"}
 # Other spellings of a column, so that tables of other programs can be read too.
 ALIASES = {
     "self_consistency_tm": "sc_tm",
@@ -64,10 +77,21 @@ def quantity(metric: str) -> Quantity:
     name = canonical(metric)
     if name in QUANTITIES:
         return QUANTITIES[name]
+    if match := re.fullmatch(r"(designable|match|success)_(.+)_([\d.]+)", name):
+        inner = QUANTITIES.get(match[2], Quantity(match[2].replace("_", " ")))
+        sign = "\u2265" if inner.better > 0 else "<" if match[1] == "success" else "\u2264"
+        unit = f" {inner.unit}" if inner.unit else ""
+        return Quantity(f"{match[1]} ({inner.name} {sign} {match[3]}{unit})", "share", 1)
     unit = "nats" if "cross_entropy" in name else ANGSTROM if re.search(r"(^|_)rmsd($|_)", name) else ""
-    better = -1 if unit else 0
+    better = 1 if "accuracy" in name else -1 if unit or name in LOSS_TERMS else 0
     words = name.replace("cross_entropy", "cross-entropy").replace("_", " ")
     return Quantity(words, unit, better)
+
+
+def threshold_columns(columns: Iterable[str], metric: str) -> dict[str, float]:
+    """Columns such as ``designable_sc_tm_0.5`` that hold ``metric`` against a threshold, with the threshold."""
+    pattern = rf"(?:designable|match|success)_{re.escape(metric)}_([\d.]+)"
+    return {name: float(match[1]) for name in columns if (match := re.fullmatch(pattern, name))}
 
 
 def number(value: object) -> str:
@@ -82,7 +106,7 @@ def number(value: object) -> str:
         return str(value)
     if value != 0 and abs(value) < 1e-3:
         return f"{value:.2e}"
-    return f"{value:.4g}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def task_kind(*hints: str) -> str | None:

@@ -152,7 +152,9 @@ def read_results(folder: Path) -> Results:
         list(_runs(folder)),
     )
     if not any((results.evaluations, results.curves, results.token_usage, results.datasets, results.runs)):
-        raise DPLM2Error(f"{folder}: nothing of a run there (no evaluation/, models/, tokenizers/, tokens/, structures/)")
+        raise DPLM2Error(
+            f"{folder}: nothing of a run there (no evaluation/, models/, tokenizers/, tokens/, structures/)"
+        )
     return results
 
 
@@ -217,7 +219,11 @@ def _evaluation(
     for column in names:
         for frame in (metrics, summary):
             # A backend may differ by metric ("none" where no structure was folded): the one that folded is meant.
-            told = {str(name) for name in frame.get(column, ())} - {"", "None", *(["none"] if column == "backend" else [])}
+            told = {str(name) for name in frame.get(column, ())} - {
+                "",
+                "None",
+                *(["none"] if column == "backend" else []),
+            }
             if len(told) == 1:
                 names[column] = told.pop()
     command = read_json(folder / RUN_FILE).get("command", "") if (folder / RUN_FILE).is_file() else ""
@@ -230,7 +236,10 @@ def _evaluation(
 def _curves(folder: Path) -> Iterator[Curve]:
     for stage in ("tokenizers", "models"):
         # "initial" comes before the model that grew out of it.
-        found = sorted((folder / stage).rglob("metrics.csv"), key=lambda path: (path.parts[: len(folder.parts) + 2], -len(path.parts)))
+        found = sorted(
+            (folder / stage).rglob("metrics.csv"),
+            key=lambda path: (path.parts[: len(folder.parts) + 2], -len(path.parts)),
+        )
         for path in found:
             rows = _read_csv(path, ("step",)).apply(pd.to_numeric, errors="coerce").dropna(subset="step")
             if len(rows):

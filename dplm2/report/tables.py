@@ -11,14 +11,14 @@ from dplm2.report.results import SUMMARY_COLUMNS, Results
 MIDDLE_DOT = "\u00b7"
 # The metrics that tell most of a task, in the order in which they are read; the others stand in the whole table.
 HEADLINES = {
-    "reconstruction": (r"ca_rmsd.*", r"lddt(_ca)?.*", r"tm_score", r"codes_used|codebook_(use|usage|used)"),
+    "reconstruction": (r"ca_rmsd", r"lddt_ca", r"tm_score", r"codebook.*|codes.*"),
     "likelihood": (r".*cross_entropy.*|.*perplexity.*",),
-    "co-generation": (r"sc_tm", r"sc_rmsd", r"plddt", r"designable.*"),
-    "backbone": (r"sc_tm", r"sc_rmsd", r"designable.*"),
+    "co-generation": (r"sc_tm", r"sc_rmsd", r"plddt", r"designable_.*"),
+    "backbone": (r"sc_tm", r"sc_rmsd", r"designable_.*"),
     "sequence": (r"plddt",),
-    "folding": (r"ca_rmsd|bb_rmsd", r"tm_score"),
+    "folding": (r"ca_rmsd", r"tm_score", r"lddt_ca"),
     "inverse-folding": (r"recovery", r"sc_tm"),
-    "scaffolding": (r"success.*", r".*solved.*", r"motif_rmsd", r"sc_tm"),
+    "scaffolding": (r"problems_solved", r"success_.*", r"motif_rmsd", r"sc_tm"),
 }
 ROWS_OF_ONE_EVALUATION = 6
 

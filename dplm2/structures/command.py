@@ -1,5 +1,142 @@
-"""Command line of this stage."""
+"""Command line of this stage: ``dplm2 structures clean | select | fetch``."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from dplm2.errors import ConfigError, DPLM2Error
+
+CLEAN = """\
+Read structure files, clean their protein chains, and write them as Parquet.
+
+  dplm2 structures clean models/ extra.cif.gz --out results/structures/mine
+      a whole dataset: every part, the choice among all chains, and the list of what was left out
+
+  dplm2 structures clean --manifest part-00003.tsv --out results/structures/mine
+      one part of a dataset, as the workflow does it; 'dplm2 structures select' then looks at all parts together
+
+Files: PDB, mmCIF, BinaryCIF (plain or gzipped, told by content), Foldcomp files and databases, .tar and .tar.gz of these.
+What is left out, and why, stands in rejected.parquet: one row per file or chain.
+"""
+SELECT = """\
+Look at all parts of a dataset together: duplicates, outliers in size, clusters, splits.
+
+  dplm2 structures select results/structures/mine --config config.yaml --name mine
+
+Writes selection.parquet (the chains that stay, with cluster and split), rejected.parquet and run.json into the folder.
+"""
+FETCH = """\
+Download structures by name: PDB ids, UniProt accessions (from AlphaFold DB) or addresses, one a line.
+
+  dplm2 structures fetch list.txt --out downloads/
+
+Files that are there already are not fetched again; downloads.tsv records the address, size and SHA-256 of each, and
+rejected.tsv what could not be had. Exit status 1 if anything could not be had.
+"""
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     """Add this stage's subcommands."""
+    parser = subparsers.add_parser("structures", help="read and clean structure files into the Parquet store of chains")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    clean = _command(commands, "clean", "files to clean chains", CLEAN, run_clean)
+    clean.add_argument("inputs", nargs="*", metavar="INPUT", help="files, folders or patterns")
+    clean.add_argument("--manifest", type=Path, help="clean the files of this manifest only (one part)")
+    clean.add_argument("--out", type=Path, required=True, help="dataset folder to write")
+    clean.add_argument("--workers", type=int, help="processes (default: one per core)")
+    _configuration(clean)
+
+    select = _command(commands, "select", "duplicates, clusters and splits over all parts", SELECT, run_select)
+    select.add_argument("folder", type=Path, metavar="DIR", help="dataset folder with its parts")
+    select.add_argument("--shards", type=int, help="number of parts; parts beyond it, of an earlier run, are deleted")
+    select.add_argument("--workers", type=int, help="cores for MMseqs2 (default: all)")
+    _configuration(select)
+
+
+def _command(commands: argparse._SubParsersAction, name: str, help: str, text: str, run) -> argparse.ArgumentParser:  # noqa: A002, ANN001
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser(name, help=help, description=text, formatter_class=kind)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _configuration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="SOURCE", help="YAML file or JSON text of a configuration (default: its defaults)"
+    )
+    parser.add_argument("--name", help="the dataset's name in the configuration (default: the folder's name)")
+    parser.add_argument("--seed", type=int, help="seed of random splits (default: the configuration's)")
+
+
+def _settings(options: argparse.Namespace, folder: Path) -> tuple:
+    """The dataset's settings, its name and the seed."""
+    from dplm2 import config
+    from dplm2.structures.settings import DatasetSettings
+
+    name = options.name or folder.resolve().name
+    whole = config.load(options.config) if options.config else {"datasets": {}, "seed": 0}
+    datasets = whole.get("datasets", {})
+    if options.config and options.name is None and name not in datasets and len(datasets) == 1:
+        name = next(iter(datasets))
+    given = config.section(whole, "datasets", name) if options.config else config.complete({"files": "-"}, "dataset")
+    seed = options.seed if options.seed is not None else whole.get("seed", 0)
+    return config.build(DatasetSettings, given), name, seed
+
+
+def run_clean(options: argparse.Namespace) -> int:
+    """Clean one part, or a whole dataset."""
+    from dplm2.structures.manifest import read_manifest, update_manifest
+    from dplm2.structures.shards import clean_shard, part_paths
+
+    if bool(options.inputs) == bool(options.manifest):
+        raise ConfigError("structures clean: give files or folders, or --manifest, one of the two")
+    settings, name, seed = _settings(options, options.out)
+    if options.manifest:
+        chains, rejected = part_paths(options.out, options.manifest)
+        counts = clean_shard(read_manifest(options.manifest), settings, name, chains, rejected, options.workers)
+        print(f"{chains}: {_described(counts)}")
+        return 0
+    manifests = update_manifest(options.inputs, options.out / "shards", settings.shards)
+    for manifest in manifests:
+        chains, rejected = part_paths(options.out, manifest)
+        clean_shard(read_manifest(manifest), settings, name, chains, rejected, options.workers)
+    _remove_parts_from(options.out, settings.shards)
+    return _select(options, options.out, settings, name, seed)
+
+
+def _described(counts) -> str:  # noqa: ANN001
+    rejects = ", ".join(f"{number} {code}" for code, number in sorted(counts.rejects.items())) or "none"
+    return f"{counts.chains} chains from {counts.files} files; left out: {rejects}"
+
+
+def run_select(options: argparse.Namespace) -> int:
+    """Choose among all chains of a dataset."""
+    settings, name, seed = _settings(options, options.folder)
+    if options.shards is not None:
+        _remove_parts_from(options.folder, options.shards)
+    return _select(options, options.folder, settings, name, seed)
+
+
+def _remove_parts_from(folder: Path, shards: int) -> None:
+    for path in [*folder.glob("part-*.parquet"), *(folder / "shards").glob("rejected-*.parquet")]:
+        number = path.stem.rsplit("-", 1)[-1]
+        if number.isdecimal() and int(number) >= shards:
+            path.unlink()
+
+
+def _select(options: argparse.Namespace, folder: Path, settings, name: str, seed: int) -> int:  # noqa: ANN001
+    from dplm2.artifacts import RunRecord
+    from dplm2.structures.selection import select_chains
+    from dplm2.structures.shards import usable_cores
+
+    if not folder.is_dir():
+        raise DPLM2Error(f"{folder}: no such folder")
+    record = RunRecord("structures select", {"dataset": name, "seed": seed, **dataclasses.asdict(settings)}, {})
+    counts = select_chains(folder, settings, seed, record, options.workers or usable_cores())
+    splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "validation", "test") if split in counts)
+    print(f"{folder}: {counts['chains']} chains ({splits}); {counts['rejected']} left out, see rejected.parquet")
+    if counts["chains"] and not counts.get("train") and splits:
+        print("note: no chain is left for training", file=sys.stderr)
+    return 0

@@ -21,9 +21,54 @@ CACHE_FILE = "files.tsv"
 HASHING_THREADS = 8
 # What lies beside structures in people's folders. A file that is named outright, or by a pattern, is always taken.
 NO_STRUCTURE_ENDINGS = frozenset(
-    ".csv .tsv .json .jsonl .yaml .yml .toml .md .rst .txt .log .html .htm .py .sh .ipynb .r .smk .pkl .npy .npz .parquet"
-    " .fasta .fa .fas .a3m .sto .hmm .aln .png .jpg .jpeg .svg .pdf .sha256 .md5 .h5 .pt .pth .safetensors .tmp .part"
-    " .index .lookup .dbtype .source".split()
+    [
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".md",
+        ".rst",
+        ".txt",
+        ".log",
+        ".html",
+        ".htm",
+        ".py",
+        ".sh",
+        ".ipynb",
+        ".r",
+        ".smk",
+        ".pkl",
+        ".npy",
+        ".npz",
+        ".parquet",
+        ".fasta",
+        ".fa",
+        ".fas",
+        ".a3m",
+        ".sto",
+        ".hmm",
+        ".aln",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".svg",
+        ".pdf",
+        ".sha256",
+        ".md5",
+        ".h5",
+        ".pt",
+        ".pth",
+        ".safetensors",
+        ".tmp",
+        ".part",
+        ".index",
+        ".lookup",
+        ".dbtype",
+        ".source",
+    ]
 )
 CHAIN_SUFFIX = re.compile(r"[_.][A-Za-z0-9]{1,2}$")
 COMPRESSED_ENDINGS = (".gz", ".tgz")
@@ -90,7 +135,9 @@ def update_manifest(files: str | Sequence[str], folder: str | os.PathLike, shard
     known = _read_cache(cache_path)
     entries = _with_hashes(found, known)
     if entries != known:
-        _write_lines(cache_path, (f"{path}\t{size}\t{times}\t{digest}" for path, (size, times, digest) in entries.items()))
+        _write_lines(
+            cache_path, (f"{path}\t{size}\t{times}\t{digest}" for path, (size, times, digest) in entries.items())
+        )
     lines: list[list[str]] = [[] for _ in range(shards)]
     for path, (size, _, digest) in entries.items():
         lines[shard_of(path, shards)].append(f"{path}\t{size}\t{digest}")
@@ -130,7 +177,7 @@ def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
         elif Path(source).exists():
             found[source] = Path(source).stat()
         elif any(mark in source for mark in "*?["):
-            matches = (path for path in glob.iglob(source, recursive=True) if Path(path).is_file())
+            matches = (path for path in glob.iglob(source, recursive=True) if Path(path).is_file())  # noqa: PTH207
             found.update((path, Path(path).stat()) for path in matches)
         else:
             raise DPLM2Error(f"{source}: no such file or folder")

@@ -169,7 +169,11 @@ def _polymers(block: Any) -> tuple[dict[str, tuple[str, ...]], frozenset[str] | 
 
 
 def _resolution(block: Any) -> float | None:
-    for category, name in (("refine", "ls_d_res_high"), ("em_3d_reconstruction", "resolution"), ("reflns", "d_resolution_high")):
+    for category, name in (
+        ("refine", "ls_d_res_high"),
+        ("em_3d_reconstruction", "resolution"),
+        ("reflns", "d_resolution_high"),
+    ):
         text = _first(block, category, name)
         try:
             value = float(text or "")

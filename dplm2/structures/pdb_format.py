@@ -4,6 +4,7 @@ biotite's reader is held against this one in the tests. This one is here because
 it can tell a broken line of a ligand or dummy atom (which costs nothing) from one of the protein (which costs the file).
 """
 
+import itertools
 import re
 
 import numpy as np
@@ -14,12 +15,17 @@ from dplm2.structures.settings import Reading
 
 RECORD_WIDTH = 80
 LAST_COORDINATE_COLUMN = 54
-MONTHS = {m: i for i, m in enumerate("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split(), 1)}
+MONTHS = {
+    m: i for i, m in enumerate(["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"], 1)
+}
 RESOLUTION = re.compile(rb"^REMARK   2 RESOLUTION\.\s+(\d+\.?\d*)\s+ANGSTROM", re.M)
 FIRST_RELEASE = re.compile(rb"^REVDAT   1 .{3}(\d\d)-([A-Z]{3})-(\d\d)", re.M)
 ASSEMBLY = re.compile(rb"^REMARK 350 (?:AUTHOR|SOFTWARE) DETERMINED .*?: +(\S+)", re.M)
 METHOD = re.compile(rb"^EXPDTA.{4}(.*)$", re.M)
-PREDICTED = re.compile(rb"^(?:TITLE|REMARK|EXPDTA|HEADER).*(?:ALPHAFOLD|ESMFOLD|THEORETICAL MODEL|COLABFOLD|ROSETTAFOLD)", re.M)
+PREDICTED = re.compile(
+    rb"^(?:TITLE|REMARK|EXPDTA|HEADER).*(?:ALPHAFOLD|ESMFOLD|THEORETICAL MODEL|COLABFOLD|ROSETTAFOLD)", re.M
+)
+MODEL = re.compile(rb"^MODEL\b", re.M)
 HEADER_BYTES = 1 << 20
 
 
@@ -33,7 +39,7 @@ def read_pdb(data: bytes, limits: Reading) -> Entry:
     """
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if data.count(b"\nMODEL ") > limits.max_models:
+    if data.count(b"\nMODEL") > limits.max_models:
         raise UnreadableError(f"more than {limits.max_models} models")
     lines, first_line = _atom_lines(_first_model(data))
     if not lines:
@@ -55,7 +61,11 @@ def read_pdb(data: bytes, limits: Reading) -> Entry:
 
 
 def _first_model(data: bytes) -> bytes:
-    end = data.find(b"\nENDMDL")
+    """Up to the second MODEL record, or up to ENDMDL in files that mark models by it alone."""
+    starts = [match.start() for match in itertools.islice(MODEL.finditer(data), 2)]
+    if len(starts) == 2:
+        return data[: starts[1]]
+    end = -1 if starts else data.find(b"\nENDMDL")
     return data if end < 0 else data[: end + 1]
 
 

@@ -69,15 +69,14 @@ def write_chains(path: str | os.PathLike, batches: Iterable[pa.RecordBatch]) -> 
     Batches are gathered into row groups of ``ROWS_PER_GROUP``, so memory does not grow with the number of chains.
     """
     rows, waiting, count = 0, [], 0
-    with atomic_path(path) as temporary:
-        with pq.ParquetWriter(temporary, CHAINS, compression="zstd") as writer:
-            for batch in batches:
-                waiting.append(batch)
-                rows, count = rows + batch.num_rows, count + batch.num_rows
-                if rows >= ROWS_PER_GROUP:
-                    writer.write_table(pa.Table.from_batches(waiting, CHAINS))
-                    rows, waiting = 0, []
-            writer.write_table(pa.Table.from_batches(waiting, CHAINS))
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, CHAINS, compression="zstd") as writer:
+        for batch in batches:
+            waiting.append(batch)
+            rows, count = rows + batch.num_rows, count + batch.num_rows
+            if rows >= ROWS_PER_GROUP:
+                writer.write_table(pa.Table.from_batches(waiting, CHAINS))
+                rows, waiting = 0, []
+        writer.write_table(pa.Table.from_batches(waiting, CHAINS))
     return count
 
 

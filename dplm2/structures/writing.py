@@ -13,7 +13,29 @@ from dplm2.structures.store import BACKBONE_ATOMS
 THREE_LETTERS = dict(
     zip(
         "ACDEFGHIKLMNPQRSTVWYX",
-        "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR UNK".split(),
+        [
+            "ALA",
+            "CYS",
+            "ASP",
+            "GLU",
+            "PHE",
+            "GLY",
+            "HIS",
+            "ILE",
+            "LYS",
+            "LEU",
+            "MET",
+            "ASN",
+            "PRO",
+            "GLN",
+            "ARG",
+            "SER",
+            "THR",
+            "VAL",
+            "TRP",
+            "TYR",
+            "UNK",
+        ],
         strict=True,
     )
 )
@@ -45,7 +67,9 @@ def write_structure(
     path, backbone_LAX = Path(path), np.asarray(backbone_LAX, dtype=np.float32)
     ending = next((e for e in sorted(WRITTEN_ENDINGS, key=len, reverse=True) if path.name.lower().endswith(e)), None)
     if ending is None:
-        raise DPLM2Error(f"{path}: cannot write this format; the name must end with one of {', '.join(WRITTEN_ENDINGS)}")
+        raise DPLM2Error(
+            f"{path}: cannot write this format; the name must end with one of {', '.join(WRITTEN_ENDINGS)}"
+        )
     if backbone_LAX.ndim != 3 or backbone_LAX.shape[1] not in (3, 4) or backbone_LAX.shape[2] != 3:
         raise DPLM2Error(f"{path}: a backbone has the shape (residues, 3 or 4, 3), not {backbone_LAX.shape}")
     if len(sequence) != len(backbone_LAX) or (plddt_L is not None and len(plddt_L) != len(sequence)):

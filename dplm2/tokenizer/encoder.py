@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dplm2.tokenizer import features
 from dplm2.tokenizer.gvp import GvpNetwork
+from dplm2.tokenizer.products import Linear
 from dplm2.tokenizer.settings import EncoderSettings
 
 DIHEDRAL_NORM_EPSILON = 1e-6
@@ -22,7 +23,7 @@ class DihedralEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(6, width)
+        self.linear = Linear(6, width)
         self.gain = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
 
@@ -42,24 +43,25 @@ class TransformerLayer(nn.Module):
         width = settings.width
         self.heads, self.dropout = settings.heads, settings.dropout
         self.attention_norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.value = Linear(width, width)
+        self.output = Linear(width, width)
         self.feedforward_norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, settings.feedforward_width)
-        self.contract = nn.Linear(settings.feedforward_width, width)
+        self.expand = Linear(width, settings.feedforward_width)
+        self.contract = Linear(settings.feedforward_width, width)
 
-    def forward(self, values_BLD: Tensor, bias_B11L: Tensor) -> Tensor:
+    def forward(self, values_BLD: Tensor, bias_B11L: Tensor, precision: torch.dtype) -> Tensor:
         """Updated values; ``bias_B11L`` is minus infinity at padding and zero elsewhere."""
-        normed = self.attention_norm(values_BLD)
+        normed = self.attention_norm(values_BLD).to(precision)
         query, key, value = (
             layer(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias_B11L, dropout_p=dropout)
+        bias = bias_B11L.to(query.dtype)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
         values = values_BLD + F.dropout(self.output(mixed.transpose(1, 2).flatten(-2)), dropout)
-        expanded = F.relu(self.expand(self.feedforward_norm(values)))
+        expanded = F.relu(self.expand(self.feedforward_norm(values).to(precision)))
         return values + F.dropout(self.contract(expanded), dropout)
 
 
@@ -85,13 +87,19 @@ class Encoder(nn.Module):
         self.mask_embedding = nn.Parameter(torch.randn(width) / width)
         self.dihedrals = DihedralEmbedding(width)
         self.gvp = GvpNetwork(settings)
-        self.geometry = nn.Linear(settings.node_scalars + 3 * settings.node_vectors, width)
-        self.confidence = nn.Linear(16, width)
-        self.inputs = nn.Linear(features.NODE_SCALARS - 1 + 3 * features.NODE_VECTORS, width)
+        self.geometry = Linear(settings.node_scalars + 3 * settings.node_vectors, width)
+        self.confidence = Linear(16, width)
+        self.inputs = Linear(features.NODE_SCALARS - 1 + 3 * features.NODE_VECTORS, width)
         self.layers = nn.ModuleList([TransformerLayer(settings) for _ in range(settings.layers)])
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor) -> Tensor:
+    def forward(
+        self,
+        coords_BLAX: Tensor,
+        observed_BL: Tensor,
+        residues_BL: Tensor,
+        precision: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Encode a padded batch.
 
         Parameters
@@ -102,22 +110,30 @@ class Encoder(nn.Module):
             Residues with all three atoms.
         residues_BL
             False at padding, which follows the residues of each chain.
+        precision
+            Of the products in the layers; what they are added to stays in float32.
 
         Returns
         -------
         Tensor
             (B, L, D); zero at padding.
         """
-        embedded = sum(self.embed(coords_BLAX, observed_BL, residues_BL).values())
+        embedded = sum(self.embed(coords_BLAX, observed_BL, residues_BL, precision).values())
         values = embedded + position_embedding(embedded.shape[1], embedded.shape[2], embedded.device)
         dropout = self.settings.dropout if self.training else 0.0
         values = F.dropout(values, dropout) * residues_BL[..., None]
         bias_B11L = torch.zeros_like(residues_BL, dtype=values.dtype).masked_fill(~residues_BL, -math.inf)[:, None, None]
         for layer in self.layers:
-            values = layer(values, bias_B11L)
+            values = layer(values, bias_B11L, precision)
         return self.norm(values) * residues_BL[..., None]
 
-    def embed(self, coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor) -> dict[str, Tensor]:
+    def embed(
+        self,
+        coords_BLAX: Tensor,
+        observed_BL: Tensor,
+        residues_BL: Tensor,
+        precision: torch.dtype = torch.float32,
+    ) -> dict[str, Tensor]:
         """The five terms (B, L, D) whose sum enters the transformer."""
         coords = features.centre(coords_BLAX[..., :3, :], observed_BL & residues_BL)
         observed = observed_BL & residues_BL
@@ -128,7 +144,7 @@ class Encoder(nn.Module):
         edges = features.edges_of(coords, observed, residues_BL, self.settings.neighbours)
         node_scalars = torch.cat([angles, confidence[..., None]], -1)
         scalars_NS, vectors_N3V = self.gvp(
-            node_scalars[residues_BL], vectors_BLC3[residues_BL], confidence[residues_BL], edges
+            node_scalars[residues_BL], vectors_BLC3[residues_BL], confidence[residues_BL], edges, precision
         )
         in_frame_NV3 = torch.einsum("nxv,njx->nvj", vectors_N3V, frames[residues_BL])
         geometry_BLD = coords.new_zeros(*residues_BL.shape, self.settings.width)

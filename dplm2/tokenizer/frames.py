@@ -45,6 +45,13 @@ def rotations_of(quaternions: Tensor) -> Tensor:
     return torch.stack(entries, -1).unflatten(-1, (3, 3))
 
 
+def turned(quaternions: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors ``(..., 3)`` turned by unit quaternions ``(..., 4)``."""
+    real, axis = quaternions[..., :1], quaternions[..., 1:]
+    twice = 2 * torch.linalg.cross(axis, vectors)
+    return vectors + real * twice + torch.linalg.cross(axis, twice)
+
+
 def update_quaternions(quaternions: Tensor, vector: Tensor) -> Tensor:
     """Turn by the quaternion ``(1, vector)``, normalized (Jumper et al. 2021, supplement, algorithm 23)."""
     turn = torch.cat((torch.ones_like(vector[..., :1]), vector), -1)

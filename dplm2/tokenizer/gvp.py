@@ -25,16 +25,19 @@ from dplm2.tokenizer.features import (
     Edges,
     radial_basis,
 )
+from dplm2.tokenizer.products import Linear, linear
 from dplm2.tokenizer.settings import EncoderSettings
 
 VECTOR_NORM_EPSILON = 1e-4  # of the normalisation of vectors between layers
-EDGES_PER_PIECE = 1024
+EDGES_PER_PIECE = {"cpu": 1024, "cuda": 2**16, "mps": 2**14}  # on a processor, what its cache holds
 Channels = tuple[int, int]
 
 
 def norms(vectors_N3V: Tensor) -> Tensor:
     """Lengths of vectors, (N, V); never exactly zero, so that the gradient is finite."""
-    return torch.sqrt(vectors_N3V.square().sum(-2) + NORM_EPSILON)
+    x, y, z = vectors_N3V.unbind(-2)
+    squares = torch.addcmul(torch.addcmul(x * x, y, y), z, z)
+    return torch.sqrt(squares + NORM_EPSILON)
 
 
 class Perceptron(nn.Module):
@@ -46,24 +49,30 @@ class Perceptron(nn.Module):
 
     def __init__(self, inputs: Channels, outputs: Channels, activated: bool) -> None:
         super().__init__()
+        self.inputs = inputs
         hidden = max(inputs[1], outputs[1])
-        self.hidden = nn.Linear(inputs[1], hidden, bias=False)
-        self.scalar = nn.Linear(inputs[0] + hidden, outputs[0])
-        self.vector = nn.Linear(hidden, outputs[1], bias=False)
-        self.gate = nn.Linear(outputs[0], outputs[1]) if activated else None
+        self.hidden = Linear(inputs[1], hidden, bias=False)
+        self.scalar = Linear(inputs[0] + hidden, outputs[0])
+        self.vector = Linear(hidden, outputs[1], bias=False)
+        self.gate = Linear(outputs[0], outputs[1]) if activated else None
 
     def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
         """New scalars and vectors."""
         hidden_N3H = self.hidden(vectors_N3V)
-        scalars = self.scalar(torch.cat([scalars_NS, norms(hidden_N3H)], -1))
+        weight, bias = self.scalar.weights(scalars_NS.dtype)
+        scalars = linear(scalars_NS, weight[:, : self.inputs[0]], bias)
+        scalars = linear(norms(hidden_N3H), weight[:, self.inputs[0] :], added=scalars)
         return self.activate(scalars, self.vector(hidden_N3H))
 
     def activate(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
-        """The non-linear end: rectified scalars, gated vectors."""
+        """The non-linear end: rectified scalars, gated vectors. It may overwrite its input."""
         if self.gate is None:
             return scalars_NS, vectors_N3V
-        scalars = F.relu(scalars_NS)
-        return scalars, vectors_N3V * torch.sigmoid(self.gate(scalars))[:, None, :]
+        scalars = F.relu_(scalars_NS)
+        gate = torch.sigmoid(self.gate(scalars))[:, None, :]
+        if torch.is_grad_enabled():
+            return scalars, vectors_N3V * gate
+        return scalars, vectors_N3V.mul_(gate)
 
 
 class Normalisation(nn.Module):
@@ -75,7 +84,8 @@ class Normalisation(nn.Module):
 
     def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised scalars and vectors."""
-        squares = vectors_N3V.square().sum(-2, keepdim=True) + VECTOR_NORM_EPSILON
+        x, y, z = vectors_N3V.unbind(-2)
+        squares = (torch.addcmul(torch.addcmul(x * x, y, y), z, z) + VECTOR_NORM_EPSILON)[:, None, :]
         nonzero = squares > 2 * VECTOR_NORM_EPSILON
         mean = (squares * nonzero).sum(-1, keepdim=True) / (VECTOR_NORM_EPSILON + nonzero.sum(-1, keepdim=True))
         return self.scalar(scalars_NS), nonzero * (vectors_N3V / torch.sqrt(mean + VECTOR_NORM_EPSILON))
@@ -111,15 +121,17 @@ class MessageLayer(nn.Module):
         self.norms = nn.ModuleList([Normalisation(node[0]), Normalisation(node[0])])
         self.dropout = ChannelDropout(dropout)
 
-    def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """Updated scalars and vectors of each residue."""
-        added_scalars, added_vectors = self.dropout(*self.mean_message(scalars_NS, vectors_N3V, edges))
-        scalars, vectors = self.norms[0](scalars_NS + added_scalars, vectors_N3V + added_vectors)
-        added_scalars, added_vectors = scalars, vectors
+    def forward(
+        self, scalars_NS: Tensor, vectors_N3V: Tensor, edges: Edges, precision: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """Updated scalars and vectors of each residue; ``precision`` is that of what is added to them."""
+        added = self.dropout(*self.mean_message(scalars_NS.to(precision), vectors_N3V.to(precision), edges))
+        scalars, vectors = self.norms[0](scalars_NS + added[0], vectors_N3V + added[1])
+        added = scalars.to(precision), vectors.to(precision)
         for perceptron in self.feedforward:
-            added_scalars, added_vectors = perceptron(added_scalars, added_vectors)
-        added_scalars, added_vectors = self.dropout(added_scalars, added_vectors)
-        return self.norms[1](scalars + added_scalars, vectors + added_vectors)
+            added = perceptron(*added)
+        added = self.dropout(*added)
+        return self.norms[1](scalars + added[0], vectors + added[1])
 
     def mean_message(self, scalars_NS: Tensor, vectors_N3V: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Mean over the messages that arrive at each residue; zero where none does.
@@ -131,46 +143,57 @@ class MessageLayer(nn.Module):
         edges and multiplied by A and U per residue.
         """
         _, second, last = self.message
+        dtype = scalars_NS.dtype
         parts = self._first_parts(scalars_NS, vectors_N3V)
-        residues = len(scalars_NS)
-        sum_scalars = scalars_NS.new_zeros(residues, self.node[0])
-        sum_norms = scalars_NS.new_zeros(residues, self.node[1])
-        sum_hidden = scalars_NS.new_zeros(residues, 3, self.node[1])
-        for start in range(0, len(edges.source_E), EDGES_PER_PIECE):
-            piece = Edges(*(column[start : start + EDGES_PER_PIECE] for column in edges))
-            scalars, vectors = second(*self._first(parts, piece))
+        residues, (node_scalars, node_vectors) = len(scalars_NS), self.node
+        sum_scalars = scalars_NS.new_zeros(residues, node_scalars, dtype=torch.float32)
+        sum_norms = scalars_NS.new_zeros(residues, node_vectors, dtype=torch.float32)
+        sum_hidden = scalars_NS.new_zeros(residues, 3, node_vectors, dtype=torch.float32)
+        step = EDGES_PER_PIECE[scalars_NS.device.type]
+        for start in range(0, len(edges.source_E), step):
+            piece = Edges(*(column[start : start + step] for column in edges))
+            scalars, vectors = second(*self._first(parts, piece, residues))
             hidden = last.hidden(vectors)
-            sum_scalars.index_add_(0, piece.destination_E, scalars)
-            sum_norms.index_add_(0, piece.destination_E, norms(hidden))
-            sum_hidden.index_add_(0, piece.destination_E, hidden)
+            sum_scalars.index_add_(0, piece.destination_E, scalars.float())
+            sum_norms.index_add_(0, piece.destination_E, norms(hidden).float())
+            sum_hidden.index_add_(0, piece.destination_E, hidden.float())
         arriving = torch.bincount(edges.destination_E, minlength=residues)[:, None]
         share = 1.0 / arriving.clamp(min=1)
-        scalars = last.scalar(torch.cat([sum_scalars, sum_norms], -1) * share) * (arriving > 0)
-        return scalars, last.vector(sum_hidden * share[:, :, None])
+        scalars = last.scalar(torch.cat([sum_scalars, sum_norms], -1).mul(share).to(dtype)) * (arriving > 0)
+        return scalars, last.vector((sum_hidden * share[:, :, None]).to(dtype))
 
-    def _first_parts(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> dict[str, tuple[Tensor, ...]]:
-        # Each entry: product with the source residues, product with the destinations, weights left for the edge.
+    def _first_parts(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        # Each entry: products with the residues as sources, then as destinations, below one another so that a message
+        # is the sum of two rows; and the weights that are left for the edge.
         first = self.message[0]
         cuts = [self.node[1], self.edge[1], self.node[1]]
         parts = {}
-        for name, weight in {"hidden": first.hidden.weight, "vector": first.vector.weight @ first.hidden.weight}.items():
-            source, edge, destination = weight.split(cuts, dim=1)
-            parts[name] = F.linear(vectors_N3V, source), F.linear(vectors_N3V, destination), edge
+        for name, whole in {"hidden": first.hidden.weight, "vector": first.vector.weight @ first.hidden.weight}.items():
+            source, edge, destination = whole.to(vectors_N3V.dtype).split(cuts, dim=1)
+            rows = torch.cat([linear(vectors_N3V, source), linear(vectors_N3V, destination)])
+            parts[name] = rows.flatten(1), edge
+        weight, bias = first.scalar.weights(scalars_NS.dtype)
         cuts = [self.node[0], self.edge[0], self.node[0], first.hidden.out_features]
-        source, edge, destination, lengths = first.scalar.weight.split(cuts, dim=1)
-        parts["scalar"] = F.linear(scalars_NS, source, first.scalar.bias), F.linear(scalars_NS, destination), edge
-        parts["lengths"] = (lengths,)
+        source, edge, destination, lengths = weight.split(cuts, dim=1)
+        rows = torch.cat([linear(scalars_NS, source, bias), linear(scalars_NS, destination)])
+        parts["scalar"] = rows, torch.cat([lengths, edge], 1)
         return parts
 
-    def _first(self, parts: dict[str, tuple[Tensor, ...]], edges: Edges) -> tuple[Tensor, Tensor]:
-        def gather(name: str, edge_features: Tensor) -> Tensor:
-            source, destination, weight = parts[name]
-            along = F.linear(edge_features, weight)
-            return along.add_(source[edges.source_E]).add_(destination[edges.destination_E])
+    def _first(self, parts: dict[str, tuple[Tensor, Tensor]], edges: Edges, residues: int) -> tuple[Tensor, Tensor]:
+        rows_E2 = torch.stack([edges.source_E, edges.destination_E + residues], 1)
 
-        lengths = norms(gather("hidden", edges.vectors_E3V))
-        scalars = gather("scalar", edges.scalars_EF) + F.linear(lengths, parts["lengths"][0])
-        return self.message[0].activate(scalars, gather("vector", edges.vectors_E3V))
+        def vectors_of(name: str) -> Tensor:
+            table, weight = parts[name]
+            vectors = F.embedding_bag(rows_E2, table, mode="sum").unflatten(1, (3, -1))
+            for channel in range(self.edge[1]):
+                vectors = vectors.addcmul_(edges.vectors_E3V[:, :, channel, None].to(table.dtype), weight[:, channel])
+            return vectors
+
+        table, weight = parts["scalar"]
+        lengths = norms(vectors_of("hidden"))
+        along = torch.cat([lengths, edges.scalars_EF.to(lengths.dtype)], -1)
+        scalars = linear(along, weight, added=F.embedding_bag(rows_E2, table, mode="sum"))
+        return self.message[0].activate(scalars, vectors_of("vector"))
 
 
 class GvpNetwork(nn.Module):
@@ -184,10 +207,17 @@ class GvpNetwork(nn.Module):
         self.node_norm = Normalisation(node[0])
         self.edge_embedding = Perceptron((EDGE_SCALARS, EDGE_VECTORS), edge, False)
         self.edge_norm = Normalisation(edge[0])
-        self.confidence = nn.Linear(16, node[0])
+        self.confidence = Linear(16, node[0])
         self.layers = nn.ModuleList([MessageLayer(node, edge, settings.dropout) for _ in range(settings.gvp_layers)])
 
-    def forward(self, scalars_NF: Tensor, vectors_NC3: Tensor, confidence_N: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        scalars_NF: Tensor,
+        vectors_NC3: Tensor,
+        confidence_N: Tensor,
+        edges: Edges,
+        precision: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
         """Scalars (N, S) and vectors (N, 3, V) after the last layer.
 
         Parameters
@@ -198,11 +228,13 @@ class GvpNetwork(nn.Module):
             1 where a residue has coordinates, 0 where not.
         edges
             The graph and its input features.
+        precision
+            Of the products in the layers; what they are added to stays in float32.
         """
         scalars, vectors = self.node_norm(*self.node_embedding(scalars_NF, vectors_NC3.transpose(-1, -2)))
         scalars = scalars + self.confidence(radial_basis(confidence_N, 1.0))
         along = self.edge_norm(*self.edge_embedding(edges.scalars_EF, edges.vectors_E3V))
-        edges = Edges(edges.source_E, edges.destination_E, *along)
+        edges = Edges(edges.source_E, edges.destination_E, *(features.to(precision) for features in along))
         for layer in self.layers:
-            scalars, vectors = layer(scalars, vectors, edges)
+            scalars, vectors = layer(scalars, vectors, edges, precision)
         return scalars, vectors

@@ -59,6 +59,7 @@ class DecoderSettings:
     confidence_hidden: int
     distogram_bins: int
     triangle_attention: bool
+    start: str
 
 
 @dataclass(frozen=True)

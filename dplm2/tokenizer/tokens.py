@@ -124,10 +124,9 @@ def _encode_chains(
     lengths = [len(chain) for chain in chains]
     total, finished, start = sum(lengths), 0, time.monotonic()
     noted = start
-    tokenizer = tokenizer.with_precision(settings.precision)
     with tqdm(total=total, unit="residue", unit_scale=True, desc=name, disable=None) as bar:
         for group in length_buckets(lengths, settings.token_budget):
-            tokens = tokenizer.encode([chains[index] for index in group], settings.token_budget)
+            tokens = tokenizer.encode([chains[index] for index in group], settings.token_budget, settings.precision)
             for index, values in zip(group, tokens, strict=True):
                 done[names[index]] = values, observed_of(chains[index])
             step = sum(lengths[index] for index in group)

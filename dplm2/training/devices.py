@@ -96,6 +96,13 @@ class Machine:
 
         self._undo_sharding = undo
 
+    def forget_gathered(self, module: nn.Module) -> None:
+        """Drop the whole weights that a forward pass without backward pass leaves behind; they would be used again."""
+        if self.sharded:
+            for part in module.modules():
+                if hasattr(part, "reshard"):
+                    part.reshard()
+
     def unshard(self) -> None:
         """Undo `shard`: each process holds the whole network again."""
         self._undo_sharding()
@@ -154,11 +161,6 @@ class Machine:
         if message[1] is not None:
             raise message[1]
         return message[0]
-
-    def close(self) -> None:
-        """End the conversation of the processes; after it, each is on its own."""
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 def _layout(settings: TrainingSettings, device: str, outside: bool) -> tuple[int | str, int]:

@@ -71,9 +71,7 @@ def fit(
         machine.from_main(lambda: _enter(stack, folder.locked()))
         if settings.activation_checkpointing:
             stack.enter_context(checkpointing.enabled(blocks(task.module)))
-        result = Run(task, settings, seed, machine, folder, Path(metrics), stop).train()
-    machine.close()
-    return result
+        return Run(task, settings, seed, machine, folder, Path(metrics), stop).train()
 
 
 def _enter(stack: contextlib.ExitStack, context: contextlib.AbstractContextManager) -> None:

@@ -20,3 +20,16 @@ def derive(seed: int, purpose: int, *place: int) -> int:
 def generator(seed: int, purpose: int, *place: int) -> torch.Generator:
     """A torch generator on the CPU, seeded by `derive`."""
     return torch.Generator().manual_seed(derive(seed, purpose, *place))
+
+
+def seed_globally(device: torch.device, seed: int) -> None:
+    """Seed what dropout and other layers draw from on ``device``.
+
+    `torch.manual_seed` would do more than is needed for every step: without a GPU it remembers each call for the day
+    when one is used.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

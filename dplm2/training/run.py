@@ -198,7 +198,7 @@ class Run:
         entry = Pending(self.step, [], [], [], torch.empty(0))
         for turn in range(settings.accumulate):
             micro, batch = next(loader)
-            torch.manual_seed(randomness.derive(self.seed, randomness.FORWARD, micro.number))
+            randomness.seed_globally(machine.device, randomness.derive(self.seed, randomness.FORWARD, micro.number))
             with machine.gradients(last=turn == settings.accumulate - 1):
                 with machine.autocast():
                     loss, figures = self.module(machine.to_device(batch))
@@ -313,9 +313,10 @@ class Run:
         module = self.task.module
         module.eval()
         averaged = self.average.in_place() if self.average is not None else contextlib.nullcontext()
-        torch.manual_seed(randomness.derive(self.seed, randomness.VALIDATION))
+        randomness.seed_globally(self.machine.device, randomness.derive(self.seed, randomness.VALIDATION))
         with averaged, torch.no_grad(), self.machine.autocast():
             figures = self.task.validate(module)
+            self.machine.forget_gathered(module)
         module.train()
         return {name if name.startswith(VALIDATION) else VALIDATION + name: float(v) for name, v in figures.items()}
 

@@ -56,7 +56,7 @@ def run_trial(task: Task, module: nn.Module, batches: Batches, batch: dict[str, 
     if machine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(machine.device)
     began = time.perf_counter()
-    torch.manual_seed(randomness.derive(batches.seed, randomness.TRIAL))
+    randomness.seed_globally(machine.device, randomness.derive(batches.seed, randomness.TRIAL))
     try:
         with machine.autocast():
             loss, _ = module(machine.to_device(batch))

@@ -251,7 +251,10 @@ def test_only_the_20_amino_acids_unless_the_authors_list_is_asked_for(network):
     hot = {"strategy": "temperature@50", "unmasking": "deterministic", "nucleus": 1.0}
     standard, official = (
         np.concatenate(
-            [r.tokens["sequence"] for r in sample(network, conditionings, SamplerSettings.of(**hot, amino_acids=which), 0)]
+            [
+                r.tokens["sequence"]
+                for r in sample(network, conditionings, SamplerSettings.of(**hot, amino_acids=which), 0)
+            ]
         )
         for which in ("standard", "official")
     )

@@ -64,7 +64,11 @@ def uniforms_of(recorded, samples, number, half):
     parts = []
     for step in range(steps):
         for track, offset in (("struct", 0), ("aa", half)):
-            parts.append(recorded[f"steps.unmask_uniform_{track}"][step, number, offset + 1 : offset + 1 + samples[number].length])
+            parts.append(
+                recorded[f"steps.unmask_uniform_{track}"][
+                    step, number, offset + 1 : offset + 1 + samples[number].length
+                ]
+            )
     return Recorded([part.numpy() for part in parts])
 
 

@@ -57,10 +57,9 @@ class TinyTask:
         self.collated = []
 
     def begin_step(self, step):
-        if step == self.trouble.get("kill_at"):
+        here = self.trouble.get("rank") in (None, os.environ.get("RANK"))
+        if here and step == self.trouble.get("kill_at"):
             os.kill(os.getpid(), getattr(signal, self.trouble.get("signal", "SIGKILL")))
-        if step == self.trouble.get("die_at") and os.environ.get("RANK") == "1":
-            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.trouble.get("pause", 0.0))
 
     def collate(self, indices, generator):

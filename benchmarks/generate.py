@@ -1,0 +1,179 @@
+"""Speed and memory of sampling: how much of a step is the network, and how much the sampler's own.
+
+    python benchmarks/generate.py --size 150M --threads 2 --precision float32 --out benchmarks/generate.json
+    python benchmarks/generate.py --throughput --size 650M --device cuda --precision bfloat16
+
+The first measures steps of a batch with random weights against the network's plain forward pass, in the same run and in
+turns, since a machine's speed drifts. The second measures samples per minute at several lengths, for several batch sizes,
+eager, compiled and as a CUDA graph.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import EsmForMaskedLM
+
+from dplm2.artifacts import library_versions, peak_memory_bytes, write_json
+from dplm2.language.denoising import Conditioning, Denoiser, SamplerSettings
+from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.sampling import uniforms_of
+from dplm2.language.vocabulary import TRACKS, Vocabulary
+
+SIZES = {"tiny": (64, 2, 4, 128), "150M": (640, 30, 20, 2560), "650M": (1280, 33, 20, 5120), "3B": (2560, 36, 40, 10240)}
+
+
+def random_network(size: str, precision: str, device: str) -> MultimodalEsm:
+    """A network of random weights."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary()
+    hidden, layers, heads, intermediate = SIZES[size]
+    model = EsmForMaskedLM(esm_config(len(vocabulary), hidden, layers, heads, intermediate))
+    return MultimodalEsm(model, vocabulary).eval().to(device=device, dtype=getattr(torch, precision))
+
+
+def unknown(sample_id: str, length: int, steps: int, vocabulary: Vocabulary) -> Conditioning:
+    """A sample of which only the length is given."""
+    tokens = {track: np.full(length, vocabulary.mask(track)) for track in TRACKS}
+    return Conditioning(sample_id, tokens, {track: np.zeros(length, bool) for track in TRACKS}, steps)
+
+
+def seconds(action, device: str) -> float:
+    """Wall time of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def denoiser_of(network: MultimodalEsm, batch: int, length: int, steps: int, settings: SamplerSettings) -> Denoiser:
+    """A batch at its first step."""
+    samples = [unknown(str(number), length, steps, network.vocabulary) for number in range(batch)]
+    return Denoiser(network, samples, [uniforms_of(0, sample.sample_id) for sample in samples], settings)
+
+
+@torch.inference_mode()
+def measure_steps(options: argparse.Namespace) -> dict:
+    """Medians of: plain forward with all logits, the part of it that sampling uses, and a whole step."""
+    network = random_network(options.size, options.precision, options.device)
+    settings = SamplerSettings.of(options.strategy, options.unmasking)
+    before = peak_memory_bytes()
+    denoiser = denoiser_of(network, options.batch, options.length, 500, settings)
+    times: dict[str, list[float]] = {"hidden": [], "step": [], "plain_forward": []}
+    inside = {"hidden": 0.0, "head": 0.0}
+
+    def timed(name: str, method):
+        def call(*arguments):
+            result = None
+
+            def action():
+                nonlocal result
+                result = method(*arguments)
+
+            inside[name] += seconds(action, options.device)
+            return result
+
+        return call
+
+    denoiser.advance()
+    plain_hidden, plain_head = network.hidden, network.track_logits
+    for repetition in range(options.repetitions + 1):
+        network.hidden, network.track_logits = timed("hidden", plain_hidden), timed("head", plain_head)
+        inside.update(hidden=0.0, head=0.0)
+        step = seconds(denoiser.advance, options.device)
+        network.hidden, network.track_logits = plain_hidden, plain_head
+        after = peak_memory_bytes()
+        if repetition:  # the first is for warming up
+            times["step"].append(step)
+            times["hidden"].append(inside["hidden"] + inside["head"])
+    for repetition in range(options.repetitions + 1):
+        plain = seconds(lambda: network(denoiser.ids_BT), options.device)
+        if repetition:
+            times["plain_forward"].append(plain)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    own = [step - used for step, used in zip(times["step"], times["hidden"], strict=True)]
+    return {
+        "seconds_per_step": medians["step"],
+        "seconds_of_network_in_step": medians["hidden"],
+        "seconds_of_sampler_in_step": statistics.median(own),
+        "seconds_of_plain_forward": medians["plain_forward"],
+        "sampler_share_of_plain_forward": statistics.median(own) / medians["plain_forward"],
+        "step_over_plain_forward": medians["step"] / medians["plain_forward"],
+        "peak_memory_bytes": after,
+        "memory_of_steps_bytes": after - before,
+    }
+
+
+def measure_throughput(options: argparse.Namespace) -> list[dict]:
+    """Samples per minute by length and way of running, at the best batch size found."""
+    rows = []
+    for length in options.lengths:
+        for way in options.ways:
+            best, batch = None, 1
+            while batch <= options.largest_batch:
+                try:
+                    rate = _rate(options, length, batch, way)
+                except torch.OutOfMemoryError:
+                    torch.cuda.empty_cache()
+                    break
+                if best is not None and rate < best["samples_per_minute"] * 1.02:
+                    break
+                best = {"length": length, "way": way, "batch": batch, "samples_per_minute": rate}
+                batch *= 2
+            if best is not None:
+                rows.append(best)
+                print(json.dumps(best), flush=True)
+    return rows
+
+
+@torch.inference_mode()
+def _rate(options: argparse.Namespace, length: int, batch: int, way: str) -> float:
+    network = random_network(options.size, options.precision, options.device)
+    if way != "eager":
+        mode = "reduce-overhead" if way == "graphed" else "default"
+        network.hidden = torch.compile(network.hidden, mode=mode)
+    settings = SamplerSettings.of(options.strategy, options.unmasking)
+    denoiser = denoiser_of(network, batch, length, 500, settings)
+    for _ in range(3):
+        denoiser.advance()
+    taken = [seconds(denoiser.advance, options.device) for _ in range(options.repetitions)]
+    return 60 * batch / (statistics.median(taken) * 500)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="150M")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=200)
+    parser.add_argument("--strategy", default="annealing@2.2:1.0")
+    parser.add_argument("--unmasking", default="stochastic@1.0")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--throughput", action="store_true", help="samples per minute instead of seconds per step")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 200, 300, 400, 500])
+    parser.add_argument("--ways", nargs="+", choices=["eager", "compiled", "graphed"], default=["eager", "compiled", "graphed"])
+    parser.add_argument("--largest-batch", type=int, default=512)
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    results = measure_throughput(options) if options.throughput else measure_steps(options)
+    described = {name: value for name, value in vars(options).items() if name not in ("out", "throughput")}
+    report = {"settings": described, "results": results, "machine": platform.processor() or platform.machine()}
+    print(json.dumps(report, indent=2))
+    if options.out is not None:
+        write_json(options.out, {**report, "versions": library_versions()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Benchmark of the language model as a likelihood: cross-entropy of masked tokens, per track and task.
+
+Three figures for each track: the trained model's, the model's before training (after warm-up), and the entropy of the
+track's token frequencies (``unigram``), which a model that looks at nothing can reach.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from dplm2.artifacts import RunRecord, sha256_of_file
+from dplm2.errors import DPLM2Error
+from dplm2.evaluation.benchmark import dataset_name, set_name
+from dplm2.evaluation.results import Source, describe, summary_row, write_results
+from dplm2.evaluation.settings import EvaluationSettings
+from dplm2.language.chains import Chains
+from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_entropy
+from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm, local_folder
+from dplm2.language.settings import diffusion_settings
+from dplm2.tokenizer.tokens import read_tokens
+
+TASK = "likelihood"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation of a model.
+
+    Attributes
+    ----------
+    model, initial
+        Folders of the trained model and, if there is one, of the model before training.
+    tokens
+        Folders of tokens.
+    selections
+        ``selection.parquet`` files of the datasets.
+    out
+        Folder to write to.
+    split
+        Only chains of this split.
+    seed, device
+        Seed of the noise; where the network runs.
+    """
+
+    model: str
+    tokens: tuple[Path, ...]
+    out: Path
+    settings: EvaluationSettings
+    initial: str | None = None
+    selections: tuple[Path, ...] = ()
+    split: str | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+def run(job: Job) -> int:
+    """Measure; returns the exit status."""
+    table = read_tokens(job.tokens, job.split, job.selections)
+    if not len(table):
+        raise DPLM2Error(f"{dataset_name(job.tokens)}: no tokenized chain (split {job.split or 'any'})")
+    networks = {"trained": job.model} | ({"untrained": job.initial} if job.initial else {})
+    splits = list(dict.fromkeys(table["split"].to_pylist()))
+    name, model = dataset_name(job.tokens), Path(job.model).name
+    summary, details = [], []
+    inputs = {label: sha256_of_file(local_folder(folder) / WEIGHTS_FILE) for label, folder in networks.items()}
+    record = RunRecord(f"evaluate {TASK}", {"split": job.split, "seed": job.seed}, inputs, job.device)
+    for label, folder in networks.items():
+        network = MultimodalEsm.from_pretrained(folder, job.device)
+        _check_tokenizer(network, table, folder)
+        for split in splits:
+            source = Source(model, TASK, set_name(name, split, len(splits) > 1 or job.split is not None))
+            chains = Chains(_of_split(table, split), network.vocabulary, diffusion_settings())
+            summary += _rows(network, chains, source, label, job.seed, details)
+            if label == "trained":
+                summary += [
+                    summary_row(source, f"{track}_cross_entropy_unigram", value, int(chains.lengths.sum()))
+                    for track, value in unigram_entropy(chains).items()
+                ]
+    write_results(job.out, pd.DataFrame(details), summary, record)
+    print(describe(summary))
+    print(f"wrote {job.out}")
+    return 0
+
+
+def _of_split(table: pa.Table, split: str | None) -> pa.Table:
+    return table.filter(pa.array([value == split for value in table["split"].to_pylist()]))
+
+
+def _rows(
+    network: MultimodalEsm, chains: Chains, source: Source, label: str, seed: int, details: list[dict]
+) -> list[dict]:
+    """Summary rows of one network on one set of chains; each task's figure also goes to ``details``."""
+    entries = masked_cross_entropies(network, chains, seed=seed)
+    rows = [
+        summary_row(source, f"{track}_cross_entropy_{label}", value, positions)
+        for track, (value, positions) in pooled(entries).items()
+    ]
+    for entry in entries:
+        rows.append(
+            summary_row(source, f"{entry.track}_cross_entropy_{label}_{entry.task}", entry.value, entry.positions)
+        )
+        details.append(
+            {
+                "model": source.model,
+                "task": TASK,
+                "dataset": source.dataset,
+                "network": label,
+                "track": entry.track,
+                "noising": entry.task,
+                "cross_entropy": entry.value,
+                "positions": entry.positions,
+                "failed": False,
+            }  # fmt: skip
+        )
+    return rows
+
+
+def _check_tokenizer(network: MultimodalEsm, table: pa.Table, folder: str) -> None:
+    of_tokens = table.schema.metadata[b"tokenizer_fingerprint"].decode()
+    if network.tokenizer_fingerprint not in (None, of_tokens):
+        raise DPLM2Error(
+            f"{folder} has learned the codes of tokenizer {network.tokenizer_fingerprint}, "
+            f"but these tokens are those of {of_tokens}"
+        )

@@ -1,0 +1,159 @@
+"""Benchmark of the structure tokenizer: chains encoded, decoded and compared with themselves (DPLM-2, figure 2A)."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from dplm2.artifacts import RunRecord
+from dplm2.errors import DPLM2Error
+from dplm2.evaluation.benchmark import dataset_name, set_name
+from dplm2.evaluation.codebook import codebook_use
+from dplm2.evaluation.comparison import compare
+from dplm2.evaluation.results import Source, describe, summarize, summary_row, write_results
+from dplm2.evaluation.settings import EvaluationSettings
+from dplm2.structures import store
+from dplm2.tokenizer.model import StructureTokenizer
+from dplm2.tokenizer.tokens import observed_of
+
+TASK = "reconstruction"
+COLUMNS = ("ca_rmsd", "bb_rmsd", "tm_score", "lddt_ca", "tm_score_released")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation of a tokenizer.
+
+    Attributes
+    ----------
+    tokenizer
+        Folder or hub id.
+    chains
+        Dataset folders.
+    out
+        Folder to write to.
+    settings
+        Of evaluation.
+    split
+        Only chains of this split.
+    untrained
+        Random weights of the same architecture instead of the trained ones: what training has to beat.
+    seed, device
+        Seed of the random weights; where the networks run.
+    """
+
+    tokenizer: str
+    chains: tuple[Path, ...]
+    out: Path
+    settings: EvaluationSettings
+    split: str | None = None
+    untrained: bool = False
+    seed: int = 0
+    device: str = "cpu"
+
+
+def run(job: Job) -> int:
+    """Reconstruct every chain and measure; returns the exit status."""
+    tokenizer = StructureTokenizer.from_pretrained(job.tokenizer, job.device)
+    if job.untrained:
+        torch.manual_seed(job.seed)
+        tokenizer = StructureTokenizer(tokenizer.settings, tokenizer.confidence_trained).to(job.device).eval()
+    record = RunRecord(f"evaluate {TASK}", asdict(job.settings), {"tokenizer": tokenizer.fingerprint}, job.device)
+    columns = ["chain_id", "backbone", "split"]
+    table = store.read_chains([str(path) for path in job.chains], columns=columns, split=job.split)
+    names, splits = table["chain_id"].to_pylist(), table["split"].to_pylist()
+    backbones = [np.asarray(backbone) for backbone in store.backbones(table)]
+    chosen, left_out = _chosen(names, backbones, job.settings)
+    if not chosen:
+        raise DPLM2Error(f"{dataset_name(job.chains)}: no chain to reconstruct (split {job.split or 'any'})")
+    tokens, metrics = reconstruct(tokenizer, [backbones[i] for i in chosen], job.settings, job.device)
+    model = Path(job.tokenizer).name
+    metrics.insert(0, "sample_id", [names[i] for i in chosen])
+    metrics.insert(1, "model", model)
+    metrics.insert(2, "task", TASK)
+    metrics.insert(3, "split", [splits[i] for i in chosen])
+    observed = [observed_of(backbones[i]) for i in chosen]
+    summary = _summary(job, model, metrics, tokens, observed, tokenizer.codebook_size)
+    suffix = _suffix(job)
+    renamed = metrics.rename(columns={name: name + suffix for name in COLUMNS})
+    usage = np.bincount(np.concatenate([t[o] for t, o in zip(tokens, observed, strict=True)]), minlength=1)
+    write_results(
+        job.out, renamed, summary, record, left_out=left_out, untrained=job.untrained,
+        codebook_size=tokenizer.codebook_size, token_counts={int(i): int(usage[i]) for i in np.flatnonzero(usage)},
+    )  # fmt: skip
+    print(describe(summary))
+    print(f"wrote {job.out}")
+    return 0
+
+
+def _suffix(job: Job) -> str:
+    return "_untrained" if job.untrained else "_trained"
+
+
+def _chosen(
+    names: list[str], backbones: list[np.ndarray], settings: EvaluationSettings
+) -> tuple[list[int], dict[str, str]]:
+    left_out = {}
+    for name, backbone in zip(names, backbones, strict=True):
+        length = len(backbone)
+        if name in settings.excluded:
+            left_out[name] = "excluded by name"
+        elif length < settings.min_length or settings.max_length is not None and length > settings.max_length:
+            left_out[name] = f"{length} residues"
+    return [i for i, name in enumerate(names) if name not in left_out], left_out
+
+
+def reconstruct(
+    tokenizer: StructureTokenizer,
+    backbones: list[np.ndarray],
+    settings: EvaluationSettings,
+    device: str = "cpu",
+) -> tuple[list[np.ndarray], pd.DataFrame]:
+    """Encode and decode backbones (L, 4, 3).
+
+    Returns
+    -------
+    tokens
+        (L,) of each chain.
+    metrics
+        A row per chain: ``length``, ``failed``, ``failure``, and the metrics of `dplm2.evaluation.comparison.compare`
+        over residues that the chain itself has.
+    """
+    tokens: list[np.ndarray] = []
+    decoded: list[np.ndarray] = []
+    for start in tqdm(range(0, len(backbones), settings.batch_size), desc="reconstruct", disable=None):
+        batch = backbones[start : start + settings.batch_size]
+        codes = tokenizer.encode(batch)
+        tokens += codes
+        decoded += [result.backbone for result in tokenizer.decode(codes)]
+    failed = [not np.isfinite(prediction[:, 1]).all() for prediction in decoded]
+    values = compare(decoded, backbones, settings.released_tm_score, device)
+    metrics = pd.DataFrame({"length": [len(backbone) for backbone in backbones], "failed": failed})
+    metrics["failure"] = ["the decoded structure is not finite" if bad else None for bad in failed]
+    return tokens, metrics.assign(**values)
+
+
+def _summary(
+    job: Job,
+    model: str,
+    metrics: pd.DataFrame,
+    tokens: list[np.ndarray],
+    observed: list[np.ndarray],
+    codebook_size: int,
+) -> list[dict]:
+    """Rows for each split of the dataset on its own."""
+    name, suffix, rows = dataset_name(job.chains), _suffix(job), []
+    splits = list(dict.fromkeys(metrics["split"]))
+    for split in splits:
+        chosen = metrics["split"].isna() if split is None else metrics["split"] == split
+        source = Source(model, TASK, set_name(name, split, len(splits) > 1 or job.split is not None))
+        part = metrics[chosen].rename(columns={column: column + suffix for column in COLUMNS})
+        rows += summarize(part, [column + suffix for column in COLUMNS], source, job.settings.bootstrap_samples)
+        indices = np.flatnonzero(chosen)
+        use = codebook_use((tokens[i][observed[i]] for i in indices), codebook_size)
+        residues = int(sum(observed[i].sum() for i in indices))
+        rows += [summary_row(source, column + suffix, value, residues) for column, value in use.items()]
+    return rows

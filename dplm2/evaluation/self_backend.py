@@ -1,0 +1,59 @@
+"""Backend ``self``: the model folds its own sequences, and designs sequences for its own backbones.
+
+It needs no other weights and no network, and says whether the model agrees with itself; it is no judge of its own, so
+figures with this backend are not comparable with published ones.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from dplm2.artifacts import fingerprint
+from dplm2.evaluation.folding import Folded, name_of
+from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.settings import SelfSettings
+from dplm2.generation.model import DPLM2
+
+
+class SelfFolding:
+    """The model as a folding program.
+
+    Parameters
+    ----------
+    folder
+        Of the model, or a hub id.
+    settings
+        Steps and batches.
+    seed
+        Of the sampling; without effect on the tokens, which are the likeliest ones.
+    device
+        Where it runs.
+    """
+
+    name = "self"
+
+    def __init__(self, folder: str, settings: SelfSettings, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        self.model, self.settings, self.seed = DPLM2.from_pretrained(folder, device=device), settings, seed
+        # The structure tokens of a model mean nothing without the tokenizer that decodes them.
+        self.fingerprint = fingerprint([self.model.fingerprint, self.model.tokenizer.fingerprint, settings.steps])
+
+    def batches(self, sequences: Sequence[str]) -> Iterable[list[str]]:
+        """Groups of similar length."""
+        ordered, size = sorted(sequences, key=len, reverse=True), self.settings.batch_size
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def fold(self, sequences: Sequence[str]) -> list[Folded]:
+        """Fold one group."""
+        named = {name_of(sequence): sequence for sequence in sequences}
+        samples = self.model.generate("folding", sequences=named, steps=self.settings.steps, seed=self.seed)
+        return [Folded(sample.backbone, sample.tokenizer_plddt) for sample in samples]
+
+
+def design_sequences(
+    folder: str, samples: Sequence[Sample], settings: SelfSettings, seed: int = 0, device: torch.device | str = "cpu"
+) -> list[list[str]]:
+    """One sequence for each sample's backbone, by inverse folding with the model."""
+    model = DPLM2.from_pretrained(folder, device=device)
+    backbones = {sample.sample_id: sample.backbone for sample in samples}
+    designed = model.generate("inverse-folding", backbones=backbones, steps=settings.steps, seed=seed)
+    return [[sample.sequence] for sample in designed]

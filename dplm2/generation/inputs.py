@@ -1,0 +1,338 @@
+"""What tasks work on: sequences, structures, residue tables and motifs, from files or from memory.
+
+Array axes: L residues, M residues of a motif.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dplm2.errors import DPLM2Error
+from dplm2.generation.contigs import Segment, read_problems
+from dplm2.generation.tasks import ReferenceMotif, Target
+
+Tokenize = Callable[[list[np.ndarray]], list[np.ndarray]]
+"""From backbones to structure tokens."""
+
+FASTA_ENDINGS = (".fasta", ".fa", ".faa")
+TABLE_ENDINGS = (".csv", ".parquet")
+_TABLE_COLUMNS = ("position", "residue", "structure_token")
+
+
+class Chain(NamedTuple):
+    """A chain of a structure file: gaps are rows without coordinates."""
+
+    name: str
+    author_chain: str
+    sequence: str
+    number: np.ndarray
+    insertion: Sequence[str]
+    backbone: np.ndarray
+
+
+def read_targets(
+    sources: Sequence[str | os.PathLike], split: str | None = None, tokenize: Tokenize | None = None
+) -> list[Target]:
+    """Read proteins: FASTA files, data-set folders, Parquet files of chains, structure files or folders of them.
+
+    Parameters
+    ----------
+    sources
+        The files and folders.
+    split
+        Only chains of this split of data sets.
+    tokenize
+        Makes structure tokens of backbones; None if only sequences are wanted. Residues without all of N, CA, C have none.
+
+    Raises
+    ------
+    DPLM2Error
+        If a source cannot be read or holds no protein.
+    """
+    targets: list[Target] = []
+    for source in map(Path, sources):
+        found = list(_targets_of(source, split, tokenize))
+        if not found:
+            raise DPLM2Error(f"{source}: no protein chains there" + (f" in split {split}" if split else ""))
+        targets += found
+    return targets
+
+
+def _targets_of(source: Path, split: str | None, tokenize: Tokenize | None) -> Iterator[Target]:
+    from dplm2.structures.store import backbones, read_chains
+
+    if source.suffix.lower() in FASTA_ENDINGS:
+        for name, sequence in read_fasta(source).items():
+            yield Target(name, sequence, None)
+        return
+    if source.suffix == ".parquet" or any(source.glob("part-*.parquet")):
+        table = read_chains(source, ["chain_id", "sequence", "backbone"], split)
+        names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
+        coordinates = backbones(table) if tokenize is not None else [None] * len(names)
+    else:
+        chains = [chain for path in structure_files(source) for chain in chains_of(path)]
+        names, sequences, coordinates = ([getattr(c, key) for c in chains] for key in ("name", "sequence", "backbone"))
+    tokens = observed_tokens(coordinates, tokenize) if tokenize is not None else coordinates
+    for name, sequence, structure in zip(names, sequences, tokens, strict=True):
+        # X is an unknown residue: the model may say what it is, where it is asked to.
+        yield Target(name, sequence, None if tokenize is None else structure)
+
+
+def observed_tokens(backbones: Sequence[np.ndarray], tokenize: Tokenize) -> list[np.ndarray]:
+    """Structure tokens (L,) int64 of backbones; -1 for a residue without all of N, CA, C, which must be generated."""
+    tokens = []
+    for backbone, codes in zip(backbones, tokenize(list(backbones)), strict=True):
+        observed = np.isfinite(np.asarray(backbone)[:, :3]).all((1, 2))
+        tokens.append(np.where(observed, codes.astype(np.int64), -1))
+    return tokens
+
+
+def lengths_of(sources: Sequence[str | os.PathLike], split: str | None) -> list[int]:
+    """Lengths of the chains of data sets.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is none.
+    """
+    from dplm2.structures.store import read_chains
+
+    lengths = read_chains([Path(source) for source in sources], ["length"], split)["length"].to_pylist()
+    if not lengths:
+        raise DPLM2Error(f"{', '.join(map(str, sources))}: no chains to draw lengths from")
+    return lengths
+
+
+def in_memory(
+    sequences: Sequence[str] | Mapping[str, str],
+    backbones: Sequence[np.ndarray] | Mapping[str, np.ndarray],
+    tokenize: Tokenize,
+) -> list[Target]:
+    """Proteins from sequences, backbones or both; those of the same name (or place in a list) belong together.
+
+    Raises
+    ------
+    DPLM2Error
+        If a sequence and a backbone that belong together differ in length, or one has no partner.
+    """
+    if isinstance(sequences, str) or isinstance(backbones, np.ndarray):
+        raise DPLM2Error("sequences and backbones are lists, or mappings from names, also where there is only one")
+    sequence_of, backbone_of = _named(sequences), _named(backbones)
+    if sequence_of and backbone_of and set(sequence_of) != set(backbone_of):
+        raise DPLM2Error("sequences and backbones do not belong together: their names or numbers differ")
+    coordinates = [np.asarray(backbone, dtype=np.float32) for backbone in backbone_of.values()]
+    tokens = dict(zip(backbone_of, observed_tokens(coordinates, tokenize), strict=True)) if backbone_of else {}
+    targets = []
+    for name in sequence_of or backbone_of:
+        target = Target(name, sequence_of.get(name), tokens.get(name))
+        if target.sequence is not None and target.structure_tokens is not None:
+            if len(target.sequence) != len(target.structure_tokens):
+                raise DPLM2Error(
+                    f"{name}: {len(target.sequence)} letters for a backbone of {len(target.structure_tokens)} residues"
+                )
+        targets.append(target)
+    return targets
+
+
+def _named(items) -> dict:
+    return dict(items) if isinstance(items, Mapping) else {f"protein-{n}": item for n, item in enumerate(items)}
+
+
+def read_fasta(path: str | os.PathLike) -> dict[str, str]:
+    """Sequences of a FASTA file by name (the header up to the first blank), in capitals.
+
+    Raises
+    ------
+    DPLM2Error
+        If the file cannot be read, has no sequence, or two of the same name.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DPLM2Error(f"{path}: cannot be read as FASTA ({error})") from error
+    found: dict[str, str] = {}
+    name = None
+    for line in map(str.strip, lines):
+        if line.startswith(">"):
+            name = (line[1:].split() or [""])[0]
+            if not name or name in found:
+                raise DPLM2Error(f"{path}: {'a header without a name' if not name else f'two sequences named {name}'}")
+            found[name] = ""
+        elif line and name is None:
+            raise DPLM2Error(f"{path}: does not begin with a FASTA header ('>name')")
+        elif line:
+            found[name] += line.upper().removesuffix("*")
+    if not found:
+        raise DPLM2Error(f"{path}: no sequences")
+    return found
+
+
+def tables(sources: Sequence[str | os.PathLike]) -> list[Path]:
+    """Residue tables of files and folders.
+
+    Raises
+    ------
+    DPLM2Error
+        If a source is neither.
+    """
+    paths: list[Path] = []
+    for source in map(Path, sources):
+        found = sorted(p for p in source.iterdir() if p.suffix in TABLE_ENDINGS) if source.is_dir() else [source]
+        if not found or not found[0].is_file() or found[0].suffix not in TABLE_ENDINGS:
+            raise DPLM2Error(f"{source}: no residue table there ({', '.join(TABLE_ENDINGS)})")
+        paths += found
+    return paths
+
+
+def read_residue_table(path: str | os.PathLike) -> Target:
+    """Read a residue table: ``position`` (1, 2, ...), ``residue`` (a letter or empty), ``structure_token`` (a number or empty).
+
+    Raises
+    ------
+    DPLM2Error
+        If columns are missing, positions are not 1 to L, or a cell is no residue or token; the message names it.
+    """
+    path = Path(path)
+    try:
+        table = (
+            pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, keep_default_na=False)
+        )
+    except (OSError, ValueError) as error:
+        raise DPLM2Error(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from error
+    if missing := [name for name in _TABLE_COLUMNS if name not in table.columns]:
+        raise DPLM2Error(
+            f"{path}: a residue table has the columns {', '.join(_TABLE_COLUMNS)}; {missing[0]} is missing"
+        )
+    positions = pd.to_numeric(table["position"], errors="coerce")
+    if sorted(positions) != list(range(1, len(table) + 1)):
+        raise DPLM2Error(f"{path}: positions must be 1 to {len(table)}, each once")
+    table = table.assign(position=positions).sort_values("position")
+    letters = [
+        "?" if pd.isna(cell) or not str(cell).strip() else str(cell).strip().upper() for cell in table["residue"]
+    ]
+    if wrong := [letter for letter in letters if len(letter) != 1]:
+        raise DPLM2Error(f"{path}: {wrong[0]!r} is not the letter of a residue")
+    tokens = pd.to_numeric(table["structure_token"].replace("", np.nan), errors="coerce")
+    given = table["structure_token"].notna() & (table["structure_token"].astype(str).str.strip() != "")
+    if (given & (tokens.isna() | (tokens < 0) | (tokens % 1 != 0))).any():
+        raise DPLM2Error(
+            f"{path}: {table['structure_token'][given & tokens.isna()].tolist() or 'a value'} is no structure token"
+        )
+    return Target(path.stem, "".join(letters), tokens.fillna(-1).to_numpy(dtype=np.int64))
+
+
+# Structure files ----------------------------------------------------------------------------------------------------
+
+
+def structure_files(source: Path) -> list[Path]:
+    """The structure files of a folder, or the one given.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is none.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DPLM2Error(f"{source}: no such file or folder")
+    return sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def chains_of(path: Path) -> list[Chain]:
+    """The protein chains of a structure file, as they are: nothing is filtered.
+
+    Raises
+    ------
+    DPLM2Error
+        If the file cannot be read.
+    """
+    raise NotImplementedError
+
+
+def read_motifs(
+    sources: Sequence[str | os.PathLike],
+    references: str | os.PathLike | None,
+    motif_tokens: str,
+    tokenize: Tokenize,
+) -> list[ReferenceMotif]:
+    """Read motif problems with their references.
+
+    Parameters
+    ----------
+    sources
+        YAML files or folders of them.
+    references
+        Folder of the reference structures; None: beside each problem.
+    motif_tokens
+        ``reference``: structure tokens of a motif come from its whole chain; ``motif``: from its own residues alone.
+    tokenize
+        Makes structure tokens of backbones.
+
+    Raises
+    ------
+    DPLM2Error
+        If a problem cannot be satisfied, or its reference lacks a chain or a residue; the message names the problem.
+    """
+    if not sources:
+        raise DPLM2Error("task scaffolding needs motif problems (--problems, or the key problems)")
+    motifs = []
+    for problem in read_problems(sources, references):
+        if not problem.reference.is_file():
+            raise DPLM2Error(
+                f"problem {problem.name}: its reference {problem.reference} is not there; fetch it, or say where references lie"
+            )
+        by_chain: dict[str, Chain] = {}
+        for chain in chains_of(problem.reference):
+            by_chain.setdefault(chain.author_chain, chain)
+        places = [(segment, _find(problem.name, segment, by_chain)) for segment in problem.segments]
+        tokens = _motif_tokens(places, by_chain, motif_tokens, tokenize)
+        motifs.append(
+            ReferenceMotif(
+                problem,
+                "".join(by_chain[segment.chain].sequence[row] for segment, rows in places for row in rows).replace(
+                    "X", "?"
+                ),
+                np.concatenate([tokens[segment.chain][rows] for segment, rows in places] or [np.empty(0, np.int64)]),
+                np.concatenate([by_chain[s.chain].backbone[rows] for s, rows in places] or [np.empty((0, 4, 3))]),
+            )
+        )
+    return motifs
+
+
+def _find(name: str, segment: Segment, by_chain: Mapping[str, Chain]) -> np.ndarray:
+    """Rows of the reference chain that a segment means, one for each of its residue numbers."""
+    if segment.chain not in by_chain:
+        raise DPLM2Error(
+            f"problem {name}: its reference has no chain {segment.chain}; there are: {', '.join(sorted(by_chain))}"
+        )
+    chain = by_chain[segment.chain]
+    observed = np.isfinite(chain.backbone[:, 1]).all(-1)
+    rows = []
+    for number in range(segment.first, segment.last + 1):
+        found = np.flatnonzero((chain.number == number) & observed)
+        if len(found) != 1:
+            what = "no" if not len(found) else f"{len(found)} times (insertion codes)"
+            raise DPLM2Error(f"problem {name}: its reference has {what} residue {number} in chain {segment.chain}")
+        rows.append(found[0])
+    return np.array(rows, dtype=np.int64)
+
+
+def _motif_tokens(
+    places: Sequence[tuple[Segment, np.ndarray]], by_chain: Mapping[str, Chain], source: str, tokenize: Tokenize
+) -> dict[str, np.ndarray]:
+    """Structure tokens of each chain that has a part of the motif."""
+    names = list(dict.fromkeys(segment.chain for segment, _ in places))
+    backbones = []
+    for name in names:
+        backbone = by_chain[name].backbone
+        if source == "motif":
+            # Hidden, not cut out: residues far apart in the chain must not look like neighbours.
+            own = np.isin(np.arange(len(backbone)), np.concatenate([rows for s, rows in places if s.chain == name]))
+            backbone = np.where(own[:, None, None], backbone, np.float32(np.nan))
+        backbones.append(backbone)
+    return dict(zip(names, observed_tokens(backbones, tokenize), strict=True)) if names else {}

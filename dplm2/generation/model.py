@@ -1,0 +1,337 @@
+"""A language model with its structure tokenizer, as users hold it: ``DPLM2.from_pretrained(folder).generate(task, ...)``."""
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dplm2.artifacts import fingerprint, sha256_of_file
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.generation import inputs, tasks
+from dplm2.generation.samples import Sample
+from dplm2.generation.selection import log_likelihoods
+from dplm2.generation.settings import UNCONDITIONAL, GenerationSettings, Task, resolve
+from dplm2.language.denoising import Adjust, Sampled
+from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm, local_folder
+from dplm2.language.sampling import batches, sample, sample_seed
+from dplm2.language.vocabulary import Vocabulary
+from dplm2.tokenizer.model import StructureTokenizer
+
+Done = Callable[[list[Sample]], None]
+
+
+class DPLM2:
+    """The language model and the tokenizer whose structure tokens it has learned.
+
+    Examples
+    --------
+    >>> from dplm2 import DPLM2
+    >>> model = DPLM2.from_pretrained("results/models/demo")
+    >>> protein = model.generate("co-generation", lengths=[100], samples=1)[0]
+    >>> protein.write("protein.pdb")
+    >>> folded = model.generate("folding", sequences=[protein.sequence])[0]
+    >>> redesigned = model.generate("inverse-folding", backbones=[folded.backbone])[0]
+    >>> scaffolds = model.generate("scaffolding", problems=["config/motifs/1PRW.yaml"], samples=8)
+
+    Parameters
+    ----------
+    network
+        The language model.
+    tokenizer
+        The structure tokenizer, or None to load the one that the model names when it is first needed.
+    folder
+        Where the model came from: what it says of its tokenizer's place is relative to this.
+    """
+
+    def __init__(
+        self, network: MultimodalEsm, tokenizer: StructureTokenizer | None = None, folder: str | os.PathLike = "."
+    ) -> None:
+        self.network, self.folder = network.eval(), Path(folder)
+        if tokenizer is not None:
+            self.tokenizer = self._fitting(tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike,
+        tokenizer: str | os.PathLike | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "DPLM2":
+        """Open a model folder or a repository of the Hugging Face hub.
+
+        Parameters
+        ----------
+        source
+            The folder, or the hub id.
+        tokenizer
+            Folder or hub id of the tokenizer, instead of the one that the model names.
+        device
+            Where the networks run.
+
+        Raises
+        ------
+        DPLM2Error
+            If it is no model of this package, or the tokenizer is not the one that the model has learned.
+        """
+        folder = local_folder(source)
+        network = MultimodalEsm.from_pretrained(folder, device=device)
+        chosen = None if tokenizer is None else StructureTokenizer.from_pretrained(tokenizer, device=device)
+        return cls(network, chosen, folder)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the language model; the tokenizer it names must still be found from there."""
+        self.network.save_pretrained(folder)
+
+    @cached_property
+    def tokenizer(self) -> StructureTokenizer:
+        """The structure tokenizer, loaded on first use.
+
+        Raises
+        ------
+        DPLM2Error
+            If the model names none, it is not there, or it is another one.
+        """
+        named = self.network.tokenizer
+        if named is None:
+            raise DPLM2Error(f"{self.folder}: the model names no structure tokenizer; give one with --tokenizer")
+        beside = self.folder / named
+        source = beside if beside.is_dir() else named
+        return self._fitting(StructureTokenizer.from_pretrained(source, device=self.network.device))
+
+    def _fitting(self, tokenizer: StructureTokenizer) -> StructureTokenizer:
+        expected, codes = self.network.tokenizer_fingerprint, self.vocabulary.codebook_size
+        if expected is not None and tokenizer.fingerprint != expected:
+            raise DPLM2Error(
+                f"the model has learned the tokens of tokenizer {expected}, but the one given is {tokenizer.fingerprint}"
+            )
+        if tokenizer.codebook_size != codes:
+            raise DPLM2Error(f"the model has {codes} structure tokens, but the tokenizer {tokenizer.codebook_size}")
+        return tokenizer
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Ids of the model's tokens."""
+        return self.network.vocabulary
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over the model's weights and the tokenizer it has learned."""
+        weights = self.folder / WEIGHTS_FILE
+        if not weights.is_file():
+            raise DPLM2Error(f"{self.folder}: no {WEIGHTS_FILE}; only a saved model has a fingerprint")
+        return fingerprint([sha256_of_file(weights), self.network.description])
+
+    def generate(
+        self,
+        task: Task,
+        *,
+        seed: int = 0,
+        chains: Sequence[str | os.PathLike] = (),
+        sequences: Sequence[str] | Mapping[str, str] = (),
+        backbones: Sequence[np.ndarray] | Mapping[str, np.ndarray] = (),
+        adjust: Adjust | None = None,
+        progress: bool = False,
+        **settings: Any,
+    ) -> list[Sample]:
+        """Generate proteins.
+
+        Parameters
+        ----------
+        task
+            ``co-generation``, ``sequence``, ``backbone``, ``folding``, ``inverse-folding``, ``scaffolding``, ``infilling``.
+        seed
+            Of the run. A sample's own seed follows from it and from the sample's id.
+        chains
+            What to work on, as files: data-set folders, Parquet files of chains, FASTA files, structure files.
+        sequences, backbones
+            What to work on, in memory: one-letter sequences (``?`` where a residue is to be found), backbones
+            (L, 3 or 4, 3) in angstrom with NaN where atoms are missing; lists, or mappings from names. With both, the
+            same names (or order) belong together.
+        adjust
+            Callback that sees logits and may change them (`dplm2.language.guidance`).
+        progress
+            Show a progress bar.
+        **settings
+            Any key of the configuration's section ``generation``; see ``config/README.md``.
+
+        Returns
+        -------
+        list of Sample
+            In the order of lengths, chains or problems.
+
+        Raises
+        ------
+        ConfigError
+            If a setting is wrong or has no effect on the task.
+        DPLM2Error
+            If a chain or problem cannot be worked on; the message names it. Nothing has run then.
+        """
+        resolved = resolve({"task": task, **settings})
+        given = inputs.in_memory(sequences, backbones, self._tokens_of)
+        requests = self.requests(resolved, seed, chains, given)
+        return self.run(requests, resolved, seed, adjust=adjust, progress=progress)
+
+    def requests(
+        self,
+        settings: GenerationSettings,
+        seed: int,
+        chains: Sequence[str | os.PathLike] = (),
+        given: Sequence[tasks.Target] = (),
+    ) -> list[tasks.Request]:
+        """All samples that a task asks for; see `generate`."""
+        if settings.task in UNCONDITIONAL:
+            if given or (chains and settings.dataset is None):
+                raise ConfigError(
+                    f"task {settings.task} takes no chains, unless `dataset` says to draw lengths from them"
+                )
+            if settings.dataset is not None and not chains:
+                raise ConfigError(f"lengths are to be drawn from data set {settings.dataset}, but no chains are given")
+            lengths = inputs.lengths_of(chains, settings.split) if settings.dataset is not None else None
+            return tasks.unconditional(settings, self.vocabulary, seed, lengths)
+        if settings.task == "scaffolding":
+            if chains or given:
+                raise ConfigError("task scaffolding takes motif problems, not chains")
+            motifs = inputs.read_motifs(settings.problems, settings.references, settings.motif_tokens, self._tokens_of)
+            return tasks.scaffolds(settings, self.vocabulary, motifs, seed)
+        targets = [*given]
+        if chains:
+            with_structure = settings.task != "folding" or settings.fixed is not None
+            targets += inputs.read_targets(chains, settings.split, self._tokens_of if with_structure else None)
+        targets += [inputs.read_residue_table(path) for path in inputs.tables(settings.problems)]
+        if not targets:
+            raise ConfigError(
+                f"task {settings.task} needs something to work on: chains, or for infilling residue tables"
+            )
+        return tasks.of_targets(settings, self.vocabulary, targets, seed)
+
+    def _tokens_of(self, backbones: list[np.ndarray]) -> list[np.ndarray]:
+        return self.tokenizer.encode(backbones)
+
+    def run(
+        self,
+        requests: Sequence[tasks.Request],
+        settings: GenerationSettings,
+        seed: int,
+        *,
+        adjust: Adjust | None = None,
+        done: Done | None = None,
+        progress: bool = False,
+    ) -> list[Sample]:
+        """Make the samples that are asked for.
+
+        Parameters
+        ----------
+        requests
+            From `requests`.
+        settings, seed, adjust, progress
+            As there.
+        done
+            Called with every batch of samples as soon as it is finished.
+        """
+        network = self._network_for(settings.precision)
+        finished: dict[str, Sample] = {}
+        by_id = {request.sample_id: request for request in requests}
+
+        def finish(sampled: list[Sampled], likelihoods: Sequence[float] | None = None) -> None:
+            samples = self._decoded([by_id[one.sample_id] for one in sampled], sampled, settings, seed, likelihoods)
+            finished.update({one.sample_id: one for one in samples})
+            if done is not None:
+                done(samples)
+
+        if settings.best_of == 1:
+            conditionings = [request.conditioning for request in requests]
+            options = {"token_budget": settings.token_budget, "adjust": adjust, "trajectory": settings.trajectory}
+            title = settings.task if progress else None
+            sample(network, conditionings, settings.sampler, seed, done=finish, progress=title, **options)
+        else:
+            self._run_best_of(network, requests, settings, seed, adjust, finish, progress)
+        return [finished[request.sample_id] for request in requests]
+
+    def _run_best_of(self, network, requests, settings, seed, adjust, finish, progress) -> None:
+        """For each batch of requests make all candidates, score them and keep the best of each."""
+        conditionings = [request.conditioning for request in requests]
+        title = f"{settings.task}, best of {settings.best_of}" if progress else None
+        for batch in batches(conditionings, max(1, settings.token_budget // settings.best_of)):
+            candidates = [
+                replace(conditionings[i], sample_id=_candidate_id(conditionings[i].sample_id, n))
+                for i in batch
+                for n in range(settings.best_of)
+            ]
+            options = {"token_budget": settings.token_budget, "adjust": adjust, "trajectory": settings.trajectory}
+            made = sample(network, candidates, settings.sampler, seed, progress=title, **options)
+            scores = log_likelihoods(network, candidates, made, seed, settings.token_budget)
+            best, likelihoods = [], []
+            for place, index in enumerate(batch):
+                own = range(place * settings.best_of, (place + 1) * settings.best_of)
+                chosen = max(own, key=lambda number: np.nan_to_num(scores[number]))
+                best.append(replace(made[chosen], sample_id=conditionings[index].sample_id))
+                likelihoods.append(scores[chosen])
+            finish(best, likelihoods)
+
+    def _network_for(self, precision: str) -> MultimodalEsm:
+        if precision == "auto":
+            precision = "bfloat16" if self.network.device.type == "cuda" else "float32"
+        return self._bfloat16 if precision == "bfloat16" else self.network
+
+    @cached_property
+    def _bfloat16(self) -> MultimodalEsm:
+        return copy.deepcopy(self.network).to(torch.bfloat16)
+
+    def _decoded(
+        self,
+        requests: Sequence[tasks.Request],
+        sampled: Sequence[Sampled],
+        settings: GenerationSettings,
+        seed: int,
+        likelihoods: Sequence[float] | None,
+    ) -> list[Sample]:
+        structures = [self._structure_of(one.tokens) for one in sampled]
+        decoded = [None] * len(sampled) if structures[0] is None else self.tokenizer.decode(structures)
+        samples = []
+        for number, (request, one) in enumerate(zip(requests, sampled, strict=True)):
+            backbone, plddt = decoded[number] if decoded[number] is not None else (None, None)
+            samples.append(
+                Sample(
+                    sample_id=request.sample_id,
+                    task=settings.task,
+                    problem=request.problem,
+                    seed=sample_seed(seed, request.sample_id),
+                    sequence=self._sequence_of(one.tokens),
+                    structure_tokens=structures[number],
+                    backbone=backbone,
+                    tokenizer_plddt=plddt,
+                    given=request.conditioning.fixed,
+                    steps=one.steps,
+                    settings=settings.sampling,
+                    motif=request.motif,
+                    log_likelihood=None if likelihoods is None else likelihoods[number],
+                    trajectory=self._trajectory_of(one),
+                )
+            )
+        return samples
+
+    def _structure_of(self, tokens: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        return self.vocabulary.decode_structure(tokens["structure"]) if "structure" in tokens else None
+
+    def _sequence_of(self, tokens: Mapping[str, np.ndarray]) -> str | None:
+        return self.vocabulary.decode_sequence(tokens["sequence"]) if "sequence" in tokens else None
+
+    def _trajectory_of(self, sampled: Sampled) -> list[tuple[int, str | None, np.ndarray]]:
+        if not sampled.trajectory:
+            return []
+        decoded = self.tokenizer.decode([self._structure_of(tokens) for _, tokens in sampled.trajectory])
+        return [
+            (step, self._sequence_of(tokens), one.backbone)
+            for (step, tokens), one in zip(sampled.trajectory, decoded, strict=True)
+        ]
+
+
+def _candidate_id(sample_id: str, number: int) -> str:
+    """The first candidate is the sample that there would be without others."""
+    return sample_id if number == 0 else f"{sample_id}~{number}"

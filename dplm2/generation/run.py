@@ -1,0 +1,173 @@
+"""A folder of samples: made batch by batch, kept as they are finished, gone on with after an interruption."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.errors import ConfigError, DPLM2Error, Preempted
+from dplm2.generation.model import DPLM2
+from dplm2.generation.samples import (
+    SAMPLES_FILE,
+    STRUCTURES_FOLDER,
+    TRAJECTORIES_FOLDER,
+    Sample,
+    write_rows,
+    write_trajectory,
+)
+from dplm2.generation.settings import GenerationSettings
+from dplm2.generation.tasks import Request
+from dplm2.structures.writing import write_structure
+from dplm2.training.signals import StopRequests
+from dplm2.training.state import StateFolder
+
+_log = logging.getLogger(__name__)
+_STATE_BESIDE = ".unfinished"
+_CONTENTS = "dplm2_given"
+
+
+def generate_folder(
+    model: str | os.PathLike,
+    out: str | os.PathLike,
+    settings: GenerationSettings,
+    *,
+    seed: int = 0,
+    chains: Sequence[Path] = (),
+    tokenizer: str | os.PathLike | None = None,
+    state: str | os.PathLike | None = None,
+    model_name: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Make all samples of a task and write ``samples.parquet``, ``structures/``, ``trajectories/`` and ``run.json``.
+
+    Samples that an interrupted run finished are taken over: a sample is known by its id, the run's seed, the model, and
+    the settings and inputs that decide it.
+
+    Parameters
+    ----------
+    model, tokenizer
+        Folders or hub ids.
+    out
+        Folder to write.
+    settings, seed, chains
+        The task.
+    state
+        Where finished samples of an unfinished run lie; ``out/.unfinished`` by default.
+    model_name
+        Stands in the column ``model``; the folder's name by default.
+    device
+        Where the networks run.
+
+    Raises
+    ------
+    DPLM2Error
+        If an input cannot be used; the message names it, and nothing has run then.
+    Preempted
+        If the process was told to stop; finished samples are kept.
+    """
+    out, name = Path(out), model_name or Path(model).resolve().name
+    opened = DPLM2.from_pretrained(model, tokenizer, device)
+    record = RunRecord(
+        f"generate {settings.task}", {**settings.described, "seed": seed}, _inputs(opened, settings, chains), device
+    )
+    requests = opened.requests(settings, seed, chains)
+    if settings.format != "none" and "structure" not in settings.tracks:
+        raise ConfigError(f"format: task {settings.task} has no structures to write")
+    decisive = [record.inputs["model"], record.inputs.get("tokenizer"), settings.sampling, settings.trajectory, seed]
+    folder = StateFolder(
+        Path(state) if state is not None else out / _STATE_BESIDE, fingerprint(decisive), f"samples of {out}"
+    )
+    contents = {request.sample_id: _content(request) for request in requests}
+    with folder.locked(), StopRequests() as stop:
+        rows = _finished_rows(folder.folder, contents)
+        missing = [request for request in requests if request.sample_id not in rows]
+        if len(missing) < len(requests):
+            print(f"going on: {len(requests) - len(missing)} of {len(requests)} samples are there already")
+
+        def keep(samples: list[Sample]) -> None:
+            batch = [sample.row(name) for sample in samples]
+            if settings.trajectory:
+                for sample in samples:
+                    if sample.trajectory:
+                        ending = "pdb" if settings.format == "pdb" else "bcif"
+                        write_trajectory(out / TRAJECTORIES_FOLDER / f"{sample.sample_id}.{ending}", sample)
+            # Last, since what stands here is not made again.
+            note = {row["sample_id"]: contents[row["sample_id"]] for row in batch}
+            write_rows(folder.folder / f"{fingerprint(note)}.parquet", batch, {_CONTENTS: json.dumps(note)})
+            rows.update({row["sample_id"]: row for row in batch})
+            if stop.received is not None:
+                raise Preempted(f"stopped by {stop.received.name} with {len(rows)} of {len(requests)} samples finished")
+
+        if missing:
+            opened.run(missing, settings, seed, done=keep, progress=True)
+    ordered = [{**rows[request.sample_id], "model": name} for request in requests]
+    if settings.format != "none":
+        _write_structures(out / STRUCTURES_FOLDER, ordered, settings.format)
+    write_rows(out / SAMPLES_FILE, ordered)
+    record.write(out, samples=len(ordered), residues=sum(row["length"] for row in ordered))
+    shutil.rmtree(folder.folder, ignore_errors=True)
+    if state is None:
+        shutil.rmtree(out / _STATE_BESIDE, ignore_errors=True)
+
+
+def _inputs(model: DPLM2, settings: GenerationSettings, chains: Sequence[Path]) -> dict[str, str]:
+    inputs = {"model": model.fingerprint}
+    if model.network.tokenizer_fingerprint is not None:
+        inputs["tokenizer"] = model.network.tokenizer_fingerprint
+    for source in [*map(Path, chains), *map(Path, settings.problems)]:
+        if not source.exists():
+            raise DPLM2Error(f"{source}: no such file or folder")
+        files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+        # The run note beside a data set holds times; what counts is the data.
+        files = [path for path in files if path.name != "run.json"]
+        inputs[str(source)] = fingerprint([sha256_of_file(path) for path in files])
+    return inputs
+
+
+def _content(request: Request) -> str:
+    """Fingerprint of what is given of a sample."""
+    conditioning = request.conditioning
+    tokens = {track: [ids.tolist(), conditioning.fixed[track].tolist()] for track, ids in conditioning.tokens.items()}
+    return fingerprint([tokens, conditioning.steps, conditioning.first_step])
+
+
+def _finished_rows(folder: Path, contents: Mapping[str, str]) -> dict[str, dict]:
+    """Rows of finished samples that are wanted and were given the same as now."""
+    rows = {}
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            table = pq.read_table(path, partitioning=None)
+        except (OSError, pa.ArrowInvalid):
+            _log.warning("%s: not readable, its samples are made again", path)
+            continue
+        note = json.loads(table.schema.metadata[_CONTENTS.encode()])
+        rows.update(
+            {
+                row["sample_id"]: row
+                for row in table.to_pylist()
+                if contents.get(row["sample_id"]) == note[row["sample_id"]]
+            }
+        )
+    return rows
+
+
+def _write_structures(folder: Path, rows: Sequence[dict], ending: str) -> None:
+    wanted = {f"{row['sample_id']}.{ending}" for row in rows}
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name not in wanted and path.suffix in (".bcif", ".pdb"):
+                path.unlink()
+    for row in rows:
+        backbone = np.array(row["backbone"], dtype=np.float32).reshape(-1, 4, 3)
+        plddt = None if row["tokenizer_plddt"] is None else np.array(row["tokenizer_plddt"], dtype=np.float32)
+        # Without a sequence the residues are alanines, as in the tokenizer's decoder.
+        write_structure(
+            folder / f"{row['sample_id']}.{ending}", row["sequence"] or "A" * row["length"], backbone, plddt
+        )

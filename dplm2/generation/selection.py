@@ -1,0 +1,87 @@
+"""Best of several candidates by the model's own likelihood."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from dplm2.language import layout
+from dplm2.language.denoising import Conditioning, Sampled
+from dplm2.language.network import MultimodalEsm
+from dplm2.language.sampling import batches, sample_seed
+
+PARTS = 4
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    network: MultimodalEsm,
+    conditionings: Sequence[Conditioning],
+    samples: Sequence[Sampled],
+    seed: int,
+    token_budget: int,
+) -> list[float]:
+    """Mean log-probability (nats) of the generated tokens of each sample, each predicted from the rest of the sample.
+
+    The generated positions of both tracks are divided at random into `PARTS` parts; each part is masked in turn and its
+    tokens scored among the classes of their track. NaN for a sample of which nothing was generated.
+
+    Parameters
+    ----------
+    network
+        The model.
+    conditionings
+        What was given of each sample.
+    samples
+        The finished samples, in the same order.
+    seed
+        The run's seed; samples of the same conditioning are masked at the same positions.
+    token_budget
+        Tokens that the network sees at once.
+    """
+    sums, counts = np.zeros(len(samples)), np.zeros(len(samples), dtype=int)
+    masks = [_parts(conditioning, seed) for conditioning in conditionings]
+    for batch in batches(conditionings, token_budget):
+        for part in range(PARTS):
+            scored = _score_part(network, [samples[i] for i in batch], [masks[i] for i in batch], part)
+            for index, log_probabilities in zip(batch, scored, strict=True):
+                sums[index] += log_probabilities.sum()
+                counts[index] += len(log_probabilities)
+    return [float(total / count) if count else float("nan") for total, count in zip(sums, counts, strict=True)]
+
+
+def _parts(conditioning: Conditioning, seed: int) -> dict[str, np.ndarray]:
+    """For each track the number of the part that a position is in, -1 where the token was given."""
+    random = np.random.default_rng(sample_seed(seed, f"likelihood at {conditioning.length} residues"))
+    parts = {}
+    for track, fixed in conditioning.fixed.items():
+        order = random.permutation(conditioning.length) % PARTS
+        parts[track] = np.where(fixed, -1, order)
+    return parts
+
+
+def _score_part(network: MultimodalEsm, samples: Sequence[Sampled], masks: Sequence, part: int) -> list[np.ndarray]:
+    vocabulary = network.vocabulary
+    tracks = tuple(samples[0].tokens)
+    hidden_ids = {
+        track: [
+            np.where(mask[track] == part, vocabulary.mask(track), sample.tokens[track])
+            for sample, mask in zip(samples, masks, strict=True)
+        ]
+        for track in tracks
+    }
+    none = [None] * len(samples)
+    ids_BT = layout.join(vocabulary, hidden_ids.get("structure", none), hidden_ids.get("sequence", none))
+    hidden_BTD = network.hidden(ids_BT.to(network.device))
+    half = ids_BT.shape[1] // len(tracks)
+    results: list[list[np.ndarray]] = [[] for _ in samples]
+    for number, track in enumerate(tracks):
+        first = vocabulary.classes(track).start
+        for row, (sample, mask) in enumerate(zip(samples, masks, strict=True)):
+            chosen = np.flatnonzero(mask[track] == part)
+            positions = torch.from_numpy(chosen + number * half + 1).to(network.device)
+            logits_NC = network.track_logits(hidden_BTD[row, positions], track).float()
+            truth = torch.from_numpy(sample.tokens[track][chosen] - first).to(network.device)
+            scores = logits_NC.log_softmax(-1).gather(-1, truth[:, None])[:, 0]
+            results[row].append(scores.cpu().numpy())
+    return [np.concatenate(scores) for scores in results]

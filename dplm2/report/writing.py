@@ -1,0 +1,102 @@
+"""Writing the report's folder: the page, the tables, the figures, and the record of them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from dplm2.artifacts import RUN_FILE, RunRecord, atomic_path, fingerprint, read_json, write_text
+from dplm2.report import tables
+from dplm2.report.drawing import Figure
+from dplm2.report.page import build_page
+from dplm2.report.results import input_files, read_results
+from dplm2.report.scale import scales, warning
+from dplm2.report.settings import ReportSettings
+
+PAGE = "report.html"
+SUMMARY = Path("tables") / "summary.csv"
+
+
+def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
+    """Read a results folder and write its report.
+
+    Parameters
+    ----------
+    folder
+        The results of a run.
+    out
+        Folder for ``report.html``, ``tables/*.csv``, ``figures/*.svg`` and ``run.json``.
+    settings
+        The section ``report``.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is nothing to report, or a file cannot be read.
+    """
+    record = RunRecord("report", dataclasses.asdict(settings), {"results": _state_of(folder)})
+    results = read_results(folder)
+    page, figures = build_page(results, settings)
+    frames = {"summary": tables.summary(results), **tables.csv_tables(results)}
+    written = [*_write_tables(out, frames), *_write_figures(out, figures)]
+    _remove_former(out, written)
+    write_text(out / PAGE, page)
+    record.write(out, files=[PAGE, *written], warning=warning(scales(results)))
+
+
+def _write_tables(out: Path, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    for name, frame in frames.items():
+        path = Path("tables") / f"{name}.csv"
+        with atomic_path(out / path) as temporary:
+            frame.to_csv(temporary, index=False, float_format="%.6g")
+        yield path.as_posix()
+
+
+def _write_figures(out: Path, figures: list[Figure]) -> Iterator[str]:
+    for figure in figures:
+        path = Path("figures") / f"{figure.name}.svg"
+        write_text(out / path, figure.svg)
+        yield path.as_posix()
+
+
+def _remove_former(out: Path, written: list[str]) -> None:
+    """Remove what an earlier report wrote and this one did not, and nothing else."""
+    if not (out / RUN_FILE).is_file():
+        return
+    former = {
+        name for name in read_json(out / RUN_FILE).get("files", []) if Path(name).parent.name in ("tables", "figures")
+    }
+    for name in former - set(written):
+        if not Path(name).is_absolute() and ".." not in Path(name).parts:
+            (out / name).unlink(missing_ok=True)
+
+
+def _state_of(folder: Path) -> str:
+    """A fingerprint of which files there are, how large, and when they were written."""
+    states = [(path.relative_to(folder).as_posix(), path.stat()) for path in input_files(folder)]
+    return fingerprint([(name, state.st_size, state.st_mtime_ns) for name, state in states])
+
+
+def is_current(folder: Path, out: Path, given: Mapping | None) -> bool:
+    """Whether ``out`` holds a report of these results, and with these settings if any are given."""
+    if not all((out / name).is_file() for name in (PAGE, SUMMARY, RUN_FILE)):
+        return False
+    record = read_json(out / RUN_FILE)
+    same_settings = given is None or record.get("settings") == dict(given)
+    return same_settings and record.get("inputs", {}).get("results") == _state_of(folder)
+
+
+def as_terminal_text(out: Path) -> str:
+    """The figures of a finished report that matter most, and the remarks about them, for a terminal."""
+    table = pd.read_csv(out / SUMMARY, dtype=str, keep_default_na=False)
+    record = read_json(out / RUN_FILE)
+    remarks = [text for text in (record.get("settings", {}).get("note"), record.get("warning")) if text]
+    body = tables.as_text(table) if len(table) else "nothing was evaluated"
+    return "\n\n".join([body, *(_wrapped(text) for text in remarks), ""]).rstrip() + "\n"
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(" ".join(text.split()), width=100)

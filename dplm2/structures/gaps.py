@@ -1,0 +1,138 @@
+"""Gaps in a chain: which residues of the whole sequence were not observed.
+
+From the polymer sequence where the file has one (mmCIF tells each residue's place in it; SEQRES of PDB is laid along the
+observed stretches), otherwise from a jump in the author's numbers across a broken C-N bond.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from dplm2.structures.components import letters
+from dplm2.structures.residues import ChainResidues
+
+# SEQRES is trusted if at least this fraction of the observed residues agrees with it.
+LEAST_AGREEMENT = 0.9
+MISMATCH_COST = 10.0
+# Above this, comparing every place of every stretch is not worth its time: numbering decides.
+MOST_COMPARISONS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A chain with its gaps: ``source`` is the observed residue of each row, -1 in a gap."""
+
+    sequence: str
+    source: np.ndarray
+    number: np.ndarray
+    insertion: str | None
+
+
+def lay_out(residues: ChainResidues, polymer: tuple[str, ...], max_numbering_gap: int) -> Layout:
+    """Put the observed residues of a chain on the rows of its sequence.
+
+    Parameters
+    ----------
+    residues
+        The residues that have atoms.
+    polymer
+        Residue names of the whole sequence, empty if the file does not give it.
+    max_numbering_gap
+        Longest run of unobserved residues that a jump in numbers alone stands for.
+    """
+    observed = letters(residues.names)
+    whole = letters(polymer)
+    rows = _rows_by_position(residues, observed, whole) if whole else None
+    if rows is None and whole and not residues.position.any():
+        rows = _rows_by_alignment(residues, observed, whole)
+    if rows is None:
+        rows, whole = _rows_by_numbers(residues, max_numbering_gap), ""
+    rows = rows - rows[0] if not whole else rows
+    first, count = int(rows[0]), int(rows[-1]) - int(rows[0]) + 1
+    source = np.full(count, -1)
+    source[rows - first] = np.arange(len(rows))
+    sequence = list(whole[first : first + count]) if whole else ["X"] * count
+    for row, letter in zip((rows - first).tolist(), observed, strict=True):
+        sequence[row] = letter
+    return Layout("".join(sequence), source, _numbers(residues, source), _insertions(residues, source))
+
+
+def _rows_by_position(residues: ChainResidues, observed: str, whole: str) -> np.ndarray | None:
+    rows = residues.position.astype(np.int64) - 1
+    if (rows < 0).any() or rows[-1] >= len(whole) or (np.diff(rows) <= 0).any():
+        return None
+    agreement = np.mean([whole[row] == letter for row, letter in zip(rows.tolist(), observed, strict=True)])
+    return rows if agreement >= LEAST_AGREEMENT else None
+
+
+def _rows_by_numbers(residues: ChainResidues, max_numbering_gap: int) -> np.ndarray:
+    missing = np.diff(residues.number.astype(np.int64)) - 1
+    missing[residues.bonded | (missing < 0) | (missing > max_numbering_gap)] = 0
+    return np.append(0, np.cumsum(missing + 1))
+
+
+def _rows_by_alignment(residues: ChainResidues, observed: str, whole: str) -> np.ndarray | None:
+    """Lay the unbroken stretches of a chain along SEQRES: fewest mismatches, gaps as long as the numbers say."""
+    at = whole.find(observed)
+    if at >= 0 and residues.bonded.all():
+        return np.arange(at, at + len(observed))
+    bounds = [0, *(np.flatnonzero(~residues.bonded) + 1).tolist(), len(observed)]
+    places = len(whole) + 1
+    if len(observed) > len(whole) or len(observed) * places + (len(bounds) - 1) * places**2 > MOST_COMPARISONS:
+        return None
+    text, target = _bytes(observed), _bytes(whole)
+    costs, links = [], []
+    for k, (start, stop) in enumerate(pairwise(bounds)):
+        own = _mismatches(text[start:stop], target, places)
+        if k == 0:
+            total, link = own, np.zeros(places, int)
+        else:
+            jump = int(residues.number[start]) - int(residues.number[start - 1]) - 1
+            total, link = _best_before(costs[-1], start - bounds[k - 1], jump)
+            total = total + own
+        costs.append(total)
+        links.append(link)
+    place = int(np.argmin(costs[-1]))
+    if not np.isfinite(costs[-1][place]):
+        return None
+    rows = np.empty(len(observed), np.int64)
+    for k in range(len(links) - 1, -1, -1):
+        start, stop = bounds[k], bounds[k + 1]
+        rows[start:stop] = np.arange(place, place + stop - start)
+        place = int(links[k][place])
+    return rows if (target[rows] == text).mean() >= LEAST_AGREEMENT else None
+
+
+def _bytes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("ascii"), np.uint8)
+
+
+def _mismatches(stretch: np.ndarray, target: np.ndarray, places: int) -> np.ndarray:
+    cost = np.full(places, np.inf)
+    last = len(target) - len(stretch)
+    if last >= 0:
+        windows = np.lib.stride_tricks.sliding_window_view(target, len(stretch))
+        cost[: last + 1] = MISMATCH_COST * (windows != stretch).sum(-1)
+    return cost
+
+
+def _best_before(before: np.ndarray, length: int, jump: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each place of a stretch, the least cost of the stretches before it and the place of the last of them."""
+    places = np.arange(len(before))
+    gap = places[:, None] - places[None, :] - length
+    cost = before[None, :] + np.where(gap >= 0, np.abs(gap - max(jump, 0)), np.inf)
+    link = cost.argmin(1)
+    return cost[places, link], link
+
+
+def _numbers(residues: ChainResidues, source: np.ndarray) -> np.ndarray:
+    """The author's number of each row; in a gap they count on from the residue before it."""
+    known = np.maximum.accumulate(np.where(source >= 0, np.arange(len(source)), 0))
+    return residues.number[source[known]] + (np.arange(len(source)) - known)
+
+
+def _insertions(residues: ChainResidues, source: np.ndarray) -> str | None:
+    if not any(residues.insertion):
+        return None
+    return "".join((residues.insertion[i][:1] or " ") if i >= 0 else " " for i in source.tolist())

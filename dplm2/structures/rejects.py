@@ -1,0 +1,34 @@
+"""Why a file or a chain was left out: the codes, and what each means."""
+
+from typing import NamedTuple
+
+CODES = {
+    "unreadable": "The file or archive member cannot be read soundly: no known format, cut short, broken, beyond a limit.",
+    "no_protein": "The entry has no protein chain of two or more residues.",
+    "no_backbone": "No residue of the chain has N, CA and C with finite coordinates (C-alpha traces, coarse-grained beads).",
+    "too_short": "Fewer residues than filters.min_length.",
+    "too_long": "More residues than filters.max_length.",
+    "too_many_missing": "A smaller fraction of observed residues than filters.min_observed_fraction.",
+    "too_many_unknown": "A larger fraction of X than filters.max_unknown_fraction (modified and D-residues without a parent).",
+    "low_plddt": "Mean pLDDT below filters.min_plddt, or no residue reaches filters.trim_plddt.",
+    "plddt_spread": "Standard deviation of pLDDT above filters.max_plddt_deviation.",
+    "coil": "A larger fraction of coil than filters.max_coil.",
+    "not_monomer": "filters.monomers_only, and the entry's protein has more than one chain.",
+    "resolution": "Poorer resolution than filters.max_resolution, or an experimental entry that gives none.",
+    "release_date": "Outside of filters.released_after and released_before, or the entry gives no date.",
+    "duplicate": "filters.deduplicate: another chain has the same sequence.",
+    "radius_of_gyration": "Above filters.radius_of_gyration_quantile for its length.",
+    "same_cluster": "filters.one_per_cluster: another chain stands for its cluster.",
+    "leak": "A training chain related to a chain that is held out (split.leaks).",
+    "not_fetched": "The file could not be had from its address.",
+}
+
+
+class Reject(NamedTuple):
+    """One row of ``rejected.parquet``; ``chain`` is empty where a whole file is meant."""
+
+    source_file: str
+    source_sha256: str
+    chain: str
+    code: str
+    reason: str

@@ -1,0 +1,292 @@
+"""Cleaning one shard: files in, chains and rejects out, on several processes, in bounded memory.
+
+Results are written in the order of the manifest, whatever process is first, so that equal input gives equal bytes.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import itertools
+import multiprocessing
+import os
+import re
+import resource
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from dplm2.structures.atoms import UnreadableError
+from dplm2.structures.cleaning import Chain, clean_entry
+from dplm2.structures.manifest import SourceFile
+from dplm2.structures.reading import Item, items_of, parse, read_structure
+from dplm2.structures.rejects import Reject
+from dplm2.structures.settings import DatasetSettings
+from dplm2.structures.store import CHAINS, REJECTED, write_chains, write_table
+
+BATCH_ITEMS, BATCH_BYTES = 32, 8 << 20
+BATCHES_PER_WORKER = 4
+# A batch of ordinary files takes a second; one that takes minutes hangs.
+BATCH_SECONDS, ITEM_SECONDS = 900, 300
+WORKER_MEMORY = 6 << 30
+UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
+LONGEST_NAME = 120
+
+
+@dataclass
+class BatchResult:
+    """What a worker made of some items: chains without final names, and rejects."""
+
+    chains: pa.RecordBatch
+    rejects: list[Reject]
+
+
+@dataclass
+class Counts:
+    """What came of a shard."""
+
+    files: int = 0
+    chains: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)
+
+
+def clean_shard(
+    files: list[SourceFile],
+    settings: DatasetSettings,
+    dataset: str,
+    chains_path: str | os.PathLike,
+    rejected_path: str | os.PathLike,
+    workers: int | None = None,
+) -> Counts:
+    """Clean the files of one shard into a Parquet file of chains and one of rejects.
+
+    Parameters
+    ----------
+    files
+        The lines of the shard's manifest.
+    settings
+        The dataset's settings.
+    dataset
+        Its name, for the column of that name.
+    chains_path, rejected_path
+        Where to write.
+    workers
+        Processes; 0 works in this one, None takes one per core that this process may use.
+    """
+    counts, rejects, names = Counts(files=len(files)), [], Names()
+
+    def finished() -> Iterator[pa.RecordBatch]:
+        for result in _results(files, settings, workers, counts):
+            rejects.extend(result.rejects)
+            yield names.apply(result.chains, dataset)
+
+    counts.chains = write_chains(chains_path, finished())
+    columns = list(zip(*rejects, strict=True)) or [[] for _ in REJECTED.names]
+    write_table(rejected_path, pa.table(dict(zip(REJECTED.names, columns, strict=True)), schema=REJECTED))
+    for reject in rejects:
+        counts.rejects[reject.code] = counts.rejects.get(reject.code, 0) + 1
+    return counts
+
+
+class Names:
+    """Gives chains their ids: ``<entry>_<chain>``, safe for file names, unique also where letter case is ignored."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def apply(self, batch: pa.RecordBatch, dataset: str) -> pa.RecordBatch:
+        """Set the columns ``chain_id`` and ``dataset``."""
+        wanted = batch.column("chain_id").to_pylist()
+        origins = zip(batch.column("source_file").to_pylist(), batch.column("source_id").to_pylist(), strict=True)
+        ids = [self._unique(name, "\t".join(origin)) for name, origin in zip(wanted, origins, strict=True)]
+        arrays = [batch.column(name) for name in CHAINS.names]
+        arrays[CHAINS.names.index("chain_id")] = pa.array(ids, pa.string())
+        arrays[CHAINS.names.index("dataset")] = pa.array([dataset] * len(ids), pa.string())
+        return pa.RecordBatch.from_arrays(arrays, schema=CHAINS)
+
+    def _unique(self, name: str, origin: str) -> str:
+        candidate, attempt = name, 0
+        while candidate.lower() in self._taken:
+            digest = hashlib.sha256(f"{origin}\t{attempt}".encode("utf-8", "surrogateescape")).hexdigest()
+            candidate, attempt = f"{name}-{digest[:6]}", attempt + 1
+        self._taken.add(candidate.lower())
+        return candidate
+
+
+def chain_name(entry: str, chain: str) -> str:
+    """``<entry>_<chain>`` with letters, digits and ``. + -`` only; an entry that already ends so is not lengthened."""
+    entry = UNSAFE.sub("_", entry.encode("utf-8", "replace").decode()).strip("._-") or "entry"
+    chain = UNSAFE.sub("_", chain) or "blank"
+    if len(entry) > LONGEST_NAME:
+        entry = f"{entry[:LONGEST_NAME]}-{hashlib.sha256(entry.encode()).hexdigest()[:6]}"
+    return entry if entry.endswith(f"_{chain}") else f"{entry}_{chain}"
+
+
+def clean_item(item: Item, settings: DatasetSettings) -> tuple[list[Chain], list[Reject]]:
+    """Read and clean one structure; whatever is wrong with it becomes a reject."""
+    origin = (f"{item.source_file}:{item.member}" if item.member else item.source_file, item.source_sha256)
+    if item.problem:
+        return [], [Reject(*origin, "", "unreadable", item.problem)]
+    try:
+        reading = settings.reading
+        entry = parse(item.content, reading) if item.content is not None else read_structure(item.source_file, reading)
+        chains, refusals = clean_entry(entry, settings)
+    except UnreadableError as error:
+        return [], [Reject(*origin, "", "unreadable", str(error))]
+    return chains, [Reject(*origin, refusal.chain, refusal.code, refusal.reason) for refusal in refusals]
+
+
+def clean_batch(items: list[Item], settings: DatasetSettings) -> BatchResult:
+    """Clean some items into one record batch; runs in the workers."""
+    rows: list[tuple[Item, Chain]] = []
+    rejects: list[Reject] = []
+    for item in items:
+        chains, refused = clean_item(item, settings)
+        rows += [(item, chain) for chain in chains]
+        rejects += refused
+    return BatchResult(_record_batch(rows), rejects)
+
+
+def _record_batch(rows: list[tuple[Item, Chain]]) -> pa.RecordBatch:
+    chains = [chain for _, chain in rows]
+    origins = [f"{item.source_file}:{item.member}" if item.member else item.source_file for item, _ in rows]
+    columns = {
+        "chain_id": [chain_name(item.entry, chain.author_chain) for item, chain in rows],
+        "source_file": origins,
+        "source_sha256": [item.source_sha256 for item, _ in rows],
+        "source_id": [f"{item.entry}:{chain.author_chain}" for item, chain in rows],
+        "length": [len(chain) for chain in chains],
+        "observed": [int(chain.observed_L.sum()) for chain in chains],
+        "residue_index": _lists([chain.residue_index for chain in chains], pa.int32()),
+        "backbone": _lists([chain.backbone_LAX for chain in chains], pa.float32()),
+        "plddt": _lists([chain.plddt for chain in chains], pa.float32()),
+    }
+    same = "author_chain label_chain sequence insertion_codes method resolution release_date helix strand coil radius_of_gyration"
+    columns.update({name: [getattr(chain, name) for chain in chains] for name in same.split()})
+    nothing = [None] * len(rows)
+    arrays = [
+        values if isinstance(values := columns.get(field.name, nothing), pa.Array) else pa.array(values, field.type)
+        for field in CHAINS
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=CHAINS)
+
+
+def _lists(arrays: list[np.ndarray | None], kind: pa.DataType) -> pa.ListArray:
+    sizes = np.array([0 if array is None else array.size for array in arrays], np.int64)
+    offsets = np.append(0, np.cumsum(sizes)).astype(np.int32)
+    flat = [array.reshape(-1) for array in arrays if array is not None]
+    values = np.concatenate(flat) if flat else np.empty(0, np.float32)
+    absent = np.array([array is None for array in arrays], bool)
+    mask = pa.array(absent) if absent.any() else None
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind, from_pandas=False), mask=mask)
+
+
+def _batches(files: Iterable[SourceFile], settings: DatasetSettings, counts: Counts) -> Iterator[list[Item]]:
+    waiting, size = [], 0
+    with tqdm(total=counts.files, unit="file", desc="clean", disable=None) as bar:
+        for file in files:
+            for item in items_of(file.path, file.sha256, settings.reading):
+                waiting.append(item)
+                size += file.size if item.content is None else len(item.content)
+                if len(waiting) >= BATCH_ITEMS or size >= BATCH_BYTES:
+                    yield waiting
+                    waiting, size = [], 0
+            bar.update()
+    if waiting:
+        yield waiting
+
+
+def _results(
+    files: list[SourceFile], settings: DatasetSettings, workers: int | None, counts: Counts
+) -> Iterator[BatchResult]:
+    batches = _batches(files, settings, counts)
+    workers = usable_cores() if workers is None else workers
+    if workers == 0:
+        for batch in batches:
+            yield clean_batch(batch, settings)
+        return
+    while True:
+        lost: list[list[Item]] = []
+        yield from _pooled(batches, settings, workers, lost)
+        if not lost:
+            return
+        # A worker died or hangs: what it had is done again, one item a process, and the rest goes on in a new pool.
+        for item in itertools.chain.from_iterable(lost):
+            yield _alone(item, settings)
+
+
+def _pooled(
+    batches: Iterator[list[Item]], settings: DatasetSettings, workers: int, lost: list[list[Item]]
+) -> Iterator[BatchResult]:
+    """Results in order; if the pool breaks, the batches under way are put into ``lost`` and this ends."""
+    pool = _pool(workers)
+    running: deque[tuple[list[Item], concurrent.futures.Future]] = deque()
+    try:
+        for batch in batches:
+            try:
+                running.append((batch, pool.submit(clean_batch, batch, settings)))
+            except BrokenProcessPool:
+                running.append((batch, _broken()))
+            if len(running) >= workers * BATCHES_PER_WORKER:
+                yield running[0][1].result(BATCH_SECONDS)
+                running.popleft()
+        while running:
+            yield running[0][1].result(BATCH_SECONDS)
+            running.popleft()
+    except (BrokenProcessPool, TimeoutError):
+        lost.extend(batch for batch, _ in running)
+    finally:
+        _stop(pool)
+
+
+def _broken() -> concurrent.futures.Future:
+    future: concurrent.futures.Future = concurrent.futures.Future()
+    future.set_exception(BrokenProcessPool())
+    return future
+
+
+def _alone(item: Item, settings: DatasetSettings) -> BatchResult:
+    pool = _pool(1)
+    try:
+        return pool.submit(clean_batch, [item], settings).result(ITEM_SECONDS)
+    except BrokenProcessPool:
+        problem = "the reader crashed on it"
+    except TimeoutError:
+        problem = f"reading takes longer than {ITEM_SECONDS} seconds"
+    finally:
+        _stop(pool)
+    return clean_batch([Item(item.source_file, item.source_sha256, item.entry, item.member, None, problem)], settings)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use (Linux knows; elsewhere all of the machine's)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_bound_memory)
+
+
+def _bound_memory() -> None:
+    # A broken file may claim gigabytes: better a MemoryError in this worker than a full machine.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def _stop(pool: concurrent.futures.ProcessPoolExecutor) -> None:
+    processes = list((pool._processes or {}).values())  # noqa: SLF001  (before 3.14 there is no public way to end them)
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+
+
+def part_paths(folder: str | os.PathLike, manifest: str | os.PathLike) -> tuple[Path, Path]:
+    """Where the chains and the rejects of a manifest ``part-XXXXX.tsv`` go."""
+    number = Path(manifest).stem.removeprefix("part-")
+    return Path(folder) / f"part-{number}.parquet", Path(folder) / "shards" / f"rejected-{number}.parquet"

@@ -1,0 +1,138 @@
+# What the tokenizers, the models and their samples are worth.
+
+
+def evaluation_config(*keys):
+    """The evaluation section, or those of its keys that a stage reads."""
+    section = without(SETTINGS["evaluation"], "reconstruction", "likelihood")
+    if keys:
+        section = {key: section[key] for key in keys}
+    return json.dumps({"seed": SETTINGS["seed"], "evaluation": section}, sort_keys=True)
+
+
+def split_option(dataset, trained_on):
+    return "--split train" if dataset in trained_on else ""
+
+
+rule evaluate_tokenizer:
+    input:
+        tokenizer=lambda wildcards: tokenizer_weights(wildcards.tokenizer),
+        chains=lambda wildcards: chains([wildcards.dataset]),
+    output:
+        metrics=RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/metrics.parquet",
+        summary=RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/summary.csv",
+        run=RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/run.json",
+    log:
+        LOGS / "evaluation/{tokenizer}-{dataset}-{variant}.log",
+    benchmark:
+        TIMINGS / "evaluation/{tokenizer}-{dataset}-{variant}.tsv"
+    conda:
+        "../envs/dplm2.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=GPUS,
+    params:
+        config=evaluation_config("min_length", "max_length", "excluded", "bootstrap_samples", "batch_size"),
+        tokenizer=lambda wildcards: tokenizer_folder(wildcards.tokenizer),
+        chains=lambda wildcards: structure_folders([wildcards.dataset]),
+        split=lambda wildcards: split_option(
+            wildcards.dataset, SETTINGS["tokenizers"][wildcards.tokenizer].get("datasets", [])
+        ),
+        untrained=lambda wildcards: "--untrained" if wildcards.variant == "untrained" else "",
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "python -m dplm2 evaluate reconstruction --tokenizer {params.tokenizer} --chains {params.chains:q} {params.split}"
+        " {params.untrained} --out {params.folder} --device {DEVICE} --config {params.config:q} 2>&1 | tee {log}"
+
+
+rule evaluate_likelihood:
+    input:
+        model=lambda wildcards: model_weights(wildcards.model),
+        initial=lambda wildcards: initial_weights(wildcards.model),
+        tokens=lambda wildcards: tokens_of(SETTINGS["models"][wildcards.model]["tokenizer"], [wildcards.dataset]),
+        selection=RESULTS / "structures/{dataset}/selection.parquet",
+    output:
+        metrics=RESULTS / "evaluation/{model}/likelihood/{dataset}/metrics.parquet",
+        summary=RESULTS / "evaluation/{model}/likelihood/{dataset}/summary.csv",
+        run=RESULTS / "evaluation/{model}/likelihood/{dataset}/run.json",
+    log:
+        LOGS / "evaluation/{model}-likelihood-{dataset}.log",
+    benchmark:
+        TIMINGS / "evaluation/{model}-likelihood-{dataset}.tsv"
+    conda:
+        "../envs/dplm2.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=GPUS,
+    params:
+        config=evaluation_config("min_length", "max_length", "excluded", "bootstrap_samples", "batch_size"),
+        model=lambda wildcards: model_folder(wildcards.model),
+        initial=lambda wildcards, input: f"--initial {Path(input.initial).parent}" if input.initial else "",
+        tokens=lambda wildcards: token_folders(SETTINGS["models"][wildcards.model]["tokenizer"], [wildcards.dataset]),
+        split=lambda wildcards: split_option(wildcards.dataset, SETTINGS["models"][wildcards.model].get("datasets", [])),
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "python -m dplm2 evaluate likelihood --model {params.model} {params.initial} --tokens {params.tokens:q}"
+        " --selection {input.selection} {params.split} --out {params.folder} --device {DEVICE}"
+        " --config {params.config:q} 2>&1 | tee {log}"
+
+
+rule evaluate_samples:
+    input:
+        samples=rules.generate.output.samples,
+        model=lambda wildcards: model_weights(wildcards.model),
+        chains=lambda wildcards: chains([task_dataset(wildcards.task)]) if needs_natives(wildcards.task) else [],
+    output:
+        metrics=RESULTS / "evaluation/{model}/{task}/metrics.parquet",
+        summary=RESULTS / "evaluation/{model}/{task}/summary.csv",
+        run=RESULTS / "evaluation/{model}/{task}/run.json",
+    log:
+        LOGS / "evaluation/{model}-{task}.log",
+    benchmark:
+        TIMINGS / "evaluation/{model}-{task}.tsv"
+    conda:
+        "../envs/dplm2.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+        gpu=GPUS,
+    params:
+        config=evaluation_config(),
+        kind=lambda wildcards: SETTINGS["generation"][wildcards.task]["task"],
+        model=lambda wildcards: model_folder(wildcards.model),
+        chains=lambda wildcards: (
+            f"--chains {RESULTS / 'structures' / task_dataset(wildcards.task)}"
+            if needs_natives(wildcards.task)
+            else ""
+        ),
+        samples=subpath(input.samples, parent=True),
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "python -m dplm2 evaluate {params.kind} --samples {params.samples} --model {params.model} {params.chains}"
+        " --out {params.folder} --state {STATE} --device {DEVICE} --config {params.config:q} 2>&1 | tee {log}"
+
+
+def needs_natives(task):
+    return SETTINGS["generation"][task]["task"] in ("folding", "inverse-folding")
+
+
+def evaluated_tasks():
+    # Infilled proteins have no metric of their own.
+    return [task for task in TASKS if SETTINGS["generation"][task]["task"] != "infilling"]
+
+
+def all_evaluations():
+    return (
+        expand(
+            rules.evaluate_tokenizer.output.summary,
+            tokenizer=TOKENIZERS,
+            dataset=SETTINGS["evaluation"]["reconstruction"],
+            variant=["trained", "untrained"],
+        )
+        + expand(rules.evaluate_likelihood.output.summary, model=MODELS, dataset=SETTINGS["evaluation"]["likelihood"])
+        + expand(rules.evaluate_samples.output.summary, model=MODELS, task=evaluated_tasks())
+    )

@@ -1,0 +1,124 @@
+"""What only separate processes can show: sudden death at any moment, several ranks, exit statuses."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_training_fit import SETTINGS, rows
+from tiny_task import same, train, weights
+
+from dplm2 import cli
+from dplm2.errors import Preempted
+
+SCRIPT = Path(__file__).parent / "tiny_task.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def start(*runs, launcher=()):
+    command = [sys.executable, *launcher, SCRIPT, json.dumps({"runs": runs}, default=str)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, seconds=60):
+    _, said = process.communicate(timeout=seconds)
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path):
+    """Checkpoints are written at every step, so that the kill falls into one about as often as between two."""
+    settings = {**SETTINGS, "steps": 150, "save_every": None, "validate_every": 40}
+    train(tmp_path / "straight", settings)
+    out = tmp_path / "killed"
+    latest = out / "state/f00d/latest.json"
+    process = start({"out": out, "settings": {**settings, "save_every": 1}})
+    while not latest.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(random.Random(time.time_ns()).uniform(0.02, 0.3))
+    process.kill()
+    assert finish(process)[0] == -signal.SIGKILL
+    killed_at = json.loads(latest.read_text())["step"]
+    result = train(out, settings)
+    # The pointer and the record are two files: the kill may fall between them, one step apart.
+    assert result.resumed_from in (killed_at, killed_at + 1) and 0 < killed_at < 150
+    assert same(weights(out), weights(tmp_path / "straight"))
+    assert rows(out, "seconds") == rows(tmp_path / "straight", "seconds")
+
+
+def test_two_processes_equal_one_with_twice_the_accumulation_and_stop_together(tmp_path):
+    once = {**SETTINGS, "accumulate": 1}
+    endless = {**once, "steps": 2000, "save_every": None}
+    sharded = {**SETTINGS, "strategy": "fsdp", "ema_decay": 0.9, "gradient_clip": 0.1}
+    process = start(
+        {"out": tmp_path / "ddp", "settings": once},
+        {"out": tmp_path / "ddp-accumulated", "settings": SETTINGS},
+        {"out": tmp_path / "fsdp", "settings": sharded, "freeze": ["embedding"]},
+        {"out": tmp_path / "stopped", "settings": endless, "trouble": {"kill_at": 5, "signal": "SIGTERM", "rank": "1"}},
+        launcher=TORCHRUN,
+    )
+    train(tmp_path / "one", SETTINGS)
+    train(tmp_path / "one-accumulated", {**SETTINGS, "accumulate": 4})
+    single = {**sharded, "strategy": "auto", "accumulate": 4}
+    train(tmp_path / "whole", single, freeze=["embedding"])
+    status, said = finish(process)
+    # The last of the runs ends by a signal to the second process alone; both stop after the same step.
+    assert "told to stop" in said and "saved at step 6 of 2000" in said, said
+    assert status != 0 and "Traceback" not in said.split("saved at step")[0]
+    assert "2 processes (ddp)" in said and "2 processes (fsdp)" in said
+    for several, one in (("ddp", "one"), ("ddp-accumulated", "one-accumulated"), ("fsdp", "whole")):
+        for row, expected in zip(rows(tmp_path / several), rows(tmp_path / one), strict=True):
+            for name in ("step", "epoch", "loss", "gradient_norm", "tokens", "validation_loss"):
+                if expected[name]:
+                    assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-5), (several, name)
+    # What is saved does not depend on the processes: one goes on where two have stopped.
+    (tmp_path / "fsdp/state/f00d/step-00000020.json").unlink()
+    result = train(tmp_path / "fsdp", single, freeze=["embedding"])
+    assert result.resumed_from == 15
+    found, expected = weights(tmp_path / "fsdp"), weights(tmp_path / "whole")
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-5) for name in found if name != "passes")
+
+
+def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path):
+    settings = {**SETTINGS, "steps": 200, "accumulate": 1, "save_every": 3}
+    began = time.monotonic()
+    process = start({"out": tmp_path, "settings": settings, "trouble": {"kill_at": 10, "rank": "1"}}, launcher=TORCHRUN)
+    status, said = finish(process)
+    assert status != 0 and time.monotonic() - began < 60
+    assert "SIGKILL" in said or "exitcode  : -9" in said
+    assert train(tmp_path, {**settings, "steps": 200, "accumulate": 2}).resumed_from == 9
+
+
+def test_exit_status_of_a_preempted_process(tmp_path):
+    process = start({"out": tmp_path, "settings": {**SETTINGS, "steps": 20000, "workers": 1}})
+    while not (tmp_path / "state/f00d/latest.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR1)
+    status, said = finish(process)
+    assert status == Preempted.EXIT_STATUS == 75
+    assert "told to stop (SIGUSR1); saved at step" in said
+
+
+def test_the_command_leaves_with_that_status(monkeypatch, capsys):
+    def run(options):
+        raise Preempted("tokenizer demo: told to stop (SIGTERM); saved at step 3 of 10")
+
+    monkeypatch.setattr(cli, "_registrations", lambda: [lambda sub: sub.add_parser("train").set_defaults(run=run)])
+    assert cli.main(["train"]) == 75
+    assert capsys.readouterr().err.count("\n") == 1

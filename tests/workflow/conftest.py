@@ -1,0 +1,101 @@
+"""A run of the real Snakefile at the smallest size, shared by the tests of this folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "data" / "demo"
+FEW_STEPS = {"steps": 3, "token_budget": 400, "validate_every": None, "log_every": 1}
+
+
+def smallest_configuration(folder: Path) -> dict:
+    """All stages, sizes of a few channels, a few steps."""
+    task = {"steps": 4, "format": "pdb"}
+    return {
+        "device": "cpu",
+        "datasets": {"own": {"files": str(folder / "files"), "shards": 2}, "test": {"files": str(DEMO / "test" / "1shg_A.bcif.gz")}},
+        "tokenizers": {
+            "tiny": {
+                "datasets": ["own"],
+                "encoder": {
+                    "width": 12, "layers": 1, "heads": 2, "feedforward_width": 12, "gvp_layers": 1,
+                    "node_scalars": 8, "node_vectors": 2, "edge_scalars": 4, "neighbours": 8, "dropout": 0.0,
+                },
+                "quantizer": {"bits": 4},
+                "decoder": {
+                    "sequence_dim": 16, "pair_dim": 8, "blocks": 1, "sequence_head_width": 8, "pairwise_head_width": 8,
+                    "structure_blocks": 1, "ipa_heads": 2, "post_quant_layers": 1, "post_quant_heads": 2, "confidence_hidden": 8,
+                },
+                "training": FEW_STEPS,
+            }
+        },
+        "models": {
+            "tiny": {
+                "tokenizer": "tiny",
+                "datasets": ["own"],
+                "network": {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 16},
+                "warmup": {"source": "scratch", "sequence_training": FEW_STEPS},
+                "training": FEW_STEPS,
+            }
+        },
+        "generation": {
+            "co-generation": {"task": "co-generation", "lengths": [20], "samples": 2, **task},
+            "folding": {"task": "folding", "dataset": "test", **task},
+            "inverse-folding": {"task": "inverse-folding", "dataset": "test", **task},
+            "scaffolding": {
+                "task": "scaffolding", "problems": [str(DEMO / "motifs" / "ubiquitin-helix.yaml")], "samples": 1, **task,
+            },
+        },
+        "evaluation": {"reconstruction": ["test"], "likelihood": ["test"], "self": {"steps": 2}, "bootstrap_samples": 20},
+    }  # fmt: skip
+
+
+class Workdir:
+    """A folder with a configuration, in which the repository's Snakefile is run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.configuration = smallest_configuration(folder)
+        self.files = folder / "files"
+        self.files.mkdir(parents=True)
+        for path in sorted((DEMO / "train").glob("*.bcif.gz"))[:4]:
+            shutil.copy(path, self.files)
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run Snakemake here with the configuration as it stands."""
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.configuration))
+        tools = Path(sys.executable).parent
+        return subprocess.run(
+            [tools / "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "2", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def planned(self) -> dict[str, int]:
+        """Rules that a run would execute now, with their numbers of jobs."""
+        done = self.snakemake("--dry-run", "--quiet", "rules")
+        assert done.returncode == 0, done.stdout + done.stderr
+        jobs: dict[str, int] = {}
+        for line in (done.stdout + done.stderr).splitlines():
+            words = line.split()
+            if len(words) == 2 and words[1].isdigit() and words[0] != "total":
+                jobs[words[0]] = int(words[1])
+        return jobs
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Workdir:
+    """A finished run of the whole workflow."""
+    workdir = Workdir(tmp_path_factory.mktemp("workflow"))
+    done = workdir.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir

@@ -1,0 +1,136 @@
+"""The real Snakefile, end to end: what comes out, what is redone after a change, what happens to bad input."""
+
+import copy
+import csv
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.workflow.conftest import DEMO, Workdir
+
+pytestmark = pytest.mark.workflow
+
+
+def test_a_run_gives_a_report_and_a_summary(finished):
+    results = finished.folder / "results"
+    assert (results / "report" / "report.html").stat().st_size > 10_000
+    with (results / "report" / "tables" / "summary.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0])[:7] == ["model", "task", "dataset", "metric", "value", "n", "backend"]
+    assert {"co-generation", "folding", "inverse-folding", "scaffolding", "reconstruction", "likelihood"} <= {
+        row["task"] for row in rows
+    }
+    assert all(row["backend"] == "self" for row in rows if row["metric"] == "sc_tm")
+    metrics = {row["metric"] for row in rows}
+    for suffix in ("untrained", "trained"):
+        assert f"ca_rmsd_{suffix}" in metrics
+        assert f"structure_cross_entropy_{suffix}" in metrics
+    assert "sequence_cross_entropy_unigram" in metrics
+
+
+def test_every_artifact_says_what_made_it(finished):
+    results = finished.folder / "results"
+    for weights in results.glob("*/**/model.safetensors"):
+        assert (weights.parent / "run.json").is_file(), weights
+    assert (results / "samples" / "tiny" / "co-generation" / "run.json").is_file()
+
+
+def test_samples_hold_the_contract(finished):
+    samples = pq.read_table(finished.folder / "results/samples/tiny/co-generation/samples.parquet")
+    assert samples.num_rows == 2
+    for sequence, tokens, backbone in zip(
+        *(samples[name].to_pylist() for name in ("sequence", "structure_tokens", "backbone")), strict=True
+    ):
+        assert len(sequence) == len(tokens) == 20
+        assert len(backbone) == 20 * 4 * 3
+        assert set(sequence) <= set("ACDEFGHIKLMNPQRSTVWY")
+    assert len(list((finished.folder / "results/samples/tiny/co-generation/structures").glob("*.pdb"))) == 2
+
+
+def test_a_second_run_does_nothing(finished):
+    done = finished.snakemake()
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        (
+            lambda c: c["generation"]["co-generation"].update(strategy="annealing@1.5:0.5"),
+            {"generate", "evaluate_samples", "report"},
+        ),
+        (lambda c: c["report"].update(title="Another") if "report" in c else c.update(report={"title": "Another"}), {"report"}),
+        (lambda c: c["evaluation"].update(match_tm_score=0.7), {"evaluate_samples", "report"}),
+        (
+            lambda c: c["models"]["tiny"].update(diffusion={"weighting": "constant"}),
+            {"train_model", "generate", "evaluate_samples", "evaluate_likelihood", "report"},
+        ),
+        (lambda c: c.update(state="state", results="results"), set()),
+    ],
+    ids=["sampling", "report", "threshold", "objective", "nothing"],
+)
+def test_a_change_redoes_exactly_the_stages_it_touches(finished, change, rules):
+    before = finished.configuration
+    finished.configuration = copy.deepcopy(before)
+    try:
+        change(finished.configuration)
+        assert set(finished.planned()) - {"all"} == rules
+    finally:
+        finished.configuration = before
+
+
+def test_one_new_file_redoes_one_shard(finished):
+    new = finished.files / "1ris_A.bcif.gz"
+    shutil.copy(DEMO / "train" / "1ris_A.bcif.gz", new)
+    try:
+        jobs = finished.planned()
+    finally:
+        new.unlink()
+    assert jobs["clean_structures"] == 1
+    assert jobs["encode_tokens"] == 1 or jobs["train_tokenizer"] == 1  # a new tokenizer makes all tokens anew
+
+
+def test_an_unreadable_file_is_a_row_of_the_rejects(finished):
+    bad = finished.files / "broken.pdb"
+    bad.write_text("this is no structure\n")
+    try:
+        done = finished.snakemake("structures")
+        assert done.returncode == 0, done.stdout + done.stderr
+        rejected = pq.read_table(finished.folder / "results/structures/own/rejected.parquet").to_pylist()
+    finally:
+        bad.unlink()
+    assert [(row["code"], row["source_file"].endswith("broken.pdb")) for row in rejected] == [("unreadable", True)]
+    assert finished.snakemake().returncode == 0
+
+
+def test_no_usable_chain_stops_with_one_clear_line(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    for path in workdir.files.iterdir():
+        path.unlink()
+    (workdir.files / "broken.pdb").write_text("this is no structure\n")
+    done = workdir.snakemake("structures")
+    assert done.returncode != 0
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "no usable chain" in line]
+    assert lines, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["tokenizers"]["tiny"]["training"].update(stepps=3), "tokenizers.tiny.training: unknown key 'stepps'"),
+        (lambda c: c["tokenizers"]["tiny"]["quantizer"].update(bits="four"), "tokenizers.tiny.quantizer.bits"),
+        (lambda c: c["generation"]["folding"].update(dataset="nowhere"), "generation.folding.dataset"),
+        (lambda c: c["datasets"]["own"].update(files="nowhere"), "datasets.own.files"),
+    ],
+    ids=["unknown key", "wrong type", "unknown name", "missing folder"],
+)
+def test_a_wrong_configuration_stops_before_any_job(tmp_path, change, message):
+    workdir = Workdir(tmp_path / "run")
+    workdir.configuration = copy.deepcopy(workdir.configuration)
+    change(workdir.configuration)
+    done = workdir.snakemake()
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert not (workdir.folder / "results").exists()
