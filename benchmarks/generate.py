@@ -25,7 +25,12 @@ from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.language.sampling import uniforms_of
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 
-SIZES = {"tiny": (64, 2, 4, 128), "150M": (640, 30, 20, 2560), "650M": (1280, 33, 20, 5120), "3B": (2560, 36, 40, 10240)}
+SIZES = {
+    "tiny": (64, 2, 4, 128),
+    "150M": (640, 30, 20, 2560),
+    "650M": (1280, 33, 20, 5120),
+    "3B": (2560, 36, 40, 10240),
+}
 
 
 def random_network(size: str, precision: str, device: str) -> MultimodalEsm:
@@ -162,7 +167,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--throughput", action="store_true", help="samples per minute instead of seconds per step")
     parser.add_argument("--lengths", type=int, nargs="+", default=[100, 200, 300, 400, 500])
-    parser.add_argument("--ways", nargs="+", choices=["eager", "compiled", "graphed"], default=["eager", "compiled", "graphed"])
+    parser.add_argument(
+        "--ways", nargs="+", choices=["eager", "compiled", "graphed"], default=["eager", "compiled", "graphed"]
+    )
     parser.add_argument("--largest-batch", type=int, default=512)
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     options = parser.parse_args()

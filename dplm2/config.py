@@ -1,7 +1,7 @@
 """The configuration: one JSON Schema, shared by the workflow and the command line.
 
-The schema lies in ``dplm2/schema/``: ``config.json`` is the whole, the other files one section each. A description and a
-default stand in it for every key; ``load`` checks a configuration against it and fills in the defaults.
+The schema lies in ``dplm2/schema/``: ``config.json`` is the whole, the other files one section each. A description and
+a default stand in it for every key; ``load`` checks a configuration against it and fills in the defaults.
 """
 
 import dataclasses
@@ -80,7 +80,9 @@ def schema(section: str = "config") -> dict:
 @cache
 def _registry() -> Registry:
     names = sorted(path.stem for path in SCHEMA_FOLDER.glob("*.json"))
-    return Registry().with_resources([(f"{name}.json", Resource(contents=schema(name), specification=DRAFT202012)) for name in names])
+    return Registry().with_resources(
+        [(f"{name}.json", Resource(contents=schema(name), specification=DRAFT202012)) for name in names]
+    )
 
 
 def problems_of(value: Mapping, section: str = "config") -> Iterator[str]:
@@ -101,23 +103,39 @@ def _reference_problems(given: Mapping) -> Iterator[str]:
             if kind in given and name not in given[kind]:
                 yield f"{path}: {kind} has no {name!r}; there: {', '.join(sorted(given[kind])) or 'none'}"
 
-    for kind, trained_from in (("tokenizers", ()), ("models", ("tokenizer",))):
+    for kind, always in (("tokenizers", {"pretrained", "tokenization"}), ("models", {"pretrained", "tokenizer"})):
         for name, section in given.get(kind, {}).items():
             path = f"{kind}.{name}"
             if section.get("pretrained"):
-                without_effect = sorted(set(section) & {"datasets", "training", "network", "warmup", "diffusion", "encoder"})
+                without_effect = sorted(set(section) - always)
                 if without_effect:
-                    yield f"{path}: {', '.join(without_effect)} would have no effect beside 'pretrained'; leave them out"
+                    keys = ", ".join(without_effect)
+                    yield f"{path}: {keys} would have no effect beside 'pretrained'; leave them out"
             elif "datasets" in given and not section.get("datasets"):
                 yield f"{path}: give 'datasets' to train on, or 'pretrained' with the folder of a finished one"
-            for key in trained_from:
-                if key in section:
-                    yield from unknown(f"{path}.{key}", "tokenizers", section[key])
             yield from unknown(f"{path}.datasets", "datasets", section.get("datasets"))
+            if kind == "models":
+                yield from unknown(f"{path}.tokenizer", "tokenizers", section.get("tokenizer"))
+                yield from _warmup_problems(path, section, given)
     for name, section in given.get("generation", {}).items():
         yield from unknown(f"generation.{name}.dataset", "datasets", section.get("dataset"))
+    for key in ("reconstruction", "likelihood"):
+        yield from unknown(f"evaluation.{key}", "datasets", given.get("evaluation", {}).get(key))
     if "tokenizers" in given.get("models", {}):
         yield "models.tokenizers: this name is taken (results of tokenizers are kept under it); choose another"
+
+
+def _warmup_problems(path: str, section: Mapping, given: Mapping) -> Iterator[str]:
+    warmup = section.get("warmup", {})
+    if "model" in warmup and warmup["model"] not in given["models"]:
+        yield f"{path}.warmup.model: models has no {warmup['model']!r}; there: {', '.join(sorted(given['models']))}"
+    from_scratch = (
+        warmup.get("source", "scratch") == "scratch" and "model" not in warmup and "pretrained" not in section
+    )
+    if "network" in section and not from_scratch:
+        yield f"{path}.network: would have no effect: the weights of the warm-up's source bring their own size"
+    if "datasets" in given and from_scratch and "network" not in section:
+        yield f"{path}.network: needed for warmup.source 'scratch': the size of the network"
 
 
 def _explain(error: ValidationError) -> str:
@@ -130,7 +148,7 @@ def _explain(error: ValidationError) -> str:
         branches = [_explain(part) for part in error.context]
         return f"{path}: {error.instance!r} fits none of what is allowed ({'; '.join(dict.fromkeys(branches))})"
     if error.validator == "propertyNames" or "pattern" in error.schema and error.validator == "pattern":
-        return f"{path}: {error.instance!r} is not a name: letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        return f"{path}: {error.instance!r} is not a name: letters, digits, '.', '_', '-'; first a letter or digit"
     return f"{path}: {error.message}"
 
 

@@ -1,6 +1,5 @@
 # The checked configuration, the places where results lie, and what each stage reads of the configuration.
 import json
-import os
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -10,7 +9,7 @@ from dplm2.errors import DPLM2Error
 from dplm2.structures.manifest import update_manifest
 
 # The rules run the package of this folder, installed or not.
-shell.prefix(f"export PYTHONPATH={workflow.basedir}:${{PYTHONPATH:-}}; set -euo pipefail; ")
+shell.prefix("set -euo pipefail; export PYTHONPATH=" + str(workflow.basedir) + ":${{PYTHONPATH:-}}; ")
 
 
 def checked_configuration():
@@ -25,6 +24,8 @@ RESULTS = Path(SETTINGS["results"])
 STATE = Path(SETTINGS["state"])
 LOGS = RESULTS / "logs"
 TIMINGS = RESULTS / "timings"
+# Where a job runs and where it keeps its progress do not decide its result: resources, not params, so that changing
+# them runs nothing again.
 DEVICE = SETTINGS["device"]
 GPUS = 1 if DEVICE in ("cuda", "mps") else 0
 
@@ -51,3 +52,133 @@ def stage_config(kind, name, section=None):
 
 def without(section, *keys):
     return {key: value for key, value in section.items() if key not in keys}
+
+
+def shard_manifests(dataset):
+    folder = STATE / "manifests" / dataset
+    if not workflow.is_main_process:  # a job of this run: the manifests are there
+        return sorted(folder.glob("part-*.tsv"))
+    section = SETTINGS["datasets"][dataset]
+    try:
+        return update_manifest(section["files"], folder, section["shards"])
+    except DPLM2Error as error:
+        raise WorkflowError(f"datasets.{dataset}.files: {error}") from None
+
+
+SHARDS = {
+    dataset: [manifest.stem.removeprefix("part-") for manifest in shard_manifests(dataset)] for dataset in DATASETS
+}
+
+
+def chains(datasets):
+    """The chains of datasets and the selections that say which of them stay."""
+    parts = [
+        RESULTS / f"structures/{dataset}/part-{shard}.parquet" for dataset in datasets for shard in SHARDS[dataset]
+    ]
+    return parts + selections(datasets)
+
+
+def selections(datasets):
+    return [RESULTS / f"structures/{dataset}/selection.parquet" for dataset in datasets]
+
+
+def structure_folders(datasets):
+    return [str(RESULTS / "structures" / dataset) for dataset in datasets]
+
+
+def tokenizer_folder(name):
+    """Where a tokenizer lies: in the results, or where the configuration says that a finished one is."""
+    return Path(SETTINGS["tokenizers"][name].get("pretrained", RESULTS / "tokenizers" / name))
+
+
+def tokenizer_weights(name):
+    return tokenizer_folder(name) / "model.safetensors"
+
+
+def tokens_of(tokenizer, datasets):
+    return [
+        RESULTS / f"tokens/{tokenizer}/{dataset}/part-{shard}.parquet"
+        for dataset in datasets
+        for shard in SHARDS[dataset]
+    ]
+
+
+def token_folders(tokenizer, datasets):
+    return [str(RESULTS / "tokens" / tokenizer / dataset) for dataset in datasets]
+
+
+def all_tokens():
+    models = SETTINGS["models"].values()
+    return sorted({part for model in models for part in tokens_of(model["tokenizer"], model.get("datasets", []))})
+
+
+def source_model(name):
+    """The weights of the model of this configuration that a model starts from, if it names one."""
+    source = SETTINGS["models"][name].get("warmup", {}).get("model")
+    return model_weights(source) if source else []
+
+
+def model_tokens(name):
+    model = SETTINGS["models"][name]
+    return tokens_of(model["tokenizer"], model["datasets"]) + selections(model["datasets"])
+
+
+def model_token_folders(name):
+    model = SETTINGS["models"][name]
+    return token_folders(model["tokenizer"], model["datasets"])
+
+
+def model_folder(name):
+    """Where a model lies: in the results, or where the configuration says that a finished one is."""
+    return Path(SETTINGS["models"][name].get("pretrained", RESULTS / "models" / name))
+
+
+def model_weights(name):
+    return model_folder(name) / "model.safetensors"
+
+
+def initial_weights(name):
+    """The model after warm-up, before training; none of a model that was not trained here."""
+    return [] if "pretrained" in SETTINGS["models"][name] else RESULTS / "models" / name / "initial/model.safetensors"
+
+
+def task_dataset(task):
+    return SETTINGS["generation"][task].get("dataset")
+
+
+def all_samples():
+    return expand(rules.generate.output.samples, model=MODELS, task=TASKS)
+
+
+def evaluation_config(*keys):
+    """The evaluation section, or those of its keys that a stage reads."""
+    section = without(SETTINGS["evaluation"], "reconstruction", "likelihood")
+    if keys:
+        section = {key: section[key] for key in keys}
+    return json.dumps({"seed": SETTINGS["seed"], "evaluation": section}, sort_keys=True)
+
+
+def split_option(dataset, trained_on):
+    return "--split train" if dataset in trained_on else ""
+
+
+def needs_natives(task):
+    return SETTINGS["generation"][task]["task"] in ("folding", "inverse-folding")
+
+
+def evaluated_tasks():
+    # Infilled proteins have no metric of their own.
+    return [task for task in TASKS if SETTINGS["generation"][task]["task"] != "infilling"]
+
+
+def all_evaluations():
+    return (
+        expand(
+            rules.evaluate_tokenizer.output.summary,
+            tokenizer=TOKENIZERS,
+            dataset=SETTINGS["evaluation"]["reconstruction"],
+            variant=["trained", "untrained"],
+        )
+        + expand(rules.evaluate_likelihood.output.summary, model=MODELS, dataset=SETTINGS["evaluation"]["likelihood"])
+        + expand(rules.evaluate_samples.output.summary, model=MODELS, task=evaluated_tasks())
+    )

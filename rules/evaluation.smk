@@ -1,18 +1,6 @@
 # What the tokenizers, the models and their samples are worth.
 
 
-def evaluation_config(*keys):
-    """The evaluation section, or those of its keys that a stage reads."""
-    section = without(SETTINGS["evaluation"], "reconstruction", "likelihood")
-    if keys:
-        section = {key: section[key] for key in keys}
-    return json.dumps({"seed": SETTINGS["seed"], "evaluation": section}, sort_keys=True)
-
-
-def split_option(dataset, trained_on):
-    return "--split train" if dataset in trained_on else ""
-
-
 rule evaluate_tokenizer:
     input:
         tokenizer=lambda wildcards: tokenizer_weights(wildcards.tokenizer),
@@ -29,6 +17,7 @@ rule evaluate_tokenizer:
         "../envs/dplm2.yaml"
     threads: 2
     resources:
+        device=DEVICE,
         mem_mb=4000,
         runtime=240,
         gpu=GPUS,
@@ -43,7 +32,7 @@ rule evaluate_tokenizer:
         folder=subpath(output.metrics, parent=True),
     shell:
         "python -m dplm2 evaluate reconstruction --tokenizer {params.tokenizer} --chains {params.chains:q} {params.split}"
-        " {params.untrained} --out {params.folder} --device {DEVICE} --config {params.config:q} 2>&1 | tee {log}"
+        " {params.untrained} --out {params.folder} --device {resources.device} --config {params.config:q} 2>&1 | tee {log}"
 
 
 rule evaluate_likelihood:
@@ -64,6 +53,7 @@ rule evaluate_likelihood:
         "../envs/dplm2.yaml"
     threads: 2
     resources:
+        device=DEVICE,
         mem_mb=4000,
         runtime=240,
         gpu=GPUS,
@@ -76,7 +66,7 @@ rule evaluate_likelihood:
         folder=subpath(output.metrics, parent=True),
     shell:
         "python -m dplm2 evaluate likelihood --model {params.model} {params.initial} --tokens {params.tokens:q}"
-        " --selection {input.selection} {params.split} --out {params.folder} --device {DEVICE}"
+        " --selection {input.selection} {params.split} --out {params.folder} --device {resources.device}"
         " --config {params.config:q} 2>&1 | tee {log}"
 
 
@@ -97,6 +87,8 @@ rule evaluate_samples:
         "../envs/dplm2.yaml"
     threads: 2
     resources:
+        device=DEVICE,
+        state=str(STATE),
         mem_mb=4000,
         runtime=1440,
         gpu=GPUS,
@@ -113,26 +105,4 @@ rule evaluate_samples:
         folder=subpath(output.metrics, parent=True),
     shell:
         "python -m dplm2 evaluate {params.kind} --samples {params.samples} --model {params.model} {params.chains}"
-        " --out {params.folder} --state {STATE} --device {DEVICE} --config {params.config:q} 2>&1 | tee {log}"
-
-
-def needs_natives(task):
-    return SETTINGS["generation"][task]["task"] in ("folding", "inverse-folding")
-
-
-def evaluated_tasks():
-    # Infilled proteins have no metric of their own.
-    return [task for task in TASKS if SETTINGS["generation"][task]["task"] != "infilling"]
-
-
-def all_evaluations():
-    return (
-        expand(
-            rules.evaluate_tokenizer.output.summary,
-            tokenizer=TOKENIZERS,
-            dataset=SETTINGS["evaluation"]["reconstruction"],
-            variant=["trained", "untrained"],
-        )
-        + expand(rules.evaluate_likelihood.output.summary, model=MODELS, dataset=SETTINGS["evaluation"]["likelihood"])
-        + expand(rules.evaluate_samples.output.summary, model=MODELS, task=evaluated_tasks())
-    )
+        " --out {params.folder} --state {resources.state} --device {resources.device} --config {params.config:q} 2>&1 | tee {log}"

@@ -1,10 +1,6 @@
 # Samples: each task of the configuration, for each model.
 
 
-def task_dataset(task):
-    return SETTINGS["generation"][task].get("dataset")
-
-
 rule generate:
     input:
         model=lambda wildcards: model_weights(wildcards.model),
@@ -21,6 +17,7 @@ rule generate:
         "../envs/dplm2.yaml"
     threads: 2
     resources:
+        device=DEVICE,
         mem_mb=4000,
         runtime=1440,
         gpu=GPUS,
@@ -33,9 +30,5 @@ rule generate:
         ),
         folder=subpath(output.samples, parent=True),
     shell:
-        "python -m dplm2 generate {params.kind} --model {params.model} {params.chains} --out {params.folder} --device {DEVICE}"
+        "python -m dplm2 generate {params.kind} --model {params.model} {params.chains} --out {params.folder} --device {resources.device}"
         " --config {params.config:q} --name {wildcards.task} 2>&1 | tee {log}"
-
-
-def all_samples():
-    return expand(rules.generate.output.samples, model=MODELS, task=TASKS)

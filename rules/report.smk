@@ -18,6 +18,7 @@ rule report:
         runtime=30,
     params:
         config=lambda wildcards: json.dumps({"report": SETTINGS["report"]}, sort_keys=True),
+        results=RESULTS,
         folder=subpath(output.page, parent=True),
     shell:
-        "python -m dplm2 report --results {RESULTS} --out {params.folder} --config {params.config:q} 2>&1 | tee {log}"
+        "python -m dplm2 report --results {params.results} --out {params.folder} --config {params.config:q} 2>&1 | tee {log}"

@@ -2,39 +2,6 @@
 # manifest, which is rewritten only if it changed.
 
 
-def shard_manifests(dataset):
-    folder = STATE / "manifests" / dataset
-    if not workflow.is_main_process:  # a job of this run: the manifests are there
-        return sorted(folder.glob("part-*.tsv"))
-    section = SETTINGS["datasets"][dataset]
-    try:
-        return update_manifest(section["files"], folder, section["shards"])
-    except DPLM2Error as error:
-        raise WorkflowError(f"datasets.{dataset}.files: {error}") from None
-
-
-SHARDS = {
-    dataset: [Path(manifest).stem.removeprefix("part-") for manifest in shard_manifests(dataset)]
-    for dataset in DATASETS
-}
-
-
-def chains(datasets):
-    """The chains of datasets and the selections that say which of them stay."""
-    parts = [
-        RESULTS / f"structures/{dataset}/part-{shard}.parquet" for dataset in datasets for shard in SHARDS[dataset]
-    ]
-    return parts + selections(datasets)
-
-
-def selections(datasets):
-    return [RESULTS / f"structures/{dataset}/selection.parquet" for dataset in datasets]
-
-
-def structure_folders(datasets):
-    return [str(RESULTS / "structures" / dataset) for dataset in datasets]
-
-
 rule clean_structures:
     input:
         manifest=STATE / "manifests/{dataset}/part-{shard}.tsv",

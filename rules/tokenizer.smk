@@ -1,15 +1,6 @@
 # The structure tokenizer, trained on the clean chains of its datasets.
 
 
-def tokenizer_folder(name):
-    """Where a tokenizer lies: in the results, or where the configuration says that a finished one is."""
-    return Path(SETTINGS["tokenizers"][name].get("pretrained", RESULTS / "tokenizers" / name))
-
-
-def tokenizer_weights(name):
-    return tokenizer_folder(name) / "model.safetensors"
-
-
 rule train_tokenizer:
     input:
         chains=lambda wildcards: chains(SETTINGS["tokenizers"][wildcards.tokenizer]["datasets"]),
@@ -26,6 +17,8 @@ rule train_tokenizer:
         "../envs/dplm2.yaml"
     threads: 2
     resources:
+        device=DEVICE,
+        state=str(STATE),
         mem_mb=4000,
         runtime=2880,
         gpu=GPUS,
@@ -36,5 +29,5 @@ rule train_tokenizer:
         ),
         folder=subpath(output.weights, parent=True),
     shell:
-        "python -m dplm2 tokenizer train --chains {params.chains:q} --out {params.folder} --state {STATE} --device {DEVICE}"
+        "python -m dplm2 tokenizer train --chains {params.chains:q} --out {params.folder} --state {resources.state} --device {resources.device}"
         " --config {params.config:q} --name {wildcards.tokenizer} 2>&1 | tee {log}"

@@ -1,4 +1,5 @@
-# Chains to tokens, shard by shard: one new structure is one shard's work.
+# Chains to tokens, shard by shard: one new structure is one shard's work. With Snakemake's --cache, working directories
+# share tokens (which is why this rule has no benchmark: a cached result has no time of its own).
 
 
 rule encode_tokens:
@@ -9,13 +10,12 @@ rule encode_tokens:
         tokens=RESULTS / "tokens/{tokenizer}/{dataset}/part-{shard}.parquet",
     log:
         LOGS / "tokens/{tokenizer}-{dataset}-{shard}.log",
-    benchmark:
-        TIMINGS / "tokens/{tokenizer}-{dataset}-{shard}.tsv"
     cache: True
     conda:
         "../envs/dplm2.yaml"
     threads: 2
     resources:
+        device=DEVICE,
         mem_mb=4000,
         runtime=720,
         gpu=GPUS,
@@ -27,22 +27,5 @@ rule encode_tokens:
         ),
         tokenizer=lambda wildcards: tokenizer_folder(wildcards.tokenizer),
     shell:
-        "python -m dplm2 tokens encode {input.chains} --tokenizer {params.tokenizer} --out {output.tokens} --device {DEVICE}"
+        "python -m dplm2 tokens encode {input.chains} --tokenizer {params.tokenizer} --out {output.tokens} --device {resources.device}"
         " --config {params.config:q} --name {wildcards.tokenizer} 2>&1 | tee {log}"
-
-
-def tokens_of(tokenizer, datasets):
-    return [
-        RESULTS / f"tokens/{tokenizer}/{dataset}/part-{shard}.parquet"
-        for dataset in datasets
-        for shard in SHARDS[dataset]
-    ]
-
-
-def token_folders(tokenizer, datasets):
-    return [str(RESULTS / "tokens" / tokenizer / dataset) for dataset in datasets]
-
-
-def all_tokens():
-    models = SETTINGS["models"].values()
-    return sorted({part for model in models for part in tokens_of(model["tokenizer"], model["datasets"])})

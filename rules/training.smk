@@ -1,20 +1,6 @@
 # Diffusion training of the multimodal model.
 
 
-def model_folder(name):
-    """Where a model lies: in the results, or where the configuration says that a finished one is."""
-    return Path(SETTINGS["models"][name].get("pretrained", RESULTS / "models" / name))
-
-
-def model_weights(name):
-    return model_folder(name) / "model.safetensors"
-
-
-def initial_weights(name):
-    """The model after warm-up, before training; none of a model that was not trained here."""
-    return [] if "pretrained" in SETTINGS["models"][name] else RESULTS / "models" / name / "initial/model.safetensors"
-
-
 rule train_model:
     input:
         initial=rules.warm_up_model.output.weights,
@@ -32,6 +18,8 @@ rule train_model:
         "../envs/dplm2.yaml"
     threads: 2
     resources:
+        device=DEVICE,
+        state=str(STATE),
         mem_mb=4000,
         runtime=4320,
         gpu=GPUS,
@@ -45,5 +33,5 @@ rule train_model:
         folder=subpath(output.weights, parent=True),
     shell:
         "python -m dplm2 model train --initial {params.initial} --tokens {params.tokens:q} --selection {params.selections:q}"
-        " --out {params.folder} --state {STATE} --device {DEVICE}"
+        " --out {params.folder} --state {resources.state} --device {resources.device}"
         " --config {params.config:q} --name {wildcards.model} 2>&1 | tee {log}"

@@ -18,6 +18,8 @@ rule warm_up_model:
         "../envs/dplm2.yaml"
     threads: 2
     resources:
+        device=DEVICE,
+        state=str(STATE),
         mem_mb=4000,
         runtime=1440,
         gpu=GPUS,
@@ -32,21 +34,5 @@ rule warm_up_model:
         folder=subpath(output.weights, parent=True),
     shell:
         "python -m dplm2 model warmup --tokenizer {params.tokenizer} --tokens {params.tokens:q} --selection {params.selections:q}"
-        " {params.source} --out {params.folder} --state {STATE} --device {DEVICE}"
+        " {params.source} --out {params.folder} --state {resources.state} --device {resources.device}"
         " --config {params.config:q} --name {wildcards.model} 2>&1 | tee {log}"
-
-
-def source_model(name):
-    """The weights of the model of this configuration that a model starts from, if it names one."""
-    source = SETTINGS["models"][name].get("warmup", {}).get("model")
-    return model_weights(source) if source else []
-
-
-def model_tokens(name):
-    model = SETTINGS["models"][name]
-    return tokens_of(model["tokenizer"], model["datasets"]) + selections(model["datasets"])
-
-
-def model_token_folders(name):
-    model = SETTINGS["models"][name]
-    return token_folders(model["tokenizer"], model["datasets"])

@@ -117,7 +117,7 @@ def identity(sample: Sample, backend: str) -> dict[str, object]:
         "model": sample.model,
         "task": sample.task,
         "problem": sample.problem,
-        "length": len(sample.sequence) if sample.sequence else len(sample.backbone),
+        "length": sample.length,
         "backend": backend,
     }
 

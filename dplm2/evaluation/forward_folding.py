@@ -13,8 +13,8 @@ COLUMNS = ["ca_rmsd", "bb_rmsd", "tm_score", "tm_score_released", "lddt_ca", "to
 
 def run(job: Job) -> int:
     """Evaluate one set of samples; returns the exit status."""
-    record = job.record()
     samples, left_out = job.read()
+    record = job.record()
     all_natives = job.natives()
     natives = [native_of(sample, all_natives).backbone for sample in samples]
     failures = [_failure(sample.backbone, native) for sample, native in zip(samples, natives, strict=True)]

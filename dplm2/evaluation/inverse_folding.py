@@ -19,8 +19,8 @@ COLUMNS = [
 
 def run(job: Job) -> int:
     """Evaluate one set of samples; returns the exit status."""
-    record = job.record()
     samples, left_out = job.read()
+    record = job.record()
     all_natives = job.natives()
     natives = [native_of(sample, all_natives) for sample in samples]
     sequences = [sample.sequence for sample in samples]

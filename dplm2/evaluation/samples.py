@@ -45,6 +45,11 @@ class Sample:
     motif_backbone: np.ndarray | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def length(self) -> int:
+        """Number of residues."""
+        return len(self.sequence) if self.backbone is None else len(self.backbone)
+
 
 @dataclass(frozen=True)
 class Native:
@@ -112,7 +117,7 @@ def kept(samples: Sequence[Sample], settings: EvaluationSettings) -> tuple[list[
     """The samples that the settings let in, and the reason for each of the others."""
     left_out = {}
     for sample in samples:
-        length = len(sample.sequence)
+        length = sample.length
         if sample.problem in settings.excluded or sample.sample_id in settings.excluded:
             left_out[sample.sample_id] = "excluded by name"
         elif length < settings.min_length or settings.max_length is not None and length > settings.max_length:

@@ -26,8 +26,8 @@ CA = 1
 
 def run(job: Job) -> int:
     """Evaluate one set of designs; returns the exit status."""
-    record = job.record()
     samples, left_out = job.read()
+    record = job.record()
     for sample in samples:
         _check_motif(sample)
     sequences = [sample.sequence for sample in samples]

@@ -26,5 +26,7 @@ def secondary_structure_fractions(backbone: np.ndarray) -> dict[str, float]:
     trace.res_name[:] = "ALA"
     trace.element[:] = "C"
     trace.res_id = np.flatnonzero(there) + 1
-    letters = annotate_sse(trace)
+    # Residues that lie on one another, as an untrained network may put them, have no angles and become coil.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        letters = annotate_sse(trace)
     return {name: float(np.mean(letters == letter)) for letter, name in _LETTERS.items()}

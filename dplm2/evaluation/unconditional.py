@@ -25,8 +25,8 @@ DATASET = "unconditional"
 
 def run(job: Job) -> int:
     """Evaluate one set of samples; returns the exit status."""
-    record = job.record()
     samples, left_out = job.read()
+    record = job.record()
     sequences, folded, backend = _folded(job, samples)
     consistency = self_consistency([sample.backbone for sample in samples], folded, job.settings, job.device)
     rows = [

@@ -27,7 +27,7 @@ EXAMPLES = {
   dplm2 generate folding --model M --out loops --chains 1ubq.pdb --set fixed=1-30,45-76""",
     "inverse-folding": """\
   dplm2 generate inverse-folding --model M --out sequences --chains results/structures/test
-  dplm2 generate inverse-folding --model M --out sequences --chains 1ubq.pdb designs/ --set samples=8 strategy=annealing@1.0:0.1""",
+  dplm2 generate inverse-folding --model M --out sequences --chains 1ubq.pdb designs/ --set samples=8""",
     "scaffolding": """\
   dplm2 generate scaffolding --model M --out scaffolds --problems config/motifs/1PRW.yaml --references pdb/
 A problem is a YAML file:
@@ -39,7 +39,7 @@ A problem is a YAML file:
   dplm2 generate infilling --model M --out loops --chains 1ubq.pdb --set mask_sequence=8-11 mask_structure=8-11
   dplm2 generate infilling --model M --out variants --chains 1ubq.pdb --set renoise=0.3 samples=20
   dplm2 generate infilling --model M --out filled --problems table.csv
-A residue table (CSV or Parquet) has the columns position, residue, structure_token; a cell that is empty is generated.""",
+A residue table (CSV or Parquet) has the columns position, residue, structure_token; an empty cell is generated.""",
 }
 
 
@@ -56,7 +56,7 @@ def _add_task(actions: argparse._SubParsersAction, task: str, meaning: str) -> N
         task,
         help=meaning,
         description=f"Generate {meaning}.",
-        epilog=f"examples:\n{EXAMPLES[task]}\nKeys of --set and of the configuration: config/README.md, section generation.\n"
+        epilog=f"examples:\n{EXAMPLES[task]}\nKeys of --set and of the configuration stand in config/README.md, generation.\n"
         "Run it again after an interruption: samples that are finished are kept.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

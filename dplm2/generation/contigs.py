@@ -1,7 +1,7 @@
 """Motif problems in contig notation, and where a motif lies in a sample.
 
-``5-20,A16-35,10-25,A52-71,5-20`` is: 5 to 20 residues to be generated, residues 16 to 35 of chain A of the reference, 10 to
-25 residues to be generated, and so on. ``A38`` is one residue; ``A16-35:sequence`` gives only its amino acids,
+``5-20,A16-35,10-25,A52-71,5-20`` is: 5 to 20 residues to be generated, residues 16 to 35 of chain A of the reference,
+10 to 25 residues to be generated, and so on. ``A38`` is one residue; ``A16-35:sequence`` gives only its amino acids,
 ``A16-35:structure`` only its structure; ``heavy/16-35`` names a chain of more than one character.
 """
 
@@ -83,11 +83,13 @@ class Problem:
             )
         if shortest > self.longest:
             raise DPLM2Error(
-                f"problem {self.name}: motif and shortest spacers are {shortest} residues, more than the total of {self.longest}"
+                f"problem {self.name}: motif and shortest spacers are {shortest} residues, "
+                f"more than the total of {self.longest}"
             )
         if longest < self.shortest:
             raise DPLM2Error(
-                f"problem {self.name}: motif and longest spacers are {longest} residues, fewer than the total of {self.shortest}"
+                f"problem {self.name}: motif and longest spacers are {longest} residues, "
+                f"fewer than the total of {self.shortest}"
             )
 
     def draw_lengths(self, random: np.random.Generator) -> list[int]:
@@ -163,8 +165,10 @@ def parse_contig(text: str, offset: int = 0, given: Given = "both") -> tuple[Spa
 
 
 def read_problem(path: str | os.PathLike, references: str | os.PathLike | None = None) -> Problem:
-    """Read a problem: YAML with ``reference`` and ``contig``; ``name``, ``total_length`` (a number or [shortest, longest]),
-    ``offset`` (added to the contig's residue numbers) and ``given`` (both, sequence or structure) if wanted.
+    """Read a motif problem: YAML with ``reference`` and ``contig``.
+
+    If wanted: ``name``, ``total_length`` (a number or [shortest, longest]), ``offset`` (added to the contig's residue
+    numbers) and ``given`` (both, sequence or structure).
 
     Parameters
     ----------

@@ -46,7 +46,8 @@ def read_targets(
     split
         Only chains of this split of data sets.
     tokenize
-        Makes structure tokens of backbones; None if only sequences are wanted. Residues without all of N, CA, C have none.
+        Makes structure tokens of backbones; None if only sequences are wanted. A residue without all
+        of N, CA and C has none.
 
     Raises
     ------
@@ -129,11 +130,9 @@ def in_memory(
     targets = []
     for name in sequence_of or backbone_of:
         target = Target(name, sequence_of.get(name), tokens.get(name))
-        if target.sequence is not None and target.structure_tokens is not None:
-            if len(target.sequence) != len(target.structure_tokens):
-                raise DPLM2Error(
-                    f"{name}: {len(target.sequence)} letters for a backbone of {len(target.structure_tokens)} residues"
-                )
+        structure = target.structure_tokens
+        if target.sequence is not None and structure is not None and len(target.sequence) != len(structure):
+            raise DPLM2Error(f"{name}: {len(target.sequence)} letters for a backbone of {len(structure)} residues")
         targets.append(target)
     return targets
 
@@ -189,7 +188,9 @@ def tables(sources: Sequence[str | os.PathLike]) -> list[Path]:
 
 
 def read_residue_table(path: str | os.PathLike) -> Target:
-    """Read a residue table: ``position`` (1, 2, ...), ``residue`` (a letter or empty), ``structure_token`` (a number or empty).
+    """Read a residue table: ``position`` (1, 2, ...), ``residue`` (a letter) and ``structure_token`` (a number).
+
+    A cell that is empty is to be generated.
 
     Raises
     ------
@@ -251,7 +252,38 @@ def chains_of(path: Path) -> list[Chain]:
     DPLM2Error
         If the file cannot be read.
     """
-    raise NotImplementedError
+    from dplm2.config import build, complete
+    from dplm2.structures.atoms import UnreadableError
+    from dplm2.structures.cleaning import clean_entry
+    from dplm2.structures.manifest import entry_name
+    from dplm2.structures.reading import read_structure
+    from dplm2.structures.settings import DatasetSettings
+
+    switches = {key: False if value is False or value is True else None for key, value in _filters().items()}
+    settings = build(DatasetSettings, complete({"files": str(path), "filters": switches}, "dataset"))
+    try:
+        chains, _ = clean_entry(read_structure(path, settings.reading), settings)
+    except UnreadableError as error:
+        raise DPLM2Error(f"{path}: {error}") from error
+    if not chains:
+        raise DPLM2Error(f"{path}: no protein chain with a backbone")
+    return [
+        Chain(
+            f"{entry_name(str(path))}_{chain.author_chain}",
+            chain.author_chain,
+            chain.sequence,
+            np.asarray(chain.residue_index),
+            chain.insertion_codes or " " * len(chain),
+            chain.backbone_LAX,
+        )
+        for chain in chains
+    ]
+
+
+def _filters() -> Mapping[str, object]:
+    from dplm2.config import defaults
+
+    return defaults("dataset")["filters"]
 
 
 def read_motifs(
@@ -284,7 +316,8 @@ def read_motifs(
     for problem in read_problems(sources, references):
         if not problem.reference.is_file():
             raise DPLM2Error(
-                f"problem {problem.name}: its reference {problem.reference} is not there; fetch it, or say where references lie"
+                f"problem {problem.name}: its reference {problem.reference} is not there; "
+                "fetch it, or say with references where it lies"
             )
         by_chain: dict[str, Chain] = {}
         for chain in chains_of(problem.reference):

@@ -1,4 +1,4 @@
-"""A language model with its structure tokenizer, as users hold it: ``DPLM2.from_pretrained(folder).generate(task, ...)``."""
+"""A language model with its structure tokenizer: ``DPLM2.from_pretrained(folder).generate(task, ...)``."""
 
 import copy
 import os
@@ -108,7 +108,8 @@ class DPLM2:
         expected, codes = self.network.tokenizer_fingerprint, self.vocabulary.codebook_size
         if expected is not None and tokenizer.fingerprint != expected:
             raise DPLM2Error(
-                f"the model has learned the tokens of tokenizer {expected}, but the one given is {tokenizer.fingerprint}"
+                f"the model has learned the tokens of tokenizer {expected}, "
+                f"but the one given is {tokenizer.fingerprint}"
             )
         if tokenizer.codebook_size != codes:
             raise DPLM2Error(f"the model has {codes} structure tokens, but the tokenizer {tokenizer.codebook_size}")
@@ -144,7 +145,8 @@ class DPLM2:
         Parameters
         ----------
         task
-            ``co-generation``, ``sequence``, ``backbone``, ``folding``, ``inverse-folding``, ``scaffolding``, ``infilling``.
+            ``co-generation``, ``sequence``, ``backbone``, ``folding``, ``inverse-folding``, ``scaffolding`` or
+            ``infilling``.
         seed
             Of the run. A sample's own seed follows from it and from the sample's id.
         chains

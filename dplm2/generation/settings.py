@@ -117,8 +117,8 @@ def _properties() -> Mapping[str, Mapping]:
 def problems_of(section: Mapping[str, Any]) -> Iterator[str]:
     """Yield one line for each thing that is wrong with a section, as given or completed.
 
-    Besides what the schema says: keys without effect on the task, strategies that are not known, lengths that contradict
-    each other, tasks with nothing to work on.
+    Besides what the schema says: keys without effect on the task, strategies that are not known, lengths that
+    contradict each other.
     """
     wrong = list(config.problems_of(section, SECTION))
     yield from wrong

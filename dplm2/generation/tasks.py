@@ -154,7 +154,8 @@ def of_targets(
     Raises
     ------
     DPLM2Error
-        Names the protein: nothing of it is given or to be generated, residues beyond its end, names that are not unique.
+        Names the protein: nothing of it is given or to be generated, residues beyond its end, a name that is not
+        unique.
     """
     build: Mapping[str, Callable[[GenerationSettings, Vocabulary, Target], dict[Track, np.ndarray]]] = {
         "folding": _for_folding,

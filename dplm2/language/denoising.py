@@ -1,7 +1,7 @@
-"""One batch on its way from masks to tokens: predict every open position, keep the certain ones, mask the others again.
+"""One batch on its way from masks to tokens: predict every open position, keep the certain ones, mask the others.
 
-Paper section 3.2; the authors' sampler (reparameterised discrete diffusion) with one source of random numbers per sample.
-Logits exist only for positions that are generated, a slice of them at a time, and only for the classes of their track.
+Paper section 3.2; the authors' sampler (reparameterised discrete diffusion) with a source of random numbers for each
+sample. Logits exist only for positions that are generated, a slice of them at a time, and for the classes of their track.
 
 Shapes: B samples, T tokens (both tracks), L residues of the longest sample, N positions, C classes, V vocabulary,
 D model width.
@@ -378,7 +378,7 @@ class Denoiser:
     def _logits(
         self, track: _TrackState, rows: Tensor, positions: Tensor, hidden_BTD: Tensor, unconditional_BTD: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits (N, C) of the classes that may be generated and, for argmax, the log of the weight of all V classes."""
+        """Logits (N, C) of the classes that may be generated; for argmax also the log of the weight of all V classes."""
         all_classes = self.settings.strategy[track.track].kind == "argmax"
 
         def of(hidden_BTD: Tensor) -> Tensor:

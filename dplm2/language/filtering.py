@@ -57,7 +57,8 @@ class Strategy:
         if match := re.fullmatch(rf"temperature@{_NUMBER}", text):
             return cls("sample", float(match[1]), float(match[1]))
         raise ConfigError(
-            f"strategy: {text!r} is not known; allowed: argmax, gumbel_argmax, gumbel_argmax@T, annealing@HIGH:LOW, temperature@T"
+            f"strategy: {text!r} is not known; allowed: argmax, gumbel_argmax, gumbel_argmax@T, annealing@HIGH:LOW, "
+            "temperature@T"
         )
 
     def temperature(self, progress: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class Strategy:
 
 
 def nucleus_threshold(probabilities_NC: Tensor, mass: float) -> Tensor:
-    """Smallest probability (N, 1) that the nucleus keeps: the most probable classes up to the one that exceeds ``mass``.
+    """Smallest probability (N, 1) in the nucleus: the most probable classes up to the one that exceeds ``mass``.
 
     Classes as probable as the last one kept are kept as well.
     """
@@ -150,7 +151,10 @@ def draw(
 def draw_gumbel(
     logits_NC: Tensor, temperature_N: Tensor, nucleus: float, uniform_NC: Tensor, kept_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Argmax of filtered log-probabilities plus temperature times Gumbel noise; scores are log-softmax of the noised ones."""
+    """Argmax of filtered log-probabilities plus temperature times Gumbel noise, as in `draw`.
+
+    Scores are the log-softmax of the noised log-probabilities, as in the authors' program.
+    """
     log_probabilities_NC = filtered_logits(logits_NC, nucleus).log_softmax(-1)
     noised_NC = log_probabilities_NC + temperature_N[:, None] * gumbel(uniform_NC)
     scores_NC = noised_NC.log_softmax(-1)

@@ -6,6 +6,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import EsmForMaskedLM
 
+from dplm2.language import attention
 from dplm2.language.settings import LoraSettings
 
 TARGETS = r".*\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|\d+\.output\.dense)"
@@ -26,6 +27,7 @@ def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(layers, model, adapter_name=_ADAPTER)
+    attention.install(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or name.startswith(TRAINED_FULLY))
 

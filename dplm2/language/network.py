@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from dplm2.artifacts import atomic_path, write_json, write_text
 from dplm2.errors import DPLM2Error
+from dplm2.language import attention
 from dplm2.language.vocabulary import SEQUENCE_IDS, Track, Vocabulary
 
 EmbeddingScaling = Literal["none", "once", "released"]
@@ -81,6 +82,12 @@ class MultimodalEsm(nn.Module):
         Where the structure tokenizer lies: a path relative to the model's folder, or a hub id.
     tokenizer_fingerprint
         Which tokenizer's codes the model has learned.
+
+    Attributes
+    ----------
+    packing
+        Whether to compute samples without padding (see `attention`) or with a mask. None: without on a CPU, with a mask
+        elsewhere and when compiled, where fixed shapes are faster. The results are the same.
     """
 
     def __init__(
@@ -92,6 +99,8 @@ class MultimodalEsm(nn.Module):
         tokenizer_fingerprint: str | None = None,
     ) -> None:
         super().__init__()
+        attention.install(model)
+        self.packing: bool | None = None
         self.model, self.vocabulary, self.embedding_scaling = model, vocabulary, embedding_scaling
         self.tokenizer, self.tokenizer_fingerprint = tokenizer, tokenizer_fingerprint
 
@@ -114,11 +123,42 @@ class MultimodalEsm(nn.Module):
         single_modality_B
             True for samples whose two tracks must not see each other; none by default.
         """
+        if self.packs:
+            return self._packed_hidden(input_ids_BT, single_modality_B)
         return self.model.esm(
             inputs_embeds=self.embeddings(input_ids_BT),
             attention_mask=self.attention_mask(input_ids_BT, single_modality_B),
             position_ids=self.positions(input_ids_BT),
         ).last_hidden_state
+
+    @property
+    def packs(self) -> bool:
+        """Whether samples are computed one after the other without padding; else side by side with a mask."""
+        if self.packing is not None:
+            return self.packing
+        return self.device.type == "cpu" and not torch.compiler.is_compiling()
+
+    def _packed_hidden(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
+        real_BT = input_ids_BT != self.vocabulary.pad
+        packed_1ND = self.model.esm(
+            inputs_embeds=self.embeddings(input_ids_BT)[real_BT].unsqueeze(0),
+            position_ids=self.positions(input_ids_BT).expand_as(input_ids_BT)[real_BT].unsqueeze(0),
+            segments=self._segments(input_ids_BT, real_BT, single_modality_B),
+        ).last_hidden_state
+        hidden_BTD = packed_1ND.new_zeros((*input_ids_BT.shape, packed_1ND.shape[-1]))
+        return hidden_BTD.masked_scatter(real_BT.unsqueeze(-1), packed_1ND)
+
+    def _segments(self, input_ids_BT: Tensor, real_BT: Tensor, single_modality_B: Tensor | None) -> list[int]:
+        """Number of tokens of each stretch that attends to itself alone, in order."""
+        has_halves, half = self.halves(input_ids_BT)
+        first_B, whole_B = real_BT[:, :half].sum(1).tolist(), real_BT.sum(1).tolist()
+        apart_B = [False] * len(whole_B)
+        if single_modality_B is not None and has_halves:
+            apart_B = single_modality_B.tolist()
+        lengths = []
+        for first, whole, apart in zip(first_B, whole_B, apart_B, strict=True):
+            lengths += [first, whole - first] if apart else [whole]
+        return [length for length in lengths if length]
 
     def track_logits(self, hidden_ND: Tensor, track: Track) -> Tensor:
         """Logits (N, C) over the classes of one track alone: ids ``vocabulary.classes(track)``, in their order."""

@@ -1,7 +1,7 @@
 """Which positions stay masked after a step: the schedule, and the choice of the least certain positions.
 
-The sampler of reparameterised discrete diffusion (RDM) as DPLM-2 uses it: after every step the k positions with the lowest
-scores are masked, whether they were decoded before or not; k falls to 0 over the steps. Paper section 3.2.
+The sampler of reparameterised discrete diffusion (RDM) as DPLM-2 uses it: after every step the k positions with the
+lowest scores are masked, whether they were decoded before or not; k falls to 0 over the steps. Paper section 3.2.
 
 Shapes: B samples, L positions of one track.
 """
@@ -47,7 +47,8 @@ class Unmasking:
         if match := re.fullmatch(r"stochastic(?:@(\d+(?:\.\d*)?|\.\d+))?", text):
             return cls(float(match[1] or 1.0))
         raise ConfigError(
-            f"unmasking: {text!r} is not known; allowed: deterministic, stochastic, stochastic@SCALE (for example stochastic@1.0)"
+            f"unmasking: {text!r} is not known; allowed: deterministic, stochastic, stochastic@SCALE "
+            "(for example stochastic@1.0)"
         )
 
 
@@ -57,7 +58,7 @@ def masked_share(step: int, steps: int, schedule: Schedule) -> float:
 
 
 def masked_count(positions: int, step: int, steps: int, schedule: Schedule) -> int:
-    """Number of positions, of ``positions`` that are generated, that stay masked after ``step`` steps; 0 after the last."""
+    """How many of ``positions`` that are generated stay masked after ``step`` steps; 0 after the last."""
     if step >= steps:
         return 0
     if schedule == "linear":
@@ -68,8 +69,8 @@ def masked_count(positions: int, step: int, steps: int, schedule: Schedule) -> i
 def lowest(scores_BL: Tensor, candidates_BL: Tensor, count_B: Tensor) -> Tensor:
     """True at the ``count_B`` candidates of each row with the lowest scores.
 
-    As in the authors' program the comparison with the first score that is not chosen is strict, so that fewer are chosen
-    when scores are equal there.
+    As in the authors' program the comparison with the first score that is not chosen is strict, so that fewer are
+    chosen when scores are equal there.
     """
     ranked_BL = scores_BL.masked_fill(~candidates_BL, torch.inf)
     padded_BL = torch.nn.functional.pad(ranked_BL.sort(-1).values, (0, 1), value=torch.inf)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from dplm2.report.drawing import FAINT, GRID, HEIGHT, INK, MARKERS, SERIES, Figure, axes, shorten, slug
+from dplm2.report.drawing import FAINT, GRID, HEIGHT, INK, MARKERS, SERIES, Figure, axes, logarithmic, shorten, slug
 from dplm2.report.labels import number, quantity
 from dplm2.report.results import Curve, TokenUsage
 
@@ -73,7 +73,7 @@ def _curve_label(column: str, name: str, bases: list[str]) -> str:
 def _log_if_wide(ax: Axes, values: np.ndarray, axis: str = "y") -> None:
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() / values.min() > LARGEST_LINEAR_RATIO:
-        (ax.set_yscale if axis == "y" else ax.set_xscale)("log")
+        logarithmic(ax.yaxis if axis == "y" else ax.xaxis)
 
 
 def error_by_chain(name: str, title: str, series: Mapping[str, pd.DataFrame], column: str) -> Figure:
@@ -190,13 +190,13 @@ def token_usage(tokenizer: str, usages: Sequence[TokenUsage]) -> Figure:
             ordered = np.sort(usage.counts[usage.counts > 0])[::-1]
             ax.plot(
                 np.arange(1, len(ordered) + 1), ordered / max(ordered.sum(), 1), color=SERIES[i % 6],
-                label=usage.dataset, linestyle=("-", "--", "-.", ":")[i % 4], marker=MARKERS[i % 6] if len(ordered) == 1 else None,
+                label=usage.dataset, linestyle=("-", "--", "-.", ":")[i % 4],
+                marker=MARKERS[i % 6] if len(ordered) == 1 else None,
             )  # fmt: skip
         ax.axhline(1 / size, color=FAINT, linewidth=1, linestyle=":")
-        ax.set(
-            xlabel=f"structure tokens by rank, of {size:,}", ylabel="share of residues", yscale="log", xlim=(0.5, size)
-        )
-        ax.set_xscale("log")
+        ax.set(xlabel=f"structure tokens by rank, of {size:,}", ylabel="share of residues", xlim=(0.8, size))
+        logarithmic(ax.xaxis)
+        logarithmic(ax.yaxis)
         ax.legend()
     facts = "; ".join(
         f"{u.dataset}: {u.used:,} of {u.codebook_size:,} used, perplexity {number(u.perplexity)}" for u in usages

@@ -107,14 +107,15 @@ def _card(headline: tables.Headline) -> Html:
 
 
 def _viewer(results: Results, settings: ReportSettings) -> Section:
-    part = Section("structures", "Structures")
+    part = Section("viewer-section", "Structures in 3-D")
     samples = chosen_samples(results, settings.max_viewer_samples) if settings.max_viewer_samples else []
     if not samples:
         part.absent = "no generated structures were found for the 3-D viewer" if settings.max_viewer_samples else ""
         return part
     part.about = (
         "C\u03b1 traces, laid over one another. Grey: what was generated or given; coloured: what it is compared with. "
-        "Where the two run together, sequence and structure agree. Drag to turn; pinch, or click and use the wheel, to zoom."
+        "Where the two run together, sequence and structure agree. Drag to turn; pinch, or click and use the wheel, "
+        "to zoom."
     )
     part.body = [Html(_asset("viewer.html")), json_block("viewer-data", samples)]
     return part

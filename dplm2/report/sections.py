@@ -14,7 +14,7 @@ from dplm2.report.markup import Html
 from dplm2.report.results import Evaluation, Results
 from dplm2.report.scale import scales
 from dplm2.report.settings import ReportSettings
-from dplm2.report.tables import csv_tables, interval, run_row, summary
+from dplm2.report.tables import csv_tables, run_row, summary
 from dplm2.training.log import duration
 
 DOT = " \u00b7 "
@@ -89,19 +89,25 @@ def summary_table(results: Results) -> Html:
     """Every row of every summary, sortable, with its interval."""
     frame = summary(results)
     known = ["model", "task", "dataset", "metric", "value", "n", "backend"]
-    wanted = [name for name in ("n_failed", "median") if name in frame]
+    wanted = [name for name in ("low", "high", "median", "n_failed") if name in frame]
     rows = []
     for _, row in frame.iterrows():
         cells = [markup.typed(row[name]) if name in ("value", "n") else row[name] for name in known]
-        rows.append([*cells, interval(row), *(markup.typed(row[name]) for name in wanted)])
-    heads = [*known, "95 % interval", *("failed" if name == "n_failed" else name for name in wanted)]
-    return markup.table("summary-table", heads, rows, filtered=True, note="Also: tables/summary.csv")
+        rows.append([*cells, *(markup.typed(row[name]) for name in wanted)])
+    heads = [*known, *("failed" if name == "n_failed" else name for name in wanted)]
+    return markup.table(
+        "summary-table",
+        heads,
+        rows,
+        filtered=True,
+        note="low, high: 95 % interval of the mean (bootstrap). Also: tables/summary.csv",
+    )
 
 
 def data(results: Results) -> Section:
     """Datasets: chains kept, and what was rejected and why."""
     part = Section(
-        "data", "Structures and what was rejected", absent="no structures were cleaned in this results folder"
+        "data", "Data: what was kept and rejected", absent="no structures were cleaned in this results folder"
     )
     if not results.datasets:
         return part
@@ -112,8 +118,8 @@ def data(results: Results) -> Section:
             name = slug("rejected", dataset.name)
             title = f"{dataset.name}: rejected files and chains"
             caption = (
-                f"{len(dataset.rejected):,} left out, {dataset.chains:,} chains kept. One long bar may mean a filter that "
-                "is too strict for these files."
+                f"{len(dataset.rejected):,} left out, {dataset.chains:,} chains kept. One long bar may mean "
+                "a filter that is too strict for these files."
             )
             part.figures.append(figures.bars(name, title, {"rejected": reasons}, "files or chains", caption))
     rows = [[d.name, d.chains, len(d.rejected), _spelled(_reasons(d.rejected))] for d in results.datasets]
@@ -248,7 +254,7 @@ def scaffolding(results: Results) -> Section:
             caption = (
                 f"Share of designs with {columns[0]}, of {designs:,} in all. Problems without a bar are not solved."
             )
-            name = slug("scaffolding", task, "success")
+            name = slug(task, "success")
             part.figures.append(
                 figures.bars(name, f"{task}: success by problem", rates, "share of designs", caption, 1.0)
             )

@@ -134,15 +134,26 @@ def _facts(row: pd.Series, length: int) -> list[list[str]]:
 
 def _superposed(pair: list[tuple[str, np.ndarray, list[float] | None]]) -> list[dict]:
     fixed = pair[0][1]
+    center, axes = _longest_first(fixed)
     traces = []
     for name, points, plddt in pair:
         if points is not fixed and len(points) == len(fixed):
             points = _lay_over(points, fixed)
-        centered = points - np.nanmean(fixed, axis=0)
-        rounded = [None if not np.isfinite(p).all() else [round(float(x), 1) for x in p] for p in centered]
+        seen = (points - center) @ axes
+        rounded = [None if not np.isfinite(p).all() else [round(float(x), 1) for x in p] for p in seen]
         values = None if plddt is None else [None if not np.isfinite(v) else round(float(v)) for v in plddt]
         traces.append({"name": name, "points": rounded, "plddt": values})
     return traces
+
+
+def _longest_first(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The center, and a rotation that turns the longest extent across the view and the shortest along it."""
+    there = points[np.isfinite(points).all(1)]
+    center = there.mean(0) if len(there) else np.zeros(3)
+    axes = np.linalg.svd(there - center, full_matrices=True)[2].T if len(there) else np.eye(3)
+    if np.linalg.det(axes) < 0:  # never a mirror image
+        axes[:, 2] *= -1
+    return center, axes
 
 
 def _lay_over(mobile: np.ndarray, fixed: np.ndarray) -> np.ndarray:

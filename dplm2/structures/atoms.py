@@ -15,8 +15,8 @@ class Atoms:
     """The atoms of one model as columns of equal length, in the order of the file.
 
     Coordinates are in angstrom. ``number`` and ``insertion`` are the author's residue number and insertion code;
-    ``position`` is the residue's place in the polymer sequence of its entity, counted from 1, 0 where the file has none.
-    """
+    ``position`` is the residue's place in the polymer sequence of its entity, counted from 1, 0 where the file has
+    none."""
 
     author_chain: np.ndarray
     label_chain: np.ndarray
@@ -44,9 +44,9 @@ class Atoms:
 class Entry:
     """One structure file.
 
-    ``polymers`` holds residue names of whole polymer sequences: by entity for mmCIF (residues know their ``position`` in
-    it), by author's chain for PDB. ``peptides`` are the entities that are polypeptides, None where the file does not say.
-    """
+    ``polymers`` holds residue names of whole polymer sequences: by entity for mmCIF (residues know their ``position``
+    in it), by author's chain for PDB. ``peptides`` are the entities that are polypeptides, None where the file does
+    not say."""
 
     atoms: Atoms
     format: str

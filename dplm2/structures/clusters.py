@@ -71,8 +71,8 @@ def run_mmseqs2(sequences: Mapping[str, str], settings: Clusters, threads: int) 
     program = shutil.which(MMSEQS)
     if program is None:
         raise DPLM2Error(
-            "clusters.source is mmseqs2, but the program 'mmseqs' is not on PATH; install it (envs/mmseqs2.yaml), give a table"
-            " of clusters (clusters.source: file), or switch clusters off (none)"
+            "clusters.source is mmseqs2, but the program 'mmseqs' is not on PATH; install it (envs/mmseqs2.yaml),"
+            " give a table of clusters (clusters.source: file), or switch clusters off (none)"
         )
     names = list(sequences)
     with tempfile.TemporaryDirectory(prefix="dplm2-mmseqs-") as folder:

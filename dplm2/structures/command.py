@@ -16,7 +16,7 @@ Read structure files, clean their protein chains, and write them as Parquet.
   dplm2 structures clean --manifest part-00003.tsv --out results/structures/mine
       one part of a dataset, as the workflow does it; 'dplm2 structures select' then looks at all parts together
 
-Files: PDB, mmCIF, BinaryCIF (plain or gzipped, told by content), Foldcomp files and databases, .tar and .tar.gz of these.
+Files: PDB, mmCIF, BinaryCIF (plain or gzipped, told by content), Foldcomp files and databases, .tar and .tar.gz.
 What is left out, and why, stands in rejected.parquet: one row per file or chain.
 """
 SELECT = """\

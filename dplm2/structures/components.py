@@ -1,9 +1,8 @@
 """Residue names: which are amino acids, and the letter of the standard amino acid that each stands for.
 
-From the Chemical Component Dictionary that biotite carries: a modified residue has its parent's letter (MSE is M, SEP is
-S); X where the dictionary names no single parent. D-residues are X: a letter stands for the L-residue, and a backbone
-frame of the other hand would teach the wrong geometry.
-"""
+From the Chemical Component Dictionary that biotite carries: a modified residue has its parent's letter (MSE is M, SEP
+is S); X where the dictionary names no single parent. D-residues are X: a letter stands for the L-residue, and a
+backbone frame of the other hand would teach the wrong geometry."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -12,11 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 LETTERS = frozenset("ACDEFGHIKLMNPQRSTVWY")
+THREE_LETTERS = {
+    "A": "ALA", "C": "CYS", "D": "ASP", "E": "GLU", "F": "PHE", "G": "GLY", "H": "HIS", "I": "ILE", "K": "LYS",
+    "L": "LEU", "M": "MET", "N": "ASN", "P": "PRO", "Q": "GLN", "R": "ARG", "S": "SER", "T": "THR", "V": "VAL",
+    "W": "TRP", "Y": "TYR", "X": "UNK",
+}  # fmt: skip
 # One-letter codes beyond the twenty, with the amino acid they derive from: selenocysteine, pyrrolysine.
 RARE_LETTERS = {"U": "C", "O": "K"}
 # Names that force fields give to protonation states and disulfides, and old files to methionine with selenium.
 FORCE_FIELD_NAMES = {
-    "HID": "H", "HIE": "H", "HSD": "H", "HSE": "H", "HSP": "H", "CYX": "C", "CYM": "C", "ASH": "D", "GLH": "E", "LYN": "K",
+    "HID": "H", "HIE": "H", "HSD": "H", "HSE": "H", "HSP": "H", "CYX": "C", "CYM": "C", "ASH": "D", "GLH": "E",
+    "LYN": "K",
 }  # fmt: skip
 D_TYPES = ("D-PEPTIDE", "D-BETA", "D-GAMMA")
 

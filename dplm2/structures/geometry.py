@@ -5,8 +5,8 @@ Shapes: L residues, X Cartesian coordinates. Distances in angstrom, angles in ra
 
 import numpy as np
 
-# Ranges of P-SEA (Labesse et al. 1997, CABIOS 13:291): distances between C-alpha i and i + 2, 3, 4, the angle of three and
-# the dihedral of four consecutive ones (degrees there).
+# Ranges of P-SEA (Labesse et al. 1997, CABIOS 13:291): distances between C-alpha i and i + 2, 3, 4, the angle of
+# three and the dihedral of four consecutive ones (degrees there).
 HELIX_D3, HELIX_D4 = (4.8, 5.8), (5.8, 7.0)
 HELIX_ANGLE, HELIX_DIHEDRAL = np.radians((77, 101)), np.radians((30, 70))
 STRAND_D2, STRAND_D3, STRAND_D4 = (6.1, 7.3), (9.0, 10.8), (11.3, 13.5)

@@ -1,8 +1,7 @@
 """Which files belong to a dataset, cut into shards: one manifest a shard, rewritten only if it changed.
 
-Imported by the Snakefile at every start, so this module needs the standard library alone, and files whose size and times
-are as before are not read again.
-"""
+Imported by the Snakefile at every start, so this module needs the standard library alone, and files whose size and
+times are as before are not read again."""
 
 import concurrent.futures
 import glob
@@ -20,56 +19,12 @@ HEADER = "path\tsize\tsha256"
 CACHE_FILE = "files.tsv"
 HASHING_THREADS = 8
 # What lies beside structures in people's folders. A file that is named outright, or by a pattern, is always taken.
-NO_STRUCTURE_ENDINGS = frozenset(
-    [
-        ".csv",
-        ".tsv",
-        ".json",
-        ".jsonl",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".md",
-        ".rst",
-        ".txt",
-        ".log",
-        ".html",
-        ".htm",
-        ".py",
-        ".sh",
-        ".ipynb",
-        ".r",
-        ".smk",
-        ".pkl",
-        ".npy",
-        ".npz",
-        ".parquet",
-        ".fasta",
-        ".fa",
-        ".fas",
-        ".a3m",
-        ".sto",
-        ".hmm",
-        ".aln",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".svg",
-        ".pdf",
-        ".sha256",
-        ".md5",
-        ".h5",
-        ".pt",
-        ".pth",
-        ".safetensors",
-        ".tmp",
-        ".part",
-        ".index",
-        ".lookup",
-        ".dbtype",
-        ".source",
-    ]
-)
+NO_STRUCTURE_ENDINGS = frozenset((
+    ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".md", ".rst", ".txt", ".log", ".html", ".htm", ".py",
+    ".sh", ".ipynb", ".r", ".smk", ".pkl", ".npy", ".npz", ".parquet", ".fasta", ".fa", ".fas", ".a3m", ".sto", ".hmm",
+    ".aln", ".png", ".jpg", ".jpeg", ".svg", ".pdf", ".sha256", ".md5", ".h5", ".pt", ".pth", ".safetensors", ".tmp",
+    ".part", ".index", ".lookup", ".dbtype", ".source",
+))  # fmt: skip
 CHAIN_SUFFIX = re.compile(r"[_.][A-Za-z0-9]{1,2}$")
 COMPRESSED_ENDINGS = (".gz", ".tgz")
 FORMAT_ENDINGS = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx", ".mcif", ".bcif", ".fcz", ".tar")
@@ -85,7 +40,7 @@ class SourceFile:
 
 
 def entry_name(path: str) -> str:
-    """The name of an entry after its file: ``models/1ABC.pdb.gz`` gives ``1ABC``; PDB's own ``pdb1abc.ent`` gives ``1abc``."""
+    """The name of an entry after its file: ``models/1ABC.pdb.gz`` gives ``1ABC``, ``pdb1abc.ent`` gives ``1abc``."""
     name = path.replace("\\", "/").rsplit("/", 1)[-1]
     for endings in (COMPRESSED_ENDINGS, FORMAT_ENDINGS):
         for ending in endings:
@@ -99,9 +54,8 @@ def entry_name(path: str) -> str:
 def shard_of(path: str, shards: int) -> int:
     """The shard that a file belongs to, by a hash of its entry's name without a chain's suffix.
 
-    Files that could give chains of one name (``1abc.cif`` and ``old/1abc.pdb``, ``1abc_A.cif``) so meet in one shard, which
-    can keep their names apart without knowing the other shards.
-    """
+    Files that could give chains of one name (``1abc.cif`` and ``old/1abc.pdb``, ``1abc_A.cif``) so meet in one shard,
+    which can keep their names apart without knowing the other shards."""
     key = CHAIN_SUFFIX.sub("", entry_name(path)).lower()
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") % shards
 

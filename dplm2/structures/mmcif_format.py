@@ -1,17 +1,20 @@
 """Reading mmCIF and BinaryCIF through biotite's file classes: only the columns that cleaning needs are decoded."""
 
 import io
-from collections.abc import Mapping
+import re
 from typing import Any
 
 import msgpack
 import numpy as np
 
 from dplm2.structures.atoms import Atoms, Entry, UnreadableError
+from dplm2.structures.components import THREE_LETTERS
 from dplm2.structures.settings import Reading
 
 # More would be no real file: a string or run-length encoding may claim any size in a few bytes.
 VALUES_PER_ATOM = 4
+# In an entity's sequence a residue is a letter, or a name in brackets: "MK(MSE)L".
+ONE_RESIDUE = re.compile(r"\(([^)\s]+)\)|([A-Za-z])")
 PREDICTION_CATEGORIES = ("ma_qa_metric", "ma_qa_metric_local", "ma_qa_metric_global")
 
 
@@ -50,17 +53,16 @@ def read_binary_cif(data: bytes, limits: Reading) -> Entry:
 def _refuse_claims(content: Any, limits: Reading) -> None:
     """Stop before an encoding that claims more values than a file of allowed size holds makes memory run out."""
     most = limits.max_atoms * VALUES_PER_ATOM
-    waiting = [content]
+    waiting = [content] if type(content) in (dict, list) else []
     while waiting:
         node = waiting.pop()
-        if isinstance(node, Mapping):
-            for key, value in node.items():
-                if key in ("srcSize", "rowCount") and (not isinstance(value, int) or not 0 <= value <= most):
-                    raise UnreadableError(f"a column claims {value!r} values; at most {most} are taken")
-                if isinstance(value, Mapping | list):
-                    waiting.append(value)
-        elif isinstance(node, list):
-            waiting.extend(item for item in node if isinstance(item, Mapping | list))
+        if type(node) is list:
+            waiting.extend(item for item in node if type(item) in (dict, list))
+            continue
+        for key in ("srcSize", "rowCount"):
+            if key in node and not (type(node[key]) is int and 0 <= node[key] <= most):
+                raise UnreadableError(f"a column claims {node[key]!r} values; at most {most} are taken")
+        waiting.extend(value for value in node.values() if type(value) in (dict, list))
 
 
 def _read_blocks(file: Any, kind: str, limits: Reading) -> Entry:
@@ -165,6 +167,12 @@ def _polymers(block: Any) -> tuple[dict[str, tuple[str, ...]], frozenset[str] | 
             # A second row of one number is micro-heterogeneity: the first stands.
             if place == len(names) + 1:
                 names.append(name)
+    elif "entity_poly" in block:
+        table = block["entity_poly"]
+        texts = _strings(table, "pdbx_seq_one_letter_code").tolist()
+        for entity, text in zip(_strings(table, "entity_id").tolist(), texts, strict=True):
+            found = ONE_RESIDUE.findall(text)
+            polymers[entity] = [longer or THREE_LETTERS.get(letter, "UNK") for longer, letter in found]
     return {entity: tuple(names) for entity, names in polymers.items()}, peptides
 
 

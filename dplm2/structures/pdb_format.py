@@ -1,10 +1,9 @@
 """Reading PDB text: fixed columns, cut out of a matrix of characters all at once.
 
-biotite's reader is held against this one in the tests. This one is here because it is several times quicker, and because
-it can tell a broken line of a ligand or dummy atom (which costs nothing) from one of the protein (which costs the file).
-"""
+biotite's reader is held against this one in the tests. This one is here because it is several times quicker, and
+because it can tell a broken line of a ligand or dummy atom (which costs nothing) from one of the protein (which costs
+the file)."""
 
-import itertools
 import re
 
 import numpy as np
@@ -25,8 +24,7 @@ METHOD = re.compile(rb"^EXPDTA.{4}(.*)$", re.M)
 PREDICTED = re.compile(
     rb"^(?:TITLE|REMARK|EXPDTA|HEADER).*(?:ALPHAFOLD|ESMFOLD|THEORETICAL MODEL|COLABFOLD|ROSETTAFOLD)", re.M
 )
-MODEL = re.compile(rb"^MODEL\b", re.M)
-HEADER_BYTES = 1 << 20
+ATOM_RECORDS = (b"ATOM  ", b"HETATM")
 
 
 def read_pdb(data: bytes, limits: Reading) -> Entry:
@@ -46,7 +44,7 @@ def read_pdb(data: bytes, limits: Reading) -> Entry:
         raise UnreadableError("a PDB file without ATOM records")
     if len(lines) > limits.max_atoms:
         raise UnreadableError(f"more than {limits.max_atoms} atoms")
-    head = data[:HEADER_BYTES]
+    head = data[: data.find(lines[0])]
     resolution, method, assembly = RESOLUTION.search(head), METHOD.search(head), ASSEMBLY.search(head)
     return Entry(
         atoms=_parse(lines, first_line),
@@ -62,16 +60,14 @@ def read_pdb(data: bytes, limits: Reading) -> Entry:
 
 def _first_model(data: bytes) -> bytes:
     """Up to the second MODEL record, or up to ENDMDL in files that mark models by it alone."""
-    starts = [match.start() for match in itertools.islice(MODEL.finditer(data), 2)]
-    if len(starts) == 2:
-        return data[: starts[1]]
-    end = -1 if starts else data.find(b"\nENDMDL")
+    first = 0 if data.startswith(b"MODEL") else data.find(b"\nMODEL")
+    end = data.find(b"\nMODEL" if first >= 0 else b"\nENDMDL", first + 1)
     return data if end < 0 else data[: end + 1]
 
 
 def _atom_lines(data: bytes) -> tuple[list[bytes], list[int]]:
     lines = data.split(b"\n")
-    places = [i for i, line in enumerate(lines) if line.startswith((b"ATOM  ", b"HETATM"))]
+    places = [i for i, line in enumerate(lines) if line.startswith(ATOM_RECORDS)]
     return [lines[i] for i in places], places
 
 
@@ -172,8 +168,6 @@ def _seqres(head: bytes) -> dict[str, tuple[str, ...]]:
     for line in head[start:].split(b"\n") if start >= 0 else []:
         if line.startswith(b"SEQRES"):
             found.setdefault(line[11:12].decode("latin-1").strip(), []).extend(line[19:70].decode("latin-1").split())
-        elif line.startswith(b"ATOM"):
-            break
     return {chain: tuple(names) for chain, names in found.items()}
 
 

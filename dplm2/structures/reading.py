@@ -1,8 +1,7 @@
 """Opening structure files: what a file is, is told by its content; nothing is unpacked to disk.
 
-A gzip stream is read up to a limit; members of archives are only ever read into memory, their names are labels and never
-become paths.
-"""
+A gzip stream is read up to a limit; members of archives are only ever read into memory, their names are labels and
+never become paths."""
 
 import os
 import tarfile
@@ -20,12 +19,12 @@ from dplm2.structures.settings import Reading
 GZIP_MAGIC, FOLDCOMP_MAGIC, TAR_MAGIC = b"\x1f\x8b", b"FCMP", b"ustar"
 TAR_MAGIC_AT, SNIFFED_BYTES = 257, 4096
 MEBIBYTE = 1 << 20
-PDB_RECORDS = tuple(
-    b"ATOM  |HETATM|HEADER|TITLE |COMPND|SOURCE|KEYWDS|EXPDTA|AUTHOR|REMARK|REVDAT|SEQRES|CRYST1|MODEL |DBREF |TER|END|OBSLTE"
-    b"|NUMMDL|MDLTYP|SPLIT |CAVEAT|JRNL  |HELIX |SHEET |SSBOND|LINK  |MODRES|ORIGX1|SCALE1|MTRIX1|CONECT|PARENT|USER  ".split(
-        b"|"
-    )
-)
+PDB_RECORDS = (
+    b"ATOM  ", b"HETATM", b"HEADER", b"TITLE ", b"COMPND", b"SOURCE", b"KEYWDS", b"EXPDTA", b"AUTHOR", b"REMARK",
+    b"REVDAT", b"SEQRES", b"CRYST1", b"MODEL", b"DBREF", b"TER", b"END", b"OBSLTE", b"NUMMDL", b"MDLTYP", b"SPLIT ",
+    b"CAVEAT", b"JRNL  ", b"HELIX ", b"SHEET ", b"SSBOND", b"LINK  ", b"MODRES", b"ORIGX1", b"SCALE1", b"MTRIX1",
+    b"CONECT", b"PARENT", b"USER  ",
+)  # fmt: skip
 NO_FORMAT = "neither PDB, mmCIF, BinaryCIF nor Foldcomp"
 
 

@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 CODES = {
-    "unreadable": "The file or archive member cannot be read soundly: no known format, cut short, broken, beyond a limit.",
+    "unreadable": "The file or archive member cannot be read: no known format, cut short, broken, beyond a limit.",
     "no_protein": "The entry has no protein chain of two or more residues.",
-    "no_backbone": "No residue of the chain has N, CA and C with finite coordinates (C-alpha traces, coarse-grained beads).",
+    "no_backbone": "No residue has N, CA and C with finite coordinates (C-alpha traces, coarse-grained beads).",
     "too_short": "Fewer residues than filters.min_length.",
     "too_long": "More residues than filters.max_length.",
     "too_many_missing": "A smaller fraction of observed residues than filters.min_observed_fraction.",
-    "too_many_unknown": "A larger fraction of X than filters.max_unknown_fraction (modified and D-residues without a parent).",
+    "too_many_unknown": "A larger fraction of X than filters.max_unknown_fraction (D-residues, modified ones).",
     "low_plddt": "Mean pLDDT below filters.min_plddt, or no residue reaches filters.trim_plddt.",
     "plddt_spread": "Standard deviation of pLDDT above filters.max_plddt_deviation.",
     "coil": "A larger fraction of coil than filters.max_coil.",

@@ -54,10 +54,9 @@ class _Runs:
 def protein_chains(entry: Entry) -> list[ChainResidues]:
     """The protein chains of an entry, by the author's chain id, in the order of the file.
 
-    A residue belongs to a chain if it is an amino acid by name (or has N, CA and C) and the file says that it is part of a
-    polypeptide; where the file does not say, if its record is ATOM or peptide bonds lead to one whose record is. A chain
-    has at least two residues.
-    """
+    A residue belongs to a chain if it is an amino acid by name (or has N, CA and C) and the file says that it is part
+    of a polypeptide; where the file does not say, if its record is ATOM or peptide bonds lead to one whose record is.
+    A chain has at least two residues."""
     atoms = entry.atoms
     if len(atoms) == 0:
         return []
@@ -171,7 +170,8 @@ def _backbones(atoms: Atoms, group: np.ndarray, code: np.ndarray, count: int) ->
 def _one_atom_per_slot(
     atoms: Atoms, group: np.ndarray, at: np.ndarray, slot: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where atoms stand twice: those of the residue's best alternate location, then of highest occupancy, then the first.
+    """Where atoms stand twice: those of the residue's best alternate location, then of highest occupancy, then the
+    first.
 
     One location is chosen for the whole residue, so that conformers are not mixed as long as it is complete.
     """
@@ -190,7 +190,7 @@ def _one_atom_per_slot(
 
 
 def _bonded(backbone_RAX: np.ndarray) -> np.ndarray:
-    """Whether residue i and i + 1 are linked (R - 1,): by C-N distance, by C-alpha distance where one of them is missing."""
+    """Whether residues i and i + 1 are linked (R - 1,): by C-N distance, or C-alpha distance where one is missing."""
     with np.errstate(invalid="ignore"):
         peptide = np.linalg.norm(backbone_RAX[1:, 0] - backbone_RAX[:-1, 2], axis=-1)
         alpha = np.linalg.norm(backbone_RAX[1:, 1] - backbone_RAX[:-1, 1], axis=-1)
@@ -198,7 +198,7 @@ def _bonded(backbone_RAX: np.ndarray) -> np.ndarray:
 
 
 def _without_ligands(residues: ChainResidues, hetero: np.ndarray) -> ChainResidues:
-    """Drop amino acids of HETATM records that no peptide bonds link to the chain: free ones, and peptides as ligands."""
+    """Drop amino acids of HETATM records that no peptide bond links to the chain: free ones, peptides as ligands."""
     if not hetero.any():
         return residues
     stretch = np.append(0, np.cumsum(~residues.bonded))
@@ -229,7 +229,7 @@ def subset(residues: ChainResidues, kept: np.ndarray) -> ChainResidues:
 
 
 def unclash(backbone_RAX: np.ndarray, closest: float = 1.0) -> Iterator[int]:
-    """Residues whose C-alpha lies within ``closest`` angstrom of an earlier residue's: two on one place, one is not real."""
+    """Residues whose C-alpha lies within ``closest`` angstrom of an earlier one's: two cannot share a place."""
     alpha = backbone_RAX[:, 1]
     there = np.flatnonzero(np.isfinite(alpha).all(-1))
     order = there[np.argsort(alpha[there, 0], kind="stable")]

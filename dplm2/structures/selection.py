@@ -1,8 +1,8 @@
 """What only the whole dataset can tell: duplicates, outliers in size, clusters, splits.
 
-Writes ``selection.parquet`` (the chains that stay, each with its cluster and split) and ``rejected.parquet`` (everything
-that was left out, of all shards); the shards themselves stay as they are, so a new file never rewrites them all.
-"""
+Writes ``selection.parquet`` (the chains that stay, each with its cluster and split) and ``rejected.parquet``
+(everything that was left out, of all shards); the shards themselves stay as they are, so a new file never rewrites
+them all."""
 
 import os
 from collections import Counter
@@ -162,7 +162,7 @@ class _Selection:
         self.kept = np.array([r for r in self.kept.tolist() if groups[r] is None or best[groups[r]] == r], dtype=int)
 
     def _drop_outliers(self, quantile: float) -> None:
-        """Radius of gyration grows as a power of length: take the quantile of what a straight line in logarithms leaves over."""
+        """Radius of gyration grows as a power of length: judge what a straight line in logarithms leaves over."""
         if len(self.kept) < FEWEST_FOR_QUANTILE:
             return
         length = self.table["length"].to_numpy()[self.kept]

@@ -36,6 +36,10 @@ BATCH_SECONDS, ITEM_SECONDS = 900, 300
 WORKER_MEMORY = 6 << 30
 UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
 LONGEST_NAME = 120
+CHAIN_FIELDS = (
+    "author_chain", "label_chain", "sequence", "insertion_codes", "method", "resolution", "release_date",
+    "helix", "strand", "coil", "radius_of_gyration",
+)  # fmt: skip
 
 
 @dataclass
@@ -166,8 +170,7 @@ def _record_batch(rows: list[tuple[Item, Chain]]) -> pa.RecordBatch:
         "backbone": _lists([chain.backbone_LAX for chain in chains], pa.float32()),
         "plddt": _lists([chain.plddt for chain in chains], pa.float32()),
     }
-    same = "author_chain label_chain sequence insertion_codes method resolution release_date helix strand coil radius_of_gyration"
-    columns.update({name: [getattr(chain, name) for chain in chains] for name in same.split()})
+    columns.update({name: [getattr(chain, name) for chain in chains] for name in CHAIN_FIELDS})
     nothing = [None] * len(rows)
     arrays = [
         values if isinstance(values := columns.get(field.name, nothing), pa.Array) else pa.array(values, field.type)

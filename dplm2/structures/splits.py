@@ -40,9 +40,10 @@ class Assignment:
 def assign_splits(members: Members, settings: Split, seed: int) -> Assignment:
     """Divide chains.
 
-    Lists come first, then dates, then random draws from what is left for training. A random draw takes the near-identical
-    sequences (and, by cluster, the whole cluster) with it; training chains related to what a list or a date holds out are
-    reported as leaks. A draw depends on the seed and the names alone, so that a new chain leaves the others where they are.
+    Lists come first, then dates, then random draws from what is left for training. A random draw takes the near-
+    identical sequences (and, by cluster, the whole cluster) with it; training chains related to what a list or a date
+    holds out are reported as leaks. A draw depends on the seed and the names alone, so that a new chain leaves the
+    others where they are.
 
     Raises
     ------

@@ -8,37 +8,9 @@ import numpy as np
 
 from dplm2.artifacts import atomic_path
 from dplm2.errors import DPLM2Error
+from dplm2.structures.components import THREE_LETTERS
 from dplm2.structures.store import BACKBONE_ATOMS
 
-THREE_LETTERS = dict(
-    zip(
-        "ACDEFGHIKLMNPQRSTVWYX",
-        [
-            "ALA",
-            "CYS",
-            "ASP",
-            "GLU",
-            "PHE",
-            "GLY",
-            "HIS",
-            "ILE",
-            "LYS",
-            "LEU",
-            "MET",
-            "ASN",
-            "PRO",
-            "GLN",
-            "ARG",
-            "SER",
-            "THR",
-            "VAL",
-            "TRP",
-            "TYR",
-            "UNK",
-        ],
-        strict=True,
-    )
-)
 WRITTEN_ENDINGS = (".bcif", ".bcif.gz", ".cif", ".pdb")
 LONGEST_PDB_CHAIN = 9999
 

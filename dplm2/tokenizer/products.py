@@ -25,6 +25,7 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None, added: Te
         (..., outputs), of the same type; it is not changed.
     """
     if _one_dnn_takes(values, weight):
+        values, weight = values.contiguous(), weight.contiguous()  # oneDNN is hundreds of times slower otherwise
         if added is None:
             return torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
         return torch.ops.mkldnn._linear_pointwise.binary(values, added, weight, bias, "add")

@@ -80,7 +80,7 @@ def distribution_by_hand(network, tokens, position, temperature):
 
 
 def pairs_by_hand(network):
-    """Probability of each pair of amino acids: two residues, two steps, annealing 2 to 1, stochastic unmasking of scale 1.
+    """Probability of each pair of amino acids: two residues, two steps, annealing 2 to 1, stochastic unmasking.
 
     The difference of two Gumbel variables is logistic, so that the choice of the position to mask has a closed form.
     """

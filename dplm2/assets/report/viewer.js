@@ -15,12 +15,13 @@
   const CONFIDENCE = [[90, [0, 83, 214], "above 90"], [70, [101, 203, 243], "70 to 90"],
     [50, [255, 219, 19], "50 to 70"], [-1, [255, 125, 69], "below 50"]];
   let strips = [];
-  let radius = 1;
+  let radius = 1; // of the sphere that holds everything
+  let reach = [1, 1]; // across and up, before any turn
   let turn, zoom;
 
   function reset() {
     turn = [1, 0, 0, 0, 1, 0, 0, 0, 1];
-    zoom = 1;
+    zoom = 0; // until drawn: as large as fits
   }
 
   function color(name) {
@@ -72,8 +73,9 @@
     const sample = samples[index];
     const last = sample.traces[sample.traces.length - 1];
     strips = sample.traces.flatMap((trace) => curve(trace, trace === last));
-    const squares = sample.traces.flatMap((trace) => trace.points.filter(Boolean).map((p) => p[0] ** 2 + p[1] ** 2 + p[2] ** 2));
-    radius = Math.sqrt(squares.reduce((a, b) => Math.max(a, b), 1)) + 3;
+    const points = sample.traces.flatMap((trace) => trace.points.filter(Boolean));
+    reach = [0, 1].map((i) => points.reduce((most, p) => Math.max(most, Math.abs(p[i])), 1) + 2);
+    radius = points.reduce((most, p) => Math.max(most, Math.hypot(p[0], p[1], p[2])), 1) + 3;
     facts.replaceChildren(...sample.facts.flatMap(([name, value]) => {
       const term = document.createElement("dt");
       const definition = document.createElement("dd");
@@ -104,7 +106,9 @@
       canvas.width = width;
       canvas.height = height;
     }
-    const unit = (Math.min(width, height) / 2 / radius) * zoom;
+    const whole = Math.min(width, height) / 2 / radius;
+    if (!zoom) zoom = Math.max(1, Math.min(width / 2 / reach[0], height / 2 / reach[1]) / whole);
+    const unit = whole * zoom;
     const ground = color("--paper");
     const own = {first: color("--faint"), last: color("--series-2")};
     const lines = strips.map((piece) => {
@@ -125,7 +129,7 @@
       // A rim in the ground's colour lets the nearer strand pass visibly over the farther one.
       context.lineCap = "butt";
       context.strokeStyle = "rgb(" + ground.join(",") + ")";
-      context.lineWidth = thickness + 2 * scale;
+      context.lineWidth = thickness + 1.4 * scale;
       context.stroke();
       context.lineCap = "round";
       context.strokeStyle = "rgb(" + mixed.join(",") + ")";
