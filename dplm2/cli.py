@@ -19,6 +19,8 @@ The stages, in the order of the data:
   generate     co-generate, fold, inverse fold, scaffold motifs
   evaluate     scTM, scRMSD, pLDDT, RMSD, recovery, motif success
   report       tables, plots and one HTML page
+
+Beside them: import and export (other people's checkpoints), embed and probe (representations), status.
 """
 EPILOG = """\
 Run the whole workflow with `make demo`, or `snakemake --cores 2 --configfile my.yaml`.
@@ -42,13 +44,17 @@ def build_parser() -> argparse.ArgumentParser:
 def _registrations() -> list:
     # The command modules import torch and biotite only when a command runs, so `--help` is quick.
     from dplm2.evaluation import command as evaluation
+    from dplm2.evaluation import probe_command as probe
     from dplm2.generation import command as generation
+    from dplm2.generation import embed_command as embed
     from dplm2.language import command as language
     from dplm2.report import command as report
+    from dplm2.report import status
     from dplm2.structures import command as structures
     from dplm2.tokenizer import command as tokenizer
 
-    return [part.register for part in (structures, tokenizer, language, generation, evaluation, report)]
+    parts = (structures, tokenizer, language, generation, evaluation, report, embed, probe, status)
+    return [part.register for part in parts]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

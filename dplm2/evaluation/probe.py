@@ -1,0 +1,121 @@
+"""Linear probes: how much of a property can be read off representations by a linear model.
+
+A regression is ridge regression in closed form, scored by Spearman's rank correlation (as Thermostability is in the
+paper's Table 6); a classification is multinomial logistic regression, scored by accuracy. The strength of the
+regularization is chosen on the validation rows.
+
+Shapes: N proteins, D width, C classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+
+from dplm2.errors import DPLM2Error
+
+STRENGTHS = tuple(10.0**power for power in range(-4, 5))
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted probe.
+
+    Parameters
+    ----------
+    metric
+        ``spearman`` or ``accuracy``.
+    strength
+        Of the regularization that was best on the validation rows.
+    scores
+        The metric on each split.
+    predictions
+        For all rows, in their order.
+    """
+
+    metric: str
+    strength: float
+    scores: dict[str, float]
+    predictions: np.ndarray
+
+
+def fit_probe(features_ND: np.ndarray, labels_N: np.ndarray, splits_N: np.ndarray) -> Probe:
+    """Fit a probe: a regression if the labels are numbers with a fractional part, else a classification.
+
+    Raises
+    ------
+    DPLM2Error
+        If a split is empty.
+    """
+    for split in SPLITS:
+        if not (splits_N == split).any():
+            raise DPLM2Error(f"no row of the split {split}: a probe needs {', '.join(SPLITS)}")
+    train = splits_N == "train"
+    mean, spread = features_ND[train].mean(0), features_ND[train].std(0) + 1e-8
+    scaled_ND = (features_ND - mean) / spread
+    regression = np.issubdtype(labels_N.dtype, np.floating) and not np.all(labels_N == np.round(labels_N))
+    predict = _ridge if regression else _logistic
+    score = _spearman if regression else _accuracy
+    best: tuple[float, float, np.ndarray] | None = None
+    for strength in STRENGTHS:
+        predictions = predict(scaled_ND, labels_N, train, strength)
+        validation = score(predictions, labels_N, splits_N == "validation")
+        if best is None or validation > best[0]:
+            best = validation, strength, predictions
+    _, strength, predictions = best
+    scores = {split: score(predictions, labels_N, splits_N == split) for split in SPLITS}
+    return Probe("spearman" if regression else "accuracy", strength, scores, predictions)
+
+
+def _ridge(features_ND: np.ndarray, labels_N: np.ndarray, train: np.ndarray, strength: float) -> np.ndarray:
+    inputs, centre = features_ND[train], labels_N[train].mean()
+    gram = inputs.T @ inputs + strength * len(inputs) * np.eye(inputs.shape[1])
+    return features_ND @ np.linalg.solve(gram, inputs.T @ (labels_N[train] - centre)) + centre
+
+
+def _logistic(features_ND: np.ndarray, labels_N: np.ndarray, train: np.ndarray, strength: float) -> np.ndarray:
+    classes, numbers_N = np.unique(labels_N, return_inverse=True)
+    inputs = torch.tensor(features_ND, dtype=torch.float64)
+    targets = torch.tensor(numbers_N)
+    weights_DC = torch.zeros(inputs.shape[1], len(classes), dtype=torch.float64, requires_grad=True)
+    biases_C = torch.zeros(len(classes), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights_DC, biases_C], max_iter=200, line_search_fn="strong_wolfe")
+    chosen = torch.tensor(train)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = inputs[chosen] @ weights_DC + biases_C
+        loss = torch.nn.functional.cross_entropy(logits, targets[chosen]) + strength * weights_DC.square().sum() / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        return classes[(inputs @ weights_DC + biases_C).argmax(-1).numpy()]
+
+
+def _spearman(predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> float:
+    if len(np.unique(predictions[rows])) < 2 or len(np.unique(labels[rows])) < 2:
+        return 0.0  # the correlation with a constant is not defined: nothing was read off
+    return float(spearmanr(predictions[rows], labels[rows]).statistic)
+
+
+def _accuracy(predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> float:
+    return float((predictions[rows] == labels[rows]).mean())
+
+
+def features_of(rows: pd.DataFrame) -> np.ndarray:
+    """The vectors (N, D) of both tracks side by side, where all proteins have them.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is not one vector per protein.
+    """
+    tracks = [rows[name] for name in ("sequence_embedding", "structure_embedding") if rows[name].notna().all()]
+    if not tracks or any((track.map(len) != rows["width"]).any() for track in tracks):
+        raise DPLM2Error("a probe needs one vector per protein: make the embeddings with --pool mean, all of one kind")
+    return np.concatenate([np.stack(track.to_numpy()) for track in tracks], axis=1).astype(np.float64)

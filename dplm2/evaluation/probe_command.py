@@ -1,0 +1,58 @@
+"""Command line: ``dplm2 probe``."""
+
+import argparse
+from pathlib import Path
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``dplm2 probe``."""
+    parser = subparsers.add_parser(
+        "probe",
+        help="fit a linear probe on representations",
+        description="Fit a linear model from representations (dplm2 embed --pool mean) to a property, and score it.",
+        epilog="example:\n"
+        "  dplm2 embed proteins.fasta --model M --out embeddings.parquet\n"
+        "  dplm2 probe embeddings.parquet --labels labels.csv --out probe/\n"
+        "labels.csv has the columns chain_id, label (numbers or names) and split (train, validation, test).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("embeddings", type=Path, help="Parquet file of dplm2 embed --pool mean")
+    parser.add_argument("--labels", type=Path, required=True, metavar="CSV", help="chain_id, label, split")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for predictions and summary")
+    parser.add_argument("--model-name", default="model", help="stands in the column model of summary.csv")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from dplm2.artifacts import RunRecord, sha256_of_file, write_text
+    from dplm2.errors import DPLM2Error
+    from dplm2.evaluation.probe import features_of, fit_probe
+
+    embeddings = pd.read_parquet(options.embeddings)
+    labels = pd.read_csv(options.labels)
+    missing = {"chain_id", "label", "split"} - set(labels.columns)
+    if missing:
+        raise DPLM2Error(f"{options.labels}: no column {', '.join(sorted(missing))}")
+    rows = labels.merge(embeddings, on="chain_id", how="left", validate="one_to_one")
+    unknown = rows["length"].isna()
+    if unknown.any():
+        first = rows["chain_id"][unknown].iloc[0]
+        raise DPLM2Error(f"{options.embeddings}: no embedding of {first} ({unknown.sum()} missing)")
+    features = features_of(rows)
+    record = RunRecord("probe", {}, {str(path): sha256_of_file(path) for path in (options.embeddings, options.labels)})
+    probe = fit_probe(features, rows["label"].to_numpy(), rows["split"].to_numpy())
+    summary = pd.DataFrame(
+        {
+            "model": options.model_name, "task": "probe", "dataset": f"{options.labels.stem}/{split}",
+            "metric": probe.metric, "value": score, "n": int((rows["split"] == split).sum()), "backend": "linear",
+        }
+        for split, score in probe.scores.items()
+    )  # fmt: skip
+    predictions = rows[["chain_id", "label", "split"]].assign(prediction=probe.predictions)
+    write_text(options.out / "predictions.csv", predictions.to_csv(index=False))
+    write_text(options.out / "summary.csv", summary.to_csv(index=False))
+    record.write(options.out, strength=probe.strength, **probe.scores)
+    scores = ", ".join(f"{split} {score:.3f}" for split, score in probe.scores.items())
+    print(f"{options.out}: {probe.metric} {scores}")

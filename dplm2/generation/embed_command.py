@@ -1,0 +1,59 @@
+"""Command line: ``dplm2 embed``."""
+
+import argparse
+from pathlib import Path
+
+POOLS = ("mean", "none")
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``dplm2 embed``."""
+    parser = subparsers.add_parser(
+        "embed",
+        help="write a model's representations of proteins",
+        description="Write a model's representations of proteins (last layer) as a Parquet file, a row per protein.",
+        epilog="examples:\n"
+        "  dplm2 embed proteins.fasta --model results/models/demo --out embeddings.parquet\n"
+        "  dplm2 embed 1ubq.pdb structures/ --model M --out embeddings.parquet --pool none\n"
+        "FASTA files give a sequence; structure files and data sets give both tracks (see --tracks).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT",
+        help="FASTA files, data-set folders, Parquet files of chains, structure files or folders of them",
+    )  # fmt: skip
+    parser.add_argument("--model", required=True, metavar="DIR", help="model folder or hub id")
+    parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer (default: the one the model names)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet file to write")
+    parser.add_argument("--pool", choices=POOLS, default="mean", help="mean over residues, or none: all of them")
+    parser.add_argument("--tracks", choices=("both", "sequence", "structure"), default="both", help="what is shown")
+    parser.add_argument("--token-budget", type=int, default=8192, help="tokens that the network sees at once")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    import pyarrow.parquet as pq
+
+    from dplm2.artifacts import atomic_path
+    from dplm2.errors import DPLM2Error
+    from dplm2.generation.embedding import embed
+    from dplm2.generation.inputs import FASTA_ENDINGS, read_targets
+    from dplm2.generation.model import DPLM2
+    from dplm2.tokenizer.command import pick_device
+
+    model = DPLM2.from_pretrained(options.model, options.tokenizer, pick_device(options.device))
+    targets = []
+    for source in options.inputs:
+        with_structure = options.tracks != "sequence" and source.suffix.lower() not in FASTA_ENDINGS
+        targets += read_targets([source], tokenize=model.tokenizer.encode if with_structure else None)
+    if options.tracks == "structure":
+        targets = [replace(target, sequence=None) for target in targets]
+        if any(target.structure_tokens is None for target in targets):
+            raise DPLM2Error("--tracks structure: a FASTA file has no structure")
+    table = embed(model, targets, options.pool, options.token_budget)
+    with atomic_path(options.out) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    print(f"{options.out}: {table.num_rows} proteins, {table['width'][0].as_py()} values per vector")

@@ -1,0 +1,85 @@
+"""``dplm2 status``: which artifacts are there, and how far a training has come."""
+
+import argparse
+import csv
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from dplm2.artifacts import RUN_FILE
+
+STAGES = ("structures", "tokenizers", "tokens", "models", "samples", "evaluation", "report")
+
+
+def finished(results: Path) -> Iterator[tuple[str, str, str]]:
+    """Stage, artifact and a remark for each folder of results with a ``run.json``."""
+    for stage in STAGES:
+        for record in sorted((results / stage).rglob(RUN_FILE)):
+            try:
+                run = json.loads(record.read_text(encoding="utf-8"))
+                remark = f"{run['wall_seconds']:.0f} s on {run['device']}"
+            except (OSError, ValueError, KeyError, TypeError):
+                remark = "its run.json cannot be read"
+            yield stage, str(record.parent.relative_to(results / stage)), remark
+
+
+def unfinished(state: Path) -> Iterator[tuple[str, str]]:
+    """Training and its progress, for each saved state: step, last loss, and whether a process is at work on it."""
+    for pointer in sorted(state.rglob("latest.json")):
+        folder = pointer.parent
+        try:
+            newest = json.loads(pointer.read_text(encoding="utf-8"))
+            record = json.loads((folder / newest["file"]).with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError):
+            yield str(folder.relative_to(state)), "its record cannot be read"
+            continue
+        remark = f"{record.get('label', 'training')}: step {newest['step']} saved"
+        loss = _last_loss(folder / "metrics.csv")
+        if loss is not None:
+            remark += f", loss {loss}"
+        yield str(folder.relative_to(state)), remark + (", running" if _is_locked(folder / "lock") else "")
+
+
+def _last_loss(path: Path) -> str | None:
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            losses = [row["loss"] for row in csv.DictReader(stream) if row.get("loss")]
+    except OSError:
+        return None
+    return f"{float(losses[-1]):.4g}" if losses else None
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``dplm2 status``."""
+    parser = subparsers.add_parser(
+        "status",
+        help="what is finished, and how far a training has come",
+        description="List the artifacts that are there, and the progress of trainings whose state is saved.",
+        epilog="What a run would still do: snakemake --dry-run --quiet rules",
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    parser.add_argument("--state", type=Path, default=Path("state"), metavar="DIR")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    rows = [("finished", f"{stage}/{name}", remark) for stage, name, remark in finished(options.results)]
+    rows += [("saved", name, remark) for name, remark in unfinished(options.state)]
+    if not rows:
+        print(f"nothing in {options.results} or {options.state} yet")
+        return
+    width = max(len(name) for _, name, _ in rows)
+    for kind, name, remark in rows:
+        print(f"{kind:<8}  {name:<{width}}  {remark}")

@@ -1,0 +1,28 @@
+"""``dplm2 status`` tells of what is there, without reading anything large."""
+
+import fcntl
+import json
+
+from dplm2.artifacts import RunRecord
+from dplm2.cli import main
+
+
+def test_status_lists_artifacts_and_running_trainings(tmp_path, capsys):
+    results, state = tmp_path / "results", tmp_path / "state"
+    RunRecord("tokenizer train", {}, {}).write(results / "tokenizers" / "demo")
+    training = state / "model" / "abc"
+    training.mkdir(parents=True)
+    (training / "latest.json").write_text(json.dumps({"file": "step-7.safetensors", "step": 7}))
+    (training / "step-7.json").write_text(json.dumps({"label": "language model"}))
+    (training / "metrics.csv").write_text("step,loss\n5,2.5\n7,1.25\n")
+    with (training / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["status", "--results", str(results), "--state", str(state)]) == 0
+    out = capsys.readouterr().out
+    assert "finished  tokenizers/demo" in out
+    assert "language model: step 7 saved, loss 1.25, running" in out
+
+
+def test_status_of_nothing(tmp_path, capsys):
+    assert main(["status", "--results", str(tmp_path / "r"), "--state", str(tmp_path / "s")]) == 0
+    assert "nothing in" in capsys.readouterr().out
