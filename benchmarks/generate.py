@@ -3,8 +3,8 @@
     python benchmarks/generate.py --size 150M --threads 2 --precision float32 --out benchmarks/generate.json
     python benchmarks/generate.py --throughput --size 650M --device cuda --precision bfloat16
 
-The first measures steps of a batch with random weights against the network's plain forward pass, in the same run and in
-turns, since a machine's speed drifts. The second measures samples per minute at several lengths, for several batch sizes,
+The first measures steps of a batch with random weights and the network's plain forward pass, in turns in the same run,
+since a machine's speed drifts. The second measures samples per minute at several lengths, for several batch sizes,
 eager, compiled and as a CUDA graph.
 """
 
@@ -20,9 +20,10 @@ import torch
 from transformers import EsmForMaskedLM
 
 from dplm2.artifacts import library_versions, peak_memory_bytes, write_json
-from dplm2.language.denoising import Conditioning, Denoiser, SamplerSettings
+from dplm2.language.denoising import Conditioning, Denoiser
 from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.language.sampling import uniforms_of
+from dplm2.language.schedule import SamplerSettings
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 
 SIZES = {
@@ -48,15 +49,16 @@ def unknown(sample_id: str, length: int, steps: int, vocabulary: Vocabulary) -> 
     return Conditioning(sample_id, tokens, {track: np.zeros(length, bool) for track in TRACKS}, steps)
 
 
-def seconds(action, device: str) -> float:
-    """Wall time of one call."""
-    if device == "cuda":
+def seconds(action, options: argparse.Namespace) -> float:
+    """Time of one call."""
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    if options.device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     action()
-    if device == "cuda":
+    if options.device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def denoiser_of(network: MultimodalEsm, batch: int, length: int, steps: int, settings: SamplerSettings) -> Denoiser:
@@ -83,7 +85,7 @@ def measure_steps(options: argparse.Namespace) -> dict:
                 nonlocal result
                 result = method(*arguments)
 
-            inside[name] += seconds(action, options.device)
+            inside[name] += seconds(action, options)
             return result
 
         return call
@@ -93,14 +95,14 @@ def measure_steps(options: argparse.Namespace) -> dict:
     for repetition in range(options.repetitions + 1):
         network.hidden, network.track_logits = timed("hidden", plain_hidden), timed("head", plain_head)
         inside.update(hidden=0.0, head=0.0)
-        step = seconds(denoiser.advance, options.device)
+        step = seconds(denoiser.advance, options)
         network.hidden, network.track_logits = plain_hidden, plain_head
         after = peak_memory_bytes()
         if repetition:  # the first is for warming up
             times["step"].append(step)
             times["hidden"].append(inside["hidden"] + inside["head"])
     for repetition in range(options.repetitions + 1):
-        plain = seconds(lambda: network(denoiser.ids_BT), options.device)
+        plain = seconds(lambda: network(denoiser.ids_BT), options)
         if repetition:
             times["plain_forward"].append(plain)
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -149,7 +151,7 @@ def _rate(options: argparse.Namespace, length: int, batch: int, way: str) -> flo
     denoiser = denoiser_of(network, batch, length, 500, settings)
     for _ in range(3):
         denoiser.advance()
-    taken = [seconds(denoiser.advance, options.device) for _ in range(options.repetitions)]
+    taken = [seconds(denoiser.advance, options) for _ in range(options.repetitions)]
     return 60 * batch / (statistics.median(taken) * 500)
 
 
@@ -160,6 +162,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time, for ratios on a busy machine"
+    )
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=200)
     parser.add_argument("--strategy", default="annealing@2.2:1.0")

@@ -7,6 +7,7 @@ a default stand in it for every key; ``load`` checks a configuration against it 
 import dataclasses
 import json
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from referencing.jsonschema import DRAFT202012
 from dplm2.errors import ConfigError
 
 SCHEMA_FOLDER = Path(__file__).parent / "schema"
+EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 Settings = TypeVar("Settings")
 
 
@@ -54,7 +56,7 @@ def load(source: str | os.PathLike | Mapping) -> dict:
 
 def _read(source: str | os.PathLike | Mapping) -> dict:
     if isinstance(source, Mapping):
-        return dict(source)
+        return _with_numbers(dict(source))
     text, name = str(source), "the configuration given in place"
     if not text.lstrip().startswith("{"):
         name = text
@@ -68,7 +70,16 @@ def _read(source: str | os.PathLike | Mapping) -> dict:
         raise ConfigError(f"{name}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{name}: a configuration is a mapping of keys to values")
-    return value
+    return _with_numbers(value)
+
+
+def _with_numbers(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-4`` (no point, or no sign) as text; people and JSON mean a number."""
+    if isinstance(value, Mapping):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 @cache
@@ -111,7 +122,7 @@ def _reference_problems(given: Mapping) -> Iterator[str]:
                 if without_effect:
                     keys = ", ".join(without_effect)
                     yield f"{path}: {keys} would have no effect beside 'pretrained'; leave them out"
-            elif "datasets" in given and not section.get("datasets"):
+            elif given.get("datasets") and not section.get("datasets"):
                 yield f"{path}: give 'datasets' to train on, or 'pretrained' with the folder of a finished one"
             yield from unknown(f"{path}.datasets", "datasets", section.get("datasets"))
             if kind == "models":
@@ -134,7 +145,7 @@ def _warmup_problems(path: str, section: Mapping, given: Mapping) -> Iterator[st
     )
     if "network" in section and not from_scratch:
         yield f"{path}.network: would have no effect: the weights of the warm-up's source bring their own size"
-    if "datasets" in given and from_scratch and "network" not in section:
+    if given.get("datasets") and from_scratch and "network" not in section:
         yield f"{path}.network: needed for warmup.source 'scratch': the size of the network"
 
 
@@ -147,7 +158,11 @@ def _explain(error: ValidationError) -> str:
     if error.validator in ("oneOf", "anyOf") and error.context:
         branches = [_explain(part) for part in error.context]
         return f"{path}: {error.instance!r} fits none of what is allowed ({'; '.join(dict.fromkeys(branches))})"
-    if error.validator == "propertyNames" or "pattern" in error.schema and error.validator == "pattern":
+    if error.validator == "const" and "description" in error.schema:
+        return f"{path}: {error.schema['description']}"
+    if error.validator == "pattern" and "description" in error.schema:
+        return f"{path}: {error.instance!r} does not fit: {error.schema['description']}"
+    if error.validator in ("propertyNames", "pattern"):
         return f"{path}: {error.instance!r} is not a name: letters, digits, '.', '_', '-'; first a letter or digit"
     return f"{path}: {error.message}"
 

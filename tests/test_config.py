@@ -87,6 +87,15 @@ def test_given_values_are_kept_and_defaults_are_filled_in_at_depth():
     assert "encoder" not in given["tokenizers"]["t"]
 
 
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001"])
+def test_numbers_with_exponents_are_numbers_however_they_are_spelt(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"tokenizers: {{t: {{training: {{learning_rate: {text}}}}}}}")
+    completed = config.load(path)
+    assert completed["tokenizers"]["t"]["training"]["learning_rate"] == 1e-4
+    assert config.load(json.dumps(completed)) == completed
+
+
 @pytest.mark.parametrize(("text", "message"), [("a: [", "not YAML"), ("- a\n", "a mapping of keys")])
 def test_broken_files(tmp_path, text, message):
     path = tmp_path / "config.yaml"

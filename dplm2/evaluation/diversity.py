@@ -30,7 +30,7 @@ def linked_clusters(scores: np.ndarray, threshold: float) -> np.ndarray:
     takes them into its cluster. Returns each one's representative (n,).
     """
     near = np.where(np.isnan(scores), 0.0, scores) >= threshold
-    near |= near.T
+    near &= near.T  # a score per length: both have to reach the threshold, as in Foldseek's clusters
     np.fill_diagonal(near, True)
     representative = np.full(len(scores), -1)
     left = np.ones(len(scores), dtype=bool)

@@ -46,9 +46,8 @@ class Esmfold:
         if settings.precision == "bfloat16":
             self.model.esm.bfloat16()
         self.device = torch.device(device)
-        self.fingerprint = fingerprint(
-            [_identity(settings.model), self.model.config._commit_hash, settings.precision, settings.recycles]
-        )
+        revision = getattr(self.model.config, "_commit_hash", None)
+        self.fingerprint = fingerprint([_identity(settings.model), revision, settings.precision, settings.recycles])
 
     def batches(self, sequences: Sequence[str]) -> Iterable[list[str]]:
         """Groups of similar length within the budget of residues."""
@@ -89,7 +88,7 @@ def _open(source: str) -> EsmForProteinFolding:
     try:
         config = EsmConfig.from_pretrained(source)
         if not config.is_folding_model:
-            raise DPLM2Error(f"evaluation.esmfold.model: {source} is no ESMFold model (its config has no folding part)")
+            raise DPLM2Error(f"evaluation.esmfold.model: {source} is no ESMFold model; {HOW_TO_GET}")
         # Half precision gives NaN in the confidence; the published configuration asks for it.
         config.esmfold_config.fp16_esm = False
         model, loaded = EsmForProteinFolding.from_pretrained(

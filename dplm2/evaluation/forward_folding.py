@@ -1,14 +1,31 @@
 """Benchmark of folding: the model's structure for a native sequence against the native (DPLM-2, section 4.2, table 4).
 
-No folding program takes part. A prediction "matches" if its TM-score reaches ``match_tm_score``.
+No folding program takes part, unless ``folding_baseline`` asks for one to fold the same sequences: its figures stand in
+the columns ``baseline_...``. A prediction "matches" if its TM-score reaches ``match_tm_score``.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 
-from dplm2.evaluation.benchmark import Job, dataset_name, finish, identity, mean_or_none, native_of, source_of
+from dplm2.evaluation.benchmark import (
+    Job,
+    dataset_name,
+    finish,
+    identity,
+    mean_or_none,
+    native_of,
+    source_of,
+    write_folded,
+)
 from dplm2.evaluation.comparison import compare
+from dplm2.evaluation.folding import Failure
+from dplm2.evaluation.results import summarize
+from dplm2.evaluation.samples import Native, Sample
 
 COLUMNS = ["ca_rmsd", "bb_rmsd", "tm_score", "tm_score_released", "lddt_ca", "tokenizer_plddt"]
+BASELINE = "baseline_"
 
 
 def run(job: Job) -> int:
@@ -16,28 +33,61 @@ def run(job: Job) -> int:
     samples, left_out = job.read()
     record = job.record()
     all_natives = job.natives()
-    natives = [native_of(sample, all_natives).backbone for sample in samples]
-    failures = [_failure(sample.backbone, native) for sample, native in zip(samples, natives, strict=True)]
+    natives = [native_of(sample, all_natives) for sample in samples]
+    match = f"match_tm_score_{job.settings.match_tm_score:g}"
+    failures = [_failure(sample.backbone, native.backbone) for sample, native in zip(samples, natives, strict=True)]
+    values = _compared(job, [sample.backbone for sample in samples], natives, failures)
+    rows = []
+    for sample, failure, row in zip(samples, failures, values, strict=True):
+        matches = failure is None and row["tm_score"] >= job.settings.match_tm_score
+        row |= {"failed": failure is not None, "failure": failure, match: bool(matches)}
+        rows.append(identity(sample, "none") | row | {"tokenizer_plddt": mean_or_none(sample.plddt)})
+    dataset, extra = dataset_name(job.chains), []
+    metrics = pd.DataFrame(rows)
+    if job.settings.folding_baseline:
+        baseline, name = _baseline(job, samples, natives)
+        metrics = pd.concat([metrics, baseline.drop(columns="failed")], axis=1)
+        columns = [column for column in baseline if column.startswith(BASELINE)]
+        extra = summarize(baseline, columns, source_of(job, samples, dataset, name), job.settings.bootstrap_samples)
+    source = source_of(job, samples, dataset, "none")
+    return finish(job, record, metrics, [*COLUMNS, match], source, left_out, by="task", extra_rows=extra)
+
+
+def _compared(
+    job: Job,
+    predictions: Sequence[np.ndarray | None],
+    natives: Sequence[Native],
+    failures: Sequence[str | None],
+) -> list[dict[str, float]]:
+    """Structure metrics of each prediction; none of one that failed."""
     good = [i for i, failure in enumerate(failures) if failure is None]
     values = compare(
-        [samples[i].backbone for i in good], [natives[i] for i in good], job.settings.released_tm_score, job.device
+        [predictions[i] for i in good],
+        [natives[i].backbone for i in good],
+        job.settings.released_tm_score,
+        job.device,
     )
-    match = f"match_tm_score_{job.settings.match_tm_score:g}"
-    rows = [
-        identity(sample, "none") | {"failed": failure is not None, "failure": failure, match: False}
-        for sample, failure in zip(samples, failures, strict=True)
-    ]
+    rows: list[dict[str, float]] = [{} for _ in predictions]
     for place, index in enumerate(good):
-        rows[index].update({name: float(column[place]) for name, column in values.items()})
-        rows[index][match] = bool(rows[index]["tm_score"] >= job.settings.match_tm_score)
-        rows[index]["tokenizer_plddt"] = mean_or_none(samples[index].plddt)
-    source = source_of(job, samples, dataset_name(job.chains), "none")
-    return finish(job, record, pd.DataFrame(rows), [*COLUMNS, match], source, left_out, by="task")
+        rows[index] = {name: float(column[place]) for name, column in values.items()}
+    return rows
 
 
-def _failure(prediction, native) -> str | None:
-    import numpy as np
+def _baseline(job: Job, samples: Sequence[Sample], natives: Sequence[Native]) -> tuple[pd.DataFrame, str]:
+    """Columns ``baseline_...`` of the folding program's models of the same sequences, and its name."""
+    sequences = [native.sequence for native in natives]
+    folded, name = job.fold(sequences)
+    failures = [result.reason if isinstance(result, Failure) else None for result in folded]
+    predictions = [None if isinstance(result, Failure) else result.backbone for result in folded]
+    rows = _compared(job, predictions, natives, failures)
+    for row, result in zip(rows, folded, strict=True):
+        row["plddt"] = None if isinstance(result, Failure) else mean_or_none(result.plddt)
+    write_folded(job.out, samples, sequences, folded)
+    baseline = pd.DataFrame(rows).add_prefix(BASELINE)
+    return baseline.assign(failed=[failure is not None for failure in failures]), name
 
+
+def _failure(prediction: np.ndarray | None, native: np.ndarray) -> str | None:
     if prediction is None:
         return "the sample has no structure"
     if not np.isfinite(prediction[:, 1]).all():

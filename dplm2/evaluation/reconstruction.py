@@ -14,12 +14,14 @@ from dplm2.evaluation.benchmark import dataset_name, set_name
 from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.results import Source, describe, summarize, summary_row, write_results
+from dplm2.evaluation.secondary_structure import FRACTIONS, secondary_structure_fractions
 from dplm2.evaluation.settings import EvaluationSettings
 from dplm2.structures import store
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import observed_of
 
 TASK = "reconstruction"
+NATIVE = "native_"
 COLUMNS = ("ca_rmsd", "bb_rmsd", "tm_score", "lddt_ca", "tm_score_released")
 
 
@@ -75,6 +77,9 @@ def run(job: Job) -> int:
     metrics.insert(1, "model", model)
     metrics.insert(2, "task", TASK)
     metrics.insert(3, "split", [splits[i] for i in chosen])
+    # What the chains themselves are made of: designs are compared with it.
+    composition = [secondary_structure_fractions(backbones[i]) for i in chosen]
+    metrics = pd.concat([metrics, pd.DataFrame(composition).add_prefix(NATIVE)], axis=1)
     observed = [observed_of(backbones[i]) for i in chosen]
     summary = _summary(job, model, metrics, tokens, observed, tokenizer.codebook_size)
     suffix = _suffix(job)
@@ -151,7 +156,10 @@ def _summary(
         chosen = metrics["split"].isna() if split is None else metrics["split"] == split
         source = Source(model, TASK, set_name(name, split, len(splits) > 1 or job.split is not None))
         part = metrics[chosen].rename(columns={column: column + suffix for column in COLUMNS})
-        rows += summarize(part, [column + suffix for column in COLUMNS], source, job.settings.bootstrap_samples)
+        columns = [column + suffix for column in COLUMNS]
+        if not job.untrained:
+            columns += [NATIVE + name for name in FRACTIONS]
+        rows += summarize(part, columns, source, job.settings.bootstrap_samples)
         indices = np.flatnonzero(chosen)
         use = codebook_use((tokens[i][observed[i]] for i in indices), codebook_size)
         residues = int(sum(observed[i].sum() for i in indices))

@@ -63,6 +63,7 @@ class EvaluationSettings:
     reconstruction: tuple[str, ...]
     likelihood: tuple[str, ...]
     folding_backend: str
+    folding_baseline: bool
     inverse_folding_backend: str
     diversity: str
     cluster_tm_score: float

@@ -200,7 +200,7 @@ def tm_scores(
     natives: Sequence[np.ndarray],
     search: Search = FULL_SEARCH,
     device: torch.device | str = "cpu",
-    residues_per_batch: int = 4096,
+    residues_per_batch: int = 16384,
 ) -> np.ndarray:
     """TM-score of many pairs of different lengths; pairs of similar length are computed together.
 

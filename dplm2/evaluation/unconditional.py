@@ -30,7 +30,7 @@ def run(job: Job) -> int:
     sequences, folded, backend = _folded(job, samples)
     consistency = self_consistency([sample.backbone for sample in samples], folded, job.settings, job.device)
     rows = [
-        identity(sample, backend) | row | _own_metrics(sample, sequence)
+        identity(sample, backend) | row | own_metrics(sample, sequence)
         for sample, sequence, row in zip(samples, sequences, consistency, strict=True)
     ]
     metrics = pd.DataFrame(rows)
@@ -67,7 +67,7 @@ def _folded(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded
     return best_designs(job, samples)
 
 
-def _own_metrics(sample: Sample, sequence: str) -> dict[str, object]:
+def own_metrics(sample: Sample, sequence: str) -> dict[str, object]:
     """What a sample shows without any folding."""
     values: dict[str, object] = {"sequence_entropy": sequence_entropy(sequence)}
     if sample.backbone is not None:

@@ -56,7 +56,7 @@ def _add_task(actions: argparse._SubParsersAction, task: str, meaning: str) -> N
         task,
         help=meaning,
         description=f"Generate {meaning}.",
-        epilog=f"examples:\n{EXAMPLES[task]}\nKeys of --set and of the configuration stand in config/README.md, generation.\n"
+        epilog=f"examples:\n{EXAMPLES[task]}\nKeys of --set: config/README.md, section generation.\n"
         "Run it again after an interruption: samples that are finished are kept.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

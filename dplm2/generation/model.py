@@ -174,7 +174,7 @@ class DPLM2:
         DPLM2Error
             If a chain or problem cannot be worked on; the message names it. Nothing has run then.
         """
-        resolved = resolve({"task": task, **settings})
+        resolved = resolve({"task": task, **{key: _plain(value) for key, value in settings.items()}})
         given = inputs.in_memory(sequences, backbones, self._tokens_of)
         requests = self.requests(resolved, seed, chains, given)
         return self.run(requests, resolved, seed, adjust=adjust, progress=progress)
@@ -223,6 +223,7 @@ class DPLM2:
         *,
         adjust: Adjust | None = None,
         done: Done | None = None,
+        before_step: Callable[[], None] | None = None,
         progress: bool = False,
     ) -> list[Sample]:
         """Make the samples that are asked for.
@@ -235,6 +236,8 @@ class DPLM2:
             As there.
         done
             Called with every batch of samples as soon as it is finished.
+        before_step
+            Called before each step of a batch; may raise to end the work.
         """
         network = self._network_for(settings.precision)
         finished: dict[str, Sample] = {}
@@ -246,16 +249,17 @@ class DPLM2:
             if done is not None:
                 done(samples)
 
+        options = {"token_budget": settings.token_budget, "adjust": adjust, "trajectory": settings.trajectory}
+        options["before_step"] = before_step
         if settings.best_of == 1:
             conditionings = [request.conditioning for request in requests]
-            options = {"token_budget": settings.token_budget, "adjust": adjust, "trajectory": settings.trajectory}
             title = settings.task if progress else None
             sample(network, conditionings, settings.sampler, seed, done=finish, progress=title, **options)
         else:
-            self._run_best_of(network, requests, settings, seed, adjust, finish, progress)
+            self._run_best_of(network, requests, settings, seed, finish, progress, options)
         return [finished[request.sample_id] for request in requests]
 
-    def _run_best_of(self, network, requests, settings, seed, adjust, finish, progress) -> None:
+    def _run_best_of(self, network, requests, settings, seed, finish, progress, options) -> None:
         """For each batch of requests make all candidates, score them and keep the best of each."""
         conditionings = [request.conditioning for request in requests]
         title = f"{settings.task}, best of {settings.best_of}" if progress else None
@@ -265,7 +269,6 @@ class DPLM2:
                 for i in batch
                 for n in range(settings.best_of)
             ]
-            options = {"token_budget": settings.token_budget, "adjust": adjust, "trajectory": settings.trajectory}
             made = sample(network, candidates, settings.sampler, seed, progress=title, **options)
             scores = log_likelihoods(network, candidates, made, seed, settings.token_budget)
             best, likelihoods = [], []
@@ -332,6 +335,15 @@ class DPLM2:
             (step, self._sequence_of(tokens), one.backbone)
             for (step, tokens), one in zip(sampled.trajectory, decoded, strict=True)
         ]
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it would stand in a YAML file: paths as text, other sequences as lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple | range):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _candidate_id(sample_id: str, number: int) -> str:

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
-from dplm2.errors import ConfigError, DPLM2Error, Preempted
+from dplm2.errors import DPLM2Error, Preempted
+from dplm2.generation.contigs import read_problems
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import (
     SAMPLES_FILE,
@@ -74,54 +75,68 @@ def generate_folder(
     """
     out, name = Path(out), model_name or Path(model).resolve().name
     opened = DPLM2.from_pretrained(model, tokenizer, device)
-    record = RunRecord(
-        f"generate {settings.task}", {**settings.described, "seed": seed}, _inputs(opened, settings, chains), device
-    )
+    record = RunRecord(f"generate {settings.task}", {**settings.described, "seed": seed}, {}, device)
     requests = opened.requests(settings, seed, chains)
-    if settings.format != "none" and "structure" not in settings.tracks:
-        raise ConfigError(f"format: task {settings.task} has no structures to write")
+    record.inputs = _inputs(opened, settings, chains)
     decisive = [record.inputs["model"], record.inputs.get("tokenizer"), settings.sampling, settings.trajectory, seed]
-    folder = StateFolder(
-        Path(state) if state is not None else out / _STATE_BESIDE, fingerprint(decisive), f"samples of {out}"
-    )
-    contents = {request.sample_id: _content(request) for request in requests}
-    with folder.locked(), StopRequests() as stop:
-        rows = _finished_rows(folder.folder, contents)
-        missing = [request for request in requests if request.sample_id not in rows]
-        if len(missing) < len(requests):
-            print(f"going on: {len(requests) - len(missing)} of {len(requests)} samples are there already")
+    beside = out / _STATE_BESIDE
+    folder = StateFolder(Path(state) if state is not None else beside, fingerprint(decisive), f"samples of {out}")
+    with folder.locked():
+        rows = _rows(opened, requests, settings, seed, out, folder.folder, name)
+    if settings.format != "none" and "structure" in settings.tracks:
+        _write_structures(out / STRUCTURES_FOLDER, rows, settings.format)
+    write_rows(out / SAMPLES_FILE, rows)
+    record.write(out, samples=len(rows), residues=sum(row["length"] for row in rows))
+    shutil.rmtree(folder.folder, ignore_errors=True)
+    shutil.rmtree(beside, ignore_errors=True)
 
-        def keep(samples: list[Sample]) -> None:
-            batch = [sample.row(name) for sample in samples]
-            if settings.trajectory:
-                for sample in samples:
-                    if sample.trajectory:
-                        ending = "pdb" if settings.format == "pdb" else "bcif"
-                        write_trajectory(out / TRAJECTORIES_FOLDER / f"{sample.sample_id}.{ending}", sample)
-            # Last, since what stands here is not made again.
-            note = {row["sample_id"]: contents[row["sample_id"]] for row in batch}
-            write_rows(folder.folder / f"{fingerprint(note)}.parquet", batch, {_CONTENTS: json.dumps(note)})
-            rows.update({row["sample_id"]: row for row in batch})
+
+def _rows(
+    model: DPLM2,
+    requests: Sequence[Request],
+    settings: GenerationSettings,
+    seed: int,
+    out: Path,
+    state: Path,
+    name: str,
+) -> list[dict]:
+    """The rows of all samples: those that ``state`` holds, and the others made and set down there batch by batch."""
+    contents = {request.sample_id: _content(request) for request in requests}
+    rows = _finished_rows(state, contents)
+    missing = [request for request in requests if request.sample_id not in rows]
+    if rows:
+        print(f"going on: {len(rows)} of {len(requests)} samples are there already")
+
+    def keep(samples: list[Sample]) -> None:
+        batch = [sample.row(name) for sample in samples]
+        for sample in samples:
+            if sample.trajectory:
+                ending = "pdb" if settings.format == "pdb" else "bcif"
+                write_trajectory(out / TRAJECTORIES_FOLDER / f"{sample.sample_id}.{ending}", sample)
+        # Last, since what stands here is not made again.
+        note = {row["sample_id"]: contents[row["sample_id"]] for row in batch}
+        write_rows(state / f"{fingerprint(note)}.parquet", batch, {_CONTENTS: json.dumps(note)})
+        rows.update({row["sample_id"]: row for row in batch})
+
+    with StopRequests() as stop:
+
+        def before_step() -> None:
             if stop.received is not None:
-                raise Preempted(f"stopped by {stop.received.name} with {len(rows)} of {len(requests)} samples finished")
+                raise Preempted(f"stopped by {stop.received.name}: {len(rows)} of {len(requests)} samples are kept")
 
         if missing:
-            opened.run(missing, settings, seed, done=keep, progress=True)
-    ordered = [{**rows[request.sample_id], "model": name} for request in requests]
-    if settings.format != "none":
-        _write_structures(out / STRUCTURES_FOLDER, ordered, settings.format)
-    write_rows(out / SAMPLES_FILE, ordered)
-    record.write(out, samples=len(ordered), residues=sum(row["length"] for row in ordered))
-    shutil.rmtree(folder.folder, ignore_errors=True)
-    if state is None:
-        shutil.rmtree(out / _STATE_BESIDE, ignore_errors=True)
+            model.run(missing, settings, seed, done=keep, before_step=before_step, progress=True)
+    return [{**rows[request.sample_id], "model": name} for request in requests]
 
 
 def _inputs(model: DPLM2, settings: GenerationSettings, chains: Sequence[Path]) -> dict[str, str]:
     inputs = {"model": model.fingerprint}
-    if model.network.tokenizer_fingerprint is not None:
-        inputs["tokenizer"] = model.network.tokenizer_fingerprint
-    for source in [*map(Path, chains), *map(Path, settings.problems)]:
+    if "structure" in settings.tracks:
+        inputs["tokenizer"] = model.tokenizer.fingerprint
+    references = []
+    if settings.task == "scaffolding":
+        references = sorted({problem.reference for problem in read_problems(settings.problems, settings.references)})
+    for source in [*map(Path, chains), *map(Path, settings.problems), *references]:
         if not source.exists():
             raise DPLM2Error(f"{source}: no such file or folder")
         files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())

@@ -202,13 +202,13 @@ def write_trajectory(path: str | os.PathLike, sample: Sample) -> None:
     from biotite.structure import stack
     from biotite.structure.io import pdb, pdbx
 
-    from dplm2.structures.writing import _atom_array
+    from dplm2.structures.writing import atom_array
 
     if not sample.trajectory:
         raise DPLM2Error(f"{sample.sample_id}: no trajectory was kept")
     path = Path(path)
     sequence = sample.sequence or "A" * sample.length
-    models = stack([_atom_array(sequence, backbone, None) for _, _, backbone in sample.trajectory])
+    models = stack([atom_array(sequence, backbone, None) for _, _, backbone in sample.trajectory])
     with atomic_path(path) as temporary:
         if path.suffix == ".pdb":
             file = pdb.PDBFile()

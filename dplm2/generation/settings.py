@@ -3,15 +3,13 @@
 Names, defaults and the tasks that a key has an effect on stand in ``dplm2/schema/generation.json``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from dplm2 import config
 from dplm2.errors import ConfigError
-from dplm2.language.denoising import SamplerSettings
-from dplm2.language.filtering import Strategy
-from dplm2.language.unmasking import Remasking, Schedule, Unmasking
+from dplm2.language.schedule import Remasking, SamplerSettings, Schedule, Strategy, Unmasking
 from dplm2.language.vocabulary import TRACKS, Track
 
 SECTION = "generation"
@@ -114,36 +112,6 @@ def _properties() -> Mapping[str, Mapping]:
     return config.schema(SECTION)["properties"]
 
 
-def problems_of(section: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one line for each thing that is wrong with a section, as given or completed.
-
-    Besides what the schema says: keys without effect on the task, strategies that are not known, lengths that
-    contradict each other.
-    """
-    wrong = list(config.problems_of(section, SECTION))
-    yield from wrong
-    if wrong:
-        return
-    task = section["task"]
-    for key, value in section.items():
-        node = _properties()[key]
-        if task not in (tasks := node.get("tasks", TASKS)) and value != node.get("default"):
-            yield f"{key}: has no effect on task {task}, only on {', '.join(tasks)}"
-    for key, parse in (("strategy", Strategy.parse), ("unmasking", Unmasking.parse)):
-        for text in _by_track(section.get(key) or {}).values():
-            try:
-                parse(text)
-            except ConfigError as error:
-                yield str(error)
-    lengths = section.get("lengths")
-    if lengths is not None and section.get("dataset") is not None:
-        yield "lengths, dataset: lengths come from a list, a range or a data set, not from two of them"
-    if isinstance(lengths, Mapping) and lengths["minimum"] > lengths["maximum"]:
-        yield f"lengths: minimum {lengths['minimum']} is above maximum {lengths['maximum']}"
-    if section.get("split") is not None and section.get("dataset") is None:
-        yield "split: has no effect without dataset"
-
-
 def resolve(section: Mapping[str, Any]) -> GenerationSettings:
     """Check a section, fill in the defaults (the paper's values for its task) and make settings of it.
 
@@ -152,7 +120,11 @@ def resolve(section: Mapping[str, Any]) -> GenerationSettings:
     ConfigError
         Names each wrong key and says what is allowed.
     """
-    if wrong := list(problems_of(section)):
+    wrong = list(config.problems_of(section, SECTION))
+    lengths = section.get("lengths")
+    if not wrong and isinstance(lengths, Mapping) and lengths["minimum"] > lengths["maximum"]:
+        wrong.append(f"lengths: minimum {lengths['minimum']} is above maximum {lengths['maximum']}")
+    if wrong:
         raise ConfigError("the settings of the generation task are wrong:\n  " + "\n  ".join(wrong))
     values = config.complete(section, SECTION)
     own = dict(config.schema(SECTION)["task_defaults"][values["task"]])

@@ -15,7 +15,7 @@ from dplm2.generation.samples import Motif
 from dplm2.generation.settings import GenerationSettings
 from dplm2.language.denoising import Conditioning
 from dplm2.language.sampling import sample_seed
-from dplm2.language.unmasking import masked_count
+from dplm2.language.schedule import masked_count
 from dplm2.language.vocabulary import Track, Vocabulary
 
 

@@ -82,15 +82,19 @@ class Dropout(nn.Dropout):
         return _ByteDropout.apply(input, self.p)
 
 
+def draw_kept(like: Tensor, probability: float) -> tuple[Tensor, float]:
+    """Which numbers dropout keeps (bool, of the shape of ``like``), and by what the kept ones are multiplied."""
+    words = torch.empty(-(-like.numel() // _LANES), dtype=torch.int64).random_(-(2**63), None)
+    dropped = round(probability * _LANE_VALUES)
+    lanes = words.view(torch.int16)[: like.numel()].view(like.shape)
+    return lanes >= dropped - _LANE_VALUES // 2, _LANE_VALUES / (_LANE_VALUES - dropped)
+
+
 class _ByteDropout(torch.autograd.Function):
     @staticmethod
     def forward(context, input: Tensor, probability: float) -> Tensor:
-        words = torch.empty(-(-input.numel() // _LANES), dtype=torch.int64).random_(-(2**63), None)
-        dropped = round(probability * _LANE_VALUES)
-        lanes = words.view(torch.int16)[: input.numel()].view(input.shape)
-        kept = lanes >= dropped - _LANE_VALUES // 2
+        kept, context.scale = draw_kept(input, probability)
         context.save_for_backward(kept)
-        context.scale = _LANE_VALUES / (_LANE_VALUES - dropped)
         return input * kept * context.scale
 
     @staticmethod

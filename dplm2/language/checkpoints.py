@@ -53,7 +53,9 @@ def read_pickled(path: str | os.PathLike) -> dict:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise DPLM2Error(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from error
+        lines = str(error).splitlines() or [""]
+        reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
+        raise DPLM2Error(f"{path}: not a file of weights that can be read without running what is in it ({reason})") from error
 
 
 def read_weights(source: Path) -> dict[str, Tensor]:

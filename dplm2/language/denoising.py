@@ -1,7 +1,7 @@
 """One batch on its way from masks to tokens: predict every open position, keep the certain ones, mask the others.
 
 Paper section 3.2; the authors' sampler (reparameterised discrete diffusion) with a source of random numbers for each
-sample. Logits exist only for positions that are generated, a slice of them at a time, and for the classes of their track.
+sample. Logits exist only for positions that are generated, a slice of them at a time, for the classes of their track.
 
 Shapes: B samples, T tokens (both tracks), L residues of the longest sample, N positions, C classes, V vocabulary,
 D model width.
@@ -9,7 +9,7 @@ D model width.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,17 +17,10 @@ from torch import Tensor
 
 from dplm2.errors import DPLM2Error
 from dplm2.language import layout
-from dplm2.language.filtering import Strategy, draw, draw_gumbel, take_best
+from dplm2.language.filtering import draw, draw_gumbel, take_best
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.unmasking import (
-    Remasking,
-    Schedule,
-    Unmasking,
-    lowest,
-    masked_count,
-    masked_share,
-    noised_scores,
-)
+from dplm2.language.schedule import SamplerSettings, masked_count, masked_share
+from dplm2.language.unmasking import lowest, noised_scores
 from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
 
 _LOGITS_AT_ONCE_CPU = 2**21  # 8 MB of 32-bit floats: passes over them stay in the processor's cache
@@ -91,43 +84,6 @@ class Conditioning:
                 )
         if self.length == 0 or self.steps < 1 or not 0 <= self.first_step < self.steps:
             raise DPLM2Error(f"{self.sample_id}: {self.length} residues in steps {self.first_step} to {self.steps}")
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """How tokens are drawn and positions unmasked; each track has its own strategy and unmasking.
-
-    Parameters
-    ----------
-    strategy, unmasking
-        Per track.
-    schedule
-        How the number of masks falls over the steps.
-    remasking
-        ``fresh``: every open position is ranked by the score of the new prediction (the authors); ``kept``: decoded
-        positions by the probability of the token that they hold; ``never``: what is decoded stays.
-    nucleus
-        Probability mass kept before a draw.
-    guidance
-        Classifier-free guidance: logits are ``u + guidance * (c - u)``, u those without the given tokens. 1: off.
-    amino_acids
-        ``standard``: exactly the 20; ``official``: all that the authors' list does not forbid.
-    """
-
-    strategy: Mapping[Track, Strategy]
-    unmasking: Mapping[Track, Unmasking]
-    schedule: Schedule = "linear"
-    remasking: Remasking = "fresh"
-    nucleus: float = 0.95
-    guidance: float = 1.0
-    amino_acids: Literal["standard", "official"] = "standard"
-
-    @classmethod
-    def of(cls, strategy: str, unmasking: str, **others) -> "SamplerSettings":
-        """The same strategy and unmasking, as text, for both tracks."""
-        return cls(
-            dict.fromkeys(TRACKS, Strategy.parse(strategy)), dict.fromkeys(TRACKS, Unmasking.parse(unmasking)), **others
-        )
 
 
 @dataclass(frozen=True)
@@ -252,12 +208,17 @@ class Denoiser:
             allowed = [index for index in self.vocabulary.classes(track) if index not in forbidden]
         return torch.tensor(allowed, device=self.device)
 
-    def run(self) -> Iterator[Sampled]:
-        """Yield each sample when it is finished: after its last step, or once no later step can change it."""
+    def run(self, before_step: Callable[[], None] | None = None) -> Iterator[Sampled]:
+        """Yield each sample when it is finished: after its last step, or once no later step can change it.
+
+        ``before_step`` is called before each step and may raise to end the work.
+        """
         while True:
             yield from self._drop_finished()
             if not self.samples:
                 return
+            if before_step is not None:
+                before_step()
             self.advance()
 
     def _left_masked(self, track: _TrackState, row: int) -> int:
@@ -378,7 +339,7 @@ class Denoiser:
     def _logits(
         self, track: _TrackState, rows: Tensor, positions: Tensor, hidden_BTD: Tensor, unconditional_BTD: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits (N, C) of the classes that may be generated; for argmax also the log of the weight of all V classes."""
+        """Logits (N, C) of the classes that may be generated; for argmax also the log of the weight of all classes."""
         all_classes = self.settings.strategy[track.track].kind == "argmax"
 
         def of(hidden_BTD: Tensor) -> Tensor:

@@ -5,65 +5,13 @@ Nothing here asks what a class means; rows are positions, columns the classes th
 Shapes: N positions, C classes.
 """
 
-import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dplm2.errors import ConfigError
-
 _SMALLEST_TEMPERATURE = 1e-4  # a schedule may end at 0: the draw is then the most probable class
-_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """How a token is drawn from the filtered distribution (paper section 3.2; names as in the authors' program).
-
-    Parameters
-    ----------
-    kind
-        ``argmax``; ``gumbel_argmax`` (argmax of log-probabilities plus temperature times Gumbel noise); ``sample``
-        (a draw at a temperature).
-    first, last
-        Temperature at the first step, and that towards which it falls linearly.
-    """
-
-    kind: Literal["argmax", "gumbel_argmax", "sample"]
-    first: float = 1.0
-    last: float = 1.0
-
-    @classmethod
-    def parse(cls, text: str) -> "Strategy":
-        """Read ``argmax``, ``gumbel_argmax[@T]``, ``annealing@HIGH:LOW`` or ``temperature@T``.
-
-        Raises
-        ------
-        ConfigError
-            If it is none of these.
-        """
-        if text == "argmax":
-            return cls("argmax")
-        if match := re.fullmatch(rf"gumbel_argmax(?:@{_NUMBER})?", text):
-            temperature = float(match[1] or 1.0)
-            return cls("gumbel_argmax", temperature, temperature)
-        if match := re.fullmatch(rf"annealing@{_NUMBER}:{_NUMBER}", text):
-            return cls("sample", float(match[1]), float(match[2]))
-        if match := re.fullmatch(rf"temperature@{_NUMBER}", text):
-            return cls("sample", float(match[1]), float(match[1]))
-        raise ConfigError(
-            f"strategy: {text!r} is not known; allowed: argmax, gumbel_argmax, gumbel_argmax@T, annealing@HIGH:LOW, "
-            "temperature@T"
-        )
-
-    def temperature(self, progress: Tensor) -> Tensor:
-        """Temperature after the share ``progress`` (0 to 1) of the steps."""
-        return self.last + (self.first - self.last) * (1 - progress)
 
 
 def nucleus_threshold(probabilities_NC: Tensor, mass: float) -> Tensor:
@@ -166,6 +114,3 @@ def gumbel(uniform: Tensor) -> Tensor:
     """Standard Gumbel noise from uniform numbers in [0, 1)."""
     # 0 comes up once in 2**24 draws of 32-bit floats; half a step above it stays finite.
     return -(-uniform.clamp(min=2.0**-25).log()).log()
-
-
-Draw = Callable[..., tuple[Tensor, Tensor, Tensor | None]]

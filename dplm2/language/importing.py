@@ -24,7 +24,9 @@ _LORA_ALPHA = 32  # written into the authors' code; their rank is seen from the 
 _PREFIX = re.compile(r"^(?:(?:module|model|net|base_model)\.)*(?=(?:esm|lm_head)\.)")
 _LORA = re.compile(r"(.*)\.lora_([AB])\.(?:\w+\.)?weight")
 _POSITIONS = "esm.embeddings.position_embeddings.weight"
-_FREQUENCIES = re.compile(r"esm\.encoder\.layer\.\d+\.attention\.self\.rotary_embeddings\.inv_freq")
+# transformers 5 itself writes one table for all layers with a star, and normalisations under their names of old.
+_FREQUENCIES = re.compile(r"esm\.encoder\.layer\.(\d+|\*)\.attention\.self\.rotary_embeddings\.inv_freq")
+_NAMES_OF_OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _OUR_FREQUENCIES = "esm.rotary_embeddings.inv_freq"
 _UNREAD_FILE = "unread.safetensors"
 _HALF_PRECISION = 1e-3  # frequencies may have been saved in half precision
@@ -89,7 +91,10 @@ def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if match := _LORA.fullmatch(short):
             updates.setdefault(f"{match[1]}.weight", {})[match[2]] = value
         elif ".original_module." not in short:  # what peft kept from before training
-            plain[short.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = value
+            short = short.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+            for old, new in _NAMES_OF_OLD.items():
+                short = short.replace(old, new)
+            plain[short] = value
     for name, parts in updates.items():
         if set(parts) != {"A", "B"} or name not in plain:
             raise DPLM2Error(f"{name}: its low-rank update is not complete")

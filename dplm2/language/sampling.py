@@ -13,9 +13,10 @@ import torch
 from tqdm import tqdm
 
 from dplm2.errors import DPLM2Error
-from dplm2.language.denoising import Adjust, Conditioning, Denoiser, Sampled, SamplerSettings, Uniforms
+from dplm2.language.denoising import Adjust, Conditioning, Denoiser, Sampled, Uniforms
 from dplm2.language.layout import EDGES
 from dplm2.language.network import MultimodalEsm
+from dplm2.language.schedule import SamplerSettings
 
 __all__ = ["Conditioning", "Sampled", "SamplerSettings", "batches", "sample", "sample_seed", "uniforms_of"]
 
@@ -66,6 +67,7 @@ def sample(
     adjust: Adjust | None = None,
     trajectory: int = 0,
     done: Callable[[list[Sampled]], None] | None = None,
+    before_step: Callable[[], None] | None = None,
     progress: str | None = None,
 ) -> list[Sampled]:
     """Fill the masks of samples.
@@ -88,6 +90,8 @@ def sample(
         Keep the prediction of every so many steps; 0: none.
     done
         Called with the samples of each batch once it is finished.
+    before_step
+        Called before each step of a batch; may raise to end the work.
     progress
         Title of the progress bar; None: no bar.
 
@@ -113,7 +117,7 @@ def sample(
             batch = waiting.pop()
             chosen = [conditionings[index] for index in batch]
             try:
-                finished = _run(network, chosen, settings, seed, adjust, trajectory)
+                finished = _run(network, chosen, settings, seed, adjust, trajectory, before_step)
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -128,10 +132,10 @@ def sample(
     return [results[index] for index in range(len(conditionings))]
 
 
-def _run(network, conditionings, settings, seed, adjust, trajectory) -> list[Sampled]:
+def _run(network, conditionings, settings, seed, adjust, trajectory, before_step) -> list[Sampled]:
     uniforms = [uniforms_of(seed, conditioning.sample_id) for conditioning in conditionings]
     denoiser = Denoiser(network, conditionings, uniforms, settings, adjust, trajectory)
-    finished = {sampled.sample_id: sampled for sampled in denoiser.run()}
+    finished = {sampled.sample_id: sampled for sampled in denoiser.run(before_step)}
     return [finished[conditioning.sample_id] for conditioning in conditionings]
 
 

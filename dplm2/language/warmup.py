@@ -40,6 +40,9 @@ _SCALE_WITHOUT_MASKS = 0.88
 def random_model(settings: NetworkSettings, seed: int) -> EsmForMaskedLM:
     """A sequence model with random weights."""
     config = esm_config(SEQUENCE_IDS, settings.hidden_size, settings.layers, settings.heads, settings.intermediate_size)
+    # Xavier's spread for square matrices, about ESM-2's own; the library's 0.02 leaves a narrow network long at a start
+    # where attention is even and no residue sees its neighbours.
+    config.initializer_range = settings.hidden_size**-0.5
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return EsmForMaskedLM(config)
@@ -188,11 +191,9 @@ def add_structure_tokens(model: EsmForMaskedLM, vocabulary: Vocabulary, seed: in
     rows = mean + spread * torch.randn(new, width, generator=generator)
     extended = nn.Embedding(vocabulary.size, width, padding_idx=vocabulary.pad, _weight=_stack(table.weight, rows))
     model.esm.embeddings.word_embeddings = extended
-    decoder = nn.Linear(0, 0, bias=False)
-    decoder.weight = nn.Parameter(
-        _stack(head.decoder.weight, _NEW_ROW_SPREAD * torch.randn(new, width, generator=generator))
-    )
-    decoder.in_features, decoder.out_features = width, vocabulary.size
+    decoder = nn.Linear(width, vocabulary.size, bias=False, device="meta")
+    new_rows = _NEW_ROW_SPREAD * torch.randn(new, width, generator=generator)
+    decoder.weight = nn.Parameter(_stack(head.decoder.weight, new_rows))
     head.decoder = decoder
     head.bias = nn.Parameter(_stack(head.bias, torch.zeros(new)))
     model.config.vocab_size = vocabulary.size

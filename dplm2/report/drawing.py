@@ -119,6 +119,9 @@ def axes(width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Axes, l
         canvas = Canvas(figsize=(width, height), layout="constrained")
         ax = canvas.add_subplot()
         yield ax, out
+        # Laid out once here: saving would draw everything a second time to do it.
+        canvas.get_layout_engine().execute(canvas)
+        canvas.set_layout_engine("none")
         stream = io.StringIO()
         canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
         out.append(_with_background(stream.getvalue()))

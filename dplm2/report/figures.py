@@ -14,6 +14,7 @@ from dplm2.report.results import Curve, TokenUsage
 
 MOST_NAMED_CHAINS = 48
 MOST_DOTS = 60
+MOST_SCATTERED = 2000
 LARGEST_LINEAR_RATIO = 30
 SMALLEST_VIOLIN = 4
 NOT_CURVES = {"step", "epoch", "learning_rate", "gradient_norm", "tokens", "seconds"}
@@ -92,7 +93,7 @@ def error_by_chain(name: str, title: str, series: Mapping[str, pd.DataFrame], co
         if named:
             _chain_rows(ax, frames, column)
         else:
-            for i, (label, frame) in enumerate(frames.items()):
+            for i, (label, frame) in enumerate(_thinned(frames).items()):
                 ax.scatter(
                     frame["length"], frame[column], s=9, alpha=0.6, color=SERIES[i % 6], marker=MARKERS[i % 6],
                     linewidths=0, label=label,
@@ -101,12 +102,25 @@ def error_by_chain(name: str, title: str, series: Mapping[str, pd.DataFrame], co
         _log_if_wide(ax, np.concatenate([f[column].to_numpy(float) for f in frames.values()]), "x" if named else "y")
         (ax.set_xlabel if named else ax.set_ylabel)(what.axis)
         if len(frames) > 1:
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.6 / ax.figure.get_figheight()), ncols=2)
+            ax.figure.legend(loc="outside lower center", ncols=3)
     means = "; ".join(f"{label}: mean {number(float(frame[column].mean()))}" for label, frame in frames.items())
     better = "Left is better" if named else "Low is better"
-    each = "Each row is a chain, the worst at the bottom" if named else "Each dot is a chain"
+    each = "Each row is a chain, the worst at the bottom" if named else f"Each dot is a chain{_shown(frames)}"
     caption = f"{each}. {better} ({means}). Chains that stand apart are worth a look."
     return Figure(name, title, caption, out[0])
+
+
+def _thinned(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """At most `MOST_SCATTERED` random rows of each, so that a page on large sets stays light."""
+    return {
+        name: frame.sample(MOST_SCATTERED, random_state=0) if len(frame) > MOST_SCATTERED else frame
+        for name, frame in frames.items()
+    }
+
+
+def _shown(frames: Mapping[str, pd.DataFrame]) -> str:
+    """What `_thinned` left out, as part of a sentence."""
+    return f" (a random {MOST_SCATTERED:,} are drawn)" if max(map(len, frames.values())) > MOST_SCATTERED else ""
 
 
 def _with_ids(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -212,7 +226,7 @@ def scatter(name: str, title: str, series: Mapping[str, pd.DataFrame], across: s
     """One metric against another (or against the length), a dot per sample."""
     label = "length (residues)" if across == "length" else quantity(across).axis
     with axes() as (ax, out):
-        for i, (model, frame) in enumerate(series.items()):
+        for i, (model, frame) in enumerate(_thinned(series).items()):
             ax.scatter(
                 frame[across], frame[up], s=14, alpha=0.75, color=SERIES[i % 6], marker=MARKERS[i % 6], linewidths=0,
                 label=model,
@@ -222,7 +236,7 @@ def scatter(name: str, title: str, series: Mapping[str, pd.DataFrame], across: s
         ax.set(xlabel=label, ylabel=quantity(up).axis)
         if len(series) > 1:
             ax.legend()
-    return Figure(name, title, caption, out[0])
+    return Figure(name, title, f"Each dot is a sample{_shown(series)}. {caption}", out[0])
 
 
 def bars(
@@ -236,7 +250,7 @@ def bars(
     """Horizontal bars, a group for every row; a row that a series lacks has no bar there."""
     rows = list(dict.fromkeys(row for values in series.values() for row in values))
     thick = 0.8 / len(series)
-    with axes(height=0.8 + 0.2 * len(rows) * max(1.0, 0.6 * len(series))) as (ax, out):
+    with axes(height=0.8 + (0.12 + 0.12 * len(series)) * len(rows)) as (ax, out):
         for i, (label, values) in enumerate(series.items()):
             places = [rows.index(row) - 0.4 + thick * (i + 0.5) for row in values]
             drawn = ax.barh(places, list(values.values()), height=thick, color=SERIES[i % 6], label=label)
@@ -249,5 +263,5 @@ def bars(
         ax.set(xlabel=axis, xlim=(0, limit) if limit else None)
         ax.margins(x=0.12)
         if len(series) > 1:
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / ax.figure.get_figheight()), ncols=2)
+            ax.figure.legend(loc="outside lower center", ncols=3)
     return Figure(name, title, caption, out[0])

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TASKS = (
     "reconstruction",
@@ -43,6 +43,8 @@ QUANTITIES = {
     "plddt": Quantity("pLDDT", "0 to 100", 1),
     "recovery": Quantity("amino-acid recovery", "", 1),
     "motif_rmsd": Quantity("motif RMSD", ANGSTROM, -1),
+    "codebook_use": Quantity("codebook in use", "share", 1),
+    "codebook_perplexity": Quantity("codebook perplexity", "", 1),
     "problems_solved": Quantity("problems solved", "", 1),
     "tokenizer_plddt": Quantity("tokenizer's pLDDT", "0 to 100", 1),
     "sc_ca_rmsd": Quantity("scRMSD of C\u03b1", ANGSTROM, -1),
@@ -51,6 +53,8 @@ QUANTITIES = {
     "loss": Quantity("loss"),
     "cross_entropy": Quantity("cross-entropy", "nats", -1),
 }
+NOTHING = 1e-9  # what rounding errors leave of zero
+VARIANTS = ("untrained", "trained", "unigram")
 LOSS_TERMS = {"fape", "distogram", "violation", "sequence", "commitment", "reconstruction"}
 # Other spellings of a column, so that tables of other programs can be read too.
 ALIASES = {
@@ -67,6 +71,14 @@ ALIASES = {
 }
 
 
+def split_variant(metric: str) -> tuple[str, str]:
+    """A metric's own name and what it was measured on: ``ca_rmsd_untrained`` is ``ca_rmsd`` of what is untrained."""
+    for variant in VARIANTS:
+        if metric.endswith(f"_{variant}"):
+            return metric.removesuffix(f"_{variant}"), variant
+    return metric, ""
+
+
 def canonical(metric: str) -> str:
     """The house's name of a metric or column."""
     return ALIASES.get(metric.lower(), metric)
@@ -74,6 +86,10 @@ def canonical(metric: str) -> str:
 
 def quantity(metric: str) -> Quantity:
     """How a metric is shown; one that is not known keeps its name, with spaces for underscores."""
+    name, variant = split_variant(metric)
+    if variant:
+        plain = quantity(name)
+        return replace(plain, name=f"{plain.name}, {variant}")
     name = canonical(metric)
     if name in QUANTITIES:
         return QUANTITIES[name]
@@ -104,7 +120,9 @@ def number(value: object) -> str:
         return f"{int(value):,}" if abs(value) >= 10_000 else str(int(value))
     if not math.isfinite(value):
         return str(value)
-    if value != 0 and abs(value) < 1e-3:
+    if abs(value) < NOTHING:
+        return "0"
+    if abs(value) < 1e-3:
         return f"{value:.2e}"
     return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
@@ -118,3 +136,8 @@ def task_kind(*hints: str) -> str | None:
         if fitting:
             return max(fitting, key=len)
     return None
+
+
+def task_order(kind: str | None) -> int:
+    """Place of a task in the order of the workflow; what is not known comes last."""
+    return TASKS.index(kind) if kind in TASKS else len(TASKS)

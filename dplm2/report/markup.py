@@ -6,9 +6,13 @@ from collections.abc import Iterable, Sequence
 from html import escape as escape_text
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dplm2.report.labels import number
+
+VOID = ("input",)  # elements that have no end
+ROWS_LOOKED_AT = 20  # to tell whether a column holds numbers
 
 
 class Html(str):
@@ -29,7 +33,7 @@ def element(tag: str, *content: object, **attributes: object) -> Html:
     """An element; a trailing underscore of an attribute's name is dropped, other underscores become hyphens."""
     pairs = [(name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items() if value is not None]
     written = "".join(f" {name}" if value is True else f' {name}="{escape(value)}"' for name, value in pairs)
-    return Html(f"<{tag}{written}>{join(content, '')}</{tag}>")
+    return Html(f"<{tag}{written}>" if tag in VOID else f"<{tag}{written}>{join(content, '')}</{tag}>")
 
 
 def json_block(name: str, value: Any) -> Html:
@@ -56,12 +60,15 @@ def table(
     note
         A line below it.
     """
-    heads = [element("th", element("button", column, type="button"), scope="col") for column in columns]
+    rows = [list(row) for row in rows]
+    numeric = [any(_is_number(row[i]) for row in rows[:ROWS_LOOKED_AT]) for i in range(len(columns))]
+    heads = [
+        element("th", element("button", column, type="button"), scope="col", class_="number" if right else None)
+        for column, right in zip(columns, numeric, strict=True)
+    ]
     body = [element("tr", *map(_cell, row)) for row in rows]
     field = (
-        element("input", type="search", placeholder="Filter rows", aria_label="Filter rows", data_filters=name).replace(
-            "</input>", ""
-        )
+        element("input", type="search", placeholder="Filter rows", aria_label="Filter rows", data_filters=name)
         if filtered
         else ""
     )
@@ -72,9 +79,11 @@ def table(
         id=name,
         class_="sortable",
     )
-    return join(
-        [Html(field), element("div", whole, class_="scroll"), element("p", note, class_="note") if note else Html()]
-    )
+    return join([field, element("div", whole, class_="scroll"), element("p", note, class_="note") if note else Html()])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not pd.isna(value)
 
 
 def _cell(value: object) -> Html:

@@ -9,6 +9,7 @@ from string import Template
 
 from dplm2 import __version__
 from dplm2.report import tables
+from dplm2.report.comparison import compared, comparison, published_success
 from dplm2.report.drawing import Figure
 from dplm2.report.labels import quantity
 from dplm2.report.markup import Html, element, escape, join, json_block
@@ -24,7 +25,14 @@ SCRIPTS = ("tables.js", "viewer.js")
 
 def build_page(results: Results, settings: ReportSettings) -> tuple[str, list[Figure]]:
     """The page, and the figures on it."""
-    parts = [_summary(results), _viewer(results, settings), *sections(results, settings), run_facts(results)]
+    published = compared(results, settings.published_model)
+    parts = [
+        _summary(results),
+        comparison(published, settings.published_model, settings.max_table_rows),
+        _viewer(results, settings),
+        *sections(results, settings, published_success(published)),
+        run_facts(results),
+    ]
     shown = _with_unique_names([part for part in parts if not part.empty])
     absent = [part.absent for part in parts if part.empty and part.absent]
     scripts = [_asset(name) for name in SCRIPTS]

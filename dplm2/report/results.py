@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dplm2.artifacts import RUN_FILE, read_json
 from dplm2.errors import DPLM2Error
-from dplm2.report.labels import canonical, task_kind
+from dplm2.report.labels import canonical, split_variant, task_kind, task_order
 
 SUMMARY_COLUMNS = ("model", "task", "dataset", "metric", "value", "n", "backend")
 PARTS = "part-*.parquet"
@@ -33,10 +33,12 @@ class Evaluation:
         What its ``summary.csv`` names; where it names several, or is not there, what the place says.
     kind
         Which of the known tasks it is, None if it cannot be told.
+    variant
+        ``trained`` or ``untrained`` where both are evaluated, else nothing.
     summary, groups
         ``summary.csv`` and ``groups.csv`` as text; empty frames where absent.
     metrics
-        ``metrics.parquet``, its columns under the house's names; an empty frame where absent.
+        ``metrics.parquet``, its columns under the house's names and without the variant's; an empty frame where absent.
     folder
         Where it lies.
     """
@@ -47,6 +49,7 @@ class Evaluation:
     dataset: str
     backend: str
     kind: str | None
+    variant: str
     summary: pd.DataFrame
     groups: pd.DataFrame
     metrics: pd.DataFrame
@@ -145,7 +148,7 @@ def read_results(folder: Path) -> Results:
         raise DPLM2Error(f"{folder}: no such folder; --results is the folder that a run writes to")
     results = Results(
         folder,
-        list(_evaluations(folder / "evaluation")),
+        sorted(_evaluations(folder / "evaluation"), key=lambda found: (task_order(found.kind), found.place)),
         list(_curves(folder)),
         list(_token_usage(folder / "tokens")),
         list(_datasets(folder / "structures")),
@@ -206,16 +209,19 @@ def _evaluations(root: Path) -> Iterator[Evaluation]:
         metrics = pd.DataFrame()
         if (folder / "metrics.parquet").is_file():
             metrics = read_table(folder / "metrics.parquet").to_pandas()
-            renamed = {name: canonical(name) for name in metrics if canonical(name) not in metrics}
-            metrics = metrics.rename(columns=renamed)
         yield _evaluation(folder, folder.relative_to(root).parts, summary, groups, metrics)
 
 
 def _evaluation(
     folder: Path, place: tuple[str, ...], summary: pd.DataFrame, groups: pd.DataFrame, metrics: pd.DataFrame
 ) -> Evaluation:
-    model, task, *rest = (*place, "", "") if len(place) < 2 else place
-    names = {"model": model, "task": task, "dataset": " ".join(part for part in rest if part), "backend": ""}
+    metrics, variant = _plain_columns(metrics)
+    variant = variant or next((part for part in place if part in ("trained", "untrained")), "")
+    rest = [part for part in place if part != variant]
+    if rest[0] == "tokenizers":  # tokenizers/<tokenizer>/<dataset>, as opposed to <model>/<task>
+        rest = [*rest[1:2], "reconstruction", *rest[2:]]
+    model, task, *rest = rest if len(rest) > 1 else [*rest, ""]
+    names = {"model": model, "task": task, "dataset": "/".join(rest), "backend": ""}
     for column in names:
         for frame in (metrics, summary):
             # A backend may differ by metric ("none" where no structure was folded): the one that folded is meant.
@@ -229,8 +235,25 @@ def _evaluation(
     command = read_json(folder / RUN_FILE).get("command", "") if (folder / RUN_FILE).is_file() else ""
     kind = task_kind(names["task"], *place[1:], str(command))
     return Evaluation(
-        "/".join(place), **names, kind=kind, summary=summary, groups=groups, metrics=metrics, folder=folder
+        "/".join(place),
+        **names,
+        kind=kind,
+        variant=variant,
+        summary=summary,
+        groups=groups,
+        metrics=metrics,
+        folder=folder,
     )
+
+
+def _plain_columns(metrics: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The frame under the house's names, without the variant that they may all carry, and that variant."""
+    variants = {variant for name in metrics if (variant := split_variant(name)[1])}
+    variant = variants.pop() if len(variants) == 1 else ""
+    renamed = {name: canonical(split_variant(name)[0] if variant else name) for name in metrics}
+    taken = set(metrics)
+    renamed = {old: new for old, new in renamed.items() if new != old and new not in taken}
+    return metrics.rename(columns=renamed), variant
 
 
 def _curves(folder: Path) -> Iterator[Curve]:
@@ -251,6 +274,8 @@ def _token_usage(root: Path) -> Iterator[TokenUsage]:
         counts, codebook_size = np.zeros(0, dtype=np.int64), 0
         for part in sorted(folder.glob(PARTS)):
             table = read_table(part, ["structure_tokens", "observed"])
+            if "structure_tokens" not in table.column_names:
+                raise DPLM2Error(f"{part}: not a file of tokens (it has no column structure_tokens)")
             metadata = table.schema.metadata or {}
             codebook_size = max(codebook_size, int(metadata.get(b"codebook_size", b"0")))
             part_counts = _count_tokens(table)
@@ -274,7 +299,7 @@ def _datasets(root: Path) -> Iterator[Dataset]:
         parts = [selection] if selection.is_file() else sorted(folder.glob(PARTS))
         if not parts and not rejected.is_file():
             continue
-        chains = sum(pq.read_metadata(part).num_rows for part in parts)
+        chains = sum(len(read_table(part, [])) for part in parts)
         frame = read_table(rejected).to_pandas() if rejected.is_file() else pd.DataFrame(columns=["code", "reason"])
         yield Dataset(folder.name, chains, frame)
 

@@ -116,5 +116,5 @@ def warning(scales: list[Scale]) -> str | None:
     return (
         f"These models are tiny and were trained briefly ({'; '.join(scale.sentence for scale in tiny)}). The smallest "
         f"published DPLM-2 has {in_words(SMALLEST_PUBLISHED_MODEL)} parameters and took {PUBLISHED_STEPS:,} steps on "
-        "several GPUs. The figures show that every stage works and that the models learn, not what the method can do."
+        "several GPUs. The figures show that every stage works, not what the method can do."
     )

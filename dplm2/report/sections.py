@@ -9,7 +9,7 @@ import pandas as pd
 
 from dplm2.report import figures, markup
 from dplm2.report.drawing import Figure, slug
-from dplm2.report.labels import quantity, threshold_columns
+from dplm2.report.labels import quantity, split_variant, threshold_columns
 from dplm2.report.markup import Html
 from dplm2.report.results import Evaluation, Results
 from dplm2.report.scale import scales
@@ -52,8 +52,11 @@ class Section:
         return not self.figures and not self.body
 
 
-def sections(results: Results, settings: ReportSettings) -> list[Section]:
-    """All parts after the summary and the viewer, in the order of the data."""
+def sections(results: Results, settings: ReportSettings, success: Mapping[str, float]) -> list[Section]:
+    """All parts after the summary and the viewer, in the order of the data.
+
+    ``success`` is the published success rate of each motif problem.
+    """
     parts = [
         data(results),
         training(results, settings),
@@ -62,7 +65,8 @@ def sections(results: Results, settings: ReportSettings) -> list[Section]:
         co_generation(results),
         folding(results),
         inverse_folding(results),
-        scaffolding(results),
+        scaffolding(results, success),
+        likelihood(results),
         other_evaluations(results),
     ]
     tables = csv_tables(results)
@@ -70,7 +74,7 @@ def sections(results: Results, settings: ReportSettings) -> list[Section]:
         for kind in KINDS.get(part.name, ()):
             if (name := f"samples-{kind}") in tables:
                 shown = markup.frame_table(name, tables[name], settings.max_table_rows, f"{name}.csv")
-                part.body.append(markup.details(f"Every sample ({kind})", shown))
+                part.body.append(markup.details(f"Every row of metrics ({kind})", shown))
     return parts
 
 
@@ -81,7 +85,8 @@ KINDS = {
     "folding": ("folding",),
     "inverse-folding": ("inverse-folding",),
     "scaffolding": ("scaffolding",),
-    "others": ("likelihood", "other"),
+    "likelihood": ("likelihood",),
+    "others": ("other",),
 }
 
 
@@ -158,8 +163,9 @@ def reconstruction(results: Results) -> Section:
     part.about = "Each chain is turned into structure tokens and back, and laid over what it was."
     by_dataset: dict[tuple[str, str], dict[str, Evaluation]] = {}
     for evaluation in results.of_kind("reconstruction"):
-        variants = by_dataset.setdefault((evaluation.place.split("/")[0], evaluation.dataset), {})
-        variants[_variant(evaluation)] = evaluation
+        if len(evaluation.metrics):
+            variants = by_dataset.setdefault((evaluation.model, evaluation.dataset), {})
+            variants[evaluation.variant or evaluation.place] = evaluation
     for (tokenizer, dataset), variants in by_dataset.items():
         # The trained one first: it decides the order of chains.
         ordered = dict(sorted(variants.items(), key=lambda pair: "untrained" in pair[0]))
@@ -176,11 +182,6 @@ def reconstruction(results: Results) -> Section:
                 title = f"{tokenizer}{DOT}{dataset}: {quantity(column).name}"
                 part.figures.append(figures.histogram(name, title, values, column))
     return part
-
-
-def _variant(evaluation: Evaluation) -> str:
-    untrained = any("untrained" in text for text in (evaluation.place, evaluation.model, evaluation.task))
-    return "untrained" if untrained else "trained"
 
 
 def tokens(results: Results) -> Section:
@@ -237,8 +238,8 @@ def inverse_folding(results: Results) -> Section:
     return part
 
 
-def scaffolding(results: Results) -> Section:
-    """Motif scaffolding: success by problem."""
+def scaffolding(results: Results, published: Mapping[str, float]) -> Section:
+    """Motif scaffolding: success by problem, beside the published rates of the same problems."""
     part = Section("scaffolding", "Motif scaffolding", absent="motif scaffolding was not evaluated")
     for task, evaluations in _by_task(results, "scaffolding"):
         rates, columns = {}, []
@@ -250,6 +251,8 @@ def scaffolding(results: Results) -> Section:
                 rates[evaluation.model] = won.groupby(won["problem"].astype(str))["won"].mean().to_dict()
                 columns.append(quantity(column).name)
         if rates:
+            beside = {problem: published[problem] for problem in _problems(rates) if problem in published}
+            rates |= {"published": beside} if beside else {}
             designs = sum(len(evaluation.metrics) for evaluation in evaluations)
             caption = (
                 f"Share of designs with {columns[0]}, of {designs:,} in all. Problems without a bar are not solved."
@@ -262,14 +265,45 @@ def scaffolding(results: Results) -> Section:
     return part
 
 
+def _problems(rates: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(problem for by_problem in rates.values() for problem in by_problem))
+
+
+def likelihood(results: Results) -> Section:
+    """Cross-entropy of masked tokens beside that of what knows frequencies only, and of what is untrained."""
+    part = Section("likelihood", "Likelihood of masked tokens", absent="no likelihoods were evaluated")
+    for evaluation in results.of_kind("likelihood"):
+        for dataset, rows in evaluation.summary.groupby("dataset", sort=False):
+            entropies = _cross_entropies(rows)
+            if entropies:
+                name = slug("likelihood", evaluation.model, str(dataset))
+                title = f"{evaluation.model}{DOT}{dataset}: cross-entropy by track"
+                caption = (
+                    "Shorter is better. Unigram: the entropy of the track's token frequencies, which a model that "
+                    "looks at nothing can reach; a model that has learned lies below it."
+                )
+                part.figures.append(figures.bars(name, title, entropies, "nats per masked token", caption))
+    return part
+
+
+def _cross_entropies(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """By variant (trained, untrained, unigram) and track."""
+    values: dict[str, dict[str, float]] = {"trained": {}, "untrained": {}, "unigram": {}}
+    for metric, value in zip(rows["metric"], map(markup.typed, rows["value"]), strict=True):
+        name, variant = split_variant(metric)
+        if variant and name.endswith("cross_entropy") and not isinstance(value, str):
+            values[variant][name.removesuffix("_cross_entropy")] = value
+    return {variant: by_track for variant, by_track in values.items() if by_track}
+
+
 def other_evaluations(results: Results) -> Section:
-    """Evaluations without figures of their own: likelihoods, and whatever is not known here."""
+    """Evaluations of a task that is not known here: their summaries."""
     part = Section("others", "Other evaluations")
-    for evaluation in results.of_kind("likelihood", None):
+    for evaluation in results.of_kind(None):
         if not len(evaluation.summary):
             continue
         rows = [
-            [row["model"], row["metric"], markup.typed(row["value"]), row["n"]]
+            [row["model"], row["metric"], markup.typed(row["value"]), markup.typed(row["n"])]
             for _, row in evaluation.summary.iterrows()
         ]
         shown = markup.table(slug("other", evaluation.place), ["model", "metric", "value", "n"], rows)
@@ -330,7 +364,7 @@ def _scatters(task: str, evaluations: list[Evaluation], across: str, up: str, ca
         over = "length" if across == "length" else quantity(across).name
         title = f"{task}: {quantity(up).name} against {over}"
         yield figures.scatter(
-            slug(task, up, "against", across), title, series, across, up, f"Each dot is a sample ({counts}). {caption}"
+            slug(task, up, "against", across), title, series, across, up, f"{caption} Samples: {counts}."
         )
 
 

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dplm2.report.labels import TASKS, number, quantity, task_kind
+from dplm2.report.labels import number, quantity, task_kind, task_order
 from dplm2.report.results import SUMMARY_COLUMNS, Results
 
 MIDDLE_DOT = "\u00b7"
+VARIANT = "(_trained|_untrained)?"
 # The metrics that tell most of a task, in the order in which they are read; the others stand in the whole table.
 HEADLINES = {
-    "reconstruction": (r"ca_rmsd", r"lddt_ca", r"tm_score", r"codebook.*|codes.*"),
-    "likelihood": (r".*cross_entropy.*|.*perplexity.*",),
+    "reconstruction": (rf"ca_rmsd{VARIANT}", rf"lddt_ca{VARIANT}", rf"tm_score{VARIANT}", rf"codebook_use{VARIANT}"),
+    "likelihood": (r".*cross_entropy_(trained|untrained|unigram)",),
     "co-generation": (r"sc_tm", r"sc_rmsd", r"plddt", r"designable_.*"),
     "backbone": (r"sc_tm", r"sc_rmsd", r"designable_.*"),
     "sequence": (r"plddt",),
@@ -20,12 +21,12 @@ HEADLINES = {
     "inverse-folding": (r"recovery", r"sc_tm"),
     "scaffolding": (r"problems_solved", r"success_.*", r"motif_rmsd", r"sc_tm"),
 }
-ROWS_OF_ONE_EVALUATION = 6
+ROWS_OF_ONE_CARD = 8
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The rows of one task, model and dataset that matter most."""
+    """The rows of one task, model and dataset that matter most, of what is trained and what is not together."""
 
     task: str
     model: str
@@ -57,12 +58,8 @@ def headlines(table: pd.DataFrame) -> list[Headline]:
         chosen = _chosen(rows, HEADLINES.get(kind, (r".*",)))
         if len(chosen):
             backends = [name for name in dict.fromkeys(chosen["backend"]) if name not in ("", "none")]
-            found.append((_order(kind), Headline(task, model, dataset, ", ".join(backends), chosen)))
+            found.append((task_order(kind), Headline(task, model, dataset, ", ".join(backends), chosen)))
     return [headline for _, headline in sorted(found, key=lambda pair: pair[0])]
-
-
-def _order(kind: str | None) -> int:
-    return TASKS.index(kind) if kind in TASKS else len(TASKS)
 
 
 def _chosen(rows: pd.DataFrame, patterns: tuple[str, ...]) -> pd.DataFrame:
@@ -70,7 +67,7 @@ def _chosen(rows: pd.DataFrame, patterns: tuple[str, ...]) -> pd.DataFrame:
     for pattern in patterns:
         fitting = [index for index, metric in rows["metric"].items() if re.fullmatch(pattern, metric)]
         chosen += [index for index in fitting if index not in chosen]
-    return rows.loc[chosen[:ROWS_OF_ONE_EVALUATION]]
+    return rows.loc[chosen[:ROWS_OF_ONE_CARD]]
 
 
 def shown(text: str) -> str:
@@ -138,6 +135,8 @@ def _with_names(evaluation) -> pd.DataFrame:
     scalar = [name for name, column in evaluation.metrics.items() if not column.map(_is_sequence).any()]
     names = {"model": evaluation.model, "task": evaluation.task, "dataset": evaluation.dataset}
     missing = {name: text for name, text in names.items() if name not in evaluation.metrics}
+    if evaluation.variant:
+        missing["variant"] = evaluation.variant
     return evaluation.metrics[scalar].assign(**missing)
 
 

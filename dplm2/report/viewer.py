@@ -12,6 +12,7 @@ from dplm2.report.results import Evaluation, Results, read_table
 
 CA = 1
 FACTS = ("sc_tm", "sc_rmsd", "tm_score", "ca_rmsd", "motif_rmsd", "recovery", "plddt")
+NATIVE = "native structure"
 FOLDED_FILE = "folded.parquet"
 
 
@@ -106,19 +107,19 @@ def _entries(folder: Path, evaluation: Evaluation, rows: list[pd.Series], native
 
 
 def _pair(evaluation: Evaluation, sample, folded, native) -> list[tuple[str, np.ndarray, list[float] | None]]:
-    """What is laid over one another: name, trace and confidence, the fixed one first."""
+    """What is laid over one another: name, trace and confidence, the fixed one first; a native alone is not shown."""
     backend = evaluation.backend if evaluation.backend not in ("", "none") else "the folding program"
     pair = []
     if evaluation.kind in ("folding", "inverse-folding"):
         if native is not None:
-            pair.append(("native structure", native, None))
+            pair.append((NATIVE, native, None))
         if evaluation.kind == "folding" and sample is not None:
             pair.append(("predicted structure", *sample))
     elif sample is not None:
         pair.append(("generated structure", *sample))
     if folded is not None and evaluation.kind != "folding":
         pair.append((f"its sequence folded by {backend}", *folded))
-    return pair
+    return [] if [name for name, *_ in pair] == [NATIVE] else pair
 
 
 def _facts(row: pd.Series, length: int) -> list[list[str]]:
@@ -141,9 +142,12 @@ def _superposed(pair: list[tuple[str, np.ndarray, list[float] | None]]) -> list[
             points = _lay_over(points, fixed)
         seen = (points - center) @ axes
         rounded = [None if not np.isfinite(p).all() else [round(float(x), 1) for x in p] for p in seen]
-        values = None if plddt is None else [None if not np.isfinite(v) else round(float(v)) for v in plddt]
-        traces.append({"name": name, "points": rounded, "plddt": values})
+        traces.append({"name": name, "points": rounded, "plddt": None if plddt is None else _rounded(plddt)})
     return traces
+
+
+def _rounded(plddt: Sequence[float | None]) -> list[int | None]:
+    return [None if value is None or not np.isfinite(value) else round(float(value)) for value in plddt]
 
 
 def _longest_first(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from dplm2.artifacts import RUN_FILE, RunRecord, atomic_path, fingerprint, read_json, write_text
 from dplm2.report import tables
+from dplm2.report.comparison import compared
 from dplm2.report.drawing import Figure
 from dplm2.report.page import build_page
 from dplm2.report.results import input_files, read_results
@@ -39,6 +40,8 @@ def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
     results = read_results(folder)
     page, figures = build_page(results, settings)
     frames = {"summary": tables.summary(results), **tables.csv_tables(results)}
+    if len(published := compared(results, settings.published_model)):
+        frames["published"] = published
     written = [*_write_tables(out, frames), *_write_figures(out, figures)]
     _remove_former(out, written)
     write_text(out / PAGE, page)

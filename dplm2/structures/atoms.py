@@ -16,7 +16,8 @@ class Atoms:
 
     Coordinates are in angstrom. ``number`` and ``insertion`` are the author's residue number and insertion code;
     ``position`` is the residue's place in the polymer sequence of its entity, counted from 1, 0 where the file has
-    none."""
+    none.
+    """
 
     author_chain: np.ndarray
     label_chain: np.ndarray
@@ -46,7 +47,8 @@ class Entry:
 
     ``polymers`` holds residue names of whole polymer sequences: by entity for mmCIF (residues know their ``position``
     in it), by author's chain for PDB. ``peptides`` are the entities that are polypeptides, None where the file does
-    not say."""
+    not say.
+    """
 
     atoms: Atoms
     format: str

@@ -32,7 +32,7 @@ Download structures by name: PDB ids, UniProt accessions (from AlphaFold DB) or 
   dplm2 structures fetch list.txt --out downloads/
 
 Files that are there already are not fetched again; downloads.tsv records the address, size and SHA-256 of each, and
-rejected.tsv what could not be had. Exit status 1 if anything could not be had.
+rejected.parquet what could not be had. Exit status 1 if anything could not be had.
 """
 
 
@@ -53,6 +53,18 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     select.add_argument("--shards", type=int, help="number of parts; parts beyond it, of an earlier run, are deleted")
     select.add_argument("--workers", type=int, help="cores for MMseqs2 (default: all)")
     _configuration(select)
+
+    fetch = _command(commands, "fetch", "download structures by name", FETCH, run_fetch)
+    fetch.add_argument("list", type=Path, metavar="LIST", help="text file: PDB ids, UniProt accessions or addresses")
+    fetch.add_argument("--out", type=Path, required=True, help="folder for the files")
+    fetch.add_argument("--concurrency", type=int, default=8, help="downloads at a time (default: 8)")
+    fetch.add_argument("--tries", type=int, default=5, help="tries for each file (default: 5)")
+    fetch.add_argument("--first-wait", type=float, default=1.0, help="seconds before the second try (default: 1)")
+    fetch.add_argument("--timeout", type=float, default=30.0, help="seconds without an answer (default: 30)")
+    fetch.add_argument("--max-megabytes", type=int, default=1024, help="largest file in MiB (default: 1024)")
+    fetch.add_argument("--pdb-address", help="another place of PDB entries, with {id} for the entry")
+    fetch.add_argument("--alphafold-address", help="another place that names AlphaFold DB's files, with {id}")
+    fetch.add_argument("--allow-missing", action="store_true", help="exit with 0 although something could not be had")
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str, text: str, run) -> argparse.ArgumentParser:  # noqa: A002, ANN001
@@ -140,3 +152,27 @@ def _select(options: argparse.Namespace, folder: Path, settings, name: str, seed
     if counts["chains"] and not counts.get("train") and splits:
         print("note: no chain is left for training", file=sys.stderr)
     return 0
+
+
+def run_fetch(options: argparse.Namespace) -> int:
+    """Download what a list names."""
+    from dplm2.structures.fetching import ALPHAFOLD_ADDRESS, PDB_ADDRESS, Source, fetch, read_targets
+
+    for name in ("concurrency", "tries", "max_megabytes"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1")
+    source = Source(
+        options.pdb_address or PDB_ADDRESS,
+        options.alphafold_address or ALPHAFOLD_ADDRESS,
+        options.concurrency,
+        options.tries,
+        options.first_wait,
+        options.timeout,
+        options.max_megabytes,
+    )
+    outcome = fetch(read_targets(options.list, source), options.out, source)
+    missing = len(outcome.rejects)
+    print(f"{options.out}: {outcome.fetched} fetched, {outcome.present} there already, {missing} could not be had")
+    for reject in outcome.rejects[:5]:
+        print(f"  {reject.chain}: {reject.reason} ({reject.source_file})", file=sys.stderr)
+    return 1 if missing and not options.allow_missing else 0

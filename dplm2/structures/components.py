@@ -2,7 +2,8 @@
 
 From the Chemical Component Dictionary that biotite carries: a modified residue has its parent's letter (MSE is M, SEP
 is S); X where the dictionary names no single parent. D-residues are X: a letter stands for the L-residue, and a
-backbone frame of the other hand would teach the wrong geometry."""
+backbone frame of the other hand would teach the wrong geometry.
+"""
 
 from collections.abc import Iterable
 from functools import cache

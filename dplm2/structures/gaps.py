@@ -1,7 +1,8 @@
 """Gaps in a chain: which residues of the whole sequence were not observed.
 
 From the polymer sequence where the file has one (mmCIF tells each residue's place in it; SEQRES of PDB is laid along
-the observed stretches), otherwise from a jump in the author's numbers across a broken C-N bond."""
+the observed stretches), otherwise from a jump in the author's numbers across a broken C-N bond.
+"""
 
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,8 @@
 """Which files belong to a dataset, cut into shards: one manifest a shard, rewritten only if it changed.
 
 Imported by the Snakefile at every start, so this module needs the standard library alone, and files whose size and
-times are as before are not read again."""
+times are as before are not read again.
+"""
 
 import concurrent.futures
 import glob
@@ -55,7 +56,8 @@ def shard_of(path: str, shards: int) -> int:
     """The shard that a file belongs to, by a hash of its entry's name without a chain's suffix.
 
     Files that could give chains of one name (``1abc.cif`` and ``old/1abc.pdb``, ``1abc_A.cif``) so meet in one shard,
-    which can keep their names apart without knowing the other shards."""
+    which can keep their names apart without knowing the other shards.
+    """
     key = CHAIN_SUFFIX.sub("", entry_name(path)).lower()
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") % shards
 

@@ -2,7 +2,8 @@
 
 biotite's reader is held against this one in the tests. This one is here because it is several times quicker, and
 because it can tell a broken line of a ligand or dummy atom (which costs nothing) from one of the protein (which costs
-the file)."""
+the file).
+"""
 
 import re
 
@@ -18,7 +19,7 @@ MONTHS = {
     m: i for i, m in enumerate(["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"], 1)
 }
 RESOLUTION = re.compile(rb"^REMARK   2 RESOLUTION\.\s+(\d+\.?\d*)\s+ANGSTROM", re.M)
-FIRST_RELEASE = re.compile(rb"^REVDAT   1 .{3}(\d\d)-([A-Z]{3})-(\d\d)", re.M)
+FIRST_RELEASE = re.compile(rb"^REVDAT   1.{3}(\d\d)-([A-Z]{3})-(\d\d)", re.M)
 ASSEMBLY = re.compile(rb"^REMARK 350 (?:AUTHOR|SOFTWARE) DETERMINED .*?: +(\S+)", re.M)
 METHOD = re.compile(rb"^EXPDTA.{4}(.*)$", re.M)
 PREDICTED = re.compile(
@@ -157,8 +158,7 @@ def _residue_numbers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _hybrid36(text: bytes) -> int:
     """A residue number of four characters; beyond 9999 they count on from A000 in base 36 (cctbx's hybrid-36)."""
     if len(text) == 4 and text[:1].isalpha():
-        base = 10**4 - 10 * 36**3
-        return base + int(text, 36) + (16 * 36**3 if text[:1].islower() else 0) if text.isalnum() else int(text)
+        return int(text, 36) + 10**4 + (16 if text[:1].islower() else -10) * 36**3
     return int(text)
 
 

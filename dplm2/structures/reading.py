@@ -1,7 +1,8 @@
 """Opening structure files: what a file is, is told by its content; nothing is unpacked to disk.
 
 A gzip stream is read up to a limit; members of archives are only ever read into memory, their names are labels and
-never become paths."""
+never become paths.
+"""
 
 import os
 import tarfile
@@ -9,6 +10,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from dplm2.structures.atoms import Entry, UnreadableError
 from dplm2.structures.manifest import entry_name
@@ -82,7 +85,9 @@ def parse(data: bytes, limits: Reading) -> Entry:
         With one sentence on what is wrong with it.
     """
     try:
-        return _parse(data, limits)
+        # Numbers beyond all bounds become infinite, and infinite ones are missing: no need of a warning for each.
+        with np.errstate(all="ignore"):
+            return _parse(data, limits)
     except UnreadableError:
         raise
     except RecursionError as error:

@@ -56,7 +56,8 @@ def protein_chains(entry: Entry) -> list[ChainResidues]:
 
     A residue belongs to a chain if it is an amino acid by name (or has N, CA and C) and the file says that it is part
     of a polypeptide; where the file does not say, if its record is ATOM or peptide bonds lead to one whose record is.
-    A chain has at least two residues."""
+    A chain has at least two residues.
+    """
     atoms = entry.atoms
     if len(atoms) == 0:
         return []

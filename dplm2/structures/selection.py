@@ -2,7 +2,8 @@
 
 Writes ``selection.parquet`` (the chains that stay, each with its cluster and split) and ``rejected.parquet``
 (everything that was left out, of all shards); the shards themselves stay as they are, so a new file never rewrites
-them all."""
+them all.
+"""
 
 import os
 from collections import Counter

@@ -12,7 +12,7 @@ import os
 import re
 import resource
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,6 +156,9 @@ def clean_batch(items: list[Item], settings: DatasetSettings) -> BatchResult:
     return BatchResult(_record_batch(rows), rejects)
 
 
+Work = Callable[[list[Item], DatasetSettings], BatchResult]
+
+
 def _record_batch(rows: list[tuple[Item, Chain]]) -> pa.RecordBatch:
     chains = [chain for _, chain in rows]
     origins = [f"{item.source_file}:{item.member}" if item.member else item.source_file for item, _ in rows]
@@ -205,26 +208,26 @@ def _batches(files: Iterable[SourceFile], settings: DatasetSettings, counts: Cou
 
 
 def _results(
-    files: list[SourceFile], settings: DatasetSettings, workers: int | None, counts: Counts
+    files: list[SourceFile], settings: DatasetSettings, workers: int | None, counts: Counts, work: Work = clean_batch
 ) -> Iterator[BatchResult]:
     batches = _batches(files, settings, counts)
     workers = usable_cores() if workers is None else workers
     if workers == 0:
         for batch in batches:
-            yield clean_batch(batch, settings)
+            yield work(batch, settings)
         return
     while True:
         lost: list[list[Item]] = []
-        yield from _pooled(batches, settings, workers, lost)
+        yield from _pooled(batches, settings, workers, work, lost)
         if not lost:
             return
         # A worker died or hangs: what it had is done again, one item a process, and the rest goes on in a new pool.
         for item in itertools.chain.from_iterable(lost):
-            yield _alone(item, settings)
+            yield _alone(item, settings, work)
 
 
 def _pooled(
-    batches: Iterator[list[Item]], settings: DatasetSettings, workers: int, lost: list[list[Item]]
+    batches: Iterator[list[Item]], settings: DatasetSettings, workers: int, work: Work, lost: list[list[Item]]
 ) -> Iterator[BatchResult]:
     """Results in order; if the pool breaks, the batches under way are put into ``lost`` and this ends."""
     pool = _pool(workers)
@@ -232,7 +235,7 @@ def _pooled(
     try:
         for batch in batches:
             try:
-                running.append((batch, pool.submit(clean_batch, batch, settings)))
+                running.append((batch, pool.submit(work, batch, settings)))
             except BrokenProcessPool:
                 running.append((batch, _broken()))
             if len(running) >= workers * BATCHES_PER_WORKER:
@@ -253,10 +256,10 @@ def _broken() -> concurrent.futures.Future:
     return future
 
 
-def _alone(item: Item, settings: DatasetSettings) -> BatchResult:
+def _alone(item: Item, settings: DatasetSettings, work: Work) -> BatchResult:
     pool = _pool(1)
     try:
-        return pool.submit(clean_batch, [item], settings).result(ITEM_SECONDS)
+        return pool.submit(work, [item], settings).result(ITEM_SECONDS)
     except BrokenProcessPool:
         problem = "the reader crashed on it"
     except TimeoutError:
@@ -272,7 +275,9 @@ def usable_cores() -> int:
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
+    # Workers are forked from a clean process that has imported this module once, not from this one and its threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "biotite.structure.io.pdbx"])
     return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_bound_memory)
 
 

@@ -2,7 +2,8 @@
 
 Of two sequences of identity p, a fraction of about p**k of the words of k residues is shared; sequences are related
 if they share that fraction of the words of the shorter one. Exact over all pairs, without alignments, in linear time
-for a small set of queries."""
+for a small set of queries.
+"""
 
 from collections.abc import Sequence
 

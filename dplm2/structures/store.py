@@ -141,12 +141,13 @@ def read_chains(
 def _read_part(path: Path, wanted: list[str], split: str | None) -> pa.Table:
     needed = list(dict.fromkeys([*wanted, "chain_id", "split"]))
     try:
-        table = pq.read_table(path, columns=needed, partitioning=None)
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in needed if name not in file.schema_arrow.names]
+            if missing:
+                raise DPLM2Error(f"{path}: not a store of chains, it has no column {', '.join(missing)}")
+            table = file.read(needed)
     except (OSError, pa.ArrowInvalid) as error:
         raise DPLM2Error(f"{path}: not readable as Parquet ({' '.join(str(error).split())[:200]})") from error
-    missing = [name for name in needed if name not in table.column_names]
-    if missing:
-        raise DPLM2Error(f"{path}: not a store of chains, it has no column {', '.join(missing)}")
     selection = path.parent / SELECTION_FILE
     if selection.is_file():
         table = _select(table, pq.read_table(selection, partitioning=None))

@@ -48,12 +48,13 @@ def write_structure(
         raise DPLM2Error(f"{path}: {len(sequence)} letters for a backbone of {len(backbone_LAX)} residues")
     if ending == ".pdb" and (len(sequence) > LONGEST_PDB_CHAIN or np.nanmax(np.abs(backbone_LAX), initial=0) >= 1000):
         raise DPLM2Error(f"{path}: PDB format cannot hold this chain; write .bcif or .cif instead")
-    atoms = _atom_array(sequence, backbone_LAX, plddt_L)
+    atoms = atom_array(sequence, backbone_LAX, plddt_L)
     with atomic_path(path) as temporary:
         _write(temporary, ending, atoms, entry=path.name[: -len(ending)] or "model")
 
 
-def _atom_array(sequence: str, backbone_LAX: np.ndarray, plddt_L: np.ndarray | None):  # noqa: ANN202
+def atom_array(sequence: str, backbone_LAX: np.ndarray, plddt_L: np.ndarray | None):  # noqa: ANN202
+    """The atoms of a backbone that have coordinates, as biotite's AtomArray; parameters as of `write_structure`."""
     from biotite.structure import AtomArray
 
     residue, atom = np.nonzero(np.isfinite(backbone_LAX).all(-1))
@@ -90,6 +91,10 @@ def _write(path: Path, ending: str, atoms, entry: str) -> None:  # noqa: ANN001
             file.write(stream)
         return
     file = pdbx.compress(file)
-    opened = gzip.GzipFile(path, "wb", mtime=0) if ending == ".bcif.gz" else path.open("wb")
-    with opened as stream:
-        file.write(stream)
+    with path.open("wb") as stream:
+        if ending == ".bcif.gz":
+            # No name and no time in the header: equal chains give equal files.
+            with gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packed:
+                file.write(packed)
+        else:
+            file.write(stream)

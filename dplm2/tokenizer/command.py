@@ -1,4 +1,4 @@
-"""Command line of the structure tokenizer: ``tokenizer``, ``tokens``, and ``import``, which the language model shares."""
+"""Command line of the structure tokenizer: ``tokenizer``, ``tokens``, and ``import``, shared with other stages."""
 
 import argparse
 from pathlib import Path
@@ -9,10 +9,6 @@ example:
   dplm2 tokenizer train --chains results/structures/demo --out results/tokenizers/demo --state state \\
       --config config.yaml --name demo
 Run it again after an interruption: it goes on where it was.
-"""
-EVALUATE_EXAMPLE = """\
-example:
-  dplm2 tokenizer evaluate --tokenizer results/tokenizers/demo --chains results/structures/test --out reconstruction
 """
 ENCODE_EXAMPLE = """\
 examples:
@@ -29,9 +25,9 @@ IMPORT_TOKENIZER_EXAMPLE = """\
 examples:
   dplm2 import tokenizer checkpoints/struct_tokenizer results/tokenizers/released
   dplm2 import tokenizer last.ckpt tokenizers/mine --model-config config.yaml
-SOURCE is a checkpoint of the DPLM-2 authors' structure tokenizer (.ckpt, .pt, .pth, .bin or .safetensors), or the folder
-that holds it and its YAML. Every key is placed or dropped by name; an unknown one is refused. Tokenizers in our own
-format need no import.
+SOURCE is a checkpoint of the DPLM-2 authors' structure tokenizer (.ckpt, .pt, .pth, .bin or .safetensors), or the
+folder that holds it and its YAML. Every key is placed or dropped by name; an unknown one is refused. Tokenizers in our
+own format need no import.
 """
 
 
@@ -40,7 +36,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     tokenizer = subparsers.add_parser("tokenizer", help="train or evaluate the structure tokenizer")
     actions = tokenizer.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_train(actions)
-    _add_evaluate(actions)
+    # `evaluate` is added by the evaluation stage, whose metrics the tokenizer does not know.
+    tokenizer.actions_of_tokenizer = actions
     tokens = subparsers.add_parser("tokens", help="encode chains as structure tokens, decode tokens as backbones")
     actions = tokens.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_encode(actions)
@@ -65,7 +62,9 @@ def _add(actions: argparse._SubParsersAction, name: str, help: str, example: str
 
 def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
-    parser.add_argument("--name", help="which entry of the configuration's section `tokenizers` (default: the only one)")
+    parser.add_argument(
+        "--name", help="which entry of the configuration's section `tokenizers` (default: the only one)"
+    )
     parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where the networks run")
 
@@ -79,27 +78,15 @@ def _add_train(actions: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_train)
 
 
-def _add_evaluate(actions: argparse._SubParsersAction) -> None:
-    parser = _add(
-        actions, "evaluate", "Reconstruct chains through a tokenizer and measure the difference.", EVALUATE_EXAMPLE
-    )
-    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
-    parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to reconstruct")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
-    parser.add_argument("--split", choices=["train", "validation", "test"], help="only chains of this split")
-    parser.add_argument(
-        "--untrained", action="store_true", help="evaluate random weights of the same architecture, for comparison"
-    )
-    _add_configuration(parser)
-    parser.set_defaults(run=run_evaluate)
-
-
 def _add_encode(actions: argparse._SubParsersAction) -> None:
     parser = _add(actions, "encode", "Turn the chains of datasets into structure tokens.", ENCODE_EXAMPLE)
     parser.add_argument("chains", nargs="+", type=Path, help="dataset folders, or Parquet files of chains")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the tokens; for one Parquet file of chains also a .parquet file"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the tokens; for one Parquet file of chains also a .parquet file",
     )
     _add_configuration(parser)
     parser.set_defaults(run=run_encode)
@@ -117,7 +104,10 @@ def _add_decode(actions: argparse._SubParsersAction) -> None:
 
 def _add_import_tokenizer(actions: argparse._SubParsersAction) -> None:
     parser = _add(
-        actions, "tokenizer", "Turn a checkpoint of the authors' structure tokenizer into ours.", IMPORT_TOKENIZER_EXAMPLE
+        actions,
+        "tokenizer",
+        "Turn a checkpoint of the authors' structure tokenizer into ours.",
+        IMPORT_TOKENIZER_EXAMPLE,
     )
     parser.add_argument("source", type=Path, help="checkpoint file, or the folder that holds it")
     parser.add_argument("destination", type=Path, help="folder of the tokenizer to write")
@@ -180,27 +170,6 @@ def run_train(options: argparse.Namespace) -> None:
     print(f"tokenizer: {options.out}")
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
-    """Run ``dplm2 tokenizer evaluate``."""
-    from dplm2 import config
-    from dplm2.tokenizer.evaluation import evaluate_tokenizer
-    from dplm2.tokenizer.settings import TokenizerSettings
-
-    section, seed, device = resolve(options)
-    settings = config.build(TokenizerSettings, section)
-    evaluate_tokenizer(
-        options.tokenizer,
-        options.chains,
-        options.out,
-        settings.tokenization,
-        split=options.split,
-        untrained=options.untrained,
-        seed=seed,
-        device=pick_device(device),
-    )
-    print(f"reconstruction: {options.out}")
-
-
 def run_encode(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokens encode``."""
     from dplm2 import config
@@ -214,7 +183,9 @@ def run_encode(options: argparse.Namespace) -> None:
     parts = parts_of(options.chains, "chains")
     single = options.out.suffix == ".parquet"
     if single and len(parts) != 1:
-        raise ConfigError(f"--out: {options.out} is one file, but there are {len(parts)} files of chains; give a folder")
+        raise ConfigError(
+            f"--out: {options.out} is one file, but there are {len(parts)} files of chains; give a folder"
+        )
     if len({part.name for part in parts}) != len(parts):
         raise ConfigError("the datasets have files of the same name; encode each dataset into a folder of its own")
     settings = config.build(TokenizationSettings, section["tokenization"])
@@ -242,7 +213,9 @@ def run_decode(options: argparse.Namespace) -> None:
     section, _, device = resolve(options)
     tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, pick_device(device))
     table = read_tokens(options.tokens)
-    record = RunRecord("tokens decode", section["tokenization"], {"tokenizer": tokenizer.fingerprint}, str(tokenizer.device))
+    record = RunRecord(
+        "tokens decode", section["tokenization"], {"tokenizer": tokenizer.fingerprint}, str(tokenizer.device)
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     for name, sequence, decoded in decode_tokens(table, tokenizer, section["tokenization"]["token_budget"]):
         write_structure(options.out / f"{name}.{options.format}", sequence, decoded.backbone, decoded.plddt)
@@ -258,6 +231,6 @@ def run_import_tokenizer(options: argparse.Namespace) -> None:
 
     tokenizer = import_tokenizer(options.source, options.destination, options.model_config)
     print(
-        f"tokenizer: {options.destination} ({tokenizer.codebook_size} structure tokens, fingerprint {tokenizer.fingerprint}); "
-        "the authors never train its confidence head, so it reports no confidence"
+        f"tokenizer: {options.destination} ({tokenizer.codebook_size} structure tokens, fingerprint "
+        f"{tokenizer.fingerprint}); its confidence head is untrained in the authors' code: no confidence is reported"
     )

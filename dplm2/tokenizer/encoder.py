@@ -55,7 +55,8 @@ class TransformerLayer(nn.Module):
         """Updated values; ``bias_B11L`` is minus infinity at padding and zero elsewhere."""
         normed = self.attention_norm(values_BLD).to(precision)
         query, key, value = (
-            layer(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+            layer(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
         bias = bias_B11L.to(query.dtype)
@@ -68,7 +69,9 @@ class TransformerLayer(nn.Module):
 def position_embedding(length: int, width: int, device: torch.device) -> Tensor:
     """Sines, then cosines, of the residue's place in the chain: (L, D)."""
     half = width // 2
-    frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=device) * -(math.log(10000) / max(half - 1, 1)))
+    frequency = torch.exp(
+        torch.arange(half, dtype=torch.float32, device=device) * -(math.log(10000) / max(half - 1, 1))
+    )
     angles = torch.arange(FIRST_POSITION, FIRST_POSITION + length, device=device)[:, None] * frequency
     return F.pad(torch.cat([torch.sin(angles), torch.cos(angles)], -1), (0, width % 2))
 
@@ -122,7 +125,9 @@ class Encoder(nn.Module):
         values = embedded + position_embedding(embedded.shape[1], embedded.shape[2], embedded.device)
         dropout = self.settings.dropout if self.training else 0.0
         values = F.dropout(values, dropout) * residues_BL[..., None]
-        bias_B11L = torch.zeros_like(residues_BL, dtype=values.dtype).masked_fill(~residues_BL, -math.inf)[:, None, None]
+        bias_B11L = torch.zeros_like(residues_BL, dtype=values.dtype).masked_fill(~residues_BL, -math.inf)[
+            :, None, None
+        ]
         for layer in self.layers:
             values = layer(values, bias_B11L, precision)
         return self.norm(values) * residues_BL[..., None]

@@ -157,7 +157,9 @@ def edges_of(coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor, neig
     chain, source, slot = torch.nonzero(torch.isfinite(distances_BLK), as_tuple=True)
     destination = index_BLK[chain, source, slot]
     offset = (source - destination).float()
-    scalars = torch.cat([radial_basis(distances_BLK[chain, source, slot], LONGEST_DISTANCE), position_features(offset)], -1)
+    scalars = torch.cat(
+        [radial_basis(distances_BLK[chain, source, slot], LONGEST_DISTANCE), position_features(offset)], -1
+    )
     alpha = coords_BLAX[..., CA, :]
     vectors = unit(alpha[chain, source] - alpha[chain, destination])
     number = torch.cumsum(residues_BL.flatten(), 0).view_as(residues_BL) - 1

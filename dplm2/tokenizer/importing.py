@@ -47,7 +47,10 @@ ENCODER_NAMES = [
         r"gvp_encoder\.encoder_layers\.(\d+)\.ff_func\.([01])\.(w[hsvg])\.(weight|bias)",
         r"gvp.layers.\1.feedforward.\2.<\3>.\4",
     ),
-    (r"gvp_encoder\.encoder_layers\.(\d+)\.norm\.([01])\.scalar_norm\.(weight|bias)", r"gvp.layers.\1.norms.\2.scalar.\3"),
+    (
+        r"gvp_encoder\.encoder_layers\.(\d+)\.norm\.([01])\.scalar_norm\.(weight|bias)",
+        r"gvp.layers.\1.norms.\2.scalar.\3",
+    ),
     (r"layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", r"layers.\1.<\2>.\3"),
     (r"layers\.(\d+)\.self_attn\.out_proj\.(weight|bias)", r"layers.\1.output.\2"),
     (r"layers\.(\d+)\.self_attn_layer_norm\.(weight|bias)", r"layers.\1.attention_norm.\2"),
@@ -144,7 +147,9 @@ def import_tokenizer(
 
 def tokenizer_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> StructureTokenizer:
     """The tokenizer that official weights, and what their YAML says, make; every key is accounted for."""
-    tokenizer = StructureTokenizer(settings_of(weights, given)).eval()
+    settings = settings_of(weights, given)
+    with torch.device("meta"):  # no time for random weights that are replaced at once
+        tokenizer = StructureTokenizer(settings).eval()
     parts = {prefix: {} for prefix in (ENCODER_PREFIX, "pre_quant.", "post_quant.", "decoder.")}
     unknown = []
     for name, value in weights.items():
@@ -180,8 +185,9 @@ def load_exactly(module: torch.nn.Module, weights: Mapping[str, Tensor], what: s
     DPLM2Error
         Names what is missing, left over, or of another shape.
     """
+    empty = any(parameter.is_meta for parameter in module.parameters())
     try:
-        module.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
+        module.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()}, assign=empty)
     except RuntimeError as error:
         raise DPLM2Error(f"the weights of the {what} do not fit: {' '.join(str(error).split())[:500]}") from error
 
@@ -223,7 +229,9 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
         found = sorted(path for path in source.rglob("*") if path.suffix in WEIGHTS_SUFFIXES)
         if len(found) != 1:
             names = ", ".join(str(path.relative_to(source)) for path in found) or "none"
-            raise DPLM2Error(f"{source}: one checkpoint is expected there ({', '.join(WEIGHTS_SUFFIXES)}); found: {names}")
+            raise DPLM2Error(
+                f"{source}: one checkpoint is expected there ({', '.join(WEIGHTS_SUFFIXES)}); found: {names}"
+            )
         weights, folder = found[0], source
     elif source.exists():
         weights, folder = source, source.parent
@@ -338,7 +346,10 @@ def _encoder_sizes(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> d
 def _decoder_sizes(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("max_recycles", 1) != 1:
         raise DPLM2Error(f"the YAML says {given['max_recycles']} recycles of the folding trunk; only 1 is supported")
-    pair_dim, sequence_dim = weights["decoder.trunk.trunk2sm_z.weight"].shape[1], weights["decoder.lm_head.weight"].shape[1]
+    pair_dim, sequence_dim = (
+        weights["decoder.trunk.trunk2sm_z.weight"].shape[1],
+        weights["decoder.lm_head.weight"].shape[1],
+    )
     block = "decoder.trunk.blocks.0."
     head_width = 2 * len(weights["post_quant.transformer.layers.0.self_attn.rot_emb.inv_freq"])
     structure = given.get("structure_module") or {}

@@ -105,6 +105,8 @@ def reconstruction_loss(output: DecoderOutput, targets: Targets, settings: LossS
         terms["local_fape"] = local_fape(passes.rotations, passes.origins, targets, settings.local_fape_window)
     if settings.distance > 0:
         terms["distance"] = distance_error(passes.origins, targets.origins, targets.observed)
+    if settings.chain > 0 and passes.chain_turns is not None:
+        terms["chain"] = chain_error(passes.chain_turns, passes.chain_shifts, targets)
     total = sum(getattr(settings, name) * term for name, term in terms.items())
     return total, terms
 
@@ -161,6 +163,22 @@ def local_fape(rotations: Tensor, origins: Tensor, targets: Targets, window: int
     near = (index[:, None] - index[None, :]).abs() <= window
     counted = near & targets.observed[:, :, None] & targets.observed[:, None, :]
     return ((error * counted).sum((-2, -1)) / (counted.sum((-2, -1)) + EPSILON)).mean() / FAPE_UNIT
+
+
+def chain_error(turns: Tensor, shifts: Tensor, targets: Targets) -> Tensor:
+    """Mean squared error of each frame as seen from the frame before it: turn (matrix entries) and shift (angstrom).
+
+    Parameters
+    ----------
+    turns, shifts
+        ``(B, L, 3, 3)`` and ``(B, L, 3)``, of the frame after each residue.
+    """
+    inverse = targets.rotations[:, :-1].transpose(-1, -2)
+    true_turns = inverse @ targets.rotations[:, 1:]
+    true_shifts = (inverse @ (targets.origins[:, 1:] - targets.origins[:, :-1]).unsqueeze(-1)).squeeze(-1)
+    counted = targets.observed[:, :-1] & targets.observed[:, 1:] & targets.bonded[:, :-1]
+    error = (turns[:, :-1] - true_turns).square().sum((-2, -1)) + (shifts[:, :-1] - true_shifts).square().sum(-1)
+    return (error * counted).sum() / counted.sum().clamp(min=1)
 
 
 def distance_error(origins: Tensor, true_BLX: Tensor, observed_BL: Tensor) -> Tensor:

@@ -101,7 +101,6 @@ class StructureTokenizer(nn.Module):
         )
         self.quantizer = Quantizer(settings.quantizer)
         self.decoder = Decoder(settings.decoder, self.bits)
-        self._fingerprint: tuple[tuple, str] | None = None
         if settings.encoder.frozen:
             self.encoder.requires_grad_(False)
 
@@ -128,15 +127,11 @@ class StructureTokenizer(nn.Module):
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over architecture and weights: equal if and only if the tokenizers are the same."""
-        state = self.state_dict()
-        version = tuple((value.data_ptr(), value._version) for value in state.values())  # changes with the weights
-        if self._fingerprint is None or self._fingerprint[0] != version:
-            digest = hashlib.sha256(json.dumps(architecture(self.settings), sort_keys=True).encode())
-            for name in sorted(state):
-                digest.update(name.encode())
-                digest.update(state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-            self._fingerprint = version, digest.hexdigest()[:16]
-        return self._fingerprint[1]
+        digest = hashlib.sha256(json.dumps(architecture(self.settings), sort_keys=True).encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
     def train(self, mode: bool = True) -> "StructureTokenizer":
         """Set the training mode; a frozen encoder stays without dropout."""
@@ -154,7 +149,9 @@ class StructureTokenizer(nn.Module):
     @overload
     def encode(self, backbones: np.ndarray, token_budget: int = ..., precision: str = ...) -> np.ndarray: ...
     @overload
-    def encode(self, backbones: Sequence[np.ndarray], token_budget: int = ..., precision: str = ...) -> list[np.ndarray]: ...
+    def encode(
+        self, backbones: Sequence[np.ndarray], token_budget: int = ..., precision: str = ...
+    ) -> list[np.ndarray]: ...
     @torch.inference_mode()
     def encode(self, backbones, token_budget=DEFAULT_TOKEN_BUDGET, precision="float32"):
         """Turn backbones into structure tokens.
@@ -189,7 +186,9 @@ class StructureTokenizer(nn.Module):
             if len(chains[group[0]]) == 0:
                 continue
             batch = pad_backbones([chains[index] for index in group], self.device)
-            indices = self.quantizer.indices(self.values(*batch, getattr(torch, precision))).cpu().numpy().astype(np.uint16)
+            indices = (
+                self.quantizer.indices(self.values(*batch, getattr(torch, precision))).cpu().numpy().astype(np.uint16)
+            )
             for row, index in enumerate(group):
                 tokens[index][:] = indices[row, : len(chains[index])]
         return tokens[0] if single else tokens
@@ -231,7 +230,9 @@ class StructureTokenizer(nn.Module):
     def _as_tokens(self, tokens) -> np.ndarray:
         values = np.asarray(tokens)
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or len(values) == 0:
-            raise DPLM2Error(f"structure tokens of a chain are a row of integers, not {values.dtype} of shape {values.shape}")
+            raise DPLM2Error(
+                f"structure tokens of a chain are a row of integers, not {values.dtype} of shape {values.shape}"
+            )
         if values.min() < 0 or values.max() >= self.codebook_size:
             raise DPLM2Error(
                 f"structure token {values.max() if values.min() >= 0 else values.min()} is not among the "
@@ -282,9 +283,10 @@ class StructureTokenizer(nn.Module):
         config = read_json(folder / CONFIG_FILE)
         if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
             raise DPLM2Error(
-                f"{folder}: not a structure tokenizer of this version (for the authors' checkpoint: dplm2 import tokenizer)"
+                f"{folder}: not a structure tokenizer of this version (the authors' need: dplm2 import tokenizer)"
             )
-        tokenizer = cls(default_settings(**config["architecture"]), config["confidence_trained"])
+        with torch.device("meta"):  # no time for random weights that are replaced at once
+            tokenizer = cls(default_settings(**config["architecture"]), config["confidence_trained"])
         tokenizer.load_weights(folder / WEIGHTS_FILE)
         return tokenizer.to(device).eval()
 
@@ -297,9 +299,11 @@ class StructureTokenizer(nn.Module):
             If the file is not there or holds other weights.
         """
         try:
-            self.load_state_dict(load_file(path))
+            self.load_state_dict(load_file(path), assign=self.device.type == "meta")
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise DPLM2Error(f"{path}: not the weights of this tokenizer ({' '.join(str(error).split())[:500]})") from error
+            raise DPLM2Error(
+                f"{path}: not the weights of this tokenizer ({' '.join(str(error).split())[:500]})"
+            ) from error
 
 
 def architecture(settings: TokenizerSettings) -> dict[str, Mapping]:

@@ -1,8 +1,8 @@
 """Matrix products at the speed of the machine.
 
-On a processor, without gradients and in float32, products go through oneDNN, which PyTorch's own linear function uses for
-lower precisions only; it is a fifth faster than the default library on processors that have AVX-512 and are not Intel's,
-and the values agree to rounding.
+On a processor, without gradients and in float32, products go through oneDNN, which PyTorch's own linear function uses
+for lower precisions only; it is a fifth faster than the default library on processors that have AVX-512 and are not
+Intel's, and the values agree to rounding.
 """
 
 import torch

@@ -78,6 +78,8 @@ class LossSettings:
     local_fape: float
     local_fape_window: int
     distance: float
+    chain: float
+    crop: int | None
 
 
 @dataclass(frozen=True)

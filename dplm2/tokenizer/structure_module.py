@@ -40,6 +40,9 @@ class StructurePasses:
         ``(K, B, L, 5, 3)`` angstrom: N, CA, C, O, CB.
     states
         ``(K, B, L, D)`` residue features.
+    chain_turns, chain_shifts
+        ``(B, L, 3, 3)`` and ``(B, L, 3)`` angstrom: with ``start: chain``, the frame after each residue in that residue's own
+        frame as first predicted; else None.
     """
 
     quaternions: Tensor
@@ -47,6 +50,8 @@ class StructurePasses:
     origins: Tensor
     positions: Tensor
     states: Tensor
+    chain_turns: Tensor | None = None
+    chain_shifts: Tensor | None = None
 
 
 class StructureModule(nn.Module):
@@ -74,24 +79,23 @@ class StructureModule(nn.Module):
         zero_(self.frame_update)
 
     def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> StructurePasses:
-        """Run all passes. Every frame starts at the origin, unturned; with ``start: chain`` the first pass is the trace."""
+        """Run all passes. Every frame starts at the origin, unturned; with ``start: chain``, on the first trace."""
         first_BLD = self.sequence_norm(sequence_BLD)
         batch, length, _, width = pairs_BIJP.shape
         rows = rows_per_chunk(length, batch * length * width)
         pairs_BIJP = by_rows(self.pair_norm, rows, pairs_BIJP)
         bias_BHIJ = self.attention.pair_bias_of(pairs_BIJP, mask_BL, rows)
         state_BLD = self.input(first_BLD)
-        steps = []
+        steps, chain = [], (None, None)
         if self.start is None:
             quaternion = torch.zeros(*first_BLD.shape[:2], 4, dtype=first_BLD.dtype, device=first_BLD.device)
             quaternion[..., 0] = 1
             rotation, origin = frames.rotations_of(quaternion), torch.zeros_like(quaternion[..., 1:])
         else:
-            quaternion, origin = self.start(first_BLD, mask_BL)
+            turns, shifts = self.start(first_BLD)
+            chain = frames.rotations_of(turns), UNIT * shifts
+            quaternion, origin = trace(turns.detach(), shifts.detach(), mask_BL)
             rotation = frames.rotations_of(quaternion)
-            positions = frames.ideal_atoms(rotation, UNIT * origin)
-            steps.append((quaternion, rotation, UNIT * origin, positions, first_BLD))
-            quaternion, rotation = quaternion.detach(), rotation.detach()
         for _ in range(self.passes):
             state_BLD = state_BLD + self.attention(state_BLD, pairs_BIJP, bias_BHIJ, rotation, origin)
             state_BLD = self._transit(self.attention_norm(self.dropout(state_BLD)))
@@ -104,7 +108,7 @@ class StructureModule(nn.Module):
             steps.append((quaternion, rotation, UNIT * origin, positions, state_BLD))
             # Without this the gradient through many turned frames explodes (algorithm 20, line 20).
             quaternion, rotation = quaternion.detach(), rotation.detach()
-        return StructurePasses(*(torch.stack(part) for part in zip(*steps, strict=True)))
+        return StructurePasses(*(torch.stack(part) for part in zip(*steps, strict=True)), *chain)
 
     def _transit(self, state_BLD: Tensor) -> Tensor:
         first, second, third = self.transition
@@ -117,7 +121,8 @@ class ChainStart(nn.Module):
 
     From a single point, frames learn where to go only through each other, which takes the paper's training length. Here each
     residue's features say how the chain goes on from it (3.8 angstrom and a turn), which structure tokens determine almost by
-    themselves; the passes of the structure module then correct what has drifted. This is our addition to the paper's decoder.
+    themselves; the passes of the structure module then correct what has drifted. Steps are learnt one by one: a gradient
+    through the composed chain would be ruled by its lever arms. This is our addition to the paper's decoder.
     """
 
     def __init__(self, width: int) -> None:
@@ -127,20 +132,24 @@ class ChainStart(nn.Module):
         lecun_(self.hidden.weight, gain=2.0)
         zero_(self.step)
 
-    def forward(self, first_BLD: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Quaternions ``(B, L, 4)`` and origins ``(B, L, 3)`` in units of 10 angstrom, the centre of the chain at 0."""
+    def forward(self, first_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """The next frame in each residue's own: unit quaternions ``(B, L, 4)``, shifts ``(B, L, 3)`` of 10 angstrom."""
         step = self.step(functional.relu(self.hidden(first_BLD)))
-        turn = functional.normalize(step[..., :4] + step.new_tensor(MEAN_TURN), dim=-1)
-        shift = step[..., 4:] + step.new_tensor(MEAN_SHIFT)
-        # Frame i is the product of the steps before it.
-        turn = torch.cat((turn.new_tensor([1.0, 0, 0, 0]).expand_as(turn[:, :1]), turn[:, :-1]), 1)
-        shift = torch.cat((torch.zeros_like(shift[:, :1]), shift[:, :-1]), 1)
-        quaternion, origin = compose_along(turn, shift)
-        if mask_BL is None:
-            return quaternion, origin - origin.mean(1, keepdim=True)
-        weight_BL1 = mask_BL.unsqueeze(-1).to(origin.dtype)
-        centre = (origin * weight_BL1).sum(1, keepdim=True) / weight_BL1.sum(1, keepdim=True).clamp(min=1)
-        return quaternion, origin - centre
+        turns = functional.normalize(step[..., :4] + step.new_tensor(MEAN_TURN), dim=-1)
+        return turns, step[..., 4:] + step.new_tensor(MEAN_SHIFT)
+
+
+def trace(turns: Tensor, shifts: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Frames of a chain from its steps, the centre of the chain at 0: quaternions and origins."""
+    no_turn = turns.new_tensor([1.0, 0.0, 0.0, 0.0]).expand_as(turns[:, :1])
+    turns = torch.cat((no_turn, turns[:, :-1]), 1)
+    shifts = torch.cat((torch.zeros_like(shifts[:, :1]), shifts[:, :-1]), 1)
+    quaternion, origin = compose_along(turns, shifts)
+    if mask_BL is None:
+        return quaternion, origin - origin.mean(1, keepdim=True)
+    weight_BL1 = mask_BL.unsqueeze(-1).to(origin.dtype)
+    centre = (origin * weight_BL1).sum(1, keepdim=True) / weight_BL1.sum(1, keepdim=True).clamp(min=1)
+    return quaternion, origin - centre
 
 
 def compose_along(turns: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from dplm2.artifacts import atomic_path, sha256_of_file
 from dplm2.errors import DPLM2Error
-from dplm2.tokenizer.features import observed_residues
-from dplm2.tokenizer.model import StructureTokenizer, length_buckets
+from dplm2.structures.store import backbones
+from dplm2.tokenizer.model import Decoded, StructureTokenizer, length_buckets
 from dplm2.tokenizer.settings import TokenizationSettings
 
 SCHEMA = pa.schema(
@@ -87,12 +87,9 @@ def encode_part(
     chains = _read_chains(part)
     partial = out.with_name(f".{out.name}.unfinished")
     done = _rows_of(partial, origin)
-    backbones = {
-        row["chain_id"]: np.asarray(row["backbone"], np.float32).reshape(-1, 4, 3)
-        for row in chains.select(["chain_id", "backbone"]).to_pylist()
-        if row["chain_id"] not in done
-    }
-    _encode_chains(backbones, done, tokenizer, settings, lambda: _write(partial, chains, done, origin), log, part.name)
+    names = chains["chain_id"].to_pylist()
+    waiting = {name: backbone for name, backbone in zip(names, backbones(chains), strict=True) if name not in done}
+    _encode_chains(waiting, done, tokenizer, settings, lambda: _write(partial, chains, done, origin), log, part.name)
     _write(out, chains, done, origin)
     partial.unlink(missing_ok=True)
     return True
@@ -112,7 +109,7 @@ def _read_chains(part: Path) -> pa.Table:
 
 
 def _encode_chains(
-    backbones: dict[str, np.ndarray],
+    waiting: dict[str, np.ndarray],
     done: dict[str, tuple[np.ndarray, np.ndarray]],
     tokenizer: StructureTokenizer,
     settings: TokenizationSettings,
@@ -120,7 +117,7 @@ def _encode_chains(
     log: Callable[[str], None],
     name: str,
 ) -> None:
-    names, chains = list(backbones), list(backbones.values())
+    names, chains = list(waiting), list(waiting.values())
     lengths = [len(chain) for chain in chains]
     total, finished, start = sum(lengths), 0, time.monotonic()
     noted = start
@@ -173,7 +170,9 @@ def _rows_of(path: Path, origin: dict[str, str]) -> dict[str, tuple[np.ndarray, 
     }
 
 
-def _write(path: Path, chains: pa.Table, done: dict[str, tuple[np.ndarray, np.ndarray]], origin: dict[str, str]) -> None:
+def _write(
+    path: Path, chains: pa.Table, done: dict[str, tuple[np.ndarray, np.ndarray]], origin: dict[str, str]
+) -> None:
     chains = chains.drop_columns(["backbone"]).filter(pc.is_in(chains["chain_id"], pa.array(list(done), pa.string())))
     tokens = [done[name] for name in chains["chain_id"].to_pylist()]
     plddt = [None if row is None else float(np.nanmean(row)) for row in chains["plddt"].to_pylist()]
@@ -265,7 +264,9 @@ def _select(table: pa.Table, selections: list[Path]) -> pa.Table:
     return table
 
 
-def decode_tokens(table: pa.Table, tokenizer: StructureTokenizer, token_budget: int) -> Iterator[tuple[str, str, "object"]]:
+def decode_tokens(
+    table: pa.Table, tokenizer: StructureTokenizer, token_budget: int
+) -> Iterator[tuple[str, str, Decoded]]:
     """Decode every chain of a table of ``read_tokens``: yields chain id, sequence and ``Decoded``.
 
     Raises
@@ -275,7 +276,9 @@ def decode_tokens(table: pa.Table, tokenizer: StructureTokenizer, token_budget: 
     """
     fingerprint = (table.schema.metadata or {}).get(b"tokenizer_fingerprint", b"").decode()
     if fingerprint != tokenizer.fingerprint:
-        raise DPLM2Error(f"the tokens are those of tokenizer {fingerprint}, not of the one given ({tokenizer.fingerprint})")
+        raise DPLM2Error(
+            f"the tokens are those of tokenizer {fingerprint}, not of the one given ({tokenizer.fingerprint})"
+        )
     names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
     tokens = [np.array(row, np.int64) for row in table["structure_tokens"].to_pylist()]
     with tqdm(total=sum(map(len, tokens)), unit="residue", unit_scale=True, desc="decode", disable=None) as bar:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dplm2.tokenizer.post_quant import MASKED
 from dplm2.tokenizer.settings import DecoderSettings
-from dplm2.tokenizer.transition import Transition, by_rows, lecun_, rows_per_chunk, zero_
+from dplm2.tokenizer.transition import Transition, add_by_rows, by_rows, lecun_, rows_per_chunk, zero_
 
 POSITION_BINS = 32  # differences of residue indices are clipped at this many residues
 
@@ -71,18 +71,18 @@ class TrunkBlock(nn.Module):
         self.pair_transition = Transition(pair_width, 4 * pair_width)
 
     def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One block; shapes are kept."""
+        """One block; shapes are kept. Without gradients ``pairs_BIJP`` is overwritten."""
         sequence_BLD = sequence_BLD + self.residue_attention(sequence_BLD, pairs_BIJP, mask_BL)
-        sequence_BLD = self.residue_transition(sequence_BLD)
-        pairs_BIJP = pairs_BIJP + self.residues_to_pairs(sequence_BLD)
-        pairs_BIJP = pairs_BIJP + self.multiply_outgoing(pairs_BIJP, mask_BL)
-        pairs_BIJP = pairs_BIJP + self.multiply_incoming(pairs_BIJP, mask_BL)
+        sequence_BLD = sequence_BLD + self.residue_transition(sequence_BLD)
+        pairs_BIJP = self.residues_to_pairs(sequence_BLD, pairs_BIJP)
+        pairs_BIJP = self.multiply_outgoing(pairs_BIJP, mask_BL)
+        pairs_BIJP = self.multiply_incoming(pairs_BIJP, mask_BL)
         if self.triangle_attention:
-            pairs_BIJP = pairs_BIJP + self.attend_starting(pairs_BIJP, mask_BL)
-            pairs_BIJP = pairs_BIJP + self.attend_ending(pairs_BIJP, mask_BL)
+            pairs_BIJP = self.attend_starting(pairs_BIJP, mask_BL)
+            pairs_BIJP = self.attend_ending(pairs_BIJP, mask_BL)
         batch, length, _, width = pairs_BIJP.shape
         rows = rows_per_chunk(length, 4 * batch * length * width)
-        return sequence_BLD, by_rows(self.pair_transition, rows, pairs_BIJP)
+        return sequence_BLD, add_by_rows(self.pair_transition, rows, pairs_BIJP)
 
 
 class ResidueAttention(nn.Module):
@@ -133,15 +133,20 @@ class ResiduesToPairs(nn.Module):
         nn.init.zeros_(self.project.bias)
         zero_(self.output)
 
-    def forward(self, sequence_BLD: Tensor) -> Tensor:
-        """What is to be added to the pair features, ``(B, I, J, P)``."""
+    def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor) -> Tensor:
+        """The updated pair features."""
         query_BLC, key_BLC = self.project(self.norm(sequence_BLD)).chunk(2, -1)
         of_products_PC, of_differences_PC = self.output.weight.split(self.inner, 1)
         column_BLP = functional.linear(query_BLC, of_differences_PC, self.output.bias)
         row_BLP = functional.linear(key_BLC, of_differences_PC)
-        weights_BLPC = key_BLC[:, :, None, :] * of_products_PC
-        pairs_BIJP = query_BLC[:, None] @ weights_BLPC.transpose(-1, -2)
-        return pairs_BIJP + (column_BLP[:, None] - row_BLP[:, :, None])
+
+        def update(_: Tensor, key_BIC: Tensor, row_BIP: Tensor) -> Tensor:
+            weights_BIPC = key_BIC[:, :, None, :] * of_products_PC
+            return query_BLC[:, None] @ weights_BIPC.transpose(-1, -2) + (column_BLP[:, None] - row_BIP[:, :, None])
+
+        batch, length, _, width = pairs_BIJP.shape
+        rows = rows_per_chunk(length, 2 * batch * length * width)
+        return add_by_rows(update, rows, pairs_BIJP, key_BLC, row_BLP)
 
 
 class TriangleMultiplication(nn.Module):
@@ -165,7 +170,7 @@ class TriangleMultiplication(nn.Module):
         zero_(self.output)
 
     def forward(self, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> Tensor:
-        """What is to be added to ``pairs_BIJP``."""
+        """The updated pair features."""
         batch, length, _, width = pairs_BIJP.shape
         rows = rows_per_chunk(length, 4 * batch * length * width)
         edges_BPIJ = self._edges(pairs_BIJP, mask_BL, rows)
@@ -175,7 +180,7 @@ class TriangleMultiplication(nn.Module):
         else:
             product_BPIJ = a_BPIJ.transpose(-1, -2) @ b_BPIJ
         del edges_BPIJ, a_BPIJ, b_BPIJ
-        return by_rows(self._finish, rows, product_BPIJ.permute(0, 2, 3, 1), pairs_BIJP)
+        return add_by_rows(self._finish, rows, pairs_BIJP, product_BPIJ.permute(0, 2, 3, 1))
 
     def _edges(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, rows: int) -> Tensor:
         batch, length, _, width = pairs_BIJP.shape
@@ -199,7 +204,7 @@ class TriangleMultiplication(nn.Module):
             return edges_BPIJ
         return edges_BPIJ * (row_mask_BI[:, None, :, None] & mask_BJ[:, None, None, :])
 
-    def _finish(self, product_BIJP: Tensor, pairs_BIJP: Tensor) -> Tensor:
+    def _finish(self, pairs_BIJP: Tensor, product_BIJP: Tensor) -> Tensor:
         return self.output(self.product_norm(product_BIJP)) * self.gate(self.norm(pairs_BIJP)).sigmoid()
 
 
@@ -221,7 +226,7 @@ class TriangleAttention(nn.Module):
         zero_(self.output)
 
     def forward(self, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> Tensor:
-        """What is to be added to ``pairs_BIJP``."""
+        """The updated pair features."""
         if not self.starting:
             pairs_BIJP = pairs_BIJP.transpose(1, 2)
         batch, length, _, width = pairs_BIJP.shape
@@ -237,8 +242,8 @@ class TriangleAttention(nn.Module):
         def attend(part_BIJP: Tensor, row_mask_BI: Tensor) -> Tensor:
             return self._attend(part_BIJP, bias_BHIJ, row_mask_BI if masked else None)
 
-        update_BIJP = by_rows(attend, rows, pairs_BIJP, row_mask_BL)
-        return update_BIJP if self.starting else update_BIJP.transpose(1, 2)
+        pairs_BIJP = add_by_rows(attend, rows, pairs_BIJP, row_mask_BL)
+        return pairs_BIJP if self.starting else pairs_BIJP.transpose(1, 2)
 
     def _attend(self, rows_BIJP: Tensor, bias_BHJK: Tensor, row_mask_BI: Tensor | None) -> Tensor:
         values_BIJP = self.norm(rows_BIJP)

@@ -39,3 +39,11 @@ def rmsd(predicted_BLX: Tensor, true_BLX: Tensor, mask_BL: Tensor) -> Tensor:
     overlap = singular[:, 0] + singular[:, 1] + handed * singular[:, 2]
     squares = predicted.square().sum((1, 2)) + true.square().sum((1, 2)) - 2 * overlap
     return (squares.clamp(min=0) / count_B).sqrt().float()
+
+
+def code_use(tokens_N: Tensor, codebook_size: int) -> dict[str, float]:
+    """Share of the codes that occur, and perplexity of their frequencies (the exponential of the entropy)."""
+    counts = torch.bincount(tokens_N.long(), minlength=codebook_size).double()
+    frequencies = counts[counts > 0] / counts.sum()
+    entropy = -(frequencies * frequencies.log()).sum()
+    return {"codes_used": (counts > 0).double().mean().item(), "code_perplexity": entropy.exp().item()}

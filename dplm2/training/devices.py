@@ -60,6 +60,13 @@ class Machine:
         self._undo_sharding: Callable[[], None] = lambda: None
         self._wrapped: nn.Module | None = None
 
+    def agree(self, module: nn.Module) -> None:
+        """Give every process the main one's weights and buffers, whatever each one began with."""
+        if self.processes > 1:
+            with torch.no_grad():
+                for tensor in [*module.parameters(), *module.buffers()]:
+                    distributed.broadcast(tensor, src=0)
+
     def wrap(self, module: nn.Module, unused_parameters: bool) -> nn.Module:
         """The network as the loop calls it: with gradients averaged over processes."""
         if self.processes > 1 and not self.sharded:

@@ -93,10 +93,10 @@ def _other_processes(machine: Machine, label: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        signs = ("Connection closed", "Connection reset", "connection", "gloo", "NCCL")
+        signs = ("Connection closed", "Connection reset", "connection", "gloo", "Gloo", "NCCL")
         if machine.processes == 1 or not any(sign in str(error) for sign in signs):
             raise
         raise DPLM2Error(
-            f"{label}: another process of this training is gone ({str(error).splitlines()[0]}); "
-            "what it wrote says why. Run again to go on from the newest checkpoint"
+            f"{label}: process {machine.rank} lost the others: one of them is gone, and what it wrote says why. "
+            "Run again to go on from the newest checkpoint"
         ) from error

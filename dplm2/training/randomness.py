@@ -4,7 +4,8 @@ No state of a random generator is carried from step to step, so a resumed run ne
 the micro-batches of one draw what the one would have drawn.
 """
 
-import numpy as np
+import hashlib
+
 import torch
 
 # What a seed is for; the numbers are part of what makes two runs equal and must not change.
@@ -13,8 +14,8 @@ EPOCH, WINDOW, NOISE, FORWARD, VALIDATION, TRIAL = range(6)
 
 def derive(seed: int, purpose: int, *place: int) -> int:
     """A 63-bit seed for one purpose at one place (an epoch, a micro-batch), independent of all others."""
-    state = np.random.SeedSequence([seed, purpose, *place]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
+    digest = hashlib.blake2b(repr((seed, purpose, *place)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def generator(seed: int, purpose: int, *place: int) -> torch.Generator:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dplm2.artifacts import write_json
 from dplm2.errors import DPLM2Error, Preempted
 from dplm2.training import randomness, snapshot, summary
 from dplm2.training.batches import Batches, MicroBatch, Position
@@ -30,7 +31,8 @@ from dplm2.training.task import Task, optional
 # On a GPU the host runs ahead; looking at a loss makes it wait, so losses are looked at only this often.
 STEPS_BETWEEN_CHECKS_ON_GPU = 25
 NO_STOP, INTERRUPT, TIME_LIMIT, SIGNAL = range(4)
-NAMED_CHAINS = 40  # in a message; the file beside the state names all
+NAMED_CHAINS = 40  # in a message; a file beside the state names all
+NOT_FINITE = "not_finite.json"
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Run:
             packed=bool(optional(task, "packed")),
         )
         task.module.to(machine.device)
+        machine.agree(task.module)
         if machine.sharded:
             machine.shard(task.module)
         self.trained = trained_parameters(task.module)
@@ -116,23 +119,19 @@ class Run:
         self.log = self.others = None
         if machine.main:
             self.log = MetricLog(folder.folder / "metrics.csv", metrics, self.step)
-            self.others = OtherLoggers(
-                settings.loggers, folder.folder, self.label, folder.fingerprint, self.resumed_from
-            )
         self.began = self.saved_at = time.monotonic()
 
     def train(self) -> FitResult:
         """Do the steps that remain."""
         if self.step < self.settings.steps:
             self._prepare()
-            self._steps()
+            with contextlib.closing(self.others) if self.others is not None else contextlib.nullcontext():
+                self._steps()
         if self.average is not None:
             self.average.swap()
         self.machine.unshard()
         self.task.module.eval()
         self._publish()
-        if self.others is not None:
-            self.others.close()
         return FitResult(
             steps=self.step,
             epochs=self.epoch,
@@ -160,9 +159,12 @@ class Run:
             machine.wrap(module, unused_parameters=False)
         indices = summary.largest_batch(self.batches).tolist()
         batch = task.collate(indices, randomness.generator(self.seed, randomness.TRIAL))
-        trial = summary.run_trial(task, module, self.batches, batch, machine)
+        trial = summary.run_trial(task, module, self.batches, batch, machine, compiled=settings.compile)
         self.module = machine.wrap(module, unused_parameters=bool(machine.largest([len(trial.without_gradient)])[0]))
         if machine.main:
+            self.others = OtherLoggers(
+                settings.loggers, self.folder.folder, self.label, self.folder.fingerprint, self.resumed_from
+            )
             start = f"goes on after step {self.step} of" if self.step else "starts:"
             say(f"{self.label}: {start} {settings.steps} steps; state in {self.folder.folder}")
             for line in summary.lines(task, settings, self.batches, batch, machine, trial):
@@ -182,6 +184,8 @@ class Run:
         progress = Progress(self.label, self.step, settings.steps, quiet=not machine.main)
         self.began = self.saved_at = time.monotonic()
         with contextlib.closing(progress):
+            if machine.largest([len(self.means.sums)])[0]:
+                self._write_row_if_due()
             while self.step < settings.steps:
                 before = self.tokens
                 stop, save_due = self._update(loader)
@@ -256,27 +260,30 @@ class Run:
                 self.means.add(figures)
                 self.shown = {"loss": figures["loss"]}
                 if bad is None and not math.isfinite(figures["loss"]):
-                    bad = {"what": f"the loss is {figures['loss']}", "step": entry.step, "chains": micro.indices}
+                    bad = {"of": "loss", "value": figures["loss"], "step": entry.step, "chains": micro.indices}
             norm = float(entry.norm)
             self.means.add({"gradient_norm": norm})
             if bad is None and not math.isfinite(norm):
                 chains = [chain for micro in entry.micro_batches for chain in micro.indices]
-                bad = {"what": f"the gradient's norm is {norm}", "step": entry.step, "chains": chains}
+                bad = {"of": "norm of the gradient", "value": norm, "step": entry.step, "chains": chains}
         self.pending.clear()
         return bad
 
     def _refuse(self, bad: dict | None) -> None:
         """Stop for a loss that is not finite, naming the chains; the checkpoints stay as they are."""
         found = [part for part in self.machine.gather(bad) if part is not None]
+        # A gradient is everybody's: where a loss shows whose it is, the other processes' chains are not to blame.
+        found = [part for part in found if part["of"] == "loss"] or found
+        what = f"the {found[0]['of']} is {found[0]['value']} at step {found[0]['step'] + 1}"
         ids = [str(self.task.ids[chain]) for part in found for chain in part["chains"]]
-        named = ", ".join(ids[:NAMED_CHAINS]) + (
-            f" and {len(ids) - NAMED_CHAINS} more" if len(ids) > NAMED_CHAINS else ""
-        )
-        kept = (
-            f"the last good checkpoint, step {self.saved_step}, is kept" if self.saved_step else "nothing was saved yet"
-        )
+        if self.machine.main:
+            write_json(self.folder.folder / NOT_FINITE, {"what": what, "chains": ids})
+        named = ", ".join(ids[:NAMED_CHAINS])
+        if len(ids) > NAMED_CHAINS:
+            named += f" and {len(ids) - NAMED_CHAINS} more (all in {self.folder.folder / NOT_FINITE})"
+        kept = f"checkpoint of step {self.saved_step} is kept" if self.saved_step else "nothing was saved before"
         raise DPLM2Error(
-            f"{self.label}: {found[0]['what']} at step {found[0]['step'] + 1}; chains of the batch: {named}; {kept}. "
+            f"{self.label}: {what}; chains of the batch: {named}; {kept}. "
             "Look at these chains, or lower learning_rate or gradient_clip"
         )
 
@@ -300,14 +307,19 @@ class Run:
     def _after_step(self, stop: int, save_due: bool) -> None:
         """Write rows and checkpoints that are due; leave if told to."""
         settings = self.settings
+        done = self.step == settings.steps
+        if stop and not done:
+            # A validation may take longer than the grace given: the next run starts with this step's row.
+            self._save()
+            self._leave(stop)
+        self._write_row_if_due()
+        by_steps = settings.save_every is not None and self.step % settings.save_every == 0
+        if save_due or by_steps or done:
+            self._save()
+
+    def _write_row_if_due(self) -> None:
         if self._row_is_due(self.step):
             self._write_row(self._validate() if self._validation_is_due(self.step) else {})
-        by_steps = settings.save_every is not None and self.step % settings.save_every == 0
-        done = self.step == settings.steps
-        if save_due or by_steps or stop or done:
-            self._save()
-        if stop and not done:
-            self._leave(stop)
 
     def _validate(self) -> dict[str, float]:
         module = self.task.module
@@ -337,8 +349,9 @@ class Run:
             "seconds": round(self.seconds, 3),
             **validation,
         }
-        self.log.add(row)
-        self.others.add(row)
+        with self.folder.explained("write metrics.csv"):
+            self.log.add(row)
+            self.others.add(row)
 
     def _all_means(self) -> Means:
         """The sums of all processes; only the main one goes on with them."""
@@ -361,7 +374,8 @@ class Run:
 
     def _publish(self) -> None:
         if self.log is not None:
-            self.log.publish()
+            with self.folder.explained("write metrics.csv"):
+                self.log.publish()
 
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one."""

@@ -26,7 +26,7 @@ from dplm2.errors import DPLM2Error
 
 FORMAT_VERSION = 1
 LATEST = "latest.json"
-# A killed training's worker processes hold its lock until they notice, which takes them up to five seconds.
+# A killed process's workers hold its lock until they notice, which takes them up to five seconds.
 LOCK_PATIENCE_SECONDS = 10.0
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -82,7 +82,7 @@ class StateFolder:
         DPLM2Error
             If another process holds it; the message says which.
         """
-        with self._explained("create the state folder"):
+        with self.explained("create the state folder"):
             self.folder.mkdir(parents=True, exist_ok=True)
             stream = (self.folder / "lock").open("a+")
         with stream:
@@ -90,9 +90,16 @@ class StateFolder:
             stream.truncate(0)
             stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             stream.flush()
-            for leftover in self.folder.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
+            self._remove_leftovers()
             yield
+
+    def _remove_leftovers(self) -> None:
+        """Remove what was half-written, or half-removed, when a former holder was killed."""
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for file in self.folder.glob("step-*.safetensors"):
+            if not file.with_suffix(".json").exists():
+                file.unlink(missing_ok=True)
 
     def _wait_for_lock(self, stream: Any) -> None:
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
@@ -105,7 +112,7 @@ class StateFolder:
                     stream.seek(0)
                     holder = stream.read().strip() or "another process"
                     raise DPLM2Error(
-                        f"{self.label}: {holder} is training this already (it holds {self.folder / 'lock'}); "
+                        f"{self.label}: {holder} is at work on this already (it holds {self.folder / 'lock'}); "
                         "wait for it or end it, then run again"
                     ) from None
                 time.sleep(0.2)
@@ -119,7 +126,7 @@ class StateFolder:
             If there is no space left, or writing fails otherwise; earlier checkpoints are untouched.
         """
         file = self.folder / f"step-{step:08d}.safetensors"
-        with self._explained(f"save step {step}"):
+        with self.explained(f"save step {step}"):
             with atomic_path(file) as temporary:
                 save_file(dict(tensors), temporary)
                 digest, size = sha256_of_file(temporary), temporary.stat().st_size
@@ -182,7 +189,7 @@ class StateFolder:
         return None
 
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def explained(self, what: str) -> Iterator[None]:
         """Turn failures to write into one clear line."""
         try:
             yield

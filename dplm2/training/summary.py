@@ -43,7 +43,9 @@ class Trial:
     without_gradient: list[str]
 
 
-def run_trial(task: Task, module: nn.Module, batches: Batches, batch: dict[str, Tensor], machine: Machine) -> Trial:
+def run_trial(
+    task: Task, module: nn.Module, batches: Batches, batch: dict[str, Tensor], machine: Machine, *, compiled: bool
+) -> Trial:
     """Run the largest batch forward and backward and leave no trace in weights, gradients or buffers.
 
     Raises
@@ -53,24 +55,29 @@ def run_trial(task: Task, module: nn.Module, batches: Batches, batch: dict[str, 
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in task.module.buffers()]
     largest = largest_batch(batches)
-    if machine.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(machine.device)
-    began = time.perf_counter()
-    randomness.seed_globally(machine.device, randomness.derive(batches.seed, randomness.TRIAL))
-    try:
-        with machine.autocast():
-            loss, _ = module(machine.to_device(batch))
-        loss.backward()
-        float(loss.detach())
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
-            raise
-        raise DPLM2Error(
-            f"a batch of {batches.seen(largest)} tokens ({len(largest)} chains) does not fit into memory: lower "
-            "training.token_budget (and raise accumulate to make up for it), or set activation_checkpointing or bf16"
-        ) from error
-    seconds = time.perf_counter() - began
+    batch = machine.to_device(batch)
     on_gpu = machine.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(machine.device)
+    randomness.seed_globally(machine.device, randomness.derive(batches.seed, randomness.TRIAL))
+    # The first pass of a compiled network compiles it; the second tells how fast it is.
+    for _ in range(2 if compiled else 1):
+        for parameter in task.module.parameters():
+            parameter.grad = None
+        began = time.perf_counter()
+        try:
+            with machine.autocast():
+                loss, _ = module(batch)
+            loss.backward()
+            float(loss.detach())
+        except RuntimeError as error:
+            if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+                raise
+            raise DPLM2Error(
+                f"a batch of {batches.seen(largest)} tokens ({len(largest)} chains) does not fit into memory: lower "
+                "training.token_budget (and raise accumulate instead), or set activation_checkpointing or bf16"
+            ) from error
+        seconds = time.perf_counter() - began
     memory = torch.cuda.max_memory_allocated(machine.device) if on_gpu else peak_memory_bytes()
     without = [name for name, parameter in trained_parameters(task.module).items() if parameter.grad is None]
     for parameter in task.module.parameters():

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import EsmForMaskedLM
 
-from dplm2.language.denoising import Conditioning, Denoiser, SamplerSettings
-from dplm2.language.filtering import Strategy, draw, nucleus_threshold
+from dplm2.language.denoising import Conditioning, Denoiser
+from dplm2.language.filtering import draw, nucleus_threshold
 from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.schedule import SamplerSettings, Strategy
 from dplm2.language.unmasking import lowest
 from dplm2.language.vocabulary import Vocabulary
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from safetensors.numpy import save_file
 
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "train"
 PROBLEMS = ("1YCR", "3IXT", "6E6R_short")
+TASKS = ("reconstruction", "likelihood", "co_generation", "folding", "inverse_folding", "scaffolding")
 STAGES = ("structures", "tokenizers", "tokens", "models", "samples", "evaluation")
 VERSIONS = {"python": "3.11.9", "dplm2": "0.1.0", "torch": "2.13.0"}
 
 
+@cache
 def natives(count: int) -> dict[str, np.ndarray]:
     """Backbones (L, 4, 3) of bundled chains by chain_id."""
     found = {}
@@ -34,29 +37,34 @@ def natives(count: int) -> dict[str, np.ndarray]:
     return found
 
 
-def make_results(folder: Path, model: str = "demo", stages: tuple[str, ...] = STAGES, seed: int = 0) -> Path:
+def make_results(
+    folder: Path, model: str = "demo", stages: tuple[str, ...] = STAGES, tasks: tuple[str, ...] = TASKS
+) -> Path:
     """Write the given stages of a run below ``folder``.
 
     Parameters
     ----------
     model
         Name of the model as it stands in the tables, where it may hold anything; folders are called ``demo``.
+    tasks
+        What was evaluated.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    maker = _Maker(folder, model, np.random.default_rng(seed))
+    maker = _Maker(folder, model, tasks)
     for stage in stages:
         getattr(maker, f"write_{stage}")()
     return folder
 
 
 class _Maker:
-    def __init__(self, folder: Path, model: str, generator: np.random.Generator) -> None:
-        self.folder, self.model, self.generator = folder, model, generator
+    def __init__(self, folder: Path, model: str, tasks: tuple[str, ...]) -> None:
+        self.folder, self.model, self.tasks = folder, model, tasks
+        self.generator = np.random.default_rng(0)
         self.natives = natives(24)
 
     def record(self, place: str, command: str, seconds: float) -> None:
         record = {
-            "command": command, "settings": {}, "inputs": {}, "versions": VERSIONS, "device": "cpu", "machine": "x86_64",
+            "command": command, "settings": {}, "inputs": {}, "versions": VERSIONS, "device": "cpu",
             "wall_seconds": seconds, "peak_memory_bytes": 412_000_000,
         }  # fmt: skip
         (self.folder / place).mkdir(parents=True, exist_ok=True)
@@ -164,25 +172,25 @@ class _Maker:
         return {task: rows for task, rows in found.items() if rows}
 
     def write_evaluation(self) -> None:
-        for variant, level in (("reconstruction", 2.2), ("reconstruction-untrained", 11.0)):
-            self.reconstruction(variant, level)
-        self.co_generation()
-        self.folding()
-        self.inverse_folding()
-        self.scaffolding()
-        entropies = {"cross_entropy_sequence_trained": 2.41, "cross_entropy_sequence_unigram": 2.88}
-        self.summarize("demo/likelihood", "likelihood", "demo", entropies, 24, "none")
+        for task in self.tasks:
+            getattr(self, task)()
+
+    def likelihood(self) -> None:
+        entropies = {
+            f"{track}_cross_entropy_{variant}": value
+            for track, values in {"sequence": (2.41, 3.3, 2.88), "structure": (4.4, 6.2, 5.1)}.items()
+            for variant, value in zip(("trained", "untrained", "unigram"), values, strict=True)
+        } | {"sequence_cross_entropy_trained_folding": 2.5}
+        self.summarize("demo/likelihood/demo", "likelihood", "demo", entropies, 24, "none")
 
     def metrics(self, place: str, frame: pd.DataFrame) -> None:
         path = self.folder / "evaluation" / place / "metrics.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(path)
 
-    def summarize(
-        self, place: str, task: str, dataset: str, values: dict, n: int, backend: str, model: str | None = None
-    ) -> None:
+    def summarize(self, place: str, task: str, dataset: str, values: dict, n: int, backend: str) -> None:
         rows = [
-            {"model": model or self.model, "task": task, "dataset": dataset, "metric": metric, "value": f"{value:.6g}", "n": n,
+            {"model": self.model, "task": task, "dataset": dataset, "metric": metric, "value": f"{value:.6g}", "n": n,
              "backend": backend, "n_failed": 0, "median": f"{value * 0.97:.6g}", "low": f"{value * 0.9:.6g}",
              "high": f"{value * 1.1:.6g}"}
             for metric, value in values.items()
@@ -192,33 +200,28 @@ class _Maker:
         pd.DataFrame(rows).to_csv(path, index=False)
         self.record(f"evaluation/{place}", f"evaluate {task}", 4.5)
 
-    def reconstruction(self, task: str, level: float) -> None:
+    def reconstruction(self) -> None:
+        self.reconstructed("trained", 2.2)
+        self.reconstructed("untrained", 11.0)
+
+    def reconstructed(self, variant: str, level: float) -> None:
         count = len(self.natives)
         rmsd = level * self.generator.lognormal(0, 0.35, count)
-        frame = pd.DataFrame({
-            "sample_id": list(self.natives), "length": [len(b) for b in self.natives.values()], "ca_rmsd": rmsd,
-            "tm_score": np.exp(-rmsd / 9), "lddt_ca": np.exp(-rmsd / 7), "failed": False,
-        })  # fmt: skip
-        self.metrics(f"demo/{task}/demo", frame)
-        means = frame[["ca_rmsd", "tm_score", "lddt_ca"]].mean().to_dict()
-        untrained = "untrained" in task
-        self.summarize(
-            f"demo/{task}/demo",
-            "reconstruction",
-            "demo",
-            means,
-            count,
-            "none",
-            "demo (untrained)" if untrained else "demo",
-        )
+        lengths = [len(backbone) for backbone in self.natives.values()]
+        values = {"ca_rmsd": rmsd, "tm_score": np.exp(-rmsd / 9), "lddt_ca": np.exp(-rmsd / 7)}
+        values = pd.DataFrame(values).add_suffix(f"_{variant}")
+        names = pd.DataFrame({"sample_id": list(self.natives), "length": lengths, "failed": False, "model": self.model})
+        self.metrics(f"tokenizers/demo/demo/{variant}", names.join(values))
+        place = f"tokenizers/demo/demo/{variant}"
+        self.summarize(place, "reconstruction", "demo", values.mean().to_dict(), count, "none")
 
     def co_generation(self) -> None:
         lengths = np.repeat([60, 100, 150, 200], 12)
         sc_tm = np.clip(self.generator.normal(0.75 - lengths / 500, 0.13), 0.1, 0.98)
         frame = pd.DataFrame({
-            "sample_id": [f"co-generation-{name}" for name in list(self.natives)[:12]] * 4, "length": lengths, "sc_tm": sc_tm,
-            "sc_rmsd": 14 * (1 - sc_tm) + 1, "plddt": 45 + 45 * sc_tm, "failed": False, "backend": "self",
-            "designable_sc_tm_0.5": sc_tm >= 0.5, "designable_sc_rmsd_2": sc_tm > 0.93,
+            "sample_id": [f"co-generation-{name}" for name in list(self.natives)[:12]] * 4, "length": lengths,
+            "sc_tm": sc_tm, "sc_rmsd": 14 * (1 - sc_tm) + 1, "plddt": 45 + 45 * sc_tm, "failed": False,
+            "backend": "self", "designable_sc_tm_0.5": sc_tm >= 0.5, "designable_sc_rmsd_2": sc_tm > 0.93,
         })  # fmt: skip
         frame.loc[3, ["sc_tm", "sc_rmsd", "plddt", "failed"]] = [np.nan, np.nan, np.nan, True]
         self.metrics("demo/co-generation", frame)
@@ -242,8 +245,8 @@ class _Maker:
         names = list(self.natives)[12:]
         rmsd = self.generator.lognormal(2.2, 0.5, len(names))
         frame = pd.DataFrame({
-            "sample_id": [f"folding-{name}" for name in names], "problem": names, "ca_rmsd": rmsd, "tm_score": np.exp(-rmsd / 12),
-            "length": [len(self.natives[name]) for name in names], "failed": False,
+            "sample_id": [f"folding-{name}" for name in names], "problem": names, "ca_rmsd": rmsd,
+            "tm_score": np.exp(-rmsd / 12), "length": [len(self.natives[name]) for name in names], "failed": False,
         })  # fmt: skip
         self.metrics("demo/folding", frame)
         self.summarize(
@@ -253,7 +256,8 @@ class _Maker:
     def inverse_folding(self) -> None:
         frame = pd.DataFrame({
             "sample_id": [f"inverse-{i}" for i in range(30)], "recovery": self.generator.normal(0.2, 0.04, 30),
-            "sc_tm": self.generator.uniform(0.2, 0.7, 30), "length": self.generator.integers(50, 200, 30), "failed": False,
+            "sc_tm": self.generator.uniform(0.2, 0.7, 30), "length": self.generator.integers(50, 200, 30),
+            "failed": False,
         })  # fmt: skip
         self.metrics("demo/inverse-folding", frame)
         self.summarize(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -179,19 +180,25 @@ def test_ideal_peptides_break_nothing():
 
 
 def helix(length):
-    """N, CA, C of an ideal helix placed atom by atom from internal coordinates, dressed with O and CB."""
-    torsions = {"N": -47.0, "CA": 180.0, "C": -57.0}  # psi before N, omega before CA, phi before C
-    bonds = {"N": (1.329, 116.6), "CA": (1.458, 121.4), "C": (1.526, 111.0)}
-    atoms = [torch.tensor([0.0, 0.0, 0.0]), torch.tensor([1.458, 0.0, 0.0]), torch.tensor([2.005, 1.425, 0.0])]
-    for index in range(3, 3 * length):
-        kind = ("N", "CA", "C")[index % 3]
-        bond, angle = bonds[kind]
-        atoms.append(next_atom(*atoms[-3:], bond, math.radians(angle), math.radians(torsions[kind])))
-    backbone = torch.stack(atoms).view(1, length, 3, 3)
-    rotations, origins = frames_from_backbone(backbone)
-    full = ideal_atoms(rotations, origins)
+    """An ideal helix, dressed with O and CB."""
+    backbone = torch.from_numpy(chain_of_torsions(np.tile([-57.0, -47.0], (length, 1))))[None, :, :3]
+    full = ideal_atoms(*frames_from_backbone(backbone))
     full[:, :, :3] = backbone
     return place_oxygens(full)
+
+
+def chain_of_torsions(torsions):
+    """N, CA, C, O (L, 4, 3) of a chain of ideal bonds with torsion angles phi and psi (L, 2) in degrees."""
+    bonds = {"N": (1.329, 116.6), "CA": (1.458, 121.4), "C": (1.526, 111.0)}
+    atoms = [torch.tensor([0.0, 0.0, 0.0]), torch.tensor([1.458, 0.0, 0.0]), torch.tensor([2.005, 1.425, 0.0])]
+    for index in range(3, 3 * len(torsions)):
+        residue, kind = index // 3, ("N", "CA", "C")[index % 3]
+        turn = {"N": torsions[residue - 1][1], "CA": 180.0, "C": torsions[residue][0]}[kind]
+        bond, angle = bonds[kind]
+        atoms.append(next_atom(*atoms[-3:], bond, math.radians(angle), math.radians(turn)))
+    backbone = torch.stack(atoms).view(len(torsions), 3, 3)
+    oxygens = ideal_atoms(*frames_from_backbone(backbone))[:, 3:4]
+    return place_oxygens(torch.cat((backbone, oxygens), 1)).float().numpy()
 
 
 def next_atom(a, b, c, bond, angle, torsion):

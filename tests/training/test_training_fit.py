@@ -23,7 +23,9 @@ SETTINGS = {"steps": 20, "warmup_steps": 3, "accumulate": 2, "log_every": 4, "va
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread_and_quick_writes(monkeypatch):
+    # No power is lost in these tests; the ones with killed processes keep it.
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -79,7 +81,8 @@ def test_equals_a_plain_loop(straight):
 
 
 @pytest.mark.parametrize(
-    "stop_at, number", [(1, "SIGTERM"), (4, "SIGTERM"), (9, "SIGUSR1"), (10, "SIGTERM"), (13, "SIGTERM")]
+    "stop_at, number",
+    [(1, "SIGTERM"), (4, "SIGTERM"), (5, "SIGTERM"), (9, "SIGUSR1"), (10, "SIGTERM"), (13, "SIGTERM")],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, stop_at, number):
     with pytest.raises(Preempted, match=f"saved at step {stop_at + 1} of 20"):
@@ -202,10 +205,11 @@ def test_a_loss_that_is_not_finite_names_the_chains(tmp_path):
     with pytest.raises(DPLM2Error) as caught:
         train(tmp_path, settings, task=SpoiltTask(chain=culprit))
     message, mates = str(caught.value), [f"chain-{chain}" for chain in order[-1]]
-    assert "the loss is nan" in message and f"step {len(order)};" in message
+    assert "the loss is nan" in message and f"at step {len(order)};" in message
     assert ", ".join(mates) in message
     last_good = (len(order) - 1) // 2 * 2
-    assert f"step {last_good}, is kept" in message
+    assert f"checkpoint of step {last_good} is kept" in message
+    assert json.loads((tmp_path / "state/f00d/not_finite.json").read_text())["chains"] == mates
     saved = json.loads((tmp_path / "state/f00d/latest.json").read_text())
     assert saved["step"] == last_good
     with safe_open(tmp_path / "state/f00d" / saved["file"], "pt") as stream:
@@ -240,6 +244,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(straight, tmp_path, c
     assert rows(tmp_path, "seconds") == rows(straight, "seconds")
 
 
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    folder = tmp_path / "state/f00d"
+    folder.mkdir(parents=True)
+    (folder / "step-00000003.safetensors").write_bytes(b"renamed, but killed before its record was written")
+    (folder / ".step-00000004.safetensors.abc.tmp").write_bytes(b"killed while it was written")
+    (folder / "metrics.csv").write_text("step,epoch,loss,learning_rate,gradient_norm,tokens,seconds\n4,0.5,2.0,0.")
+    assert train(tmp_path, {**SETTINGS, "steps": 5}).resumed_from == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"step-00000005.safetensors", "step-00000005.json", "latest.json", "lock", "metrics.csv"}
+    assert [row["step"] for row in rows(tmp_path)] == ["4", "5"]
+
+
 def test_all_checkpoints_damaged_starts_over_and_says_so(straight, tmp_path, capsys):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 11, "signal": "SIGTERM"})
@@ -261,7 +277,7 @@ def test_a_second_writer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
     with (
         state.StateFolder(tmp_path / "state", "f00d", "first").locked(),
-        pytest.raises(DPLM2Error, match=f"process {os.getpid()} on .* is training this already"),
+        pytest.raises(DPLM2Error, match=f"process {os.getpid()} on .* is at work on this already"),
     ):
         train(tmp_path, SETTINGS)
     train(tmp_path, {**SETTINGS, "steps": 5})

@@ -27,7 +27,7 @@ def start(*runs, launcher=()):
     return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process, seconds=60):
+def finish(process, seconds=240):
     _, said = process.communicate(timeout=seconds)
     return process.returncode, said
 
@@ -96,10 +96,10 @@ def test_two_processes_equal_one_with_twice_the_accumulation_and_stop_together(t
 
 def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path):
     settings = {**SETTINGS, "steps": 200, "accumulate": 1, "save_every": 3}
-    began = time.monotonic()
     process = start({"out": tmp_path, "settings": settings, "trouble": {"kill_at": 10, "rank": "1"}}, launcher=TORCHRUN)
     status, said = finish(process)
-    assert status != 0 and time.monotonic() - began < 60
+    died = (tmp_path / "state/f00d/latest.json").stat().st_mtime
+    assert status != 0 and time.time() - died < 60
     assert "SIGKILL" in said or "exitcode  : -9" in said
     assert train(tmp_path, {**settings, "steps": 200, "accumulate": 2}).resumed_from == 9
 

@@ -125,7 +125,8 @@
       const thickness = unit * (line.thin ? 0.55 : 0.9) * (0.8 + 0.4 * nearness);
       context.beginPath();
       context.moveTo(width / 2 + line.a[0] * unit, height / 2 - line.a[1] * unit);
-      context.lineTo(width / 2 + line.b[0] * unit, height / 2 - line.b[1] * unit);
+      // Canvas draws nothing for a line without length: the hundredth makes a collapsed structure a dot.
+      context.lineTo(width / 2 + line.b[0] * unit + 0.01, height / 2 - line.b[1] * unit);
       // A rim in the ground's colour lets the nearer strand pass visibly over the farther one.
       context.lineCap = "butt";
       context.strokeStyle = "rgb(" + ground.join(",") + ")";

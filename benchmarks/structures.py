@@ -1,0 +1,208 @@
+"""Speed, memory and robustness of the structures stage, on real chains.
+
+    python benchmarks/structures.py --corpus CORPUS --workers 2
+    python benchmarks/structures.py --corpus CORPUS --only fuzz --fuzzed 2000
+
+CORPUS holds ``train/*.bcif.gz`` and ``raw/``. Each measurement runs the command as a user does, from files to Parquet with
+everything included (hashes, cleaning, selection, start of the program). Beside the wall time stands the processor time
+of all processes: on a machine that others use too, only the latter says what the code costs.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dplm2.artifacts import library_versions, write_json
+from dplm2.structures.manifest import update_manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL, LARGE, CHECKED = 1000, 10_000, 100_000
+
+
+def measured(call: list[str]) -> dict[str, float]:
+    """Run a command; wall seconds, processor seconds of it and its children, largest memory of one process in MB."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=ROOT)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        sys.exit(f"{' '.join(call)}\n{done.stderr}")
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall_seconds": wall, "processor_seconds": processor, "printed": done.stdout.strip()}
+
+
+def clean(inputs: Path, out: Path, workers: int) -> dict:
+    """Clean a folder and say how quick that was."""
+    files = sum(1 for path in inputs.iterdir())
+    shutil.rmtree(out, ignore_errors=True)
+    config = json.dumps({"datasets": {"d": {"files": str(inputs), "filters": {"max_length": 1022}}}})
+    call = [sys.executable, "-m", "dplm2", "structures", "clean", str(inputs), "--out", str(out)]
+    found = measured([*call, "--config", config, "--workers", str(workers)])
+    found |= {"files": files, "files_per_wall_second": files / found["wall_seconds"]}
+    # What the cores could do if they did nothing else: every processor second spread over the workers.
+    found["files_per_second_unloaded"] = workers * files / found["processor_seconds"]
+    return found
+
+
+def repeated(sources: list[Path], folder: Path, count: int) -> Path:
+    """The corpus, as often as it takes, under other names."""
+    folder.mkdir(parents=True)
+    for i in range(count):
+        source = sources[i % len(sources)]
+        round_, ending = i // len(sources), "".join(source.suffixes)
+        shutil.copy(source, folder / f"{source.name.removesuffix(ending)}.r{round_:03d}{ending}")
+    return folder
+
+
+def binary_cif(options: argparse.Namespace, work: Path) -> dict:
+    """Gzipped BinaryCIF, one chain a file; at 1,000 and at 10,000 files."""
+    sources = sorted((options.corpus / "train").glob("*.bcif.gz"))
+    found = {}
+    for count in (SMALL, LARGE):
+        folder = repeated(sources, work / f"bcif-{count}", count)
+        found[str(count)] = clean(folder, work / "out", options.workers)
+        found[str(count)]["peak_memory_mb"] = peak_memory(folder, work / "out", options) if count == LARGE else None
+        shutil.rmtree(folder)
+    small, large = (found[str(count)]["files_per_second_unloaded"] for count in (SMALL, LARGE))
+    return {**found, "rate_ratio": large / small}
+
+
+def pdb_text(options: argparse.Namespace, work: Path) -> dict:
+    """The same chains as PDB text with all heavy atoms, written by biotite."""
+    import gzip
+
+    from biotite.structure.io import pdb, pdbx
+
+    folder = work / "pdb"
+    folder.mkdir()
+    for source in sorted((options.corpus / "train").glob("*.bcif.gz"))[:SMALL]:
+        with gzip.open(source) as stream:
+            atoms = pdbx.get_structure(pdbx.BinaryCIFFile.read(stream), model=1, extra_fields=["b_factor"])
+        file = pdb.PDBFile()
+        file.set_structure(atoms)
+        file.write(folder / f"{source.name.removesuffix('.bcif.gz')}.pdb")
+    return clean(folder, work / "out", options.workers)
+
+
+def peak_memory(inputs: Path, out: Path, options: argparse.Namespace) -> float:
+    """Largest sum of the proportional memory of the command and its workers, in MB, looked at four times a second."""
+    call = [sys.executable, "-m", "dplm2", "structures", "clean", str(inputs), "--out", str(out)]
+    running = subprocess.Popen([*call, "--workers", str(options.workers)], stdout=subprocess.DEVNULL, cwd=ROOT)
+    peak = 0.0
+    while running.poll() is None:
+        peak = max(peak, sum(map(proportional_memory, family(running.pid))))
+        time.sleep(0.25)
+    return peak
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [one for child in task.read_text().split() for one in family(int(child))]
+        except OSError:
+            continue
+    return found
+
+
+def proportional_memory(pid: int) -> float:
+    """Memory of a process in MB, pages that several share divided among them."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def up_to_date(options: argparse.Namespace, work: Path) -> dict:
+    """The check that the workflow makes at every start, over 100,000 files."""
+    folder = work / "many"
+    for i in range(CHECKED):
+        target = folder / f"{i % 100:02d}"
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"{i}.cif").write_bytes(b"data_\n")
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        update_manifest(str(folder), work / "manifests", 32)
+        seconds.append(time.perf_counter() - start)
+    return {"files": CHECKED, "first_seconds": seconds[0], "up_to_date_seconds": seconds[1]}
+
+
+def fuzz(options: argparse.Namespace, work: Path) -> dict:
+    """Broken files: any failure stops this with its traceback."""
+    sys.path.insert(0, str(ROOT))
+    from tests.structures import fuzz as broken
+    from tests.structures.made import settings
+
+    filters = {"min_length": 5, "max_length": 2000, "min_observed_fraction": 0.1}
+    start = time.perf_counter()
+    items = broken.broken_files(broken.seed_files(options.corpus), options.fuzzed, options.seed)
+    outcomes = broken.run(items, settings(filters=filters))
+    return {"files": options.fuzzed, "seconds": time.perf_counter() - start, "outcomes": dict(outcomes), "failures": 0}
+
+
+MEASUREMENTS: dict[str, Callable] = {
+    "binary_cif": binary_cif,
+    "pdb_text": pdb_text,
+    "up_to_date": up_to_date,
+    "fuzz": fuzz,
+}
+
+
+def table(found: dict) -> str:
+    """What was measured, in words."""
+    lines = []
+    for name, value in found.get("binary_cif", {}).items():
+        if isinstance(value, dict):
+            lines.append(
+                f"BinaryCIF.gz, {name} files: {value['files_per_wall_second']:.0f} files/s by the clock, "
+                f"{value['files_per_second_unloaded']:.0f} by processor time"
+            )
+            if value.get("peak_memory_mb"):
+                lines.append(f"  memory of all processes: {value['peak_memory_mb']:.0f} MB")
+        else:
+            lines.append(f"  rate at {LARGE} files over rate at {SMALL}, by processor time: {value:.3f}")
+    if one := found.get("pdb_text"):
+        rates = one["files_per_wall_second"], one["files_per_second_unloaded"]
+        lines.append(f"PDB text: {rates[0]:.0f} files/s by the clock, {rates[1]:.0f} by processor time")
+    if one := found.get("up_to_date"):
+        lines.append(f"up-to-date check of {one['files']} files: {one['up_to_date_seconds']:.1f} s")
+    if one := found.get("fuzz"):
+        lines.append(f"{one['files']} broken files in {one['seconds']:.0f} s: {one['outcomes']}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and write down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", choices=MEASUREMENTS, action="append")
+    parser.add_argument("--fuzzed", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--note", default="", help="kept in the result, for example that the machine was busy")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/structures.json")
+    options = parser.parse_args()
+    options.corpus = options.corpus.resolve()
+    found = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    for name in options.only or MEASUREMENTS:
+        with tempfile.TemporaryDirectory(prefix="dplm2-benchmark-") as folder:
+            found[name] = MEASUREMENTS[name](options, Path(folder))
+    found["machine"] = {"cores": os.cpu_count(), "workers": options.workers, "load": os.getloadavg()[0]}
+    found |= {"note": options.note, "versions": library_versions()}
+    write_json(options.out, found)
+    print(table(found))
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Speed and memory of the structure tokenizer: residues per second in both directions, by length.
+
+Random weights of the paper's size (encoder of ESM-IF1, 142 million parameters), one chain at a time, on one thread:
+
+    python benchmarks/tokenizer.py --out benchmarks/results/tokenizer.json
+
+On a processor the rate is per second of processor time, which other work on the machine disturbs less than the time on
+the clock; both are written. Memory is the most that was resident during a call, above what was before it. With
+--tokenizer and --chains, the share of equal tokens between the precisions is measured on real chains.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dplm2.artifacts import library_versions, write_json
+from dplm2.structures.store import backbones, read_chains
+from dplm2.tokenizer.model import StructureTokenizer
+from dplm2.tokenizer.settings import default_settings
+
+ENCODE_LENGTHS, DECODE_LENGTHS = (100, 300, 500), (100, 300, 499)
+LONG = 2000
+# The authors' implementation, one thread, by direction and length; the rest of its lengths was measured on two threads.
+AUTHORS = {"tokenize": {100: 27.3, 300: 26.4}, "detokenize": {100: 544.0, 300: 77.0}}
+
+
+def wandering_chain(length: int) -> np.ndarray:
+    """A backbone of helical geometry whose axis wanders, (L, 4, 3) angstrom: every residue has all its neighbours."""
+    random = np.random.default_rng(length)
+    step = np.arange(4 * length) / 4
+    curve = np.stack([2.3 * np.cos(step * 1.75), 2.3 * np.sin(step * 1.75), 1.5 * step], -1)
+    curve[:, :2] += np.cumsum(random.normal(size=(4 * length, 2)) * 0.3, 0)
+    return curve.reshape(length, 4, 3).astype(np.float32)
+
+
+class Meter:
+    """Time and memory of calls on one device."""
+
+    def __init__(self, device: str, repetitions: int) -> None:
+        self.device, self.repetitions = device, repetitions
+
+    def measure(self, call: Callable[[], object], residues: int) -> dict[str, float]:
+        """Medians over the repetitions, after one call to warm up."""
+        self._reset_peak()
+        before = self._memory()
+        call()
+        wall, processor = [], []
+        for _ in range(self.repetitions):
+            start = time.perf_counter(), time.process_time()
+            call()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            wall.append(time.perf_counter() - start[0])
+            processor.append(time.process_time() - start[1])
+        seconds = wall if self.device == "cuda" else processor
+        return {
+            "residues_per_second": round(residues / statistics.median(seconds), 1),
+            "best_residues_per_second": round(residues / min(seconds), 1),
+            "residues_per_second_on_the_clock": round(residues / statistics.median(wall), 1),
+            "peak_memory_above_model_mb": round((self._peak() - before) / 2**20),
+        }
+
+    def _reset_peak(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: peak resident set starts anew
+
+    def _memory(self) -> int:
+        return torch.cuda.memory_allocated() if self.device == "cuda" else _status("VmRSS")
+
+    def _peak(self) -> int:
+        return torch.cuda.max_memory_allocated() if self.device == "cuda" else _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def measure_all(tokenizer: StructureTokenizer, meter: Meter, long: bool) -> list[dict]:
+    """A row for each direction, precision and length."""
+    rows = []
+
+    def add(task: str, precision: str, length: int, call: Callable[[], object]) -> None:
+        row = {"task": task, "precision": precision, "length": length, **meter.measure(call, length)}
+        theirs = AUTHORS[task].get(length) if meter.device == "cpu" else None
+        rows.append({**row, "authors_residues_per_second": theirs})
+        print(json.dumps(rows[-1]), flush=True)
+
+    for precision in ("float32", "bfloat16"):
+        for length in (*ENCODE_LENGTHS, *([LONG] if long else [])):
+            chain = wandering_chain(length)
+            add(
+                "tokenize",
+                precision,
+                length,
+                lambda chain=chain, kind=precision: tokenizer.encode(chain, precision=kind),
+            )
+    for length in (*DECODE_LENGTHS, *([LONG] if long else [])):
+        tokens = np.random.default_rng(length).integers(0, tokenizer.codebook_size, length)
+        add("detokenize", "float32", length, lambda tokens=tokens: tokenizer.decode(tokens))
+    return rows
+
+
+def agreement(tokenizer: StructureTokenizer, chains: list[Path], limit: int) -> dict[str, float]:
+    """Share of tokens that are equal between float32 and bfloat16."""
+    table = read_chains(chains, columns=["backbone"])
+    found = backbones(table)[:limit]
+    exact, lower = (np.concatenate(tokenizer.encode(found, precision=kind)) for kind in ("float32", "bfloat16"))
+    differing = np.unpackbits((exact ^ lower).view(np.uint8)).sum() / (len(exact) * tokenizer.bits)
+    return {
+        "chains": len(found),
+        "residues": len(exact),
+        "equal_tokens": float((exact == lower).mean()),
+        "equal_bits": 1 - float(differing),
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", help="folder of a tokenizer (default: random weights of the paper's size)")
+    parser.add_argument("--chains", nargs="+", type=Path, help="datasets on which the precisions are compared")
+    parser.add_argument("--limit", type=int, default=200, help="at most this many chains of them")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--long", action="store_true", help=f"also chains of {LONG} residues")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    if options.tokenizer:
+        tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, options.device)
+    else:
+        tokenizer = StructureTokenizer(default_settings()).eval().to(options.device)
+    result = {
+        "machine": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "processor_has_bfloat16": torch.cpu._is_avx512_bf16_supported() if options.device == "cpu" else None,
+        "threads": options.threads,
+        "versions": library_versions(),
+        "weights": options.tokenizer or "random, the paper's size",
+        "rows": measure_all(tokenizer, Meter(options.device, options.repetitions), options.long),
+    }
+    if options.chains:
+        result["agreement"] = agreement(tokenizer, options.chains, options.limit)
+        print(json.dumps(result["agreement"]))
+    write_json(options.out, result)
+    print(f"results: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Speed and memory of one training step of the language model, beside the floor that its multiply-adds set.
+
+    python benchmarks/train_step.py --size 150M --mode full lora --precision fp32 bf16 --threads 2
+    python benchmarks/train_step.py --size 650M --device cuda --precision bf16 --chains 32 --compile
+
+A batch of chains of equal length with random tokens and the four tasks in equal shares is taken forward, backward,
+clipped and put through AdamW, several times; the median counts. The floor is the time that the multiply-adds of the
+weight matrices and of attention need at the rate of this machine's own matrix products, measured between the steps,
+since a machine's speed drifts. With ``--clock cpu`` processor time is taken instead of wall time: on a machine that
+others use as well. Each combination runs in a process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import EsmForMaskedLM
+
+from dplm2.artifacts import library_versions, peak_memory_bytes, write_json
+from dplm2.language import diffusion, layout, lora
+from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.settings import diffusion_settings, lora_settings
+from dplm2.language.stages import freeze_unread
+from dplm2.language.vocabulary import TRACKS, Vocabulary
+
+SIZES = {
+    "tiny": (64, 2, 4, 256),
+    "150M": (640, 30, 20, 2560),
+    "650M": (1280, 33, 20, 5120),
+    "3B": (2560, 36, 40, 10240),
+}
+# The authors' implementation, 150M, 4 x 256 residues, fp32, 2 threads of a Zen 5 server core.
+AUTHORS = {"lora": {"seconds": 12.7, "gigabytes": 11.8}, "full": {"seconds": 13.2, "gigabytes": 8.65}}
+AUTHORS_RATE = 190e9  # FLOP/s of that machine's matrix products in fp32
+
+
+def make_batch(vocabulary: Vocabulary, chains: int, residues: int) -> dict[str, torch.Tensor]:
+    """Random chains of equal length, each fourth of them with another task."""
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    structures = [rng.integers(vocabulary.first_code, vocabulary.mask_structure, residues) for _ in range(chains)]
+    sequences = [rng.integers(4, 24, residues) for _ in range(chains)]
+    target_ids_BT = layout.join(vocabulary, structures, sequences)
+    settings = diffusion_settings()
+    order = [diffusion.TASKS.index(task) for task in ("single_modality", "folding", "inverse_folding", "joint")]
+    tasks_B = torch.tensor([order[chain % len(order)] for chain in range(chains)])
+    times = diffusion.draw_times(tasks_B, settings.steps, generator)
+    return diffusion.add_noise(vocabulary, target_ids_BT, tasks_B, times, settings, generator).batch()
+
+
+def multiply_adds(network: MultimodalEsm, batch: dict[str, torch.Tensor]) -> float:
+    """Multiply-adds of one forward pass: weight matrices, attention, and the head on noised positions."""
+    config, vocabulary = network.model.config, network.vocabulary
+    width, layers = config.hidden_size, config.num_hidden_layers
+    tokens = int((batch["input_ids"] != vocabulary.pad).sum())
+    per_token = 4 * width**2 + 2 * width * config.intermediate_size
+    lengths = (batch["input_ids"] != vocabulary.pad).sum(1).double()
+    seen = torch.where(batch["single_modality"], lengths / 2, lengths)
+    attention = 2 * width * float((lengths * seen).sum())
+    structure_BT = ~vocabulary.is_sequence(batch["target_ids"])
+    head = 0.0
+    for track in TRACKS:
+        noised = int((batch["noised"] & (structure_BT == (track == "structure"))).sum())
+        head += noised * (width**2 + width * len(vocabulary.classes(track)))
+    return layers * (tokens * per_token + attention) + head
+
+
+def matrix_rate(device: str, precision: str, clock) -> float:
+    """FLOP/s of a product of the network's kind."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((2048, 640), (640, 2560)))
+    repetitions = 200 if device == "cuda" else 8
+    a @ b
+    synchronize(device)
+    start = clock()
+    for _ in range(repetitions):
+        a @ b
+    synchronize(device)
+    return repetitions * 2 * 2048 * 640 * 2560 / (clock() - start)
+
+
+def synchronize(device: str) -> None:
+    """Wait until a GPU is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
+    """One combination, in this process."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    device, vocabulary = options.device, Vocabulary()
+    model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[options.size]))
+    network = MultimodalEsm(model, vocabulary)
+    freeze_unread(network)
+    if mode == "lora":
+        lora.add(model, lora_settings())
+    objective = diffusion.DiffusionObjective(network, diffusion_settings()).to(device).train()
+    batch = {k: v.to(device) for k, v in make_batch(vocabulary, options.chains, options.residues).items()}
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    step = torch.compile(objective) if options.compile else objective
+    seconds, forward, rates, losses = [], [], [], []
+    for _ in range(options.repetitions + 1):
+        rates.append(matrix_rate(device, precision, clock))
+        start = clock()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss, _ = step(batch)
+        synchronize(device)
+        forward.append(clock() - start)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 0.5)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        synchronize(device)
+        seconds.append(clock() - start)
+        losses.append(float(loss))
+    kept = slice(1, None)  # the first step sets everything up
+    macs = multiply_adds(network, {k: v.cpu() for k, v in batch.items()})
+    passes = 2 if mode == "lora" else 3
+    rate = statistics.median(rates[kept])
+    median = statistics.median(seconds[kept])
+    positions = int((batch["input_ids"] != vocabulary.pad).sum())
+    memory = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory_bytes()
+    return {
+        "size": options.size,
+        "mode": mode,
+        "precision": precision,
+        "positions": positions,
+        "seconds_per_step": round(median, 3),
+        "seconds_forward_and_loss": round(statistics.median(forward[kept]), 3),
+        "positions_per_second": round(positions / median, 1),
+        "peak_gigabytes": round(memory / 1e9, 2),
+        "teraflop_per_step": round(2 * passes * macs / 1e12, 3),
+        "matrix_gigaflop_per_second": round(rate / 1e9, 1),
+        "floor_seconds": round(2 * passes * macs / rate, 3),
+        "share_of_floor": round(2 * passes * macs / rate / median, 3),
+        "first_loss": losses[0],
+    }
+
+
+def main() -> None:
+    """Run the combinations and write or print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="150M")
+    parser.add_argument("--mode", nargs="+", choices=["full", "lora"], default=["full", "lora"])
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
+    parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--residues", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.alone:
+        print(json.dumps(measure(options, options.mode[0], options.precision[0])))
+        return
+    results = []
+    for mode in options.mode:
+        for precision in options.precision:
+            command = [sys.executable, __file__, *sys.argv[1:], "--alone", "--mode", mode, "--precision", precision]
+            finished = subprocess.run(command, capture_output=True, text=True, check=True)
+            results.append(json.loads(finished.stdout.splitlines()[-1]))
+            print(json.dumps(results[-1], indent=2), flush=True)
+    if options.out:
+        machine = {"machine": platform.processor() or platform.machine(), "threads": options.threads}
+        write_json(options.out, {**machine, "clock": options.clock, "versions": library_versions(), "results": results,
+                                 "authors_150M_fp32": AUTHORS, "authors_matrix_rate": AUTHORS_RATE})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Our figures beside the published ones: ours, published, difference, and whether it lies in our interval.
+
+``dplm2/assets/published.csv`` holds 1,692 published figures, each with its source and how surely it was seen
+(``confidence``). Only figures of the same quantity are laid side by side; what the definitions do not share (another
+folding program, the released evaluator's TM-score) stands in the columns ``backend`` and ``metric``.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+
+from dplm2.artifacts import atomic_path, write_text
+from dplm2.errors import DPLM2Error
+from dplm2.evaluation.results import SUMMARY_COLUMNS
+
+MISSING = "missing"
+TABLE_COLUMNS = [
+    "task", "dataset", "group", "metric", "statistic", "model", "ours", "low", "high", "published", "difference",
+    "in_interval", "published_model", "source", "confidence", "n", "n_failed", "backend",
+]  # fmt: skip
+LATEX_COLUMNS = ["dataset", "group", "metric", "statistic", "ours", "low", "high", "published", "difference"]
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A metric of ours and what it is called in the published table.
+
+    Attributes
+    ----------
+    task, metric
+        Of our summaries; a metric with a suffix (``..._trained``) is given with it.
+    published_task, published_metric
+        In ``published.csv``.
+    models
+        How the table spells the model there; ``{model}`` is the name asked for.
+    scale
+        Factor from the published unit to ours (percent to share: 0.01).
+    """
+
+    task: str
+    metric: str
+    published_task: str
+    published_metric: str
+    models: tuple[str, ...] = ("{model}",)
+    scale: float = 1.0
+
+
+TOKENIZER, ZERO_SHOT = ("LFQ-8k",), ("{model} zero-shot", "{model}")
+JOINT, MOTIF = ("{model} co-generation",), ("DPLM-2",)
+BACKBONES = "backbone_gen (1 ProteinMPNN seq)"
+COUNTERPARTS = (
+    Counterpart("reconstruction", "ca_rmsd_trained", "tokenizer_reconstruction", "RMSD_A", TOKENIZER),
+    Counterpart("reconstruction", "tm_score_trained", "tokenizer_reconstruction", "TM-score", TOKENIZER),
+    Counterpart("reconstruction", "lddt_ca_trained", "tokenizer_reconstruction", "lddt_ca", TOKENIZER),
+    Counterpart("folding", "bb_rmsd", "folding", "RMSD_A", ZERO_SHOT),
+    Counterpart("folding", "tm_score", "folding", "TM-score", ZERO_SHOT),
+    Counterpart("inverse-folding", "recovery", "inverse_folding", "AAR_pct", scale=0.01),
+    Counterpart("inverse-folding", "sc_tm", "inverse_folding", "scTM"),
+    Counterpart("co-generation", "sc_tm", "cogen", "scTM", JOINT),
+    Counterpart("co-generation", "sc_rmsd", "cogen", "scRMSD_A", JOINT),
+    Counterpart("co-generation", "plddt", "cogen", "pLDDT", JOINT),
+    Counterpart("co-generation", "pdb_tm", "cogen", "pdb-TM", JOINT),
+    Counterpart("co-generation", "inner_tm", "cogen", "inner-TM", JOINT),
+    Counterpart("co-generation", "max_cluster_foldseek_0.5_designable_sc_tm_0.5", "cogen", "MaxCluster_frac", JOINT),
+    Counterpart("backbone", "sc_tm", BACKBONES, "scTM"),
+    Counterpart("backbone", "sc_rmsd", BACKBONES, "scRMSD_A"),
+    Counterpart("backbone", "pdb_tm", BACKBONES, "pdb-TM"),
+    Counterpart("backbone", "inner_tm", BACKBONES, "inner-TM"),
+    Counterpart("sequence", "plddt", "sequence_gen", "pLDDT"),
+    Counterpart("sequence", "pdb_tm", "sequence_gen", "pdb-TM"),
+    Counterpart("sequence", "inner_tm", "sequence_gen", "inner-TM"),
+    Counterpart("scaffolding", "success_motif_rmsd_1", "motif_scaffolding", "success_rate", MOTIF),
+    Counterpart("scaffolding", "success_motif_rmsd_1", "motif_scaffolding", "avg_success_rate", MOTIF),
+    Counterpart("scaffolding", "problems_solved", "motif_scaffolding", "problems_solved_of_24", MOTIF),
+)
+# Datasets that have no name of their own with us.
+DATASETS = {
+    "uncondl100500": "unconditional",
+    "uncond": "unconditional",
+    "cogeneration": "motifproblems",
+}
+
+
+@cache
+def published() -> tuple[dict[str, str], ...]:
+    """The rows of ``published.csv``."""
+    text = resources.files("dplm2").joinpath("assets/published.csv").read_text(encoding="utf-8")
+    return tuple(csv.DictReader(text.splitlines()))
+
+
+def simplified(name: str) -> str:
+    """A dataset's name by its letters and digits alone: ``PDB date`` is ``pdb_date``, and ``pdb_date/test`` too."""
+    plain = re.sub("[^a-z0-9]", "", name.lower().removesuffix("/test"))
+    return DATASETS.get(plain, plain)
+
+
+def compare(summary: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Lay summary rows (with a column ``group``, empty for whole datasets) beside the published figures of ``model``.
+
+    A figure that only one side has gets a row too, where the other is said to be missing.
+    """
+    rows = []
+    for task, dataset in summary[["task", "dataset"]].drop_duplicates().itertuples(index=False):
+        ours = summary[(summary["task"] == task) & (summary["dataset"] == dataset)]
+        for counterpart in COUNTERPARTS:
+            if counterpart.task == task:
+                rows += _compared(ours, dataset, counterpart, model)
+    return pd.DataFrame(rows, columns=TABLE_COLUMNS)
+
+
+def _compared(ours: pd.DataFrame, dataset: str, counterpart: Counterpart, model: str) -> Iterator[dict]:
+    theirs = _published_rows(dataset, counterpart, model)
+    own = ours[ours["metric"] == counterpart.metric]
+    used = set()
+    for row in own.to_dict("records"):
+        fitting = [other for other in theirs if _group_of(other) == (row["group"] or "")]
+        for other in fitting:
+            used.add(id(other))
+            yield _line(dataset, counterpart, row, other)
+        if not fitting and not row["group"] and counterpart.published_metric != "success_rate":
+            yield _line(dataset, counterpart, row, None)
+    for other in theirs:
+        if id(other) not in used:
+            yield _line(dataset, counterpart, None, other)
+
+
+def _published_rows(dataset: str, counterpart: Counterpart, model: str) -> list[dict[str, str]]:
+    names = [name.format(model=model) for name in counterpart.models]
+    return [
+        row
+        for row in published()
+        if row["task"] == counterpart.published_task
+        and row["metric"] == counterpart.published_metric
+        and row["model"] in names
+        and simplified(row["dataset"]) == simplified(dataset)
+    ]
+
+
+def _group_of(row: dict[str, str]) -> str:
+    """The group of ours that a published row belongs to."""
+    kind = row["length_or_problem"]
+    if kind in ("", "all", "mean", "median") or kind.startswith("codes="):
+        return ""
+    return f"length={kind}" if kind.isdigit() else f"problem={kind}"
+
+
+def _line(dataset: str, counterpart: Counterpart, ours: dict | None, theirs: dict[str, str] | None) -> dict:
+    statistic = "median" if theirs and theirs["length_or_problem"] == "median" else "mean"
+    line = dict.fromkeys(TABLE_COLUMNS, MISSING) | {
+        "task": counterpart.task,
+        "dataset": dataset,
+        "group": ours["group"] if ours else _group_of(theirs),
+        "metric": counterpart.metric,
+        "statistic": statistic,
+        "low": None,
+        "high": None,
+        "in_interval": MISSING,
+    }
+    if ours:
+        line |= {name: ours[name] for name in ("model", "n", "n_failed", "backend")}
+        line["ours"] = ours["value"] if statistic == "mean" else ours["median"]
+        if statistic == "mean":
+            line |= {"low": ours["low"], "high": ours["high"]}
+    if theirs:
+        line |= {"published_model": theirs["model"], "source": theirs["source"], "confidence": theirs["confidence"]}
+        line["published"] = float(theirs["value"]) * counterpart.scale
+    if ours and theirs:
+        line["difference"] = line["ours"] - line["published"]
+        if line["low"] is not None and not pd.isna(line["low"]):
+            line["in_interval"] = "yes" if line["low"] <= line["published"] <= line["high"] else "no"
+        else:
+            line["in_interval"] = "no interval"
+    return line
+
+
+def read_summaries(sources: Sequence[Path]) -> pd.DataFrame:
+    """Summary rows of files, or of all ``summary.csv`` and ``groups.csv`` below folders.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is none, or a file is not a summary.
+    """
+    tables = []
+    for source in sources:
+        paths = [*sorted(source.rglob("summary.csv")), *sorted(source.rglob("groups.csv"))]
+        for path in paths if source.is_dir() else [source]:
+            table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+            missing = set(SUMMARY_COLUMNS) - set(table)
+            if missing:
+                raise DPLM2Error(f"{path}: not a summary, it lacks {', '.join(sorted(missing))}")
+            tables.append(table if "group" in table else table.assign(group=""))
+    if not tables:
+        raise DPLM2Error(f"{', '.join(map(str, sources))}: no summary.csv there")
+    return pd.concat(tables, ignore_index=True).drop_duplicates().fillna({"group": ""})
+
+
+def compare_summaries(sources: Sequence[Path], model: str, out: Path) -> int:
+    """Write ``comparison.csv``, ``comparison.parquet`` and a LaTeX table for each task; returns the exit status."""
+    table = compare(read_summaries(sources), model)
+    if table.empty:
+        raise DPLM2Error(f"none of these figures has a published counterpart for {model!r}")
+    with atomic_path(out / "comparison.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    with atomic_path(out / "comparison.parquet") as temporary:
+        # One type per column: a figure that is missing is null, and `in_interval` says so.
+        numbers = table.apply(lambda c: pd.to_numeric(c, errors="coerce") if c.name in _NUMBERS else c.astype(str))
+        numbers.to_parquet(temporary, index=False, compression="zstd")
+    for task, part in table.groupby("task", sort=False):
+        write_text(out / f"{task}.tex", as_latex(part[LATEX_COLUMNS]))
+    print(table[["task", "dataset", "group", "metric", "statistic", "ours", "published", "in_interval"]].to_string())
+    print(f"wrote {out}")
+    return 0
+
+
+_NUMBERS = {"ours", "low", "high", "published", "difference", "n", "n_failed"}
+_SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+
+
+def as_latex(table: pd.DataFrame) -> str:
+    """A table in LaTeX (package booktabs); numbers to the right, three significant digits."""
+    numeric = [name in _NUMBERS for name in table]
+    lines = [
+        r"\begin{tabular}{" + "".join("r" if number else "l" for number in numeric) + "}",
+        r"\toprule",
+        " & ".join(_latex_text(name.replace("_", " ")) for name in table) + r" \\",
+        r"\midrule",
+        *(" & ".join(_latex_text(value) for value in row) + r" \\" for row in table.itertuples(index=False)),
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _latex_text(value: object) -> str:
+    if value is None or isinstance(value, float) and value != value:
+        return "--"
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "".join(_SPECIAL.get(letter, letter) for letter in text)

@@ -1,0 +1,144 @@
+"""How to sample: strategies, noise on unmasking, and how many positions stay masked; all without tensors.
+
+Names of strategies are those of the authors' program. Paper section 3.2.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dplm2.errors import ConfigError
+from dplm2.language.vocabulary import TRACKS, Track
+
+Schedule = Literal["linear", "cosine"]
+Remasking = Literal["fresh", "kept", "never"]
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a token is drawn from the filtered distribution.
+
+    Parameters
+    ----------
+    kind
+        ``argmax``; ``gumbel_argmax`` (argmax of log-probabilities plus temperature times Gumbel noise); ``sample``
+        (a draw at a temperature).
+    first, last
+        Temperature at the first step, and that towards which it falls linearly.
+    """
+
+    kind: Literal["argmax", "gumbel_argmax", "sample"]
+    first: float = 1.0
+    last: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Strategy":
+        """Read ``argmax``, ``gumbel_argmax[@T]``, ``annealing@HIGH:LOW`` or ``temperature@T``.
+
+        Raises
+        ------
+        ConfigError
+            If it is none of these.
+        """
+        if text == "argmax":
+            return cls("argmax")
+        if match := re.fullmatch(rf"gumbel_argmax(?:@{_NUMBER})?", text):
+            temperature = float(match[1] or 1.0)
+            return cls("gumbel_argmax", temperature, temperature)
+        if match := re.fullmatch(rf"annealing@{_NUMBER}:{_NUMBER}", text):
+            return cls("sample", float(match[1]), float(match[2]))
+        if match := re.fullmatch(rf"temperature@{_NUMBER}", text):
+            return cls("sample", float(match[1]), float(match[1]))
+        raise ConfigError(
+            f"strategy: {text!r} is not known; allowed: argmax, gumbel_argmax, gumbel_argmax@T, annealing@HIGH:LOW, "
+            "temperature@T"
+        )
+
+    def temperature(self, progress: Any) -> Any:
+        """Temperature after the share ``progress`` (0 to 1; a number or a tensor) of the steps."""
+        return self.last + (self.first - self.last) * (1 - progress)
+
+
+@dataclass(frozen=True)
+class Unmasking:
+    """Noise on the ranking of positions.
+
+    Parameters
+    ----------
+    noise
+        Scale of the Gumbel noise at the first step; it falls with the share of positions that stay masked. 0: none.
+    """
+
+    noise: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Unmasking":
+        """Read ``deterministic``, ``stochastic`` (scale 1) or ``stochastic@SCALE``.
+
+        Raises
+        ------
+        ConfigError
+            If it is none of these.
+        """
+        if text == "deterministic":
+            return cls(0.0)
+        if match := re.fullmatch(rf"stochastic(?:@{_NUMBER})?", text):
+            return cls(float(match[1] or 1.0))
+        raise ConfigError(
+            f"unmasking: {text!r} is not known; allowed: deterministic, stochastic, stochastic@SCALE "
+            "(for example stochastic@1.0)"
+        )
+
+
+def masked_share(step: int, steps: int, schedule: Schedule) -> float:
+    """Share of the positions that stay masked after ``step`` (1 to ``steps``) steps."""
+    return 1 - step / steps if schedule == "linear" else math.cos(math.pi / 2 * step / steps)
+
+
+def masked_count(positions: int, step: int, steps: int, schedule: Schedule) -> int:
+    """How many of ``positions`` that are generated stay masked after ``step`` steps; 0 after the last."""
+    if step >= steps:
+        return 0
+    if schedule == "linear":
+        return positions * (steps - step) // steps  # in whole numbers: 10 positions, 9 of 10 steps leave 1, not 0.99
+    return math.floor(positions * masked_share(step, steps, schedule))
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How tokens are drawn and positions unmasked; each track has its own strategy and unmasking.
+
+    Parameters
+    ----------
+    strategy, unmasking
+        Per track.
+    schedule
+        How the number of masks falls over the steps.
+    remasking
+        ``fresh``: every open position is ranked by the score of the new prediction (the authors); ``kept``: decoded
+        positions by the probability of the token that they hold; ``never``: what is decoded stays.
+    nucleus
+        Probability mass kept before a draw.
+    guidance
+        Classifier-free guidance: logits are ``u + guidance * (c - u)``, u those without the given tokens. 1: off.
+    amino_acids
+        ``standard``: exactly the 20; ``official``: all that the authors' list does not forbid.
+    """
+
+    strategy: Mapping[Track, Strategy]
+    unmasking: Mapping[Track, Unmasking]
+    schedule: Schedule = "linear"
+    remasking: Remasking = "fresh"
+    nucleus: float = 0.95
+    guidance: float = 1.0
+    amino_acids: Literal["standard", "official"] = "standard"
+
+    @classmethod
+    def of(cls, strategy: str, unmasking: str, **others) -> "SamplerSettings":
+        """The same strategy and unmasking, as text, for both tracks."""
+        return cls(
+            dict.fromkeys(TRACKS, Strategy.parse(strategy)), dict.fromkeys(TRACKS, Unmasking.parse(unmasking)), **others
+        )

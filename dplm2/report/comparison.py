@@ -1,0 +1,65 @@
+"""The page's part that lays this run's figures beside the published ones."""
+
+import math
+
+import pandas as pd
+
+from dplm2.evaluation import published
+from dplm2.report import markup
+from dplm2.report.results import Results
+from dplm2.report.sections import Section
+
+NUMBERS = ("value", "n", "n_failed", "median", "low", "high")
+COLUMNS = {
+    "task": "task",
+    "dataset": "dataset",
+    "group": "group",
+    "metric": "metric",
+    "statistic": "statistic",
+    "model": "model",
+    "ours": "ours",
+    "published": "published",
+    "difference": "difference",
+    "in_interval": "published in our 95 % interval",
+    "backend": "folded by",
+    "published_model": "published model",
+    "source": "source",
+}
+
+
+def compared(results: Results, model: str | None) -> pd.DataFrame:
+    """Figures of this run that have a published counterpart for ``model``, both sides in numbers; empty if none has."""
+    frames = [evaluation.summary.assign(group="") for evaluation in results.evaluations]
+    frames += [evaluation.groups for evaluation in results.evaluations]
+    frames = [frame for frame in frames if len(frame)]
+    if model is None or not frames:
+        return pd.DataFrame(columns=published.TABLE_COLUMNS)
+    ours = pd.concat(frames, ignore_index=True)
+    for name in NUMBERS:
+        # Summaries of other programs may lack all but the value.
+        ours[name] = pd.to_numeric(ours[name], errors="coerce") if name in ours else math.nan
+    table = published.compare(ours[ours["value"].notna()], model)
+    both = (table["ours"] != published.MISSING) & (table["published"] != published.MISSING)
+    return table[both].reset_index(drop=True)
+
+
+def comparison(table: pd.DataFrame, model: str | None, most: int) -> Section:
+    """The section; ``table`` is that of `compared`."""
+    part = Section("published", "Beside the published figures")
+    if model is None:
+        return part
+    part.absent = f"no figure of this run has a published counterpart for {model} (same task, dataset and metric)"
+    if len(table):
+        part.about = (
+            f"What was published for {model}. Figures can be compared only as far as the folding program, the dataset "
+            "and the number of samples are the same: see the columns."
+        )
+        shown = table[list(COLUMNS)].rename(columns=COLUMNS)
+        part.body.append(markup.frame_table("published-table", shown, most, "published.csv"))
+    return part
+
+
+def published_success(table: pd.DataFrame) -> dict[str, float]:
+    """The published success rate of each motif problem of the table."""
+    rows = table[(table["task"] == "scaffolding") & table["group"].astype(str).str.startswith("problem=")]
+    return {row["group"].removeprefix("problem="): float(row["published"]) for _, row in rows.iterrows()}

@@ -1,0 +1,282 @@
+"""Training of the structure tokenizer: chains in, a tokenizer folder out (DPLM-2, section 3.3 and appendix B).
+
+Shapes: B batch, L residues, A atoms, X space, Q bits.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from dplm2 import config
+from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.errors import DPLM2Error
+from dplm2.structures.store import SELECTION_FILE, read_chains
+from dplm2.tokenizer import losses, validation
+from dplm2.tokenizer.features import observed_residues
+from dplm2.tokenizer.importing import load_encoder_weights
+from dplm2.tokenizer.model import WEIGHTS_FILE, StructureTokenizer, length_buckets
+from dplm2.tokenizer.quantizer import indices_to_codes
+from dplm2.tokenizer.settings import TokenizerSettings
+from dplm2.tokenizer.tokens import parts_of
+from dplm2.training.loop import fit
+from dplm2.training.settings import TrainingSettings, decisive
+
+METRICS_FILE = "metrics.csv"
+VALIDATION_CHAINS = 64  # at most so many are reconstructed at each validation
+VALIDATION_RESIDUES = 2048  # of a batch there
+LONGEST_VALIDATED = 512
+AMINO_ACID_NUMBERS = {letter: number for number, letter in enumerate(losses.AMINO_ACIDS)}
+
+
+class TokenizerObjective(nn.Module):
+    """A batch of backbones to the training loss.
+
+    Parameters
+    ----------
+    tokenizer
+        What is trained.
+    settings
+        Weights of the terms, and the crop.
+    """
+
+    def __init__(self, tokenizer: StructureTokenizer, settings: TokenizerSettings) -> None:
+        super().__init__()
+        self.tokenizer, self.settings = tokenizer, settings
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and each of its terms.
+
+        Missing residues are decoded like all others, from the code they have: that is what a decoder meets when it is used.
+        Only padding is hidden from it.
+        """
+        coords_BLAX, observed_BL, mask_BL = batch["coords"], batch["observed"], batch["mask"]
+        weights = self.settings.loss
+        values_BLQ = self.tokenizer.values(coords_BLAX, observed_BL, mask_BL)
+        quantized = self.tokenizer.quantizer(values_BLQ.float(), observed_BL)
+        output = self.tokenizer.decoder(quantized.codes_BLQ, mask_BL, distogram=weights.distogram > 0)
+        targets = losses.targets_of(coords_BLAX, observed_BL, mask_BL, batch["residues"], batch["bonded"])
+        total, terms = losses.reconstruction_loss(output, targets, weights)
+        scale = losses.scale_of(targets.lengths, weights, weights.crop)
+        with torch.no_grad():
+            alpha = output.positions[:, :, 1].float()
+            deviation = validation.rmsd(alpha, targets.origins, observed_BL).mean()
+        metrics = {
+            **terms,
+            "commitment": quantized.commitment,
+            "sample_entropy": quantized.sample_entropy,
+            "codebook_entropy": quantized.codebook_entropy,
+            "rmsd": deviation,
+        }
+        loss = scale * (total + weights.codebook * quantized.loss)
+        return loss, {name: value.detach() for name, value in metrics.items()}
+
+
+class TokenizerTask:
+    """What the training loop trains: random windows of chains, and a reconstruction of whole chains as validation.
+
+    Parameters
+    ----------
+    tokenizer
+        What is trained.
+    settings
+        All of its settings.
+    chains
+        Table of training chains (columns ``COLUMNS``).
+    held_out
+        Chains to validate on; where it is empty, the first training chains are reconstructed.
+    """
+
+    def __init__(
+        self, tokenizer: StructureTokenizer, settings: TokenizerSettings, chains: pa.Table, held_out: pa.Table
+    ) -> None:
+        self.module = TokenizerObjective(tokenizer, settings)
+        self.settings = settings
+        self.chains = Chains(chains)
+        self.ids = chains["chain_id"].to_pylist()
+        crop = settings.loss.crop
+        self.costs = [length if crop is None else min(length, crop) for length in self.chains.lengths]
+        clusters = chains["cluster"].to_pylist()
+        self.clusters = clusters if any(clusters) else None
+        self.validated = Chains((held_out if len(held_out) else chains).slice(0, VALIDATION_CHAINS))
+
+    def begin_step(self, step: int) -> None:
+        """Switch bits on one by one over the first ``quantizer.gradual_steps`` steps."""
+        quantizer, steps = self.module.tokenizer.quantizer, self.settings.quantizer.gradual_steps
+        quantizer.bits_on = self.settings.quantizer.bits * min(1.0, step / steps if steps else 1.0)
+
+    def collate(self, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """A batch of random windows of these chains."""
+        crop = self.settings.loss.crop
+        windows = []
+        for index in indices:
+            length = self.chains.lengths[index]
+            extra = 0 if crop is None else max(0, length - crop)
+            start = int(torch.randint(extra + 1, (1,), generator=generator))
+            windows.append((index, start, start + length - extra))
+        return self.chains.batch(windows)
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """C-alpha RMSD and lDDT of reconstructed chains, and how many codes they use."""
+        del module  # the wrapped one is the same network; decoding needs its parts
+        tokenizer = self.module.tokenizer
+        deviations, kept, tokens = [], [], []
+        lengths = [min(length, LONGEST_VALIDATED) for length in self.validated.lengths]
+        for group in length_buckets(lengths, VALIDATION_RESIDUES):
+            batch = self.validated.batch([(index, 0, lengths[index]) for index in group])
+            batch = {name: value.to(tokenizer.device) for name, value in batch.items()}
+            observed = batch["observed"]
+            indices = tokenizer.quantizer.indices(tokenizer.values(batch["coords"], observed, batch["mask"]))
+            codes = indices_to_codes(indices, tokenizer.bits)
+            alpha = tokenizer.decoder(codes, batch["mask"], distogram=False).positions[:, :, 1].float()
+            true = batch["coords"][:, :, 1]
+            deviations += validation.rmsd(alpha, true, observed).tolist()
+            per_residue = validation.lddt(alpha, true, observed) * observed
+            kept += (per_residue.sum(-1) / observed.sum(-1).clamp(min=1)).tolist()
+            tokens.append(indices[observed].cpu())
+        return {
+            "rmsd": float(np.mean(deviations)),
+            "rmsd_median": float(np.median(deviations)),
+            "lddt": float(np.mean(kept)),
+            **validation.code_use(torch.cat(tokens), tokenizer.codebook_size),
+        }
+
+    def describe(self, batch: Mapping[str, Tensor]) -> dict[str, str]:
+        """What the first batch looks like."""
+        residues = int(batch["mask"].sum())
+        return {"first batch": f"{len(batch['mask'])} windows, {residues} residues, {int(batch['observed'].sum())} observed"}
+
+
+class Chains:
+    """Chains in memory, and windows of them as batches."""
+
+    COLUMNS = ("chain_id", "sequence", "length", "residue_index", "backbone", "cluster", "split")
+
+    def __init__(self, table: pa.Table) -> None:
+        self.lengths = table["length"].to_pylist()
+        self.sequences = table["sequence"].to_pylist()
+        self.backbones = [np.asarray(row, np.float32).reshape(-1, 4, 3) for row in table["backbone"].to_numpy()]
+        self.numbering = [np.asarray(row, np.int32) for row in table["residue_index"].to_numpy()]
+
+    def batch(self, windows: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
+        """Windows (chain, start, end) padded to the longest.
+
+        Returns
+        -------
+        dict
+            ``coords`` (B, L, 3, 3) angstrom, zero where missing; ``observed``, ``mask`` (not padding) and ``bonded`` (the next
+            residue has the next number), all (B, L); ``residues`` (B, L), numbers of ``losses.AMINO_ACIDS``.
+        """
+        shape = len(windows), max(end - start for _, start, end in windows)
+        coords = torch.full((*shape, 3, 3), torch.nan)
+        residues = torch.full(shape, losses.UNKNOWN)
+        mask, bonded = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+        for row, (chain, start, end) in enumerate(windows):
+            size = end - start
+            coords[row, :size] = torch.from_numpy(self.backbones[chain][start:end, :3].copy())
+            letters = self.sequences[chain][start:end]
+            residues[row, :size] = torch.tensor([AMINO_ACID_NUMBERS.get(letter, losses.UNKNOWN) for letter in letters])
+            mask[row, :size] = True
+            bonded[row, : size - 1] = torch.from_numpy(np.diff(self.numbering[chain][start:end]) == 1)
+        observed = observed_residues(coords) & mask
+        coords = torch.where(observed[..., None, None], coords, 0.0)
+        return {"coords": coords, "observed": observed, "mask": mask, "residues": residues, "bonded": bonded}
+
+
+def train_tokenizer(
+    chains: Sequence[Path], out: Path, state: Path, settings: TokenizerSettings, *, seed: int, device: str
+) -> None:
+    """Train a tokenizer and write its folder.
+
+    Parameters
+    ----------
+    chains
+        Datasets of chains; their split ``train`` (or chains without a split) is trained on, ``validation`` validated on.
+    out
+        Folder of the finished tokenizer: ``model.safetensors``, ``config.json``, ``metrics.csv``, ``run.json``.
+    state
+        Folder of resumable state.
+    settings
+        The tokenizer.
+    seed
+        Of initial weights and of every random choice.
+    device
+        Where to train.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is no chain to train on.
+    ConfigError
+        If weights and sizes do not fit.
+    """
+    table = read_chains(list(chains), columns=list(Chains.COLUMNS))
+    split = table["split"].fill_null("train")
+    learnt, held_out = table.filter(pc.equal(split, "train")), table.filter(pc.equal(split, "validation"))
+    if len(learnt) == 0:
+        raise DPLM2Error(f"{', '.join(map(str, chains))}: no chain of the split train; there is nothing to train on")
+    inputs = _inputs(chains, settings)
+    resolved = dataclasses.asdict(settings)
+    record = RunRecord("tokenizer train", resolved, inputs, device)
+    training = config.build(TrainingSettings, settings.training)
+    tokenizer = initial_tokenizer(settings, seed)
+    task = TokenizerTask(tokenizer, settings, learnt, held_out)
+    for name in ("tokenization", "datasets", "pretrained"):
+        resolved.pop(name)
+    result = fit(
+        task,
+        training,
+        seed=seed,
+        state=state,
+        fingerprint=fingerprint([{**resolved, "training": decisive(settings.training)}, inputs, seed]),
+        metrics=out / METRICS_FILE,
+        device=device,
+        label="structure tokenizer",
+    )
+    if not result.main:
+        return
+    tokenizer.save_pretrained(out)
+    outcome = {"steps": result.steps, "figures": result.figures}
+    record.write(out, chains=len(learnt), validation_chains=len(held_out), **outcome)
+
+
+def initial_tokenizer(settings: TokenizerSettings, seed: int) -> StructureTokenizer:
+    """The tokenizer that training starts from: drawn with ``seed``, or ``initial``, with ESM-IF1's encoder if configured."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = StructureTokenizer(settings, confidence_trained=settings.loss.confidence > 0)
+    if settings.initial is not None:
+        tokenizer.load_weights(Path(settings.initial) / WEIGHTS_FILE)
+    if settings.encoder.weights is not None:
+        load_encoder_weights(tokenizer.encoder, settings.encoder.weights)
+    freeze_unlearnt(tokenizer, settings)
+    return tokenizer
+
+
+def freeze_unlearnt(tokenizer: StructureTokenizer, settings: TokenizerSettings) -> None:
+    """Freeze what no term of the loss reaches: the heads of terms of weight zero."""
+    decoder, weights = tokenizer.decoder, settings.loss
+    for head, weight in (
+        (decoder.distogram_head, weights.distogram),
+        (decoder.sequence_head, weights.sequence),
+        (decoder.confidence_head, weights.confidence),
+        (decoder.structure_module.torsion, weights.violation),
+    ):
+        head.requires_grad_(weight > 0)
+
+
+def _inputs(chains: Sequence[Path], settings: TokenizerSettings) -> dict[str, str]:
+    """SHA-256 of every file that decides the training."""
+    files = parts_of(chains, "chains")
+    files += [part.parent / SELECTION_FILE for part in files]
+    if settings.encoder.weights is not None:
+        files.append(Path(settings.encoder.weights))
+    if settings.initial is not None:
+        files.append(Path(settings.initial) / WEIGHTS_FILE)
+    return {str(file): sha256_of_file(file) for file in dict.fromkeys(files) if file.exists()}

@@ -1,0 +1,290 @@
+"""Benchmarks through the command line: with natives as predictions all is perfect; failures keep their rows."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from dplm2 import config
+from dplm2.cli import main
+from dplm2.evaluation import reconstruction
+from dplm2.evaluation.command_backend import read_backbone
+from dplm2.evaluation.settings import BACKENDS, EvaluationSettings, evaluation_settings
+from dplm2.generation.samples import write_rows
+from dplm2.structures import store
+from dplm2.structures.writing import write_structure
+from dplm2.tokenizer.model import Decoded
+
+DEMO = Path(__file__).parents[2] / "data" / "demo" / "test"
+LETTERS = "ACDEFGHIKLMNPQRSTVWY"
+
+# "Folds" a sequence by looking up the structure of that sequence; others it refuses.
+LOOK_UP = """\
+import shutil, sys
+from pathlib import Path
+fasta, out, natives = map(Path, sys.argv[1:4])
+known = dict(line.split() for line in (natives / "index.txt").read_text().splitlines())
+for entry in fasta.read_text().split(">")[1:]:
+    name, sequence = entry.split()
+    if sequence in known:
+        shutil.copy(natives / known[sequence], out / f"{name}.pdb")
+"""
+
+
+@pytest.fixture(scope="module")
+def natives() -> dict[str, tuple[str, np.ndarray]]:
+    """Sequence (made up, all different) and backbone of each of the demo's test chains."""
+    random = np.random.default_rng(0)
+    found = {path.name.split(".")[0]: read_backbone(path)[0] for path in sorted(DEMO.glob("*.bcif.gz"))}
+    return {name: ("".join(random.choice(list(LETTERS), size=len(b))), b) for name, b in found.items()}
+
+
+@pytest.fixture
+def workplace(tmp_path, natives) -> Path:
+    """A folder with chains, the program that looks structures up, and its configuration."""
+    rows = [
+        {
+            "chain_id": name, "dataset": "test", "source_file": name, "source_sha256": "", "source_id": name,
+            "author_chain": "A", "sequence": sequence, "length": len(sequence), "observed": len(sequence),
+            "residue_index": list(range(len(sequence))), "backbone": backbone.ravel().tolist(), "split": "test",
+        }
+        for name, (sequence, backbone) in natives.items()
+    ]  # fmt: skip
+    (tmp_path / "test").mkdir()
+    store.write_chains(tmp_path / "test" / "part-00000.parquet", [pa.RecordBatch.from_pylist(rows, store.CHAINS)])
+    structures = tmp_path / "natives"
+    for name, (sequence, backbone) in natives.items():
+        write_structure(structures / f"{name}.pdb", sequence, backbone, np.full(len(sequence), 90.0))
+    (structures / "index.txt").write_text("".join(f"{s} {name}.pdb\n" for name, (s, _) in natives.items()))
+    (tmp_path / "look_up.py").write_text(LOOK_UP)
+    template = f"{sys.executable} {tmp_path / 'look_up.py'} {{fasta}} {{out}} {structures}"
+    section = {"folding_backend": "command", "command": {"template": template, "structures": "*.pdb"}}
+    (tmp_path / "config.json").write_text(json.dumps({"evaluation": section | {"bootstrap_samples": 50}}))
+    return tmp_path
+
+
+def write_samples(folder: Path, task: str, natives: dict, **changed) -> None:
+    """Samples that are the natives themselves."""
+    rows = []
+    for name, (sequence, backbone) in natives.items():
+        row = {
+            "sample_id": f"{name}_0000", "model": "perfect", "task": task, "problem": name, "seed": 0,
+            "length": len(sequence), "sequence": sequence, "backbone": backbone.ravel().tolist(), "steps": 1,
+            "settings": "{}",
+        }  # fmt: skip
+        rows.append(row | {key: value(name, row) for key, value in changed.items()})
+    write_rows(folder / "samples.parquet", rows)
+
+
+def evaluate(workplace: Path, task: str, *more: str) -> tuple[pd.DataFrame, dict[str, float]]:
+    samples, out = workplace / "samples", workplace / "out"
+    words = ["evaluate", task, "--samples", str(samples), "--out", str(out), "--state", str(workplace / "state")]
+    assert main([*words, "--config", str(workplace / "config.json"), *more]) == 0
+    summary = pd.read_csv(out / "summary.csv")
+    assert set(summary["model"]) == {"perfect"}
+    assert set(summary["task"]) == {task}
+    return pd.read_parquet(out / "metrics.parquet"), summary.set_index("metric")["value"].to_dict()
+
+
+def test_folding_of_natives_is_perfect(workplace, natives):
+    write_samples(workplace / "samples", "folding", natives)
+    metrics, summary = evaluate(workplace, "folding", "--chains", str(workplace / "test"))
+    assert len(metrics) == len(natives)
+    assert summary["ca_rmsd"] == pytest.approx(0, abs=1e-4)
+    assert summary["bb_rmsd"] == pytest.approx(0, abs=1e-4)
+    assert (summary["tm_score"], summary["lddt_ca"]) == (pytest.approx(1), pytest.approx(1))
+    assert summary["match_tm_score_0.8"] == 1
+
+
+def test_baseline_folds_the_same_sequences(workplace, natives):
+    write_samples(
+        workplace / "samples", "folding", natives,
+        backbone=lambda _, row: (np.array(row["backbone"]) * 1.2).tolist(),
+    )  # fmt: skip
+    section = json.loads((workplace / "config.json").read_text())
+    section["evaluation"]["folding_baseline"] = True
+    (workplace / "config.json").write_text(json.dumps(section))
+    _, summary = evaluate(workplace, "folding", "--chains", str(workplace / "test"))
+    assert summary["ca_rmsd"] > 1
+    assert summary["baseline_ca_rmsd"] < 0.01
+    assert summary["baseline_plddt"] == pytest.approx(90)
+
+
+def test_inverse_folding_to_the_native_sequence_is_perfect(workplace, natives):
+    write_samples(workplace / "samples", "inverse-folding", natives)
+    metrics, summary = evaluate(workplace, "inverse-folding", "--chains", str(workplace / "test"))
+    assert summary["recovery"] == summary["recovery_released"] == 1
+    assert summary["sc_tm"] == pytest.approx(1, abs=1e-4)
+    assert summary["sc_rmsd"] < 0.01  # PDB files have three digits
+    assert summary["plddt"] == pytest.approx(90)
+    assert set(metrics["backend"]) == {"command"}
+
+
+def test_a_sequence_that_cannot_be_folded_stays_as_a_failed_sample(workplace, natives):
+    bad = next(iter(natives))
+    write_samples(
+        workplace / "samples", "co-generation", natives,
+        sequence=lambda name, row: row["sequence"][::-1] if name == bad else row["sequence"],
+    )  # fmt: skip
+    metrics, summary = evaluate(workplace, "co-generation")
+    assert metrics.set_index("problem")["failed"].to_dict() == {name: name == bad for name in natives}
+    assert "wrote no structure" in metrics.set_index("problem").loc[bad, "failure"]
+    assert summary["designable_sc_rmsd_2"] == pytest.approx(1 - 1 / len(natives))
+    assert summary["sc_tm"] == pytest.approx(1, abs=1e-4)
+    table = pd.read_csv(workplace / "out" / "summary.csv").set_index("metric")
+    assert table.loc["sc_tm", "n"] == len(natives) - 1
+    assert table.loc["sc_tm", "n_failed"] == 1
+    assert summary["clashes_per_100_residues"] == 0
+
+
+def test_scaffolding_succeeds_where_the_motif_is_held(workplace, natives):
+    positions = [4, 5, 6, 7, 20, 21, 22]
+    broken = list(natives)[1]
+
+    def motif(name: str, row: dict) -> list[float]:
+        atoms = natives[name][1][positions].copy()
+        if name == broken:
+            atoms[4:] += 20
+        return (atoms @ np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]]) + 40).ravel().tolist()
+
+    write_samples(
+        workplace / "samples", "scaffolding", natives, motif_positions=lambda *_: positions, motif_backbone=motif
+    )
+    metrics, summary = evaluate(workplace, "scaffolding")
+    rmsds = metrics.set_index("problem")["motif_rmsd"]
+    assert rmsds.drop(broken).max() < 0.01
+    assert rmsds[broken] > 5
+    assert summary["success_motif_rmsd_1"] == pytest.approx(1 - 1 / len(natives))
+    assert summary["problems_solved"] == len(natives) - 1
+    groups = pd.read_csv(workplace / "out" / "groups.csv")
+    assert set(groups["group"]) == {f"problem={name}" for name in natives}
+
+
+def test_second_run_folds_nothing(workplace, natives):
+    write_samples(workplace / "samples", "sequence", natives, backbone=lambda *_: None)
+    _, first = evaluate(workplace, "sequence")
+    (workplace / "look_up.py").write_text("raise SystemExit('folds again')")
+    _, second = evaluate(workplace, "sequence")
+    assert first == second
+    assert first["plddt"] == pytest.approx(90)
+
+
+def test_target_of_another_length_is_refused(workplace, natives, capsys):
+    write_samples(
+        workplace / "samples", "inverse-folding", natives, sequence=lambda _, row: row["sequence"][:-1],
+        backbone=lambda *_: None,
+    )  # fmt: skip
+    words = [
+        "--samples",
+        str(workplace / "samples"),
+        "--chains",
+        str(workplace / "test"),
+        "--out",
+        str(workplace / "out"),
+    ]
+    assert main(["evaluate", "inverse-folding", *words]) == 1
+    assert "were the chains cleaned again" in capsys.readouterr().err
+
+
+class Identity:
+    """A tokenizer that loses nothing: its tokens are places in a list of what it has seen."""
+
+    codebook_size = 512
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def encode(self, backbones: list[np.ndarray]) -> list[np.ndarray]:
+        tokens = []
+        for backbone in backbones:
+            tokens.append(np.arange(len(self.seen), len(self.seen) + len(backbone)))
+            self.seen += list(np.nan_to_num(backbone))
+        return tokens
+
+    def decode(self, tokens: list[np.ndarray]) -> list[Decoded]:
+        return [Decoded(np.stack([self.seen[t] for t in row]), None) for row in tokens]
+
+
+def test_reconstruction_without_loss_is_perfect_also_with_missing_residues(natives):
+    backbones = [backbone.copy() for _, backbone in natives.values()]
+    backbones[0][10:14] = np.nan
+    tokens, metrics = reconstruction.reconstruct(Identity(), backbones, evaluation_settings(batch_size=2))
+    assert [len(row) for row in tokens] == [len(backbone) for backbone in backbones]
+    assert metrics["ca_rmsd"].max() < 1e-4
+    assert metrics[["tm_score", "lddt_ca"]].min().min() == pytest.approx(1)
+    assert not metrics["failed"].any()
+
+
+def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path):
+    from transformers import EsmForMaskedLM
+
+    from dplm2.language.network import MultimodalEsm, esm_config
+    from dplm2.language.vocabulary import Vocabulary
+    from dplm2.tokenizer import tokens
+
+    vocabulary, random = Vocabulary(64), np.random.default_rng(0)
+    network = MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 16, 1, 2, 16)), vocabulary)
+    with torch.no_grad():
+        network.model.lm_head.decoder.weight.zero_()
+        network.model.lm_head.bias.zero_()
+    network.save_pretrained(tmp_path / "demo")
+    rows = [
+        {
+            "chain_id": f"c{i}", "sequence": "".join(random.choice(list("ACDE"), 40)), "length": 40, "split": "train",
+            "structure_tokens": random.integers(0, 2, 40).tolist(), "observed": [True] * 40,
+        }
+        for i in range(6)
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows, tokens.SCHEMA)
+    table = table.replace_schema_metadata({"tokenizer_fingerprint": "0", "codebook_size": "64"})
+    (tmp_path / "tokens").mkdir()
+    pq.write_table(table, tmp_path / "tokens" / "part-00000.parquet")
+    words = ["--model", str(tmp_path / "demo"), "--tokens", str(tmp_path / "tokens"), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", "likelihood", *words]) == 0
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("metric")["value"]
+    classes = {track: len(vocabulary.classes(track)) for track in ("sequence", "structure")}
+    for track, count in classes.items():
+        assert summary[f"{track}_cross_entropy_trained"] == pytest.approx(np.log(count), rel=1e-4)
+    letters = np.unique(list("".join(row["sequence"] for row in rows)), return_counts=True)[1] / 240
+    assert summary["sequence_cross_entropy_unigram"] == pytest.approx(-(letters * np.log(letters)).sum(), rel=1e-4)
+
+
+def test_settings_are_the_schema():
+    assert {f.name for f in EvaluationSettings.__dataclass_fields__.values()} == set(
+        config.schema("evaluation")["properties"]
+    )
+    for name, settings in BACKENDS.items():
+        assert set(settings.__dataclass_fields__) == set(config.schema("evaluation")["properties"][name]["properties"])
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"esmfold": {"precision": "bfloat16"}},
+        {"folding_backend": "command"},
+        {"folding_backend": "esmfold", "command": {"template": "x"}},
+        {"novelty": "foldseek"},
+        {"inverse_folding_backend": "proteinmpnn"},
+        {"designable_sc_tm": [0]},
+        {"folding_baseline": True},
+        {"unknown": 1},
+    ],
+)
+def test_impossible_settings_and_settings_without_effect_are_refused(section):
+    with pytest.raises(config.ConfigError, match="evaluation"):
+        config.load({"evaluation": section})
+
+
+def test_command_template_with_spaces_in_paths(tmp_path):
+    from dplm2.evaluation.command_backend import run_command
+
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    (folder / "a").write_text("b")
+    assert run_command("key", "cat {fasta}", {"fasta": folder / "a"}) == "b"

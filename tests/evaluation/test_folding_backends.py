@@ -1,0 +1,225 @@
+"""Folding backends: the contract, the cache, ESMFold in its real format, external programs."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dplm2.errors import DPLM2Error
+from dplm2.evaluation.backbone_design import read_designs
+from dplm2.evaluation.command_backend import CommandBackend
+from dplm2.evaluation.folding import Failure, Folded, by_residues, predict
+from dplm2.evaluation.settings import CommandSettings, EsmfoldSettings
+
+SEQUENCES = ["ACDEFGHIKL", "MNPQRSTVWYAC", "ACDEFGHIKL", "GGGGGG"]
+
+
+def straight(length: int) -> np.ndarray:
+    return np.arange(length * 12, dtype=np.float32).reshape(length, 4, 3)
+
+
+class Recording:
+    """A backend that keeps a list of what it folded; sequences with W are too much for it."""
+
+    name, fingerprint = "recording", "1"
+
+    def __init__(self, breaks_on: str = "") -> None:
+        self.folded: list[str] = []
+        self.breaks_on = breaks_on
+
+    def batches(self, sequences: Sequence[str]) -> list[Sequence[str]]:
+        return [sequences]
+
+    def fold(self, sequences: Sequence[str]) -> list[Folded]:
+        if self.breaks_on and any(self.breaks_on in sequence for sequence in sequences):
+            raise DPLM2Error(f"no {self.breaks_on} please")
+        self.folded += sequences
+        return [Folded(straight(len(sequence)), np.full(len(sequence), 50.0, np.float32)) for sequence in sequences]
+
+
+def test_each_sequence_is_folded_once_and_kept(tmp_path):
+    first = Recording()
+    results = predict(first, SEQUENCES, tmp_path)
+    assert sorted(first.folded) == sorted(set(SEQUENCES))
+    assert [len(result.backbone) for result in results] == [len(sequence) for sequence in SEQUENCES]
+    again = Recording()
+    kept = predict(again, [*SEQUENCES, "AAAA"], tmp_path)
+    assert again.folded == ["AAAA"]
+    np.testing.assert_array_equal(kept[1].backbone, results[1].backbone)
+    np.testing.assert_array_equal(kept[1].plddt, results[1].plddt)
+
+
+def test_another_fingerprint_folds_again(tmp_path):
+    predict(Recording(), SEQUENCES, tmp_path)
+    other = Recording()
+    other.fingerprint = "2"
+    predict(other, SEQUENCES, tmp_path)
+    assert len(other.folded) == 3
+
+
+def test_one_bad_sequence_does_not_cost_its_batch(tmp_path):
+    results = predict(Recording(breaks_on="W"), SEQUENCES, tmp_path)
+    assert results[1] == Failure("no W please")
+    assert [isinstance(result, Folded) for result in results] == [True, False, True, True]
+
+
+def test_a_backend_that_folds_nothing_stops_the_evaluation(tmp_path):
+    with pytest.raises(DPLM2Error, match="no sequence could be folded"):
+        predict(Recording(breaks_on="G"), ["GGG", "AGA"], tmp_path)
+
+
+def test_unknown_letters_are_folded_as_alanine(tmp_path):
+    backend = Recording()
+    predict(backend, ["ACXBU"], tmp_path)
+    assert backend.folded == ["ACAAA"]
+
+
+def test_groups_keep_to_the_budget():
+    groups = list(by_residues(["A" * n for n in (5, 50, 20, 18, 400)], 100))
+    assert [[len(sequence) for sequence in group] for group in groups] == [[400], [50, 20], [18, 5]]
+
+
+# --- ESMFold ---
+
+
+@pytest.fixture(scope="module")
+def esmfold_folder(tmp_path_factory) -> Path:
+    """A small ESMFold with random weights, saved as the published one is."""
+    from transformers import EsmConfig, EsmForProteinFolding
+
+    torch.manual_seed(0)
+    trunk = {
+        "num_blocks": 1,
+        "sequence_state_dim": 32,
+        "pairwise_state_dim": 16,
+        "sequence_head_width": 8,
+        "pairwise_head_width": 8,
+        "max_recycles": 2,
+        "structure_module": {"sequence_dim": 32, "pairwise_dim": 16, "ipa_dim": 4, "resnet_dim": 8, "num_blocks": 2},
+    }
+    config = EsmConfig(
+        vocab_size=33, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        pad_token_id=1, mask_token_id=32, position_embedding_type="rotary", token_dropout=True, is_folding_model=True,
+        esmfold_config={"trunk": trunk, "fp16_esm": True, "lddt_head_hid_dim": 8},
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("esmfold")
+    EsmForProteinFolding(config).float().save_pretrained(folder)
+    return folder
+
+
+def esmfold(folder: Path, **changed):
+    from dplm2.evaluation.esmfold import Esmfold
+
+    values = {"precision": "float32", "chunk_size": None, "recycles": 1, "residues_per_batch": 1000} | changed
+    return Esmfold(EsmfoldSettings(model=str(folder), **values))
+
+
+def test_esmfold_gives_what_transformers_gives(esmfold_folder):
+    from transformers import EsmForProteinFolding
+
+    ours = esmfold(esmfold_folder).fold([SEQUENCES[0]])[0]
+    model = EsmForProteinFolding.from_pretrained(esmfold_folder, dtype=torch.float32).eval().float()
+    output = model.infer(SEQUENCES[0])  # takes max_recycles passes, that is one after the first
+    np.testing.assert_allclose(ours.backbone, output["positions"][-1, 0, :, :4].numpy(), atol=1e-4)
+    exists = output["atom37_atom_exists"][0]
+    expected = 100 * (output["plddt"][0] * exists).sum(-1) / exists.sum(-1)
+    np.testing.assert_allclose(ours.plddt, expected, atol=1e-3)
+    assert ours.plddt.min() > 0
+    assert ours.plddt.max() > 1  # percent, not a fraction
+
+
+def test_esmfold_does_not_depend_on_batches_or_chunks(esmfold_folder):
+    distances = []
+    for backend, groups in [
+        (esmfold(esmfold_folder), [[sequence] for sequence in SEQUENCES[:2]]),
+        (esmfold(esmfold_folder), [SEQUENCES[:2]]),
+        (esmfold(esmfold_folder, chunk_size=4), [SEQUENCES[:2]]),
+    ]:
+        folded = [result for group in groups for result in backend.fold(group)]
+        # Frames are not fixed in space, distances are.
+        distances.append([np.linalg.norm(f.backbone[:, None, 1] - f.backbone[None, :, 1], axis=-1) for f in folded])
+    for other in distances[1:]:
+        for one, two in zip(distances[0], other, strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-2)
+
+
+def test_esmfold_in_bfloat16_is_finite_and_near(esmfold_folder):
+    full, half = (
+        esmfold(esmfold_folder, precision=precision).fold([SEQUENCES[1]])[0] for precision in ("float32", "bfloat16")
+    )
+    assert np.isfinite(half.backbone).all()
+    assert np.abs(full.plddt - half.plddt).max() < 5
+
+
+def test_esmfold_without_weights_says_how_to_get_them(tmp_path, esmfold_folder):
+    with pytest.raises(DPLM2Error, match="hf download facebook/esmfold_v1"):
+        esmfold(tmp_path)
+    (tmp_path / "config.json").write_text((esmfold_folder / "config.json").read_text())
+    with pytest.raises(DPLM2Error, match=r"evaluation\.esmfold\.model"):
+        esmfold(tmp_path)
+
+
+# --- external programs ---
+
+PROGRAM = """\
+import sys
+from pathlib import Path
+fasta, out = sys.argv[1:3]
+for entry in Path(fasta).read_text().split(">")[1:]:
+    name, sequence = entry.split()
+    if sequence.startswith("GGG"):
+        continue
+    lines = []
+    for i in range(len(sequence)):
+        for j, atom in enumerate(("N", "CA", "C", "O")):
+            lines.append(f"ATOM  {4 * i + j + 1:5d}  {atom:<3} ALA A{i + 1:4d}    {i:8.3f}{j:8.3f}{0:8.3f}  1.00  0.81")
+    folder = Path(out) / "predictions"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}_model_0.pdb").write_text("\\n".join(lines) + "\\nEND\\n")
+"""
+
+
+@pytest.fixture
+def program(tmp_path) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def command(template: str, **changed) -> CommandBackend:
+    values = {"input": "together", "header": "{id}", "structures": "**/*_model_0.pdb", "plddt": "fraction"}
+    values |= {"sequences_per_run": 2, "timeout": None} | changed
+    return CommandBackend(CommandSettings(template=template, **values))
+
+
+@pytest.mark.parametrize("given", ["together", "separate"])
+def test_an_external_program_folds(program, tmp_path, given):
+    backend = command(f"{sys.executable} {program} {{fasta}} {{out}}", input=given)
+    results = predict(backend, SEQUENCES, tmp_path / "kept")
+    assert results[0].backbone.shape == (10, 4, 3)
+    assert results[1].backbone[11].tolist() == [[11, 0, 0], [11, 1, 0], [11, 2, 0], [11, 3, 0]]
+    np.testing.assert_allclose(results[0].plddt, 81, atol=1e-3)
+    assert results[3] == Failure("the program wrote no structure that fits **/*_model_0.pdb")
+
+
+def test_an_external_program_that_fails_is_quoted(program, tmp_path):
+    with pytest.raises(DPLM2Error, match=r"ended with status 1: .*IndexError"):
+        predict(command(f"{sys.executable} -c 'import sys; sys.argv[9]'"), ["ACD"], tmp_path)
+    with pytest.raises(DPLM2Error, match="no program 'no-such-program'"):
+        predict(command("no-such-program {fasta} {out}"), ["ACD"], tmp_path)
+    with pytest.raises(DPLM2Error, match="longer than 1 s"):
+        predict(command("sleep 20", timeout=1), ["ACD"], tmp_path)
+
+
+def test_proteinmpnn_output_is_read():
+    text = """>backbone, score=2.1, global_score=2.1, designed_chains=['A'], model_name=v_48_020, seed=38
+AAAAA
+>T=0.1, sample=1, score=0.9, seq_recovery=0.2
+MKLVE
+"""
+    assert read_designs(text, 5, "x") == ["MKLVE"]
+    with pytest.raises(DPLM2Error, match="no sequence of 6 residues"):
+        read_designs(text, 6, "x")

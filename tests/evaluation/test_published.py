@@ -1,0 +1,84 @@
+"""Comparison with published figures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dplm2.evaluation.published import COUNTERPARTS, as_latex, compare, compare_summaries, published
+from dplm2.evaluation.results import Source, summary_row
+
+
+def rows(task: str, dataset: str, *figures: tuple, group: str = "") -> pd.DataFrame:
+    source = Source("mine", task, dataset, "esmfold")
+    return pd.DataFrame(
+        [
+            summary_row(source, metric, value, 100, 0, median, low, high) | {"group": group}
+            for metric, value, median, low, high in figures
+        ]
+    )
+
+
+def test_every_counterpart_is_in_the_published_table():
+    there = {(row["task"], row["metric"]) for row in published()}
+    assert len(published()) == 1692
+    for counterpart in COUNTERPARTS:
+        assert (counterpart.published_task, counterpart.published_metric) in there
+
+
+def test_difference_interval_and_what_is_missing():
+    summary = rows("inverse-folding", "cameo2022", ("recovery", 0.5, 0.51, 0.48, 0.52))
+    table = compare(summary, "DPLM-2 650M")
+    # DPLM-2 v1, table 5, CAMEO 2022, 650M: recovery 49.01 mean and 50.10 median, scTM 0.88 and 0.93.
+    recovery = table[table["metric"] == "recovery"].set_index("statistic")
+    assert recovery.loc["mean", "published"] == pytest.approx(0.4901)
+    assert recovery.loc["mean", "difference"] == pytest.approx(0.0099)
+    assert recovery.loc["mean", "in_interval"] == "yes"
+    assert recovery.loc["median", "published"] == pytest.approx(0.501)
+    assert recovery.loc["median", "difference"] == pytest.approx(0.009)
+    consistency = table[table["metric"] == "sc_tm"]
+    assert sorted(consistency["published"]) == [0.88, 0.93]
+    assert set(consistency["ours"]) == {"missing"}
+
+
+def test_published_figure_outside_of_the_interval():
+    table = compare(rows("co-generation", "unconditional", ("sc_tm", 0.5, 0.5, 0.45, 0.55)), "DPLM-2 650M")
+    line = table[table["metric"] == "sc_tm"].iloc[0]
+    assert (line["published"], line["in_interval"]) == (0.925, "no")
+
+
+def test_problems_are_laid_beside_problems():
+    summary = pd.concat(
+        [
+            rows("scaffolding", "motif problems", ("success_motif_rmsd_1", 0.9, 1, 0.8, 1), group="problem=1PRW"),
+            rows("scaffolding", "motif problems", ("problems_solved", 20, np.nan, np.nan, np.nan)),
+        ]
+    )
+    table = compare(summary, "DPLM-2 650M")
+    prw = table[table["group"] == "problem=1PRW"].iloc[0]
+    assert (prw["published"], prw["ours"]) == (0.84, 0.9)
+    solved = table[table["metric"] == "problems_solved"].iloc[0]
+    assert (solved["published"], solved["difference"], solved["in_interval"]) == (18, 2, "no interval")
+    assert (table["group"].str.startswith("problem=")).sum() == 24
+
+
+def test_a_figure_that_nobody_published_says_so():
+    table = compare(rows("folding", "my proteins", ("tm_score", 0.5, 0.5, 0.4, 0.6)), "DPLM-2 650M")
+    assert table["published"].tolist() == ["missing"]
+
+
+def test_tables_are_written(tmp_path):
+    rows("folding", "CAMEO2022", ("tm_score", 0.8, 0.86, 0.75, 0.84)).drop(columns="group").to_csv(
+        tmp_path / "summary.csv", index=False
+    )
+    assert compare_summaries([tmp_path], "DPLM-2 650M", tmp_path / "out") == 0
+    written = pd.read_parquet(tmp_path / "out" / "comparison.parquet")
+    assert written["published"].dtype == float
+    assert 0.79 in written["published"].tolist()
+    text = (tmp_path / "out" / "folding.tex").read_text()
+    assert r"tm\_score" in text
+    assert text.count(r"\\") == 1 + len(written)
+
+
+def test_latex_escapes_and_rounds():
+    text = as_latex(pd.DataFrame({"metric": ["a_b 50%"], "ours": [0.123456]}))
+    assert r"a\_b 50\% & 0.123 \\" in text

@@ -1,0 +1,126 @@
+"""Summary tables: intervals, failed samples, codebook, recovery, clusters."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dplm2.artifacts import RunRecord
+from dplm2.errors import DPLM2Error
+from dplm2.evaluation.codebook import codebook_use
+from dplm2.evaluation.diversity import linked_clusters
+from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
+from dplm2.evaluation.results import SUMMARY_COLUMNS, Source, bootstrap_interval, summarize, write_results
+
+SOURCE = Source("model", "folding", "test", "none")
+
+
+def test_interval_is_that_of_the_normal_distribution_for_many_values():
+    values = np.random.default_rng(0).normal(loc=3, scale=2, size=400)
+    low, high = bootstrap_interval(values, 2000)
+    half_width = 1.96 * values.std() / math.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - half_width, abs=0.03)
+    assert high == pytest.approx(values.mean() + half_width, abs=0.03)
+
+
+def test_interval_covers_the_true_mean_about_95_times_in_100():
+    random = np.random.default_rng(1)
+    intervals = [bootstrap_interval(random.exponential(size=60), 400, seed) for seed in range(200)]
+    covered = np.mean([low <= 1 <= high for low, high in intervals])
+    assert 0.88 <= covered <= 0.98
+
+
+def test_failed_samples_are_left_out_of_quantities_and_count_as_misses_in_shares():
+    metrics = pd.DataFrame(
+        {
+            "failed": [False, False, True],
+            "rmsd": [1.0, 3.0, np.nan],
+            "designable": [True, False, False],
+            "empty": [None] * 3,
+        }
+    )
+    rmsd, share = summarize(metrics, ["rmsd", "designable", "empty", "absent"], SOURCE, 100)
+    assert (rmsd["value"], rmsd["median"], rmsd["n"], rmsd["n_failed"]) == (2, 2, 2, 1)
+    assert rmsd["failed_rule"] == "left out"
+    assert (share["value"], share["n"], share["n_failed"]) == (pytest.approx(1 / 3), 3, 1)
+    assert share["failed_rule"] == "counted as a miss"
+
+
+def test_written_table_has_the_agreed_columns(tmp_path):
+    metrics = pd.DataFrame({"failed": [False, False], "rmsd": [1.0, 2.0]})
+    rows = summarize(metrics, ["rmsd"], SOURCE, 0)
+    write_results(tmp_path, metrics, rows, RunRecord("evaluate", {}, {}))
+    table = pd.read_csv(tmp_path / "summary.csv")
+    assert list(table)[:7] == ["model", "task", "dataset", "metric", "value", "n", "backend"]
+    assert list(table) == SUMMARY_COLUMNS
+    assert table["value"].item() == 1.5
+    assert (tmp_path / "run.json").exists()
+
+
+def test_codebook_use_of_known_frequencies():
+    use = codebook_use([np.array([0, 0, 1]), np.array([1], dtype=np.uint16)], 8)
+    assert use == {"codebook_use": 0.25, "codebook_perplexity": pytest.approx(2)}
+    every = codebook_use([np.arange(64)], 64)
+    assert every == {"codebook_use": 1, "codebook_perplexity": pytest.approx(64)}
+
+
+def test_recovery_counts_known_observed_positions():
+    assert recovery("ACDE", "ACDE") == 1
+    assert recovery("ACDX", "AADX") == pytest.approx(2 / 3)
+    assert recovery("ACDE", "AADE", np.array([True, True, False, False])) == 0.5
+    assert recovery_released("AXDE", "AADX") == 0.75
+    with pytest.raises(ValueError, match="4 residues"):
+        recovery("ACDE", "ACD")
+
+
+def test_sequence_entropy():
+    assert sequence_entropy("AAAA") == 0
+    assert sequence_entropy("ACDEFGHIKLMNPQRSTVWY") == pytest.approx(math.log(20))
+
+
+def test_clusters_of_a_known_matrix():
+    # 0-1-2 are near one another, 3 is near 2 only, 4 is alone: 2 has most neighbours and takes 0, 1 and 3.
+    scores = np.eye(5)
+    for i, j in [(0, 1), (0, 2), (1, 2), (2, 3)]:
+        scores[i, j] = scores[j, i] = 0.7
+    assert linked_clusters(scores, 0.5).tolist() == [2, 2, 2, 2, 4]
+    assert len(set(linked_clusters(scores, 0.9))) == 5
+
+
+def test_foldseek_output_is_read(fixtures_folder):
+    from dplm2.evaluation.foldseek import count_clusters, highest_tm_scores, read_clusters, read_search
+
+    clusters = read_clusters(fixtures_folder / "foldseek" / "cluster_cluster.tsv")
+    chains = (fixtures_folder / "foldseek" / "chains.txt").read_text().split()
+    assert count_clusters(clusters, chains) == 38
+    search = read_search(fixtures_folder / "foldseek" / "search.tsv")
+    assert len(search) == 3600
+    assert set(highest_tm_scores(search)) == set(chains)
+    others = search[search["query"] != search["target"]]
+    row = others[(others["query"] == "1en2_A") & (others["target"] == "4eba_G")].iloc[0]
+    assert (row["qtmscore"], row["rmsd"]) == (0.3591, 4.325)
+    with pytest.raises(DPLM2Error, match="12 columns"):
+        read_search(fixtures_folder / "foldseek" / "search_default.tsv")
+
+
+def test_clusters_of_scores_are_about_those_of_foldseek(fixtures_folder):
+    from dplm2.evaluation.foldseek import read_clusters, read_search
+
+    search = read_search(fixtures_folder / "foldseek" / "search.tsv")
+    recorded = read_clusters(fixtures_folder / "foldseek" / "cluster_cluster.tsv")
+    scores = search.pivot_table(index="query", columns="target", values="qtmscore").fillna(0)
+    ours = dict(zip(scores.index, linked_clusters(scores.to_numpy(), 0.5), strict=True))
+    # Foldseek's prefilter misses a few of the pairs that the exhaustive search finds, and adds none.
+    assert len(set(recorded.values())) - 4 <= len(set(ours.values())) <= len(set(recorded.values()))
+    for member, representative in recorded.items():
+        assert ours[member] == ours[representative]
+
+
+def test_foldseek_that_is_not_there_says_how_to_get_it(tmp_path):
+    from dplm2.evaluation.foldseek import cluster
+    from dplm2.evaluation.settings import FoldseekSettings
+
+    settings = FoldseekSettings(program="foldseek-that-is-not-there", database=None, threads=1)
+    with pytest.raises(DPLM2Error, match=r"envs/foldseek\.yaml"):
+        cluster({"a": np.zeros((5, 4, 3))}, settings, 0.5)

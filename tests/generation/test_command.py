@@ -1,0 +1,134 @@
+"""``dplm2 generate``: what it writes, what it refuses, and how it goes on after an interruption."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+from biotite.sequence import ProteinSequence
+from biotite.structure.io import pdb
+
+from dplm2.cli import main
+from dplm2.generation import run as running
+from dplm2.generation.model import DPLM2
+from dplm2.generation.samples import read_samples
+
+COMMON = ["--set", "lengths=[6,9,12]", "samples=2", "steps=4", "token_budget=30"]
+
+
+def generate(folders, out, task="co-generation", *others):
+    arguments = others or COMMON
+    return main(["generate", task, "--model", str(folders / "model"), "--out", str(out), "--device", "cpu", *arguments])
+
+
+def test_writes_samples_structures_and_a_note(folders, tmp_path, capsys):
+    assert generate(folders, tmp_path / "out", "co-generation", *COMMON, "format=pdb") == 0
+    assert f"samples: {tmp_path / 'out'}" in capsys.readouterr().out
+    rows = read_samples(tmp_path / "out").to_pylist()
+    assert [row["length"] for row in rows] == [6, 6, 9, 9, 12, 12] and {row["model"] for row in rows} == {"model"}
+    assert sorted(p.stem for p in (tmp_path / "out/structures").iterdir()) == sorted(row["sample_id"] for row in rows)
+    for row in rows:
+        atoms = pdb.PDBFile.read(tmp_path / f"out/structures/{row['sample_id']}.pdb").get_structure(model=1)
+        assert atoms[atoms.atom_name == "CA"].res_name.tolist() == [
+            ProteinSequence.convert_letter_1to3(letter) for letter in row["sequence"]
+        ]
+        np.testing.assert_allclose(atoms.coord.ravel(), row["backbone"], atol=2e-3)
+    note = json.loads((tmp_path / "out/run.json").read_text())
+    assert note["samples"] == 6 and set(note["inputs"]) == {"model", "tokenizer"} and note["settings"]["steps"] == 4
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["run.json", "samples.parquet", "structures"]
+
+
+def test_settings_come_from_the_configuration_and_the_command_line_stands_above(folders, tmp_path):
+    section = {"task": "sequence", "lengths": [5], "samples": 3, "steps": 2}
+    text = json.dumps({"seed": 7, "generation": {"one": section, "two": {**section, "task": "backbone"}}})
+    assert generate(folders, tmp_path / "a", "sequence", "--config", text, "--name", "one") == 0
+    assert generate(folders, tmp_path / "b", "sequence", "--config", text, "--set", "samples=1") == 0
+    a, b = (read_samples(tmp_path / name).to_pylist() for name in "ab")
+    assert len(a) == 3 and len(b) == 1 and a[0]["sequence"] == b[0]["sequence"]
+    assert generate(folders, tmp_path / "c", "sequence", "--config", text, "--seed", "8") == 0
+    assert [row["sequence"] for row in read_samples(tmp_path / "c").to_pylist()] != [row["sequence"] for row in a]
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "status", "message"),
+    [
+        ("folding", ["--set", "lengths=[5]"], 2, "lengths: has no effect on this task"),
+        ("folding", ["--set", "steps"], 2, "--set steps: KEY=VALUE is wanted"),
+        ("folding", ["--chains", "nowhere"], 1, "nowhere: no such file or folder"),
+        ("folding", [], 2, "task folding needs something to work on"),
+        ("scaffolding", [], 1, "task scaffolding needs motif problems"),
+        ("co-generation", ["--set", "colour=red"], 2, "unknown key 'colour'; allowed: amino_acids"),
+        (
+            "folding",
+            ["--config", '{"generation": {"a": {"task": "sequence"}}}', "--name", "a"],
+            2,
+            "is of the task sequence",
+        ),
+    ],
+)
+def test_wrong_use_ends_with_one_clear_line(folders, tmp_path, capsys, task, arguments, status, message):
+    assert generate(folders, tmp_path / "out", task, "--seed", "0", *arguments) == status
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_goes_on_after_an_interruption_with_the_same_samples(folders, tmp_path, monkeypatch, capsys):
+    assert generate(folders, tmp_path / "whole") == 0
+    decode, calls = DPLM2._decoded, []
+
+    def killed(self, *arguments):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(DPLM2, "_decoded", killed)
+    assert generate(folders, tmp_path / "cut") == 130
+    assert not (tmp_path / "cut/samples.parquet").exists()
+    made = []
+
+    def counted(self, requests, *others):
+        made.extend(requests)
+        return decode(self, requests, *others)
+
+    monkeypatch.setattr(DPLM2, "_decoded", counted)
+    capsys.readouterr()
+    assert generate(folders, tmp_path / "cut") == 0
+    assert "going on: 2 of 6 samples are there already" in capsys.readouterr().out and len(made) == 4
+    assert read_samples(tmp_path / "cut").equals(read_samples(tmp_path / "whole"))
+
+
+def test_a_signal_ends_the_run_between_two_steps_and_keeps_what_is_done(folders, tmp_path, monkeypatch):
+    advance, count = running.DPLM2.run, []
+
+    def signalled(self, *arguments, before_step, **others):
+        def step():
+            count.append(1)
+            if len(count) == 6:
+                signal.raise_signal(signal.SIGTERM)
+            before_step()
+
+        return advance(self, *arguments, before_step=step, **others)
+
+    monkeypatch.setattr(running.DPLM2, "run", signalled)
+    assert generate(folders, tmp_path / "out") == 75
+    assert len(count) == 6 and len(list((tmp_path / "out/.unfinished").rglob("*.parquet"))) == 1
+
+
+def test_samples_of_other_settings_are_not_taken_over(folders, tmp_path, monkeypatch, capsys):
+    state = ["--state", str(tmp_path / "state")]
+    decode = DPLM2._decoded
+    calls = []
+
+    def killed(self, *arguments):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(DPLM2, "_decoded", killed)
+    assert generate(folders, tmp_path / "out", "co-generation", *state, *COMMON) == 130
+    monkeypatch.setattr(DPLM2, "_decoded", decode)
+    for change in (["nucleus=0.5"], []):
+        assert generate(folders, tmp_path / f"out{len(change)}", "co-generation", *state, *COMMON, *change) == 0
+        assert ("going on" in capsys.readouterr().out) == (not change)

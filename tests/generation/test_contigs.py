@@ -1,0 +1,118 @@
+"""Contigs: what is read, what is refused, and how lengths are drawn."""
+
+import csv
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from dplm2.errors import DPLM2Error
+from dplm2.generation.contigs import Problem, Segment, Spacer, contig_limits, parse_contig, read_problem, read_problems
+
+MOTIFS = Path(__file__).parents[2] / "config" / "motifs"
+# Names of the benchmark's table that the published tables give in other words.
+RENAMED = {"4ZYP": "rsv_site4", "7MRX_short": "7MRX_60", "7MRX_med": "7MRX_85", "7MRX_long": "7MRX_128"}
+
+
+def problem_of(contig, total=None):
+    parts = parse_contig(contig)
+    return Problem("p", Path("p.pdb"), parts, *(total or contig_limits(parts)))
+
+
+def test_contig_notation():
+    assert parse_contig("5-20, A16-35,20,B38,heavy/-3--1:sequence") == (
+        Spacer(5, 20),
+        Segment("A", 16, 35, "both"),
+        Spacer(20, 20),
+        Segment("B", 38, 38, "both"),
+        Segment("heavy", -3, -1, "sequence"),
+    )
+    assert parse_contig("A28-42", offset=529, given="structure") == (Segment("A", 557, 571, "structure"),)
+
+
+@pytest.mark.parametrize(
+    ("contig", "message"),
+    [
+        ("5-20,A16-35,x", "'x' is neither a spacer"),
+        ("20-5", "'20-5' ends before it begins"),
+        ("A35-16", "'A35-16' ends before it begins"),
+        ("A16-35:shape", "'shape' is not one of both, sequence, structure"),
+    ],
+)
+def test_wrong_contigs_are_refused(contig, message):
+    with pytest.raises(DPLM2Error, match=message):
+        parse_contig(contig)
+
+
+def test_lengths_are_drawn_evenly_from_all_that_are_allowed():
+    problem = problem_of("0-3,A1-2,1-4,B5,0-2", total=(7, 9))
+    allowed = [
+        (a, 2, b, 1, c) for a, b, c in itertools.product(range(4), range(1, 5), range(3)) if 7 <= a + 2 + b + 1 + c <= 9
+    ]
+    random = np.random.default_rng(0)
+    drawn = Counter(tuple(problem.draw_lengths(random)) for _ in range(6000))
+    assert set(drawn) == set(allowed)
+    assert chisquare([drawn[lengths] for lengths in allowed]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("contig", "total", "message"),
+    [
+        ("5,A1-30,5", (10, 20), "problem p: its motif of 30 residues is longer than the total of 20"),
+        ("5-9,A1-12,5", (15, 20), "problem p: motif and shortest spacers are 22 residues, more than the total of 20"),
+        ("0-5,A1-3", (9, 12), "problem p: motif and longest spacers are 8 residues, fewer than the total of 9"),
+    ],
+)
+def test_problems_that_cannot_be_satisfied_are_refused_by_name(contig, total, message):
+    with pytest.raises(DPLM2Error, match=message):
+        problem_of(contig, total).check()
+
+
+def test_the_24_problems_are_those_of_the_benchmark(corpus_folder):
+    with (corpus_folder / "motif" / "motif_check.csv").open() as stream:
+        table = {row["problem"]: row for row in csv.DictReader(stream)}
+    problems = read_problems([MOTIFS], corpus_folder / "motif")
+    assert len(problems) == 24
+    for problem in problems:
+        row = table.pop(RENAMED.get(problem.name, problem.name))
+        assert problem.reference.name == row["pdb_file"] and problem.reference.is_file()
+        assert problem.parts == parse_contig(row["contig"], int(row["offset"]))
+        assert sum(segment.length for segment in problem.segments) == int(row["n_motif"])
+        assert len(problem.segments) == int(row["n_segments"])
+        if row["length"]:
+            ends = [int(end) for end in row["length"].split("-")]
+            assert (problem.shortest, problem.longest) == (ends[0], ends[-1])
+        lengths = problem.draw_lengths(np.random.default_rng(0))
+        assert problem.shortest <= sum(lengths) <= problem.longest
+    assert {row["pdb_file"] for row in table.values()} == {""}  # two rows have no reference and are not of the 24
+
+
+def test_problem_files(tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text("reference: x.pdb\ncontig: 5-10,A3-7\ntotal_length: 12\n")
+    problem = read_problem(path)
+    assert (problem.name, problem.reference, problem.shortest, problem.longest) == ("one", tmp_path / "x.pdb", 12, 12)
+    assert read_problem(path, "elsewhere").reference == Path("elsewhere/x.pdb")
+    for text, message in [
+        ("reference: x.pdb", "at least the keys reference and contig"),
+        ("reference: x\ncontig: A1\nlength: 3", "unknown key length; allowed: contig"),
+        ("reference: x\ncontig: A1\ntotal_length: [5, 2]", r"total_length is \[5, 2\]"),
+        ("reference: x\ncontig: A1\noffset: many", "offset is a whole number"),
+        ("a: [", "cannot be read as a motif problem"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(DPLM2Error, match=message):
+            read_problem(path)
+    with pytest.raises(DPLM2Error, match="no motif problems"):
+        (tmp_path / "empty").mkdir()
+        read_problems([tmp_path / "empty"])
+
+
+def test_two_problems_of_one_name_are_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("name: same\nreference: x.pdb\ncontig: A3-7\n")
+    with pytest.raises(DPLM2Error, match="b.yaml: a second problem named same"):
+        read_problems([tmp_path])

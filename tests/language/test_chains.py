@@ -1,0 +1,132 @@
+"""Tokenized chains: what becomes of their parts, and likelihoods against closed forms."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from dplm2.errors import DPLM2Error
+from dplm2.language import likelihood
+from dplm2.language.chains import Chains
+from dplm2.language.diffusion import TRACKS
+from dplm2.language.settings import diffusion_settings
+from dplm2.language.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(20)
+
+
+def table_of(sequences, tokens, observed=None, clusters=None):
+    observed = observed or [[True] * len(sequence) for sequence in sequences]
+    return pa.table(
+        {
+            "chain_id": [f"chain{number}" for number in range(len(sequences))],
+            "sequence": sequences,
+            "structure_tokens": pa.array(tokens, pa.list_(pa.uint16())),
+            "observed": pa.array(observed, pa.list_(pa.bool_())),
+            "cluster": pa.array(clusters or [None] * len(sequences), pa.string()),
+        }
+    )
+
+
+def random_table(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    sequences = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), length)) for length in lengths]
+    return table_of(sequences, [rng.integers(0, 20, length).tolist() for length in lengths])
+
+
+def test_a_chain_comes_back_as_it_was():
+    chains = Chains(table_of(["MKV", "WX"], [[1, 2, 3], [4, 5]], [[True, False, True], [True, True]]), VOCABULARY, diffusion_settings())
+    assert chains.track(0, "structure").tolist() == [37, VOCABULARY.unknown_structure, 39]
+    assert chains.track(1, "structure").tolist() == [40, 41]
+    assert VOCABULARY.decode_sequence(chains.track(1, "sequence")) == "WX"
+    assert chains.costs() == [10, 8]
+
+
+def test_tokens_of_missing_residues_are_kept_if_they_are_to_be_learned():
+    settings = diffusion_settings(unobserved_structure="learn")
+    chains = Chains(table_of(["MK"], [[7, 0]], [[True, False]]), VOCABULARY, settings)
+    assert chains.track(0, "structure").tolist() == [43, 36]
+
+
+def test_tracks_of_different_length_name_the_chain():
+    with pytest.raises(DPLM2Error, match="chain1"):
+        Chains(table_of(["MK", "MKV"], [[1, 2], [3]]), VOCABULARY, diffusion_settings())
+
+
+def test_no_chain_at_all_is_refused():
+    with pytest.raises(DPLM2Error, match="no tokenized chain"):
+        Chains(table_of([], []), VOCABULARY, diffusion_settings())
+
+
+def test_windows_are_of_the_lengths_and_places_asked_for():
+    settings = diffusion_settings(max_length=80, crop_probability=0.5, crop_min_length=30)
+    chains = Chains(random_table([100, 40]), VOCABULARY, settings)
+    generator = torch.Generator().manual_seed(0)
+    long, short = ([chains.window(index, generator) for _ in range(4000)] for index in (0, 1))
+    lengths = np.array([window.stop - window.start for window in long])
+    assert lengths.min() == 30 and lengths.max() == 80
+    assert (lengths == 80).mean() == pytest.approx(0.5, abs=0.03)
+    assert (lengths[lengths < 80]).mean() == pytest.approx(54.5, abs=1.5)
+    whole = [window for window in long if window.stop - window.start == 80]
+    assert {window.start for window in whole} == set(range(21))
+    assert max(window.stop - window.start for window in short) == 40
+    assert min(window.stop - window.start for window in short) == 30
+
+
+def test_a_batch_is_a_function_of_its_generator():
+    chains = Chains(random_table([90, 70, 50]), VOCABULARY, diffusion_settings())
+    first, again, other = (chains.noised([0, 1, 2], torch.Generator().manual_seed(seed)).batch() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert first["input_ids"].shape != other["input_ids"].shape or not torch.equal(first["input_ids"], other["input_ids"])
+
+
+def test_unigram_entropy_is_that_of_the_frequencies():
+    table = table_of(["AAAACX", "CCGG"], [[0, 0, 0, 0, 1, 1], [2, 2, 3, 3]], [[True] * 5 + [False], [True] * 4])
+    entropy = likelihood.unigram_entropy(Chains(table, VOCABULARY, diffusion_settings()))
+
+    def closed_form(*counts):
+        return -sum(count / sum(counts) * math.log(count / sum(counts)) for count in counts)
+
+    assert entropy["sequence"] == pytest.approx(closed_form(4, 3, 2))
+    assert entropy["structure"] == pytest.approx(closed_form(4, 1, 2, 2))
+
+
+def test_a_model_that_knows_nothing_has_the_entropy_of_equal_classes(small_network):
+    """With a head of zeros every class of a track is as likely as any other."""
+    head = small_network.model.lm_head
+    torch.nn.init.zeros_(head.decoder.weight)
+    torch.nn.init.zeros_(head.bias)
+    chains = Chains(random_table([60, 45, 80]), VOCABULARY, diffusion_settings())
+    entries = likelihood.masked_cross_entropies(small_network, chains)
+    assert {(entry.track, entry.task) for entry in entries} == {
+        ("structure", "single_modality"),
+        ("sequence", "single_modality"),
+        ("structure", "folding"),
+        ("sequence", "inverse_folding"),
+        ("structure", "joint"),
+        ("sequence", "joint"),
+    }
+    for entry in entries:
+        assert entry.positions > 50
+        assert entry.value == pytest.approx(math.log(len(VOCABULARY.classes(entry.track))), rel=1e-5)
+    pooled = likelihood.pooled(entries)
+    for track in TRACKS:
+        assert pooled[track][1] == sum(entry.positions for entry in entries if entry.track == track)
+
+
+def test_likelihood_does_not_depend_on_batches(small_network, monkeypatch):
+    chains = Chains(random_table([60, 45, 80, 30]), VOCABULARY, diffusion_settings())
+    together = likelihood.masked_cross_entropies(small_network, chains)
+    again = likelihood.masked_cross_entropies(small_network, chains)
+    assert together == again
+    small_network.packing = False
+    with_mask = likelihood.masked_cross_entropies(small_network, chains)
+    assert [entry.positions for entry in with_mask] == [entry.positions for entry in together]
+    assert [entry.value for entry in with_mask] == pytest.approx([entry.value for entry in together], rel=1e-5)
+
+
+def test_written_out_shows_tracks_and_masks():
+    ids_T = torch.tensor([33, 37, VOCABULARY.mask_structure, 34, 0, VOCABULARY.mask_sequence, 4, 2])
+    assert likelihood.written_out(VOCABULARY, ids_T) == "  structure 0001 ____\n  sequence  _L"

@@ -1,0 +1,190 @@
+"""The objective against recorded values of the authors' implementation, and the noise against closed forms."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dplm2.errors import ConfigError
+from dplm2.language import diffusion
+from dplm2.language.diffusion import TASKS, DiffusionObjective
+from dplm2.language.settings import diffusion_settings
+from dplm2.language.vocabulary import TRACKS, Vocabulary
+
+RECORDED = {
+    "loss_linear": {"weighting": "linear"},
+    "loss_constant": {"weighting": "constant"},
+    "loss_selfmixup_linear": {"weighting": "linear", "self_mixup": "released"},
+}
+TOLERANCE = 1e-4
+
+
+def recorded_batch(path, settings):
+    values = load_file(path)
+
+    def joined(name):
+        return torch.cat([values[f"struct_{name}"], values[f"aatype_{name}"]], 1)
+
+    weights = [
+        diffusion.loss_weight(values[f"{track}_t"], settings)[:, None].expand(-1, 12) for track in ("struct", "aatype")
+    ]
+    target_ids_BT = joined("target")
+    batch = {
+        "input_ids": joined("x_t"),
+        "target_ids": target_ids_BT,
+        "learnable": ~Vocabulary().is_edge(target_ids_BT),
+        "noised": joined("noise_mask"),
+        "weight": torch.cat(weights, 1),
+        "single_modality": values["single_modality"],
+    }
+    return values, batch
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_loss_and_gradients_are_the_recorded_ones(recorded, released_network, name):
+    settings = diffusion_settings(classes="all", **RECORDED[name])
+    values, batch = recorded_batch(recorded / f"{name}.safetensors", settings)
+    objective = DiffusionObjective(released_network, settings)
+    loss, metrics = objective(batch)
+    loss.backward()
+    noted = json.loads((recorded / "meta.json").read_text())[name]
+    assert loss.item() == pytest.approx(values["loss"].item(), rel=TOLERANCE)
+    for track, theirs in (("structure", "struct"), ("sequence", "aatype")):
+        assert metrics[f"loss_{track}"].item() == pytest.approx(
+            noted["logging"][f"{theirs}/weight_diff_loss"], rel=TOLERANCE
+        )
+        assert metrics[f"cross_entropy_{track}"].item() == pytest.approx(
+            noted["logging"][f"{theirs}/constant_diff_loss"], rel=TOLERANCE
+        )
+    parameters = dict(released_network.model.named_parameters())
+    for parameter, norm in noted["grad_norms"].items():
+        assert parameters[parameter].grad.norm().item() == pytest.approx(norm, rel=TOLERANCE, abs=1e-6)
+    for entry, gradient in values.items():
+        if entry.startswith("grad."):
+            ours = parameters[entry.removeprefix("grad.")].grad
+            assert torch.allclose(ours, gradient, atol=TOLERANCE * float(gradient.abs().max()))
+
+
+def test_self_mixup_gives_the_recorded_second_input(recorded, released_network):
+    settings = diffusion_settings(classes="all", self_mixup="released")
+    values, batch = recorded_batch(recorded / "loss_selfmixup_linear.safetensors", settings)
+    mixed_BT, chosen_BT = DiffusionObjective(released_network, settings).mixed_up(batch)
+    assert torch.equal(mixed_BT, values["mixup_x_t"])
+    assert torch.equal(chosen_BT, values["mixup_loss_mask"])
+
+
+def noised_batch(vocabulary, settings, task, samples=4, residues=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    structure = torch.randint(36, vocabulary.mask_structure, (samples, residues), generator=generator)
+    sequence = torch.randint(4, 24, (samples, residues), generator=generator)
+    edge = torch.ones(samples, 1, dtype=torch.long)
+    target = torch.cat([edge * 33, structure, edge * 34, edge * 0, sequence, edge * 2], 1)
+    tasks = torch.full((samples,), TASKS.index(task))
+    times = diffusion.draw_times(tasks, settings.steps, generator)
+    return diffusion.add_noise(vocabulary, target, tasks, times, settings, generator), times
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_noises_its_tracks_at_its_times(task):
+    vocabulary, settings = Vocabulary(20), diffusion_settings()
+    noised, times = noised_batch(vocabulary, settings, task, samples=64)
+    half = noised.target_ids_BT.shape[1] // 2
+    by_track = {"structure": noised.noised_BT[:, :half], "sequence": noised.noised_BT[:, half:]}
+    for track in TRACKS:
+        asked = track in diffusion.NOISED_TRACKS[task]
+        assert bool(by_track[track].any()) == asked
+        assert bool((times[track] > 0).all()) == asked == bool((times[track] != 0).any())
+    if task == "joint":
+        assert torch.equal(times["structure"], times["sequence"])
+    assert bool(noised.single_modality_B.all()) == (task == "single_modality")
+    shown = noised.input_ids_BT
+    assert torch.equal(shown[~noised.noised_BT], noised.target_ids_BT[~noised.noised_BT])
+    assert set(shown[:, :half][by_track["structure"]].tolist()) <= {vocabulary.mask_structure}
+    assert set(shown[:, half:][by_track["sequence"]].tolist()) <= {vocabulary.mask_sequence}
+    edges = vocabulary.is_edge(noised.target_ids_BT)
+    assert not (noised.noised_BT & edges).any()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_share_of_masks_follows_the_schedule(schedule):
+    vocabulary, settings = Vocabulary(20), diffusion_settings(schedule=schedule)
+    target = torch.full((1, 100_000), 40)
+    for time, expected in ((125, {"linear": 0.25, "cosine": 0.0761}), (500, {"linear": 1.0, "cosine": 1.0})):
+        times = {"structure": torch.tensor([time]), "sequence": torch.tensor([0])}
+        tasks = torch.tensor([TASKS.index("folding")])
+        noised = diffusion.add_noise(vocabulary, target, tasks, times, settings, torch.Generator().manual_seed(0))
+        assert noised.noised_BT.float().mean().item() == pytest.approx(expected[schedule], abs=0.01)
+
+
+def test_weight_of_a_time():
+    times = torch.tensor([1, 251, 500])
+    linear = diffusion.loss_weight(times, diffusion_settings(weighting="linear"))
+    assert linear.tolist() == pytest.approx([1.0, 0.5, 0.002], rel=1e-4)
+    assert diffusion.loss_weight(times, diffusion_settings(weighting="constant")).tolist() == [1, 1, 1]
+
+
+def test_split_assignment_is_the_authors_and_draw_follows_the_shares():
+    ratios, generator = diffusion_settings().task_ratios, torch.Generator().manual_seed(0)
+    joint, quarter = TASKS.index("joint"), len(TASKS)
+    assert diffusion.assign_tasks(3, ratios, "split", generator).tolist() == [joint] * 3
+    seven = diffusion.assign_tasks(7, ratios, "split", generator).bincount(minlength=quarter)
+    assert seven.tolist() == [1, 1, 1, 0, 4]
+    many = diffusion.assign_tasks(40_000, ratios, "draw", generator).bincount(minlength=quarter) / 40_000
+    assert many.tolist() == pytest.approx([0.25, 0.25, 0.25, 0.0, 0.25], abs=0.01)
+
+
+def test_shares_that_do_not_sum_to_one_are_refused():
+    with pytest.raises(ConfigError, match="sum to 1.25"):
+        diffusion_settings(task_ratios={"joint": 0.5})
+
+
+@pytest.mark.parametrize("shown", ["mask", "unknown", "learn"])
+def test_what_is_not_observed_is_not_learned(shown):
+    vocabulary = Vocabulary(20)
+    settings = diffusion_settings(unobserved_structure=shown)
+    target = torch.tensor([[33, 40, vocabulary.unknown_structure, 34, 0, 5, vocabulary.unknown_residue, 2]])
+    tasks, everything = torch.tensor([TASKS.index("joint")]), torch.tensor([settings.steps])
+    times = dict.fromkeys(TRACKS, everything)
+    noised = diffusion.add_noise(vocabulary, target, tasks, times, settings, torch.Generator().manual_seed(0))
+    assert noised.noised_BT[0].tolist() == [False, True, shown == "learn", False, False, True, False, False]
+    seen = {"mask": vocabulary.mask_structure, "unknown": vocabulary.unknown_structure}
+    assert noised.input_ids_BT[0, 2] == seen.get(shown, vocabulary.mask_structure)
+    assert noised.input_ids_BT[0, 6] == vocabulary.unknown_residue
+
+
+def test_own_classes_are_the_conditional_of_all_classes(small_network):
+    """Restricted to a track, the softmax is that of the whole vocabulary renormalised: same order, smaller loss."""
+    noised, _ = noised_batch(small_network.vocabulary, diffusion_settings(), "joint")
+    batch = noised.batch()
+    hidden_BTD = small_network.hidden(batch["input_ids"])
+    for track in TRACKS:
+        own, _ = DiffusionObjective(small_network, diffusion_settings()).track_nll(
+            hidden_BTD, batch, batch["noised"], track
+        )
+        logits = small_network(batch["input_ids"]).log_softmax(-1)
+        classes = small_network.vocabulary.classes(track)
+        structure = batch["target_ids"] >= 33
+        chosen = batch["noised"] & (structure if track == "structure" else ~structure)
+        mass = logits[chosen][:, classes.start : classes.stop].logsumexp(-1)
+        joint = logits[chosen].gather(1, batch["target_ids"][chosen][:, None])[:, 0]
+        assert torch.allclose(own, mass - joint, atol=1e-5)
+
+
+def test_clean_self_mixup_keeps_what_is_given(small_network):
+    settings = diffusion_settings(self_mixup="clean")
+    for task in ("folding", "inverse_folding", "joint"):
+        noised, _ = noised_batch(small_network.vocabulary, settings, task)
+        mixed_BT, chosen_BT = DiffusionObjective(small_network, settings).mixed_up(noised.batch())
+        vocabulary, structure_BT = small_network.vocabulary, noised.target_ids_BT >= 33
+        for track in TRACKS:
+            of_track = structure_BT if track == "structure" else ~structure_BT
+            if track not in diffusion.NOISED_TRACKS[task]:
+                assert torch.equal(mixed_BT[of_track], noised.target_ids_BT[of_track])
+                assert not chosen_BT[of_track].any()
+                continue
+            predicted = mixed_BT[of_track & noised.noised_BT]
+            allowed = vocabulary.generated(track)
+            assert ((predicted >= allowed.start) & (predicted < allowed.stop)).all()
+            swapped = of_track & noised.learnable_BT & ~noised.noised_BT
+            assert (mixed_BT[swapped] == vocabulary.mask(track)).all()

@@ -1,0 +1,181 @@
+"""The authors' checkpoints there and back: by value at tiny size, by name and shape at theirs."""
+
+import json
+import os
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dplm2.errors import DPLM2Error
+from dplm2.language import checkpoints, importing
+from dplm2.language.network import MultimodalEsm
+from dplm2.language.vocabulary import Vocabulary
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def released_folder(recorded, tmp_path):
+    folder = tmp_path / "released"
+    folder.mkdir()
+    for name, target in (("weights.safetensors", "model.safetensors"), ("config.json", "config.json")):
+        (folder / target).write_bytes((recorded / name).read_bytes())
+    return folder
+
+
+def assert_gives_recorded_logits(recorded, folder):
+    values = load_file(recorded / "forward_padded.safetensors")
+    network = MultimodalEsm.from_pretrained(folder)
+    assert network.embedding_scaling == "released"
+    with torch.no_grad():
+        logits = network(values["input_ids"])
+    real_BT = values["input_ids"] != 1
+    assert (logits - values["logits"])[real_BT].abs().max() < TOLERANCE * values["logits"][real_BT].abs().max()
+
+
+def test_folder_there_and_back_is_bit_for_bit(recorded, released_folder, tmp_path):
+    importing.import_model(released_folder, tmp_path / "ours")
+    assert_gives_recorded_logits(recorded, tmp_path / "ours")
+    importing.export_model(tmp_path / "ours", tmp_path / "back")
+    before, after = load_file(released_folder / "model.safetensors"), load_file(tmp_path / "back/model.safetensors")
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    config = json.loads((tmp_path / "back/config.json").read_text())
+    assert config["token_dropout"] is True and config["dplm_type"] == "dplm2_esm" and "dplm2" not in config
+    importing.import_model(tmp_path / "back", tmp_path / "again")
+    assert_gives_recorded_logits(recorded, tmp_path / "again")
+
+
+class Settings:
+    """Stands for an object of another program in its checkpoint."""
+
+    def __init__(self):
+        self.value = OrderedDict(a=1)
+
+
+class Evil:
+    """Would run a command if it were unpickled as Python does it."""
+
+    def __reduce__(self):
+        return os.system, ("touch was-run",)
+
+
+def test_lightning_checkpoint_with_foreign_objects(recorded, released_folder, tmp_path):
+    weights = load_file(released_folder / "model.safetensors")
+    content = {
+        "state_dict": {f"model.net.{name}": value for name, value in weights.items()},
+        "hyper_parameters": {"settings": Settings()},
+        "epoch": 3,
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    importing.import_model(tmp_path / "last.ckpt", tmp_path / "ours")
+    assert_gives_recorded_logits(recorded, tmp_path / "ours")
+
+
+def test_a_checkpoint_that_would_run_something_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "evil": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(DPLM2Error, match="without running"):
+        checkpoints.read_weights(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "was-run").exists()
+
+
+def scaled_shapes(recorded_shapes, hidden, heads):
+    """The shapes of a key list with the width 8 * heads in place of ``hidden``, everything else in proportion."""
+    narrow = 8 * heads
+    replaced = {hidden: narrow, 4 * hidden: 4 * narrow, hidden // heads // 2: 4, 1026: 1026, 8229: 8229, 16: 16}
+    return {name: [replaced.get(size, size) for size in shape] for name, (shape, _) in recorded_shapes.items()}
+
+
+def weights_of(shapes):
+    from dplm2.language.network import esm_config
+
+    width = shapes["esm.embeddings.word_embeddings.weight"][1]
+    frequencies = 1.0 / (10000 ** (torch.arange(0, 8, 2) / 8))
+    assert esm_config(57, width, 1, width // 8, 4 * width)
+    return {
+        name: frequencies.clone() if name.endswith("inv_freq") else torch.full(shape, 0.01)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize(("size", "hidden", "heads"), [("150m", 640, 20), ("650m", 1280, 20), ("3b", 2560, 40)])
+def test_every_key_of_the_released_sizes_has_its_place(fixtures_folder, tmp_path, size, hidden, heads):
+    """The real key lists at a small width: all placed, and all given back."""
+    listed = json.loads((fixtures_folder / f"keys_dplm2_{size}.json").read_text())
+    weights = weights_of(scaled_shapes(listed, hidden, heads))
+    (tmp_path / "source").mkdir()
+    save_file(weights, tmp_path / "source/model.safetensors")
+    network = importing.import_model(tmp_path / "source", tmp_path / "ours")
+    assert network.model.config.num_attention_heads == heads
+    importing.export_model(tmp_path / "ours", tmp_path / "back")
+    back = load_file(tmp_path / "back/model.safetensors")
+    assert {name: value.shape for name, value in back.items()} == {name: w.shape for name, w in weights.items()}
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(("size", "hidden", "heads"), [("150m", 640, 20), ("650m", 1280, 20)])
+def test_unmerged_lora_keys_become_the_plain_ones(fixtures_folder, size, hidden, heads):
+    listed = json.loads((fixtures_folder / f"keys_dplm2_{size}_lora.json").read_text())["state_dict"]
+    plain = json.loads((fixtures_folder / f"keys_dplm2_{size}.json").read_text())
+    weights = {f"model.net.{name}": torch.zeros(shape) for name, shape in scaled_shapes(listed, hidden, heads).items()}
+    merged = importing.plain_weights(weights)
+    expected = scaled_shapes(plain, hidden, heads)
+    assert {name: list(value.shape) for name, value in merged.items()} == expected
+
+
+def test_lora_is_merged_with_the_trained_copies(recorded):
+    plain = load_file(recorded / "weights.safetensors")
+    query = "esm.encoder.layer.1.attention.self.query"
+    a, b = torch.randn(16, 64), torch.randn(64, 16)
+    prefix = "net.base_model.model."
+    trained = {name: value for name, value in plain.items() if not name.startswith((query, "lm_head"))}
+    weights = {prefix + name: value for name, value in trained.items()}
+    weights |= {
+        f"{prefix}{query}.base_layer.weight": plain[f"{query}.weight"],
+        f"{prefix}{query}.base_layer.bias": plain[f"{query}.bias"],
+        f"{prefix}{query}.lora_A.default.weight": a,
+        f"{prefix}{query}.lora_B.default.weight": b,
+    }
+    for name in [name for name in plain if name.startswith("lm_head.")]:
+        part = name.removeprefix("lm_head.")
+        weights[f"{prefix}lm_head.original_module.{part}"] = torch.zeros_like(plain[name])
+        weights[f"{prefix}lm_head.modules_to_save.default.{part}"] = plain[name]
+    merged = importing.plain_weights(weights)
+    assert set(merged) == set(plain)
+    assert torch.allclose(merged[f"{query}.weight"], plain[f"{query}.weight"] + 2 * b @ a, atol=1e-5)
+    assert all(torch.equal(merged[name], plain[name]) for name in plain if name != f"{query}.weight")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("lm_head.bias"), "missing .*lm_head.bias"),
+        (lambda w: w.update({"esm.extra.weight": torch.zeros(1)}), "no place .*esm.extra.weight"),
+        (lambda w: w.update({"lm_head.bias": torch.zeros(7)}), "another shape .*lm_head.bias"),
+        (lambda w: w.pop("esm.embeddings.word_embeddings.weight"), "not a DPLM"),
+    ],
+)
+def test_what_does_not_fit_is_refused(recorded, tmp_path, change, message):
+    weights = load_file(recorded / "weights.safetensors")
+    change(weights)
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(DPLM2Error, match=message):
+        importing.import_model(tmp_path, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_what_their_program_cannot_compute_is_not_exported(small_network, tmp_path):
+    small_network.embedding_scaling = "once"
+    small_network.save_pretrained(tmp_path / "ours")
+    with pytest.raises(DPLM2Error, match="no counterpart"):
+        importing.export_model(tmp_path / "ours", tmp_path / "theirs")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(DPLM2Error, match="none of model.safetensors"):
+        checkpoints.read_weights(tmp_path)
+    assert Vocabulary.of_size(8229) == Vocabulary()

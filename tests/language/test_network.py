@@ -1,0 +1,136 @@
+"""The network against recorded values of the authors' implementation, and its invariances."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM
+
+from dplm2.errors import DPLM2Error
+from dplm2.language import layout
+from dplm2.language.network import MultimodalEsm, esm_config
+
+TOLERANCE = 1e-4
+INPUTS = "cogen padded single_modality aa_only struct_only all_masked folding inverse_folding".split()
+UNSCALED = ["cogen_no_token_dropout", "padded_no_token_dropout"]
+
+
+def largest_relative(ours, recorded, where):
+    return float((ours - recorded)[where].abs().max() / recorded[where].abs().max())
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("name", INPUTS + UNSCALED)
+@torch.no_grad()
+def test_network_gives_the_recorded_values(recorded, released_network, name, packing):
+    values = load_file(recorded / f"forward_{name}.safetensors")
+    network, ids_BT = released_network, values["input_ids"]
+    network.packing = packing
+    network.embedding_scaling = "none" if name in UNSCALED else "released"
+    single_B = values.get("single_modality")
+    hidden_BTD = network.hidden(ids_BT, single_B)
+    real_BT = ids_BT != network.vocabulary.pad
+    assert largest_relative(network.embeddings(ids_BT), values["embeddings_twice"], real_BT) < TOLERANCE
+    assert largest_relative(hidden_BTD, values["last_hidden_state"], real_BT) < TOLERANCE
+    assert largest_relative(network(ids_BT, single_B), values["logits"], real_BT) < TOLERANCE
+    for track in ("structure", "sequence"):
+        classes = network.vocabulary.classes(track)
+        of_track = network.track_logits(hidden_BTD[real_BT], track)
+        expected = values["logits"][real_BT][:, classes.start : classes.stop]
+        assert torch.allclose(of_track, expected, atol=TOLERANCE * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_scaling_once_is_what_the_recorded_embeddings_say(recorded, released_network):
+    values = load_file(recorded / "forward_padded.safetensors")
+    released_network.embedding_scaling = "once"
+    real_BT = values["input_ids"] != 1
+    ours = released_network.embeddings(values["input_ids"])
+    assert largest_relative(ours, values["embeddings_once"], real_BT) < TOLERANCE
+
+
+def ids_of(network, rng, length):
+    vocabulary = network.vocabulary
+    return rng.integers(36, vocabulary.mask_structure, length), rng.integers(4, 24, length)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@torch.no_grad()
+def test_a_sample_does_not_depend_on_its_batch(small_network, packing):
+    """Samples of both tracks, of one, and of single modality give in one batch what each gives alone."""
+    network, rng = small_network, np.random.default_rng(0)
+    network.packing = packing
+    (s0, a0), (s1, _), (_, a2), (s3, a3) = (ids_of(network, rng, length) for length in (7, 4, 9, 5))
+    tracks = [(s0, a0), (s1, None), (None, a2), (s3, a3)]
+    single_B = torch.tensor([False, False, False, True])
+    ids_BT = layout.join(network.vocabulary, [s for s, _ in tracks], [a for _, a in tracks])
+    together = network(ids_BT, single_B)
+    for row, (structure, sequence) in enumerate(tracks):
+        alone_1T = layout.join(network.vocabulary, [structure], [sequence])
+        alone = network(alone_1T, single_B[row : row + 1])
+        assert torch.allclose(together[row][ids_BT[row] != 1], alone[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_tracks_of_a_single_modality_sample_do_not_see_each_other(small_network):
+    network, rng = small_network, np.random.default_rng(1)
+    structure, sequence = ids_of(network, rng, 6)
+    both = layout.join(network.vocabulary, [structure], [sequence])
+    alone = [layout.join(network.vocabulary, *pair) for pair in (([structure], [None]), ([None], [sequence]))]
+    apart = network(both, torch.tensor([True]))
+    assert torch.allclose(apart, torch.cat([network(ids) for ids in alone], 1), atol=1e-5)
+    assert not torch.allclose(apart, network(both), atol=1e-3)
+
+
+@torch.no_grad()
+def test_both_tracks_share_residue_positions(small_network):
+    """With equal tokens on both tracks, exchanging the halves exchanges the outputs: no half knows its place."""
+    network, rng = small_network, np.random.default_rng(2)
+    structure, sequence = ids_of(network, rng, 6)
+    half = layout.join(network.vocabulary, [structure], [None])[0]
+    other = layout.join(network.vocabulary, [None], [sequence])[0]
+    positions = network.positions(torch.cat([half, other])[None])
+    assert positions.tolist() == [[*range(8), *range(8)]]
+
+
+def test_saved_model_opens_here_and_with_transformers(small_network, tmp_path):
+    small_network.tokenizer, small_network.tokenizer_fingerprint = "../tokenizer", "abc"
+    small_network.embedding_scaling = "once"
+    small_network.save_pretrained(tmp_path)
+    again = MultimodalEsm.from_pretrained(tmp_path)
+    assert again.description == small_network.description
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    for name, value in small_network.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+        assert torch.equal(value, theirs.state_dict()[name])
+    assert (tmp_path / "vocab.txt").read_text().splitlines() == list(small_network.vocabulary.tokens)
+
+
+def test_folders_that_are_no_model_are_refused(small_network, tmp_path):
+    with pytest.raises(DPLM2Error, match="neither a folder"):
+        MultimodalEsm.from_pretrained(tmp_path / "nothing" / "at" / "all")
+    with pytest.raises(DPLM2Error, match="config.json"):
+        MultimodalEsm.from_pretrained(tmp_path)
+    small_network.model.config.dplm2 = None
+    small_network.model.save_pretrained(tmp_path)
+    with pytest.raises(DPLM2Error, match="no entry 'dplm2'"):
+        MultimodalEsm.from_pretrained(tmp_path)
+
+
+def test_impossible_width_is_refused():
+    with pytest.raises(DPLM2Error, match="heads of even width"):
+        esm_config(57, 30, 1, 4, 64)
+
+
+def test_bfloat16_agrees_with_float32(small_network):
+    ids_BT = layout.join(small_network.vocabulary, [np.arange(36, 44), None], [np.arange(4, 12), np.arange(4, 9)])
+    single_B = torch.tensor([True, True])
+    for packing in (True, False):
+        small_network.packing = packing
+        with torch.no_grad():
+            full = small_network(ids_BT, single_B)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                half = small_network(ids_BT, single_B)
+        real_BT = ids_BT != 1
+        assert torch.isfinite(half[real_BT]).all()
+        assert torch.allclose(full[real_BT], half[real_BT].float(), atol=0.05)

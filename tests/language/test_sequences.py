@@ -1,0 +1,88 @@
+"""Sequences from files: what is read, and that memory does not grow with their number."""
+
+import gzip
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dplm2.errors import DPLM2Error
+from dplm2.language.sequences import SequenceStore, read_sequences
+from dplm2.language.vocabulary import Vocabulary
+
+FASTA = ">one some words\nMKV\nLLA\n\n>two\nmjb*\n>empty\n>three\nACDEFGHIKLMNPQRSTVWY\n"
+SEQUENCES = ["MKVLLA", "MXB", "ACDEFGHIKLMNPQRSTVWY"]
+
+
+def test_fasta_plain_and_compressed(tmp_path):
+    (tmp_path / "a.fasta").write_text(FASTA)
+    with gzip.open(tmp_path / "a.fa.gz", "wt") as stream:
+        stream.write(FASTA)
+    assert list(read_sequences(tmp_path / "a.fasta")) == SEQUENCES
+    assert list(read_sequences(tmp_path / "a.fa.gz")) == SEQUENCES
+
+
+def test_parquet(tmp_path):
+    pq.write_table(pa.table({"id": [1, 2, 3], "sequence": ["MKV", None, "aa"]}), tmp_path / "a.parquet")
+    assert list(read_sequences(tmp_path / "a.parquet")) == ["MKV", "AA"]
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "b.parquet")
+    with pytest.raises(DPLM2Error, match="no column 'sequence'"):
+        list(read_sequences(tmp_path / "b.parquet"))
+
+
+def test_store_gives_back_what_was_read(tmp_path):
+    (tmp_path / "a.fasta").write_text(FASTA)
+    store = SequenceStore.build([tmp_path / "a.fasta"], tmp_path / "store")
+    in_memory = SequenceStore.of(SEQUENCES)
+    for one in (store, in_memory):
+        assert len(one) == 3 and one.lengths.tolist() == [6, 3, 20]
+        assert [Vocabulary().decode_sequence(one[index]) for index in range(3)] == SEQUENCES
+
+
+def test_store_is_made_again_only_for_other_files(tmp_path):
+    source = tmp_path / "a.fasta"
+    source.write_text(FASTA)
+    SequenceStore.build([source], tmp_path / "store")
+    made = (tmp_path / "store/ids.bin").stat().st_mtime_ns
+    SequenceStore.build([source], tmp_path / "store")
+    assert (tmp_path / "store/ids.bin").stat().st_mtime_ns == made
+    source.write_text(">x\nMM\n")
+    assert len(SequenceStore.build([source], tmp_path / "store")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("MKV\n", "not FASTA"), (">a\nMK1\n", "sequence 1: '1'"), (">a\n", "no sequence in")]
+)
+def test_what_is_no_sequence_is_refused(tmp_path, text, message):
+    (tmp_path / "a.fasta").write_text(text)
+    with pytest.raises(DPLM2Error, match=message):
+        SequenceStore.build([tmp_path / "a.fasta"], tmp_path / "store")
+    with pytest.raises(DPLM2Error, match="no such file"):
+        SequenceStore.build([tmp_path / "b.fasta"], tmp_path / "store")
+
+
+PROGRAM = """
+import resource, sys
+from dplm2.language.sequences import SequenceStore
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+store = SequenceStore.build([sys.argv[1]], sys.argv[2])
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(store), after - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_sequences(tmp_path):
+    """10 MB of sequences (50,000) need no more than a few MB to be taken in."""
+    rng = np.random.default_rng(0)
+    line = "".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 200))
+    with gzip.open(tmp_path / "a.fasta.gz", "wt", compresslevel=1) as stream:
+        for number in range(50_000):
+            stream.write(f">{number}\n{line}\n")
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "a.fasta.gz"), str(tmp_path / "store")]
+    count, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(count) == 50_000
+    assert int(grown) * unit < 6e6

@@ -1,0 +1,195 @@
+"""Both stages from the command line, on structures' tokens made up so that the tracks say something of each other."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from dplm2 import config
+from dplm2.cli import main
+from dplm2.language import likelihood
+from dplm2.language.chains import Chains
+from dplm2.language.network import MultimodalEsm
+from dplm2.language.settings import (
+    DiffusionSettings,
+    LoraSettings,
+    ModelSettings,
+    NetworkSettings,
+    TaskRatios,
+    WarmupSettings,
+    diffusion_settings,
+)
+from dplm2.language.vocabulary import AMINO_ACIDS
+from dplm2.tokenizer.model import StructureTokenizer
+from dplm2.tokenizer.settings import default_settings
+
+CODES = 16
+TRAINING = {"token_budget": 600, "learning_rate": 5e-3, "warmup_steps": 5, "validate_every": 40, "log_every": 10}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    torch.manual_seed(0)
+    settings = default_settings(
+        encoder={"width": 16, "layers": 1, "heads": 2, "feedforward_width": 16, "gvp_layers": 1, "node_scalars": 8,
+                 "node_vectors": 2, "edge_scalars": 8, "neighbours": 4},
+        quantizer={"bits": 4},
+        decoder={"blocks": 1, "structure_blocks": 1, "sequence_dim": 16, "pair_dim": 8, "sequence_head_width": 8,
+                 "pairwise_head_width": 8, "ipa_heads": 2, "post_quant_layers": 1, "post_quant_heads": 2,
+                 "confidence_hidden": 8},
+    )  # fmt: skip
+    StructureTokenizer(settings).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokens_folder(tmp_path_factory, tokenizer_folder):
+    """24 chains whose structure token follows from the residue, and whose residues follow a cycle."""
+    folder, rng, rows = tmp_path_factory.mktemp("tokens"), np.random.default_rng(0), []
+    for number in range(24):
+        start, length = int(rng.integers(20)), int(rng.integers(20, 40))
+        letters = [(start + position) % 20 for position in range(length)]
+        rows.append(
+            {
+                "chain_id": f"chain{number}",
+                "sequence": "".join(AMINO_ACIDS[letter] for letter in letters),
+                "structure_tokens": [letter % CODES for letter in letters],
+                "observed": [position != 3 for position in range(length)],
+                "length": length,
+                "cluster": str(number % 12),
+                "split": "validation" if number >= 20 else "train",
+            }
+        )
+    types = {"structure_tokens": pa.list_(pa.uint16()), "observed": pa.list_(pa.bool_()), "length": pa.int32()}
+    columns = {name: pa.array([row[name] for row in rows], types.get(name)) for name in rows[0]}
+    fingerprint = StructureTokenizer.from_pretrained(tokenizer_folder).fingerprint
+    metadata = {"tokenizer_fingerprint": fingerprint, "codebook_size": str(CODES)}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), folder / "part-00000.parquet")
+    return folder
+
+
+def configuration(**model):
+    section = {
+        "tokenizer": "t",
+        "datasets": ["d"],
+        "network": {"hidden_size": 48, "layers": 2, "heads": 4, "intermediate_size": 96},
+        "warmup": {"dropout": 0.0, "sequence_training": {"steps": 120, **TRAINING}},
+        "diffusion": {"crop_min_length": 10},
+        "training": {"steps": 160, **TRAINING},
+    }
+    whole = {
+        "tokenizers": {"t": {"datasets": ["d"]}},
+        "datasets": {"d": {"files": "x"}},
+        "models": {"m": {**section, **model}},
+        "device": "cpu",
+    }
+    return json.dumps(whole)
+
+
+def run(*arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tokenizer_folder, tokens_folder):
+    """A model after both stages."""
+    folder = tmp_path_factory.mktemp("run")
+    common = ["--tokens", tokens_folder, "--state", folder / "state", "--config", configuration()]
+    run("model", "warmup", "--tokenizer", tokenizer_folder, "--out", folder / "m/initial", *common)
+    run("model", "train", "--initial", folder / "m/initial", "--out", folder / "m", *common)
+    return folder / "m"
+
+
+def chains_of(tokens_folder, split="train"):
+    from dplm2.language.stages import splits_of
+    from dplm2.language.vocabulary import Vocabulary
+
+    return Chains(splits_of(pq.read_table(tokens_folder))[split], Vocabulary(CODES), diffusion_settings())
+
+
+def test_training_learns_both_tracks(trained, tokens_folder):
+    """Held-in and held-out cross-entropy fall below what the frequencies of tokens alone give."""
+    unigram = likelihood.unigram_entropy(chains_of(tokens_folder))
+    network = MultimodalEsm.from_pretrained(trained)
+    for split in ("train", "validation"):
+        pooled = likelihood.pooled(likelihood.masked_cross_entropies(network, chains_of(tokens_folder, split)))
+        for track, (value, _) in pooled.items():
+            assert value < 0.9 * unigram[track]
+
+
+def test_sequence_stage_learns(trained, tokens_folder):
+    unigram = likelihood.unigram_entropy(chains_of(tokens_folder))["sequence"]
+    with (trained / "initial/metrics.csv").open() as stream:
+        last = list(csv.DictReader(stream))[-1]
+    assert float(last["validation_cross_entropy_sequence"]) < 0.98 * unigram
+
+
+def test_metrics_have_each_track_and_task(trained):
+    with (trained / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    asked = ["structure", "sequence", "structure_folding", "sequence_inverse_folding", "structure_joint"]
+    for name in asked:
+        assert float(rows[-1][f"validation_cross_entropy_{name}"]) > 0
+
+
+def test_model_names_its_tokenizer_and_its_making(trained, tokenizer_folder):
+    network = MultimodalEsm.from_pretrained(trained)
+    assert (trained / network.tokenizer).resolve() == tokenizer_folder.resolve()
+    assert network.tokenizer_fingerprint == StructureTokenizer.from_pretrained(tokenizer_folder).fingerprint
+    record = json.loads((trained / "run.json").read_text())
+    assert record["steps"] == 160 and record["inputs"]["tokenizer"] == network.tokenizer_fingerprint
+
+
+def test_second_stage_with_lora_and_self_mixup(trained, tokens_folder, tokenizer_folder, tmp_path):
+    """Go on from a trained model: nothing in it changes at warm-up, and merged weights are saved at the end."""
+    text = configuration(
+        network=None,
+        warmup={"source": str(trained)},
+        lora={"enabled": True, "rank": 4},
+        diffusion={"self_mixup": "clean", "crop_min_length": 10},
+        training={"steps": 4, **TRAINING, "warmup_steps": 0, "initial_learning_rate": 1e-7},
+    )
+    section = json.loads(text)
+    del section["models"]["m"]["network"]
+    section["models"]["m"]["training"].pop("initial_learning_rate")
+    common = ["--tokens", tokens_folder, "--state", tmp_path / "state", "--config", json.dumps(section)]
+    run("model", "warmup", "--tokenizer", tokenizer_folder, "--out", tmp_path / "initial", *common)
+    before = MultimodalEsm.from_pretrained(trained).model.state_dict()
+    started = MultimodalEsm.from_pretrained(tmp_path / "initial").model.state_dict()
+    assert all(torch.equal(before[name], started[name]) for name in before)
+    run("model", "train", "--initial", tmp_path / "initial", "--out", tmp_path / "m", *common)
+    after = MultimodalEsm.from_pretrained(tmp_path / "m").model.state_dict()
+    assert set(after) == set(before)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "esm.encoder.layer.0.attention.self.query.weight" in changed
+    assert "esm.encoder.layer.0.attention.self.query.bias" not in changed
+
+
+def test_tokens_of_another_tokenizer_are_refused(trained, tokens_folder, tmp_path, capsys):
+    table = pq.read_table(tokens_folder / "part-00000.parquet")
+    metadata = {"tokenizer_fingerprint": "other", "codebook_size": str(CODES)}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "part-00000.parquet")
+    arguments = ["model", "train", "--initial", trained, "--tokens", tmp_path, "--out", tmp_path / "m"]
+    arguments += ["--state", tmp_path / "state", "--config", configuration()]
+    assert main([str(argument) for argument in arguments]) == 1
+    message = capsys.readouterr().err
+    assert "other" in message and MultimodalEsm.from_pretrained(trained).tokenizer_fingerprint in message
+
+
+def test_settings_have_the_keys_of_the_schema():
+    schema = config.schema("model")["properties"]
+    parts = {
+        "network": NetworkSettings,
+        "warmup": WarmupSettings,
+        "lora": LoraSettings,
+        "diffusion": DiffusionSettings,
+    }
+    for name, settings in parts.items():
+        assert set(settings.__dataclass_fields__) == set(schema[name]["properties"])
+    assert set(ModelSettings.__dataclass_fields__) == set(schema)
+    assert set(TaskRatios.__dataclass_fields__) == set(schema["diffusion"]["properties"]["task_ratios"]["properties"])

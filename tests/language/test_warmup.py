@@ -1,0 +1,163 @@
+"""Warm-up: before any training the multimodal model gives, on sequences, the logits of its source."""
+
+import argparse
+
+import pytest
+import torch
+from transformers import EsmConfig, EsmForMaskedLM
+
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.language import importing, warmup
+from dplm2.language.network import MultimodalEsm
+from dplm2.language.settings import NetworkSettings, warmup_settings
+from dplm2.language.vocabulary import Vocabulary
+
+TOLERANCE = 1e-4
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+IDS = torch.tensor([[0, 5, 6, 32, 8, 9, 2, 1, 1], [0, 10, 11, 12, 13, 14, 32, 15, 2]])
+UNMASKED = torch.tensor([[0, 5, 6, 7, 8, 9, 2, 1, 1], [0, 10, 11, 12, 13, 14, 16, 15, 2]])
+
+
+def sequence_model(token_dropout=True, tied=True):
+    torch.manual_seed(0)
+    config = EsmConfig(
+        vocab_size=33,
+        mask_token_id=32,
+        pad_token_id=1,
+        position_embedding_type="rotary",
+        token_dropout=token_dropout,
+        tie_word_embeddings=tied,
+        emb_layer_norm_before=False,
+        layer_norm_eps=1e-5,
+        max_position_embeddings=1026,
+        **SIZES,
+    )
+    model = EsmForMaskedLM(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def warmed_up(source, scaling="auto", codebook_size=20):
+    model = warmup.open_source(str(source))
+    resolved = warmup.resolve_scaling(model, scaling)
+    warmup.prepare(model, resolved, 0.1)
+    vocabulary = Vocabulary(codebook_size)
+    warmup.add_structure_tokens(model, vocabulary, seed=3)
+    return MultimodalEsm(model, vocabulary, resolved).eval()
+
+
+def assert_same_logits(network, source_logits, ids_BT):
+    with torch.no_grad():
+        ours = network(ids_BT)[..., :33]
+    real_BT = ids_BT != 1
+    error = (ours - source_logits)[real_BT].abs().max() / source_logits[real_BT].abs().max()
+    assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("token_dropout", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_hugging_face_folder(tmp_path, token_dropout, tied):
+    source = sequence_model(token_dropout, tied)
+    source.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = source(IDS, attention_mask=(IDS != 1).long()).logits
+    network = warmed_up(tmp_path)
+    assert network.embedding_scaling == ("once" if token_dropout else "none")
+    assert_same_logits(network, expected, IDS)
+    head, table = network.model.lm_head.decoder.weight, network.model.esm.embeddings.word_embeddings.weight
+    assert head.data_ptr() != table.data_ptr()
+
+
+def test_without_scaling_unmasked_sequences_give_the_same_logits(tmp_path):
+    source = sequence_model(token_dropout=True)
+    source.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = source(UNMASKED, attention_mask=(UNMASKED != 1).long()).logits
+    assert_same_logits(warmed_up(tmp_path, "none"), expected, UNMASKED)
+
+
+def save_fair_esm(path):
+    """A checkpoint as fair-esm's own program writes it, with settings in an argparse namespace; and its network."""
+    from esm.data import Alphabet
+    from esm.model.esm2 import ESM2
+
+    torch.manual_seed(0)
+    model = ESM2(2, 32, 4, Alphabet.from_architecture("ESM-1b"), token_dropout=True).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    described = argparse.Namespace(
+        encoder_layers=2, encoder_embed_dim=32, encoder_attention_heads=4, token_dropout=True
+    )
+    weights = {f"encoder.sentence_encoder.{name}": value for name, value in model.state_dict().items()}
+    for name in list(weights):
+        if ".lm_head." in name:
+            weights[name.replace("sentence_encoder.", "")] = weights.pop(name)
+    torch.save({"cfg": {"model": described}, "model": weights}, path)
+    return model
+
+
+def test_fair_esm_file(tmp_path):
+    path = tmp_path / "esm2_t2_tiny.pt"
+    source = save_fair_esm(path)
+    with torch.no_grad():
+        expected = source(IDS)["logits"]
+    assert_same_logits(warmed_up(path), expected, IDS)
+
+
+def test_dplm_folder(tmp_path):
+    """DPLM has ESM-2's names, its own class name, and unread tables that today's library no longer has."""
+    source = sequence_model(token_dropout=True, tied=False)
+    source.config.architectures, source.config.dplm_type = ["EsmForDPLM"], "dplm_esm"
+    source.save_pretrained(tmp_path / "dplm")
+    with torch.no_grad():
+        expected = source(IDS, attention_mask=(IDS != 1).long()).logits
+    assert_same_logits(warmed_up(tmp_path / "dplm"), expected, IDS)
+    importing.import_model(tmp_path / "dplm", tmp_path / "imported")
+    assert_same_logits(warmed_up(tmp_path / "imported"), expected, IDS)
+    assert_same_logits(MultimodalEsm.from_pretrained(tmp_path / "imported"), expected, IDS)
+
+
+def test_new_rows_are_drawn_as_in_the_paper():
+    model = warmup.random_model(NetworkSettings(16, 1, 2, 32), seed=0)
+    torch.nn.init.normal_(model.esm.embeddings.word_embeddings.weight, mean=2.0, std=0.5)
+    old = model.esm.embeddings.word_embeddings.weight.detach().clone()
+    old_head = model.lm_head.decoder.weight.detach().clone()
+    warmup.prepare(model, "none", 0.1)
+    warmup.add_structure_tokens(model, Vocabulary(8192), seed=0)
+    table, head = model.esm.embeddings.word_embeddings.weight, model.lm_head
+    assert torch.equal(table[:33], old) and torch.equal(head.decoder.weight[:33], old_head)
+    assert torch.allclose(table[33:].mean(0), old.mean(0), atol=0.03)
+    assert torch.allclose(table[33:].std(0), old.std(0), atol=0.03)
+    assert head.decoder.weight[33:].std().item() == pytest.approx(0.02, rel=0.02)
+    assert not head.bias[33:].any()
+    assert head.decoder.weight.shape == (8229, 16) and head.bias.shape == (8229,)
+
+
+def test_scratch_is_a_function_of_its_seed():
+    first, again, other = (warmup.random_model(NetworkSettings(16, 1, 2, 32), seed) for seed in (1, 1, 2))
+    weights = [model.lm_head.dense.weight for model in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_what_is_no_sequence_model_is_refused(tmp_path):
+    torch.save({"something": 1}, tmp_path / "other.pt")
+    with pytest.raises(DPLM2Error, match="not an ESM-2 checkpoint"):
+        warmup.open_source(str(tmp_path / "other.pt"))
+    (tmp_path / "text.pt").write_text("no weights")
+    with pytest.raises(DPLM2Error, match="not a file of weights"):
+        warmup.open_source(str(tmp_path / "text.pt"))
+
+
+def test_a_network_size_without_effect_is_refused():
+    with pytest.raises(ConfigError, match="brings its own"):
+        warmup.check_network("folder", NetworkSettings(16, 1, 2, 32))
+    with pytest.raises(ConfigError, match="needs"):
+        warmup.check_network("scratch", None)
+
+
+def test_sequence_stage_runs_for_scratch_unless_told():
+    assert warmup_settings().trains_on_sequences
+    assert not warmup_settings(sequence_stage="never").trains_on_sequences
+    assert not warmup_settings(source="folder").trains_on_sequences
+    assert warmup_settings(source="folder", sequence_stage="always").trains_on_sequences

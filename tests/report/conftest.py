@@ -1,0 +1,22 @@
+"""A run's results and their report, made once."""
+
+import pytest
+
+from dplm2 import config
+from dplm2.report.settings import ReportSettings
+from dplm2.report.writing import write_report
+from tests.report.tree import make_results
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """The results folder of a whole run; not to be changed."""
+    return make_results(tmp_path_factory.mktemp("run") / "results")
+
+
+@pytest.fixture(scope="session")
+def report_folder(run_folder, tmp_path_factory):
+    """The report of `run_folder`; not to be changed."""
+    out = tmp_path_factory.mktemp("report")
+    write_report(run_folder, out, config.build(ReportSettings, config.defaults("report")))
+    return out

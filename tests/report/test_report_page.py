@@ -1,0 +1,270 @@
+"""The page: whole by itself, right where it can be held against the data, safe whatever the data hold."""
+
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from dplm2 import config
+from dplm2.report import figures
+from dplm2.report.markup import json_block, table
+from dplm2.report.page import build_page
+from dplm2.report.results import Curve, read_results
+from dplm2.report.sections import likelihood
+from dplm2.report.settings import ReportSettings
+from dplm2.report.viewer import chosen_samples
+from dplm2.report.writing import write_report
+from tests.report.tree import STAGES, TASKS, make_results
+
+HOSTILE = "<script>alert(1)</script>\"'&$x^2$</script><!--"
+VOID = {"meta", "input", "br", "hr", "img", "link"}
+
+
+def settings(**replaced) -> ReportSettings:
+    return config.build(ReportSettings, config.complete(replaced, "report"))
+
+
+class Page(HTMLParser):
+    """Elements, texts and whether every element is closed where it should be."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements, self.open, self.ids, self.texts, self.crossed = [], [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.ids += [value for name, value in attributes if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+        else:
+            self.crossed.append(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def html(report_folder):
+    return (report_folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_page_is_well_formed_and_ids_are_unique(page):
+    assert not page.crossed
+    assert not page.open
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_page_refers_to_nothing_outside(html, page):
+    links = [
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "xlink:href", "action", "data")
+    ]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    assert not re.search(r"url\((?!#)", html)
+    assert "@import" not in html
+
+
+def test_references_inside_the_page_lead_somewhere(html, page):
+    wanted = {
+        attributes[name][1:] for _, attributes in page.elements for name in ("href", "xlink:href") if name in attributes
+    } | set(re.findall(r"url\(#([^)]+)\)", html))
+    assert wanted <= set(page.ids)
+
+
+def test_every_figure_has_a_caption_that_says_something(html):
+    found = re.findall(r"<figure>.*?<figcaption>(.*?)</figcaption></figure>", html, flags=re.DOTALL)
+    assert len(found) == html.count("<figure>") >= 15
+    assert all(len(caption.split()) >= 5 for caption in found)
+
+
+def test_hostile_names_are_text(tmp_path):
+    folder = make_results(
+        tmp_path / "results", model=HOSTILE, stages=("structures", "evaluation", "samples"), tasks=TASKS[:3]
+    )
+    rejected = folder / "structures" / "demo" / "rejected.parquet"
+    broken = pq.read_table(rejected).to_pylist()
+    pq.write_table(type(pq.read_table(rejected)).from_pylist([{**row, "code": HOSTILE} for row in broken]), rejected)
+    html, _ = build_page(read_results(folder), settings(title=HOSTILE, note=HOSTILE))
+    page = Page(html)
+    kinds = [attributes.get("type") for tag, attributes in page.elements if tag == "script"]
+    assert kinds == ["application/json", None, None]
+    assert "<script>alert" not in html
+    assert not page.crossed
+    assert HOSTILE in "".join(page.texts)
+
+
+def test_data_for_scripts_cannot_end_their_element():
+    block = json_block("x", [HOSTILE])
+    inner = block.removeprefix('<script type="application/json" id="x">').removesuffix("</script>")
+    assert "<" not in inner
+    assert json.loads(inner) == [HOSTILE]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_any_stage_alone_gives_a_page_that_says_what_was_not_run(tmp_path, stage):
+    folder = make_results(tmp_path / "results", stages=(stage,), tasks=("folding",))
+    html, _ = build_page(read_results(folder), settings(max_training_figures=1))
+    page = Page(html)
+    assert not page.crossed
+    assert "Not in this report" in page.texts
+    assert ("<li>Folding was not evaluated.</li>" in html) == (stage != "evaluation")
+    assert ("<li>Nothing was trained" in html) == (stage not in ("tokenizers", "models"))
+
+
+def test_a_whole_run_lacks_nothing(html):
+    assert "Not in this report" not in html
+
+
+def test_the_notice_is_there_and_the_note(tmp_path):
+    folder = make_results(tmp_path / "results", stages=("tokenizers",))
+    html, _ = build_page(read_results(folder), settings(note="Mind the gap.", max_training_figures=1))
+    assert "These models are tiny" in html
+    assert "Mind the gap." in html
+
+
+def test_numbers_sort_by_their_full_value():
+    html = table("t", ["a"], [[0.123456789], [np.float64(2)], [None], [True], ["x"]])
+    assert 'data-value="0.123456789"' in html
+    assert html.count("data-value") == 2
+
+
+def test_viewer_data_lie_over_one_another(run_folder):
+    """The helper turns and shifts each prediction; superposed, it must lie within its noise of the design."""
+    samples = chosen_samples(read_results(run_folder), 8)
+    assert 3 <= len(samples) <= 8
+    assert json.loads(json.dumps(samples)) == samples
+    words = [re.search(r"\((\w+)\)$", sample["label"])[1] for sample in samples]
+    assert {"best", "median", "worst"} <= set(words)
+    for sample in samples:
+        first, second = (np.array(trace["points"]) for trace in sample["traces"])
+        assert len(first) == len(second)
+        assert np.sqrt(((first - second) ** 2).sum(1).mean()) < 1.5
+        spread = first.std(0)
+        assert spread[0] >= spread[1] >= spread[2]
+
+
+def test_viewer_keeps_handedness(run_folder):
+    """A turn that made the view larger must not have made a mirror image: chirality of CA quadruples is kept."""
+    results = read_results(run_folder)
+    rows = pq.read_table(run_folder / "samples/demo/co-generation/samples.parquet").to_pylist()
+    originals = {row["sample_id"]: np.array(row["backbone"]).reshape(-1, 4, 3)[:, 1] for row in rows}
+    for sample in chosen_samples(results, 8):
+        name = re.search(r": (.*) \(", sample["label"])[1]
+        if name in originals:
+            shown = np.array(sample["traces"][0]["points"])
+            assert np.corrcoef(_chirality(shown), _chirality(originals[name]))[0, 1] > 0.99
+
+
+def _chirality(points):
+    steps = np.diff(points, axis=0)
+    return np.einsum("ij,ij->i", np.cross(steps[:-2], steps[1:-1]), steps[2:])
+
+
+def test_no_viewer_if_it_is_turned_off(tmp_path):
+    folder = make_results(tmp_path / "results", stages=("samples", "evaluation"), tasks=("folding",))
+    for most, there in ((0, False), (1, True)):
+        html, _ = build_page(read_results(folder), settings(max_viewer_samples=most))
+        assert ('id="viewer"' in html) == there
+        assert "no generated structures" not in html
+
+
+def test_figures_are_valid_files_with_theme_only_in_the_page(report_folder, html):
+    files = sorted((report_folder / "figures").glob("*.svg"))
+    assert len(files) >= 15
+    for file in files:
+        root = ElementTree.parse(file).getroot()
+        assert root.tag.endswith("svg")
+        assert "var(--" not in file.read_text()
+    assert "var(--series-1, #0072b2)" in html
+
+
+def test_a_motif_problem_without_success_has_a_row_in_the_figure():
+    figure = figures.bars("n", "t", {"demo": {"1YCR": 0.25, "4JHW": 0.0}}, "share", "c", 1.0)
+    assert ">1YCR<" in figure.svg
+    assert ">4JHW<" in figure.svg
+
+
+def test_training_figures_keep_their_number_and_order(run_folder):
+    curve = next(curve for curve in read_results(run_folder).curves if curve.place == "models/demo")
+    drawn = figures.training(curve, 2)
+    assert [figure.name for figure in drawn] == ["training-models-demo-loss", "training-models-demo-cross_entropy"]
+    assert "From 4.7" in drawn[0].caption
+
+
+def test_a_single_row_of_metrics_is_drawn():
+    rows = pd.DataFrame({"step": [1.0], "loss": [2.0], "validation_loss": [np.nan]})
+    (figure,) = figures.training(Curve("models/x", rows), 6)
+    assert "From 2 in the first row to 2" in figure.caption
+
+
+def test_long_tables_are_cut_in_the_page_alone(tmp_path):
+    folder = make_results(tmp_path / "results", stages=("evaluation",), tasks=("co_generation",))
+    write_report(folder, tmp_path, settings(max_table_rows=5))
+    assert "5 of 48 rows" in (tmp_path / "report.html").read_text()
+    assert len((tmp_path / "tables" / "samples-co-generation.csv").read_text().splitlines()) == 49
+
+
+def test_likelihoods_stand_beside_what_they_must_beat(run_folder):
+    (figure,) = likelihood(read_results(run_folder)).figures
+    shown = re.findall(r">([\d.]+)</text>", figure.svg)
+    assert {"2.41", "3.3", "2.88", "4.4", "6.2", "5.1"} <= set(shown)
+
+
+def test_large_sets_are_drawn_in_part_and_it_is_said():
+    values = np.random.default_rng(0).uniform(0, 1, (5000, 2))
+    frame = pd.DataFrame(values, columns=["recovery", "sc_tm"])
+    figure = figures.scatter("n", "t", {"demo": frame}, "recovery", "sc_tm", "Look.")
+    assert figure.svg.count("<use ") < 2500
+    assert "a random 2,000 are drawn" in figure.caption
+
+
+HEAD = "model,task,dataset,metric,value,n,backend,n_failed,median,low,high"
+
+
+def test_published_figures_stand_beside_ours(tmp_path):
+    """DPLM-2, table 4: DPLM-2 650M folds CAMEO 2022 at a mean RMSD of 7.37 angstrom; table 9: 1PRW succeeds in 0.84."""
+    folding = tmp_path / "evaluation" / "m" / "folding"
+    folding.mkdir(parents=True)
+    (folding / "summary.csv").write_text(f"{HEAD}\nm,folding,CAMEO2022,bb_rmsd,7,9,none,0,6,6.5,7.5\n")
+    scaffolding = tmp_path / "evaluation" / "m" / "scaffolding"
+    scaffolding.mkdir()
+    row = "m,scaffolding,motif problems,success_motif_rmsd_1,0.5,9,self,0,0,0.1,0.9"
+    (scaffolding / "summary.csv").write_text(f"{HEAD}\n{row}\n")
+    (scaffolding / "groups.csv").write_text(f"group,{HEAD}\nproblem=1PRW,{row}\n")
+    metrics = pd.DataFrame({"sample_id": ["a", "b"], "problem": "1PRW", "success_motif_rmsd_1": [True, False]})
+    metrics.to_parquet(scaffolding / "metrics.parquet")
+    write_report(tmp_path, tmp_path / "out", settings())
+    table = pd.read_csv(tmp_path / "out" / "tables" / "published.csv")
+    row = table[(table["task"] == "folding") & (table["statistic"] == "mean") & (table["published"] == 7.37)].iloc[0]
+    assert row["difference"] == pytest.approx(7 - 7.37)
+    assert row["in_interval"] == "yes"
+    svg = next((tmp_path / "out" / "figures").glob("*success*.svg")).read_text()
+    assert ">0.84<" in svg
+    assert ">0.5<" in svg
+    shutil.rmtree(scaffolding)
+    html, _ = build_page(read_results(tmp_path), settings(published_model="nobody"))
+    assert "no figure of this run has a published counterpart for nobody" in html.lower()

@@ -1,0 +1,263 @@
+"""Each rule of cleaning on a case made for it (real files: see test_structures_raw.py)."""
+
+import numpy as np
+import pytest
+
+from tests.structures.made import START, STEP, atom, chain, clean, only, refusal, residue, seqres
+
+
+def alpha_x(found) -> np.ndarray:
+    return found.backbone_LAX[:, 1, 0]
+
+
+def test_a_plain_chain_keeps_its_coordinates_and_numbers():
+    found = only(chain("ACDEF"))
+    assert found.sequence == "ACDEF"
+    np.testing.assert_allclose(alpha_x(found), START + 1.46 + STEP * np.arange(5), atol=1e-3)
+    assert found.residue_index.tolist() == [1, 2, 3, 4, 5]
+    assert found.insertion_codes is None
+    assert np.isfinite(found.backbone_LAX).all()
+
+
+def test_alternate_locations_keep_the_one_of_highest_occupancy_for_the_whole_residue():
+    lines = chain("AA")
+    for altloc, shift, occupancy in (("A", 0.5, 0.4), ("B", -0.5, 0.6)):
+        lines += residue(2, offset=(0, shift, 0), altloc=altloc, occupancy=occupancy)
+    lines += residue(3)
+    found = only(lines)
+    assert found.sequence == "AAAA"
+    assert found.backbone_LAX[2, 1, 1] == pytest.approx(-0.5)
+    # One atom with a higher occupancy in the other location does not mix the conformers.
+    lines[8] = lines[8][:54] + f"{0.9:6.2f}" + lines[8][60:]
+    mean_a = (0.9 + 3 * 0.4) / 4
+    assert mean_a < 0.6
+    assert only(lines).backbone_LAX[2, :3, 1].tolist() == pytest.approx([-0.5] * 3)
+
+
+def test_equal_occupancies_keep_the_first_location():
+    lines = (
+        chain("AA") + residue(2, altloc="B", occupancy=0.5) + residue(2, offset=(0, 1, 0), altloc="A", occupancy=0.5)
+    )
+    assert only(lines).backbone_LAX[2, 1, 1] == 0
+
+
+def test_of_two_residues_on_one_place_the_one_of_higher_occupancy_stands():
+    lines = chain("AA") + residue(2, "SER", altloc="A", occupancy=0.3) + residue(2, "GLY", altloc="B", occupancy=0.7)
+    assert only(lines + residue(3)).sequence == "AAGA"
+
+
+def test_insertion_codes_are_residues_of_their_own():
+    lines = (
+        residue(0, number=52)
+        + residue(1, "CYS", number=52, insertion="A")
+        + residue(2, "ASP", number=52, insertion="B")
+    )
+    found = only(lines + residue(3, "GLU", number=53))
+    assert found.sequence == "ACDE"
+    assert found.residue_index.tolist() == [52, 52, 52, 53]
+    assert found.insertion_codes == " AB "
+
+
+def test_negative_and_falling_numbers_keep_the_order_of_the_file():
+    lines = [line for place, number in enumerate((-2, -1, 0, 500, 7)) for line in residue(place, number=number)]
+    found = only(lines)
+    assert found.residue_index.tolist() == [-2, -1, 0, 500, 7]
+    assert np.diff(alpha_x(found)).tolist() == pytest.approx([STEP] * 4, abs=1e-3)
+
+
+def test_a_jump_in_numbers_across_a_broken_bond_is_a_gap_of_unknown_residues():
+    lines = chain("ACD") + residue(5, "GLU") + residue(6, "PHE")
+    found = only(lines)
+    assert found.sequence == "ACDXXEF"
+    assert found.residue_index.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert found.observed_L.tolist() == [True] * 3 + [False] * 2 + [True] * 2
+    assert np.isnan(found.backbone_LAX[3:5]).all()
+
+
+def test_a_jump_in_numbers_without_a_broken_bond_is_numbering():
+    lines = [line for place, number in enumerate((1, 2, 9, 10)) for line in residue(place, number=number)]
+    assert only(lines).sequence == "AAAA"
+
+
+def test_a_jump_beyond_the_limit_adds_nothing():
+    lines = residue(0) + residue(1) + residue(300) + residue(301)
+    assert only(lines).sequence == "AAAA"
+    assert len(only(lines, reading={"max_numbering_gap": 500})) == 302
+
+
+def test_seqres_names_the_residues_of_a_gap_and_ends_are_not_added():
+    lines = seqres("MMACDWYEFKK") + chain("ACD") + residue(5, "GLU") + residue(6, "PHE")
+    found = only(lines)
+    assert found.sequence == "ACDWYEF"
+    assert found.observed_L.tolist() == [True] * 3 + [False] * 2 + [True] * 2
+
+
+def test_seqres_places_a_stretch_by_its_sequence_even_where_numbers_say_nothing():
+    lines = seqres("ACDWYEF") + chain("ACD") + residue(8, "GLU", number=4) + residue(9, "PHE", number=5)
+    assert only(lines).sequence == "ACDWYEF"
+
+
+def test_of_equal_places_in_seqres_the_numbers_decide():
+    lines = seqres("ACDAAAAAAAE") + chain("ACD") + residue(7) + residue(10, "GLU")
+    found = only(lines)
+    assert found.sequence == "ACDAAAAAAAE"
+    assert np.flatnonzero(found.observed_L).tolist() == [0, 1, 2, 7, 10]
+
+
+def test_seqres_of_another_molecule_is_not_used():
+    lines = seqres("WWWWWWWWWW") + chain("ACD") + residue(4, "GLU")
+    assert only(lines).sequence == "ACDXE"
+
+
+@pytest.mark.parametrize(
+    ("name", "letter"), [("MSE", "M"), ("SEP", "S"), ("PTR", "Y"), ("M3L", "K"), ("SEC", "C"), ("HIE", "H")]
+)
+def test_modified_residues_have_the_letter_of_their_parent(name, letter):
+    lines = chain("AC") + residue(2, name, record="HETATM") + residue(3)
+    assert only(lines).sequence == f"AC{letter}A"
+
+
+@pytest.mark.parametrize("name", ["PH8", "CRO", "UNK", "DAL"])
+def test_x_where_no_single_parent_is_named_and_for_d_residues(name):
+    lines = chain("AC") + residue(2, name, record="HETATM") + residue(3)
+    assert only(lines).sequence == "ACXA"
+
+
+def test_a_residue_that_no_dictionary_knows_is_x_if_it_has_a_backbone():
+    lines = chain("AC") + residue(2, "Q0Q") + residue(3)
+    assert only(lines).sequence == "ACXA"
+
+
+def test_missing_backbone_atoms_are_nan_and_the_residue_is_not_observed():
+    lines = chain("AA") + residue(2, skip=("C", "O")) + residue(3, skip=("O",)) + residue(4)
+    found = only(lines)
+    assert np.isnan(found.backbone_LAX[2, 2:]).all()
+    assert np.isfinite(found.backbone_LAX[2, :2]).all()
+    assert found.observed_L.tolist() == [True, True, False, True, True]
+
+
+def test_unobserved_ends_are_cut():
+    found = only(residue(0, skip=("N",)) + residue(1) + residue(2) + residue(3, skip=("CA",)))
+    assert found.residue_index.tolist() == [2, 3]
+
+
+def test_duplicated_atoms_count_once():
+    lines = chain("ACDE")
+    assert only([line for line in lines for _ in range(2)]).sequence == "ACDE"
+    twice = only(lines + [line.replace("  0.000   0.000", "  9.000   0.000") for line in lines])
+    np.testing.assert_array_equal(twice.backbone_LAX, only(lines).backbone_LAX)
+
+
+@pytest.mark.parametrize("text", ["     nan", "     inf"])
+def test_coordinates_that_are_not_finite_are_missing(text):
+    lines = chain("AAAAA")
+    lines[9] = lines[9][:30] + text + lines[9][38:]
+    found = only(lines)
+    assert np.isnan(found.backbone_LAX[2, 1]).all()
+    assert not found.observed_L[2]
+
+
+def test_an_atom_at_the_origin_was_never_placed():
+    lines = chain("AAAAA", chain="A")
+    lines[9] = atom("CA", number=3, at=(0, 0, 0))
+    assert not only(lines).observed_L[2]
+
+
+def test_of_residues_on_top_of_each_other_the_later_is_not_observed():
+    lines = chain("AAAAA") + residue(2, "GLY", number=6, offset=(0.1, 0.1, 0)) + residue(6, number=7)
+    found = only(lines)
+    assert found.sequence == "AAAAAGA"
+    assert found.observed_L.tolist() == [True] * 5 + [False, True]
+
+
+def test_ligands_waters_ions_and_nucleic_acids_are_no_part_of_a_chain():
+    lines = chain("ACDE")
+    lines += residue(10, "ALA", number=201, record="HETATM")  # a free amino acid
+    lines += residue(20, "ALA", 301, record="HETATM") + residue(21, "PRO", 302, record="HETATM")  # a peptide as ligand
+    lines += [
+        atom("O", "HOH", number=401, at=(50, 50, 50), record="HETATM"),
+        atom("CA", "CA", number=402, record="HETATM"),
+    ]
+    lines += [atom(name, " DA", number=500, at=(60, 60, i), chain="B") for i, name in enumerate(("P", "C1'", "N9"))]
+    assert only(lines).sequence == "ACDE"
+
+
+def test_a_peptide_of_hetatm_records_alone_is_a_chain():
+    assert only(chain("ACDE", record="HETATM")).sequence == "ACDE"
+
+
+def test_an_entry_without_protein_is_refused_as_a_whole():
+    lines = [atom("P", " DA", at=(1, 1, 1)), atom("O", "HOH", number=2, at=(5, 5, 5), record="HETATM")]
+    found = refusal(lines)
+    assert (found.chain, found.code) == ("", "no_protein")
+    assert refusal(residue(0)).code == "no_protein"
+
+
+def test_a_trace_of_alpha_carbons_has_no_backbone():
+    assert refusal([line for line in chain("A" * 50) if " CA " in line]).code == "no_backbone"
+
+
+def test_every_chain_is_a_row_or_a_refusal():
+    lines = chain("A" * 50, chain="A") + chain("A" * 10, chain="B") + chain("C" * 60, chain="C")
+    chains, refusals = clean(lines, filters={"min_length": 40})
+    assert [one.author_chain for one in chains] == ["A", "C"]
+    assert [(one.chain, one.code) for one in refusals] == [("B", "too_short")]
+
+
+UNIT = "REMARK 350 AUTHOR DETERMINED BIOLOGICAL UNIT:"
+
+
+@pytest.mark.parametrize(
+    ("code", "filters", "lines"),
+    [
+        ("too_short", {"min_length": 6}, chain("AAAAA")),
+        ("too_long", {"max_length": 4}, chain("AAAAA")),
+        ("too_many_missing", {"min_observed_fraction": 0.8}, chain("AA") + residue(3) + residue(5)),
+        ("too_many_unknown", {"max_unknown_fraction": 0.2}, chain("AAAXX")),
+        ("not_monomer", {"monomers_only": True}, [f"{UNIT} DIMERIC", *chain("AAAA")]),
+        ("resolution", {"max_resolution": 2.0}, ["REMARK   2 RESOLUTION.    2.10 ANGSTROMS.", *chain("AAAA")]),
+        ("resolution", {"max_resolution": 2.0}, chain("AAAA")),
+        ("release_date", {"released_before": "2020-01-01"}, ["REVDAT   1   01-JAN-20 1ABC    0", *chain("AAAA")]),
+        ("release_date", {"released_after": "2020-01-01"}, ["REVDAT   1   31-DEC-19 1ABC    0", *chain("AAAA")]),
+        ("release_date", {"released_after": "2020-01-01"}, chain("AAAA")),
+        ("coil", {"max_coil": 0.5}, chain("AAAAAAAA")),
+    ],
+)  # fmt: skip
+def test_filters_refuse_with_their_code(code, filters, lines):
+    assert refusal(lines, filters=filters).code == code
+    assert only(lines).sequence
+
+
+def test_filters_let_through_what_is_on_their_bound():
+    head = ["REVDAT   1   31-DEC-19 1ABC    0", "REMARK   2 RESOLUTION.    2.00 ANGSTROMS."]
+    bounds = {"min_length": 5, "max_length": 5, "max_resolution": 2.0, "released_after": "2019-12-31"}
+    found = only([*head, f"{UNIT} MONOMERIC", *chain("AAAAA")], filters={**bounds, "monomers_only": True})
+    assert (found.resolution, found.release_date) == (2.0, "2019-12-31")
+
+
+def predicted(confidence: list[float]) -> list[str]:
+    lines = ["TITLE     ALPHAFOLD MONOMER V2.0 PREDICTION FOR SOMETHING"]
+    return lines + [line for place, value in enumerate(confidence) for line in residue(place, b_factor=value)]
+
+
+def test_confidence_is_read_from_predicted_models_only():
+    assert only(predicted([90.0, 80.0])).plddt.tolist() == [90, 80]
+    assert only(predicted([0.9, 0.8])).plddt.tolist() == pytest.approx([90, 80])
+    assert only(chain("AA")).plddt is None
+    assert only(chain("AA"), reading={"plddt": "b_factor"}).plddt.tolist() == [20, 20]
+    assert only(predicted([90.0, 80.0]), reading={"plddt": "none"}).plddt is None
+
+
+def test_confidence_filters_judge_the_whole_chain_and_then_trim_its_ends():
+    values = [40.0, 60.0, 95.0, 55.0, 95.0, 65.0]
+    assert refusal(predicted(values), filters={"min_plddt": 68.4}).code == "low_plddt"
+    assert only(predicted(values), filters={"min_plddt": 68.3}).sequence == "A" * 6
+    deviation = float(np.std(values))
+    assert refusal(predicted(values), filters={"max_plddt_deviation": deviation - 0.1}).code == "plddt_spread"
+    trimmed = only(
+        predicted(values), filters={"trim_plddt": 70, "min_plddt": 68, "max_plddt_deviation": deviation + 0.1}
+    )
+    assert trimmed.plddt.tolist() == [95, 55, 95]
+    assert trimmed.residue_index.tolist() == [3, 4, 5]
+    assert refusal(predicted(values), filters={"trim_plddt": 99}).code == "low_plddt"
+    assert only(chain("AAA"), filters={"trim_plddt": 99, "min_plddt": 99, "max_plddt_deviation": 1}).sequence == "AAA"

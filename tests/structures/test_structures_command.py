@@ -1,0 +1,124 @@
+"""The command as a user calls it, and cleaning on several processes."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+
+from dplm2 import cli
+from dplm2.structures import shards
+from dplm2.structures.manifest import SourceFile
+from dplm2.structures.store import read_chains, read_rejected
+from tests.structures.made import chain, settings
+
+ALONE = ["--workers", "0"]
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Five files: four chains of different sequence and one broken file."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for letter in "ACDE":
+        (folder / f"{letter}.pdb").write_text("\n".join([*chain(letter * 50), "END\n"]))
+    (folder / "broken.pdb").write_text("no structure\n")
+    return folder
+
+
+def clean(inputs, out, **dataset) -> int:
+    source = json.dumps({"datasets": {"d": {"files": str(inputs), **dataset}}})
+    return cli.main(["structures", "clean", str(inputs), "--out", str(out), "--config", source, *ALONE])
+
+
+def test_a_folder_becomes_a_dataset(inputs, tmp_path, capsys):
+    assert clean(inputs, tmp_path / "out", shards=3) == 0
+    assert "4 chains (4 train); 1 left out" in capsys.readouterr().out
+    assert sorted(read_chains(tmp_path / "out")["chain_id"].to_pylist()) == ["A_A", "C_A", "D_A", "E_A"]
+    rejected = read_rejected(tmp_path / "out").to_pylist()
+    assert [(row["source_file"], row["code"]) for row in rejected] == [(str(inputs / "broken.pdb"), "unreadable")]
+    assert json.loads((tmp_path / "out/run.json").read_text())["chains"] == 4
+
+
+def test_parts_cleaned_one_by_one_give_the_same_files(inputs, tmp_path):
+    """What the workflow does, manifest by manifest, is what the command for a whole dataset does."""
+    from dplm2.structures.manifest import update_manifest
+
+    assert clean(inputs, tmp_path / "whole", shards=2) == 0
+    source = json.dumps({"datasets": {"d": {"files": str(inputs), "shards": 2}}})
+    for manifest in update_manifest(str(inputs), tmp_path / "m", 2):
+        call = ["structures", "clean", "--manifest", str(manifest), "--out", str(tmp_path / "parts")]
+        assert cli.main([*call, "--config", source, "--name", "d", *ALONE]) == 0
+    assert cli.main(["structures", "select", str(tmp_path / "parts"), "--config", source, "--name", "d"]) == 0
+    for name in ("part-00000.parquet", "part-00001.parquet", "selection.parquet", "rejected.parquet"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_fewer_shards_leave_no_stale_part(inputs, tmp_path):
+    assert clean(inputs, tmp_path / "out", shards=4) == 0
+    assert clean(inputs, tmp_path / "out", shards=1) == 0
+    assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 1
+    assert len(read_chains(tmp_path / "out")) == 4
+
+
+def test_a_run_without_a_usable_chain_is_one_line_and_exit_1(inputs, tmp_path, capsys):
+    for file in inputs.glob("[ACDE].pdb"):
+        file.unlink()
+    assert clean(inputs, tmp_path / "out") == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "no usable chain; 1 unreadable" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["clean", "absent", "--out", "out"], 1, "absent: no such file or folder"),
+        (["clean", "--out", "out"], 2, "give files or folders, or --manifest"),
+        (["clean", "x", "--out", "out", "--config", '{"datasets": {"d": {"files": "x", "sharts": 1}}}'], 2, "sharts"),
+        (["clean", "x", "--out", "out", "--config", "{}", "--name", "d"], 2, "datasets.d: not in the configuration"),
+        (["select", "absent"], 1, "absent: no such folder"),
+    ],
+)
+def test_wrong_use_is_said_in_a_line(arguments, status, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["structures", *arguments]) == status
+    assert message in capsys.readouterr().err
+
+
+def treacherous(items, own):
+    """A reader that dies on one file, as a parser written in C may, and never comes back from another."""
+    unread = [item.source_file for item in items if not item.problem]
+    if any("C.pdb" in name for name in unread):
+        os._exit(11)
+    if any("E.pdb" in name for name in unread):
+        time.sleep(600)
+    return shards.clean_batch(items, own)
+
+
+def test_a_reader_that_dies_or_hangs_costs_one_file_each(inputs, monkeypatch):
+    monkeypatch.setattr(shards, "BATCH_ITEMS", 1)
+    monkeypatch.setattr(shards, "BATCHES_PER_WORKER", 1)
+    monkeypatch.setattr(shards, "BATCH_SECONDS", 8)
+    monkeypatch.setattr(shards, "ITEM_SECONDS", 8)
+    files = [SourceFile(str(path), 1, "0") for path in sorted(inputs.iterdir())]
+    results = list(shards._results(files, settings(), 2, shards.Counts(files=5), treacherous))
+    assert [name for result in results for name in result.chains["chain_id"].to_pylist()] == ["A_A", "D_A"]
+    rejects = {reject.source_file.rsplit("/", 1)[-1]: reject for result in results for reject in result.rejects}
+    assert set(rejects) == {"C.pdb", "E.pdb", "broken.pdb"}
+    assert rejects["C.pdb"].reason == "the reader crashed on it"
+    assert "takes longer than" in rejects["E.pdb"].reason
+
+
+def test_several_processes_give_the_bytes_of_one(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "BATCH_ITEMS", 2)
+    for i in range(10):
+        shutil.copy(inputs / "A.pdb", inputs / f"copy{i}.pdb")
+    files = [SourceFile(str(path), 1, "0") for path in sorted(inputs.iterdir())]
+    for name, workers in (("one", 0), ("many", 2)):
+        part, rejected = tmp_path / name / "part-00000.parquet", tmp_path / name / "rejected.parquet"
+        counts = shards.clean_shard(files, settings(), "d", part, rejected, workers)
+        assert (counts.files, counts.chains, counts.rejects) == (15, 14, {"unreadable": 1})
+    for name in ("part-00000.parquet", "rejected.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()

@@ -1,0 +1,191 @@
+"""Downloads from a local server that misbehaves in every way that servers do."""
+
+import gzip
+import hashlib
+import json
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from dplm2 import cli
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.structures.fetching import Source, fetch, read_targets
+from dplm2.structures.store import read_rejected
+from tests.structures.made import chain
+
+BODY = gzip.compress("\n".join(chain("ACDEFGHIKL") * 5).encode())
+
+
+class Unruly(BaseHTTPRequestHandler):
+    """The path says how to misbehave; ``/once/...`` only on the first request of a path."""
+
+    requests: Counter = Counter()
+
+    def do_GET(self):  # noqa: N802
+        self.requests[self.path] += 1
+        _, *parts = self.path.split("/")
+        if parts[0] == "once":
+            parts = parts[1:] if self.requests[self.path] == 1 else ["good"]
+        getattr(self, f"answer_{parts[0].split('.')[0]}", self.answer_404)()
+
+    def _send(self, body=BODY, status=200, announced=None, **headers):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if announced is None else announced))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def answer_good(self):
+        self._send()
+
+    def answer_404(self):
+        self._send(b"no such entry", 404)
+
+    def answer_429(self):
+        self._send(b"slowly", 429, Retry_After="0")
+
+    def answer_500(self):
+        self._send(b"broken", 500)
+
+    def answer_drop(self):
+        self.close_connection = True
+        self.connection.close()
+
+    def answer_truncate(self):
+        self._send(BODY[:100], announced=len(BODY))
+        self.close_connection = True
+
+    def answer_short(self):
+        self._send(BODY, announced=100)
+        self.close_connection = True
+
+    def answer_page(self):
+        self._send(b"<html>maintenance</html>")
+
+    def answer_models(self):
+        host = f"http://{self.headers['Host']}"
+        models = [] if "Q00000" in self.path else [{"cifUrl": f"{host}/good/AF.cif.gz"}]
+        self._send(json.dumps(models).encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    Unruly.requests = Counter()
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Unruly)
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{running.server_address[1]}"
+    running.shutdown()
+    running.server_close()
+    thread.join()
+
+
+def source(server, **more) -> Source:
+    addresses = {"pdb_address": f"{server}/good/{{id}}.pdb.gz", "alphafold_address": f"{server}/models/{{id}}"}
+    return Source(**addresses, first_wait=0.01, timeout=2, tries=3, **more)
+
+
+def run(server, tmp_path, lines, **more):
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    own = source(server, **more)
+    return fetch(read_targets(tmp_path / "list.txt", own), tmp_path / "out", own)
+
+
+def files(tmp_path) -> set[str]:
+    return {path.name for path in (tmp_path / "out").iterdir()} - {"downloads.tsv", "rejected.parquet"}
+
+
+def test_ids_accessions_and_addresses(server, tmp_path):
+    outcome = run(server, tmp_path, ["# a list", "1ABC", "P12345 # one", f"{server}/good/x.pdb.gz?a=1", ""])
+    assert (outcome.fetched, outcome.rejects) == (3, [])
+    assert files(tmp_path) == {"1abc.pdb.gz", "AF-P12345-F1.cif.gz", "x.pdb.gz"}
+    rows = [line.split("\t") for line in (tmp_path / "out/downloads.tsv").read_text().splitlines()]
+    assert rows[0] == ["name", "file", "size", "sha256", "address"]
+    digest = hashlib.sha256(BODY).hexdigest()
+    assert {tuple(row[2:4]) for row in rows[1:]} == {(str(len(BODY)), digest)}
+
+
+@pytest.mark.parametrize("trouble", ["429", "500", "drop", "truncate", "short", "page"])
+def test_passing_trouble_is_tried_again(server, tmp_path, trouble):
+    outcome = run(server, tmp_path, [f"{server}/once/{trouble}/x.pdb.gz"])
+    assert (outcome.fetched, outcome.rejects) == (1, [])
+    assert (tmp_path / "out/x.pdb.gz").read_bytes() == BODY
+    assert Unruly.requests[f"/once/{trouble}/x.pdb.gz"] == 2
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason", "tries"),
+    [
+        ("404", "status 404", 1),
+        ("429", r"status 429 \(3 tries\)", 3),
+        ("500", r"status 500 \(3 tries\)", 3),
+        ("drop", "no connection|connection broke", 3),
+        ("truncate", "bytes came|connection broke", 3),
+        ("short", "no sound structure", 3),
+        ("page", "no sound structure file: a web page", 3),
+    ],
+)
+def test_lasting_trouble_is_a_reject_and_leaves_no_file(server, tmp_path, trouble, reason, tries):
+    outcome = run(server, tmp_path, [f"{server}/{trouble}/x.pdb.gz", "1abc"])
+    assert outcome.fetched == 1
+    assert files(tmp_path) == {"1abc.pdb.gz"}
+    assert Unruly.requests[f"/{trouble}/x.pdb.gz"] == tries
+    reject = read_rejected(tmp_path / "out").to_pylist()[0]
+    assert reject["code"] == "not_fetched"
+    assert reject["chain"] == f"{server}/{trouble}/x.pdb.gz"
+    import re
+
+    assert re.search(reason, reject["reason"]), reject["reason"]
+
+
+def test_what_is_there_is_not_fetched_again_unless_it_was_harmed(server, tmp_path):
+    names = [f"{i}abc" for i in range(1, 9)]
+    run(server, tmp_path, names)
+    (tmp_path / "out/1abc.pdb.gz").write_bytes(b"harmed")
+    (tmp_path / "out/2abc.pdb.gz").unlink()
+    outcome = run(server, tmp_path, names)
+    assert (outcome.fetched, outcome.present) == (2, 6)
+    assert sum(Unruly.requests.values()) == 10
+
+
+def test_a_model_that_alphafold_db_does_not_know(server, tmp_path):
+    outcome = run(server, tmp_path, ["Q00000"])
+    assert [reject.reason for reject in outcome.rejects] == ["AlphaFold DB names no file for it"]
+
+
+def test_names_never_leave_the_folder_and_never_clash(server, tmp_path):
+    lines = [f"{server}/good/..%2F..%2Fevil.pdb", f"{server}/good/a/x.pdb", f"{server}/good/b/x.pdb"]
+    assert run(server, tmp_path, lines).fetched == 3
+    assert files(tmp_path) == {"evil.pdb", "x.pdb", "again-x.pdb"}
+    assert {path.name for path in tmp_path.iterdir()} == {"list.txt", "out"}
+
+
+def test_a_file_beyond_the_limit_is_refused(server, tmp_path):
+    outcome = run(server, tmp_path, ["1abc"], max_megabytes=0)
+    assert outcome.rejects[0].reason == "more than 0 MiB"
+
+
+def test_a_list_that_is_wrong_is_named(tmp_path):
+    (tmp_path / "list").write_text("1abc\nnot-an-id\n")
+    with pytest.raises(ConfigError, match="line 2: 'not-an-id' is no PDB id"):
+        read_targets(tmp_path / "list", Source())
+    (tmp_path / "list").write_text("# nothing\n")
+    with pytest.raises(DPLM2Error, match="an empty list"):
+        read_targets(tmp_path / "list", Source())
+
+
+def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, capsys):
+    (tmp_path / "list").write_text(f"1abc\n{server}/404/x\n")
+    call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(tmp_path / "out"), "--first-wait", "0.01"]
+    call += ["--pdb-address", f"{server}/good/{{id}}.pdb.gz"]
+    assert cli.main(call) == 1
+    printed = capsys.readouterr()
+    assert "1 fetched, 0 there already, 1 could not be had" in printed.out
+    assert "status 404" in printed.err
+    assert cli.main([*call, "--allow-missing"]) == 0

@@ -1,0 +1,72 @@
+"""Secondary structure against biotite, size against its closed form."""
+
+import gzip
+
+import numpy as np
+import pytest
+from biotite.structure import AtomArray, annotate_sse
+from biotite.structure.io.pdbx import BinaryCIFFile, get_structure
+
+from dplm2.structures.geometry import fractions, radius_of_gyration, secondary_structure
+from dplm2.structures.residues import unclash
+
+
+def by_biotite(alpha: np.ndarray) -> np.ndarray:
+    """biotite's answer; residues without C-alpha are left out there, so that it sees a jump in numbers."""
+    there = np.flatnonzero(np.isfinite(alpha).all(-1))
+    atoms = AtomArray(len(there))
+    atoms.coord, atoms.res_id = alpha[there], there + 1
+    atoms.res_name[:], atoms.atom_name[:] = "ALA", "CA"
+    found = np.full(len(alpha), "", "U1")
+    found[there] = annotate_sse(atoms)
+    return found
+
+
+@pytest.fixture(scope="module")
+def traces(corpus_folder):
+    files = sorted((corpus_folder / "train").glob("*.bcif.gz"))[::100]
+    found = []
+    for file in files:
+        with gzip.open(file) as stream:
+            atoms = get_structure(BinaryCIFFile.read(stream), model=1)
+        found.append(atoms[atoms.atom_name == "CA"].coord)
+    return found
+
+
+def test_secondary_structure_is_biotites(traces):
+    for alpha in traces:
+        np.testing.assert_array_equal(secondary_structure(alpha), by_biotite(alpha))
+
+
+def test_secondary_structure_is_biotites_across_gaps(traces):
+    for alpha in traces[:8]:
+        gapped = alpha.copy()
+        gapped[20:26] = np.nan
+        own, theirs = secondary_structure(gapped), by_biotite(gapped)
+        assert (own == theirs).mean() > 0.98
+        assert (own[20:26] == "").all()
+
+
+def test_fractions_add_up_and_do_not_turn_with_the_chain(traces):
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    rotation *= np.linalg.det(rotation)
+    for alpha in traces[:5]:
+        assert sum(fractions(alpha)) == pytest.approx(1)
+        assert fractions(alpha @ rotation.T + 7) == pytest.approx(fractions(alpha))
+
+
+def test_radius_of_gyration_of_a_line():
+    """n points a step apart: step * sqrt((n * n - 1) / 12); missing points do not count."""
+    line = np.array([[3.8 * i, 1, 2] for i in range(50)] + [[np.nan] * 3])
+    assert radius_of_gyration(line) == pytest.approx(3.8 * np.sqrt((50**2 - 1) / 12))
+
+
+def test_unclash_finds_what_all_pairs_find():
+    rng = np.random.default_rng(1)
+    backbone = rng.normal(scale=6, size=(200, 4, 3)).astype(np.float32)
+    backbone[5] = np.nan
+    alpha = backbone[:, 1]
+    distance = np.linalg.norm(alpha[:, None] - alpha[None], axis=-1)
+    close = (distance < 1.0) & (np.arange(200)[:, None] > np.arange(200)[None])
+    assert set(unclash(backbone)) == set(np.flatnonzero(close.any(1)).tolist())

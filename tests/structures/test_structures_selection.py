@@ -1,0 +1,258 @@
+"""What the whole dataset decides: duplicates, size, clusters, splits without leaks."""
+
+import random
+import stat
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dplm2.artifacts import RunRecord, read_json
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.structures.cleaning import Chain
+from dplm2.structures.clusters import parse_clusters, run_mmseqs2
+from dplm2.structures.reading import Item
+from dplm2.structures.selection import select_chains
+from dplm2.structures.shards import Names, _record_batch
+from dplm2.structures.similarity import WordIndex
+from dplm2.structures.splits import Members, assign_splits
+from dplm2.structures.store import REJECTED, read_chains, read_rejected, write_chains, write_table
+from tests.structures.made import settings
+
+LETTERS = "ACDEFGHIKLMNPQRSTVWY"
+
+
+def sequences(count: int, length: int = 120, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return ["".join(draw.choices(LETTERS, k=length)) for _ in range(count)]
+
+
+def mutated(sequence: str, identity: float, seed: int = 0) -> str:
+    """A relative with exactly this fraction of equal letters."""
+    draw = random.Random(seed)
+    letters = list(sequence)
+    for place in draw.sample(range(len(letters)), round(len(letters) * (1 - identity))):
+        letters[place] = draw.choice(LETTERS.replace(letters[place], ""))
+    return "".join(letters)
+
+
+def made(sequence: str, missing: int = 0, resolution: float | None = 2.0, radius: float | None = None) -> Chain:
+    length = len(sequence)
+    backbone = np.ones((length, 4, 3), np.float32)
+    backbone[1 : 1 + missing] = np.nan
+    numbers = np.arange(length, dtype=np.int32)
+    chain = Chain("A", "A", sequence, numbers, None, backbone, None, None, resolution, "2020-01-01", False)
+    chain.radius_of_gyration = 2.2 * length**0.38 if radius is None else radius
+    return chain
+
+
+def store(folder, chains: dict[str, Chain], parts: int = 2):
+    """A dataset folder with these chains by entry, dealt over the parts."""
+    names = list(chains)
+    for part in range(parts):
+        rows = [(Item(f"{name}.cif", "0" * 64, name), chains[name]) for name in names[part::parts]]
+        write_chains(folder / f"part-{part:05d}.parquet", [Names().apply(_record_batch(rows), "d")])
+        write_table(folder / "shards" / f"rejected-{part:05d}.parquet", REJECTED.empty_table())
+    return folder
+
+
+def select(folder, seed: int = 0, **sections) -> dict:
+    return select_chains(folder, settings(**sections), seed, RunRecord("structures select", {}, {}))
+
+
+def kept(folder, split=None) -> set[str]:
+    return set(read_chains(folder, ["chain_id"], split=split)["chain_id"].to_pylist())
+
+
+def test_of_equal_sequences_the_best_observed_and_resolved_stays(tmp_path):
+    first, second = sequences(2)
+    chains = {
+        "a": made(first, missing=2), "b": made(first, resolution=None), "c": made(first, resolution=2.5),
+        "d": made(first, resolution=1.5), "e": made(second),
+    }  # fmt: skip
+    counts = select(store(tmp_path, chains))
+    assert kept(tmp_path) == {"d_A", "e_A"}
+    assert counts == {"chains": 2, "train": 2, "rejected": 3}
+    rejects = read_rejected(tmp_path).to_pylist()
+    assert {(row["source_file"], row["code"], row["reason"]) for row in rejects} == {
+        (f"{name}.cif", "duplicate", "same sequence as d_A") for name in "abc"
+    }
+    assert read_json(tmp_path / "run.json")["rejected"] == {"duplicate": 3}
+    select(store(tmp_path, chains), filters={"deduplicate": False})
+    assert len(kept(tmp_path)) == 5
+
+
+def test_the_radius_quantile_is_judged_for_the_length(tmp_path):
+    chains = {f"n{i}": made("A" * length, radius=2.2 * length**0.38) for i, length in enumerate(range(50, 450, 4))}
+    chains["wide"] = made("A" * 60, radius=2.2 * 300**0.38)  # no outlier in itself, but for its length
+    select(store(tmp_path, chains), filters={"radius_of_gyration_quantile": 0.99, "deduplicate": False})
+    rejects = read_rejected(tmp_path).to_pylist()
+    assert [row["source_file"] for row in rejects if row["code"] == "radius_of_gyration"][:1] == ["wide.cif"]
+    assert len(rejects) <= 2
+
+
+def test_no_usable_chain_is_one_clear_line(tmp_path):
+    write_chains(tmp_path / "part-00000.parquet", [])
+    row = {
+        "source_file": ["x.pdb"],
+        "source_sha256": ["0"],
+        "chain": [""],
+        "code": ["unreadable"],
+        "reason": ["an empty file"],
+    }
+    write_table(tmp_path / "shards/rejected-00000.parquet", REJECTED.empty_table().from_pydict(row, schema=REJECTED))
+    with pytest.raises(DPLM2Error, match=r"no usable chain; 1 unreadable \(first: x.pdb: an empty file\)"):
+        select(tmp_path)
+
+
+def test_one_name_in_two_parts_is_refused(tmp_path):
+    store(tmp_path, {"a": made("ACD"), "b": made("CDE")})
+    table = pq.read_table(tmp_path / "part-00000.parquet")
+    pq.write_table(table, tmp_path / "part-00001.parquet")
+    with pytest.raises(DPLM2Error, match="two chains are called a_A"):
+        select(tmp_path)
+
+
+def test_clusters_from_a_table_and_one_of_each(tmp_path):
+    texts = sequences(5)
+    chains = {name: made(text, missing=i) for i, (name, text) in enumerate(zip("abcde", texts, strict=True))}
+    table = tmp_path / "clusters.csv"
+    table.write_text("chain_id,cluster\na_A,one\nb,one\nc_A,two\nd_A,two\n")
+    store(tmp_path / "d", chains)
+    clusters = {"source": "file", "file": str(table)}
+    select(tmp_path / "d", clusters=clusters)
+    found = {
+        row["chain_id"]: row["cluster"] for row in read_chains(tmp_path / "d", ["chain_id", "cluster"]).to_pylist()
+    }
+    assert found == {"a_A": "one", "b_A": "one", "c_A": "two", "d_A": "two", "e_A": "e_A"}
+    select(tmp_path / "d", clusters=clusters, filters={"one_per_cluster": True})
+    assert kept(tmp_path / "d") == {"a_A", "c_A", "e_A"}
+    with pytest.raises(ConfigError, match="needs clusters"):
+        select(tmp_path / "d", filters={"one_per_cluster": True})
+    table.write_text("name,group\n1,2\n")
+    with pytest.raises(DPLM2Error, match="columns chain_id and cluster"):
+        select(tmp_path / "d", clusters=clusters)
+
+
+def test_mmseqs2_is_called_and_its_table_read(tmp_path, monkeypatch):
+    """A stand-in on PATH that clusters by first letter: the call and the table's format are tested."""
+    program = tmp_path / "mmseqs"
+    clusters = 'k = substr($0, 1, 1); if (!(k in r)) r[k] = n; print r[k] "\\t" n'
+    program.write_text(
+        f"#!/bin/sh\necho \"$@\" > '{tmp_path}/call'\n"
+        f"awk '/^>/ {{n = substr($1, 2); next}} {{{clusters}}}' $2 > $3_cluster.tsv\n"
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    own = settings(clusters={"source": "mmseqs2", "identity": 0.4, "coverage": 0.6, "sensitivity": 5}).clusters
+    named = run_mmseqs2({"p|q r": "AAA", "s": "CCC", "t": "ACC"}, own, threads=3)
+    assert named == {"p|q r": "p|q r", "s": "s", "t": "p|q r"}
+    call = (tmp_path / "call").read_text()
+    assert call.startswith("easy-cluster ")
+    assert "--min-seq-id 0.4 -c 0.6 --cov-mode 0 -s 5 --threads 3" in call
+    program.write_text("#!/bin/sh\necho 'no space left' >&2\nexit 3\n")
+    with pytest.raises(DPLM2Error, match="status 3: no space left"):
+        run_mmseqs2({"a": "AAA"}, own, 1)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(DPLM2Error, match="not on PATH"):
+        run_mmseqs2({"a": "AAA"}, own, 1)
+
+
+def test_a_table_of_mmseqs2_must_place_every_sequence():
+    assert parse_clusters("0\t0\n0\t1\n", ["a", "b"]) == {"a": "a", "b": "a"}
+    with pytest.raises(DPLM2Error, match="without a cluster"):
+        parse_clusters("0\t0\n", ["a", "b"])
+    with pytest.raises(DPLM2Error, match="no pair"):
+        parse_clusters("0\tx\n", ["a", "b"])
+
+
+def test_mmseqs2_itself_separates_unrelated_and_joins_related():
+    import shutil
+
+    if shutil.which("mmseqs") is None:
+        pytest.skip("needs mmseqs on PATH")
+    one, other = sequences(2)
+    own = settings(clusters={"source": "mmseqs2"}).clusters
+    named = run_mmseqs2({"a": one, "b": mutated(one, 0.8), "c": other}, own, 2)
+    assert named["a"] == named["b"] != named["c"]
+
+
+def test_near_identical_sequences_are_found_and_distant_ones_are_not():
+    base = sequences(30, length=200)
+    index = WordIndex(base, identity=0.9)
+    for i, sequence in enumerate(base):
+        assert index.related(mutated(sequence, 0.97, seed=i)).tolist() == [i]
+        assert index.related(sequence[30:170]).tolist() == [i]  # a piece of it
+        assert index.related(mutated(sequence, 0.6, seed=i)).tolist() == []
+    assert WordIndex([], 0.9).related(base[0]).tolist() == []
+    assert index.related("AC").tolist() == []
+
+
+def members(texts: list[str], clusters=None, dates=None) -> Members:
+    names = [f"c{i}" for i in range(len(texts))]
+    return Members(names, names, texts, dates or [None] * len(texts), clusters or [None] * len(texts))
+
+
+def split(**keys):
+    return settings(split=keys).split
+
+
+def test_a_random_draw_has_its_size_and_depends_on_seed_and_names_alone():
+    texts = sequences(200, length=60)
+    own = split(validation_fraction=0.1, test_fraction=0.05)
+    first = assign_splits(members(texts), own, seed=1).splits
+    assert first.count("validation") == 20
+    assert first.count("test") == 10
+    assert first == assign_splits(members(texts), own, seed=1).splits
+    assert first != assign_splits(members(texts), own, seed=2).splits
+    more = assign_splits(members(texts + sequences(4, 60, seed=9)), own, seed=1)
+    assert sum(a != b for a, b in zip(first, more.splits, strict=False)) <= 6
+
+
+def test_near_identical_sequences_go_to_one_side():
+    base = sequences(50)
+    texts = base + [mutated(text, 0.97, seed=i) for i, text in enumerate(base)]
+    splits = assign_splits(members(texts), split(validation_fraction=0.2), seed=0).splits
+    assert splits[:50] == splits[50:]
+    assert 20 <= splits.count("validation") <= 22
+
+
+def test_clusters_go_to_one_side():
+    texts = sequences(90)
+    clusters = [f"k{i % 30}" for i in range(90)]
+    splits = assign_splits(members(texts, clusters), split(validation_fraction=0.2, by="cluster"), seed=0).splits
+    sides = {cluster: {splits[i] for i in range(90) if clusters[i] == cluster} for cluster in clusters}
+    assert all(len(side) == 1 for side in sides.values())
+    assert splits.count("validation") == 18
+    with pytest.raises(ConfigError, match="clusters.source is none"):
+        assign_splits(members(texts), split(validation_fraction=0.2, by="cluster"), seed=0)
+
+
+def test_lists_and_dates_hold_out_and_leaks_are_found(tmp_path):
+    base = sequences(4)
+    texts = [*base, mutated(base[0], 0.97), sequences(1, seed=5)[0]]
+    dates = ["2019-01-01", "2019-01-01", "2022-01-01", None, "2018-01-01", "2018-01-01"]
+    clusters = ["x", "y", "z", "w", "v", "z"]
+    (tmp_path / "test.txt").write_text("c0  # the benchmark\nc99\n\n")
+    keys = {"test_list": str(tmp_path / "test.txt"), "validation_from": "2022-01-01"}
+    found = assign_splits(members(texts, clusters, dates), split(**keys), seed=0)
+    assert found.splits == ["test", "train", "validation", "train", "train", "train"]
+    assert found.leaks == {4: 0, 5: 2}  # c4 is nearly c0, c5 is of the cluster of c2
+    assert found.unmatched == {"test": 1}
+    assert assign_splits(members(texts, clusters, dates), split(**keys, leaks="keep"), seed=0).leaks == {}
+    with pytest.raises(DPLM2Error, match="2 training chains are related"):
+        assign_splits(members(texts, clusters, dates), split(**keys, leaks="stop"), seed=0)
+    (tmp_path / "validation.txt").write_text("c0\n")
+    with pytest.raises(ConfigError, match="c0 stands in test_list and in validation_list"):
+        assign_splits(members(texts), split(**keys, validation_list=str(tmp_path / "validation.txt")), seed=0)
+
+
+def test_leaks_are_rejected_with_their_reason(tmp_path):
+    base = sequences(3)
+    chains = {"a": made(base[0]), "b": made(base[1]), "c": made(mutated(base[0], 0.97))}
+    (tmp_path / "list").write_text("a\n")
+    folder = store(tmp_path / "d", chains)
+    counts = select(folder, split={"validation_list": str(tmp_path / "list")})
+    assert counts == {"chains": 2, "train": 1, "validation": 1, "rejected": 1}
+    assert kept(folder, "validation") == {"a_A"}
+    assert read_rejected(folder).to_pylist()[0]["reason"] == "related to a_A, which is held out (validation)"

@@ -1,0 +1,54 @@
+"""Chains and tokenizers that several tests share."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from dplm2.tokenizer.importing import import_tokenizer
+from dplm2.tokenizer.model import StructureTokenizer
+from dplm2.tokenizer.settings import default_settings
+from tests.tokenizer.synthetic import SMALL, chain
+
+
+@pytest.fixture(scope="session")
+def chains() -> list[np.ndarray]:
+    """Chains of several lengths, some with missing residues, one shorter than the number of neighbours."""
+    return [chain(61, 0), chain(40, 1, (0, 7, 8, 39)), chain(95, 2, (50,)), chain(12, 3), chain(40, 4)]
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer() -> StructureTokenizer:
+    """A small tokenizer with random weights, biases included."""
+    torch.manual_seed(0)
+    tokenizer = StructureTokenizer(default_settings(**SMALL)).eval()
+    with torch.no_grad():
+        for parameter in tokenizer.encoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def recorded(fixtures_folder):
+    """Load recorded tensors of the authors' tiny tokenizer by name."""
+    return lambda name: load_file(fixtures_folder / "structok_tiny" / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def tiny_yaml(fixtures_folder, tmp_path_factory):
+    """The YAML of the authors' tiny tokenizer, as far as it was recorded."""
+    meta = json.loads((fixtures_folder / "structok_tiny" / "meta.json").read_text())
+    path = tmp_path_factory.mktemp("tiny") / "config.yaml"
+    path.write_text(yaml.safe_dump({"model": {**meta["config"], "if1_args": meta["if1_args"]}}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def released(fixtures_folder, tiny_yaml):
+    """The authors' tiny tokenizer, imported and read again."""
+    folder = tiny_yaml.parent / "imported"
+    import_tokenizer(fixtures_folder / "structok_tiny" / "weights.safetensors", folder, tiny_yaml)
+    return StructureTokenizer.from_pretrained(folder)

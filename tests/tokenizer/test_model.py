@@ -1,0 +1,141 @@
+"""The tokenizer as users hold it: invariances of tokens, batches, files, messages."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dplm2.errors import DPLM2Error
+from dplm2.tokenizer.model import StructureTokenizer, length_buckets
+from dplm2.tokenizer.settings import default_settings
+from tests.tokenizer.synthetic import SMALL, chain, rotation
+
+
+def share_equal(first, second) -> float:
+    return float(np.mean(np.concatenate(first) == np.concatenate(second)))
+
+
+@pytest.mark.parametrize("name", ["single_missing", "single_full", "batch_padded"])
+def test_tokens_of_the_authors(recorded, released, name):
+    record = recorded(name)
+    coords = record["bb_positions"].clone()
+    coords[record["res_mask"] == 0] = torch.nan
+    backbones = [row[:length].numpy() for row, length in zip(coords, record["seq_length"].tolist(), strict=True)]
+    tokens = released.encode([backbone + np.float32(7.0) for backbone in backbones])
+    assert np.array_equal(tokens[0], record["tokens"][0, : len(tokens[0])].numpy())
+    decoded = released.decode(record["tokens"][0].numpy())
+    expected = record["detok.atom37_positions"][0][:, :3].numpy()  # the authors place O afterwards
+    np.testing.assert_allclose(decoded.backbone[:, :3], expected, atol=1e-3)
+    assert decoded.plddt is None  # this head was never trained
+
+
+def test_tokens_do_not_change_with_place_padding_order_or_batch(small_tokenizer, chains):
+    alone = [small_tokenizer.encode(backbone) for backbone in chains]
+    assert len(np.unique(np.concatenate(alone))) > 20
+    for budget in (1, 130, 10_000):
+        assert share_equal(alone, small_tokenizer.encode(chains, token_budget=budget)) == 1
+    assert share_equal(alone[::-1], small_tokenizer.encode(chains[::-1])) == 1
+    moved = [(backbone @ rotation(3) - 11.0).astype(np.float32) for backbone in chains]
+    assert share_equal(alone, small_tokenizer.encode(moved)) == 1
+    mirrored = [backbone * np.float32([1, 1, -1]) for backbone in chains]
+    assert share_equal(alone, small_tokenizer.encode(mirrored)) < 0.5
+    assert (alone[1][[0, 7, 8, 39]] == 0).all()  # missing residues
+
+
+def test_oxygen_is_not_looked_at(small_tokenizer, chains):
+    without = [backbone[:, :3] for backbone in chains]
+    assert share_equal(small_tokenizer.encode(chains), small_tokenizer.encode(without)) == 1
+
+
+def test_short_and_empty_chains(small_tokenizer):
+    for length in (1, 2, 3):
+        assert small_tokenizer.encode(chain(length, 5)).shape == (length,)
+        assert small_tokenizer.decode(np.arange(length)).backbone.shape == (length, 4, 3)
+    nothing = np.full((6, 4, 3), np.nan, np.float32)
+    assert (small_tokenizer.encode(nothing) == 0).all()
+    assert small_tokenizer.encode([]) == []
+
+
+def test_decoding_does_not_depend_on_the_batch(small_tokenizer, chains):
+    tokens = small_tokenizer.encode(chains)
+    together = small_tokenizer.decode(tokens)
+    for row, decoded in zip(tokens, together, strict=True):
+        np.testing.assert_allclose(decoded.backbone, small_tokenizer.decode(row).backbone, atol=1e-3)
+        assert decoded.backbone.dtype == np.float32 and decoded.plddt is None
+
+
+def test_confidence_is_reported_once_it_is_trained(small_tokenizer, chains):
+    small_tokenizer.confidence_trained = True
+    try:
+        plddt = small_tokenizer.decode(small_tokenizer.encode(chains[0])).plddt
+    finally:
+        small_tokenizer.confidence_trained = False
+    assert plddt.shape == (61,) and (plddt > 0).all() and (plddt < 100).all()
+
+
+def test_saving_keeps_tokens_and_fingerprint(small_tokenizer, chains, tmp_path):
+    small_tokenizer.save_pretrained(tmp_path)
+    again = StructureTokenizer.from_pretrained(tmp_path)
+    assert again.fingerprint == small_tokenizer.fingerprint
+    assert json.loads((tmp_path / "config.json").read_text())["fingerprint"] == again.fingerprint
+    assert share_equal(again.encode(chains), small_tokenizer.encode(chains)) == 1
+    before = again.fingerprint
+    with torch.no_grad():
+        again.pre_quant[1].bias[0] += 1e-3
+    assert again.fingerprint != before
+
+
+def test_a_frozen_encoder_is_never_in_training_mode():
+    settings = default_settings(**{**SMALL, "encoder": {**SMALL["encoder"], "frozen": True}})
+    tokenizer = StructureTokenizer(settings).train()
+    assert tokenizer.decoder.training and not any(part.training for part in tokenizer.encoder.modules())
+    assert not any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
+
+
+def test_length_buckets_hold_every_chain_once_within_the_budget():
+    lengths = np.random.default_rng(0).integers(1, 300, 200).tolist()
+    groups = list(length_buckets(lengths, 1000))
+    assert sorted(sum(groups, [])) == list(range(200))
+    assert all(len(group) * max(lengths[index] for index in group) <= 1000 for group in groups)
+    padding = sum(len(group) * max(lengths[index] for index in group) for group in groups) / sum(lengths)
+    assert padding < 1.1
+    assert list(length_buckets([50, 5000], 1000)) == [[1], [0]]
+
+
+def test_wrong_input_is_named(small_tokenizer, tmp_path):
+    with pytest.raises(DPLM2Error, match=r"\(residues, 3 or 4 atoms, 3\), not \(5, 2, 3\)"):
+        small_tokenizer.encode(np.zeros((5, 2, 3)))
+    with pytest.raises(DPLM2Error, match="8192 is not among the 8192"):
+        small_tokenizer.decode(np.array([3, 8192]))
+    with pytest.raises(DPLM2Error, match="row of integers"):
+        small_tokenizer.decode(np.array([0.5]))
+    with pytest.raises(DPLM2Error, match="no such folder"):
+        StructureTokenizer.from_pretrained(tmp_path / "none")
+    small_tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architecture"]["encoder"]["layers"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DPLM2Error, match="not the weights of this tokenizer"):
+        StructureTokenizer.from_pretrained(tmp_path)
+
+
+def test_settings_are_those_of_the_schema():
+    import dataclasses
+
+    from dplm2 import config
+    from dplm2.tokenizer import settings
+
+    properties = config.schema("tokenizer")["properties"]
+    for name, section in [
+        ("encoder", settings.EncoderSettings),
+        ("quantizer", settings.QuantizerSettings),
+        ("decoder", settings.DecoderSettings),
+        ("loss", settings.LossSettings),
+        ("tokenization", settings.TokenizationSettings),
+    ]:
+        assert {field.name for field in dataclasses.fields(section)} == set(properties[name]["properties"])
+    assert {field.name for field in dataclasses.fields(settings.TokenizerSettings)} == set(properties)
+    assert not list(config.problems_of({"datasets": ["demo"]}, "tokenizer"))
+    assert not list(config.problems_of({"pretrained": "folder"}, "tokenizer"))
+    assert list(config.problems_of({"encoder": {"layer": 2}}, "tokenizer"))

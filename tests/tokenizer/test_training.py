@@ -1,0 +1,230 @@
+"""Training of the tokenizer on helices and strands made here: windows, terms, and a loss that falls."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from dplm2.structures import store
+from dplm2.tokenizer import losses, validation
+from dplm2.tokenizer.model import StructureTokenizer
+from dplm2.tokenizer.settings import default_settings
+from dplm2.tokenizer.training import Chains, TokenizerTask, initial_tokenizer, train_tokenizer
+from tests.tokenizer.test_losses import chain_of_torsions
+
+SIZES = {
+    "encoder": {
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+        "feedforward_width": 32,
+        "gvp_layers": 1,
+        "node_scalars": 16,
+        "node_vectors": 4,
+        "edge_scalars": 8,
+        "neighbours": 8,
+        "dropout": 0.0,
+    },
+    "quantizer": {"bits": 6, "bound": "normalize", "commitment_weight": 0.0, "entropy_temperature": 1.0},
+    "decoder": {
+        "sequence_dim": 32,
+        "pair_dim": 8,
+        "blocks": 1,
+        "sequence_head_width": 16,
+        "pairwise_head_width": 8,
+        "structure_blocks": 2,
+        "ipa_heads": 2,
+        "post_quant_layers": 1,
+        "post_quant_heads": 2,
+        "confidence_hidden": 8,
+        "distogram_bins": 16,
+        "dropout": 0.0,
+        "start": "chain",
+    },
+    "loss": {"crop": 20, "local_fape": 1.0, "distance": 1.0, "length_scaling": False, "violation": 0.1},
+    "training": {"steps": 3, "token_budget": 60, "log_every": 1, "learning_rate": 2e-3, "save_every": 100},
+}
+
+
+def settings_of(**changes):
+    sections = {name: {**values, **changes.get(name, {})} for name, values in SIZES.items()}
+    return default_settings(datasets=["any"], **sections)
+
+
+def table_of(lengths=(18, 25, 30, 41), split="train"):
+    """Chains whose torsion angles alternate between helix and strand, with a missing residue in the second."""
+    rows = []
+    for number, length in enumerate(lengths):
+        generator = np.random.default_rng(number)
+        helix = np.repeat(generator.random(length // 6 + 1) < 0.5, 6)[:length]
+        torsions = np.where(helix[:, None], [-57.0, -47.0], [-120.0, 130.0]) + generator.normal(0, 8, (length, 2))
+        backbone = chain_of_torsions(torsions)
+        if number == 1:
+            backbone[4] = np.nan
+        rows.append(
+            {
+                "chain_id": f"chain{number}",
+                "source_file": "made",
+                "source_sha256": "0",
+                "source_id": f"chain{number}",
+                "author_chain": "A",
+                "sequence": "".join("AL"[int(flag)] for flag in helix),
+                "length": length,
+                "observed": length,
+                "residue_index": np.arange(1, length + 1, dtype=np.int32).tolist(),
+                "backbone": backbone.reshape(-1).tolist(),
+                "split": split,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=store.CHAINS)
+
+
+@pytest.fixture
+def task():
+    settings = settings_of()
+    return TokenizerTask(initial_tokenizer(settings, seed=0), settings, table_of(), table_of(split="validation"))
+
+
+def test_windows_are_cut_from_the_chains_and_follow_from_the_generator(task):
+    batch = task.collate([0, 1, 3], torch.Generator().manual_seed(5))
+    again = task.collate([0, 1, 3], torch.Generator().manual_seed(5))
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    assert batch["mask"].sum(1).tolist() == [18, 20, 20]
+    assert task.costs == [18, 20, 20, 20]
+    starts = {window_start(task, task.collate([3], torch.Generator().manual_seed(seed)), 3) for seed in range(60)}
+    assert min(starts) == 0
+    assert max(starts) == 41 - 20
+
+
+def window_start(task, batch, chain):
+    first = batch["coords"][0, 0].numpy()
+    return int(np.abs(task.chains.backbones[chain][:, :3] - first).sum((1, 2)).argmin())
+
+
+def test_missing_residues_are_zero_and_not_observed(task):
+    batch = task.chains.batch([(1, 0, 25), (0, 0, 18)])
+    assert batch["mask"].sum(1).tolist() == [25, 18]
+    assert batch["observed"].sum(1).tolist() == [24, 18]
+    assert batch["coords"][0, 4].abs().max() == 0
+    assert not batch["bonded"][0, 24]
+    assert batch["bonded"][0, :24].all()
+    assert [losses.AMINO_ACIDS[number] for number in batch["residues"][0, :25]] == list(task.chains.sequences[1])
+
+
+def test_every_trained_weight_gets_a_gradient(task):
+    # layers that start at zero hide what lies before them from the first step
+    with torch.no_grad():
+        for parameter in task.module.parameters():
+            if parameter.abs().max() == 0:
+                parameter.normal_(std=0.02)
+    loss, metrics = task.module(task.collate([0, 1, 2], torch.Generator().manual_seed(0)))
+    loss.backward()
+    without = [
+        name
+        for name, parameter in task.module.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or parameter.grad.abs().max() == 0)
+    ]
+    # O touches nothing at first, so nothing turns it
+    decoder = [name for name in without if ".decoder." in name and ".torsion." not in name]
+    assert decoder == []
+    expected = {"fape", "distogram", "sequence", "violation", "confidence", "local_fape", "distance", "chain"}
+    assert expected <= set(metrics)
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_heads_without_a_loss_are_not_trained():
+    settings = settings_of(loss={"confidence": 0.0, "distogram": 0.0})
+    tokenizer = initial_tokenizer(settings, seed=0)
+    assert not tokenizer.confidence_trained
+    frozen = {name.split(".")[1] for name, value in tokenizer.named_parameters() if not value.requires_grad}
+    assert frozen == {"confidence_head", "distogram_head"}
+
+
+def test_confidence_does_not_shape_the_structure():
+    tables = table_of(), table_of()
+    gradients = []
+    for weight in (0.01, 100.0):
+        settings = settings_of(loss={"confidence": weight})
+        task = TokenizerTask(initial_tokenizer(settings, seed=0), settings, *tables)
+        loss, _ = task.module(task.collate([0, 2], torch.Generator().manual_seed(0)))
+        loss.backward()
+        gradients.append(task.module.tokenizer.decoder.structure_module.frame_update.weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_bits_are_switched_on_one_by_one():
+    settings = settings_of(quantizer={"gradual_steps": 12})
+    task = TokenizerTask(initial_tokenizer(settings, seed=0), settings, table_of(), table_of())
+    seen = []
+    for step in (0, 2, 6, 12, 100):
+        task.begin_step(step)
+        seen.append(task.module.tokenizer.quantizer.bits_on)
+    assert seen == [0, 1, 3, 6, 6]
+
+
+def test_a_chain_is_learnt():
+    settings = settings_of(quantizer={"gradual_steps": 10}, loss={"violation": 0.0, "distogram": 0.0})
+    task = TokenizerTask(initial_tokenizer(settings, seed=1), settings, table_of((18, 20)), table_of((18, 20)))
+    optimizer = torch.optim.Adam([p for p in task.module.parameters() if p.requires_grad], lr=3e-3)
+    before = task.validate(task.module)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(70):
+        task.begin_step(step)
+        optimizer.zero_grad()
+        loss, _ = task.module(task.collate([0, 1], generator))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(task.module.parameters(), 5.0)
+        optimizer.step()
+    after = task.validate(task.module)
+    assert after["rmsd"] < 0.5 * before["rmsd"]
+    assert after["lddt"] > before["lddt"] + 0.2
+
+
+def test_training_writes_a_tokenizer_that_says_what_it_is(tmp_path):
+    store.write_table(tmp_path / "chains" / "part-00000.parquet", table_of())
+    settings = settings_of()
+    out = tmp_path / "out"
+    train_tokenizer([tmp_path / "chains"], out, tmp_path / "state", settings, seed=3, device="cpu")
+    assert {path.name for path in out.iterdir()} >= {"model.safetensors", "config.json", "metrics.csv", "run.json"}
+    tokenizer = StructureTokenizer.from_pretrained(out)
+    assert tokenizer.confidence_trained
+    start = initial_tokenizer(settings, seed=3).state_dict()
+    assert any(not torch.equal(value, start[name]) for name, value in tokenizer.state_dict().items())
+    backbone = np.asarray(table_of()["backbone"][0].as_py(), np.float32).reshape(-1, 4, 3)
+    decoded = tokenizer.decode(tokenizer.encode(backbone))
+    assert decoded.backbone.shape == (18, 4, 3)
+    assert 0 <= decoded.plddt.min() <= decoded.plddt.max() <= 100
+
+
+def test_rmsd_and_lddt_of_moved_and_changed_chains():
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randn(1, 40, 3, generator=generator).cumsum(1) * 2
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    turn = turn * torch.linalg.det(turn)
+    mask = torch.ones(1, 40, dtype=torch.bool)
+    moved = true @ turn.T + 7
+    assert validation.rmsd(moved, true, mask).item() < 1e-3
+    assert torch.allclose(validation.lddt(moved, true, mask), torch.ones(1, 40))
+    assert validation.rmsd(moved * torch.tensor([1.0, 1.0, -1.0]), true, mask).item() > 1
+    noise = torch.randn(1, 40, 3, generator=generator) * 3
+    noisy = validation.rmsd(moved + noise, true, mask).item()
+    assert noisy == pytest.approx(biotite_rmsd((moved + noise)[0].numpy(), true[0].numpy()), rel=1e-4)
+
+
+def biotite_rmsd(mobile, fixed):
+    structure = pytest.importorskip("biotite.structure")
+    fitted, _ = structure.superimpose(fixed, mobile)
+    return structure.rmsd(fixed, fitted)
+
+
+def test_code_use_of_equal_shares_is_their_number():
+    use = validation.code_use(torch.tensor([0, 1, 2, 3] * 5), 16)
+    assert use == {"codes_used": 0.25, "code_perplexity": pytest.approx(4.0)}
+
+
+def test_chains_keep_what_the_table_says():
+    chains = Chains(table_of())
+    assert chains.lengths == [18, 25, 30, 41]
+    assert [len(backbone) for backbone in chains.backbones] == chains.lengths
