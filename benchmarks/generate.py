@@ -97,13 +97,12 @@ def measure_steps(options: argparse.Namespace) -> dict:
         inside.update(hidden=0.0, head=0.0)
         step = seconds(denoiser.advance, options)
         network.hidden, network.track_logits = plain_hidden, plain_head
-        after = peak_memory_bytes()
+        if repetition == 0:  # before the plain forward, which holds all logits
+            after = peak_memory_bytes()
+        plain = seconds(lambda: network(denoiser.ids_BT), options)
         if repetition:  # the first is for warming up
             times["step"].append(step)
             times["hidden"].append(inside["hidden"] + inside["head"])
-    for repetition in range(options.repetitions + 1):
-        plain = seconds(lambda: network(denoiser.ids_BT), options)
-        if repetition:
             times["plain_forward"].append(plain)
     medians = {name: statistics.median(values) for name, values in times.items()}
     own = [step - used for step, used in zip(times["step"], times["hidden"], strict=True)]

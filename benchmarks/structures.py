@@ -3,9 +3,9 @@
     python benchmarks/structures.py --corpus CORPUS --workers 2
     python benchmarks/structures.py --corpus CORPUS --only fuzz --fuzzed 2000
 
-CORPUS holds ``train/*.bcif.gz`` and ``raw/``. Each measurement runs the command as a user does, from files to Parquet with
-everything included (hashes, cleaning, selection, start of the program). Beside the wall time stands the processor time
-of all processes: on a machine that others use too, only the latter says what the code costs.
+CORPUS holds ``train/*.bcif.gz`` and ``raw/``. Each measurement runs the command as a user does, from files to Parquet
+with everything included (hashes, cleaning, selection, start of the program). Beside the wall time stands the processor
+time of all processes: on a machine that others use too, only the latter says what the code costs.
 """
 
 import argparse
@@ -93,6 +93,7 @@ def pdb_text(options: argparse.Namespace, work: Path) -> dict:
 
 def peak_memory(inputs: Path, out: Path, options: argparse.Namespace) -> float:
     """Largest sum of the proportional memory of the command and its workers, in MB, looked at four times a second."""
+    shutil.rmtree(out, ignore_errors=True)
     call = [sys.executable, "-m", "dplm2", "structures", "clean", str(inputs), "--out", str(out)]
     running = subprocess.Popen([*call, "--workers", str(options.workers)], stdout=subprocess.DEVNULL, cwd=ROOT)
     peak = 0.0

@@ -127,13 +127,15 @@ def reconstruct(
         A row per chain: ``length``, ``failed``, ``failure``, and the metrics of `dplm2.evaluation.comparison.compare`
         over residues that the chain itself has.
     """
-    tokens: list[np.ndarray] = []
-    decoded: list[np.ndarray] = []
-    for start in tqdm(range(0, len(backbones), settings.batch_size), desc="reconstruct", disable=None):
-        batch = backbones[start : start + settings.batch_size]
-        codes = tokenizer.encode(batch)
-        tokens += codes
-        decoded += [result.backbone for result in tokenizer.decode(codes)]
+    tokens: list[np.ndarray] = [np.empty(0)] * len(backbones)
+    decoded: list[np.ndarray] = [np.empty(0)] * len(backbones)
+    # Chains of similar length together: little of a batch is padding.
+    order = sorted(range(len(backbones)), key=lambda index: len(backbones[index]))
+    for start in tqdm(range(0, len(order), settings.batch_size), desc="reconstruct", disable=None):
+        batch = order[start : start + settings.batch_size]
+        codes = tokenizer.encode([backbones[index] for index in batch])
+        for index, code, result in zip(batch, codes, tokenizer.decode(codes), strict=True):
+            tokens[index], decoded[index] = code, result.backbone
     failed = [not np.isfinite(prediction[:, 1]).all() for prediction in decoded]
     values = compare(decoded, backbones, settings.released_tm_score, device)
     metrics = pd.DataFrame({"length": [len(backbone) for backbone in backbones], "failed": failed})

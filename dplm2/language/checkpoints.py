@@ -55,7 +55,9 @@ def read_pickled(path: str | os.PathLike) -> dict:
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         lines = str(error).splitlines() or [""]
         reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
-        raise DPLM2Error(f"{path}: not a file of weights that can be read without running what is in it ({reason})") from error
+        raise DPLM2Error(
+            f"{path}: not a file of weights that can be read without running what is in it ({reason})"
+        ) from error
 
 
 def read_weights(source: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 from dplm2.structures.atoms import Entry
 from dplm2.structures.gaps import lay_out
 from dplm2.structures.geometry import fractions, radius_of_gyration
-from dplm2.structures.residues import ChainResidues, protein_chains, unclash
+from dplm2.structures.residues import ChainResidues, clashing, protein_chains
 from dplm2.structures.settings import DatasetSettings, Filters
 
 
@@ -104,8 +104,7 @@ def _chain(entry: Entry, residues: ChainResidues, settings: DatasetSettings) -> 
     there = layout.source >= 0
     backbone = np.full((len(layout.source), 4, 3), np.nan, np.float32)
     backbone[there] = residues.backbone_RAX[layout.source[there]]
-    for row in unclash(backbone):
-        backbone[row] = np.nan
+    backbone[clashing(backbone)] = np.nan
     plddt = None
     if settings.reading.plddt == "b_factor" or (settings.reading.plddt == "auto" and entry.predicted):
         plddt = np.full(len(there), np.nan, np.float32)

@@ -42,7 +42,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     clean = _command(commands, "clean", "files to clean chains", CLEAN, run_clean)
-    clean.add_argument("inputs", nargs="*", metavar="INPUT", help="files, folders or patterns")
+    clean.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="files, folders or patterns (default: the configuration's)"
+    )
     clean.add_argument("--manifest", type=Path, help="clean the files of this manifest only (one part)")
     clean.add_argument("--out", type=Path, required=True, help="dataset folder to write")
     clean.add_argument("--workers", type=int, help="processes (default: one per core)")
@@ -102,15 +104,15 @@ def run_clean(options: argparse.Namespace) -> int:
     from dplm2.structures.manifest import read_manifest, update_manifest
     from dplm2.structures.shards import clean_shard, part_paths
 
-    if bool(options.inputs) == bool(options.manifest):
-        raise ConfigError("structures clean: give files or folders, or --manifest, one of the two")
+    if options.inputs and options.manifest or not (options.inputs or options.manifest or options.config):
+        raise ConfigError("structures clean: give files or folders, or --manifest, or a --config that names files")
     settings, name, seed = _settings(options, options.out)
     if options.manifest:
         chains, rejected = part_paths(options.out, options.manifest)
         counts = clean_shard(read_manifest(options.manifest), settings, name, chains, rejected, options.workers)
         print(f"{chains}: {_described(counts)}")
         return 0
-    manifests = update_manifest(options.inputs, options.out / "shards", settings.shards)
+    manifests = update_manifest(options.inputs or settings.files, options.out / "shards", settings.shards)
     for manifest in manifests:
         chains, rejected = part_paths(options.out, manifest)
         clean_shard(read_manifest(manifest), settings, name, chains, rejected, options.workers)

@@ -17,6 +17,7 @@ LEAST_AGREEMENT = 0.9
 MISMATCH_COST = 10.0
 # Above this, comparing every place of every stretch is not worth its time: numbering decides.
 MOST_COMPARISONS = 20_000_000
+ROWS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,13 @@ def _mismatches(stretch: np.ndarray, target: np.ndarray, places: int) -> np.ndar
 def _best_before(before: np.ndarray, length: int, jump: int) -> tuple[np.ndarray, np.ndarray]:
     """For each place of a stretch, the least cost of the stretches before it and the place of the last of them."""
     places = np.arange(len(before))
-    gap = places[:, None] - places[None, :] - length
-    cost = before[None, :] + np.where(gap >= 0, np.abs(gap - max(jump, 0)), np.inf)
-    link = cost.argmin(1)
-    return cost[places, link], link
+    total, link = np.empty(len(places)), np.empty(len(places), int)
+    for rows in np.array_split(places, 1 + len(places) // ROWS_AT_A_TIME):
+        gap = rows[:, None] - places[None, :] - length
+        cost = before[None, :] + np.where(gap >= 0, np.abs(gap - max(jump, 0)), np.inf)
+        link[rows] = cost.argmin(1)
+        total[rows] = cost.min(1)
+    return total, link
 
 
 def _numbers(residues: ChainResidues, source: np.ndarray) -> np.ndarray:

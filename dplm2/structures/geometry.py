@@ -14,6 +14,7 @@ STRAND_ANGLE, STRAND_DIHEDRAL = np.radians((110, 138)), np.radians((145, 235))
 HELIX_RUN, STRAND_RUN, SHORT_STRAND_RUN = 5, 4, 3
 CONTACT, FEWEST_CONTACTS = (4.2, 5.2), 5
 SHORTEST_CHAIN = 6
+ROWS_AT_A_TIME = 512
 
 
 def secondary_structure(alpha_LX: np.ndarray) -> np.ndarray:
@@ -100,9 +101,11 @@ def _with_contacts(alpha: np.ndarray, region: np.ndarray) -> np.ndarray:
     residues = np.flatnonzero(region)
     if len(residues) == 0:
         return region
-    with np.errstate(invalid="ignore"):
-        square = ((alpha[residues, None] - alpha[None]) ** 2).sum(-1)
-        contacts = ((square > CONTACT[0] ** 2) & (square <= CONTACT[1] ** 2)).sum(-1)
+    contacts = np.empty(len(residues))
+    for rows in np.array_split(np.arange(len(residues)), 1 + len(residues) // ROWS_AT_A_TIME):
+        with np.errstate(invalid="ignore"):
+            square = ((alpha[residues[rows], None] - alpha[None]) ** 2).sum(-1)
+            contacts[rows] = ((square > CONTACT[0] ** 2) & (square <= CONTACT[1] ** 2)).sum(-1)
     run = np.cumsum(np.append(True, np.diff(residues) > 1)) - 1
     enough = np.bincount(run, weights=contacts) >= FEWEST_CONTACTS
     kept = region.copy()

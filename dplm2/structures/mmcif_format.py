@@ -70,8 +70,12 @@ def _read_blocks(file: Any, kind: str, limits: Reading) -> Entry:
     if block is None:
         raise UnreadableError(f"{'an' if kind[0] == 'm' else 'a'} {kind} file without atoms (no category atom_site)")
     polymers, peptides = _polymers(block)
+    atoms = _atoms(block["atom_site"], limits)
+    if peptides is not None and not ((atoms.position > 0) & np.isin(atoms.entity, list(peptides))).any():
+        # Some programs write entities, but not which atoms belong to them.
+        peptides = None if peptides else peptides
     return Entry(
-        atoms=_atoms(block["atom_site"], limits),
+        atoms=atoms,
         format=kind,
         polymers=polymers,
         peptides=peptides,

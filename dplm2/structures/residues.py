@@ -3,7 +3,6 @@
 Arrays of coordinates: R residues, A backbone atoms (N, CA, C, O), X Cartesian coordinates.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,8 @@ LONGEST_PEPTIDE_BOND = 2.0
 LONGEST_CA_DISTANCE = 4.5
 LARGEST_COORDINATE = 1e5
 FEWEST_RESIDUES = 2
+# In a slab of a protein one angstrom thick lie far fewer C-alpha atoms; a made-up file must not cost the square.
+MOST_NEIGHBOURS = 500
 
 
 @dataclass
@@ -229,17 +230,24 @@ def subset(residues: ChainResidues, kept: np.ndarray) -> ChainResidues:
     )
 
 
-def unclash(backbone_RAX: np.ndarray, closest: float = 1.0) -> Iterator[int]:
-    """Residues whose C-alpha lies within ``closest`` angstrom of an earlier one's: two cannot share a place."""
+def clashing(backbone_RAX: np.ndarray, closest: float = 1.0) -> np.ndarray:
+    """Residues whose C-alpha lies within ``closest`` angstrom of an earlier one's: two cannot share a place.
+
+    Returns
+    -------
+    numpy.ndarray
+        Mask (R,).
+    """
     alpha = backbone_RAX[:, 1]
     there = np.flatnonzero(np.isfinite(alpha).all(-1))
     order = there[np.argsort(alpha[there, 0], kind="stable")]
     sorted_alpha = alpha[order]
-    for shift in range(1, len(order)):
+    found = np.zeros(len(alpha), bool)
+    for shift in range(1, min(len(order), MOST_NEIGHBOURS)):
         near = sorted_alpha[shift:, 0] - sorted_alpha[:-shift, 0] < closest
         if not near.any():
-            return
+            break
         pairs = np.flatnonzero(near)
-        distance = np.linalg.norm(sorted_alpha[pairs + shift] - sorted_alpha[pairs], axis=-1)
-        for pair in pairs[distance < closest]:
-            yield max(int(order[pair]), int(order[pair + shift]))
+        pairs = pairs[np.linalg.norm(sorted_alpha[pairs + shift] - sorted_alpha[pairs], axis=-1) < closest]
+        found[np.maximum(order[pairs], order[pairs + shift])] = True
+    return found

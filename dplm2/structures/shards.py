@@ -36,6 +36,7 @@ BATCH_SECONDS, ITEM_SECONDS = 900, 300
 WORKER_MEMORY = 6 << 30
 UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
 LONGEST_NAME = 120
+CLEANING_FAILED = "read, but cleaning it failed"
 CHAIN_FIELDS = (
     "author_chain", "label_chain", "sequence", "insertion_codes", "method", "resolution", "release_date",
     "helix", "strand", "coil", "radius_of_gyration",
@@ -142,6 +143,9 @@ def clean_item(item: Item, settings: DatasetSettings) -> tuple[list[Chain], list
         chains, refusals = clean_entry(entry, settings)
     except UnreadableError as error:
         return [], [Reject(*origin, "", "unreadable", str(error))]
+    except Exception as error:  # noqa: BLE001  (one odd file must not end a night's run of half a million)
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+        return [], [Reject(*origin, "", "unreadable", f"{CLEANING_FAILED} ({text})")]
     return chains, [Reject(*origin, refusal.chain, refusal.code, refusal.reason) for refusal in refusals]
 
 

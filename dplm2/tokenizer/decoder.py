@@ -1,7 +1,7 @@
 """The decoder of the structure tokenizer: codes to backbone coordinates (DPLM-2, section 3.3 and appendix B.2).
 
-Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, Q bits, K passes of the
-structure module, A atoms (N, CA, C, O, CB), X space.
+Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, Q bits, K passes of
+the structure module, A atoms (N, CA, C, O, CB), X space.
 """
 
 from dataclasses import dataclass
@@ -94,8 +94,9 @@ class Decoder(nn.Module):
         codes_BLQ
             -1 and 1 (0 for masked residues).
         mask_BL
-            True where there is a residue to decode; None if everywhere. Residues outside are not seen by the others; what
-            is given for them means nothing. The authors train with missing residues masked and decode with all of them.
+            True where there is a residue to decode; None if everywhere. Residues outside are not seen by the others;
+            what is given for them means nothing. The authors train with missing residues masked and decode with all of
+            them.
         distogram
             False leaves out the distance distribution, which is large and needed for training only.
         """

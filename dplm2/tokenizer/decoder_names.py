@@ -1,7 +1,7 @@
 """The decoder's parameters under the authors' names, and back.
 
-Ours join projections of one input into one matrix, and hold only what is used of the rest: the torsion psi of seven, the
-confidence of C-alpha of 37 atoms, the one state that "recycling" can be in when there is a single pass.
+Ours join projections of one input into one matrix, and hold only what is used of the rest: the torsion psi of seven,
+the confidence of C-alpha of 37 atoms, the one state that "recycling" can be in when there is a single pass.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,9 +17,15 @@ ATOMS_37, ALPHA_OF_37 = 37, 1
 ANGLES, PSI = 7, 2  # omega, phi, psi, chi1 to chi4
 DISTANCE_BINS = 15  # of the recycled distogram
 
-# Never used by the authors' model in a pass of the decoder; import drops them, export fills them with what they start as.
+# Never used by the authors' model in a pass of the decoder; import drops them, export fills them with what they start
+# as.
 UNUSED_PREFIXES = ("decoder.esm.", "decoder.embedding.", "decoder.ptm_head.")
-UNUSED = ("decoder.esm_s_combine", "decoder.af2_to_esm", "decoder.trunk.recycle_s_norm.weight", "decoder.trunk.recycle_z_norm.weight")
+UNUSED = (
+    "decoder.esm_s_combine",
+    "decoder.af2_to_esm",
+    "decoder.trunk.recycle_s_norm.weight",
+    "decoder.trunk.recycle_z_norm.weight",
+)
 ROTARY_BUFFER = ".rot_emb.inv_freq"  # a constant
 
 
@@ -31,7 +37,10 @@ def official_names(settings: DecoderSettings) -> dict[str, tuple[str, ...]]:
             names[f"{ours}.{kind}"] = tuple(f"{name}.{kind}" for name in theirs)
     for block in range(settings.blocks):
         ours, theirs = f"trunk.blocks.{block}", f"decoder.trunk.blocks.{block}"
-        without_bias = [("residue_attention.query_key_value", "seq_attention.proj"), ("residue_attention.pair_bias", "pair_to_sequence.linear")]
+        without_bias = [
+            ("residue_attention.query_key_value", "seq_attention.proj"),
+            ("residue_attention.pair_bias", "pair_to_sequence.linear"),
+        ]
         for attention, official in (("attend_starting", "tri_att_start"), ("attend_ending", "tri_att_end")):
             if settings.triangle_attention:
                 without_bias.append((f"{attention}.bias", f"{official}.linear"))
@@ -83,7 +92,10 @@ def _block_modules(ours: str, theirs: str, triangle_attention: bool) -> Iterator
             yield f"{ours}.{transition}.{part}", (f"{theirs}.{official}.mlp.{place}",)
     for multiply, official in (("multiply_outgoing", "tri_mul_out"), ("multiply_incoming", "tri_mul_in")):
         yield f"{ours}.{multiply}.norm", (f"{theirs}.{official}.layer_norm_in",)
-        yield f"{ours}.{multiply}.project", tuple(f"{theirs}.{official}.linear_{part}" for part in ("a_p", "a_g", "b_p", "b_g"))
+        yield (
+            f"{ours}.{multiply}.project",
+            tuple(f"{theirs}.{official}.linear_{part}" for part in ("a_p", "a_g", "b_p", "b_g")),
+        )
         yield f"{ours}.{multiply}.gate", (f"{theirs}.{official}.linear_g",)
         yield f"{ours}.{multiply}.product_norm", (f"{theirs}.{official}.layer_norm_out",)
         yield f"{ours}.{multiply}.output", (f"{theirs}.{official}.linear_z",)

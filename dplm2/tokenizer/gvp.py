@@ -29,7 +29,8 @@ from dplm2.tokenizer.products import Linear, linear
 from dplm2.tokenizer.settings import EncoderSettings
 
 VECTOR_NORM_EPSILON = 1e-4  # of the normalisation of vectors between layers
-EDGES_PER_PIECE = {"cpu": 1024, "cuda": 2**16, "mps": 2**14}  # on a processor, what its cache holds
+EDGES_PER_PIECE = {"cpu": 1024, "cuda": 2**16}  # on a processor, what its cache holds
+EDGES_PER_PIECE_ELSEWHERE = 2**14
 Channels = tuple[int, int]
 
 
@@ -56,13 +57,22 @@ class Perceptron(nn.Module):
         self.vector = Linear(hidden, outputs[1], bias=False)
         self.gate = Linear(outputs[0], outputs[1]) if activated else None
 
-    def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
-        """New scalars and vectors."""
+    def forward(
+        self, scalars_NS: Tensor, vectors_N3V: Tensor, cut: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """New scalars and vectors; with ``cut_weights`` for many calls, scalars and lengths need not be joined."""
         hidden_N3H = self.hidden(vectors_N3V)
-        weight, bias = self.scalar.weights(scalars_NS.dtype)
-        scalars = linear(scalars_NS, weight[:, : self.inputs[0]], bias)
-        scalars = linear(norms(hidden_N3H), weight[:, self.inputs[0] :], added=scalars)
+        lengths = norms(hidden_N3H)
+        if cut is None:
+            scalars = self.scalar(torch.cat([scalars_NS, lengths], -1))
+        else:
+            scalars = linear(lengths, cut[1], added=linear(scalars_NS, cut[0], cut[2]))
         return self.activate(scalars, self.vector(hidden_N3H))
+
+    def cut_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights of the scalars' product for its scalars and for its lengths, and the bias."""
+        weight, bias = self.scalar.weights(dtype)
+        return weight[:, : self.inputs[0]].contiguous(), weight[:, self.inputs[0] :].contiguous(), bias
 
     def activate(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
         """The non-linear end: rectified scalars, gated vectors. It may overwrite its input."""
@@ -144,15 +154,15 @@ class MessageLayer(nn.Module):
         """
         _, second, last = self.message
         dtype = scalars_NS.dtype
-        parts = self._first_parts(scalars_NS, vectors_N3V)
+        parts, cut = self._first_parts(scalars_NS, vectors_N3V), second.cut_weights(dtype)
         residues, (node_scalars, node_vectors) = len(scalars_NS), self.node
         sum_scalars = scalars_NS.new_zeros(residues, node_scalars, dtype=torch.float32)
         sum_norms = scalars_NS.new_zeros(residues, node_vectors, dtype=torch.float32)
         sum_hidden = scalars_NS.new_zeros(residues, 3, node_vectors, dtype=torch.float32)
-        step = EDGES_PER_PIECE[scalars_NS.device.type]
+        step = EDGES_PER_PIECE.get(scalars_NS.device.type, EDGES_PER_PIECE_ELSEWHERE)
         for start in range(0, len(edges.source_E), step):
             piece = Edges(*(column[start : start + step] for column in edges))
-            scalars, vectors = second(*self._first(parts, piece, residues))
+            scalars, vectors = second(*self._first(parts, piece, residues), cut)
             hidden = last.hidden(vectors)
             sum_scalars.index_add_(0, piece.destination_E, scalars.float())
             sum_norms.index_add_(0, piece.destination_E, norms(hidden).float())

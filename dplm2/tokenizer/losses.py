@@ -1,7 +1,8 @@
 """The reconstruction loss of the structure tokenizer (DPLM-2, appendix B.3).
 
-With the schema's defaults the terms are those of the authors' code, but for two of its defects: amino acids of padding and of
-missing residues are not learnt, and missing residues neither break bonds nor clash; and the confidence head is trained.
+With the schema's defaults the terms are those of the authors' code, but for two of its defects: amino acids of padding
+and of missing residues are not learnt, and missing residues neither break bonds nor clash; and the confidence head is
+trained.
 
 Shapes: B batch, L residues, I and J the residues of a pair, A atoms, X space, K passes of the structure module.
 """
@@ -58,7 +59,9 @@ class Targets:
     lengths: Tensor
 
 
-def targets_of(coords_BLAX: Tensor, observed_BL: Tensor, mask_BL: Tensor, residues_BL: Tensor, bonded_BL: Tensor) -> Targets:
+def targets_of(
+    coords_BLAX: Tensor, observed_BL: Tensor, mask_BL: Tensor, residues_BL: Tensor, bonded_BL: Tensor
+) -> Targets:
     """Targets from backbones.
 
     Parameters
@@ -78,14 +81,17 @@ def targets_of(coords_BLAX: Tensor, observed_BL: Tensor, mask_BL: Tensor, residu
     return Targets(rotations, origins, beta, residues_BL, observed_BL, known, observed_BL, bonded_BL, mask_BL.sum(-1))
 
 
-def reconstruction_loss(output: DecoderOutput, targets: Targets, settings: LossSettings) -> tuple[Tensor, dict[str, Tensor]]:
+def reconstruction_loss(
+    output: DecoderOutput, targets: Targets, settings: LossSettings
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of all terms, and each term by itself (unweighted, for the log).
 
     The quantizer's loss is not among them; ``scale_of`` gives the factor that stands before both.
     """
     passes = output.passes
+    errors = aligned_errors(passes.rotations, passes.origins, targets)
     terms = {
-        "fape": fape(passes.rotations, passes.origins, targets, settings.fape_clamp, settings.unclamped_fraction),
+        "fape": fape(errors, targets, settings.fape_clamp, settings.unclamped_fraction),
         "sequence": sequence_cross_entropy(output.sequence_logits, targets.residues, targets.sequence_mask),
     }
     if settings.distogram > 0 and output.distogram_logits is not None:
@@ -102,7 +108,7 @@ def reconstruction_loss(output: DecoderOutput, targets: Targets, settings: LossS
     if settings.confidence > 0:
         terms["confidence"] = confidence_cross_entropy(output.confidence_logits, passes.origins[-1], targets)
     if settings.local_fape > 0:
-        terms["local_fape"] = local_fape(passes.rotations, passes.origins, targets, settings.local_fape_window)
+        terms["local_fape"] = local_fape(errors, targets, settings.local_fape_window)
     if settings.distance > 0:
         terms["distance"] = distance_error(passes.origins, targets.origins, targets.observed)
     if settings.chain > 0 and passes.chain_turns is not None:
@@ -132,21 +138,21 @@ def aligned_errors(rotations: Tensor, origins: Tensor, targets: Targets) -> Tens
     return (difference.square().sum(-2) + FAPE_EPSILON).sqrt()
 
 
-def fape(rotations: Tensor, origins: Tensor, targets: Targets, clamp: float, unclamped: float = 0.0) -> Tensor:
+def fape(error: Tensor, targets: Targets, clamp: float, unclamped: float = 0.0) -> Tensor:
     """Frame-aligned point error of C-alpha in units of 10 angstrom, mean over passes and chains.
 
     Parameters
     ----------
-    rotations, origins
-        ``(K, B, L, 3, 3)`` and ``(K, B, L, 3)`` angstrom.
+    error
+        ``aligned_errors``.
     targets
-        Of which the true frames and ``observed`` count.
+        Of which ``observed`` counts.
     clamp
         Angstrom above which an error does not grow.
     unclamped
-        Share of the error that is not clamped (AlphaFold does not clamp a tenth of the chains; this is its expectation).
+        Share of the error that is not clamped (AlphaFold does not clamp a tenth of the chains; this is its
+        expectation).
     """
-    error = aligned_errors(rotations, origins, targets)
     clamped = error.clamp(max=clamp)
     if unclamped > 0:
         clamped = (1 - unclamped) * clamped + unclamped * error
@@ -156,9 +162,8 @@ def fape(rotations: Tensor, origins: Tensor, targets: Targets, clamp: float, unc
     return (per_frame.sum(-1) / (count + FAPE_EPSILON) / (count + FAPE_EPSILON)).mean() / FAPE_UNIT
 
 
-def local_fape(rotations: Tensor, origins: Tensor, targets: Targets, window: int) -> Tensor:
-    """Unclamped frame-aligned point error of points within ``window`` residues of the frame, in units of 10 angstrom."""
-    error = aligned_errors(rotations, origins, targets)
+def local_fape(error: Tensor, targets: Targets, window: int) -> Tensor:
+    """Unclamped frame-aligned point error of points up to ``window`` residues away, in units of 10 angstrom."""
     index = torch.arange(error.shape[-1], device=error.device)
     near = (index[:, None] - index[None, :]).abs() <= window
     counted = near & targets.observed[:, :, None] & targets.observed[:, None, :]
@@ -182,7 +187,7 @@ def chain_error(turns: Tensor, shifts: Tensor, targets: Targets) -> Tensor:
 
 
 def distance_error(origins: Tensor, true_BLX: Tensor, observed_BL: Tensor) -> Tensor:
-    """Mean absolute difference of C-alpha distances relative to their true size: a pull at any distance, blind to frames."""
+    """Mean relative error of C-alpha distances: a pull at any distance, blind to frames."""
     predicted = (origins.unsqueeze(-2) - origins.unsqueeze(-3)).square().sum(-1).add(EPSILON).sqrt()
     true = (true_BLX.unsqueeze(-2) - true_BLX.unsqueeze(-3)).square().sum(-1).sqrt()
     counted = (observed_BL[:, :, None] & observed_BL[:, None, :]).to(predicted.dtype)

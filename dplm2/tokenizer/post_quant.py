@@ -69,7 +69,7 @@ class PostQuantization(nn.Module):
         self.final_norm = nn.LayerNorm(width)
 
     def forward(self, codes_BLQ: Tensor, mask_BL: Tensor | None) -> Tensor:
-        """Features ``(B, L, D)``; residues that are not in ``mask_BL`` are neither seen nor filled (zero)."""
+        """Features ``(B, L, D)``; residues that are not in ``mask_BL`` are not seen by the others."""
         values_BLD = self.perceptron(codes_BLQ)
         bias = None
         if mask_BL is not None:
@@ -79,5 +79,4 @@ class PostQuantization(nn.Module):
         angles = rotary_angles(values_BLD.shape[1], self.head_width, values_BLD)
         for layer in self.layers:
             values_BLD = layer(values_BLD, angles, bias)
-        values_BLD = self.final_norm(values_BLD)
-        return values_BLD if mask_BL is None else values_BLD * mask_BL.unsqueeze(-1)
+        return self.final_norm(values_BLD)

@@ -1,10 +1,10 @@
 """The structure module: residue features move rigid frames, guided by invariant point attention.
 
-Jumper et al. 2021, supplement, algorithms 20, 22 and 23, with the sizes of DPLM-2 (appendix B.2). One block's weights are
-used in every pass. Lengths inside are in units of 10 angstrom.
+Jumper et al. 2021, supplement, algorithms 20, 22 and 23, with the sizes of DPLM-2 (appendix B.2). One block's weights
+are used in every pass. Lengths inside are in units of 10 angstrom.
 
-Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, H heads, W width of a
-head, S points of a head, X space, K passes.
+Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, H heads, W width of
+a head, S points of a head, X space, K passes.
 """
 
 import math
@@ -23,7 +23,8 @@ UNIT = 10.0  # angstrom per unit of length inside the module
 MASKED_PAIR = -1e5
 TINY_LENGTH = 1e-8
 ANGLE_EPSILON = 1e-8
-# The next residue's frame in a residue's own, averaged over known chains: what a chain step is before anything is learnt.
+# The next residue's frame in a residue's own, averaged over known chains: what a chain step is before anything is
+# learnt.
 MEAN_TURN, MEAN_SHIFT = (0.361, 0.737, -0.500, 0.276), (0.356, 0.009, 0.008)
 SOFTPLUS_INVERSE_OF_ONE = math.log(math.e - 1)
 
@@ -41,8 +42,8 @@ class StructurePasses:
     states
         ``(K, B, L, D)`` residue features.
     chain_turns, chain_shifts
-        ``(B, L, 3, 3)`` and ``(B, L, 3)`` angstrom: with ``start: chain``, the frame after each residue in that residue's own
-        frame as first predicted; else None.
+        ``(B, L, 3, 3)`` and ``(B, L, 3)`` angstrom: with ``start: chain``, the frame after each residue in that
+        residue's own frame as first predicted; else None.
     """
 
     quaternions: Tensor
@@ -103,12 +104,12 @@ class StructureModule(nn.Module):
             origin = origin + (rotation @ shift.unsqueeze(-1)).squeeze(-1)
             quaternion = frames.update_quaternions(quaternion, turn)
             rotation = frames.rotations_of(quaternion)
-            psi = self.torsion(state_BLD, first_BLD)
-            positions = frames.ideal_atoms(rotation, UNIT * origin, psi)
-            steps.append((quaternion, rotation, UNIT * origin, positions, state_BLD))
+            steps.append((quaternion, rotation, UNIT * origin, state_BLD))
             # Without this the gradient through many turned frames explodes (algorithm 20, line 20).
             quaternion, rotation = quaternion.detach(), rotation.detach()
-        return StructurePasses(*(torch.stack(part) for part in zip(*steps, strict=True)), *chain)
+        quaternions, rotations, origins, states = (torch.stack(part) for part in zip(*steps, strict=True))
+        positions = frames.ideal_atoms(rotations, origins, self.torsion(states, first_BLD))
+        return StructurePasses(quaternions, rotations, origins, positions, states, *chain)
 
     def _transit(self, state_BLD: Tensor) -> Tensor:
         first, second, third = self.transition
@@ -119,10 +120,11 @@ class StructureModule(nn.Module):
 class ChainStart(nn.Module):
     """A first trace of the chain: each frame predicted relative to the one before it, all composed along the chain.
 
-    From a single point, frames learn where to go only through each other, which takes the paper's training length. Here each
-    residue's features say how the chain goes on from it (3.8 angstrom and a turn), which structure tokens determine almost by
-    themselves; the passes of the structure module then correct what has drifted. Steps are learnt one by one: a gradient
-    through the composed chain would be ruled by its lever arms. This is our addition to the paper's decoder.
+    From a single point, frames learn where to go only through each other, which takes the paper's training length. Here
+    each residue's features say how the chain goes on from it (3.8 angstrom and a turn), which structure tokens
+    determine almost by themselves; the passes of the structure module then correct what has drifted. Steps are learnt
+    one by one: a gradient through the composed chain would be ruled by its lever arms. This is our addition to the
+    paper's decoder.
     """
 
     def __init__(self, width: int) -> None:
@@ -172,7 +174,7 @@ def compose_along(turns: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def projection_sizes(heads: int) -> tuple[int, int, int, int]:
-    """Channels of what invariant point attention projects: queries; keys and values; query points; key and value points.
+    """Channels of the projections: queries; keys and values; query points; key and value points.
 
     Keys and values alternate by head; points have the coordinate first, then head and point.
     """
@@ -183,9 +185,9 @@ def projection_sizes(heads: int) -> tuple[int, int, int, int]:
 class InvariantPointAttention(nn.Module):
     """Attention whose logits fall with the distances of points carried by the frames (algorithm 22).
 
-    The squared distance of two points is ``|q|^2 + |k|^2 - 2 q.k``. The first part is the same for all keys, so softmax does
-    not see it; the others make a dot product of longer vectors: queries ``[q, points, 1]`` with keys
-    ``[k, points, -|points|^2 / 2]``. No tensor of point differences exists. The bias by pairs is the same in every pass of the
+    The squared distance of two points is ``|q|^2 + |k|^2 - 2 q.k``. The first part is the same for all keys, so softmax
+    does not see it; the others make a dot product of longer vectors: queries ``[q, points, 1]`` with keys ``[k, points,
+    -|points|^2 / 2]``. No tensor of point differences exists. The bias by pairs is the same in every pass of the
     structure module and is computed once.
     """
 
@@ -248,7 +250,7 @@ class InvariantPointAttention(nn.Module):
 
 
 class TorsionHead(nn.Module):
-    """Sine and cosine of psi, the one torsion angle that a backbone needs: it places O (algorithm 20, lines 11 to 14)."""
+    """Sine and cosine of psi, which places O (algorithm 20, lines 11 to 14)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -263,7 +265,7 @@ class TorsionHead(nn.Module):
             zero_(contract)
 
     def forward(self, state_BLD: Tensor, first_BLD: Tensor) -> Tensor:
-        """``(B, L, 2)``, of length one."""
+        """``(..., B, L, 2)``, of length one."""
         relu = functional.relu
         values = self.state(relu(state_BLD)) + self.first(relu(first_BLD))
         for expand, contract in self.blocks:

@@ -52,8 +52,8 @@ class TokenizerObjective(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and each of its terms.
 
-        Missing residues are decoded like all others, from the code they have: that is what a decoder meets when it is used.
-        Only padding is hidden from it.
+        Missing residues are decoded like all others, from the code they have: that is what a decoder meets when it is
+        used. Only padding is hidden from it.
         """
         coords_BLAX, observed_BL, mask_BL = batch["coords"], batch["observed"], batch["mask"]
         weights = self.settings.loss
@@ -150,7 +150,9 @@ class TokenizerTask:
     def describe(self, batch: Mapping[str, Tensor]) -> dict[str, str]:
         """What the first batch looks like."""
         residues = int(batch["mask"].sum())
-        return {"first batch": f"{len(batch['mask'])} windows, {residues} residues, {int(batch['observed'].sum())} observed"}
+        return {
+            "first batch": f"{len(batch['mask'])} windows, {residues} residues, {int(batch['observed'].sum())} observed"
+        }
 
 
 class Chains:
@@ -170,8 +172,8 @@ class Chains:
         Returns
         -------
         dict
-            ``coords`` (B, L, 3, 3) angstrom, zero where missing; ``observed``, ``mask`` (not padding) and ``bonded`` (the next
-            residue has the next number), all (B, L); ``residues`` (B, L), numbers of ``losses.AMINO_ACIDS``.
+            ``coords`` (B, L, 3, 3) angstrom, zero where missing; ``observed``, ``mask`` (not padding) and ``bonded``
+            (the next residue has the next number), all (B, L); ``residues`` (B, L), numbers of ``losses.AMINO_ACIDS``.
         """
         shape = len(windows), max(end - start for _, start, end in windows)
         coords = torch.full((*shape, 3, 3), torch.nan)
@@ -197,7 +199,8 @@ def train_tokenizer(
     Parameters
     ----------
     chains
-        Datasets of chains; their split ``train`` (or chains without a split) is trained on, ``validation`` validated on.
+        Datasets of chains; their split ``train`` (or chains without a split) is trained on, ``validation`` validated
+        on.
     out
         Folder of the finished tokenizer: ``model.safetensors``, ``config.json``, ``metrics.csv``, ``run.json``.
     state
@@ -247,7 +250,7 @@ def train_tokenizer(
 
 
 def initial_tokenizer(settings: TokenizerSettings, seed: int) -> StructureTokenizer:
-    """The tokenizer that training starts from: drawn with ``seed``, or ``initial``, with ESM-IF1's encoder if configured."""
+    """What training starts from: weights drawn with ``seed``, or ``initial``; ESM-IF1's encoder if configured."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = StructureTokenizer(settings, confidence_trained=settings.loss.confidence > 0)

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# A step over pairs is done for as many rows of pairs at a time as keep its widest tensor at 1 MB of float32: that stays in a
-# processor's cache (2.5 times faster than all at once), and long chains need hardly more memory than the pair features
-# themselves. While gradients are recorded all rows are done at once, since autograd would keep every piece anyway.
+# A step over pairs is done for as many rows of pairs at a time as keep its widest tensor at 1 MB of float32: that stays
+# in a processor's cache (2.5 times faster than all at once), and long chains need hardly more memory than the pair
+# features themselves. While gradients are recorded all rows are done at once, since autograd would keep every piece
+# anyway.
 CHUNK_ELEMENTS = 1 << 18
 
 
 class Transition(nn.Module):
-    """Two-layer perceptron with a layer norm in front, the update of a residual: ``contract(relu(expand(norm(x))))``."""
+    """Two-layer perceptron behind a layer norm, the update of a residual: ``contract(relu(expand(norm(x))))``."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -75,8 +76,8 @@ def by_rows(function: Callable[..., Tensor], rows: int, *tensors: Tensor) -> Ten
 def add_by_rows(function: Callable[..., Tensor], rows: int, pairs: Tensor, *tensors: Tensor) -> Tensor:
     """``pairs + function(pairs, *tensors)``, where a row of the result needs only that row of each tensor.
 
-    Without gradients ``pairs`` itself is overwritten: a new tensor of that size for each of a block's steps would cost more
-    time than the steps' arithmetic.
+    Without gradients ``pairs`` itself is overwritten: a new tensor of that size for each of a block's steps would cost
+    more time than the steps' arithmetic.
     """
     if torch.is_grad_enabled():
         return pairs + function(pairs, *tensors)

@@ -1,9 +1,10 @@
 """The folding trunk: residue and pair features that inform each other (ESMFold, Lin et al. 2023; DPLM-2, appendix B.2).
 
-Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, H heads, W width of a
-head. A pair's features lie as ``pairs_BIJP``. The plain form of all of this is transformers' ``EsmFoldingTrunk``; here the
-same mathematics is arranged so that no tensor is larger than the pair features times a small constant, projections of one
-input are one product, and attention never writes its logits out where the platform has a fused kernel.
+Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, H heads, W width of
+a head. A pair's features lie as ``pairs_BIJP``. The plain form of all of this is transformers' ``EsmFoldingTrunk``;
+here the same mathematics is arranged so that no tensor is larger than the pair features times a small constant,
+projections of one input are one product, and attention never writes its logits out where the platform has a fused
+kernel.
 """
 
 import torch
@@ -120,8 +121,8 @@ class ResidueAttention(nn.Module):
 class ResiduesToPairs(nn.Module):
     """Products and differences of residue features, as an update of the pair features.
 
-    The differences are linear, so they are projected per residue; of the products ``q_j * k_i`` the output projection is
-    taken row by row with ``k_i`` folded into its weights. No tensor of all products is written.
+    The differences are linear, so they are projected per residue; of the products ``q_j * k_i`` the output projection
+    is taken row by row with ``k_i`` folded into its weights. No tensor of all products is written.
     """
 
     def __init__(self, width: int, pair_width: int) -> None:
@@ -175,10 +176,7 @@ class TriangleMultiplication(nn.Module):
         rows = rows_per_chunk(length, 4 * batch * length * width)
         edges_BPIJ = self._edges(pairs_BIJP, mask_BL, rows)
         a_BPIJ, b_BPIJ = edges_BPIJ.split(self.width, 1)
-        if self.outgoing:
-            product_BPIJ = a_BPIJ @ b_BPIJ.transpose(-1, -2)
-        else:
-            product_BPIJ = a_BPIJ.transpose(-1, -2) @ b_BPIJ
+        product_BPIJ = a_BPIJ @ b_BPIJ.mT if self.outgoing else a_BPIJ.mT @ b_BPIJ
         del edges_BPIJ, a_BPIJ, b_BPIJ
         return add_by_rows(self._finish, rows, pairs_BIJP, product_BPIJ.permute(0, 2, 3, 1))
 
@@ -230,7 +228,7 @@ class TriangleAttention(nn.Module):
         if not self.starting:
             pairs_BIJP = pairs_BIJP.transpose(1, 2)
         batch, length, _, width = pairs_BIJP.shape
-        rows = rows_per_chunk(length, 3 * batch * length * width)
+        rows = rows_per_chunk(length, 4 * batch * length * width)
         bias_BIJH = by_rows(lambda part: self.bias(self.norm(part)), rows, pairs_BIJP)
         bias_BHIJ = bias_BIJH.permute(0, 3, 1, 2).contiguous()
         row_mask_BL = torch.ones(batch, length, dtype=torch.bool, device=pairs_BIJP.device)
@@ -246,8 +244,10 @@ class TriangleAttention(nn.Module):
         return pairs_BIJP if self.starting else pairs_BIJP.transpose(1, 2)
 
     def _attend(self, rows_BIJP: Tensor, bias_BHJK: Tensor, row_mask_BI: Tensor | None) -> Tensor:
-        values_BIJP = self.norm(rows_BIJP)
-        query, key, value = self.query_key_value(values_BIJP).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        weight = torch.cat((self.query_key_value.weight, self.gate.weight))
+        joined = functional.linear(self.norm(rows_BIJP), weight)
+        query, key, value = joined[..., : 3 * self.width].unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        gate_BIJP = (joined[..., 3 * self.width :] + self.gate.bias).sigmoid()
         heads = []
         for head in range(self.heads):  # rows stand where kernels expect heads, so that one bias serves them uncopied
             query_BIJW, key_BIJW, value_BIJW = query[..., head, :], key[..., head, :], value[..., head, :]
@@ -260,4 +260,4 @@ class TriangleAttention(nn.Module):
                 attended_BIJW = torch.where(row_mask_BI[:, :, None, None], attended_BIJW, mean_BI1W)
             heads.append(attended_BIJW)
         attended_BIJP = heads[0] if self.heads == 1 else torch.cat(heads, -1)
-        return self.output(attended_BIJP * self.gate(values_BIJP).sigmoid())
+        return self.output(attended_BIJP * gate_BIJP)

@@ -1,4 +1,4 @@
-"""How well decoded C-alpha traces fit the true ones: lDDT and RMSD, for the confidence loss and for validation in training.
+"""How well decoded C-alpha traces fit the true ones: lDDT and RMSD, for the confidence loss and validation.
 
 Shapes: B batch, L residues, X space.
 """

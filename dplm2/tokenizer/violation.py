@@ -1,8 +1,8 @@
 """Broken peptide bonds and clashing atoms of decoded backbones (Jumper et al. 2021, supplement 1.9.11).
 
-Five atoms per residue (N, CA, C, O, CB) are all that the decoder builds. Within a residue there is nothing to break: N, CA, C
-and CB are rigid and O turns on a circle that stays farther from them than any bound, so the term of the original that looks
-inside residues is zero and left out.
+Five atoms per residue (N, CA, C, O, CB) are all that the decoder builds. Within a residue there is nothing to break: N,
+CA, C and CB are rigid and O turns on a circle that stays farther from them than any bound, so the term of the original
+that looks inside residues is zero and left out.
 
 Shapes: B batch, L residues, A atoms (N, CA, C, O, CB), X space.
 """
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Length of the bond C-N and cosines of the angles beside it, and their spread (Engh and Huber 1999, as AlphaFold 2 has them).
-# As in AlphaFold's code, the first angle is given the spread of the bond length, not its own (0.0311).
+# Length of the bond C-N and cosines of the angles beside it, and their spread (Engh and Huber 1999, as AlphaFold 2 has
+# them). As in AlphaFold's code, the first angle is given the spread of the bond length, not its own (0.0311).
 BOND, BOND_BEFORE_PROLINE = 1.329, 1.341
 BOND_SPREAD, BOND_SPREAD_BEFORE_PROLINE = 0.014, 0.016
 COSINE_CA_C_N, COSINE_C_N_CA = -0.4473, -0.5203
@@ -53,7 +53,8 @@ def violations(
     counted_BL
         Residues that are looked at.
     bonded_BL
-        Whether a residue is bonded to the one after it (no gap in the numbering); the last of each chain is not looked at.
+        Whether a residue is bonded to the one after it (no gap in the numbering); the last of each chain is not looked
+        at.
     is_proline_BL, is_glycine_BL
         Prolines have another bond to the residue before; glycines no CB.
     """

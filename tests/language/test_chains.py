@@ -37,7 +37,11 @@ def random_table(lengths, seed=0):
 
 
 def test_a_chain_comes_back_as_it_was():
-    chains = Chains(table_of(["MKV", "WX"], [[1, 2, 3], [4, 5]], [[True, False, True], [True, True]]), VOCABULARY, diffusion_settings())
+    chains = Chains(
+        table_of(["MKV", "WX"], [[1, 2, 3], [4, 5]], [[True, False, True], [True, True]]),
+        VOCABULARY,
+        diffusion_settings(),
+    )
     assert chains.track(0, "structure").tolist() == [37, VOCABULARY.unknown_structure, 39]
     assert chains.track(1, "structure").tolist() == [40, 41]
     assert VOCABULARY.decode_sequence(chains.track(1, "sequence")) == "WX"
@@ -79,7 +83,9 @@ def test_a_batch_is_a_function_of_its_generator():
     chains = Chains(random_table([90, 70, 50]), VOCABULARY, diffusion_settings())
     first, again, other = (chains.noised([0, 1, 2], torch.Generator().manual_seed(seed)).batch() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert first["input_ids"].shape != other["input_ids"].shape or not torch.equal(first["input_ids"], other["input_ids"])
+    assert first["input_ids"].shape != other["input_ids"].shape or not torch.equal(
+        first["input_ids"], other["input_ids"]
+    )
 
 
 def test_unigram_entropy_is_that_of_the_frequencies():

@@ -11,7 +11,7 @@ from dplm2.language import layout
 from dplm2.language.network import MultimodalEsm, esm_config
 
 TOLERANCE = 1e-4
-INPUTS = "cogen padded single_modality aa_only struct_only all_masked folding inverse_folding".split()
+INPUTS = ["cogen", "padded", "single_modality", "aa_only", "struct_only", "all_masked", "folding", "inverse_folding"]
 UNSCALED = ["cogen_no_token_dropout", "padded_no_token_dropout"]
 
 

@@ -13,7 +13,7 @@ from dplm2.structures.cleaning import Chain
 from dplm2.structures.reading import Item
 from dplm2.structures.rejects import CODES
 from dplm2.structures.settings import DatasetSettings
-from dplm2.structures.shards import clean_batch, clean_item
+from dplm2.structures.shards import CLEANING_FAILED, clean_batch, clean_item
 
 LETTERS = set("ACDEFGHIKLMNPQRSTVWYX")
 # No file of the corpus takes a second; a broken one may not take much longer.
@@ -148,6 +148,7 @@ def run(items: Iterator[Item], settings: DatasetSettings) -> Counter:
         for reject in rejects:
             assert reject.code in CODES
             assert reject.reason
+            assert CLEANING_FAILED not in reject.reason, reject
             assert "\n" not in reject.reason
         outcomes.update(["chain"] * len(chains) + [reject.code for reject in rejects])
     return outcomes

@@ -75,7 +75,7 @@ def test_a_run_without_a_usable_chain_is_one_line_and_exit_1(inputs, tmp_path, c
     ("arguments", "status", "message"),
     [
         (["clean", "absent", "--out", "out"], 1, "absent: no such file or folder"),
-        (["clean", "--out", "out"], 2, "give files or folders, or --manifest"),
+        (["clean", "--out", "out"], 2, "give files or folders, or --manifest, or a --config"),
         (["clean", "x", "--out", "out", "--config", '{"datasets": {"d": {"files": "x", "sharts": 1}}}'], 2, "sharts"),
         (["clean", "x", "--out", "out", "--config", "{}", "--name", "d"], 2, "datasets.d: not in the configuration"),
         (["select", "absent"], 1, "absent: no such folder"),

@@ -1,4 +1,4 @@
-"""The decoder against recorded values of the authors' implementation, against transformers' folding trunk, and invariances."""
+"""The decoder against recorded values of the authors' implementation and against transformers' folding trunk."""
 
 import dataclasses
 import json

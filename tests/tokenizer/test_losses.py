@@ -26,11 +26,15 @@ def case(request, fixtures_folder):
     folder = fixtures_folder / "structok_tiny"
     logged = json.loads((folder / "meta.json").read_text())[f"loss_{request.param}"]["logging"]
     internals = {"single": "single_missing", "batch": "batch_padded"}[request.param]
-    return load_file(folder / f"loss_{request.param}.safetensors"), logged, load_file(folder / f"{internals}.safetensors")
+    return (
+        load_file(folder / f"loss_{request.param}.safetensors"),
+        logged,
+        load_file(folder / f"{internals}.safetensors"),
+    )
 
 
 def recorded_targets(theirs):
-    """The recorded batch as targets; as in the authors' code amino acids of all positions are learnt, padding included."""
+    """The recorded batch as targets; as in the authors' code amino acids are learnt everywhere, padding included."""
     frames = theirs["batch.backbone_rigid_tensor"]
     index = theirs["batch.residue_index"]
     return Targets(
@@ -46,9 +50,9 @@ def recorded_targets(theirs):
     )
 
 
-def recorded_frames(theirs):
+def recorded_errors(theirs):
     quaternions, origins = theirs["frames"].split((4, 3), -1)
-    return rotations_of(quaternions), origins
+    return losses.aligned_errors(rotations_of(quaternions), origins, recorded_targets(theirs))
 
 
 def test_frames_and_masks_from_backbones_are_the_recorded_ones(case):
@@ -68,7 +72,9 @@ def test_frames_and_masks_from_backbones_are_the_recorded_ones(case):
 
 def test_fape_is_the_recorded_one(case):
     theirs, logged, _ = case
-    assert math.isclose(losses.fape(*recorded_frames(theirs), recorded_targets(theirs), 10.0), logged["rec/fape"], **CLOSE)
+    assert math.isclose(
+        losses.fape(recorded_errors(theirs), recorded_targets(theirs), 10.0), logged["rec/fape"], **CLOSE
+    )
 
 
 def test_sequence_loss_is_the_recorded_one(case):
@@ -90,7 +96,7 @@ def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, fixtures
         output = decoder(internals["lfq_quantized"], targets.observed)
     ours = losses.distogram_cross_entropy(output.distogram_logits, targets.beta, targets.observed)
     assert math.isclose(ours, logged["rec/distogram"], **CLOSE)
-    ours = losses.fape(output.passes.rotations, output.passes.origins, targets, 10.0)
+    ours = losses.fape(losses.aligned_errors(output.passes.rotations, output.passes.origins, targets), targets, 10.0)
     assert math.isclose(ours, logged["rec/fape"], **CLOSE)
 
 
@@ -145,11 +151,15 @@ def test_errors_in_space_vanish_for_moved_copies_and_not_for_mirror_images():
     targets = backbone_targets()
     rotations, origins = moved(targets)
     floor = losses.FAPE_EPSILON**0.5 / losses.FAPE_UNIT  # the root of the term under the root
-    assert math.isclose(losses.fape(rotations, origins, targets, 1e9), floor, rel_tol=0.02)
-    assert math.isclose(losses.local_fape(rotations, origins, targets, 5), floor, rel_tol=0.02)
+    assert math.isclose(
+        losses.fape(losses.aligned_errors(rotations, origins, targets), targets, 1e9), floor, rel_tol=0.02
+    )
+    assert math.isclose(
+        losses.local_fape(losses.aligned_errors(rotations, origins, targets), targets, 5), floor, rel_tol=0.02
+    )
     assert losses.distance_error(origins, targets.origins, targets.observed) < 1e-3
     mirror = origins * torch.tensor([1.0, 1.0, -1.0])
-    assert losses.fape(rotations, mirror, targets, 1e9) > 10 * floor
+    assert losses.fape(losses.aligned_errors(rotations, mirror, targets), targets, 1e9) > 10 * floor
 
 
 def test_fape_of_an_extra_shift_of_one_point_is_the_closed_form():
@@ -157,9 +167,10 @@ def test_fape_of_an_extra_shift_of_one_point_is_the_closed_form():
     origins = targets.origins.clone()
     origins[0, 4] += torch.tensor([0.0, 30.0, 0.0])
     # 9 frames see one point of 10 shifted by 30 angstrom; the shifted frame sees the 9 others so
-    clamped = losses.fape(targets.rotations[None], origins[None], targets, 10.0)
+    errors = losses.aligned_errors(targets.rotations[None], origins[None], targets)
+    clamped = losses.fape(errors, targets, 10.0)
     assert math.isclose(clamped, (18 * 1.0 + 82 * 1e-3) / 100, rel_tol=1e-3)
-    mixed = losses.fape(targets.rotations[None], origins[None], targets, 10.0, unclamped=0.5)
+    mixed = losses.fape(errors, targets, 10.0, unclamped=0.5)
     assert math.isclose(mixed, (18 * 2.0 + 82 * 1e-3) / 100, rel_tol=1e-3)
 
 
@@ -226,5 +237,37 @@ def test_the_loss_does_not_see_missing_residues():
     rotations, origins = moved(targets)
     spoilt = origins.clone()
     spoilt[:, :, 7] += 100
+    seen, unseen = (losses.aligned_errors(rotations, points, targets) for points in (origins, spoilt))
     for term in (losses.fape, losses.local_fape):
-        assert torch.equal(term(rotations, origins, targets, 10), term(rotations, spoilt, targets, 10))
+        assert torch.equal(term(seen, targets, 10), term(unseen, targets, 10))
+
+
+def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, fixtures_folder):
+    """From codes to loss: every term, and the norms of the gradients that each decoder weight gets."""
+    theirs, logged, internals = case
+    folder = fixtures_folder / "structok_tiny"
+    case_name = "loss_single" if len(internals["res_mask"]) == 1 else "loss_batch"
+    recorded = json.loads((folder / "meta.json").read_text())[case_name]
+    targets = recorded_targets(theirs)
+    settings, weights = tiny_settings(), default_settings(datasets=["any"], loss={"confidence": 0.0}).loss
+    decoder = Decoder(settings, bits=13).eval()
+    parts = load_file(folder / "weights.safetensors")
+    parts = {name: tensor for name, tensor in parts.items() if name.startswith(("post_quant.", "decoder."))}
+    decoder.load_state_dict(decoder_names.from_official(parts, settings))
+    output = decoder(internals["lfq_quantized"], targets.observed)
+    total, terms = losses.reconstruction_loss(output, targets, weights)
+    logged_names = {"fape": "fape", "distogram": "distogram", "sequence": "lm_loss", "violation": "violation"}
+    for ours, name in logged_names.items():
+        assert math.isclose(terms[ours].item(), logged[f"rec/{name}"], **CLOSE), ours
+    loss = losses.scale_of(targets.lengths, weights, crop=512) * total
+    assert math.isclose(loss.item(), logged["rec_loss"], **CLOSE)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in decoder.named_parameters()}
+    compared = 0
+    for ours, names in decoder_names.official_names(settings).items():
+        norm = math.hypot(*(recorded["grad_norms"].get(name, 0.0) for name in names))
+        # the authors add -1e9 to the logits of masked rows in float32, which leaves the biases there only their noise
+        if norm > 1e-2 and not ours.endswith(("attend_starting.bias.weight", "attend_ending.bias.weight")):
+            assert math.isclose(gradients[ours].norm().item(), norm, rel_tol=1e-2), ours
+            compared += 1
+    assert compared > 150
