@@ -11,7 +11,6 @@ time of all processes: on a machine that others use too, only the latter says wh
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,17 +24,24 @@ from dplm2.structures.manifest import update_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL, LARGE, CHECKED = 1000, 10_000, 100_000
+WATCH_SECONDS = 0.1
 
 
 def measured(call: list[str]) -> dict[str, float]:
-    """Run a command; wall seconds, processor seconds of it and its children, largest memory of one process in MB."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=ROOT)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        sys.exit(f"{' '.join(call)}\n{done.stderr}")
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall_seconds": wall, "processor_seconds": processor, "printed": done.stdout.strip()}
+    """Run a command and watch it and its descendants: wall and processor seconds, largest memory of all together."""
+    start, processor, peak = time.perf_counter(), {}, 0.0
+    with tempfile.TemporaryFile("w+") as errors:
+        running = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=errors, cwd=ROOT)
+        while running.poll() is None:
+            members = family(running.pid)
+            peak = max(peak, sum(map(proportional_memory, members)))
+            processor.update((pid, seconds) for pid in members if (seconds := processor_seconds(pid)))
+            time.sleep(WATCH_SECONDS)
+        if running.returncode:
+            errors.seek(0)
+            sys.exit(f"{' '.join(call)}\n{errors.read()}")
+    wall = time.perf_counter() - start
+    return {"wall_seconds": wall, "processor_seconds": sum(processor.values()), "peak_memory_mb": peak}
 
 
 def clean(inputs: Path, out: Path, workers: int) -> dict:
@@ -68,7 +74,6 @@ def binary_cif(options: argparse.Namespace, work: Path) -> dict:
     for count in (SMALL, LARGE):
         folder = repeated(sources, work / f"bcif-{count}", count)
         found[str(count)] = clean(folder, work / "out", options.workers)
-        found[str(count)]["peak_memory_mb"] = peak_memory(folder, work / "out", options) if count == LARGE else None
         shutil.rmtree(folder)
     small, large = (found[str(count)]["files_per_second_unloaded"] for count in (SMALL, LARGE))
     return {**found, "rate_ratio": large / small}
@@ -91,18 +96,6 @@ def pdb_text(options: argparse.Namespace, work: Path) -> dict:
     return clean(folder, work / "out", options.workers)
 
 
-def peak_memory(inputs: Path, out: Path, options: argparse.Namespace) -> float:
-    """Largest sum of the proportional memory of the command and its workers, in MB, looked at four times a second."""
-    shutil.rmtree(out, ignore_errors=True)
-    call = [sys.executable, "-m", "dplm2", "structures", "clean", str(inputs), "--out", str(out)]
-    running = subprocess.Popen([*call, "--workers", str(options.workers)], stdout=subprocess.DEVNULL, cwd=ROOT)
-    peak = 0.0
-    while running.poll() is None:
-        peak = max(peak, sum(map(proportional_memory, family(running.pid))))
-        time.sleep(0.25)
-    return peak
-
-
 def family(pid: int) -> list[int]:
     """A process and all its descendants."""
     found = [pid]
@@ -112,6 +105,15 @@ def family(pid: int) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def proportional_memory(pid: int) -> float:
@@ -168,8 +170,7 @@ def table(found: dict) -> str:
                 f"BinaryCIF.gz, {name} files: {value['files_per_wall_second']:.0f} files/s by the clock, "
                 f"{value['files_per_second_unloaded']:.0f} by processor time"
             )
-            if value.get("peak_memory_mb"):
-                lines.append(f"  memory of all processes: {value['peak_memory_mb']:.0f} MB")
+            lines.append(f"  memory of all processes: {value['peak_memory_mb']:.0f} MB")
         else:
             lines.append(f"  rate at {LARGE} files over rate at {SMALL}, by processor time: {value:.3f}")
     if one := found.get("pdb_text"):

@@ -11,11 +11,12 @@ before it. With --tokenizer and --chains, the share of equal tokens between the 
 """
 
 import argparse
+import functools
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -102,29 +103,22 @@ def product_rate(device: str, dtype: torch.dtype) -> float:
     return round(calls * 2 * size**3 / (clock() - start) / 1e9, 1)
 
 
-def measure_all(tokenizer: StructureTokenizer, meter: Meter, long: bool) -> list[dict]:
-    """A row for each direction, precision and length."""
-    rows = []
+def measure_all(tokenizer: StructureTokenizer, meter: Meter, options: argparse.Namespace) -> Iterator[dict]:
+    """Yield a row for each direction, precision and length."""
+    more = [LONG] if options.long else []
 
-    def add(task: str, precision: str, length: int, call: Callable[[], object]) -> None:
+    def row_of(task: str, precision: str, length: int, call: Callable[[], object]) -> dict:
         row = {"task": task, "precision": precision, "length": length, **meter.measure(call, length)}
         theirs = AUTHORS[task].get(length) if meter.device == "cpu" else None
-        rows.append({**row, "authors_residues_per_second": theirs})
-        print(json.dumps(rows[-1]), flush=True)
+        return {**row, "authors_residues_per_second": theirs}
 
     for precision in ("float32", "bfloat16"):
-        for length in (*ENCODE_LENGTHS, *([LONG] if long else [])):
-            chain = wandering_chain(length)
-            add(
-                "tokenize",
-                precision,
-                length,
-                lambda chain=chain, kind=precision: tokenizer.encode(chain, precision=kind),
-            )
-    for length in (*DECODE_LENGTHS, *([LONG] if long else [])):
+        for length in (*options.encode_lengths, *more):
+            encode = functools.partial(tokenizer.encode, wandering_chain(length), precision=precision)
+            yield row_of("tokenize", precision, length, encode)
+    for length in (*options.decode_lengths, *more):
         tokens = np.random.default_rng(length).integers(0, tokenizer.codebook_size, length)
-        add("detokenize", "float32", length, lambda tokens=tokens: tokenizer.decode(tokens))
-    return rows
+        yield row_of("detokenize", "float32", length, functools.partial(tokenizer.decode, tokens))
 
 
 def agreement(tokenizer: StructureTokenizer, chains: list[Path], limit: int) -> dict[str, float]:
@@ -150,6 +144,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--encode-lengths", type=int, nargs="*", default=ENCODE_LENGTHS)
+    parser.add_argument("--decode-lengths", type=int, nargs="*", default=DECODE_LENGTHS)
     parser.add_argument("--long", action="store_true", help=f"also chains of {LONG} residues")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -170,12 +166,16 @@ def main() -> None:
             str(dtype).removeprefix("torch."): product_rate(options.device, dtype)
             for dtype in (torch.float32, torch.bfloat16)
         },
-        "rows": measure_all(tokenizer, Meter(options.device, options.repetitions), options.long),
+        "rows": [],
     }
+    for row in measure_all(tokenizer, Meter(options.device, options.repetitions), options):
+        print(json.dumps(row), flush=True)
+        result["rows"].append(row)
+        write_json(options.out, result)
     if options.chains:
         result["agreement"] = agreement(tokenizer, options.chains, options.limit)
         print(json.dumps(result["agreement"]))
-    write_json(options.out, result)
+        write_json(options.out, result)
     print(f"results: {options.out}")
 
 

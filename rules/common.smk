@@ -27,6 +27,7 @@ TIMINGS = RESULTS / "timings"
 # Where a job runs and where it keeps its progress do not decide its result: resources, not params, so that changing
 # them runs nothing again.
 DEVICE = SETTINGS["device"]
+THREADS = SETTINGS["threads"]
 GPUS = 1 if DEVICE in ("cuda", "mps") else 0
 
 DATASETS = list(SETTINGS["datasets"])

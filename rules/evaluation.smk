@@ -15,7 +15,7 @@ rule evaluate_tokenizer:
         TIMINGS / "evaluation/{tokenizer}-{dataset}-{variant}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         device=DEVICE,
         mem_mb=4000,
@@ -51,7 +51,7 @@ rule evaluate_likelihood:
         TIMINGS / "evaluation/{model}-likelihood-{dataset}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         device=DEVICE,
         mem_mb=4000,
@@ -85,7 +85,7 @@ rule evaluate_samples:
         TIMINGS / "evaluation/{model}-{task}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         device=DEVICE,
         state=str(STATE),

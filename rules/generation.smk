@@ -15,9 +15,10 @@ rule generate:
         TIMINGS / "samples/{model}-{task}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         device=DEVICE,
+        state=str(STATE),
         mem_mb=4000,
         runtime=1440,
         gpu=GPUS,
@@ -30,5 +31,6 @@ rule generate:
         ),
         folder=subpath(output.samples, parent=True),
     shell:
-        "python -m dplm2 generate {params.kind} --model {params.model} {params.chains} --out {params.folder} --device {resources.device}"
+        "python -m dplm2 generate {params.kind} --model {params.model} {params.chains} --out {params.folder}"
+        " --state {resources.state}/samples --device {resources.device}"
         " --config {params.config:q} --name {wildcards.task} 2>&1 | tee {log}"

@@ -22,3 +22,25 @@ rule report:
         folder=subpath(output.page, parent=True),
     shell:
         "python -m dplm2 report --results {params.results} --out {params.folder} --config {params.config:q} 2>&1 | tee {log}"
+
+
+rule compare_with_published:
+    input:
+        summaries=all_evaluations(),
+    output:
+        table=RESULTS / "report/published/comparison.csv",
+        parquet=RESULTS / "report/published/comparison.parquet",
+    log:
+        LOGS / "published.log",
+    benchmark:
+        TIMINGS / "published.tsv"
+    conda:
+        "../envs/dplm2.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        folder=subpath(output.table, parent=True),
+        model=SETTINGS["report"]["published_model"],
+    shell:
+        "python -m dplm2 evaluate compare {input.summaries:q} --model {params.model:q} --out {params.folder} 2>&1 | tee {log}"

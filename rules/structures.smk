@@ -1,5 +1,5 @@
-# Structure files to clean chains. The files of a dataset are listed in manifests, one a shard; a shard's job depends on its own
-# manifest, which is rewritten only if it changed.
+# Structure files to clean chains. The files of a dataset are listed in manifests, one a shard; a shard's job depends on its
+# own manifest, which is rewritten only if it changed.
 
 
 rule clean_structures:
@@ -14,7 +14,7 @@ rule clean_structures:
         TIMINGS / "structures/{dataset}-{shard}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=120,
@@ -26,7 +26,7 @@ rule clean_structures:
         ),
         folder=subpath(output.chains, parent=True),
     shell:
-        "python -m dplm2 structures clean --manifest {input.manifest} --out {params.folder}"
+        "python -m dplm2 structures clean --manifest {input.manifest} --workers {threads} --out {params.folder}"
         " --config {params.config:q} --name {wildcards.dataset} 2>&1 | tee {log}"
 
 

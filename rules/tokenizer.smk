@@ -15,7 +15,7 @@ rule train_tokenizer:
         TIMINGS / "tokenizers/{tokenizer}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         device=DEVICE,
         state=str(STATE),
@@ -29,5 +29,5 @@ rule train_tokenizer:
         ),
         folder=subpath(output.weights, parent=True),
     shell:
-        "python -m dplm2 tokenizer train --chains {params.chains:q} --out {params.folder} --state {resources.state} --device {resources.device}"
+        "python -m dplm2 tokenizer train --chains {params.chains:q} --out {params.folder} --state {resources.state}/tokenizer --device {resources.device}"
         " --config {params.config:q} --name {wildcards.tokenizer} 2>&1 | tee {log}"

@@ -13,7 +13,7 @@ rule encode_tokens:
     cache: True
     conda:
         "../envs/dplm2.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         device=DEVICE,
         mem_mb=4000,

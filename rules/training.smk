@@ -16,7 +16,7 @@ rule train_model:
         TIMINGS / "models/{model}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         device=DEVICE,
         state=str(STATE),

@@ -16,7 +16,7 @@ rule warm_up_model:
         TIMINGS / "models/{model}-warmup.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         device=DEVICE,
         state=str(STATE),

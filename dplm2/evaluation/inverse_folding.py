@@ -9,6 +9,7 @@ import pandas as pd
 
 from dplm2.evaluation.benchmark import Job, dataset_name, finish, identity, native_of, source_of, write_folded
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
+from dplm2.evaluation.results import misses_filled
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
 
 COLUMNS = [
@@ -38,10 +39,8 @@ def run(job: Job) -> int:
                 "sequence_entropy": sequence_entropy(sample.sequence),
             }
         )
-    metrics = pd.DataFrame(rows)
     designable = designable_columns(job.settings)
-    for name in designable:
-        metrics[name] = metrics[name].fillna(False).astype(bool)
+    metrics = misses_filled(pd.DataFrame(rows), designable)
     write_folded(job.out, samples, sequences, folded)
     source = source_of(job, samples, dataset_name(job.chains), backend)
     return finish(job, record, metrics, [*COLUMNS, *designable], source, left_out, by="task")

@@ -98,6 +98,12 @@ def summarize(metrics: pd.DataFrame, columns: Sequence[str], source: Source, res
     return rows
 
 
+def misses_filled(metrics: pd.DataFrame, shares: Sequence[str]) -> pd.DataFrame:
+    """``metrics`` with a miss in each of these columns where a failed sample left it empty."""
+    there = [name for name in shares if name in metrics]
+    return metrics.assign(**{name: metrics[name].eq(True).astype(bool) for name in there})
+
+
 def summary_row(
     source: Source,
     metric: str,

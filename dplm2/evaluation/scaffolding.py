@@ -15,7 +15,7 @@ from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import Job, finish, identity, source_of, write_folded
 from dplm2.evaluation.comparison import rmsds
 from dplm2.evaluation.folding import Folded
-from dplm2.evaluation.results import Source, summary_row
+from dplm2.evaluation.results import Source, misses_filled, summary_row
 from dplm2.evaluation.samples import Sample
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
 from dplm2.evaluation.settings import EvaluationSettings
@@ -42,9 +42,8 @@ def run(job: Job) -> int:
     metrics["motif_residues"] = [len(sample.motif_positions) for sample in samples]
     success = success_column(job.settings)
     metrics[success] = _succeeds(metrics, job.settings)
-    designable = [name for name in designable_columns(job.settings) if name in metrics]
-    for name in designable:
-        metrics[name] = metrics[name].fillna(False).astype(bool)
+    designable = designable_columns(job.settings)
+    metrics = misses_filled(metrics, designable)
     write_folded(job.out, samples, sequences, folded)
     columns = [
         "motif_rmsd", "motif_rmsd_generated", "sc_tm", "sc_tm_released", "sc_rmsd", "plddt", success, *designable,

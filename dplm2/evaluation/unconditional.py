@@ -15,6 +15,7 @@ from dplm2.evaluation.benchmark import Job, finish, identity, mean_or_none, sour
 from dplm2.evaluation.diversity import diversity_rows, novelty_columns
 from dplm2.evaluation.folding import Failure, Folded
 from dplm2.evaluation.recovery import sequence_entropy
+from dplm2.evaluation.results import misses_filled
 from dplm2.evaluation.samples import Sample
 from dplm2.evaluation.secondary_structure import FRACTIONS, secondary_structure_fractions
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
@@ -33,10 +34,7 @@ def run(job: Job) -> int:
         identity(sample, backend) | row | own_metrics(sample, sequence)
         for sample, sequence, row in zip(samples, sequences, consistency, strict=True)
     ]
-    metrics = pd.DataFrame(rows)
-    if "sc_tm" in metrics:
-        for name in designable_columns(job.settings):
-            metrics[name] = metrics[name].fillna(False).astype(bool)
+    metrics = misses_filled(pd.DataFrame(rows), designable_columns(job.settings))
     structures = [
         sample.backbone if sample.backbone is not None else result.backbone if isinstance(result, Folded) else None
         for sample, result in zip(samples, folded, strict=True)

@@ -40,8 +40,7 @@ _SCALE_WITHOUT_MASKS = 0.88
 def random_model(settings: NetworkSettings, seed: int) -> EsmForMaskedLM:
     """A sequence model with random weights."""
     config = esm_config(SEQUENCE_IDS, settings.hidden_size, settings.layers, settings.heads, settings.intermediate_size)
-    # Xavier's spread for square matrices, about ESM-2's own; the library's 0.02 leaves a narrow network long at a start
-    # where attention is even and no residue sees its neighbours.
+    # Xavier's spread for square matrices; the library's 0.02 suits widths of a thousand and more.
     config.initializer_range = settings.hidden_size**-0.5
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.structures.rejects import CODES
 
 CLEAN = """\
 Read structure files, clean their protein chains, and write them as Parquet.
@@ -42,6 +43,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     clean = _command(commands, "clean", "files to clean chains", CLEAN, run_clean)
+    clean.epilog = "Codes in rejected.parquet:\n" + "\n".join(f"  {code:<19} {text}" for code, text in CODES.items())
     clean.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="files, folders or patterns (default: the configuration's)"
     )
@@ -103,6 +105,7 @@ def run_clean(options: argparse.Namespace) -> int:
     """Clean one part, or a whole dataset."""
     from dplm2.structures.manifest import read_manifest, update_manifest
     from dplm2.structures.shards import clean_shard, part_paths
+    from dplm2.structures.store import SELECTION_FILE
 
     if options.inputs and options.manifest or not (options.inputs or options.manifest or options.config):
         raise ConfigError("structures clean: give files or folders, or --manifest, or a --config that names files")
@@ -113,6 +116,8 @@ def run_clean(options: argparse.Namespace) -> int:
         print(f"{chains}: {_described(counts)}")
         return 0
     manifests = update_manifest(options.inputs or settings.files, options.out / "shards", settings.shards)
+    # A choice made among the parts of an earlier run says nothing about these.
+    (options.out / SELECTION_FILE).unlink(missing_ok=True)
     for manifest in manifests:
         chains, rejected = part_paths(options.out, manifest)
         clean_shard(read_manifest(manifest), settings, name, chains, rejected, options.workers)

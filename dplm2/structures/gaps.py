@@ -18,6 +18,7 @@ MISMATCH_COST = 10.0
 # Above this, comparing every place of every stretch is not worth its time: numbering decides.
 MOST_COMPARISONS = 20_000_000
 ROWS_AT_A_TIME = 256
+INTEGERS = (np.iinfo(np.int32).min, np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def _best_before(before: np.ndarray, length: int, jump: int) -> tuple[np.ndarray
 def _numbers(residues: ChainResidues, source: np.ndarray) -> np.ndarray:
     """The author's number of each row; in a gap they count on from the residue before it."""
     known = np.maximum.accumulate(np.where(source >= 0, np.arange(len(source)), 0))
-    return residues.number[source[known]] + (np.arange(len(source)) - known)
+    numbers = residues.number[source[known]].astype(np.int64) + (np.arange(len(source)) - known)
+    return np.clip(numbers, *INTEGERS).astype(np.int32)
 
 
 def _insertions(residues: ChainResidues, source: np.ndarray) -> str | None:

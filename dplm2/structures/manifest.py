@@ -140,9 +140,17 @@ def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
         if len(found) == before and not any(path.startswith(source) for path in found):
             raise DPLM2Error(f"{source}: no structure files found there")
     for path in found:
-        if "\t" in path or "\n" in path:
-            raise DPLM2Error(f"{path!r}: a file name with a tab or line break cannot be taken in; rename it")
+        if "\t" in path or "\n" in path or not path.isascii() and not _is_unicode(path):
+            raise DPLM2Error(f"{path!r}: a file name with a tab, a line break or broken Unicode cannot be taken in")
     return dict(sorted(found.items()))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -219,6 +219,7 @@ def items_of(path: str, sha256: str, limits: Reading) -> Iterator[Item]:
 
 
 def _member(path: str, sha256: str, name: str, content: bytes | None = None, problem: str = "") -> Item:
+    name = name.encode("utf-8", "replace").decode()
     # Named after the archive too, so that two archives with members of one name stay apart.
     return Item(path, sha256, f"{entry_name(path)}.{entry_name(name)}", name, content, problem)
 

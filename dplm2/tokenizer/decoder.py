@@ -107,9 +107,11 @@ class Decoder(nn.Module):
         sequence_BLD, pairs_BIJP = self.trunk(self.input(self.post_quant(codes_BLQ, mask_BL)), mask_BL)
         batch, length, _, width = pairs_BIJP.shape
         rows = rows_per_chunk(length, batch * length * width)
-        passes = self.structure_module(
-            self.sequence_to_structure(sequence_BLD), by_rows(self.pair_to_structure, rows, pairs_BIJP), mask_BL
-        )
+        structure_BLD = self.sequence_to_structure(sequence_BLD)
+        structure_BIJP = by_rows(self.pair_to_structure, rows, pairs_BIJP)
+        # Coordinates need float32: bfloat16 would round them to half an angstrom.
+        with torch.autocast(codes_BLQ.device.type, enabled=False):
+            passes = self.structure_module(structure_BLD.float(), structure_BIJP.float(), mask_BL)
         distogram_logits = None
         if distogram:
             logits = self.distogram_head(pairs_BIJP)

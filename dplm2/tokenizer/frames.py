@@ -18,7 +18,7 @@ CARBONYL_LENGTH = 1.23  # angstrom, C=O
 
 
 # Products of quaternions and rotation matrices are linear in the outer product of two quaternions: one product with a
-# constant matrix is a tenth of the operations that the formulas written out need, which is what small networks wait for.
+# constant matrix is a tenth of the operations that the formulas written out need; small networks wait for just that.
 # Rows: (a0 b0, a0 b1, ..., a3 b3). Columns: the real part and the three imaginary ones of a b.
 _PRODUCT = (
     *((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)),
@@ -27,31 +27,22 @@ _PRODUCT = (
     *((0, 0, 0, 1), (0, 0, 1, 0), (0, -1, 0, 0), (-1, 0, 0, 0)),
 )
 # Columns: the nine entries, row by row, of the rotation of a unit quaternion a (with b = a).
+# Each product of two different parts stands above the diagonal alone.
+_NOTHING = (0,) * 9
 _ROTATION = (
-    *(
-        (1, 0, 0, 0, 1, 0, 0, 0, 1),
-        (0, 0, 0, 0, 0, -2, 0, 2, 0),
-        (0, 0, 2, 0, 0, 0, -2, 0, 0),
-        (0, -2, 0, 2, 0, 0, 0, 0, 0),
-    ),
-    *(
-        (0, 0, 0, 0, 0, 0, 0, 0, 0),
-        (1, 0, 0, 0, -1, 0, 0, 0, -1),
-        (0, 2, 0, 2, 0, 0, 0, 0, 0),
-        (0, 0, 2, 0, 0, 0, 2, 0, 0),
-    ),
-    *(
-        (0, 0, 0, 0, 0, 0, 0, 0, 0),
-        (0, 0, 0, 0, 0, 0, 0, 0, 0),
-        (-1, 0, 0, 0, 1, 0, 0, 0, -1),
-        (0, 0, 0, 0, 0, 2, 0, 2, 0),
-    ),
-    *(
-        (0, 0, 0, 0, 0, 0, 0, 0, 0),
-        (0, 0, 0, 0, 0, 0, 0, 0, 0),
-        (0, 0, 0, 0, 0, 0, 0, 0, 0),
-        (-1, 0, 0, 0, -1, 0, 0, 0, 1),
-    ),
+    (1, 0, 0, 0, 1, 0, 0, 0, 1),  # a0 a0
+    (0, 0, 0, 0, 0, -2, 0, 2, 0),
+    (0, 0, 2, 0, 0, 0, -2, 0, 0),
+    (0, -2, 0, 2, 0, 0, 0, 0, 0),
+    _NOTHING,
+    (1, 0, 0, 0, -1, 0, 0, 0, -1),  # a1 a1
+    (0, 2, 0, 2, 0, 0, 0, 0, 0),
+    (0, 0, 2, 0, 0, 0, 2, 0, 0),
+    *(_NOTHING, _NOTHING),
+    (-1, 0, 0, 0, 1, 0, 0, 0, -1),  # a2 a2
+    (0, 0, 0, 0, 0, 2, 0, 2, 0),
+    *(_NOTHING, _NOTHING, _NOTHING),
+    (-1, 0, 0, 0, -1, 0, 0, 0, 1),  # a3 a3
 )
 
 

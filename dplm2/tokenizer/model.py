@@ -95,9 +95,10 @@ class StructureTokenizer(nn.Module):
         width, self.bits = settings.encoder.width, settings.quantizer.bits
         self.settings = settings
         self.confidence_trained = confidence_trained
+        hidden = settings.quantizer.hidden or self.bits
         self.encoder = Encoder(settings.encoder)
         self.pre_quant = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, self.bits), nn.ReLU(), nn.Linear(self.bits, self.bits)
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, self.bits)
         )
         self.quantizer = Quantizer(settings.quantizer)
         self.decoder = Decoder(settings.decoder, self.bits)

@@ -35,6 +35,7 @@ class QuantizerSettings:
     """Lookup-free quantization (DPLM-2, section 3.3): one bit per dimension, 2^bits codes."""
 
     bits: int
+    hidden: int | None
     bound: str
     gradual_steps: int
     commitment_weight: float

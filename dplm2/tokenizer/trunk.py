@@ -181,26 +181,27 @@ class TriangleMultiplication(nn.Module):
         return add_by_rows(self._finish, rows, pairs_BIJP, product_BPIJ.permute(0, 2, 3, 1))
 
     def _edges(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, rows: int) -> Tensor:
+        """Gated a and b, channels first and joined, ``(B, 2 P, I, J)``."""
         batch, length, _, width = pairs_BIJP.shape
-        if rows >= length:
-            return self._gated(pairs_BIJP, mask_BL, mask_BL)
-        edges_BPIJ = pairs_BIJP.new_empty(batch, 2 * width, length, length)
-        for start in range(0, length, rows):
-            part = slice(start, start + rows)
-            row_mask = None if mask_BL is None else mask_BL[:, part]
-            edges_BPIJ[:, :, part] = self._gated(pairs_BIJP[:, part], row_mask, mask_BL)
-        return edges_BPIJ
-
-    def _gated(self, pairs_BIJP: Tensor, row_mask_BI: Tensor | None, mask_BJ: Tensor | None) -> Tensor:
-        batch, rows, columns, width = pairs_BIJP.shape
-        flat = self.norm(pairs_BIJP).flatten(1, 2).transpose(1, 2)
-        a, a_gate, b, b_gate = torch.baddbmm(
-            self.project.bias[:, None], self.project.weight.expand(batch, -1, -1), flat
-        ).split(width, 1)
-        edges_BPIJ = torch.cat((a * a_gate.sigmoid(), b * b_gate.sigmoid()), 1).unflatten(2, (rows, columns))
-        if row_mask_BI is None or mask_BJ is None:
+        if torch.is_grad_enabled():
+            a, a_gate, b, b_gate = self._project(pairs_BIJP)
+            edges_BPN = torch.cat((a * a_gate.sigmoid(), b * b_gate.sigmoid()), 1)
+        else:
+            edges_BPN = pairs_BIJP.new_empty(batch, 2 * width, length * length)
+            for start in range(0, length, rows):
+                a, a_gate, b, b_gate = self._project(pairs_BIJP[:, start : start + rows])
+                part = slice(start * length, (start + rows) * length)
+                torch.mul(a, a_gate.sigmoid_(), out=edges_BPN[:, :width, part])
+                torch.mul(b, b_gate.sigmoid_(), out=edges_BPN[:, width:, part])
+        edges_BPIJ = edges_BPN.unflatten(2, (length, length))
+        if mask_BL is None:
             return edges_BPIJ
-        return edges_BPIJ * (row_mask_BI[:, None, :, None] & mask_BJ[:, None, None, :])
+        return edges_BPIJ * (mask_BL[:, None, :, None] & mask_BL[:, None, None, :])
+
+    def _project(self, pairs_BIJP: Tensor) -> tuple[Tensor, ...]:
+        flat_BPN = self.norm(pairs_BIJP).flatten(1, 2).transpose(1, 2)
+        weight = self.project.weight.expand(len(pairs_BIJP), -1, -1)
+        return torch.baddbmm(self.project.bias[:, None], weight, flat_BPN).split(self.width, 1)
 
     def _finish(self, pairs_BIJP: Tensor, product_BIJP: Tensor) -> Tensor:
         return self.output(self.product_norm(product_BIJP)) * self.gate(self.norm(pairs_BIJP)).sigmoid()

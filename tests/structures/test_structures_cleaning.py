@@ -85,6 +85,19 @@ def test_a_jump_beyond_the_limit_adds_nothing():
     assert len(only(lines, reading={"max_numbering_gap": 500})) == 302
 
 
+def test_numbers_at_the_end_of_all_integers_stay_integers():
+    from dplm2.structures.atoms import Atoms, Entry
+    from dplm2.structures.cleaning import clean_entry
+    from tests.structures.made import read, settings
+
+    atoms = read(seqres("ACDEF") + chain("AC") + residue(3, "GLU") + residue(4, "PHE")).atoms
+    largest = np.full(len(atoms), np.iinfo(np.int32).max, np.int32) - 5 + atoms.number
+    entry = Entry(Atoms(**{**vars(atoms), "number": largest}), "PDB")
+    chains, _ = clean_entry(entry, settings())
+    assert chains[0].residue_index.dtype == np.int32
+    assert chains[0].residue_index[-1] == np.iinfo(np.int32).max
+
+
 def test_seqres_names_the_residues_of_a_gap_and_ends_are_not_added():
     lines = seqres("MMACDWYEFKK") + chain("ACD") + residue(5, "GLU") + residue(6, "PHE")
     found = only(lines)

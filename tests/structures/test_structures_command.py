@@ -63,12 +63,15 @@ def test_fewer_shards_leave_no_stale_part(inputs, tmp_path):
 
 
 def test_a_run_without_a_usable_chain_is_one_line_and_exit_1(inputs, tmp_path, capsys):
+    assert clean(inputs, tmp_path / "out") == 0
+    capsys.readouterr()
     for file in inputs.glob("[ACDE].pdb"):
         file.unlink()
     assert clean(inputs, tmp_path / "out") == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "no usable chain; 1 unreadable" in message
+    assert not (tmp_path / "out/selection.parquet").exists()
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,9 @@ def test_what_is_not_there_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DPLM2Error, match="no structure files"):
         update_manifest(str(tmp_path / "empty"), tmp_path / "m", 1)
+    (tmp_path / "empty" / "a\tb.cif").touch()
+    with pytest.raises(DPLM2Error, match="with a tab"):
+        update_manifest(str(tmp_path / "empty"), tmp_path / "m", 1)
     (tmp_path / "x.tsv").write_text("a\tb\n")
     with pytest.raises(DPLM2Error, match="not a manifest"):
         read_manifest(tmp_path / "x.tsv")

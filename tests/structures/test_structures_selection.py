@@ -1,5 +1,6 @@
 """What the whole dataset decides: duplicates, size, clusters, splits without leaks."""
 
+import csv
 import random
 import stat
 
@@ -256,3 +257,18 @@ def test_leaks_are_rejected_with_their_reason(tmp_path):
     assert counts == {"chains": 2, "train": 1, "validation": 1, "rejected": 1}
     assert kept(folder, "validation") == {"a_A"}
     assert read_rejected(folder).to_pylist()[0]["reason"] == "related to a_A, which is held out (validation)"
+
+
+def test_a_draw_from_real_chains_splits_no_cluster_of_mmseqs2(corpus_folder):
+    """The corpus' clusters at 95 % identity come from MMseqs2: an answer to hold near-identity by words against."""
+    with (corpus_folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["split"] == "train"]
+    chains = members([row["sequence"] for row in rows], [row["cluster30"] for row in rows])
+    for by, kinds in (("chain", ("cluster95",)), ("cluster", ("cluster95", "cluster30"))):
+        splits = assign_splits(chains, split(validation_fraction=0.1, by=by), seed=0).splits
+        assert 0.09 < splits.count("validation") / len(rows) < 0.15
+        for kind in kinds:
+            sides = {
+                side: {row[kind] for row, own in zip(rows, splits, strict=True) if own == side} for side in set(splits)
+            }
+            assert not sides["train"] & sides["validation"], (by, kind)

@@ -198,3 +198,13 @@ def test_every_official_key_of_the_full_size_has_a_place(fixtures_folder):
 def test_without_triangle_attention_the_trunk_has_none_of_its_weights():
     settings = dataclasses.replace(tiny_settings(), triangle_attention=False)
     assert not [name for name in Decoder(settings, bits=5).state_dict() if "attend_" in name]
+
+
+def test_bfloat16_arithmetic_moves_atoms_little(decoder, fixtures_folder):
+    theirs = recorded(fixtures_folder, "single_full")
+    with torch.no_grad():
+        exact = decoder(theirs["lfq_quantized"])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = decoder(theirs["lfq_quantized"])
+    assert rounded.positions.dtype == torch.float32
+    assert 0 < (rounded.positions - exact.positions).norm(dim=-1).median() < 1

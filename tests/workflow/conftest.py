@@ -19,6 +19,7 @@ def smallest_configuration(folder: Path) -> dict:
     task = {"steps": 4, "format": "pdb"}
     return {
         "device": "cpu",
+        "threads": 1,
         "datasets": {"own": {"files": str(folder / "files"), "shards": 2}, "test": {"files": str(DEMO / "test" / "1shg_A.bcif.gz")}},
         "tokenizers": {
             "tiny": {

@@ -60,7 +60,10 @@ def test_a_second_run_does_nothing(finished):
             lambda c: c["generation"]["co-generation"].update(strategy="annealing@1.5:0.5"),
             {"generate", "evaluate_samples", "report"},
         ),
-        (lambda c: c["report"].update(title="Another") if "report" in c else c.update(report={"title": "Another"}), {"report"}),
+        (
+            lambda c: c["report"].update(title="Another") if "report" in c else c.update(report={"title": "Another"}),
+            {"report"},
+        ),
         (lambda c: c["evaluation"].update(match_tm_score=0.7), {"evaluate_samples", "report"}),
         (
             lambda c: c["models"]["tiny"].update(diffusion={"weighting": "constant"}),
@@ -119,7 +122,10 @@ def test_no_usable_chain_stops_with_one_clear_line(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["tokenizers"]["tiny"]["training"].update(stepps=3), "tokenizers.tiny.training: unknown key 'stepps'"),
+        (
+            lambda c: c["tokenizers"]["tiny"]["training"].update(stepps=3),
+            "tokenizers.tiny.training: unknown key 'stepps'",
+        ),
         (lambda c: c["tokenizers"]["tiny"]["quantizer"].update(bits="four"), "tokenizers.tiny.quantizer.bits"),
         (lambda c: c["generation"]["folding"].update(dataset="nowhere"), "generation.folding.dataset"),
         (lambda c: c["datasets"]["own"].update(files="nowhere"), "datasets.own.files"),
