@@ -10,7 +10,8 @@ INTRODUCTION = """\
 
 This page is written from the schema that every run is checked against (`python -m dplm2.manual > config/README.md`).
 An unknown key, a wrong type or an impossible value stops a run before any job, with the key's path and what is allowed.
-`config.yaml` at the top of the repository is the demo; `--configfile FILE` replaces it, `--config key=value` changes a key of it.
+`config.yaml` at the top of the repository is the demo; `--configfile FILE` replaces it, `--config key=value` changes a
+key of it.
 """
 
 

@@ -22,7 +22,9 @@ rule evaluate_tokenizer:
         runtime=240,
         gpu=GPUS,
     params:
-        config=evaluation_config("min_length", "max_length", "excluded", "bootstrap_samples", "batch_size"),
+        config=lambda wildcards: evaluation_config(
+            "min_length", "max_length", "excluded", "bootstrap_samples", "batch_size"
+        ),
         tokenizer=lambda wildcards: tokenizer_folder(wildcards.tokenizer),
         chains=lambda wildcards: structure_folders([wildcards.dataset]),
         split=lambda wildcards: split_option(
@@ -58,7 +60,9 @@ rule evaluate_likelihood:
         runtime=240,
         gpu=GPUS,
     params:
-        config=evaluation_config("min_length", "max_length", "excluded", "bootstrap_samples", "batch_size"),
+        config=lambda wildcards: evaluation_config(
+            "min_length", "max_length", "excluded", "bootstrap_samples", "batch_size"
+        ),
         model=lambda wildcards: model_folder(wildcards.model),
         initial=lambda wildcards, input: f"--initial {Path(input.initial).parent}" if input.initial else "",
         tokens=lambda wildcards: token_folders(SETTINGS["models"][wildcards.model]["tokenizer"], [wildcards.dataset]),
@@ -93,7 +97,7 @@ rule evaluate_samples:
         runtime=1440,
         gpu=GPUS,
     params:
-        config=evaluation_config(),
+        config=lambda wildcards: evaluation_config(),
         kind=lambda wildcards: SETTINGS["generation"][wildcards.task]["task"],
         model=lambda wildcards: model_folder(wildcards.model),
         chains=lambda wildcards: (

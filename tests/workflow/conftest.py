@@ -17,22 +17,44 @@ FEW_STEPS = {"steps": 3, "token_budget": 400, "validate_every": None, "log_every
 def smallest_configuration(folder: Path) -> dict:
     """All stages, sizes of a few channels, a few steps."""
     task = {"steps": 4, "format": "pdb"}
+    encoder = {
+        "width": 12,
+        "layers": 1,
+        "heads": 2,
+        "feedforward_width": 12,
+        "gvp_layers": 1,
+        "node_scalars": 8,
+        "node_vectors": 2,
+        "edge_scalars": 4,
+        "neighbours": 8,
+        "dropout": 0.0,
+    }
+    decoder = {
+        "sequence_dim": 16,
+        "pair_dim": 8,
+        "blocks": 1,
+        "sequence_head_width": 8,
+        "pairwise_head_width": 8,
+        "structure_blocks": 1,
+        "ipa_heads": 2,
+        "post_quant_layers": 1,
+        "post_quant_heads": 2,
+        "confidence_hidden": 8,
+    }
+    motif = str(DEMO / "motifs" / "ubiquitin-helix.yaml")
     return {
         "device": "cpu",
         "threads": 1,
-        "datasets": {"own": {"files": str(folder / "files"), "shards": 2}, "test": {"files": str(DEMO / "test" / "1shg_A.bcif.gz")}},
+        "datasets": {
+            "own": {"files": str(folder / "files"), "shards": 2},
+            "test": {"files": str(DEMO / "test" / "1shg_A.bcif.gz")},
+        },
         "tokenizers": {
             "tiny": {
                 "datasets": ["own"],
-                "encoder": {
-                    "width": 12, "layers": 1, "heads": 2, "feedforward_width": 12, "gvp_layers": 1,
-                    "node_scalars": 8, "node_vectors": 2, "edge_scalars": 4, "neighbours": 8, "dropout": 0.0,
-                },
+                "encoder": encoder,
                 "quantizer": {"bits": 4},
-                "decoder": {
-                    "sequence_dim": 16, "pair_dim": 8, "blocks": 1, "sequence_head_width": 8, "pairwise_head_width": 8,
-                    "structure_blocks": 1, "ipa_heads": 2, "post_quant_layers": 1, "post_quant_heads": 2, "confidence_hidden": 8,
-                },
+                "decoder": decoder,
                 "training": FEW_STEPS,
             }
         },
@@ -49,12 +71,15 @@ def smallest_configuration(folder: Path) -> dict:
             "co-generation": {"task": "co-generation", "lengths": [20], "samples": 2, **task},
             "folding": {"task": "folding", "dataset": "test", **task},
             "inverse-folding": {"task": "inverse-folding", "dataset": "test", **task},
-            "scaffolding": {
-                "task": "scaffolding", "problems": [str(DEMO / "motifs" / "ubiquitin-helix.yaml")], "samples": 1, **task,
-            },
+            "scaffolding": {"task": "scaffolding", "problems": [motif], "samples": 1, **task},
         },
-        "evaluation": {"reconstruction": ["test"], "likelihood": ["test"], "self": {"steps": 2}, "bootstrap_samples": 20},
-    }  # fmt: skip
+        "evaluation": {
+            "reconstruction": ["test"],
+            "likelihood": ["test"],
+            "self": {"steps": 2},
+            "bootstrap_samples": 20,
+        },
+    }
 
 
 class Workdir:

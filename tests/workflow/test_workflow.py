@@ -6,8 +6,9 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from tests.workflow.conftest import DEMO, Workdir
+from tests.workflow.conftest import DEMO, ROOT, Workdir
 
 pytestmark = pytest.mark.workflow
 
@@ -84,14 +85,22 @@ def test_a_change_redoes_exactly_the_stages_it_touches(finished, change, rules):
 
 
 def test_one_new_file_redoes_one_shard(finished):
+    before = finished.configuration
+    finished.configuration = copy.deepcopy(before)
+    # A finished tokenizer, since one that is trained on the file would have to be trained anew.
+    finished.configuration["tokenizers"]["tiny"] = {"pretrained": "results/tokenizers/tiny"}
     new = finished.files / "1ris_A.bcif.gz"
-    shutil.copy(DEMO / "train" / "1ris_A.bcif.gz", new)
     try:
+        assert not set(finished.planned()) & {"clean_structures", "encode_tokens", "train_model"}
+        shutil.copy(DEMO / "train" / "1ris_A.bcif.gz", new)
         jobs = finished.planned()
     finally:
-        new.unlink()
+        new.unlink(missing_ok=True)
+        finished.configuration = before
+        finished.planned()
     assert jobs["clean_structures"] == 1
-    assert jobs["encode_tokens"] == 1 or jobs["train_tokenizer"] == 1  # a new tokenizer makes all tokens anew
+    assert jobs["encode_tokens"] == 1
+    assert "train_tokenizer" not in jobs
 
 
 def test_an_unreadable_file_is_a_row_of_the_rejects(finished):
@@ -140,3 +149,27 @@ def test_a_wrong_configuration_stops_before_any_job(tmp_path, change, message):
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert not (workdir.folder / "results").exists()
+
+
+@pytest.mark.parametrize("preset", ["paper_150m", "paper_650m", "paper_3b", "ablations", "benchmark"])
+def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
+    configuration = yaml.safe_load((ROOT / "config" / f"{preset}.yaml").read_text(encoding="utf-8"))
+    workdir = Workdir(tmp_path / "run")
+    workdir.configuration = configuration
+    for dataset in configuration["datasets"].values():
+        files = workdir.folder / dataset["files"]
+        files.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DEMO / "test" / "1shg_A.bcif.gz", files)
+    for kind in ("tokenizers", "models"):
+        for section in configuration[kind].values():
+            if "pretrained" in section:
+                folder = workdir.folder / section["pretrained"]
+                folder.mkdir(parents=True)
+                (folder / "model.safetensors").touch()
+    (workdir.folder / "config").symlink_to(ROOT / "config")
+    jobs = workdir.planned()
+    assert jobs["report"] == 1
+    models = len(configuration["models"])
+    assert jobs["evaluate_samples"] % models == 0
+    trained = sum("pretrained" not in model for model in configuration["models"].values())
+    assert jobs.get("train_model", 0) == trained
