@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 from dplm2 import config as dplm2_config
 from dplm2.errors import DPLM2Error
 from dplm2.structures.manifest import update_manifest
+from dplm2.structures.settings import SELECTION_FILTERS
 
 # The rules run the package of this folder, installed or not.
 shell.prefix("set -euo pipefail; export PYTHONPATH=" + str(workflow.basedir) + ":${{PYTHONPATH:-}}; ")
@@ -69,6 +70,12 @@ def shard_manifests(dataset):
 SHARDS = {
     dataset: [manifest.stem.removeprefix("part-") for manifest in shard_manifests(dataset)] for dataset in DATASETS
 }
+
+
+def cleaning_section(dataset):
+    """A dataset's settings less those that only the choice among all chains reads."""
+    section = without(SETTINGS["datasets"][dataset], "shards", "split", "clusters")
+    return {**section, "filters": without(section["filters"], *SELECTION_FILTERS)}
 
 
 def chains(datasets):

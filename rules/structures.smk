@@ -19,11 +19,7 @@ rule clean_structures:
         mem_mb=2000,
         runtime=120,
     params:
-        config=lambda wildcards: stage_config(
-            "datasets",
-            wildcards.dataset,
-            without(SETTINGS["datasets"][wildcards.dataset], "shards", "split", "clusters"),
-        ),
+        config=lambda wildcards: stage_config("datasets", wildcards.dataset, cleaning_section(wildcards.dataset)),
         folder=subpath(output.chains, parent=True),
     shell:
         "python -m dplm2 structures clean --manifest {input.manifest} --workers {threads} --out {params.folder}"
@@ -56,6 +52,7 @@ rule select_structures:
         config=lambda wildcards: stage_config(
             "datasets", wildcards.dataset, without(SETTINGS["datasets"][wildcards.dataset], "shards")
         ),
+        shards=lambda wildcards: len(SHARDS[wildcards.dataset]),
         folder=subpath(output.selection, parent=True),
     shell:
-        "python -m dplm2 structures select {params.folder} --config {params.config:q} --name {wildcards.dataset} 2>&1 | tee {log}"
+        "python -m dplm2 structures select {params.folder} --shards {params.shards} --config {params.config:q} --name {wildcards.dataset} 2>&1 | tee {log}"
