@@ -27,7 +27,7 @@ demo: install
 	dplm2 report --results results --out results/report --print
 
 test: install
-	python -m pytest
+	python -m pytest --numprocesses $(CORES) --dist loadgroup
 
 lint: install
 	ruff check . && ruff format --check . && snakefmt --check Snakefile rules && snakemake --lint

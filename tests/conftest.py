@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Set before torch is loaded: the tests' networks are tiny, and several test processes share the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(os.environ.get("DPLM2_SHARED", Path(__file__).parents[2] / "shared"))
 
 

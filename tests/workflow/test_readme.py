@@ -29,6 +29,7 @@ def test_link_leads_somewhere(path):
 
 
 @pytest.mark.workflow
+@pytest.mark.xdist_group("workflow")
 def test_python_example_runs_on_a_trained_model(finished, tmp_path, monkeypatch):
     (tmp_path / "data").symlink_to(ROOT / "data")
     shutil.copytree(finished.folder / "results" / "models" / "tiny", tmp_path / "results" / "models" / "demo")

@@ -10,7 +10,8 @@ import yaml
 
 from tests.workflow.conftest import DEMO, ROOT, Workdir
 
-pytestmark = pytest.mark.workflow
+# One process runs all tests that share a finished run.
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 
 def test_a_run_gives_a_report_and_a_summary(finished):
