@@ -25,6 +25,7 @@ from dplm2.errors import ConfigError
 
 SCHEMA_FOLDER = Path(__file__).parent / "schema"
 EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+PLAIN = re.compile(r"[+-]?[\d.]+|true|false|null")
 Settings = TypeVar("Settings")
 
 
@@ -47,7 +48,7 @@ def load(source: str | os.PathLike | Mapping) -> dict:
     ConfigError
         Names each wrong key and says what is allowed.
     """
-    given = _read(source)
+    given = _typed(_read(source), schema())
     problems = list(problems_of(given)) or list(_reference_problems(given))
     if problems:
         raise ConfigError("the configuration is wrong:\n  " + "\n  ".join(problems))
@@ -56,7 +57,7 @@ def load(source: str | os.PathLike | Mapping) -> dict:
 
 def _read(source: str | os.PathLike | Mapping) -> dict:
     if isinstance(source, Mapping):
-        return _with_numbers(dict(source))
+        return dict(source)
     text, name = str(source), "the configuration given in place"
     if not text.lstrip().startswith("{"):
         name = text
@@ -70,16 +71,7 @@ def _read(source: str | os.PathLike | Mapping) -> dict:
         raise ConfigError(f"{name}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{name}: a configuration is a mapping of keys to values")
-    return _with_numbers(value)
-
-
-def _with_numbers(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-4`` (no point, or no sign) as text; people and JSON mean a number."""
-    if isinstance(value, Mapping):
-        return {key: _with_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_numbers(item) for item in value]
-    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+    return value
 
 
 @cache
@@ -101,6 +93,37 @@ def problems_of(value: Mapping, section: str = "config") -> Iterator[str]:
     validator = Draft202012Validator(schema(section), registry=_registry())
     for error in sorted(validator.iter_errors(value), key=lambda e: [str(part) for part in e.absolute_path]):
         yield _explain(error)
+
+
+def _typed(value: Any, node: Mapping) -> Any:
+    """``value`` with text turned into the number, truth value or null that the schema wants there.
+
+    YAML 1.1 reads ``1e-4`` as text, and Snakemake's ``--config 'key={inner: 5}'`` hands on every inner value as text.
+    """
+    options = [_resolved(option) for option in _resolved(node).get("oneOf", _resolved(node).get("anyOf", [node]))]
+    options = [option for option in options if isinstance(option, Mapping)]
+    if isinstance(value, Mapping):
+        inner = next((option for option in options if "properties" in option or "additionalProperties" in option), {})
+        properties, others = inner.get("properties", {}), inner.get("additionalProperties")
+        others = others if isinstance(others, Mapping) else {}
+        return {key: _typed(item, properties.get(key, others)) for key, item in value.items()}
+    if isinstance(value, list):
+        items = next((option["items"] for option in options if isinstance(option.get("items"), Mapping)), {})
+        return [_typed(item, items) for item in value]
+    if isinstance(value, str) and not any(_takes_text(option) for option in options):
+        return float(value) if EXPONENT.fullmatch(value) else yaml.safe_load(value) if PLAIN.fullmatch(value) else value
+    return value
+
+
+def _takes_text(node: Mapping) -> bool:
+    kinds = node.get("type", ())
+    if "enum" in node or "const" in node:
+        return all(isinstance(value, str) for value in node.get("enum", [node.get("const")]))
+    return not kinds or "string" in ([kinds] if isinstance(kinds, str) else kinds)
+
+
+def _resolved(node: Mapping) -> Mapping:
+    return schema(node["$ref"].removesuffix(".json")) if "$ref" in node else node
 
 
 def _reference_problems(given: Mapping) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dplm2 import config as dplm2_config
 from dplm2.errors import DPLM2Error
 from dplm2.structures.manifest import update_manifest
 from dplm2.structures.settings import SELECTION_FILTERS
+from dplm2.training.settings import TrainingSettings
 
 # The rules run the package of this folder, installed or not.
 shell.prefix("set -euo pipefail; export PYTHONPATH=" + str(workflow.basedir) + ":${{PYTHONPATH:-}}; ")
@@ -15,9 +16,25 @@ shell.prefix("set -euo pipefail; export PYTHONPATH=" + str(workflow.basedir) + "
 
 def checked_configuration():
     try:
-        return dplm2_config.load(config)
+        configuration = dplm2_config.load(config)
+        problems = list(training_problems(configuration))
     except DPLM2Error as error:
         raise WorkflowError(str(error)) from None
+    if problems:
+        raise WorkflowError("the configuration is wrong:\n  " + "\n  ".join(problems))
+    return configuration
+
+
+def training_problems(configuration):
+    """What contradicts itself in the training sections, so that it is told now and not hours into the run."""
+    for kind in ("tokenizers", "models"):
+        for name, section in configuration[kind].items():
+            trainings = {"training": section["training"]}
+            if kind == "models":
+                trainings["warmup.sequence_training"] = section["warmup"]["sequence_training"]
+            for place, training in trainings.items():
+                for problem in dplm2_config.build(TrainingSettings, training).problems():
+                    yield f"{kind}.{name}.{place.removesuffix('training')}{problem}"
 
 
 SETTINGS = checked_configuration()

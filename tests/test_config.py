@@ -96,6 +96,22 @@ def test_numbers_with_exponents_are_numbers_however_they_are_spelt(tmp_path, tex
     assert config.load(json.dumps(completed)) == completed
 
 
+def test_text_becomes_what_the_schema_wants_and_names_stay_text():
+    given = {
+        "seed": "7",
+        "datasets": {"1": {"files": "5", "filters": {"max_length": "null", "deduplicate": "false"}}},
+        "generation": {"g": {"task": "co-generation", "lengths": ["50", "60"], "samples": "2"}},
+        "tokenizers": {"t": {"datasets": ["1"], "training": {"betas": ["0.9", "0.95"]}}},
+    }
+    completed = config.load(given)
+    assert completed["seed"] == 7
+    assert completed["datasets"]["1"]["files"] == "5"
+    assert completed["datasets"]["1"]["filters"]["max_length"] is None
+    assert completed["datasets"]["1"]["filters"]["deduplicate"] is False
+    assert completed["generation"]["g"]["lengths"] == [50, 60]
+    assert completed["tokenizers"]["t"]["training"]["betas"] == [0.9, 0.95]
+
+
 @pytest.mark.parametrize(("text", "message"), [("a: [", "not YAML"), ("- a\n", "a mapping of keys")])
 def test_broken_files(tmp_path, text, message):
     path = tmp_path / "config.yaml"

@@ -105,7 +105,7 @@ def summary_table(results: Results) -> Html:
         heads,
         rows,
         filtered=True,
-        note="low, high: 95 % interval of the mean (bootstrap). Also: tables/summary.csv",
+        note="low, high: 95 % interval of the mean (bootstrap). Also: tables/summary_intervals.csv",
     )
 
 

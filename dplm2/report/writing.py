@@ -11,12 +11,13 @@ from dplm2.report import tables
 from dplm2.report.comparison import compared
 from dplm2.report.drawing import Figure
 from dplm2.report.page import build_page
-from dplm2.report.results import input_files, read_results
+from dplm2.report.results import SUMMARY_COLUMNS, input_files, read_results
 from dplm2.report.scale import scales, warning
 from dplm2.report.settings import ReportSettings
 
 PAGE = "report.html"
 SUMMARY = Path("tables") / "summary.csv"
+INTERVALS = Path("tables") / "summary_intervals.csv"
 
 
 def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
@@ -27,7 +28,8 @@ def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
     folder
         The results of a run.
     out
-        Folder for ``report.html``, ``tables/*.csv``, ``figures/*.svg`` and ``run.json``.
+        Folder for ``report.html``, ``tables/*.csv`` (``summary.csv`` has seven columns; ``summary_intervals.csv`` the
+        same rows with failures, medians and intervals), ``figures/*.svg`` and ``run.json``.
     settings
         The section ``report``.
 
@@ -39,7 +41,9 @@ def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
     record = RunRecord("report", dataclasses.asdict(settings), {"results": _state_of(folder)})
     results = read_results(folder)
     page, figures = build_page(results, settings)
-    frames = {"summary": tables.summary(results), **tables.csv_tables(results)}
+    whole = tables.summary(results)
+    contract = whole[list(SUMMARY_COLUMNS)]
+    frames = {SUMMARY.stem: contract, INTERVALS.stem: whole, **tables.csv_tables(results)}
     if len(published := compared(results, settings.published_model)):
         frames["published"] = published
     written = [*_write_tables(out, frames), *_write_figures(out, figures)]
@@ -83,7 +87,7 @@ def _state_of(folder: Path) -> str:
 
 def is_current(folder: Path, out: Path, given: Mapping | None) -> bool:
     """Whether ``out`` holds a report of these results, and with these settings if any are given."""
-    if not all((out / name).is_file() for name in (PAGE, SUMMARY, RUN_FILE)):
+    if not all((out / name).is_file() for name in (PAGE, SUMMARY, INTERVALS, RUN_FILE)):
         return False
     record = read_json(out / RUN_FILE)
     same_settings = given is None or record.get("settings") == dict(given)
@@ -92,7 +96,7 @@ def is_current(folder: Path, out: Path, given: Mapping | None) -> bool:
 
 def as_terminal_text(out: Path) -> str:
     """The figures of a finished report that matter most, and the remarks about them, for a terminal."""
-    table = pd.read_csv(out / SUMMARY, dtype=str, keep_default_na=False)
+    table = pd.read_csv(out / INTERVALS, dtype=str, keep_default_na=False)
     record = read_json(out / RUN_FILE)
     remarks = [text for text in (record.get("settings", {}).get("note"), record.get("warning")) if text]
     body = tables.as_text(table) if len(table) else "nothing was evaluated"

@@ -19,7 +19,7 @@ def test_a_run_gives_a_report_and_a_summary(finished):
     assert (results / "report" / "report.html").stat().st_size > 10_000
     with (results / "report" / "tables" / "summary.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0])[:7] == ["model", "task", "dataset", "metric", "value", "n", "backend"]
+    assert list(rows[0]) == ["model", "task", "dataset", "metric", "value", "n", "backend"]
     assert {"co-generation", "folding", "inverse-folding", "scaffolding", "reconstruction", "likelihood"} <= {
         row["task"] for row in rows
     }
