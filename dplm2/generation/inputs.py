@@ -258,6 +258,7 @@ def chains_of(path: Path) -> list[Chain]:
     from dplm2.structures.manifest import entry_name
     from dplm2.structures.reading import read_structure
     from dplm2.structures.settings import DatasetSettings
+    from dplm2.structures.shards import chain_name
 
     switches = {key: False if value is False or value is True else None for key, value in _filters().items()}
     settings = build(DatasetSettings, complete({"files": str(path), "filters": switches}, "dataset"))
@@ -269,7 +270,7 @@ def chains_of(path: Path) -> list[Chain]:
         raise DPLM2Error(f"{path}: no protein chain with a backbone")
     return [
         Chain(
-            f"{entry_name(str(path))}_{chain.author_chain}",
+            chain_name(entry_name(str(path)), chain.author_chain),
             chain.author_chain,
             chain.sequence,
             np.asarray(chain.residue_index),
