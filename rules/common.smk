@@ -1,5 +1,6 @@
 # The checked configuration, the places where results lie, and what each stage reads of the configuration.
 import json
+import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -61,6 +62,12 @@ wildcard_constraints:
     task="[A-Za-z0-9][A-Za-z0-9._-]*",
     shard="[0-9]{5}",
     variant="trained|untrained",
+
+
+def trained_here(kind):
+    """A pattern of the names that are trained in this run: a finished one may lie where this run would put it."""
+    names = [name for name, section in SETTINGS[kind].items() if "pretrained" not in section]
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def stage_config(kind, name, section=None):

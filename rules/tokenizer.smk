@@ -13,6 +13,8 @@ rule train_tokenizer:
         LOGS / "tokenizers/{tokenizer}.log",
     benchmark:
         TIMINGS / "tokenizers/{tokenizer}.tsv"
+    wildcard_constraints:
+        tokenizer=trained_here("tokenizers"),
     conda:
         "../envs/dplm2.yaml"
     threads: THREADS

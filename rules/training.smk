@@ -14,6 +14,8 @@ rule train_model:
         LOGS / "models/{model}.log",
     benchmark:
         TIMINGS / "models/{model}.tsv"
+    wildcard_constraints:
+        model=trained_here("models"),
     conda:
         "../envs/dplm2.yaml"
     threads: THREADS

@@ -14,6 +14,8 @@ rule warm_up_model:
         LOGS / "models/{model}-warmup.log",
     benchmark:
         TIMINGS / "models/{model}-warmup.tsv"
+    wildcard_constraints:
+        model=trained_here("models"),
     conda:
         "../envs/dplm2.yaml"
     threads: THREADS

@@ -111,7 +111,7 @@ def _of_task(chains: Chains, indices: list[int], task: diffusion.Task, seed: int
     settings = replace(chains.settings, self_mixup="off")
     generator = torch.Generator().manual_seed(seed)
     # Evenly spread and then shuffled, so that the time does not go with the chain's place.
-    spread = torch.linspace(1, settings.steps, len(indices)).round().long()
+    spread = ((torch.arange(len(indices)) + 0.5) / len(indices) * settings.steps).ceil().long()
     time_of = dict(zip(indices, spread[torch.randperm(len(indices), generator=generator)].tolist(), strict=True))
     for batch in batches(indices, chains.costs()):
         windows = [slice(0, settings.max_length)] * len(batch)

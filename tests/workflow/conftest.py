@@ -75,7 +75,7 @@ def smallest_configuration(folder: Path) -> dict:
         },
         "evaluation": {
             "reconstruction": ["test"],
-            "likelihood": ["test"],
+            "likelihood": ["own"],
             "self": {"steps": 2},
             "bootstrap_samples": 20,
         },
