@@ -2,7 +2,7 @@
 
 Times are of the processor, so that other work on the machine does not count.
 
-``python benchmarks/training_loop.py [--steps 300] [--out benchmarks/training_loop.json]``
+``python benchmarks/training_loop.py [--steps 300] [--out benchmarks/results/training_loop.json]``
 """
 
 import argparse
