@@ -87,7 +87,7 @@ def test_fixed_residues_of_folding_and_inverse_folding(model, ubiquitin):
     (folded,) = model.generate("folding", chains=[ubiquitin], fixed="2-4", steps=3)
     whole = model.generate("inverse-folding", chains=[ubiquitin], steps=1)[0].structure_tokens
     assert np.array_equal(folded.structure_tokens[1:4], whole[1:4])
-    with pytest.raises(DPLM2Error, match="1ubq_A_A: residues 70-77 of a protein of 76 residues"):
+    with pytest.raises(DPLM2Error, match="1ubq_A: residues 70-77 of a protein of 76 residues"):
         model.generate("inverse-folding", chains=[ubiquitin], fixed="70-77")
     with pytest.raises(DPLM2Error, match="need a structure, but only a sequence"):
         model.generate("folding", sequences=["ACD"], fixed="1")
@@ -161,7 +161,7 @@ def test_infilling_of_any_part(model, ubiquitin):
     assert filled.given["structure"].tolist() == [not (n == 8 or n >= 69) for n in range(76)]
     assert filled.sequence[:7] + filled.sequence[11:] == UBIQUITIN[:7] + UBIQUITIN[11:]
     assert np.array_equal(filled.structure_tokens[9:69], whole[9:69])
-    with pytest.raises(DPLM2Error, match="1ubq_A_A: nothing to generate"):
+    with pytest.raises(DPLM2Error, match="1ubq_A: nothing to generate"):
         model.generate("infilling", chains=[ubiquitin])
 
 
