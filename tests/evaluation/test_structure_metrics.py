@@ -199,10 +199,3 @@ TM-score= 0.51001 (if normalized by length of Chain_2, i.e., LN=170, d0=4.91)
 """
     assert read_tm_align(text) == (0.52285, 0.51001)
     assert len(trace_as_pdb(np.zeros((2, 3))).splitlines()[0]) == 78
-
-
-def test_twenty_times_as_fast_as_tm_align():
-    pytest.importorskip("tmtools")
-    from benchmarks.evaluation import tm_score_speed
-
-    assert tm_score_speed(pairs=40)["ratio"] >= 20
