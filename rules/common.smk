@@ -127,6 +127,12 @@ def tokenizer_weights(name):
     return tokenizer_folder(name) / "model.safetensors"
 
 
+def initial_tokenizer(name):
+    """The weights that the training of a tokenizer starts from, if they are not random; maybe of this run."""
+    initial = SETTINGS["tokenizers"][name]["initial"]
+    return Path(initial) / "model.safetensors" if initial else []
+
+
 def tokens_of(tokenizer, datasets):
     return [
         RESULTS / f"tokens/{tokenizer}/{dataset}/part-{shard}.parquet"

@@ -7,7 +7,13 @@ rule evaluate_tokenizer:
         chains=lambda wildcards: chains([wildcards.dataset]),
     output:
         metrics=RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/metrics.parquet",
-        summary=RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/summary.csv",
+        summary=report(
+            RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/summary.csv",
+            caption="captions/reconstruction.rst",
+            category="Metrics",
+            subcategory="reconstruction",
+            labels={"tokenizer": "{tokenizer}", "dataset": "{dataset}", "weights": "{variant}"},
+        ),
         run=RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/run.json",
     log:
         LOGS / "evaluation/{tokenizer}-{dataset}-{variant}.log",
@@ -45,7 +51,13 @@ rule evaluate_likelihood:
         selection=RESULTS / "structures/{dataset}/selection.parquet",
     output:
         metrics=RESULTS / "evaluation/{model}/likelihood/{dataset}/metrics.parquet",
-        summary=RESULTS / "evaluation/{model}/likelihood/{dataset}/summary.csv",
+        summary=report(
+            RESULTS / "evaluation/{model}/likelihood/{dataset}/summary.csv",
+            caption="captions/likelihood.rst",
+            category="Metrics",
+            subcategory="likelihood",
+            labels={"model": "{model}", "dataset": "{dataset}"},
+        ),
         run=RESULTS / "evaluation/{model}/likelihood/{dataset}/run.json",
     log:
         LOGS / "evaluation/{model}-likelihood-{dataset}.log",
@@ -81,7 +93,13 @@ rule evaluate_samples:
         chains=lambda wildcards: chains([task_dataset(wildcards.task)]) if needs_natives(wildcards.task) else [],
     output:
         metrics=RESULTS / "evaluation/{model}/{task}/metrics.parquet",
-        summary=RESULTS / "evaluation/{model}/{task}/summary.csv",
+        summary=report(
+            RESULTS / "evaluation/{model}/{task}/summary.csv",
+            caption="captions/samples.rst",
+            category="Metrics",
+            subcategory="samples",
+            labels={"model": "{model}", "task": "{task}"},
+        ),
         run=RESULTS / "evaluation/{model}/{task}/run.json",
     log:
         LOGS / "evaluation/{model}-{task}.log",

@@ -1,12 +1,33 @@
-# The tables, the figures and the HTML page.
+# The tables, the figures and the HTML page; also what `snakemake --report FILE.html` shows, with the run's statistics.
+
+
+report: "captions/workflow.rst"
 
 
 rule report:
     input:
         evaluations=all_evaluations(),
     output:
-        page=RESULTS / "report/report.html",
-        summary=RESULTS / "report/tables/summary.csv",
+        page=report(
+            RESULTS / "report/report.html",
+            caption="captions/page.rst",
+            category="Report",
+            labels={"what": "all tables, figures and structures"},
+        ),
+        tables=report(
+            directory(RESULTS / "report/tables"),
+            patterns=["{table}.csv"],
+            caption="captions/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        figures=report(
+            directory(RESULTS / "report/figures"),
+            patterns=["{figure}.svg"],
+            caption="captions/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
     log:
         LOGS / "report.log",
     benchmark:
@@ -28,7 +49,12 @@ rule compare_with_published:
     input:
         summaries=all_evaluations(),
     output:
-        table=RESULTS / "report/published/comparison.csv",
+        table=report(
+            RESULTS / "report/published/comparison.csv",
+            caption="captions/published.rst",
+            category="Tables",
+            labels={"table": "beside the published figures"},
+        ),
         parquet=RESULTS / "report/published/comparison.parquet",
     log:
         LOGS / "published.log",

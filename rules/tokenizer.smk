@@ -4,6 +4,7 @@
 rule train_tokenizer:
     input:
         chains=lambda wildcards: chains(SETTINGS["tokenizers"][wildcards.tokenizer]["datasets"]),
+        initial=lambda wildcards: initial_tokenizer(wildcards.tokenizer),
     output:
         weights=RESULTS / "tokenizers/{tokenizer}/model.safetensors",
         config=RESULTS / "tokenizers/{tokenizer}/config.json",

@@ -104,6 +104,22 @@ def test_one_new_file_redoes_one_shard(finished):
     assert "train_tokenizer" not in jobs
 
 
+def test_training_that_starts_from_another_tokenizer_waits_for_it(finished):
+    before = finished.configuration
+    finished.configuration = copy.deepcopy(before)
+    tiny = finished.configuration["tokenizers"]["tiny"]
+    finished.configuration["tokenizers"]["longer"] = {**tiny, "initial": "results/tokenizers/tiny"}
+    try:
+        assert finished.planned()["train_tokenizer"] == 1
+        weights = finished.folder / "results/tokenizers/tiny/model.safetensors"
+        hidden = weights.rename(weights.with_name("hidden"))
+        assert finished.planned()["train_tokenizer"] == 2
+        hidden.rename(weights)
+    finally:
+        finished.configuration = before
+        finished.planned()
+
+
 def test_an_unreadable_file_is_a_row_of_the_rejects(finished):
     bad = finished.files / "broken.pdb"
     bad.write_text("this is no structure\n")
