@@ -2,7 +2,10 @@
 
 import copy
 import csv
+import hashlib
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow.parquet as pq
 import pytest
@@ -110,7 +113,8 @@ def test_training_that_starts_from_another_tokenizer_waits_for_it(finished):
     tiny = finished.configuration["tokenizers"]["tiny"]
     finished.configuration["tokenizers"]["longer"] = {**tiny, "initial": "results/tokenizers/tiny"}
     try:
-        assert finished.planned()["train_tokenizer"] == 1
+        jobs = finished.planned()
+        assert jobs["train_tokenizer"] == 1, jobs
         weights = finished.folder / "results/tokenizers/tiny/model.safetensors"
         hidden = weights.rename(weights.with_name("hidden"))
         assert finished.planned()["train_tokenizer"] == 2
@@ -190,3 +194,94 @@ def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
     assert jobs["evaluate_samples"] % models == 0
     trained = sum("pretrained" not in model for model in configuration["models"].values())
     assert jobs.get("train_model", 0) == trained
+
+
+@pytest.fixture
+def structure_server():
+    """The demo's structures by address ``/<name>``, and what was asked for; anything else is status 404."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            asked.append(self.path)
+            file = DEMO / "train" / self.path.rsplit("/", 1)[-1]
+            body = file.read_bytes() if file.is_file() else b"no such entry"
+            self.send_response(200 if file.is_file() else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{running.server_address[1]}", asked
+    running.shutdown()
+    running.server_close()
+    thread.join()
+
+
+def test_a_dataset_is_fetched_by_its_list(tmp_path, structure_server):
+    address, asked = structure_server
+    files = sorted(path.name for path in (DEMO / "train").glob("*_A.bcif.gz"))[:6]
+    ids = [name.removesuffix("_A.bcif.gz") for name in files]
+    workdir = Workdir(tmp_path / "run")
+    fetch = {"list": "ids.txt", "pdb_address": f"{address}/{{id}}_A.bcif.gz", "first_wait": 0.01, "tries": 2}
+    workdir.configuration = {"datasets": {"own": {"fetch": fetch, "shards": 3}}}
+    results, listed = workdir.folder / "results", workdir.folder / "ids.txt"
+
+    def run():
+        asked.clear()
+        done = workdir.snakemake("structures")
+        assert done.returncode == 0, done.stdout + done.stderr
+        chains = [pq.read_table(path) for path in sorted((results / "structures/own").glob("part-*.parquet"))]
+        rejected = pq.read_table(results / "structures/own/rejected.parquet").to_pylist()
+        return {row for part in chains for row in part["chain_id"].to_pylist()}, rejected
+
+    # One of them is not to be had: rows of chains and rows of rejects are all that was asked for.
+    listed.write_text("\n".join([*ids[:4], "9zzz"]) + "\n")
+    chains, rejected = run()
+    assert chains == {f"{name}_A" for name in ids[:4]}
+    assert [(row["code"], row["source_file"], row["reason"]) for row in rejected] == [
+        ("not_fetched", f"{address}/9zzz_A.bcif.gz", "status 404")
+    ]
+    recorded = (results / "downloads/own/files/downloads.tsv").read_text()
+    for name in files[:4]:
+        assert hashlib.sha256((DEMO / "train" / name).read_bytes()).hexdigest() in recorded
+    assert not set(workdir.planned("structures")) & {"fetch_structures", "clean_structures"}
+
+    # One more fetches one file and cleans one shard.
+    listed.write_text("\n".join(["9zzz", *ids[:5]]) + "\n")
+    jobs = workdir.planned("structures")
+    assert (jobs["fetch_structures"], jobs["clean_structures"]) == (1, 1)
+    chains, rejected = run()
+    assert chains == {f"{name}_A" for name in ids[:5]}
+    assert len(rejected) == 1
+    assert set(asked) <= {f"/{files[4]}", "/9zzz_A.bcif.gz"}
+    assert f"/{files[4]}" in asked
+
+    # How patiently files are asked for decides nothing; with other shards nothing is fetched again.
+    fetch["concurrency"] = 2
+    assert not set(workdir.planned("structures")) & {"fetch_structures", "clean_structures"}
+    workdir.configuration["datasets"]["own"]["shards"] = 2
+    assert run()[0] == chains
+    assert set(asked) == {"/9zzz_A.bcif.gz"}
+
+    # Where nothing may be missing the run stops, and says what is.
+    fetch["allow_missing"] = False
+    listed.write_text("\n".join([*ids, "9zzz"]) + "\n")
+    done = workdir.snakemake("structures", "--forcerun", "fetch_structures")
+    assert done.returncode != 0
+    assert "9zzz: status 404" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_files_named_anew_redo_no_shard_that_they_leave_alone(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.configuration = {"datasets": {"own": {"files": "files", "shards": 2}}}
+    assert workdir.snakemake("structures").returncode == 0
+    shutil.copy(DEMO / "train" / "1ris_A.bcif.gz", workdir.folder)
+    workdir.configuration["datasets"]["own"]["files"] = ["files", "1ris_A.bcif.gz"]
+    assert workdir.planned("structures")["clean_structures"] == 1
