@@ -137,6 +137,9 @@ def _reference_problems(given: Mapping) -> Iterator[str]:
             if kind in given and name not in given[kind]:
                 yield f"{path}: {kind} has no {name!r}; there: {', '.join(sorted(given[kind])) or 'none'}"
 
+    for name, section in given.get("datasets", {}).items():
+        if (section.get("files") is None) == (section.get("fetch") is None):
+            yield f"datasets.{name}: give either 'files', or 'fetch' with a list of what to download"
     for kind, always in (("tokenizers", {"pretrained", "tokenization"}), ("models", {"pretrained", "tokenizer"})):
         for name, section in given.get(kind, {}).items():
             path = f"{kind}.{name}"

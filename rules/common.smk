@@ -9,6 +9,7 @@ from dplm2 import config as dplm2_config
 from dplm2.errors import DPLM2Error
 from dplm2.structures.manifest import update_manifest
 from dplm2.structures.settings import SELECTION_FILTERS
+from dplm2.structures.targets import Source, update_lists
 from dplm2.training.settings import TrainingSettings
 
 # The rules run the package of this folder, installed or not.
@@ -80,25 +81,53 @@ def without(section, *keys):
     return {key: value for key, value in section.items() if key not in keys}
 
 
-def shard_manifests(dataset):
-    folder = STATE / "manifests" / dataset
-    if not workflow.is_main_process:  # a job of this run: the manifests are there
-        return sorted(folder.glob("part-*.tsv"))
-    section = SETTINGS["datasets"][dataset]
-    try:
-        return update_manifest(section["files"], folder, section["shards"])
-    except DPLM2Error as error:
-        raise WorkflowError(f"datasets.{dataset}.files: {error}") from None
+def is_fetched(dataset):
+    return SETTINGS["datasets"][dataset]["fetch"] is not None
 
 
-SHARDS = {
-    dataset: [manifest.stem.removeprefix("part-") for manifest in shard_manifests(dataset)] for dataset in DATASETS
-}
+def update_shards(dataset):
+    """The names of a dataset's shards, after their manifests, or lists of what to fetch, were brought up to date."""
+    section, folder = SETTINGS["datasets"][dataset], STATE / "manifests" / dataset
+    shards = section["shards"]
+    if workflow.is_main_process:  # a job of this run finds them as they are
+        try:
+            if is_fetched(dataset):
+                source = dplm2_config.build(Source, without(section["fetch"], "list", "allow_missing"))
+                update_lists(section["fetch"]["list"], folder, shards, source)
+            else:
+                update_manifest(section["files"], folder, shards)
+        except DPLM2Error as error:
+            raise WorkflowError(f"datasets.{dataset}.{'fetch' if is_fetched(dataset) else 'files'}: {error}") from None
+    return [f"{shard:05d}" for shard in range(shards)]
+
+
+SHARDS = {dataset: update_shards(dataset) for dataset in DATASETS}
+
+
+def shard_manifest(dataset, shard):
+    """The manifest of a shard: written when the workflow starts, or by the job that fetches the files."""
+    folder = RESULTS / "downloads" if is_fetched(dataset) else STATE / "manifests"
+    return folder / dataset / f"part-{shard}.tsv"
+
+
+def patience(dataset):
+    """How files are asked for, which does not decide what they are."""
+    fetch = SETTINGS["datasets"][dataset]["fetch"]
+    options = [
+        f"--{key.replace('_', '-')} {fetch[key]}"
+        for key in ("concurrency", "tries", "first_wait", "timeout", "max_megabytes")
+    ]
+    return " ".join(options + ["--allow-missing"] * fetch["allow_missing"])
+
+
+def selection_section(dataset):
+    """A dataset's settings less those that say where files come from: what is in a shard stands in its manifest."""
+    return {**without(SETTINGS["datasets"][dataset], "shards", "fetch"), "files": "as in the manifests"}
 
 
 def cleaning_section(dataset):
     """A dataset's settings less those that only the choice among all chains reads."""
-    section = without(SETTINGS["datasets"][dataset], "shards", "split", "clusters")
+    section = without(selection_section(dataset), "split", "clusters")
     return {**section, "filters": without(section["filters"], *SELECTION_FILTERS)}
 
 
@@ -182,6 +211,20 @@ def initial_weights(name):
 
 def task_dataset(task):
     return SETTINGS["generation"][task].get("dataset")
+
+
+def task_problems(task):
+    """The problems of a task, and the structure files that they take their motifs from."""
+    section = SETTINGS["generation"][task]
+    problems = section.get("problems") or []
+    if section["task"] != "scaffolding" or not problems:
+        return problems
+    from dplm2.generation.contigs import reference_files
+
+    try:
+        return problems + reference_files(problems, section.get("references"))
+    except DPLM2Error as error:
+        raise WorkflowError(f"generation.{task}.problems: {error}") from None
 
 
 def all_samples():

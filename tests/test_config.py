@@ -47,7 +47,12 @@ def test_schema_is_valid_closed_and_explained(section):
         ({"seed": -1}, "seed: -1 is less than the minimum of 0"),
         ({"device": "tpu"}, "device: 'tpu' is not one of ['auto', 'cpu', 'cuda', 'mps']"),
         ({"datasets": {"../up": {"files": "x"}}}, "is not a name"),
-        ({"datasets": {"a": {}}}, "datasets.a: 'files' is a required property"),
+        ({"datasets": {"a": {}}}, "datasets.a: give either 'files', or 'fetch' with a list"),
+        (
+            {"datasets": {"a": {"files": "x", "fetch": {"list": "y"}}}},
+            "datasets.a: give either 'files', or 'fetch' with a list",
+        ),
+        ({"datasets": {"a": {"fetch": {}}}}, "datasets.a.fetch: 'list' is a required property"),
         ({"tokenizers": {"t": {"datasets": ["a"], "training": {"steps": -5}}}}, "tokenizers.t.training.steps: -5"),
         (
             {"datasets": {"a": {"files": "x"}}, "tokenizers": {"t": {"datasets": ["b"]}}},

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.structures.rejects import CODES
+from dplm2.structures.targets import Source
+from dplm2.structures.workers import start_server
 
 CLEAN = """\
 Read structure files, clean their protein chains, and write them as Parquet.
@@ -61,13 +63,22 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     fetch = _command(commands, "fetch", "download structures by name", FETCH, run_fetch)
     fetch.add_argument("list", type=Path, metavar="LIST", help="text file: PDB ids, UniProt accessions or addresses")
     fetch.add_argument("--out", type=Path, required=True, help="folder for the files")
-    fetch.add_argument("--concurrency", type=int, default=8, help="downloads at a time (default: 8)")
-    fetch.add_argument("--tries", type=int, default=5, help="tries for each file (default: 5)")
-    fetch.add_argument("--first-wait", type=float, default=1.0, help="seconds before the second try (default: 1)")
-    fetch.add_argument("--timeout", type=float, default=30.0, help="seconds without an answer (default: 30)")
-    fetch.add_argument("--max-megabytes", type=int, default=1024, help="largest file in MiB (default: 1024)")
-    fetch.add_argument("--pdb-address", help="another place of PDB entries, with {id} for the entry")
-    fetch.add_argument("--alphafold-address", help="another place that names AlphaFold DB's files, with {id}")
+    fetch.add_argument(
+        "--manifest",
+        type=Path,
+        help="write what came, and what did not, as a manifest for 'structures clean --manifest', not rejected.parquet",
+    )
+    for name, kind, text in (
+        ("concurrency", int, "downloads at a time"),
+        ("tries", int, "tries for each file"),
+        ("first_wait", float, "seconds before the second try"),
+        ("timeout", float, "seconds without an answer"),
+        ("max_megabytes", int, "largest file in MiB"),
+        ("pdb_address", str, "address of a PDB entry, with {id} for it"),
+        ("alphafold_address", str, "address that names AlphaFold DB's files, with {id} for the accession"),
+    ):
+        option, default = f"--{name.replace('_', '-')}", getattr(Source, name)
+        fetch.add_argument(option, type=kind, default=default, help=f"{text} (default: {default})")
     fetch.add_argument("--allow-missing", action="store_true", help="exit with 0 although something could not be had")
 
 
@@ -103,6 +114,9 @@ def _settings(options: argparse.Namespace, folder: Path) -> tuple:
 
 def run_clean(options: argparse.Namespace) -> int:
     """Clean one part, or a whole dataset."""
+    if options.workers != 0:
+        # The workers' imports go on beside this process's own.
+        start_server()
     from dplm2.structures.manifest import read_manifest, update_manifest
     from dplm2.structures.shards import clean_shard, part_paths
     from dplm2.structures.store import SELECTION_FILE
@@ -115,6 +129,10 @@ def run_clean(options: argparse.Namespace) -> int:
         counts = clean_shard(read_manifest(options.manifest), settings, name, chains, rejected, options.workers)
         print(f"{chains}: {_described(counts)}")
         return 0
+    if not options.inputs and settings.files is None:
+        raise ConfigError(
+            f"datasets.{name} is fetched: download it with 'dplm2 structures fetch', then name the folder of files here"
+        )
     manifests = update_manifest(options.inputs or settings.files, options.out / "shards", settings.shards)
     # A choice made among the parts of an earlier run says nothing about these.
     (options.out / SELECTION_FILE).unlink(missing_ok=True)
@@ -148,7 +166,7 @@ def _remove_parts_from(folder: Path, shards: int) -> None:
 def _select(options: argparse.Namespace, folder: Path, settings, name: str, seed: int) -> int:  # noqa: ANN001
     from dplm2.artifacts import RunRecord
     from dplm2.structures.selection import select_chains
-    from dplm2.structures.shards import usable_cores
+    from dplm2.structures.workers import usable_cores
 
     if not folder.is_dir():
         raise DPLM2Error(f"{folder}: no such folder")
@@ -163,21 +181,21 @@ def _select(options: argparse.Namespace, folder: Path, settings, name: str, seed
 
 def run_fetch(options: argparse.Namespace) -> int:
     """Download what a list names."""
-    from dplm2.structures.fetching import ALPHAFOLD_ADDRESS, PDB_ADDRESS, Source, fetch, read_targets
+    from dplm2.structures.fetching import fetch, write_rejected
+    from dplm2.structures.manifest import write_manifest
+    from dplm2.structures.targets import read_targets
 
     for name in ("concurrency", "tries", "max_megabytes"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1")
-    source = Source(
-        options.pdb_address or PDB_ADDRESS,
-        options.alphafold_address or ALPHAFOLD_ADDRESS,
-        options.concurrency,
-        options.tries,
-        options.first_wait,
-        options.timeout,
-        options.max_megabytes,
-    )
-    outcome = fetch(read_targets(options.list, source), options.out, source)
+    source = Source(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Source)})
+    # A shard of a short list may be empty.
+    targets = read_targets(options.list, source, may_be_empty=options.manifest is not None)
+    outcome = fetch(targets, options.out, source)
+    if options.manifest:
+        write_manifest(options.manifest, outcome.files)
+    else:
+        write_rejected(options.out, outcome)
     missing = len(outcome.rejects)
     print(f"{options.out}: {outcome.fetched} fetched, {outcome.present} there already, {missing} could not be had")
     for reject in outcome.rejects[:5]:

@@ -36,6 +36,12 @@ class Component(NamedTuple):
 
 
 STRANGER = Component(amino_acid=False, letter="X", d_residue=False)
+# Reading the dictionary takes longer than cleaning fifty chains: predicted models do without it.
+STANDARD = {
+    name: Component(amino_acid=True, letter=letter, d_residue=False)
+    for letter, name in THREE_LETTERS.items()
+    if letter in LETTERS
+}
 
 
 @cache
@@ -43,7 +49,7 @@ def component(name: str) -> Component:
     """What the residue name (three letters, mostly) means; names that nobody knows are no amino acids."""
     if name in FORCE_FIELD_NAMES:
         return Component(amino_acid=True, letter=FORCE_FIELD_NAMES[name], d_residue=False)
-    return _dictionary().get(name, STRANGER)
+    return STANDARD.get(name) or _dictionary().get(name, STRANGER)
 
 
 @cache

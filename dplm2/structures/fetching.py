@@ -5,72 +5,44 @@ file is checked by reading it, and written under its name only then.
 """
 
 import concurrent.futures
+import fcntl
 import http.client
 import json
-import re
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from dplm2.artifacts import atomic_path, sha256_of_file, write_text
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.artifacts import atomic_path, sha256_of_file
 from dplm2.structures.atoms import UnreadableError
+from dplm2.structures.manifest import SourceFile
 from dplm2.structures.reading import MEBIBYTE, default_reading, is_archive, parse
 from dplm2.structures.rejects import Reject
 from dplm2.structures.store import REJECTED, REJECTED_FILE, write_table
+from dplm2.structures.targets import Source, Target, endings
 
-PDB_ADDRESS = "https://models.rcsb.org/{id}.bcif.gz"
-ALPHAFOLD_ADDRESS = "https://alphafold.ebi.ac.uk/api/prediction/{id}"
 # AlphaFold DB's answer names the current version's files; the first of these that it has is taken.
 ALPHAFOLD_KEYS = ("bcifUrl", "cifUrl", "pdbUrl")
-PDB_ID = re.compile(r"(?:pdb_[0-9]{4})?[0-9][a-z0-9]{3}", re.I)
-# https://www.uniprot.org/help/accession_numbers
-UNIPROT = re.compile(r"(?:AF-)?([OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9](?:[A-Z][A-Z0-9]{2}[0-9]){1,2})(?:-F1)?", re.I)
 WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
-UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
-LIST_FILE = "downloads.tsv"
+LIST_FILE, LIST_HEADER = "downloads.tsv", "name\tfile\tsize\tsha256\taddress\n"
 LONGEST_WAIT = 60.0
 PIECE = 1 << 16
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where structures come from, and how patiently they are asked for."""
-
-    pdb_address: str = PDB_ADDRESS
-    alphafold_address: str = ALPHAFOLD_ADDRESS
-    concurrency: int = 8
-    tries: int = 5
-    first_wait: float = 1.0
-    timeout: float = 30.0
-    max_megabytes: int = 1024
-
-
-@dataclass(frozen=True)
-class Target:
-    """One thing to fetch: what the list says, its address, and the file it becomes (its ending may be added later)."""
-
-    name: str
-    address: str
-    file: str
-    indirect: bool = False
-
-
 @dataclass
 class Outcome:
-    """What came of a list."""
+    """What came of a list; ``files`` has a line for each target, with a ``problem`` where nothing came."""
 
     fetched: int = 0
     present: int = 0
     rejects: list[Reject] = field(default_factory=list)
+    files: list[SourceFile] = field(default_factory=list)
 
 
 class FailedError(Exception):
@@ -81,56 +53,10 @@ class FailedError(Exception):
         self.again, self.wait = again, wait
 
 
-def read_targets(path: Path, source: Source) -> list[Target]:
-    """The targets of a list: PDB ids, UniProt accessions or addresses, one a line; ``#`` begins a comment.
-
-    Raises
-    ------
-    DPLM2Error
-        If the list cannot be read or is empty.
-    ConfigError
-        If a line is none of the three.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DPLM2Error(f"{path}: cannot be read ({error})") from error
-    targets: dict[str, Target] = {}
-    for number, line in enumerate(lines, 1):
-        text = line.split(" #")[0].strip()
-        if text and not text.startswith("#"):
-            target = _target(text, source)
-            if target is None:
-                raise ConfigError(f"{path}, line {number}: {text!r} is no PDB id, UniProt accession or address")
-            while (other := targets.get(target.file.lower())) and other.address != target.address:
-                target = Target(target.name, target.address, f"again-{target.file}", target.indirect)
-            targets[target.file.lower()] = target
-    if not targets:
-        raise DPLM2Error(f"{path}: an empty list")
-    return list(targets.values())
-
-
-def _target(text: str, source: Source) -> Target | None:
-    if urlsplit(text).scheme in ("http", "https"):
-        # The name is taken from the address and made safe: it never leads out of the folder.
-        name = UNSAFE.sub("_", unquote(urlsplit(text).path).rsplit("/", 1)[-1]).lstrip(".") or "download"
-        return Target(text, text, name[-200:])
-    if PDB_ID.fullmatch(text):
-        address = source.pdb_address.format(id=text.lower())
-        return Target(text, address, text.lower() + _endings(address))
-    if accession := UNIPROT.fullmatch(text):
-        name = accession[1].upper()
-        return Target(text, source.alphafold_address.format(id=name), f"AF-{name}-F1", indirect=True)
-    return None
-
-
-def _endings(address: str) -> str:
-    match = re.search(r"(\.[A-Za-z]+(?:\.gz)?)$", urlsplit(address).path)
-    return match[1] if match else ""
-
-
-def fetch(targets: Iterable[Target], folder: Path, source: Source) -> Outcome:
+def fetch(targets: Sequence[Target], folder: Path, source: Source) -> Outcome:
     """Fetch what is not there yet.
+
+    Several processes may fetch into one folder, if their targets are different ones.
 
     Parameters
     ----------
@@ -138,67 +64,77 @@ def fetch(targets: Iterable[Target], folder: Path, source: Source) -> Outcome:
         What to fetch; see `read_targets`.
     folder
         Where files go. ``downloads.tsv`` records file, size, SHA-256 and address of each; a file that is there as
-        recorded is not fetched again. ``rejected.parquet`` has a row for each that could not be had.
+        recorded is not fetched again.
     source
         Addresses, tries and limits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known, outcome, lock = _read_list(folder), Outcome(), threading.Lock()
-    targets = list(targets)
 
-    def one(target: Target) -> Reject | None:
-        if target.name in known and _is_there(folder, known[target.name]):
+    def one(target: Target) -> SourceFile:
+        row = known.get(target.name)
+        if row and _is_there(folder, target, row):
             with lock:
                 outcome.present += 1
-            return None
-        try:
-            row = _fetch_one(target, folder, source)
-        except FailedError as error:
-            return Reject(target.address, "", target.name, "not_fetched", str(error))
-        with lock:
-            known[target.name] = row
-            outcome.fetched += 1
-            # Written now and then, so that what is there counts after an interruption.
-            if outcome.fetched % 100 == 0:
-                _write_list(folder, known)
-        return None
+        else:
+            try:
+                row = _fetch_one(target, folder, source)
+            except FailedError as error:
+                return SourceFile(target.address, 0, "", " ".join(str(error).split()))
+            with lock:
+                outcome.fetched += 1
+                _record(folder, target.name, row)
+        return SourceFile(str(folder / row[0]), int(row[1]), row[2])
 
     pool = concurrent.futures.ThreadPoolExecutor(source.concurrency)
     try:
         results = tqdm(pool.map(one, targets), total=len(targets), unit="file", desc="fetch", disable=None)
-        outcome.rejects = [reject for reject in results if reject is not None]
+        outcome.files = list(results)
     finally:
         pool.shutdown(cancel_futures=True)
-        _write_list(folder, known)
-    columns = list(zip(*outcome.rejects, strict=True)) or [[] for _ in REJECTED.names]
-    write_table(folder / REJECTED_FILE, pa.table(dict(zip(REJECTED.names, columns, strict=True)), schema=REJECTED))
+    outcome.rejects = [
+        Reject(target.address, "", target.name, "not_fetched", file.problem)
+        for target, file in zip(targets, outcome.files, strict=True)
+        if file.problem
+    ]
     return outcome
 
 
-def _is_there(folder: Path, row: tuple[str, ...]) -> bool:
-    file, size, digest, _ = row
+def write_rejected(folder: Path, outcome: Outcome) -> None:
+    """Write ``rejected.parquet``: a row for each target that could not be had."""
+    columns = list(zip(*outcome.rejects, strict=True)) or [[] for _ in REJECTED.names]
+    write_table(folder / REJECTED_FILE, pa.table(dict(zip(REJECTED.names, columns, strict=True)), schema=REJECTED))
+
+
+def _is_there(folder: Path, target: Target, row: tuple[str, ...]) -> bool:
+    file, size, digest, address = row
+    # AlphaFold DB says the address and the ending only when it is asked.
+    same = file.startswith(f"{target.file}.") if target.indirect else (file, address) == (target.file, target.address)
     path = folder / file
-    return path.is_file() and path.stat().st_size == int(size) and sha256_of_file(path) == digest
+    return same and path.is_file() and path.stat().st_size == int(size) and sha256_of_file(path) == digest
 
 
 def _read_list(folder: Path) -> dict[str, tuple[str, ...]]:
     path = folder / LIST_FILE
     if not path.is_file():
         return {}
-    rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:])
+    # Of a file that was fetched twice the later row holds.
+    rows = (line.split("\t") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:])
     return {row[0]: tuple(row[1:]) for row in rows if len(row) == 5 and row[2].isdecimal() and "/" not in row[1]}
 
 
-def _write_list(folder: Path, known: dict[str, tuple[str, ...]]) -> None:
-    rows = ["\t".join((name, *row)) for name, row in sorted(known.items())]
-    write_text(folder / LIST_FILE, "\n".join(["name\tfile\tsize\tsha256\taddress", *rows, ""]))
+def _record(folder: Path, name: str, row: tuple[str, ...]) -> None:
+    """Set down one file at once, so that it counts whatever happens next; other processes may do the same."""
+    with (folder / LIST_FILE).open("a", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.write(("" if stream.seek(0, 2) else LIST_HEADER) + "\t".join((name, *row)) + "\n")
 
 
 def _fetch_one(target: Target, folder: Path, source: Source) -> tuple[str, str, str, str]:
     address, file = target.address, target.file
     if target.indirect:
         address = _retrying(lambda: _file_address(target.address, source), source)
-        file += _endings(address)
+        file += endings(address)
 
     def download() -> tuple[str, str]:
         with atomic_path(folder / file) as temporary:

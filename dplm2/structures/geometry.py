@@ -17,6 +17,11 @@ SHORTEST_CHAIN = 6
 ROWS_AT_A_TIME = 512
 
 
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """Lengths of vectors (..., X); several times quicker than ``numpy.linalg.norm`` where X is 3."""
+    return np.sqrt(np.einsum("...x,...x->...", vectors, vectors))
+
+
 def secondary_structure(alpha_LX: np.ndarray) -> np.ndarray:
     """Helix (``a``), strand (``b``) or coil (``c``) of each residue by P-SEA, as biotite's ``annotate_sse`` gives it.
 
@@ -36,7 +41,7 @@ def secondary_structure(alpha_LX: np.ndarray) -> np.ndarray:
     found = np.where(missing, "", "c")
     if length < SHORTEST_CHAIN:
         return found
-    d2, d3, d4 = (_padded(np.linalg.norm(alpha[k:] - alpha[:-k], axis=-1), length) for k in (2, 3, 4))
+    d2, d3, d4 = (_padded(lengths(alpha[k:] - alpha[:-k]), length) for k in (2, 3, 4))
     step = np.diff(alpha, axis=0)
     angle = _padded(_angles(-step[:-1], step[1:]), length)
     dihedral = _padded(_dihedrals(step), length)
@@ -67,14 +72,14 @@ def _within(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
 
 def _angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
-        lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
-        return np.arccos(np.clip((first * second).sum(-1) / lengths, -1, 1))
+        cosine = np.einsum("lx,lx->l", first, second) / (lengths(first) * lengths(second))
+        return np.arccos(np.clip(cosine, -1, 1))
 
 
 def _dihedrals(step: np.ndarray) -> np.ndarray:
     normal = np.cross(step[:-1], step[1:])
-    x = (normal[:-1] * normal[1:]).sum(-1)
-    y = np.linalg.norm(step[1:-1], axis=-1) * (step[:-2] * normal[1:]).sum(-1)
+    x = np.einsum("lx,lx->l", normal[:-1], normal[1:])
+    y = lengths(step[1:-1]) * np.einsum("lx,lx->l", step[:-2], normal[1:])
     return np.arctan2(y, x)
 
 
@@ -104,7 +109,7 @@ def _with_contacts(alpha: np.ndarray, region: np.ndarray) -> np.ndarray:
     contacts = np.empty(len(residues))
     for rows in np.array_split(np.arange(len(residues)), 1 + len(residues) // ROWS_AT_A_TIME):
         with np.errstate(invalid="ignore"):
-            square = ((alpha[residues[rows], None] - alpha[None]) ** 2).sum(-1)
+            square = sum((alpha[residues[rows], axis, None] - alpha[:, axis]) ** 2 for axis in range(3))
             contacts[rows] = ((square > CONTACT[0] ** 2) & (square <= CONTACT[1] ** 2)).sum(-1)
     run = np.cumsum(np.append(True, np.diff(residues) > 1)) - 1
     enough = np.bincount(run, weights=contacts) >= FEWEST_CONTACTS

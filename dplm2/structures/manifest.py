@@ -26,6 +26,7 @@ NO_STRUCTURE_ENDINGS = frozenset((
     ".aln", ".png", ".jpg", ".jpeg", ".svg", ".pdf", ".sha256", ".md5", ".h5", ".pt", ".pth", ".safetensors", ".tmp",
     ".part", ".index", ".lookup", ".dbtype", ".source",
 ))  # fmt: skip
+DATABASE_ENDINGS = (".index", ".lookup", ".dbtype")
 CHAIN_SUFFIX = re.compile(r"[_.][A-Za-z0-9]{1,2}$")
 COMPRESSED_ENDINGS = (".gz", ".tgz")
 FORMAT_ENDINGS = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx", ".mcif", ".bcif", ".fcz", ".tar")
@@ -33,11 +34,12 @@ FORMAT_ENDINGS = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx", ".mcif", ".bcif", "
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One line of a manifest."""
+    """One line of a manifest; ``problem`` says why a file that was to be fetched is not there."""
 
     path: str
     size: int
     sha256: str
+    problem: str = ""
 
 
 def entry_name(path: str) -> str:
@@ -91,7 +93,7 @@ def update_manifest(files: str | Sequence[str], folder: str | os.PathLike, shard
     known = _read_cache(cache_path)
     entries = _with_hashes(found, known)
     if entries != known:
-        _write_lines(
+        write_lines(
             cache_path, (f"{path}\t{size}\t{times}\t{digest}" for path, (size, times, digest) in entries.items())
         )
     lines: list[list[str]] = [[] for _ in range(shards)]
@@ -99,7 +101,7 @@ def update_manifest(files: str | Sequence[str], folder: str | os.PathLike, shard
         lines[shard_of(path, shards)].append(f"{path}\t{size}\t{digest}")
     manifests = [folder / f"part-{shard:05d}.tsv" for shard in range(shards)]
     for manifest, content in zip(manifests, lines, strict=True):
-        _write_lines(manifest, [HEADER, *content])
+        write_lines(manifest, [HEADER, *content])
     for stale in set(folder.glob("part-*.tsv")) - set(manifests):
         stale.unlink()
     return manifests
@@ -120,7 +122,13 @@ def read_manifest(path: str | os.PathLike) -> list[SourceFile]:
     if lines[0] != HEADER:
         raise DPLM2Error(f"{path}: not a manifest of structure files (its first line must be 'path, size, sha256')")
     fields = [line.split("\t") for line in lines[1:] if line]
-    return [SourceFile(name, int(size), digest) for name, size, digest in fields]
+    return [SourceFile(name, int(size), digest, *problem) for name, size, digest, *problem in fields]
+
+
+def write_manifest(path: str | os.PathLike, files: Iterable[SourceFile]) -> None:
+    """Write one shard's manifest, in order of paths, unless it is there with the same content."""
+    rows = ((file.path, str(file.size), file.sha256, *([file.problem] if file.problem else [])) for file in files)
+    write_lines(Path(path), [HEADER, *("\t".join(row) for row in sorted(rows))])
 
 
 def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
@@ -171,7 +179,8 @@ def _with_hashes(found: Mapping[str, os.stat_result], known: Mapping[str, tuple]
     entries, unread = {}, []
     for path, stat in found.items():
         # The inode's time of change tells of a file replaced by one with an older time of modification.
-        size, times = str(stat.st_size), f"{stat.st_mtime_ns}-{stat.st_ctime_ns}"
+        stats = [stat, *(Path(other).stat() for other in _companions(path))]
+        size, times = str(stat.st_size), "-".join(f"{one.st_mtime_ns}-{one.st_ctime_ns}" for one in stats)
         before = known.get(path)
         if before is None or before[:2] != (size, times):
             unread.append(path)
@@ -184,9 +193,17 @@ def _with_hashes(found: Mapping[str, os.stat_result], known: Mapping[str, tuple]
     return entries
 
 
+def _companions(path: str) -> list[str]:
+    """The files without which a Foldcomp database is not what it is: which entries it has, and their names."""
+    if not os.path.exists(f"{path}.index"):  # noqa: PTH110  (asked of every file)
+        return []
+    return [f"{path}{ending}" for ending in DATABASE_ENDINGS if Path(f"{path}{ending}").is_file()]
+
+
 def _hash(path: str) -> str:
     try:
-        return sha256_of_file(path)
+        digests = [sha256_of_file(file) for file in (path, *_companions(path))]
+        return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
     except OSError as error:
         raise DPLM2Error(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -200,7 +217,8 @@ def _read_cache(path: Path) -> dict[str, tuple[str, str, str]]:
     return {line[0]: tuple(line[1:]) for line in fields if len(line) == 4}
 
 
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file, unless it is there with the same content."""
     text = "".join(f"{line}\n" for line in lines)
     data = text.encode("utf-8", "surrogateescape")
     if not path.is_file() or path.read_bytes() != data:

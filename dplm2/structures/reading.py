@@ -35,7 +35,8 @@ NO_FORMAT = "neither PDB, mmCIF, BinaryCIF nor Foldcomp"
 class Item:
     """One structure to read: a file by its path, or an archive's member with its bytes.
 
-    ``entry`` is the name that chains are called after, ``member`` the name inside of the archive.
+    ``entry`` is the name that chains are called after, ``member`` the name inside of the archive. An item with a
+    ``problem`` becomes a reject with ``code``.
     """
 
     source_file: str
@@ -44,6 +45,7 @@ class Item:
     member: str = ""
     content: bytes | None = None
     problem: str = ""
+    code: str = "unreadable"
 
 
 def read_structure(path: str | os.PathLike, limits: Reading | None = None) -> Entry:

@@ -9,6 +9,7 @@ import numpy as np
 
 from dplm2.structures.atoms import Atoms, Entry
 from dplm2.structures.components import component
+from dplm2.structures.geometry import lengths
 from dplm2.structures.store import BACKBONE_ATOMS
 
 # A peptide bond is 1.33 angstrom, two bonded C-alpha 2.9 (cis) to 3.9 (trans) apart; poor models strain both.
@@ -119,8 +120,10 @@ def _assemble(entry: Entry, runs: _Runs, members: list[int], code: np.ndarray) -
     ordered = sorted(groups) if entry.peptides is not None else list(groups)
     chosen = [_run_of_highest_occupancy(atoms, runs, groups[key]) for key in ordered]
     group_of_run = np.full(len(runs.start), -1)
+    group_of_run[chosen] = np.arange(len(chosen))
     for group, (key, run) in enumerate(zip(ordered, chosen, strict=True)):
-        group_of_run[[other for other in groups[key] if runs.name[other] == runs.name[run]]] = group
+        if len(groups[key]) > 1:
+            group_of_run[[other for other in groups[key] if runs.name[other] == runs.name[run]]] = group
     backbone, b_factor = _backbones(atoms, group_of_run[runs.run_of_atom], code, len(ordered))
     bonded = _bonded(backbone)
     first = runs.start[chosen]
@@ -194,8 +197,8 @@ def _one_atom_per_slot(
 def _bonded(backbone_RAX: np.ndarray) -> np.ndarray:
     """Whether residues i and i + 1 are linked (R - 1,): by C-N distance, or C-alpha distance where one is missing."""
     with np.errstate(invalid="ignore"):
-        peptide = np.linalg.norm(backbone_RAX[1:, 0] - backbone_RAX[:-1, 2], axis=-1)
-        alpha = np.linalg.norm(backbone_RAX[1:, 1] - backbone_RAX[:-1, 1], axis=-1)
+        peptide = lengths(backbone_RAX[1:, 0] - backbone_RAX[:-1, 2])
+        alpha = lengths(backbone_RAX[1:, 1] - backbone_RAX[:-1, 1])
         return np.where(np.isnan(peptide), alpha < LONGEST_CA_DISTANCE, peptide < LONGEST_PEPTIDE_BOND)
 
 
@@ -242,12 +245,13 @@ def clashing(backbone_RAX: np.ndarray, closest: float = 1.0) -> np.ndarray:
     there = np.flatnonzero(np.isfinite(alpha).all(-1))
     order = there[np.argsort(alpha[there, 0], kind="stable")]
     sorted_alpha = alpha[order]
+    place = np.arange(len(order))
+    # Along x, each is compared with those that follow within reach.
+    reach = np.searchsorted(sorted_alpha[:, 0], sorted_alpha[:, 0] + np.float32(closest)) - place - 1
+    reach = np.clip(reach, 0, MOST_NEIGHBOURS)
+    first = np.repeat(place, reach)
+    second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(reach) - reach, reach)
+    close = lengths(sorted_alpha[second] - sorted_alpha[first]) < closest
     found = np.zeros(len(alpha), bool)
-    for shift in range(1, min(len(order), MOST_NEIGHBOURS)):
-        near = sorted_alpha[shift:, 0] - sorted_alpha[:-shift, 0] < closest
-        if not near.any():
-            break
-        pairs = np.flatnonzero(near)
-        pairs = pairs[np.linalg.norm(sorted_alpha[pairs + shift] - sorted_alpha[pairs], axis=-1) < closest]
-        found[np.maximum(order[pairs], order[pairs + shift])] = True
+    found[np.maximum(order[first[close]], order[second[close]])] = True
     return found

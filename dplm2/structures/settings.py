@@ -1,5 +1,6 @@
 """Settings of one dataset; what each means, and its default, stand in ``dplm2/schema/dataset.json``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 # Filters that look at the whole dataset: `structures select` applies them, cleaning a shard does not depend on them.
@@ -67,9 +68,10 @@ class Clusters:
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """One dataset: its files, what is kept of them, how they are divided."""
+    """One dataset: its files or what to fetch, what is kept of them, how they are divided."""
 
-    files: str | tuple[str, ...]
+    files: str | tuple[str, ...] | None
+    fetch: Mapping | None
     shards: int
     reading: Reading
     filters: Filters

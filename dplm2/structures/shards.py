@@ -4,13 +4,10 @@ Results are written in the order of the manifest, whatever process is first, so 
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import itertools
-import multiprocessing
 import os
 import re
-import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -23,17 +20,17 @@ from tqdm import tqdm
 
 from dplm2.structures.atoms import UnreadableError
 from dplm2.structures.cleaning import Chain, clean_entry
-from dplm2.structures.manifest import SourceFile
+from dplm2.structures.manifest import SourceFile, entry_name
 from dplm2.structures.reading import Item, items_of, parse, read_structure
 from dplm2.structures.rejects import Reject
 from dplm2.structures.settings import DatasetSettings
 from dplm2.structures.store import CHAINS, REJECTED, write_chains, write_table
+from dplm2.structures.workers import stop_workers, usable_cores, worker_pool
 
 BATCH_ITEMS, BATCH_BYTES = 32, 8 << 20
 BATCHES_PER_WORKER = 4
 # A batch of ordinary files takes a second; one that takes minutes hangs.
 BATCH_SECONDS, ITEM_SECONDS = 900, 300
-WORKER_MEMORY = 6 << 30
 UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
 LONGEST_NAME = 120
 CLEANING_FAILED = "read, but cleaning it failed"
@@ -136,7 +133,7 @@ def clean_item(item: Item, settings: DatasetSettings) -> tuple[list[Chain], list
     """Read and clean one structure; whatever is wrong with it becomes a reject."""
     origin = (f"{item.source_file}:{item.member}" if item.member else item.source_file, item.source_sha256)
     if item.problem:
-        return [], [Reject(*origin, "", "unreadable", item.problem)]
+        return [], [Reject(*origin, "", item.code, item.problem)]
     try:
         reading = settings.reading
         entry = parse(item.content, reading) if item.content is not None else read_structure(item.source_file, reading)
@@ -173,9 +170,9 @@ def _record_batch(rows: list[tuple[Item, Chain]]) -> pa.RecordBatch:
         "source_id": [f"{item.entry}:{chain.author_chain}" for item, chain in rows],
         "length": [len(chain) for chain in chains],
         "observed": [int(chain.observed_L.sum()) for chain in chains],
-        "residue_index": _lists([chain.residue_index for chain in chains], pa.int32()),
-        "backbone": _lists([chain.backbone_LAX for chain in chains], pa.float32()),
-        "plddt": _lists([chain.plddt for chain in chains], pa.float32()),
+        "residue_index": _lists([chain.residue_index for chain in chains], np.int32),
+        "backbone": _lists([chain.backbone_LAX for chain in chains], np.float32),
+        "plddt": _lists([chain.plddt for chain in chains], np.float32),
     }
     columns.update({name: [getattr(chain, name) for chain in chains] for name in CHAIN_FIELDS})
     nothing = [None] * len(rows)
@@ -186,21 +183,26 @@ def _record_batch(rows: list[tuple[Item, Chain]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=CHAINS)
 
 
-def _lists(arrays: list[np.ndarray | None], kind: pa.DataType) -> pa.ListArray:
+def _lists(arrays: list[np.ndarray | None], kind: type) -> pa.ListArray:
     sizes = np.array([0 if array is None else array.size for array in arrays], np.int64)
-    offsets = np.append(0, np.cumsum(sizes)).astype(np.int32)
     flat = [array.reshape(-1) for array in arrays if array is not None]
-    values = np.concatenate(flat) if flat else np.empty(0, np.float32)
-    absent = np.array([array is None for array in arrays], bool)
-    mask = pa.array(absent) if absent.any() else None
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind, from_pandas=False), mask=mask)
+    values = _array(np.concatenate(flat) if flat else np.empty(0), kind)
+    absent = [array is None for array in arrays]
+    mask = pa.array(absent) if any(absent) else None
+    return pa.ListArray.from_arrays(_array(np.append(0, np.cumsum(sizes)), np.int32), values, mask=mask)
+
+
+def _array(values: np.ndarray, kind: type) -> pa.Array:
+    """An Arrow array without nulls; made of an array, ``pyarrow.array`` would import pandas first, in every worker."""
+    values = np.ascontiguousarray(values, kind)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(kind), len(values), [None, pa.py_buffer(values)])
 
 
 def _batches(files: Iterable[SourceFile], settings: DatasetSettings, counts: Counts) -> Iterator[list[Item]]:
     waiting, size = [], 0
     with tqdm(total=counts.files, unit="file", desc="clean", disable=None) as bar:
         for file in files:
-            for item in items_of(file.path, file.sha256, settings.reading):
+            for item in _items(file, settings):
                 waiting.append(item)
                 size += file.size if item.content is None else len(item.content)
                 if len(waiting) >= BATCH_ITEMS or size >= BATCH_BYTES:
@@ -209,6 +211,12 @@ def _batches(files: Iterable[SourceFile], settings: DatasetSettings, counts: Cou
             bar.update()
     if waiting:
         yield waiting
+
+
+def _items(file: SourceFile, settings: DatasetSettings) -> Iterable[Item]:
+    if file.problem:
+        return [Item(file.path, file.sha256, entry_name(file.path), problem=file.problem, code="not_fetched")]
+    return items_of(file.path, file.sha256, settings.reading)
 
 
 def _results(
@@ -234,7 +242,7 @@ def _pooled(
     batches: Iterator[list[Item]], settings: DatasetSettings, workers: int, work: Work, lost: list[list[Item]]
 ) -> Iterator[BatchResult]:
     """Results in order; if the pool breaks, the batches under way are put into ``lost`` and this ends."""
-    pool = _pool(workers)
+    pool = worker_pool(workers)
     running: deque[tuple[list[Item], concurrent.futures.Future]] = deque()
     try:
         for batch in batches:
@@ -251,7 +259,7 @@ def _pooled(
     except (BrokenProcessPool, TimeoutError):
         lost.extend(batch for batch, _ in running)
     finally:
-        _stop(pool)
+        stop_workers(pool)
 
 
 def _broken() -> concurrent.futures.Future:
@@ -261,7 +269,7 @@ def _broken() -> concurrent.futures.Future:
 
 
 def _alone(item: Item, settings: DatasetSettings, work: Work) -> BatchResult:
-    pool = _pool(1)
+    pool = worker_pool(1)
     try:
         return pool.submit(work, [item], settings).result(ITEM_SECONDS)
     except BrokenProcessPool:
@@ -269,33 +277,8 @@ def _alone(item: Item, settings: DatasetSettings, work: Work) -> BatchResult:
     except TimeoutError:
         problem = f"reading takes longer than {ITEM_SECONDS} seconds"
     finally:
-        _stop(pool)
+        stop_workers(pool)
     return clean_batch([Item(item.source_file, item.source_sha256, item.entry, item.member, None, problem)], settings)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use (Linux knows; elsewhere all of the machine's)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    # Workers are forked from a clean process that has imported this module once, not from this one and its threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "biotite.structure.io.pdbx"])
-    return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_bound_memory)
-
-
-def _bound_memory() -> None:
-    # A broken file may claim gigabytes: better a MemoryError in this worker than a full machine.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _stop(pool: concurrent.futures.ProcessPoolExecutor) -> None:
-    processes = list((pool._processes or {}).values())  # noqa: SLF001  (before 3.14 there is no public way to end them)
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.terminate()
 
 
 def part_paths(folder: str | os.PathLike, manifest: str | os.PathLike) -> tuple[Path, Path]:

@@ -1,5 +1,6 @@
 """Downloads from a local server that misbehaves in every way that servers do."""
 
+import concurrent.futures
 import gzip
 import hashlib
 import json
@@ -7,12 +8,15 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pyarrow.parquet as pq
 import pytest
 
-from dplm2 import cli
+from dplm2 import cli, config
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.structures.fetching import Source, fetch, read_targets
+from dplm2.structures.fetching import fetch, write_rejected
+from dplm2.structures.manifest import SourceFile, read_manifest
 from dplm2.structures.store import read_rejected
+from dplm2.structures.targets import Source, read_targets, update_lists
 from tests.structures.made import chain
 
 BODY = gzip.compress("\n".join(chain("ACDEFGHIKL") * 5).encode())
@@ -94,7 +98,9 @@ def source(server, **more) -> Source:
 def run(server, tmp_path, lines, **more):
     (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
     own = source(server, **more)
-    return fetch(read_targets(tmp_path / "list.txt", own), tmp_path / "out", own)
+    outcome = fetch(read_targets(tmp_path / "list.txt", own), tmp_path / "out", own)
+    write_rejected(tmp_path / "out", outcome)
+    return outcome
 
 
 def files(tmp_path) -> set[str]:
@@ -162,8 +168,12 @@ def test_a_model_that_alphafold_db_does_not_know(server, tmp_path):
 def test_names_never_leave_the_folder_and_never_clash(server, tmp_path):
     lines = [f"{server}/good/..%2F..%2Fevil.pdb", f"{server}/good/a/x.pdb", f"{server}/good/b/x.pdb"]
     assert run(server, tmp_path, lines).fetched == 3
-    assert files(tmp_path) == {"evil.pdb", "x.pdb", "again-x.pdb"}
+    first, second = (f"x-{hashlib.sha256(line.encode()).hexdigest()[:6]}.pdb" for line in lines[1:])
+    assert files(tmp_path) == {"evil.pdb", first, second}
     assert {path.name for path in tmp_path.iterdir()} == {"list.txt", "out"}
+    # The order of the list decides no name: nothing is fetched again, nothing is written over.
+    outcome = run(server, tmp_path, [lines[2], lines[0], lines[1]])
+    assert (outcome.fetched, outcome.present) == (0, 3)
 
 
 def test_a_file_beyond_the_limit_is_refused(server, tmp_path):
@@ -189,3 +199,65 @@ def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, caps
     assert "1 fetched, 0 there already, 1 could not be had" in printed.out
     assert "status 404" in printed.err
     assert cli.main([*call, "--allow-missing"]) == 0
+
+
+def test_the_defaults_of_the_configuration_are_those_of_the_command():
+    given = config.complete({"fetch": {"list": "x"}}, "dataset")["fetch"]
+    assert {key: given[key] for key in vars(Source())} == vars(Source())
+
+
+def test_a_new_entry_changes_the_list_of_one_shard(tmp_path):
+    ids = [f"{i}{a}{b}c" for i in range(1, 6) for a in "abcd" for b in "xyz"]
+    (tmp_path / "list").write_text("\n".join(ids))
+    paths = update_lists(str(tmp_path / "list"), tmp_path / "lists", 4, Source())
+    before = {path: (path.read_text(), path.stat().st_mtime_ns) for path in paths}
+    assert sorted("".join(text for text, _ in before.values()).split()) == ids
+    (tmp_path / "list").write_text("\n".join(["P12345", *reversed(ids)]))
+    update_lists(str(tmp_path / "list"), tmp_path / "lists", 4, Source())
+    changed = [path for path in paths if (path.read_text(), path.stat().st_mtime_ns) != before[path]]
+    assert len(changed) == 1
+    assert "P12345" in changed[0].read_text()
+
+
+def test_addresses_of_one_file_name_meet_in_one_shard(tmp_path):
+    lines = [f"http://here/{i}/model.pdb" for i in range(8)]
+    (tmp_path / "list").write_text("\n".join(lines))
+    paths = update_lists(str(tmp_path / "list"), tmp_path / "lists", 16, Source())
+    assert sorted(len(path.read_text().split()) for path in paths) == [0] * 15 + [8]
+    shard = next(path for path in paths if path.read_text())
+    assert {t.file for t in read_targets(shard, Source())} == {
+        t.file for t in read_targets(tmp_path / "list", Source())
+    }
+
+
+def test_what_came_and_what_did_not_stand_in_the_manifest(server, tmp_path, capsys):
+    lines = ["1abc", f"{server}/404/x.pdb", "P12345"]
+    (tmp_path / "list").write_text("\n".join(lines) + "\n")
+    out, manifest = tmp_path / "out", tmp_path / "part-00000.tsv"
+    call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(out), "--manifest", str(manifest)]
+    call += ["--pdb-address", f"{server}/good/{{id}}.pdb.gz", "--alphafold-address", f"{server}/models/{{id}}"]
+    assert cli.main([*call, "--allow-missing"]) == 0
+    digest = hashlib.sha256(BODY).hexdigest()
+    assert read_manifest(manifest) == [
+        SourceFile(str(out / "1abc.pdb.gz"), len(BODY), digest),
+        SourceFile(str(out / "AF-P12345-F1.cif.gz"), len(BODY), digest),
+        SourceFile(f"{server}/404/x.pdb", 0, "", "status 404"),
+    ]
+    assert cli.main(["structures", "clean", "--manifest", str(manifest), "--out", str(tmp_path / "d")]) == 0
+    rejects = pq.read_table(tmp_path / "d/shards/rejected-00000.parquet").to_pylist()
+    missing = [row for row in rejects if row["code"] == "not_fetched"]
+    assert [(row["source_file"], row["reason"]) for row in missing] == [(f"{server}/404/x.pdb", "status 404")]
+    assert pq.read_table(tmp_path / "d/part-00000.parquet").num_rows + len(rejects) == 3
+
+
+def test_processes_that_fetch_into_one_folder_share_the_record(server, tmp_path):
+    """Each sets down its own rows without losing the other's."""
+    own = source(server)
+    for part in range(2):
+        (tmp_path / f"list{part}").write_text("\n".join(f"{i}{'ab'[part]}bc" for i in range(1, 10)))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda part: fetch(read_targets(tmp_path / f"list{part}", own), tmp_path / "out", own), range(2)))
+    # Whoever asks next, with whatever shards, finds them all.
+    (tmp_path / "all").write_text((tmp_path / "list0").read_text() + "\n" + (tmp_path / "list1").read_text())
+    outcome = fetch(read_targets(tmp_path / "all", own), tmp_path / "out", own)
+    assert (outcome.fetched, outcome.present) == (0, 18)

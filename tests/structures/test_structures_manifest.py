@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +113,23 @@ def test_the_module_needs_no_heavy_library():
     code = "import sys, dplm2.structures.manifest; print({'torch', 'biotite', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("ending", ["", ".index", ".lookup"])
+def test_a_foldcomp_database_is_its_index_and_names_too(tmp_path, ending):
+    base = tmp_path / "files" / "database"
+    base.parent.mkdir()
+    for other, content in (("", "records"), (".index", "0\t0\t7\n"), (".lookup", "0\tone\t0\n"), (".dbtype", "x")):
+        Path(f"{base}{other}").write_text(content)
+    [manifest] = update_manifest(str(base.parent), tmp_path / "manifests", 1)
+    [before] = read_manifest(manifest)
+    assert (before.path, before.size) == (str(base), 7)
+    times = manifest.stat().st_mtime_ns
+    update_manifest(str(base.parent), tmp_path / "manifests", 1)
+    assert manifest.stat().st_mtime_ns == times
+    changed = Path(f"{base}{ending}")
+    changed.write_text(changed.read_text().replace("0", "1").replace("r", "R"))
+    update_manifest(str(base.parent), tmp_path / "manifests", 1)
+    [after] = read_manifest(manifest)
+    assert (after.path, after.size) == (before.path, before.size)
+    assert after.sha256 != before.sha256

@@ -1,7 +1,9 @@
 """What the whole dataset decides: duplicates, size, clusters, splits without leaks."""
 
 import csv
+import itertools
 import random
+import shutil
 import stat
 
 import numpy as np
@@ -168,8 +170,6 @@ def test_a_table_of_mmseqs2_must_place_every_sequence():
 
 
 def test_mmseqs2_itself_separates_unrelated_and_joins_related():
-    import shutil
-
     if shutil.which("mmseqs") is None:
         pytest.skip("needs mmseqs on PATH")
     one, other = sequences(2)
@@ -272,3 +272,25 @@ def test_a_draw_from_real_chains_splits_no_cluster_of_mmseqs2(corpus_folder):
                 side: {row[kind] for row, own in zip(rows, splits, strict=True) if own == side} for side in set(splits)
             }
             assert not sides["train"] & sides["validation"], (by, kind)
+
+
+def test_mmseqs2_itself_on_real_chains(corpus_folder):
+    """Pairs that share a cluster nearly always share one in the corpus's table, and most of the table's are found.
+
+    The table is of MMseqs2 as well, of another version and over more chains: single chains lie otherwise.
+    """
+    if shutil.which("mmseqs") is None:
+        pytest.skip("needs mmseqs on PATH")
+    with (corpus_folder / "metadata.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["split"] == "train"][::5]
+    own = settings(clusters={"source": "mmseqs2"}).clusters
+    named = run_mmseqs2({row["chain_id"]: row["sequence"] for row in rows}, own, 1)
+
+    def pairs(cluster_of):
+        both = itertools.combinations(sorted(cluster_of), 2)
+        return {pair for pair in both if cluster_of[pair[0]] == cluster_of[pair[1]]}
+
+    found, listed = pairs(named), pairs({row["chain_id"]: row["cluster30"] for row in rows})
+    assert len(listed) > 100
+    assert len(found & listed) >= 0.98 * len(found)
+    assert len(found & listed) >= 0.6 * len(listed)

@@ -41,7 +41,7 @@ def smallest_configuration(folder: Path) -> dict:
         "post_quant_heads": 2,
         "confidence_hidden": 8,
     }
-    motif = str(DEMO / "motifs" / "ubiquitin-helix.yaml")
+    motif = str(folder / "motifs" / "ubiquitin-helix.yaml")
     return {
         "device": "cpu",
         "threads": 1,
@@ -90,6 +90,9 @@ class Workdir:
         self.configuration = smallest_configuration(folder)
         self.files = folder / "files"
         self.files.mkdir(parents=True)
+        for name in ("motifs/ubiquitin-helix.yaml", "test/1ubq_A.bcif.gz"):
+            (folder / name).parent.mkdir()
+            shutil.copy(DEMO / name, folder / name)
         for path in sorted((DEMO / "train").glob("*.bcif.gz"))[:4]:
             shutil.copy(path, self.files)
 
@@ -106,9 +109,9 @@ class Workdir:
             check=False,
         )
 
-    def planned(self) -> dict[str, int]:
+    def planned(self, *targets: str) -> dict[str, int]:
         """Rules that a run would execute now, with their numbers of jobs."""
-        done = self.snakemake("--dry-run", "--quiet", "rules")
+        done = self.snakemake(*targets, "--dry-run", "--quiet", "rules")
         assert done.returncode == 0, done.stdout + done.stderr
         jobs: dict[str, int] = {}
         for line in (done.stdout + done.stderr).splitlines():

@@ -3,6 +3,7 @@
 import copy
 import csv
 import hashlib
+import os
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from dplm2.generation.contigs import reference_files
 from tests.workflow.conftest import DEMO, ROOT, Workdir
 
 # One process runs all tests that share a finished run.
@@ -107,6 +109,27 @@ def test_one_new_file_redoes_one_shard(finished):
     assert "train_tokenizer" not in jobs
 
 
+@pytest.mark.parametrize("name", ["motifs/ubiquitin-helix.yaml", "test/1ubq_A.bcif.gz"])
+def test_a_changed_motif_or_its_reference_is_scaffolded_again(finished, name):
+    path = finished.folder / name
+    before, times = path.read_bytes(), path.stat()
+    try:
+        path.write_bytes(before + b"\n")
+        assert finished.planned()["generate"] == 1
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_motif_without_its_reference_stops_before_any_job(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    (workdir.folder / "test/1ubq_A.bcif.gz").unlink()
+    done = workdir.snakemake()
+    assert done.returncode != 0
+    assert "1ubq_A.bcif.gz" in done.stdout + done.stderr
+    assert not (workdir.folder / "results").exists()
+
+
 def test_training_that_starts_from_another_tokenizer_waits_for_it(finished):
     before = finished.configuration
     finished.configuration = copy.deepcopy(before)
@@ -187,7 +210,13 @@ def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
                 folder = workdir.folder / section["pretrained"]
                 folder.mkdir(parents=True)
                 (folder / "model.safetensors").touch()
-    (workdir.folder / "config").symlink_to(ROOT / "config")
+    shutil.copytree(ROOT / "config", workdir.folder / "config")
+    for task in configuration["generation"].values():
+        if task["task"] == "scaffolding":
+            references = workdir.folder / task["references"] if "references" in task else None
+            for path in reference_files([workdir.folder / problem for problem in task["problems"]], references):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
     jobs = workdir.planned()
     assert jobs["report"] == 1
     models = len(configuration["models"])

@@ -1,0 +1,140 @@
+"""What to download: lists of PDB ids, UniProt accessions and addresses, cut into shards.
+
+Imported by the Snakefile at every start, so this module needs the standard library alone.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.structures.manifest import shard_of, write_lines
+
+PDB_ADDRESS = "https://models.rcsb.org/{id}.bcif.gz"
+ALPHAFOLD_ADDRESS = "https://alphafold.ebi.ac.uk/api/prediction/{id}"
+PDB_ID = re.compile(r"(?:pdb_[0-9]{4})?[0-9][a-z0-9]{3}", re.I)
+# https://www.uniprot.org/help/accession_numbers
+UNIPROT = re.compile(r"(?:AF-)?([OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9](?:[A-Z][A-Z0-9]{2}[0-9]){1,2})(?:-F1)?", re.I)
+UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where structures come from, and how patiently they are asked for."""
+
+    pdb_address: str = PDB_ADDRESS
+    alphafold_address: str = ALPHAFOLD_ADDRESS
+    concurrency: int = 8
+    tries: int = 5
+    first_wait: float = 1.0
+    timeout: float = 30.0
+    max_megabytes: int = 1024
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to fetch: what the list says, its address, and the file it becomes (its ending may be added later)."""
+
+    name: str
+    address: str
+    file: str
+    indirect: bool = False
+
+
+def read_targets(
+    lists: str | os.PathLike | Sequence[str | os.PathLike], source: Source, may_be_empty: bool = False
+) -> list[Target]:
+    """The targets of lists: PDB ids, UniProt accessions or addresses, one a line; ``#`` begins a comment.
+
+    Addresses that end in the same file name get a piece of the address's hash into theirs, so that what a file is
+    called does not depend on the order of the list.
+
+    Raises
+    ------
+    DPLM2Error
+        If a list cannot be read, or nothing is listed (unless it ``may_be_empty``).
+    ConfigError
+        If a line is none of the three.
+    """
+    lists = [lists] if isinstance(lists, str | os.PathLike) else lists
+    targets = {target.address: target for path in lists for target in _read(Path(path), source)}
+    if not targets and not may_be_empty:
+        raise DPLM2Error(f"{', '.join(map(str, lists))}: an empty list")
+    times = Counter(target.file.lower() for target in targets.values())
+    return [_told_apart(target) if times[target.file.lower()] > 1 else target for target in targets.values()]
+
+
+def _read(path: Path, source: Source) -> Iterator[Target]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DPLM2Error(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        text = line.split(" #")[0].strip()
+        if text and not text.startswith("#"):
+            target = _target(text, source)
+            if target is None:
+                raise ConfigError(f"{path}, line {number}: {text!r} is no PDB id, UniProt accession or address")
+            yield target
+
+
+def _target(text: str, source: Source) -> Target | None:
+    if urlsplit(text).scheme in ("http", "https"):
+        # The name is taken from the address and made safe: it never leads out of the folder.
+        name = UNSAFE.sub("_", unquote(urlsplit(text).path).rsplit("/", 1)[-1]).lstrip(".") or "download"
+        return Target(text, text, name[-LONGEST_NAME:])
+    if PDB_ID.fullmatch(text):
+        address = source.pdb_address.format(id=text.lower())
+        return Target(text, address, text.lower() + endings(address))
+    if accession := UNIPROT.fullmatch(text):
+        name = accession[1].upper()
+        return Target(text, source.alphafold_address.format(id=name), f"AF-{name}-F1", indirect=True)
+    return None
+
+
+def _told_apart(target: Target) -> Target:
+    stem, dot, rest = target.file.partition(".")
+    digest = hashlib.sha256(target.address.encode()).hexdigest()[:6]
+    return replace(target, file=f"{stem}-{digest}{dot}{rest}")
+
+
+def endings(address: str) -> str:
+    """The endings of an address's file, such as ``.bcif.gz``."""
+    match = re.search(r"(\.[A-Za-z]+(?:\.gz)?)$", urlsplit(address).path)
+    return match[1] if match else ""
+
+
+def update_lists(lists: str | Sequence[str], folder: str | os.PathLike, shards: int, source: Source) -> list[Path]:
+    """Cut lists into one a shard, ``list-00000.txt`` ...; only those whose content changed are written.
+
+    Which shard an entry belongs to follows from its file's name alone, so that a new entry changes one shard, and
+    before anything was fetched.
+
+    Parameters
+    ----------
+    lists
+        See `read_targets`; what they raise, this raises.
+    folder
+        Where the shards' lists lie.
+    shards
+        Number of parts.
+    source
+        Gives PDB ids and accessions their addresses.
+    """
+    folder = Path(folder)
+    names: list[list[str]] = [[] for _ in range(shards)]
+    for target in read_targets(lists, source):
+        # Without the hash that tells equal names apart: those must meet in one shard, where all of them are seen.
+        names[shard_of(_target(target.name, source).file, shards)].append(target.name)
+    paths = [folder / f"list-{shard:05d}.txt" for shard in range(shards)]
+    for path, content in zip(paths, names, strict=True):
+        write_lines(path, sorted(content))
+    for stale in set(folder.glob("list-*.txt")) - set(paths):
+        stale.unlink()
+    return paths
