@@ -5,7 +5,7 @@ rule generate:
     input:
         model=lambda wildcards: model_weights(wildcards.model),
         chains=lambda wildcards: chains([task_dataset(wildcards.task)]) if task_dataset(wildcards.task) else [],
-        problems=lambda wildcards: SETTINGS["generation"][wildcards.task].get("problems") or [],
+        problems=lambda wildcards: task_problems(wildcards.task),
     output:
         samples=RESULTS / "samples/{model}/{task}/samples.parquet",
         run=RESULTS / "samples/{model}/{task}/run.json",

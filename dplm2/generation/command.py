@@ -109,8 +109,11 @@ def section_of(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
     named = whole["generation"]
     fitting = [name for name, section in named.items() if section["task"] == options.task]
     name = options.name or (fitting[0] if len(fitting) == 1 else None)
+    if name is None and fitting:
+        raise ConfigError(f"--name: which of the generation tasks {', '.join(sorted(fitting))}?")
     if name is None and named:
-        raise ConfigError(f"--name: which of the generation tasks {', '.join(sorted(named))}?")
+        there = ", ".join(f"{name} ({section['task']})" for name, section in sorted(named.items()))
+        raise ConfigError(f"the configuration's section generation has no task {options.task}; there: {there}")
     section: dict[str, Any] = {"task": options.task}
     if name is not None:
         section = dict(config.section(whole, "generation", name))
@@ -150,7 +153,7 @@ def run(options: argparse.Namespace) -> None:
     from dplm2.tokenizer.command import pick_device
 
     section, seed, device = section_of(options)
-    generate_folder(
+    lengths = generate_folder(
         options.model,
         options.out,
         resolve(section),
@@ -161,4 +164,6 @@ def run(options: argparse.Namespace) -> None:
         model_name=options.model_name,
         device=pick_device(device),
     )
-    print(f"samples: {options.out}")
+    shortest, longest = min(lengths), max(lengths)
+    residues = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+    print(f"samples: {options.out} ({len(lengths)} of {residues} residues)")

@@ -233,3 +233,8 @@ def read_problems(sources: Sequence[str | os.PathLike], references: str | os.Pat
                 raise DPLM2Error(f"{path}: a second problem named {problem.name}")
             problems[problem.name] = problem
     return list(problems.values())
+
+
+def reference_files(sources: Sequence[str | os.PathLike], references: str | os.PathLike | None = None) -> list[Path]:
+    """The structure files that the problems of `read_problems` take their motifs from."""
+    return sorted({problem.reference for problem in read_problems(sources, references)})

@@ -206,6 +206,10 @@ class DPLM2:
             with_structure = settings.task != "folding" or settings.fixed is not None
             targets += inputs.read_targets(chains, settings.split, self._tokens_of if with_structure else None)
         targets += [inputs.read_residue_table(path) for path in inputs.tables(settings.problems)]
+        if not targets and settings.dataset is not None:
+            raise ConfigError(
+                f"task {settings.task} is to work on data set {settings.dataset}: give its folder with --chains"
+            )
         if not targets:
             raise ConfigError(
                 f"task {settings.task} needs something to work on: chains, or for infilling residue tables"

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
 from dplm2.errors import DPLM2Error, Preempted
-from dplm2.generation.contigs import read_problems
+from dplm2.generation.contigs import reference_files
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import (
     SAMPLES_FILE,
@@ -45,7 +47,7 @@ def generate_folder(
     state: str | os.PathLike | None = None,
     model_name: str | None = None,
     device: str = "cpu",
-) -> None:
+) -> list[int]:
     """Make all samples of a task and write ``samples.parquet``, ``structures/``, ``trajectories/`` and ``run.json``.
 
     Samples that an interrupted run finished are taken over: a sample is known by its id, the run's seed, the model, and
@@ -66,6 +68,11 @@ def generate_folder(
     device
         Where the networks run.
 
+    Returns
+    -------
+    list of int
+        Residues of each sample.
+
     Raises
     ------
     DPLM2Error
@@ -82,13 +89,15 @@ def generate_folder(
     beside = out / _STATE_BESIDE
     folder = StateFolder(Path(state) if state is not None else beside, fingerprint(decisive), f"samples of {out}")
     with folder.locked():
-        rows = _rows(opened, requests, settings, seed, out, folder.folder, name)
+        rows, seconds = _rows(opened, requests, settings, seed, out, folder.folder, name)
     if settings.format != "none" and "structure" in settings.tracks:
         _write_structures(out / STRUCTURES_FOLDER, rows, settings.format)
     write_rows(out / SAMPLES_FILE, rows)
-    record.write(out, samples=len(rows), residues=sum(row["length"] for row in rows))
+    speed = _by_length(rows, seconds)
+    record.write(out, samples=len(rows), residues=sum(row["length"] for row in rows), seconds_per_sample=speed)
     shutil.rmtree(folder.folder, ignore_errors=True)
     shutil.rmtree(beside, ignore_errors=True)
+    return [row["length"] for row in rows]
 
 
 def _rows(
@@ -99,15 +108,25 @@ def _rows(
     out: Path,
     state: Path,
     name: str,
-) -> list[dict]:
-    """The rows of all samples: those that ``state`` holds, and the others made and set down there batch by batch."""
+) -> tuple[list[dict], dict[str, float]]:
+    """The rows of all samples: those that ``state`` holds, and the others made and set down there batch by batch.
+
+    Beside them the seconds that each of the others took: its batch's, shared out by length.
+    """
     contents = {request.sample_id: _content(request) for request in requests}
     rows = _finished_rows(state, contents)
     missing = [request for request in requests if request.sample_id not in rows]
     if rows:
         print(f"going on: {len(rows)} of {len(requests)} samples are there already")
 
+    seconds: dict[str, float] = {}
+    last = time.perf_counter()
+
     def keep(samples: list[Sample]) -> None:
+        nonlocal last
+        took, last = time.perf_counter() - last, time.perf_counter()
+        residues = sum(sample.length for sample in samples)
+        seconds.update({sample.sample_id: took * sample.length / residues for sample in samples})
         batch = [sample.row(name) for sample in samples]
         for sample in samples:
             if sample.trajectory:
@@ -126,7 +145,16 @@ def _rows(
 
         if missing:
             model.run(missing, settings, seed, done=keep, before_step=before_step, progress=True)
-    return [{**rows[request.sample_id], "model": name} for request in requests]
+    return [{**rows[request.sample_id], "model": name} for request in requests], seconds
+
+
+def _by_length(rows: Sequence[dict], seconds: Mapping[str, float]) -> dict[str, list[float]]:
+    """By length, how many samples were made in this run and the mean of their seconds."""
+    lengths = defaultdict(list)
+    for row in rows:
+        if row["sample_id"] in seconds:
+            lengths[row["length"]].append(seconds[row["sample_id"]])
+    return {str(length): [len(took), sum(took) / len(took)] for length, took in sorted(lengths.items())}
 
 
 def _inputs(model: DPLM2, settings: GenerationSettings, chains: Sequence[Path]) -> dict[str, str]:
@@ -135,7 +163,7 @@ def _inputs(model: DPLM2, settings: GenerationSettings, chains: Sequence[Path]) 
         inputs["tokenizer"] = model.tokenizer.fingerprint
     references = []
     if settings.task == "scaffolding":
-        references = sorted({problem.reference for problem in read_problems(settings.problems, settings.references)})
+        references = reference_files(settings.problems, settings.references)
     for source in [*map(Path, chains), *map(Path, settings.problems), *references]:
         if not source.exists():
             raise DPLM2Error(f"{source}: no such file or folder")

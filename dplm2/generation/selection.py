@@ -9,6 +9,7 @@ from dplm2.language import layout
 from dplm2.language.denoising import Conditioning, Sampled
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import batches, sample_seed
+from dplm2.memory import halving
 
 PARTS = 4
 
@@ -41,9 +42,20 @@ def log_likelihoods(
     """
     sums, counts = np.zeros(len(samples)), np.zeros(len(samples), dtype=int)
     masks = [_parts(conditioning, seed) for conditioning in conditionings]
-    for batch in batches(conditionings, token_budget):
-        for part in range(PARTS):
-            scored = _score_part(network, [samples[i] for i in batch], [masks[i] for i in batch], part)
+
+    def work(batch: list[int]) -> list[list[np.ndarray]]:
+        own, hidden = [samples[i] for i in batch], [masks[i] for i in batch]
+        return [_score_part(network, own, hidden, part) for part in range(PARTS)]
+
+    scored_batches = halving(
+        batches(conditionings, token_budget),
+        work,
+        lambda index: conditionings[index].length,
+        lambda index: conditionings[index].sample_id,
+        "sample",
+    )
+    for batch, parts in scored_batches:
+        for scored in parts:
             for index, log_probabilities in zip(batch, scored, strict=True):
                 sums[index] += log_probabilities.sum()
                 counts[index] += len(log_probabilities)

@@ -5,11 +5,9 @@ batch.
 """
 
 import hashlib
-import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from dplm2.errors import DPLM2Error
@@ -17,11 +15,9 @@ from dplm2.language.denoising import Adjust, Conditioning, Denoiser, Sampled, Un
 from dplm2.language.layout import EDGES
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings
+from dplm2.memory import halving
 
 __all__ = ["Conditioning", "Sampled", "SamplerSettings", "batches", "sample", "sample_seed", "uniforms_of"]
-
-_log = logging.getLogger(__name__)
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def sample_seed(seed: int, sample_id: str) -> int:
@@ -111,24 +107,24 @@ def sample(
     if twice:
         raise DPLM2Error(f"{twice} of {len(conditionings)} sample ids occur more than once")
     results: dict[int, Sampled] = {}
-    waiting = list(batches(conditionings, token_budget))[::-1]
+
+    def work(batch: list[int]) -> list[Sampled]:
+        chosen = [conditionings[index] for index in batch]
+        return _run(network, chosen, settings, seed, adjust, trajectory, before_step)
+
+    finished_batches = halving(
+        batches(conditionings, token_budget),
+        work,
+        lambda index: conditionings[index].length,
+        lambda index: conditionings[index].sample_id,
+        "sample",
+    )
     with tqdm(total=len(conditionings), desc=progress, unit="sample", disable=None if progress else True) as bar:
-        while waiting:
-            batch = waiting.pop()
-            chosen = [conditionings[index] for index in batch]
-            try:
-                finished = _run(network, chosen, settings, seed, adjust, trajectory, before_step)
-            except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                waiting += _halves(batch, chosen)
-            else:
-                results.update(zip(batch, finished, strict=True))
-                bar.update(len(batch))
-                if done is not None:
-                    done(finished)
-                continue
-            _release_memory()
+        for batch, finished in finished_batches:
+            results.update(zip(batch, finished, strict=True))
+            bar.update(len(batch))
+            if done is not None:
+                done(finished)
     return [results[index] for index in range(len(conditionings))]
 
 
@@ -137,23 +133,3 @@ def _run(network, conditionings, settings, seed, adjust, trajectory, before_step
     denoiser = Denoiser(network, conditionings, uniforms, settings, adjust, trajectory)
     finished = {sampled.sample_id: sampled for sampled in denoiser.run(before_step)}
     return [finished[conditioning.sample_id] for conditioning in conditionings]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(text in str(error).lower() for text in _OUT_OF_MEMORY)
-
-
-def _halves(batch: list[int], conditionings: Sequence[Conditioning]) -> list[list[int]]:
-    longest = max(conditioning.length for conditioning in conditionings)
-    if len(batch) == 1:
-        raise DPLM2Error(f"{conditionings[0].sample_id}: memory does not suffice for one sample of {longest} residues")
-    middle = (len(batch) + 1) // 2
-    _log.warning("out of memory with %d samples of up to %d residues: going on with %d", len(batch), longest, middle)
-    return [batch[middle:], batch[:middle]]
-
-
-def _release_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,6 +1,7 @@
 """``dplm2 generate``: what it writes, what it refuses, and how it goes on after an interruption."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -64,6 +65,25 @@ def test_settings_come_from_the_configuration_and_the_command_line_stands_above(
             2,
             "is of the task sequence",
         ),
+        (
+            "backbone",
+            ["--config", '{"generation": {"a": {"task": "sequence"}}}'],
+            2,
+            "section generation has no task backbone; there: a (sequence)",
+        ),
+        (
+            "sequence",
+            ["--config", '{"generation": {"a": {"task": "sequence"}, "b": {"task": "sequence"}}}'],
+            2,
+            "--name: which of the generation tasks a, b?",
+        ),
+        (
+            "folding",
+            ["--config", '{"generation": {"a": {"task": "folding", "dataset": "test"}}}'],
+            2,
+            "task folding is to work on data set test: give its folder with --chains",
+        ),
+        ("sequence", ["--set", "lengths=[5]", "format=pdb"], 2, "format: has no effect on this task, only on co-"),
     ],
 )
 def test_wrong_use_ends_with_one_clear_line(folders, tmp_path, capsys, task, arguments, status, message):
@@ -132,3 +152,46 @@ def test_samples_of_other_settings_are_not_taken_over(folders, tmp_path, monkeyp
     for change in (["nucleus=0.5"], []):
         assert generate(folders, tmp_path / f"out{len(change)}", "co-generation", *state, *COMMON, *change) == 0
         assert ("going on" in capsys.readouterr().out) == (not change)
+
+
+FASTA = ">one\nACDEFGHIKLMNPQRSTVWY\n>two\nMKVLAAGIV\n"
+TABLE = "position,residue,structure_token\n1,A,3\n2,,\n3,G,\n4,,5\n"
+
+
+@pytest.mark.parametrize(
+    ("example", "lengths", "structures"),
+    [
+        ("co-generation --set lengths=[7,9] samples=2 steps=3", [7, 7, 9, 9], True),
+        ("co-generation --config config.yaml --name designs", [8], True),
+        ("sequence --set lengths=[10] samples=3 steps=3", [10] * 3, False),
+        ("sequence --config config.yaml", [6, 6], False),
+        ("sequence --config config.yaml --set samples=1 format=bcif", [6], False),
+        ("backbone --set lengths={minimum:\xa07,maximum:\xa07} samples=5 steps=3", [7] * 5, True),
+        ("folding --chains proteins.fasta --set steps=3", [20, 9], True),
+        ("folding --chains 1ubq.bcif.gz --set fixed=1-30,45-76 steps=3", [76], True),
+        ("inverse-folding --chains 1ubq.bcif.gz designs --set samples=2 steps=3", [76] * 4, True),
+        ("scaffolding --problems motif.yaml --references pdb --set samples=2 steps=3", None, True),
+        ("infilling --chains 1ubq.bcif.gz --set mask_sequence=8-11 mask_structure=8-11 steps=3", [76], True),
+        ("infilling --chains 1ubq.bcif.gz --set renoise=0.3 samples=2 steps=3", [76] * 2, True),
+        ("infilling --problems table.csv --set steps=3", [4], True),
+    ],
+)
+def test_the_examples_of_the_help(folders, ubiquitin, tmp_path, monkeypatch, capsys, example, lengths, structures):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "proteins.fasta").write_text(FASTA)
+    (tmp_path / "table.csv").write_text(TABLE)
+    for folder in ("designs", "pdb"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(ubiquitin, tmp_path / folder / "other.bcif.gz")
+    shutil.copy(ubiquitin, tmp_path / "1ubq.bcif.gz")
+    (tmp_path / "motif.yaml").write_text("{reference: other.bcif.gz, contig: '2-5,A10-15,3'}")
+    tasks = {"one": {"task": "sequence", "lengths": [6], "samples": 2, "steps": 2}}
+    tasks["designs"] = {"task": "co-generation", "lengths": [8], "samples": 1, "steps": 2}
+    (tmp_path / "config.yaml").write_text(json.dumps({"generation": tasks}))
+    task, *arguments = (word.replace("\xa0", " ") for word in example.split(" "))
+    assert generate(folders, tmp_path / "out", task, *arguments) == 0
+    rows = read_samples(tmp_path / "out").to_pylist()
+    found = [row["length"] for row in rows]
+    assert found == lengths if lengths is not None else all(11 <= length <= 14 for length in found)
+    assert f"({len(rows)} of {min(found)}" in capsys.readouterr().out
+    assert (tmp_path / "out/structures").is_dir() == structures
