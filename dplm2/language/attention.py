@@ -1,40 +1,30 @@
-"""Leaner arithmetic for the library's network: the same results, less memory and time.
+"""Attention without padding.
 
-Attention without padding: a batch's tokens lie one after the other, and each sample (each track of a single-modality
-sample) is a segment that attends to itself alone. No mask of tokens by tokens exists, and padding costs nothing.
+A batch's tokens lie one after the other, and each sample (each track of a single-modality sample) is a segment that
+attends to itself alone. No mask of tokens by tokens exists, and padding costs nothing.
 
-Shapes: H heads, N tokens of all segments, S segments of a group, T tokens of each, C channels of a head.
+Shapes: H heads, N tokens of all segments, S segments of a group, T tokens of each, C channels of a head, M segments
+and heads together.
 """
 
 from collections.abc import Sequence
 from itertools import groupby
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import EsmForMaskedLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.esm.modeling_esm import EsmIntermediate
 
-_NAME = "dplm2_segments"
-_LANES = 4  # 16-bit random numbers in one of 64 bits
-_LANE_VALUES = 1 << 16
+NAME = "dplm2_segments"
+"""Under which transformers knows it."""
 
-
-def install(model: EsmForMaskedLM) -> None:
-    """Give the network the leaner arithmetic, in place; names and values of weights stay."""
-    model.set_attn_implementation(_NAME)
-    for module in model.modules():
-        if type(module) is EsmIntermediate:
-            module.__class__ = _Intermediate
-        elif type(module) is nn.Dropout:
-            module.__class__ = Dropout
+_SCORES_AT_ONCE = 1 << 22  # bounds memory; a processor's cache holds about as many
 
 
 def attention_within_segments(
-    module: nn.Module,
+    module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -54,50 +44,53 @@ def attention_within_segments(
     parts = []
     for (length, count), *tensors in zip(groups, *(t[0].split(sizes, dim=1) for t in (query, key, value)), strict=True):
         q_SHTC, k_SHTC, v_SHTC = (t.unflatten(1, (count, length)).transpose(0, 1) for t in tensors)
-        out_SHTC = functional.scaled_dot_product_attention(q_SHTC, k_SHTC, v_SHTC, scale=scaling)
+        if q_SHTC.dtype == torch.bfloat16 and q_SHTC.device.type == "cpu":
+            scale = q_SHTC.shape[-1] ** -0.5 if scaling is None else scaling
+            q_MTC, k_MTC, v_MTC = (t.flatten(0, 1) for t in (q_SHTC * scale, k_SHTC, v_SHTC))
+            out_SHTC = _HalfAttention.apply(q_MTC, k_MTC, v_MTC).unflatten(0, q_SHTC.shape[:2])
+        else:
+            out_SHTC = functional.scaled_dot_product_attention(q_SHTC, k_SHTC, v_SHTC, scale=scaling)
         parts.append(out_SHTC.transpose(1, 2).flatten(0, 1))
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(_NAME, attention_within_segments)
-ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, sdpa_mask)
+ALL_ATTENTION_FUNCTIONS.register(NAME, attention_within_segments)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
 
 
-class _Intermediate(EsmIntermediate):
-    """The library's layer with torch's own exact GELU, which keeps its input alone for the backward pass."""
+class _HalfAttention(torch.autograd.Function):
+    """``softmax(q k) v`` of (M, T, C) in bf16 on a CPU, where torch's own is slower than in fp32.
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return functional.gelu(self.dense(hidden_states))
-
-
-class Dropout(nn.Dropout):
-    """Dropout that on a CPU keeps one byte per number for the backward pass, and draws 16 random bits for it.
-
-    The probability is rounded to a multiple of 2**-16.
+    A few heads at a time, by plain products, which have bf16 instructions; nothing but the inputs is kept.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or input.device.type != "cpu":
-            return super().forward(input)
-        return _ByteDropout.apply(input, self.p)
-
-
-def draw_kept(like: Tensor, probability: float) -> tuple[Tensor, float]:
-    """Which numbers dropout keeps (bool, of the shape of ``like``), and by what the kept ones are multiplied."""
-    words = torch.empty(-(-like.numel() // _LANES), dtype=torch.int64).random_(-(2**63), None)
-    dropped = round(probability * _LANE_VALUES)
-    lanes = words.view(torch.int16)[: like.numel()].view(like.shape)
-    return lanes >= dropped - _LANE_VALUES // 2, _LANE_VALUES / (_LANE_VALUES - dropped)
-
-
-class _ByteDropout(torch.autograd.Function):
     @staticmethod
-    def forward(context, input: Tensor, probability: float) -> Tensor:
-        kept, context.scale = draw_kept(input, probability)
-        context.save_for_backward(kept)
-        return input * kept * context.scale
+    def forward(context, q_MTC: Tensor, k_MTC: Tensor, v_MTC: Tensor) -> Tensor:
+        context.save_for_backward(q_MTC, k_MTC, v_MTC)
+        out_MTC = torch.empty_like(v_MTC)
+        for part in _parts(q_MTC):
+            torch.bmm(_shares(q_MTC[part], k_MTC[part]), v_MTC[part], out=out_MTC[part])
+        return out_MTC
 
     @staticmethod
-    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
-        (kept,) = context.saved_tensors
-        return gradient * kept * context.scale, None
+    def backward(context, gradient_MTC: Tensor) -> tuple[Tensor, ...]:
+        q_MTC, k_MTC, v_MTC = context.saved_tensors
+        to_q_MTC, to_k_MTC, to_v_MTC = (torch.empty_like(t) for t in context.saved_tensors)
+        for part in _parts(q_MTC):
+            gradient, shares = gradient_MTC[part].contiguous(), _shares(q_MTC[part], k_MTC[part])
+            torch.bmm(shares.mT, gradient, out=to_v_MTC[part])
+            to_shares = torch.bmm(gradient, v_MTC[part].mT)
+            to_scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
+            torch.bmm(to_scores, k_MTC[part], out=to_q_MTC[part])
+            torch.bmm(to_scores.mT, q_MTC[part], out=to_k_MTC[part])
+        return to_q_MTC, to_k_MTC, to_v_MTC
+
+
+def _shares(q_MTC: Tensor, k_MTC: Tensor) -> Tensor:
+    scores_MTT = torch.bmm(q_MTC, k_MTC.mT)
+    return torch.softmax(scores_MTT, -1, out=scores_MTT)
+
+
+def _parts(q_MTC: Tensor) -> list[slice]:
+    at_once = max(1, _SCORES_AT_ONCE // q_MTC.shape[1] ** 2)
+    return [slice(first, first + at_once) for first in range(0, len(q_MTC), at_once)]

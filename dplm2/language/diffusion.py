@@ -193,7 +193,8 @@ class DiffusionObjective(nn.Module):
         """Loss, and per track its part of the loss and the plain cross-entropy (nats), of a batch from `Noised`.
 
         Per track: the sum over noised positions of weight times cross-entropy, divided by their number; the loss is the
-        mean over tracks (``official.md`` section 4, paper equation 4).
+        mean over tracks (paper equation 4). The number is that of this batch alone, and the
+        training loop averages batches: a residue of a batch with few masks weighs more, as with the authors.
         """
         input_ids_BT, chosen_BT = batch["input_ids"], batch["noised"]
         if self.settings.self_mixup != "off" and not self._measuring:

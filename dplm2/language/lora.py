@@ -3,11 +3,9 @@
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from transformers import EsmForMaskedLM
 
-from dplm2.language import attention
 from dplm2.language.settings import LoraSettings
 
 TARGETS = r".*\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|\d+\.output\.dense)"
@@ -28,9 +26,6 @@ def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(layers, model, adapter_name=_ADAPTER)
-    for module in model.modules():
-        if type(module) is peft.tuners.lora.layer.Linear:
-            module.__class__ = _LoraLinear
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or name.startswith(TRAINED_FULLY))
     model.train(model.training)  # the new layers too
@@ -59,44 +54,3 @@ def merge(model: EsmForMaskedLM) -> None:
     if hasattr(model, "peft_config"):
         del model.peft_config
     model.requires_grad_(True)
-
-
-class _LoraLinear(peft.tuners.lora.layer.Linear):
-    """peft's layer, keeping less for the backward pass: what dropout made of the input is computed again.
-
-    On a CPU; elsewhere it is peft's own.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        dropout = self.lora_dropout[_ADAPTER]
-        if x.device.type != "cpu" or self.merged or self.disable_adapters:
-            return super().forward(x)
-        probability = dropout.p if self.training and isinstance(dropout, nn.Dropout) else 0.0
-        weights = self.lora_A[_ADAPTER].weight, self.lora_B[_ADAPTER].weight
-        return self.base_layer(x) + _LowRank.apply(x, *weights, self.scaling[_ADAPTER], probability)
-
-
-class _LowRank(torch.autograd.Function):
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")
-    def forward(context, x: Tensor, a: Tensor, b: Tensor, scaling: float, probability: float) -> Tensor:
-        kept, context.rescaling = attention.draw_kept(x, probability) if probability else (None, 1.0)
-        context.scaling = scaling
-        narrow = functional.linear(_dropped(x, kept, context.rescaling), a)
-        context.save_for_backward(x, a, b, kept, narrow)
-        return functional.linear(narrow, b) * scaling
-
-    @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
-    def backward(context, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, b, kept, narrow = context.saved_tensors
-        gradient = gradient * context.scaling
-        gradient_narrow = gradient @ b
-        dropped = _dropped(x, kept, context.rescaling)
-        gradient_b = gradient.flatten(0, -2).T @ narrow.flatten(0, -2)
-        gradient_a = gradient_narrow.flatten(0, -2).T @ dropped.flatten(0, -2)
-        return _dropped(gradient_narrow @ a, kept, context.rescaling), gradient_a, gradient_b, None, None
-
-
-def _dropped(x: Tensor, kept: Tensor | None, rescaling: float) -> Tensor:
-    return x if kept is None else x * kept * rescaling

@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from dplm2.artifacts import atomic_path, write_json, write_text
 from dplm2.errors import DPLM2Error
-from dplm2.language import attention
+from dplm2.language import layers
 from dplm2.language.vocabulary import SEQUENCE_IDS, Track, Vocabulary
 
 EmbeddingScaling = Literal["none", "once", "released"]
@@ -86,8 +86,8 @@ class MultimodalEsm(nn.Module):
     Attributes
     ----------
     packing
-        Whether to compute samples without padding (see `attention`) or with a mask. None: without on a CPU, with a mask
-        elsewhere and when compiled, where fixed shapes are faster. The results are the same.
+        Whether to compute samples without padding (see `dplm2.language.attention`) or with a mask. None: without on a
+        CPU, with a mask elsewhere and when compiled, where fixed shapes are faster. The results are the same.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class MultimodalEsm(nn.Module):
         tokenizer_fingerprint: str | None = None,
     ) -> None:
         super().__init__()
-        attention.install(model)
+        layers.install(model)
         self.packing: bool | None = None
         self.model, self.vocabulary, self.embedding_scaling = model, vocabulary, embedding_scaling
         self.tokenizer, self.tokenizer_fingerprint = tokenizer, tokenizer_fingerprint

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dplm2.cli import main
 from dplm2.errors import DPLM2Error
 from dplm2.language import checkpoints, importing
 from dplm2.language.network import MultimodalEsm
@@ -46,6 +47,35 @@ def test_folder_there_and_back_is_bit_for_bit(recorded, released_folder, tmp_pat
     assert config["token_dropout"] is True and config["dplm_type"] == "dplm2_esm" and "dplm2" not in config
     importing.import_model(tmp_path / "back", tmp_path / "again")
     assert_gives_recorded_logits(recorded, tmp_path / "again")
+
+
+@pytest.mark.parametrize("asked", [None, "none", "once", "released"])
+@pytest.mark.parametrize("token_dropout", [True, False])
+def test_scaling_of_the_embeddings_is_what_is_asked_for_or_what_the_source_says(
+    recorded, released_folder, tmp_path, asked, token_dropout
+):
+    described = json.loads((released_folder / "config.json").read_text()) | {"token_dropout": token_dropout}
+    (released_folder / "config.json").write_text(json.dumps(described))
+    option = ["--embedding-scaling", asked] if asked else []
+    assert main(["import", "model", str(released_folder), str(tmp_path / "ours"), *option]) == 0
+    network = MultimodalEsm.from_pretrained(tmp_path / "ours")
+    scaling = asked or ("released" if token_dropout else "none")
+    assert network.embedding_scaling == scaling
+    # The authors' network was recorded as released, without its scaling, and after the first of its two scalings.
+    suffix = "_no_token_dropout" if scaling == "none" else ""
+    values = load_file(recorded / f"forward_padded{suffix}.safetensors")
+    ids_BT = values["input_ids"]
+    expected = values["embeddings_once" if scaling == "once" else "embeddings_twice"]
+    with torch.no_grad():
+        embeddings, logits = network.embeddings(ids_BT), network(ids_BT)
+    real_BT = ids_BT != 1
+    assert (embeddings - expected)[real_BT].abs().max() < TOLERANCE * expected[real_BT].abs().max()
+    if scaling != "once":
+        difference = (logits - values["logits"])[real_BT].abs().max()
+        assert difference < TOLERANCE * values["logits"][real_BT].abs().max()
+        importing.export_model(tmp_path / "ours", tmp_path / "back")
+        again = importing.import_model(tmp_path / "back", tmp_path / "again")
+        assert again.embedding_scaling == scaling
 
 
 class Settings:
@@ -101,6 +131,11 @@ def weights_of(shapes):
     }
 
 
+def same_weights(one, other):
+    ours, theirs = one.model.state_dict(), other.model.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 @pytest.mark.parametrize(("size", "hidden", "heads"), [("150m", 640, 20), ("650m", 1280, 20), ("3b", 2560, 40)])
 def test_every_key_of_the_released_sizes_has_its_place(fixtures_folder, tmp_path, size, hidden, heads):
     """The real key lists at a small width: all placed, and all given back."""
@@ -108,8 +143,13 @@ def test_every_key_of_the_released_sizes_has_its_place(fixtures_folder, tmp_path
     weights = weights_of(scaled_shapes(listed, hidden, heads))
     (tmp_path / "source").mkdir()
     save_file(weights, tmp_path / "source/model.safetensors")
+    unscaled = importing.import_model(tmp_path / "source", tmp_path / "unscaled", embedding_scaling="none")
+    assert MultimodalEsm.from_pretrained(tmp_path / "unscaled").embedding_scaling == "none"
     network = importing.import_model(tmp_path / "source", tmp_path / "ours")
     assert network.model.config.num_attention_heads == heads
+    # Scaling is what is computed with the weights, not what they are: as released unless one asks for none.
+    assert network.embedding_scaling == "released"
+    assert same_weights(network, unscaled)
     importing.export_model(tmp_path / "ours", tmp_path / "back")
     back = load_file(tmp_path / "back/model.safetensors")
     assert {name: value.shape for name, value in back.items()} == {name: w.shape for name, w in weights.items()}

@@ -3,11 +3,10 @@
 import csv
 import json
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_run import CODES, TRAINING, configuration, run
 
 from dplm2 import config
 from dplm2.cli import main
@@ -23,76 +22,7 @@ from dplm2.language.settings import (
     WarmupSettings,
     diffusion_settings,
 )
-from dplm2.language.vocabulary import AMINO_ACIDS
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.settings import default_settings
-
-CODES = 16
-TRAINING = {"token_budget": 600, "learning_rate": 5e-3, "warmup_steps": 5, "validate_every": 40, "log_every": 10}
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    torch.manual_seed(0)
-    settings = default_settings(
-        encoder={"width": 16, "layers": 1, "heads": 2, "feedforward_width": 16, "gvp_layers": 1, "node_scalars": 8,
-                 "node_vectors": 2, "edge_scalars": 8, "neighbours": 4},
-        quantizer={"bits": 4},
-        decoder={"blocks": 1, "structure_blocks": 1, "sequence_dim": 16, "pair_dim": 8, "sequence_head_width": 8,
-                 "pairwise_head_width": 8, "ipa_heads": 2, "post_quant_layers": 1, "post_quant_heads": 2,
-                 "confidence_hidden": 8},
-    )  # fmt: skip
-    StructureTokenizer(settings).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokens_folder(tmp_path_factory, tokenizer_folder):
-    """24 chains whose structure token follows from the residue, and whose residues follow a cycle."""
-    folder, rng, rows = tmp_path_factory.mktemp("tokens"), np.random.default_rng(0), []
-    for number in range(24):
-        start, length = int(rng.integers(20)), int(rng.integers(20, 40))
-        letters = [(start + position) % 20 for position in range(length)]
-        rows.append(
-            {
-                "chain_id": f"chain{number}",
-                "sequence": "".join(AMINO_ACIDS[letter] for letter in letters),
-                "structure_tokens": [letter % CODES for letter in letters],
-                "observed": [position != 3 for position in range(length)],
-                "length": length,
-                "cluster": str(number % 12),
-                "split": "validation" if number >= 20 else "train",
-            }
-        )
-    types = {"structure_tokens": pa.list_(pa.uint16()), "observed": pa.list_(pa.bool_()), "length": pa.int32()}
-    columns = {name: pa.array([row[name] for row in rows], types.get(name)) for name in rows[0]}
-    fingerprint = StructureTokenizer.from_pretrained(tokenizer_folder).fingerprint
-    metadata = {"tokenizer_fingerprint": fingerprint, "codebook_size": str(CODES)}
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), folder / "part-00000.parquet")
-    return folder
-
-
-def configuration(**model):
-    section = {
-        "tokenizer": "t",
-        "datasets": ["d"],
-        "network": {"hidden_size": 48, "layers": 2, "heads": 4, "intermediate_size": 96},
-        "warmup": {"dropout": 0.0, "sequence_training": {"steps": 120, **TRAINING}},
-        "diffusion": {"crop_min_length": 10},
-        "training": {"steps": 160, **TRAINING},
-    }
-    whole = {
-        "tokenizers": {"t": {"datasets": ["d"]}},
-        "datasets": {"d": {"files": "x"}},
-        "models": {"m": {**section, **model}},
-        "device": "cpu",
-    }
-    return json.dumps(whole)
-
-
-def run(*arguments):
-    assert main([str(argument) for argument in arguments]) == 0
 
 
 @pytest.fixture(scope="module")

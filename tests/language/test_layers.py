@@ -1,0 +1,168 @@
+"""The written-out layer against the library's, and its derivatives against finite differences."""
+
+import numpy as np
+import peft
+import pytest
+import torch
+from torch import nn
+
+from dplm2.language import attention, diffusion, layers, layout, lora
+from dplm2.language.diffusion import TASKS, DiffusionObjective
+from dplm2.language.network import MultimodalEsm
+from dplm2.language.settings import diffusion_settings, lora_settings
+
+
+def disturb(network):
+    """Give every weight a value of its own, as training would; low-rank updates begin at zero."""
+    torch.manual_seed(1)
+    for parameter in network.model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+
+
+def batch_of(network, lengths=(7, 4, 4, 9)):
+    """Samples of different lengths, one of each task."""
+    vocabulary, settings, rng = network.vocabulary, diffusion_settings(), np.random.default_rng(0)
+    structures = [rng.integers(vocabulary.first_code, vocabulary.mask_structure, length) for length in lengths]
+    sequences = [rng.integers(4, 24, length) for length in lengths]
+    target = layout.join(vocabulary, structures, sequences)
+    tasks = torch.tensor([TASKS.index(task) for task in ("single_modality", "folding", "inverse_folding", "joint")])
+    generator = torch.Generator().manual_seed(0)
+    times = diffusion.draw_times(tasks, settings.steps, generator)
+    return diffusion.add_noise(vocabulary, target, tasks, times, settings, generator).batch()
+
+
+def loss_and_gradients(network, packing):
+    network.packing = packing
+    network.zero_grad()
+    loss, _ = DiffusionObjective(network, diffusion_settings())(batch_of(network))
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+def without_dropout(network):
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return network.train()
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
+def test_loss_and_gradients_are_those_of_the_library(small_network: MultimodalEsm, adapted):
+    if adapted:
+        lora.add(small_network.model, lora_settings(rank=3, dropout=0.0))
+    disturb(small_network)
+    plain_loss, plain = loss_and_gradients(without_dropout(small_network), packing=False)
+    loss, found = loss_and_gradients(small_network, packing=True)
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    assert found.keys() == plain.keys()
+    assert any("lora_A" in name for name in found) == adapted
+    for name, gradient in plain.items():
+        # A shift of all keys changes no attention: their bias has no gradient but rounding.
+        tolerance = 1e-4 * float(gradient.abs().max()) + 1e-6
+        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=tolerance), name
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
+def test_bfloat16_follows_float32(small_network, adapted):
+    if adapted:
+        lora.add(small_network.model, lora_settings(rank=3, dropout=0.0))
+    without_dropout(small_network)
+    loss, found = loss_and_gradients(small_network, packing=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half_loss, half = loss_and_gradients(small_network, packing=True)
+    assert half_loss == pytest.approx(loss, rel=0.01) and half_loss != loss
+    for name, gradient in found.items():
+        assert half[name].dtype == torch.float32
+        if "key.bias" not in name and gradient.norm() > 0:
+            assert torch.cosine_similarity(gradient.flatten(), half[name].flatten(), dim=0) > 0.99, name
+
+
+def parts_of_a_layer(low_rank):
+    """A norm and three matrices in double precision, with peft's update or without."""
+    modules = nn.ModuleDict(
+        {"norm": nn.LayerNorm(6), "first": nn.Linear(6, 5), "second": nn.Linear(6, 5), "last": nn.Linear(5, 6)}
+    )
+    if low_rank is not None:
+        names = ["first", "second", "last"]
+        config = peft.LoraConfig(r=2, lora_alpha=3, lora_dropout=low_rank, target_modules=names)
+        peft.inject_adapter_in_model(config, modules)
+        for name in names:
+            nn.init.normal_(modules[name].lora_B["default"].weight)
+    return modules.double().requires_grad_()
+
+
+@pytest.mark.parametrize("low_rank", [None, 0.0, 0.4], ids=["plain", "low rank", "low rank with dropout"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_derivatives_of_both_halves_are_those_of_finite_differences(low_rank, dropout):
+    """With dropout on: the same seed draws the same numbers, and then the layer is a smooth function."""
+    torch.manual_seed(0)
+    modules, dropping = parts_of_a_layer(low_rank), nn.Dropout(dropout)
+    names = [name for name, _ in modules.named_parameters()]
+
+    def outcome(x, *values):
+        torch.manual_seed(3)
+        for name, value in zip(names, values, strict=True):
+            owner, _, leaf = name.rpartition(".")
+            part = modules.get_submodule(owner)
+            part._parameters.pop(leaf, None)
+            setattr(part, leaf, value)
+        one, two = layers.project(x, modules["norm"], [modules["first"], modules["second"]])
+        with_gelu = layers.add_projected(x, one, modules["last"], dropping, gelu=True)
+        return layers.add_projected(with_gelu, two, modules["last"], dropping, gelu=False)
+
+    values = [parameter.detach().clone().requires_grad_() for parameter in modules.parameters()]
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(outcome, (x, *values), fast_mode=True)
+
+
+def test_attention_in_bfloat16_is_torchs(monkeypatch):
+    """Also when only a few heads are computed at a time."""
+    torch.manual_seed(0)
+    tensors = [torch.randn(1, 3, 11, 8).bfloat16().requires_grad_() for _ in range(3)]
+    exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
+    for at_once in (1 << 22, 30):
+        monkeypatch.setattr(attention, "_SCORES_AT_ONCE", at_once)
+        found, _ = attention.attention_within_segments(None, *tensors, None, [4, 4, 3])
+        expected, _ = attention.attention_within_segments(None, *exact, None, [4, 4, 3])
+        assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), expected, atol=0.02)
+        direction = torch.randn_like(expected)
+        gradients = torch.autograd.grad((found.float() * direction).sum(), tensors)
+        for ours, theirs in zip(gradients, torch.autograd.grad((expected * direction).sum(), exact), strict=True):
+            assert torch.allclose(ours.float(), theirs, atol=0.05)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_keeps_the_share_and_the_mean(probability):
+    torch.manual_seed(0)
+    kept, rescaling = layers.draw_kept(torch.Size([400, 999]), probability)
+    assert 1 - kept.float().mean().item() == pytest.approx(probability, abs=0.003)
+    assert rescaling == pytest.approx(1 / (1 - probability), rel=1e-4)
+    # Neighbours know nothing of each other: four numbers come from one word.
+    pairs = (kept[:, :-1] & kept[:, 1:]).float().mean().item()
+    assert pairs == pytest.approx((1 - probability) ** 2, abs=0.005)
+    torch.manual_seed(0)
+    assert torch.equal(layers.draw_kept(kept.shape, probability)[0], kept)
+    assert not torch.equal(layers.draw_kept(kept.shape, probability)[0], kept)
+
+
+def test_frozen_weights_get_no_gradient_and_are_not_computed_for(small_network):
+    lora.add(small_network.model, lora_settings(rank=3))
+    _, found = loss_and_gradients(small_network.train(), packing=True)
+    assert found and not any(".base_layer." in name or "LayerNorm" in name for name in found)
+
+
+def test_compiled_objective_gives_the_same_loss_and_gradients(small_network):
+    """Traced for forward and backward pass as torch.compile does it, though not turned into machine code."""
+    lora.add(small_network.model, lora_settings(rank=3, dropout=0.0))
+    disturb(small_network)
+    loss, eager = loss_and_gradients(without_dropout(small_network), packing=True)
+    small_network.packing = None
+    small_network.zero_grad()
+    compiled = torch.compile(DiffusionObjective(small_network, diffusion_settings()), dynamic=True, backend="aot_eager")
+    compiled_loss, _ = compiled(batch_of(small_network))
+    compiled_loss.backward()
+    assert compiled_loss.item() == pytest.approx(loss, rel=1e-5)
+    found = {name: p.grad for name, p in small_network.named_parameters() if p.grad is not None}
+    assert found.keys() == eager.keys()
+    for name, gradient in eager.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()) + 1e-6), name
