@@ -5,6 +5,9 @@ rule evaluate_tokenizer:
     input:
         tokenizer=lambda wildcards: tokenizer_weights(wildcards.tokenizer),
         chains=lambda wildcards: chains([wildcards.dataset]),
+        tokens=lambda wildcards: (
+            tokens_of(wildcards.tokenizer, [wildcards.dataset]) if wildcards.variant == "trained" else []
+        ),
     output:
         metrics=RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/metrics.parquet",
         summary=report(
@@ -36,11 +39,11 @@ rule evaluate_tokenizer:
         split=lambda wildcards: split_option(
             wildcards.dataset, SETTINGS["tokenizers"][wildcards.tokenizer].get("datasets", [])
         ),
-        untrained=lambda wildcards: "--untrained" if wildcards.variant == "untrained" else "",
+        variant=lambda wildcards, input: f"--tokens {Path(input.tokens[0]).parent}" if input.tokens else "--untrained",
         folder=subpath(output.metrics, parent=True),
     shell:
         "python -m dplm2 evaluate reconstruction --tokenizer {params.tokenizer} --chains {params.chains:q} {params.split}"
-        " {params.untrained} --out {params.folder} --device {resources.device} --config {params.config:q} 2>&1 | tee {log}"
+        " {params.variant} --name {wildcards.tokenizer} --out {params.folder} --device {resources.device} --config {params.config:q} 2>&1 | tee {log}"
 
 
 rule evaluate_likelihood:
@@ -82,7 +85,7 @@ rule evaluate_likelihood:
         folder=subpath(output.metrics, parent=True),
     shell:
         "python -m dplm2 evaluate likelihood --model {params.model} {params.initial} --tokens {params.tokens:q}"
-        " --selection {input.selection} {params.split} --out {params.folder} --device {resources.device}"
+        " --selection {input.selection} {params.split} --name {wildcards.model} --out {params.folder} --device {resources.device}"
         " --config {params.config:q} 2>&1 | tee {log}"
 
 

@@ -1,6 +1,12 @@
 # The tables, the figures and the HTML page; also what `snakemake --report FILE.html` shows, with the run's statistics.
 
 
+def published_models():
+    """The published model that figures stand beside, or one for each model, as the command line wants them."""
+    model = SETTINGS["report"]["published_model"]
+    return [f"{ours}={theirs}" for ours, theirs in model.items()] if isinstance(model, dict) else [model]
+
+
 report: "captions/workflow.rst"
 
 
@@ -67,6 +73,6 @@ rule compare_with_published:
         runtime=30,
     params:
         folder=subpath(output.table, parent=True),
-        model=SETTINGS["report"]["published_model"],
+        model=published_models(),
     shell:
         "python -m dplm2 evaluate compare {input.summaries:q} --model {params.model:q} --out {params.folder} 2>&1 | tee {log}"

@@ -53,7 +53,6 @@ def _add(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.
     parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
     parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
-    parser.add_argument("--name", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where networks run")
     return parser
@@ -61,17 +60,22 @@ def _add(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.
 
 def _add_reconstruction(actions: argparse._SubParsersAction, name: str) -> None:
     parser = _add(actions, name, "encode and decode chains, compare them with themselves")
+    parser.add_argument("--name", help="what the tokenizer is called in the tables (default: its folder's name)")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
     parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to reconstruct")
     parser.add_argument("--split", choices=["train", "validation", "test"], help="only chains of this split")
     parser.add_argument(
         "--untrained", action="store_true", help="evaluate random weights of the same architecture, for comparison"
     )
+    parser.add_argument(
+        "--tokens", nargs="+", type=Path, default=[], metavar="DIR", help="the chains' tokens, instead of encoding them"
+    )
     parser.set_defaults(run=run_reconstruction)
 
 
 def _add_likelihood(actions: argparse._SubParsersAction) -> None:
     parser = _add(actions, "likelihood", "cross-entropy of masked tokens: trained, before training, token frequencies")
+    parser.add_argument("--name", help="what the model is called in the tables (default: its folder's name)")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of the trained model, or hub id")
     parser.add_argument("--initial", metavar="DIR", help="folder of the model before training (models/NAME/initial)")
     parser.add_argument("--tokens", nargs="+", type=Path, required=True, metavar="DIR", help="tokens of datasets")
@@ -107,7 +111,12 @@ def _add_compare(actions: argparse._SubParsersAction) -> None:
         description="Lay summaries beside the published figures: CSV, Parquet and LaTeX tables.",
     )
     parser.add_argument("summaries", nargs="+", type=Path, help="summary.csv files, or folders with them below")
-    parser.add_argument("--model", required=True, help="the published model to compare with, for example 'DPLM-2 650M'")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        required=True,
+        help="the published model to compare with, for example 'DPLM-2 650M'; or one for each of ours, OURS=PUBLISHED",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
     parser.set_defaults(run=run_compare)
 
@@ -131,17 +140,25 @@ def _settings(options: argparse.Namespace):
 
 def run_reconstruction(options: argparse.Namespace) -> int:
     """Run ``dplm2 evaluate reconstruction``."""
+    from dplm2.errors import ConfigError
     from dplm2.evaluation import reconstruction
+    from dplm2.evaluation.published import beside_published
 
-    return reconstruction.run(
+    if options.untrained and options.tokens:
+        raise ConfigError("--tokens: tokens of the trained tokenizer mean nothing to random weights (--untrained)")
+    status = reconstruction.run(
         reconstruction.Job(
             tokenizer=options.tokenizer,
             chains=tuple(options.chains),
             split=options.split,
             untrained=options.untrained,
+            tokens=tuple(options.tokens),
+            name=options.name,
             **_settings(options),
         )
     )
+    print(beside_published(options.out))
+    return status
 
 
 def run_likelihood(options: argparse.Namespace) -> int:
@@ -155,6 +172,7 @@ def run_likelihood(options: argparse.Namespace) -> int:
             tokens=tuple(options.tokens),
             selections=tuple(options.selection),
             split=options.split,
+            name=options.name,
             **_settings(options),
         )
     )
@@ -178,6 +196,11 @@ def run_samples(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     """Run ``dplm2 evaluate compare``."""
+    from dplm2.errors import ConfigError
     from dplm2.evaluation.published import compare_summaries
 
-    return compare_summaries(options.summaries, options.model, options.out)
+    pairs = [name.partition("=") for name in options.model]
+    if len(pairs) > 1 and not all(equals for _, equals, _ in pairs):
+        raise ConfigError("--model: give one published model, or OURS=PUBLISHED for each of several")
+    named = {ours: published for ours, _, published in pairs} if pairs[0][1] else options.model[0]
+    return compare_summaries(options.summaries, named, options.out)

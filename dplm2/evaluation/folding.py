@@ -158,15 +158,3 @@ def _read(folder: Path, sequence: str) -> Folded | None:
     except (OSError, SafetensorError) as error:
         raise DPLM2Error(f"{path}: not a kept prediction ({error}); remove it and run again") from error
     return Folded(arrays["backbone"], arrays.get("plddt"))
-
-
-def by_residues(sequences: Sequence[str], residues_per_batch: int) -> Iterable[list[str]]:
-    """Groups of sequences of similar length, longest first, within a budget of residues, padding counted."""
-    group: list[str] = []
-    for sequence in sorted(sequences, key=len, reverse=True):
-        if group and len(group[0]) * (len(group) + 1) > residues_per_batch:
-            yield group
-            group = []
-        group.append(sequence)
-    if group:
-        yield group

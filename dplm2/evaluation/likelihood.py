@@ -40,6 +40,8 @@ class Job:
         Folder to write to.
     split
         Only chains of this split.
+    name
+        The model's in the tables; its folder's by default.
     seed, device
         Seed of the noise; where the network runs.
     """
@@ -51,6 +53,7 @@ class Job:
     initial: str | None = None
     selections: tuple[Path, ...] = ()
     split: str | None = None
+    name: str | None = None
     seed: int = 0
     device: str = "cpu"
 
@@ -62,7 +65,7 @@ def run(job: Job) -> int:
         raise DPLM2Error(f"{dataset_name(job.tokens)}: no tokenized chain (split {job.split or 'any'})")
     networks = {"trained": job.model} | ({"untrained": job.initial} if job.initial else {})
     splits = list(dict.fromkeys(table["split"].to_pylist()))
-    name, model = dataset_name(job.tokens), Path(job.model).name
+    name, model = dataset_name(job.tokens), job.name or Path(job.model).name
     summary, details = [], []
     inputs = {label: sha256_of_file(local_folder(folder) / WEIGHTS_FILE) for label, folder in networks.items()}
     record = RunRecord(f"evaluate {TASK}", {"split": job.split, "seed": job.seed}, inputs, job.device)

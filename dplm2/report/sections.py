@@ -11,10 +11,11 @@ from dplm2.report import figures, markup
 from dplm2.report.drawing import Figure, slug
 from dplm2.report.labels import quantity, split_variant, threshold_columns
 from dplm2.report.markup import Html
+from dplm2.report.models import cross_entropies, validation_curves
 from dplm2.report.results import Evaluation, Results
 from dplm2.report.scale import scales
 from dplm2.report.settings import ReportSettings
-from dplm2.report.tables import csv_tables, run_row, summary
+from dplm2.report.tables import further_tables, run_row, summary
 from dplm2.training.log import duration
 
 DOT = " \u00b7 "
@@ -69,7 +70,8 @@ def sections(results: Results, settings: ReportSettings, success: Mapping[str, f
         likelihood(results),
         other_evaluations(results),
     ]
-    tables = csv_tables(results)
+    tables = further_tables(results, settings.published_model)
+    parts.append(speed(tables.get("sampling_speed"), settings.max_table_rows))
     for part in parts:
         for kind in KINDS.get(part.name, ()):
             if (name := f"samples-{kind}") in tables:
@@ -149,6 +151,7 @@ def training(results: Results, settings: ReportSettings) -> Section:
     part = Section("training", "Training", absent="nothing was trained in this results folder (no metrics.csv)")
     for curve in results.curves:
         part.figures += figures.training(curve, settings.max_training_figures)
+    part.figures += validation_curves(results)
     known = [scale.sentence for scale in scales(results)]
     if known and results.curves:
         part.about = "; ".join(known) + ". Solid: training, a mean since the last row; dashed: validation."
@@ -208,7 +211,26 @@ def co_generation(results: Results) -> Section:
         part.figures += _histograms(task, evaluations, ("sc_tm", "sc_rmsd", "plddt"))
         for evaluation in evaluations:
             part.figures += _violins(evaluation, ("sc_tm", "sc_rmsd", "plddt"))
+    part.figures += _compositions(results)
     return part
+
+
+def _compositions(results: Results) -> Iterator[Figure]:
+    """Shares of helix, strand and coil in generated structures beside those of the chains that were reconstructed."""
+    shares: dict[str, dict[str, float]] = {}
+    for evaluation in results.of_kind("co-generation", "backbone", "sequence", "reconstruction"):
+        prefix = "native_" if evaluation.kind == "reconstruction" else ""
+        means = {name: evaluation.values(prefix + name) for name in ("helix", "strand", "coil")}
+        if evaluation.variant != "untrained" and all(len(values) for values in means.values()):
+            label = f"natives{DOT}{evaluation.dataset}" if prefix else f"{evaluation.model}{DOT}{evaluation.task}"
+            shares[label] = {name: float(values.mean()) for name, values in means.items()}
+    if any(not label.startswith("natives") for label in shares):
+        caption = (
+            "Mean shares of residues (P-SEA, from C-alpha alone). Designs that are nearly all helix are easy to make "
+            "and to fold; natives hold more strand."
+        )
+        title = "Secondary structure of generated and of native structures"
+        yield figures.bars("secondary-structure", title, shares, "share of residues", caption, 1.0)
 
 
 def folding(results: Results) -> Section:
@@ -221,6 +243,10 @@ def folding(results: Results) -> Section:
         part.figures += _scatters(
             task, evaluations, "ca_rmsd", "tm_score",
             "Good predictions gather at the top left. A low TM-score at a low RMSD is a short chain.",
+        )  # fmt: skip
+        part.figures += _scatters(
+            task, evaluations, "baseline_tm_score", "tm_score",
+            "Dots on the diagonal: the folding program's models of the same sequences are as good.",
         )  # fmt: skip
         part.figures += _histograms(task, evaluations, ("ca_rmsd",))
     return part
@@ -283,6 +309,27 @@ def likelihood(results: Results) -> Section:
                     "looks at nothing can reach; a model that has learned lies below it."
                 )
                 part.figures.append(figures.bars(name, title, entropies, "nats per masked token", caption))
+    table = cross_entropies(results)
+    if len(table):
+        part.absent = ""
+        part.about = (
+            "Cross-entropies (nats) of masked residues, by track and by what was given, the models side by side. "
+            "Less is better; figures of structure tokens compare within one tokenizer."
+        )
+        part.body.append(markup.frame_table("models-table", table, len(table), "models.csv"))
+    return part
+
+
+def speed(table: pd.DataFrame | None, most: int) -> Section:
+    """Seconds for each sample, by length."""
+    part = Section("speed", "Sampling speed", absent="no samples with times were found, so there is no speed to tell")
+    if table is not None:
+        part.about = (
+            "Seconds for each sample, decoding included: of the batches that it was made in where the samples tell, "
+            "else of the whole job over its samples. They depend on the machine; what nobody published is said to be "
+            "missing."
+        )
+        part.body.append(markup.frame_table("speed-table", table, most, "sampling_speed.csv"))
     return part
 
 

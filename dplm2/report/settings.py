@@ -9,7 +9,7 @@ class ReportSettings:
 
     title: str
     note: str | None
-    published_model: str | None
+    published_model: str | dict[str, str] | None
     max_viewer_samples: int
     max_table_rows: int
     max_training_figures: int

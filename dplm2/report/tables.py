@@ -1,12 +1,15 @@
 """Tables of the report: all summaries in one, the few rows that matter, and what is written as CSV."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
 from dplm2.report.labels import number, quantity, task_kind, task_order
+from dplm2.report.models import cross_entropies
 from dplm2.report.results import SUMMARY_COLUMNS, Results
+from dplm2.report.speed import sampling_speed
 
 MIDDLE_DOT = "\u00b7"
 VARIANT = "(_trained|_untrained)?"
@@ -22,6 +25,8 @@ HEADLINES = {
     "scaffolding": (r"problems_solved", r"success_.*", r"motif_rmsd", r"sc_tm"),
 }
 ROWS_OF_ONE_CARD = 8
+# Tables with a row per sample, step or file: nobody prints them.
+ROWS_WITHOUT_END = ("samples-", "training", "rejected")
 
 
 @dataclass(frozen=True)
@@ -111,10 +116,12 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def csv_tables(results: Results) -> dict[str, pd.DataFrame]:
-    """What is written below ``tables/``, by file name without ending; tables without rows are left out."""
+def further_tables(results: Results, published_model: str | Mapping[str, str] | None) -> dict[str, pd.DataFrame]:
+    """What is written below ``tables/`` beside the summary, by file name; tables without rows are left out."""
     tables = {
         "groups": _joined([evaluation.groups for evaluation in results.evaluations]),
+        "models": cross_entropies(results),
+        "sampling_speed": sampling_speed(results, published_model),
         "training": _joined([curve.rows.assign(trained=curve.place) for curve in results.curves], first=["trained"]),
         "token_usage": pd.DataFrame([_token_row(usage) for usage in results.token_usage]),
         "datasets": pd.DataFrame(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dplm2.artifacts import RUN_FILE, RunRecord, atomic_path, fingerprint, read_json, write_text
+from dplm2.artifacts import RUN_FILE, RunRecord, fingerprint, read_json, write_text
+from dplm2.evaluation.tables import write_table
 from dplm2.report import tables
 from dplm2.report.comparison import compared
 from dplm2.report.drawing import Figure
@@ -28,8 +29,9 @@ def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
     folder
         The results of a run.
     out
-        Folder for ``report.html``, ``tables/*.csv`` (``summary.csv`` has seven columns; ``summary_intervals.csv`` the
-        same rows with failures, medians and intervals), ``figures/*.svg`` and ``run.json``.
+        Folder for ``report.html``, ``tables/`` (each as CSV and Parquet, those that a paper may print as LaTeX too;
+        ``summary.csv`` has seven columns, ``summary_intervals.csv`` the same rows with failures, medians and
+        intervals), ``figures/*.svg`` and ``run.json``.
     settings
         The section ``report``.
 
@@ -43,7 +45,7 @@ def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
     page, figures = build_page(results, settings)
     whole = tables.summary(results)
     contract = whole[list(SUMMARY_COLUMNS)]
-    frames = {SUMMARY.stem: contract, INTERVALS.stem: whole, **tables.csv_tables(results)}
+    frames = {SUMMARY.stem: contract, INTERVALS.stem: whole, **tables.further_tables(results, settings.published_model)}
     if len(published := compared(results, settings.published_model)):
         frames["published"] = published
     written = [*_write_tables(out, frames), *_write_figures(out, figures)]
@@ -54,10 +56,8 @@ def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
 
 def _write_tables(out: Path, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     for name, frame in frames.items():
-        path = Path("tables") / f"{name}.csv"
-        with atomic_path(out / path) as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
-        yield path.as_posix()
+        paths = write_table(out / "tables", name, frame, latex=not name.startswith(tables.ROWS_WITHOUT_END))
+        yield from (path.relative_to(out).as_posix() for path in paths)
 
 
 def _write_figures(out: Path, figures: list[Figure]) -> Iterator[str]:

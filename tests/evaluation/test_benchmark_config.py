@@ -31,3 +31,18 @@ def test_cameo_list_is_that_of_the_corpus(corpus_folder):
     lines = (CONFIG / "test_sets" / "cameo2022.txt").read_text().splitlines()
     names = {line for line in lines if not line.startswith("#")}
     assert names == {path.name.split(".")[0] for path in (corpus_folder / "cameo2022").iterdir()}
+
+
+def test_the_two_small_models_have_the_same_budget():
+    whole = config.load(CONFIG / "small.yaml")
+    scratch, warmed = whole["models"]["scratch"], whole["models"]["warmed-up"]
+    before = warmed["warmup"]["sequence_training"]
+    assert scratch["warmup"]["sequence_stage"] == "never"
+    assert before["steps"] + warmed["training"]["steps"] == scratch["training"]["steps"]
+    for part in ("network", "diffusion", "tokenizer", "datasets"):
+        assert scratch[part] == warmed[part]
+    for training in (before, warmed["training"]):
+        assert training | {"steps": 0} == scratch["training"] | {"steps": 0}
+    settings = config.build(EvaluationSettings, whole["evaluation"])
+    assert "cameo2022" in settings.reconstruction
+    assert {task["task"] for task in whole["generation"].values()} == {"folding", "inverse-folding"}

@@ -13,12 +13,14 @@ import torch
 
 from dplm2 import config
 from dplm2.cli import main
+from dplm2.errors import DPLM2Error
 from dplm2.evaluation import reconstruction
 from dplm2.evaluation.command_backend import read_backbone
 from dplm2.evaluation.settings import BACKENDS, EvaluationSettings, evaluation_settings
 from dplm2.generation.samples import write_rows
 from dplm2.structures import store
 from dplm2.structures.writing import write_structure
+from dplm2.tokenizer import tokens
 from dplm2.tokenizer.model import Decoded
 
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "test"
@@ -195,7 +197,7 @@ def test_target_of_another_length_is_refused(workplace, natives, capsys):
 class Identity:
     """A tokenizer that loses nothing: its tokens are places in a list of what it has seen."""
 
-    codebook_size = 512
+    codebook_size, fingerprint = 512, "identity"
 
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
@@ -214,11 +216,36 @@ class Identity:
 def test_reconstruction_without_loss_is_perfect_also_with_missing_residues(natives):
     backbones = [backbone.copy() for _, backbone in natives.values()]
     backbones[0][10:14] = np.nan
-    tokens, metrics = reconstruction.reconstruct(Identity(), backbones, evaluation_settings(batch_size=2))
-    assert [len(row) for row in tokens] == [len(backbone) for backbone in backbones]
+    codes, metrics = reconstruction.reconstruct(Identity(), backbones, evaluation_settings(batch_size=2))
+    assert [len(row) for row in codes] == [len(backbone) for backbone in backbones]
     assert metrics["ca_rmsd"].max() < 1e-4
     assert metrics[["tm_score", "lddt_ca"]].min().min() == pytest.approx(1)
     assert not metrics["failed"].any()
+
+
+def test_tokens_that_are_there_are_decoded_and_nothing_is_encoded(tmp_path, natives):
+    backbones = [backbone for _, backbone in natives.values()]
+    tokenizer = Identity()
+    codes = tokenizer.encode(backbones)
+    rows = [
+        {
+            "chain_id": name, "sequence": sequence, "length": len(sequence), "structure_tokens": code.tolist(),
+            "observed": [True] * len(sequence),
+        }
+        for (name, (sequence, _)), code in zip(natives.items(), codes, strict=True)
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows[::-1], tokens.SCHEMA)
+    metadata = {"tokenizer_fingerprint": Identity.fingerprint, "codebook_size": "512"}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "part-00000.parquet")
+    made = reconstruction._tokens_of((tmp_path,), list(natives), tokenizer)
+    tokenizer.encode = None
+    _, metrics = reconstruction.reconstruct(tokenizer, backbones, evaluation_settings(), made=made)
+    assert metrics["ca_rmsd"].max() < 1e-4
+    with pytest.raises(DPLM2Error, match="have no tokens there, 9abc_A for example"):
+        reconstruction._tokens_of((tmp_path,), ["9abc_A"], tokenizer)
+    tokenizer.fingerprint = "another"
+    with pytest.raises(DPLM2Error, match="tokens of identity, the tokenizer given is another"):
+        reconstruction._tokens_of((tmp_path,), list(natives), tokenizer)
 
 
 def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path):
@@ -226,7 +253,6 @@ def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path):
 
     from dplm2.language.network import MultimodalEsm, esm_config
     from dplm2.language.vocabulary import Vocabulary
-    from dplm2.tokenizer import tokens
 
     vocabulary, random = Vocabulary(64), np.random.default_rng(0)
     network = MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 16, 1, 2, 16)), vocabulary)
@@ -246,8 +272,10 @@ def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path):
     (tmp_path / "tokens").mkdir()
     pq.write_table(table, tmp_path / "tokens" / "part-00000.parquet")
     words = ["--model", str(tmp_path / "demo"), "--tokens", str(tmp_path / "tokens"), "--out", str(tmp_path / "out")]
-    assert main(["evaluate", "likelihood", *words]) == 0
-    summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("metric")["value"]
+    assert main(["evaluate", "likelihood", "--name", "nothing", *words]) == 0
+    table = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(table["model"]) == {"nothing"}
+    summary = table.set_index("metric")["value"]
     classes = {track: len(vocabulary.classes(track)) for track in ("sequence", "structure")}
     for track, count in classes.items():
         assert summary[f"{track}_cross_entropy_trained"] == pytest.approx(np.log(count), rel=1e-4)

@@ -11,7 +11,7 @@ import torch
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.backbone_design import read_designs
 from dplm2.evaluation.command_backend import CommandBackend
-from dplm2.evaluation.folding import Failure, Folded, by_residues, predict
+from dplm2.evaluation.folding import Failure, Folded, predict
 from dplm2.evaluation.settings import CommandSettings, EsmfoldSettings
 
 SEQUENCES = ["ACDEFGHIKL", "MNPQRSTVWYAC", "ACDEFGHIKL", "GGGGGG"]
@@ -75,11 +75,6 @@ def test_unknown_letters_are_folded_as_alanine(tmp_path):
     backend = Recording()
     predict(backend, ["ACXBU"], tmp_path)
     assert backend.folded == ["ACAAA"]
-
-
-def test_groups_keep_to_the_budget():
-    groups = list(by_residues(["A" * n for n in (5, 50, 20, 18, 400)], 100))
-    assert [[len(sequence) for sequence in group] for group in groups] == [[400], [50, 20], [18, 5]]
 
 
 # --- ESMFold ---

@@ -1,6 +1,7 @@
 """Summary tables: intervals, failed samples, codebook, recovery, clusters."""
 
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.diversity import linked_clusters
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
 from dplm2.evaluation.results import SUMMARY_COLUMNS, Source, bootstrap_interval, summarize, write_results
+from dplm2.evaluation.samples import Sample, kept
+from dplm2.evaluation.settings import evaluation_settings
 
 SOURCE = Source("model", "folding", "test", "none")
 
@@ -124,3 +127,52 @@ def test_foldseek_that_is_not_there_says_how_to_get_it(tmp_path):
     settings = FoldseekSettings(program="foldseek-that-is-not-there", database=None, threads=1)
     with pytest.raises(DPLM2Error, match=r"envs/foldseek\.yaml"):
         cluster({"a": np.zeros((5, 4, 3))}, settings, 0.5)
+
+
+RECORDER = """\
+#!{python}
+import shutil, sys
+from pathlib import Path
+here, words = Path(__file__).parent, sys.argv[1:]
+with (here / "calls.txt").open("a") as stream:
+    print(*words, sep="\\t", file=stream)
+assert len(list(Path(words[1]).glob("*.pdb"))) == 60
+if words[0] == "easy-cluster":
+    shutil.copy({recorded!r} + "/cluster_cluster.tsv", words[2] + "_cluster.tsv")
+else:
+    shutil.copy({recorded!r} + "/search.tsv", words[3])
+"""
+
+
+def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, fixtures_folder):
+    """A stand-in that takes down its words and answers as the real program did for these chains and settings."""
+    from dplm2.evaluation.foldseek import cluster, novelty
+    from dplm2.evaluation.settings import FoldseekSettings
+
+    program = tmp_path / "foldseek"
+    program.write_text(RECORDER.format(python=sys.executable, recorded=str(fixtures_folder / "foldseek")))
+    program.chmod(0o755)
+    chains = (fixtures_folder / "foldseek" / "chains.txt").read_text().split()
+    structures = {name: np.arange(60, dtype=np.float32).reshape(5, 4, 3) for name in chains}
+    settings = FoldseekSettings(program=str(program), database="known", threads=3)
+    assert len(set(cluster(structures, settings, 0.5).values())) == 38
+    # Each of them is among what is searched.
+    assert set(novelty(structures, settings).values()) == {1.0}
+    clustered, searched = ((tmp_path / "calls.txt").read_text().splitlines()[i] for i in (0, 1))
+    words = "--alignment-type 1 --cov-mode 0 --min-seq-id 0 --tmscore-threshold 0.5 --threads 3"
+    assert words.replace(" ", "\t") in clustered
+    words = "--exhaustive-search --alignment-type 1 --tmscore-threshold 0 -e inf --format-output"
+    assert words.replace(" ", "\t") in searched
+    assert "\tknown\t" in searched
+
+
+def test_samples_are_left_out_by_name_and_length_and_it_is_told():
+    samples = [Sample(name, "m", "folding", "A" * length, problem) for name, length, problem in (
+        ("a", 30, "7w2p"), ("b", 30, "1abc"), ("c", 9, "1abc"), ("d", 90, "1abc"), ("e", 30, None),
+    )]  # fmt: skip
+    chosen = evaluation_settings(excluded=["7w2p", "e"], min_length=10, max_length=80)
+    remaining, left_out = kept(samples, chosen)
+    assert [sample.sample_id for sample in remaining] == ["b"]
+    assert left_out == {"a": "excluded by name", "c": "9 residues", "d": "90 residues", "e": "excluded by name"}
+    # No name is left out unless the configuration says so.
+    assert len(kept(samples, evaluation_settings())[0]) == 5

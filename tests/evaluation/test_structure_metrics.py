@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from dplm2.evaluation.alignment import read_tm_align, trace_as_pdb
+from dplm2.evaluation.alignment import aligner, read_tm_align, trace_as_pdb
 from dplm2.evaluation.backbone_geometry import backbone_geometry
 from dplm2.evaluation.command_backend import read_backbone
 from dplm2.evaluation.comparison import compare
@@ -62,6 +62,13 @@ def test_tm_score_is_that_of_the_tm_score_program(recorded_pairs):
     difference = tm_scores(models, natives) - recorded["tm_score"]
     assert difference.min() > -0.002
     assert np.abs(difference).mean() < 0.005
+
+
+def test_quick_search_is_near_the_tm_score_program(recorded_pairs):
+    models, natives, recorded = recorded_pairs
+    difference = tm_scores(models, natives, QUICK_SEARCH) - recorded["tm_score"]
+    assert difference.min() > -0.03
+    assert np.abs(difference).mean() < 0.002
 
 
 def test_rmsd_is_that_of_the_tm_score_program(recorded_pairs):
@@ -190,6 +197,16 @@ def test_released_score_looks_at_the_first_third_only(ubiquitin):
     values = compare([model], [ubiquitin], released=True)
     assert values["tm_score_released"][0] == pytest.approx(1, abs=1e-3)
     assert values["tm_score"][0] < 0.6
+
+
+def test_tm_align_is_that_of_the_program(fixtures_folder, recorded_pairs):
+    pytest.importorskip("tmtools")
+    models, natives, _ = recorded_pairs
+    rows = list(csv.DictReader((fixtures_folder / "tmscore" / "pairs.csv").open()))
+    chosen = range(0, len(rows), 20)
+    ours = np.array([aligner()(models[i], natives[i])[1] for i in chosen])
+    # Another release of the same algorithm, and a heuristic one.
+    np.testing.assert_allclose(ours, [float(rows[i]["tm_align"]) for i in chosen], atol=0.02)
 
 
 def test_output_of_tm_align_is_read():

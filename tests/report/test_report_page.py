@@ -260,7 +260,7 @@ def test_published_figures_stand_beside_ours(tmp_path):
     write_report(tmp_path, tmp_path / "out", settings())
     table = pd.read_csv(tmp_path / "out" / "tables" / "published.csv")
     row = table[(table["task"] == "folding") & (table["statistic"] == "mean") & (table["published"] == 7.37)].iloc[0]
-    assert row["difference"] == pytest.approx(7 - 7.37)
+    assert float(row["difference"]) == pytest.approx(7 - 7.37)
     assert row["in_interval"] == "yes"
     svg = next((tmp_path / "out" / "figures").glob("*success*.svg")).read_text()
     assert ">0.84<" in svg
@@ -268,3 +268,11 @@ def test_published_figures_stand_beside_ours(tmp_path):
     shutil.rmtree(scaffolding)
     html, _ = build_page(read_results(tmp_path), settings(published_model="nobody"))
     assert "no figure of this run has a published counterpart for nobody" in html.lower()
+
+
+def test_composition_stands_beside_that_of_natives_and_folding_beside_the_folding_program(report_folder):
+    composition = (report_folder / "figures" / "secondary-structure.svg").read_text()
+    for value in (0.5, 0.2, 0.3, 0.35, 0.25, 0.4):
+        assert f">{value}<" in composition
+    scatter = (report_folder / "figures" / "folding-test-tm_score-against-baseline_tm_score.svg").read_text()
+    assert "TM-score, folding program" in scatter

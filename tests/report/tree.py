@@ -167,6 +167,8 @@ class _Maker:
                     "problem": name,
                     "backbone": noisy.ravel().tolist(),
                     "tokenizer_plddt": None,
+                    "length": len(native),
+                    "steps": 20,
                 }
             )
         return {task: rows for task, rows in found.items() if rows}
@@ -211,6 +213,7 @@ class _Maker:
         values = {"ca_rmsd": rmsd, "tm_score": np.exp(-rmsd / 9), "lddt_ca": np.exp(-rmsd / 7)}
         values = pd.DataFrame(values).add_suffix(f"_{variant}")
         names = pd.DataFrame({"sample_id": list(self.natives), "length": lengths, "failed": False, "model": self.model})
+        names[["native_helix", "native_strand", "native_coil"]] = 0.35, 0.25, 0.4
         self.metrics(f"tokenizers/demo/demo/{variant}", names.join(values))
         place = f"tokenizers/demo/demo/{variant}"
         self.summarize(place, "reconstruction", "demo", values.mean().to_dict(), count, "none")
@@ -222,6 +225,7 @@ class _Maker:
             "sample_id": [f"co-generation-{name}" for name in list(self.natives)[:12]] * 4, "length": lengths,
             "sc_tm": sc_tm, "sc_rmsd": 14 * (1 - sc_tm) + 1, "plddt": 45 + 45 * sc_tm, "failed": False,
             "backend": "self", "designable_sc_tm_0.5": sc_tm >= 0.5, "designable_sc_rmsd_2": sc_tm > 0.93,
+            "helix": 0.5, "strand": 0.2, "coil": 0.3,
         })  # fmt: skip
         frame.loc[3, ["sc_tm", "sc_rmsd", "plddt", "failed"]] = [np.nan, np.nan, np.nan, True]
         self.metrics("demo/co-generation", frame)
@@ -246,7 +250,8 @@ class _Maker:
         rmsd = self.generator.lognormal(2.2, 0.5, len(names))
         frame = pd.DataFrame({
             "sample_id": [f"folding-{name}" for name in names], "problem": names, "ca_rmsd": rmsd,
-            "tm_score": np.exp(-rmsd / 12), "length": [len(self.natives[name]) for name in names], "failed": False,
+            "tm_score": np.exp(-rmsd / 12), "baseline_tm_score": np.exp(-rmsd / 40),
+            "length": [len(self.natives[name]) for name in names], "failed": False,
         })  # fmt: skip
         self.metrics("demo/folding", frame)
         self.summarize(

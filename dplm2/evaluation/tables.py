@@ -1,0 +1,80 @@
+"""Tables as files: CSV for people, Parquet with one type per column for programs, LaTeX for a paper."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from dplm2.artifacts import atomic_path, write_text
+
+# Columns that hold figures whatever their type in memory: text in what was read from CSV, or "missing" beside numbers.
+# A column of names stays text, even if every name looks like a number.
+FIGURES = {
+    "value", "n", "n_failed", "median", "low", "high", "ours", "published", "difference", "seconds_per_sample",
+}  # fmt: skip
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+}  # fmt: skip
+
+
+def write_table(folder: Path, name: str, table: pd.DataFrame, latex: bool = True) -> list[Path]:
+    """Write ``name.csv``, ``name.parquet`` and, if wanted, ``name.tex``; returns what was written.
+
+    In the Parquet file a figure that is not a number ("missing") is null.
+    """
+    with atomic_path(folder / f"{name}.csv") as temporary:
+        # Numbers beside text ("missing") are rounded here: to_csv rounds columns of numbers only.
+        table.map(_rounded).to_csv(temporary, index=False)
+    with atomic_path(folder / f"{name}.parquet") as temporary:
+        table.apply(_of_one_type).to_parquet(temporary, index=False, compression="zstd")
+    written = [folder / f"{name}.csv", folder / f"{name}.parquet"]
+    if latex:
+        write_text(folder / f"{name}.tex", as_latex(table))
+        written.append(folder / f"{name}.tex")
+    return written
+
+
+def _rounded(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) and value == value else value
+
+
+def _of_one_type(column: pd.Series) -> pd.Series:
+    if column.name in FIGURES:
+        return pd.to_numeric(column, errors="coerce")
+    try:
+        pa.array(column, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and text in one column
+        return column.map(lambda value: None if pd.isna(value) else str(value))
+    return column
+
+
+def as_latex(table: pd.DataFrame) -> str:
+    """A table in LaTeX (package booktabs); figures to the right, with three significant digits."""
+    figures = [name in FIGURES or pd.api.types.is_numeric_dtype(table[name]) for name in table]
+    lines = [
+        r"\begin{tabular}{" + "".join("r" if figure else "l" for figure in figures) + "}",
+        r"\toprule",
+        " & ".join(_latex_text(name.replace("_", " ")) for name in table) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(_latex_cell, row, figures)) + r" \\" for row in table.itertuples(index=False, name=None)),
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _latex_cell(value: object, figure: bool) -> str:
+    if value is None or value is pd.NA or isinstance(value, float) and value != value or figure and value == "":
+        return "--"
+    if figure:
+        number = pd.to_numeric(value, errors="coerce")
+        if isinstance(value, bool) or number != number:
+            return _latex_text(str(value))
+        return f"{number:.0f}" if float(number).is_integer() else f"{number:.3g}"
+    return _latex_text(str(value))
+
+
+def _latex_text(text: str) -> str:
+    return "".join(_SPECIAL.get(letter, letter) for letter in text)
