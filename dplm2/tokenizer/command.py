@@ -14,8 +14,8 @@ ENCODE_EXAMPLE = """\
 examples:
   dplm2 tokens encode results/structures/demo --tokenizer results/tokenizers/demo --out results/tokens/demo/demo
   dplm2 tokens encode results/structures/demo/part-00003.parquet --tokenizer results/tokenizers/demo --out shard.parquet
-A folder is done file by file; files that are already there and fit are kept, so the same command resumes. Several
-processes or machines share the work by taking different files.
+A folder is done file by file; files that are already there and fit are kept, so the same command resumes. Started
+several times, on one machine or on several with one file system, it shares the files among the processes.
 """
 DECODE_EXAMPLE = """\
 example:
@@ -177,7 +177,7 @@ def run_encode(options: argparse.Namespace) -> None:
     from dplm2.errors import ConfigError
     from dplm2.tokenizer.model import StructureTokenizer
     from dplm2.tokenizer.settings import TokenizationSettings
-    from dplm2.tokenizer.tokens import encode_part, parts_of
+    from dplm2.tokenizer.tokens import encode_parts, parts_of
 
     section, _, device = resolve(options)
     parts = parts_of(options.chains, "chains")
@@ -196,8 +196,7 @@ def run_encode(options: argparse.Namespace) -> None:
         {"tokenizer": tokenizer.fingerprint, **{str(part): sha256_of_file(part) for part in parts}},
         str(tokenizer.device),
     )
-    for part in parts:
-        encode_part(part, options.out if single else options.out / part.name, tokenizer, settings)
+    encode_parts([(part, options.out if single else options.out / part.name) for part in parts], tokenizer, settings)
     if not single:
         record.write(options.out)
     print(f"tokens: {options.out}")

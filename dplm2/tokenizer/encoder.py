@@ -62,7 +62,7 @@ class TransformerLayer(nn.Module):
         bias = bias_B11L.to(query.dtype)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
         values = values_BLD + F.dropout(self.output(mixed.transpose(1, 2).flatten(-2)), dropout)
-        expanded = F.relu(self.expand(self.feedforward_norm(values).to(precision)))
+        expanded = self.expand(self.feedforward_norm(values).to(precision), activation="relu")
         return values + F.dropout(self.contract(expanded), dropout)
 
 

@@ -27,7 +27,7 @@ class Edges(NamedTuple):
     """The graph over all residues of a batch; residues are numbered through the batch without padding.
 
     A residue is a source for each of its nearest residues: messages run from the residue to the residues in its list,
-    hence the number of messages that arrive varies.
+    hence the number of messages that arrive varies. Edges are sorted by destination.
     """
 
     source_E: Tensor
@@ -155,6 +155,9 @@ def edges_of(coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor, neig
     """
     distances_BLK, index_BLK = nearest_residues(coords_BLAX, observed_BL, neighbours)
     chain, source, slot = torch.nonzero(torch.isfinite(distances_BLK), as_tuple=True)
+    number = torch.cumsum(residues_BL.flatten(), 0).view_as(residues_BL) - 1
+    order = torch.argsort(number[chain, index_BLK[chain, source, slot]], stable=True)
+    chain, source, slot = chain[order], source[order], slot[order]
     destination = index_BLK[chain, source, slot]
     offset = (source - destination).float()
     scalars = torch.cat(
@@ -162,5 +165,4 @@ def edges_of(coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor, neig
     )
     alpha = coords_BLAX[..., CA, :]
     vectors = unit(alpha[chain, source] - alpha[chain, destination])
-    number = torch.cumsum(residues_BL.flatten(), 0).view_as(residues_BL) - 1
     return Edges(number[chain, source], number[chain, destination], F.pad(scalars, (0, 2)), vectors[:, :, None])

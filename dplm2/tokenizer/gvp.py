@@ -12,6 +12,10 @@ Shape legend: N residues of the batch without padding, E edges, S scalars, V vec
 Vectors are stored with their channels last: (N, 3, V).
 """
 
+import bisect
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,20 +29,20 @@ from dplm2.tokenizer.features import (
     Edges,
     radial_basis,
 )
-from dplm2.tokenizer.products import Linear, linear
+from dplm2.tokenizer.products import Linear, derived, laid_out, linear
 from dplm2.tokenizer.settings import EncoderSettings
 
 VECTOR_NORM_EPSILON = 1e-4  # of the normalisation of vectors between layers
-EDGES_PER_PIECE = {"cpu": 1024, "cuda": 2**16}  # on a processor, what its cache holds
-EDGES_PER_PIECE_ELSEWHERE = 2**14
+BYTES_PER_PIECE = {"cpu": 2**21, "cuda": 2**28}  # of the edges' scalars; on a processor, what its cache bears
+BYTES_PER_PIECE_ELSEWHERE = 2**26
 Channels = tuple[int, int]
 
 
 def norms(vectors_N3V: Tensor) -> Tensor:
     """Lengths of vectors, (N, V); never exactly zero, so that the gradient is finite."""
     x, y, z = vectors_N3V.unbind(-2)
-    squares = torch.addcmul(torch.addcmul(x * x, y, y), z, z)
-    return torch.sqrt(squares + NORM_EPSILON)
+    squares = torch.addcmul(torch.full((), NORM_EPSILON, dtype=x.dtype, device=x.device), x, x)
+    return squares.addcmul_(y, y).addcmul_(z, z).sqrt_()
 
 
 class Perceptron(nn.Module):
@@ -50,39 +54,25 @@ class Perceptron(nn.Module):
 
     def __init__(self, inputs: Channels, outputs: Channels, activated: bool) -> None:
         super().__init__()
-        self.inputs = inputs
         hidden = max(inputs[1], outputs[1])
         self.hidden = Linear(inputs[1], hidden, bias=False)
         self.scalar = Linear(inputs[0] + hidden, outputs[0])
         self.vector = Linear(hidden, outputs[1], bias=False)
         self.gate = Linear(outputs[0], outputs[1]) if activated else None
 
-    def forward(
-        self, scalars_NS: Tensor, vectors_N3V: Tensor, cut: tuple[Tensor, Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """New scalars and vectors; with ``cut_weights`` for many calls, scalars and lengths need not be joined."""
+    def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
+        """New scalars and vectors."""
         hidden_N3H = self.hidden(vectors_N3V)
-        lengths = norms(hidden_N3H)
-        if cut is None:
-            scalars = self.scalar(torch.cat([scalars_NS, lengths], -1))
-        else:
-            scalars = linear(lengths, cut[1], added=linear(scalars_NS, cut[0], cut[2]))
-        return self.activate(scalars, self.vector(hidden_N3H))
-
-    def cut_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """The weights of the scalars' product for its scalars and for its lengths, and the bias."""
-        weight, bias = self.scalar.weights(dtype)
-        return weight[:, : self.inputs[0]].contiguous(), weight[:, self.inputs[0] :].contiguous(), bias
-
-    def activate(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
-        """The non-linear end: rectified scalars, gated vectors. It may overwrite its input."""
+        joined = torch.cat([scalars_NS, norms(hidden_N3H)], -1)
         if self.gate is None:
-            return scalars_NS, vectors_N3V
-        scalars = F.relu_(scalars_NS)
-        gate = torch.sigmoid(self.gate(scalars))[:, None, :]
-        if torch.is_grad_enabled():
-            return scalars, vectors_N3V * gate
-        return scalars, vectors_N3V.mul_(gate)
+            return self.scalar(joined), self.vector(hidden_N3H)
+        scalars = self.scalar(joined, activation="relu")
+        return scalars, self.gated(scalars, self.vector(hidden_N3H))
+
+    def gated(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> Tensor:
+        """Vectors scaled by the gate that the new scalars open. They may be overwritten."""
+        gate = self.gate(scalars_NS, activation="sigmoid")[:, None, :]
+        return vectors_N3V * gate if torch.is_grad_enabled() else vectors_N3V.mul_(gate)
 
 
 class Normalisation(nn.Module):
@@ -153,57 +143,110 @@ class MessageLayer(nn.Module):
         edges and multiplied by A and U per residue.
         """
         _, second, last = self.message
-        dtype = scalars_NS.dtype
-        parts, cut = self._first_parts(scalars_NS, vectors_N3V), second.cut_weights(dtype)
-        residues, (node_scalars, node_vectors) = len(scalars_NS), self.node
-        sum_scalars = scalars_NS.new_zeros(residues, node_scalars, dtype=torch.float32)
-        sum_norms = scalars_NS.new_zeros(residues, node_vectors, dtype=torch.float32)
-        sum_hidden = scalars_NS.new_zeros(residues, 3, node_vectors, dtype=torch.float32)
-        step = EDGES_PER_PIECE.get(scalars_NS.device.type, EDGES_PER_PIECE_ELSEWHERE)
-        for start in range(0, len(edges.source_E), step):
-            piece = Edges(*(column[start : start + step] for column in edges))
-            scalars, vectors = second(*self._first(parts, piece, residues), cut)
+        tables, residues, sums = self._tables(scalars_NS, vectors_N3V), len(scalars_NS), []
+        most = BYTES_PER_PIECE.get(scalars_NS.device.type, BYTES_PER_PIECE_ELSEWHERE) // tables.scalars[0].nbytes
+        for run, starts in pieces(edges.destination_E, residues, most):
+            piece = Edges(*(column[run] for column in edges))
+            scalars, vectors = second(*self._first(tables, piece, residues))
             hidden = last.hidden(vectors)
-            sum_scalars.index_add_(0, piece.destination_E, scalars.float())
-            sum_norms.index_add_(0, piece.destination_E, norms(hidden).float())
-            sum_hidden.index_add_(0, piece.destination_E, hidden.float())
+            sums.append([sum_of_runs(values, starts) for values in (scalars, norms(hidden), hidden.flatten(1))])
+        scalars, lengths, hidden = (torch.cat(parts).float() for parts in zip(*sums, strict=True))
         arriving = torch.bincount(edges.destination_E, minlength=residues)[:, None]
         share = 1.0 / arriving.clamp(min=1)
-        scalars = last.scalar(torch.cat([sum_scalars, sum_norms], -1).mul(share).to(dtype)) * (arriving > 0)
-        return scalars, last.vector((sum_hidden * share[:, :, None]).to(dtype))
+        dtype = scalars_NS.dtype
+        scalars = last.scalar(torch.cat([scalars, lengths], -1).mul_(share).to(dtype)) * (arriving > 0)
+        return scalars, last.vector((hidden * share).to(dtype).unflatten(1, (3, -1)))
 
-    def _first_parts(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        # Each entry: products with the residues as sources, then as destinations, below one another so that a message
-        # is the sum of two rows; and the weights that are left for the edge.
+    def _tables(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> "Tables":
+        weights = derived(self.message[0], scalars_NS.dtype, lambda: self._cut(scalars_NS.dtype))
+        source, destination, bias, along = weights["scalar"]
+        scalars = torch.cat([linear(scalars_NS, source, bias), linear(scalars_NS, destination)])
+        vectors = []
+        for name in ("hidden", "vector"):
+            source, destination, edge = weights[name]
+            rows = [linear(vectors_N3V, source).flatten(0, 1), linear(vectors_N3V, destination).flatten(0, 1), edge]
+            vectors.append(torch.cat(rows))
+        return Tables(scalars, *vectors, along)
+
+    def _cut(self, dtype: torch.dtype) -> dict[str, tuple[Tensor, ...]]:
+        # The first perceptron's weights for what comes from the source, the destination and the edge.
         first = self.message[0]
         cuts = [self.node[1], self.edge[1], self.node[1]]
         parts = {}
         for name, whole in {"hidden": first.hidden.weight, "vector": first.vector.weight @ first.hidden.weight}.items():
-            source, edge, destination = whole.to(vectors_N3V.dtype).split(cuts, dim=1)
-            rows = torch.cat([linear(vectors_N3V, source), linear(vectors_N3V, destination)])
-            parts[name] = rows.flatten(1), edge
-        weight, bias = first.scalar.weights(scalars_NS.dtype)
+            source, edge, destination = whole.to(dtype).split(cuts, dim=1)
+            parts[name] = laid_out(source), laid_out(destination), edge.t()
+        weight, bias = first.scalar.weights(dtype)
         cuts = [self.node[0], self.edge[0], self.node[0], first.hidden.out_features]
         source, edge, destination, lengths = weight.split(cuts, dim=1)
-        rows = torch.cat([linear(scalars_NS, source, bias), linear(scalars_NS, destination)])
-        parts["scalar"] = rows, torch.cat([lengths, edge], 1)
+        parts["scalar"] = laid_out(source), laid_out(destination), bias, laid_out(torch.cat([lengths, edge], 1))
         return parts
 
-    def _first(self, parts: dict[str, tuple[Tensor, Tensor]], edges: Edges, residues: int) -> tuple[Tensor, Tensor]:
+    def _first(self, tables: "Tables", edges: Edges, residues: int) -> tuple[Tensor, Tensor]:
         rows_E2 = torch.stack([edges.source_E, edges.destination_E + residues], 1)
+        lengths = norms(sum_of_vectors(tables.hidden, rows_E2, edges.vectors_E3V))
+        scalars = F.embedding_bag(rows_E2, tables.scalars, mode="sum")
+        scalars = linear(torch.cat([lengths, edges.scalars_EF], -1), tables.along, added=scalars, activation="relu")
+        return scalars, self.message[0].gated(scalars, sum_of_vectors(tables.vectors, rows_E2, edges.vectors_E3V))
 
-        def vectors_of(name: str) -> Tensor:
-            table, weight = parts[name]
-            vectors = F.embedding_bag(rows_E2, table, mode="sum").unflatten(1, (3, -1))
-            for channel in range(self.edge[1]):
-                vectors = vectors.addcmul_(edges.vectors_E3V[:, :, channel, None].to(table.dtype), weight[:, channel])
-            return vectors
 
-        table, weight = parts["scalar"]
-        lengths = norms(vectors_of("hidden"))
-        along = torch.cat([lengths, edges.scalars_EF.to(lengths.dtype)], -1)
-        scalars = linear(along, weight, added=F.embedding_bag(rows_E2, table, mode="sum"))
-        return self.message[0].activate(scalars, vectors_of("vector"))
+class Tables(NamedTuple):
+    """What a round of messages gathers along the edges: the first perceptron's products, made per residue.
+
+    Attributes
+    ----------
+    scalars
+        (2 N, S): rows of the residues as sources, then as destinations.
+    hidden, vectors
+        (2 N 3 + edge vectors, V): the same, three rows for a residue, then the weights of the edge's own vectors.
+    along
+        Weight of the lengths and of the edge's scalars.
+    """
+
+    scalars: Tensor
+    hidden: Tensor
+    vectors: Tensor
+    along: Tensor
+
+
+def sum_of_vectors(table: Tensor, rows_E2: Tensor, vectors_E3C: Tensor) -> Tensor:
+    """Sums (E, 3, V) of two residues' rows of a table and of the edge's vectors times their weights."""
+    channels = vectors_E3C.shape[-1]
+    if torch.is_grad_enabled():
+        residues = table[:-channels].view(-1, 3 * table.shape[1])
+        sums = F.embedding_bag(rows_E2, residues, mode="sum").unflatten(1, (3, -1))
+        for channel in range(channels):
+            sums = sums.addcmul_(vectors_E3C[:, :, channel, None], table[len(table) - channels + channel])
+        return sums
+    # One weighted gather of rows, the edge's vectors being weights of rows that are the same for all edges: in a lower
+    # precision multiplying and adding them apart takes three times longer.
+    device = table.device
+    rows_E32 = 3 * rows_E2[:, None, :] + torch.arange(3, device=device)[:, None]
+    of_edges = torch.arange(len(table) - channels, len(table), device=device).expand(len(rows_E2), 3, -1)
+    rows = torch.cat([rows_E32, of_edges], -1).flatten(0, 1)
+    shares = torch.cat([torch.ones_like(rows_E32, dtype=table.dtype), vectors_E3C], -1).flatten(0, 1)
+    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares).unflatten(0, (-1, 3))
+
+
+def pieces(destination_E: Tensor, residues: int, most: int) -> Iterator[tuple[slice, Tensor]]:
+    """Cut sorted edges into runs of at most ``most`` (more if one residue has more), whole residues each.
+
+    Yields
+    ------
+    tuple
+        The run, and where in it the edges of each of its residues start.
+    """
+    starts = torch.searchsorted(destination_E, torch.arange(residues + 1, device=destination_E.device))
+    bounds, first = starts.tolist(), 0
+    while first < residues:
+        end = max(first + 1, bisect.bisect_right(bounds, bounds[first] + most) - 1)
+        yield slice(bounds[first], bounds[end]), starts[first:end] - bounds[first]
+        first = end
+
+
+def sum_of_runs(values_EF: Tensor, starts: Tensor) -> Tensor:
+    """Sums of the runs of rows that begin at ``starts``."""
+    return F.embedding_bag(torch.arange(len(values_EF), device=values_EF.device), values_EF, starts, mode="sum")
 
 
 class GvpNetwork(nn.Module):

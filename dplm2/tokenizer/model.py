@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dplm2.artifacts import atomic_path, read_json, write_json
 from dplm2.errors import DPLM2Error
+from dplm2.memory import Result, halving
 from dplm2.tokenizer import features
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.encoder import Encoder
@@ -28,7 +29,10 @@ from dplm2.tokenizer.settings import TokenizerSettings, default_settings
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT, FORMAT_VERSION = "dplm2 structure tokenizer", 1
-NOT_ARCHITECTURE = {"weights", "frozen", "gradual_steps", "commitment_weight", "entropy_weight", "entropy_temperature"}
+NOT_ARCHITECTURE = {
+    *("weights", "frozen", "cached_features"),
+    *("gradual_steps", "commitment_weight", "entropy_weight", "entropy_temperature"),
+}
 DEFAULT_TOKEN_BUDGET = 2000
 
 
@@ -145,7 +149,13 @@ class StructureTokenizer(nn.Module):
         self, coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor, precision: torch.dtype = torch.float32
     ) -> Tensor:
         """The values (B, L, Q) whose signs are the structure tokens; zero at missing residues and padding."""
-        return self.pre_quant(self.encoder(coords_BLAX, observed_BL, residues_BL, precision)) * observed_BL[..., None]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.settings.encoder.frozen):
+            features_BLD = self.encoder(coords_BLAX, observed_BL, residues_BL, precision)
+        return self.values_of_features(features_BLD, observed_BL)
+
+    def values_of_features(self, features_BLD: Tensor, observed_BL: Tensor) -> Tensor:
+        """The values (B, L, Q) of the encoder's features."""
+        return self.pre_quant(features_BLD) * observed_BL[..., None]
 
     @overload
     def encode(self, backbones: np.ndarray, token_budget: int = ..., precision: str = ...) -> np.ndarray: ...
@@ -164,7 +174,7 @@ class StructureTokenizer(nn.Module):
             NaN where an atom is missing. A residue without all of N, CA, C gets index 0, which is a legal token too:
             keep ``observed`` beside the tokens.
         token_budget
-            Residues that are worked on at once, padding counted.
+            Residues that are worked on at once, padding counted. If memory runs out, half of them.
         precision
             "float32", or "bfloat16" for the encoder's large products: faster where the processor or GPU has it, and a
             small share of the tokens differs.
@@ -183,13 +193,13 @@ class StructureTokenizer(nn.Module):
         chains = [as_backbone(backbone) for backbone in ([backbones] if single else backbones)]
         tokens = [np.zeros(len(chain), np.uint16) for chain in chains]
         self.eval()
-        for group in length_buckets([len(chain) for chain in chains], token_budget):
-            if len(chains[group[0]]) == 0:
-                continue
+
+        def work(group: list[int]) -> np.ndarray:
             batch = pad_backbones([chains[index] for index in group], self.device)
-            indices = (
-                self.quantizer.indices(self.values(*batch, getattr(torch, precision))).cpu().numpy().astype(np.uint16)
-            )
+            return self.quantizer.indices(self.values(*batch, getattr(torch, precision))).cpu().numpy()
+
+        groups = length_buckets([len(chain) for chain in chains], token_budget)
+        for group, indices in _halving((group for group in groups if len(chains[group[0]])), work, chains):
             for row, index in enumerate(group):
                 tokens[index][:] = indices[row, : len(chains[index])]
         return tokens[0] if single else tokens
@@ -207,7 +217,7 @@ class StructureTokenizer(nn.Module):
         tokens
             The tokens of one chain, (L,) integers below ``codebook_size``, or a list of such.
         token_budget
-            Residues that are worked on at once, padding counted.
+            Residues that are worked on at once, padding counted. If memory runs out, half of them.
 
         Returns
         -------
@@ -223,8 +233,12 @@ class StructureTokenizer(nn.Module):
         chains = [self._as_tokens(chain) for chain in ([tokens] if single else tokens)]
         decoded: list[Decoded | None] = [None] * len(chains)
         self.eval()
-        for group in length_buckets([len(chain) for chain in chains], token_budget):
-            for index, result in zip(group, self._decode_batch([chains[index] for index in group]), strict=True):
+
+        def work(group: list[int]) -> list[Decoded]:
+            return list(self._decode_batch([chains[index] for index in group]))
+
+        for group, results in _halving(length_buckets([len(chain) for chain in chains], token_budget), work, chains):
+            for index, result in zip(group, results, strict=True):
                 decoded[index] = result
         return decoded[0] if single else decoded
 
@@ -305,6 +319,11 @@ class StructureTokenizer(nn.Module):
             raise DPLM2Error(
                 f"{path}: not the weights of this tokenizer ({' '.join(str(error).split())[:500]})"
             ) from error
+
+
+def _halving(groups: Iterable[list[int]], work: Callable[[list[int]], Result], chains: Sequence[np.ndarray]):  # noqa: ANN202
+    """Work on groups of chains, and on their halves where memory runs out."""
+    return halving(groups, work, lambda i: len(chains[i]), lambda i: f"chain {i + 1} of {len(chains)}", "chain")
 
 
 def architecture(settings: TokenizerSettings) -> dict[str, Mapping]:

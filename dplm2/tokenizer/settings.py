@@ -17,6 +17,7 @@ class EncoderSettings:
 
     weights: str | None
     frozen: bool
+    cached_features: bool
     width: int
     layers: int
     heads: int

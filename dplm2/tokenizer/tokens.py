@@ -1,11 +1,14 @@
 """Tokens of datasets: the Parquet files of structure tokens, made shard by shard from the Parquet files of chains.
 
 One chains file becomes one tokens file. What is finished is not done again: a tokens file that fits its chains file
-and tokenizer is kept, and inside a shard the chains that are done are set down every minute.
+and tokenizer is kept, and inside a shard the chains that are done are set down every minute. Processes that are given
+the same files share them.
 """
 
+import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +54,53 @@ def parts_of(sources: Sequence[Path], what: str) -> list[Path]:
             raise DPLM2Error(f"{source}: no {what} there (part-*.parquet)")
         parts += found
     return parts
+
+
+def encode_parts(
+    work: Sequence[tuple[Path, Path]],
+    tokenizer: StructureTokenizer,
+    settings: TokenizationSettings,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Tokenize files of chains; other processes may be given the same ones.
+
+    A file that another process has in hand is left to it and looked at again at the end, when that process has
+    finished it or has died.
+
+    Parameters
+    ----------
+    work
+        Files of chains and the files of tokens to write.
+    tokenizer, settings, log
+        As of ``encode_part``.
+    """
+    taken = []
+    for part, out in work:
+        with _claimed(out, wait=False) as ours:
+            if ours:
+                encode_part(part, out, tokenizer, settings, log)
+            else:
+                log(f"{out}: another process is at it")
+                taken.append((part, out))
+    for part, out in taken:
+        with _claimed(out, wait=True):
+            encode_part(part, out, tokenizer, settings, log)
+
+
+@contextmanager
+def _claimed(out: Path, wait: bool) -> Iterator[bool]:
+    path = out.with_name(f".{out.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def encode_part(

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from dplm2 import config
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
-from dplm2.errors import DPLM2Error
+from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.structures.store import SELECTION_FILE, read_chains
 from dplm2.tokenizer import losses, validation
+from dplm2.tokenizer.feature_cache import cached_features
 from dplm2.tokenizer.features import observed_residues
 from dplm2.tokenizer.importing import load_encoder_weights
 from dplm2.tokenizer.model import WEIGHTS_FILE, StructureTokenizer, length_buckets
@@ -28,6 +29,7 @@ from dplm2.training.loop import fit
 from dplm2.training.settings import TrainingSettings, decisive
 
 METRICS_FILE = "metrics.csv"
+FEATURES_FOLDER = "encoder_features"  # beside the folders of resumable state
 VALIDATION_CHAINS = 64  # at most so many are reconstructed at each validation
 VALIDATION_RESIDUES = 2048  # of a batch there
 LONGEST_VALIDATED = 512
@@ -57,7 +59,10 @@ class TokenizerObjective(nn.Module):
         """
         coords_BLAX, observed_BL, mask_BL = batch["coords"], batch["observed"], batch["mask"]
         weights = self.settings.loss
-        values_BLQ = self.tokenizer.values(coords_BLAX, observed_BL, mask_BL)
+        if "features" in batch:
+            values_BLQ = self.tokenizer.values_of_features(batch["features"], observed_BL)
+        else:
+            values_BLQ = self.tokenizer.values(coords_BLAX, observed_BL, mask_BL)
         quantized = self.tokenizer.quantizer(values_BLQ.float(), observed_BL)
         output = self.tokenizer.decoder(quantized.codes_BLQ, mask_BL, distogram=weights.distogram > 0)
         targets = losses.targets_of(coords_BLAX, observed_BL, mask_BL, batch["residues"], batch["bonded"])
@@ -90,14 +95,24 @@ class TokenizerTask:
         Table of training chains (columns ``COLUMNS``).
     held_out
         Chains to validate on; where it is empty, the first training chains are reconstructed.
+    features
+        Folder for the frozen encoder's features of the training chains; None: they are computed at each step.
     """
 
     def __init__(
-        self, tokenizer: StructureTokenizer, settings: TokenizerSettings, chains: pa.Table, held_out: pa.Table
+        self,
+        tokenizer: StructureTokenizer,
+        settings: TokenizerSettings,
+        chains: pa.Table,
+        held_out: pa.Table,
+        features: Path | None = None,
     ) -> None:
         self.module = TokenizerObjective(tokenizer, settings)
         self.settings = settings
         self.chains = Chains(chains)
+        self.features = None
+        if features is not None:
+            self.features = cached_features(tokenizer.eval().encoder, self.chains.backbones, features)
         self.ids = chains["chain_id"].to_pylist()
         crop = settings.loss.crop
         self.costs = [length if crop is None else min(length, crop) for length in self.chains.lengths]
@@ -119,7 +134,8 @@ class TokenizerTask:
             extra = 0 if crop is None else max(0, length - crop)
             start = int(torch.randint(extra + 1, (1,), generator=generator))
             windows.append((index, start, start + length - extra))
-        return self.chains.batch(windows)
+        batch = self.chains.batch(windows)
+        return batch if self.features is None else {**batch, "features": self.features.batch(windows)}
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -217,8 +233,11 @@ def train_tokenizer(
     DPLM2Error
         If there is no chain to train on.
     ConfigError
-        If weights and sizes do not fit.
+        If weights and sizes do not fit, or features are to be cached of an encoder that is trained.
     """
+    cached = settings.encoder.cached_features
+    if cached and not settings.encoder.frozen:
+        raise ConfigError("encoder.cached_features: has no effect unless encoder.frozen is true; leave it out")
     table = read_chains(list(chains), columns=list(Chains.COLUMNS))
     split = table["split"].fill_null("train")
     learnt, held_out = table.filter(pc.equal(split, "train")), table.filter(pc.equal(split, "validation"))
@@ -229,7 +248,8 @@ def train_tokenizer(
     record = RunRecord("tokenizer train", resolved, inputs, device)
     training = config.build(TrainingSettings, settings.training)
     tokenizer = initial_tokenizer(settings, seed)
-    task = TokenizerTask(tokenizer, settings, learnt, held_out)
+    features = state / FEATURES_FOLDER if cached else None
+    task = TokenizerTask(tokenizer.to(device), settings, learnt, held_out, features)
     for name in ("tokenization", "datasets", "pretrained"):
         resolved.pop(name)
     result = fit(

@@ -12,9 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dplm2.tokenizer.post_quant import MASKED
+from dplm2.tokenizer.products import derived, laid_out, linear
 from dplm2.tokenizer.settings import DecoderSettings
-from dplm2.tokenizer.transition import Transition, add_by_rows, by_rows, lecun_, rows_per_chunk, zero_
+from dplm2.tokenizer.transition import (
+    Transition,
+    add_by_rows,
+    behind,
+    by_rows,
+    lecun_,
+    normalized,
+    rows_per_chunk,
+    zero_,
+)
 
+ROWS_OF_TRIANGLES = 192  # of a product of edges: enough for full speed, few enough for memory to be used again
 POSITION_BINS = 32  # differences of residue indices are clipped at this many residues
 
 
@@ -40,8 +51,13 @@ class FoldingTrunk(nn.Module):
         """
         sequence_BLD = sequence_BLD + self.sequence_start
         pairs_BIJP = self.first_pairs(sequence_BLD.shape[:2], mask_BL)
+        edges_BPIJ = None
+        if not torch.is_grad_enabled():
+            # New memory of this size for each of the updates by triangles would cost a fifth of their time.
+            batch, length, _, width = pairs_BIJP.shape
+            edges_BPIJ = pairs_BIJP.new_empty(batch, 2 * width, length, length)
         for block in self.blocks:
-            sequence_BLD, pairs_BIJP = block(sequence_BLD, pairs_BIJP, mask_BL)
+            sequence_BLD, pairs_BIJP = block(sequence_BLD, pairs_BIJP, mask_BL, edges_BPIJ)
         return sequence_BLD, pairs_BIJP
 
     def first_pairs(self, shape: tuple[int, int], mask_BL: Tensor | None) -> Tensor:
@@ -71,13 +87,15 @@ class TrunkBlock(nn.Module):
             self.attend_ending = TriangleAttention(pair_width, settings.pairwise_head_width, starting=False)
         self.pair_transition = Transition(pair_width, 4 * pair_width)
 
-    def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One block; shapes are kept. Without gradients ``pairs_BIJP`` is overwritten."""
+    def forward(
+        self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None, edges_BPIJ: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One block; shapes are kept. Without gradients ``pairs_BIJP`` is overwritten, and ``edges_BPIJ`` if given."""
         sequence_BLD = sequence_BLD + self.residue_attention(sequence_BLD, pairs_BIJP, mask_BL)
         sequence_BLD = sequence_BLD + self.residue_transition(sequence_BLD)
         pairs_BIJP = self.residues_to_pairs(sequence_BLD, pairs_BIJP)
-        pairs_BIJP = self.multiply_outgoing(pairs_BIJP, mask_BL)
-        pairs_BIJP = self.multiply_incoming(pairs_BIJP, mask_BL)
+        pairs_BIJP = self.multiply_outgoing(pairs_BIJP, mask_BL, edges_BPIJ)
+        pairs_BIJP = self.multiply_incoming(pairs_BIJP, mask_BL, edges_BPIJ)
         if self.triangle_attention:
             pairs_BIJP = self.attend_starting(pairs_BIJP, mask_BL)
             pairs_BIJP = self.attend_ending(pairs_BIJP, mask_BL)
@@ -107,7 +125,9 @@ class ResidueAttention(nn.Module):
         """What is to be added to ``sequence_BLD``."""
         batch, length, _, width = pairs_BIJP.shape
         rows = rows_per_chunk(length, batch * length * width)
-        bias_BHIJ = by_rows(lambda pairs: self.pair_bias(self.pair_norm(pairs)), rows, pairs_BIJP).permute(0, 3, 1, 2)
+        weight, bias = derived(self, pairs_BIJP.dtype, lambda: behind(self.pair_norm, self.pair_bias))
+        biases_BIJH = by_rows(lambda pairs: functional.linear(normalized(pairs), weight, bias), rows, pairs_BIJP)
+        bias_BHIJ = biases_BIJH.permute(0, 3, 1, 2)
         if mask_BL is not None:
             bias_BHIJ = bias_BHIJ.masked_fill(~mask_BL[:, None, None, :], MASKED)
         values_BLD = self.norm(sequence_BLD)
@@ -170,41 +190,67 @@ class TriangleMultiplication(nn.Module):
         nn.init.ones_(self.gate.bias)
         zero_(self.output)
 
-    def forward(self, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> Tensor:
-        """The updated pair features."""
+    def forward(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, edges_BPIJ: Tensor | None = None) -> Tensor:
+        """The updated pair features; ``edges_BPIJ`` (B, 2 P, I, J) is memory to use."""
+        weights = derived(self, pairs_BIJP.dtype, self._weights)
         batch, length, _, width = pairs_BIJP.shape
         rows = rows_per_chunk(length, 4 * batch * length * width)
-        edges_BPIJ = self._edges(pairs_BIJP, mask_BL, rows)
+        edges_BPIJ = self._edges(pairs_BIJP, mask_BL, weights["edges"], rows, edges_BPIJ)
         a_BPIJ, b_BPIJ = edges_BPIJ.split(self.width, 1)
-        product_BPIJ = a_BPIJ @ b_BPIJ.mT if self.outgoing else a_BPIJ.mT @ b_BPIJ
-        del edges_BPIJ, a_BPIJ, b_BPIJ
-        return add_by_rows(self._finish, rows, pairs_BIJP, product_BPIJ.permute(0, 2, 3, 1))
 
-    def _edges(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, rows: int) -> Tensor:
+        def finish(part_BIJP: Tensor, product_BIJP: Tensor) -> Tensor:
+            gate_BIJP = functional.linear(normalized(part_BIJP), *weights["gate"]).sigmoid()
+            return functional.linear(normalized(product_BIJP), *weights["output"]) * gate_BIJP
+
+        whole, blocks = pairs_BIJP, []
+        step = length if torch.is_grad_enabled() else ROWS_OF_TRIANGLES
+        for start in range(0, length, step):
+            block = slice(start, start + step)
+            product_BPIJ = a_BPIJ[:, :, block] @ b_BPIJ.mT if self.outgoing else a_BPIJ[..., block].mT @ b_BPIJ
+            blocks.append(add_by_rows(finish, rows, whole[:, block], product_BPIJ.permute(0, 2, 3, 1)))
+        return blocks[0] if torch.is_grad_enabled() else whole
+
+    def _weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        weight, bias = behind(self.norm, self.project)
+        order = [0, 2, 1, 3]  # a and b, then their gates
+        weight, bias = (part.unflatten(0, (4, -1))[order].flatten(0, 1) for part in (weight, bias))
+        gate, gate_bias = behind(self.norm, self.gate)
+        output, output_bias = behind(self.product_norm, self.output)
+        return {
+            "edges": (weight, bias[:, None]),
+            "gate": (gate, gate_bias),
+            "output": (output, output_bias),
+        }
+
+    def _edges(
+        self,
+        pairs_BIJP: Tensor,
+        mask_BL: Tensor | None,
+        weights: tuple[Tensor, Tensor],
+        rows: int,
+        edges_BPIJ: Tensor | None,
+    ) -> Tensor:
         """Gated a and b, channels first and joined, ``(B, 2 P, I, J)``."""
         batch, length, _, width = pairs_BIJP.shape
+        weight, bias = weights
+
+        def project(part_BIJP: Tensor) -> Tensor:
+            flat_BPN = normalized(part_BIJP).flatten(1, 2).transpose(1, 2)
+            return torch.baddbmm(bias, weight.expand(batch, -1, -1), flat_BPN)
+
         if torch.is_grad_enabled():
-            a, a_gate, b, b_gate = self._project(pairs_BIJP)
-            edges_BPN = torch.cat((a * a_gate.sigmoid(), b * b_gate.sigmoid()), 1)
+            edges_BPIJ = functional.glu(project(pairs_BIJP), 1).unflatten(2, (length, length))
         else:
-            edges_BPN = pairs_BIJP.new_empty(batch, 2 * width, length * length)
+            if edges_BPIJ is None:
+                edges_BPIJ = pairs_BIJP.new_empty(batch, 2 * width, length, length)
+            edges_BPN = edges_BPIJ.flatten(2)
             for start in range(0, length, rows):
-                a, a_gate, b, b_gate = self._project(pairs_BIJP[:, start : start + rows])
-                part = slice(start * length, (start + rows) * length)
-                torch.mul(a, a_gate.sigmoid_(), out=edges_BPN[:, :width, part])
-                torch.mul(b, b_gate.sigmoid_(), out=edges_BPN[:, width:, part])
-        edges_BPIJ = edges_BPN.unflatten(2, (length, length))
+                part = edges_BPN[:, :, start * length : (start + rows) * length]
+                torch.ops.aten.glu.out(project(pairs_BIJP[:, start : start + rows]), 1, out=part)
         if mask_BL is None:
             return edges_BPIJ
-        return edges_BPIJ * (mask_BL[:, None, :, None] & mask_BL[:, None, None, :])
-
-    def _project(self, pairs_BIJP: Tensor) -> tuple[Tensor, ...]:
-        flat_BPN = self.norm(pairs_BIJP).flatten(1, 2).transpose(1, 2)
-        weight = self.project.weight.expand(len(pairs_BIJP), -1, -1)
-        return torch.baddbmm(self.project.bias[:, None], weight, flat_BPN).split(self.width, 1)
-
-    def _finish(self, pairs_BIJP: Tensor, product_BIJP: Tensor) -> Tensor:
-        return self.output(self.product_norm(product_BIJP)) * self.gate(self.norm(pairs_BIJP)).sigmoid()
+        mask_B1IJ = mask_BL[:, None, :, None] & mask_BL[:, None, None, :]
+        return edges_BPIJ * mask_B1IJ if torch.is_grad_enabled() else edges_BPIJ.mul_(mask_B1IJ)
 
 
 class TriangleAttention(nn.Module):
@@ -230,7 +276,8 @@ class TriangleAttention(nn.Module):
             pairs_BIJP = pairs_BIJP.transpose(1, 2)
         batch, length, _, width = pairs_BIJP.shape
         rows = rows_per_chunk(length, 4 * batch * length * width)
-        bias_BIJH = by_rows(lambda part: self.bias(self.norm(part)), rows, pairs_BIJP)
+        weights = derived(self, pairs_BIJP.dtype, self._weights)
+        bias_BIJH = by_rows(lambda part: functional.linear(normalized(part), *weights["bias"]), rows, pairs_BIJP)
         bias_BHIJ = bias_BIJH.permute(0, 3, 1, 2).contiguous()
         row_mask_BL = torch.ones(batch, length, dtype=torch.bool, device=pairs_BIJP.device)
         if mask_BL is not None:
@@ -239,16 +286,25 @@ class TriangleAttention(nn.Module):
         masked = mask_BL is not None
 
         def attend(part_BIJP: Tensor, row_mask_BI: Tensor) -> Tensor:
-            return self._attend(part_BIJP, bias_BHIJ, row_mask_BI if masked else None)
+            return self._attend(part_BIJP, bias_BHIJ, row_mask_BI if masked else None, weights)
 
         pairs_BIJP = add_by_rows(attend, rows, pairs_BIJP, row_mask_BL)
         return pairs_BIJP if self.starting else pairs_BIJP.transpose(1, 2)
 
-    def _attend(self, rows_BIJP: Tensor, bias_BHJK: Tensor, row_mask_BI: Tensor | None) -> Tensor:
-        weight = torch.cat((self.query_key_value.weight, self.gate.weight))
-        joined = functional.linear(self.norm(rows_BIJP), weight)
+    def _weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        weight, bias = behind(self.norm, self.query_key_value, self.gate)
+        return {"bias": behind(self.norm, self.bias), "joined": (laid_out(weight), bias)}
+
+    def _attend(
+        self,
+        rows_BIJP: Tensor,
+        bias_BHJK: Tensor,
+        row_mask_BI: Tensor | None,
+        weights: dict[str, tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        joined = linear(normalized(rows_BIJP), *weights["joined"])
         query, key, value = joined[..., : 3 * self.width].unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        gate_BIJP = (joined[..., 3 * self.width :] + self.gate.bias).sigmoid()
+        gate_BIJP = joined[..., 3 * self.width :].sigmoid()
         heads = []
         for head in range(self.heads):  # rows stand where kernels expect heads, so that one bias serves them uncopied
             query_BIJW, key_BIJW, value_BIJW = query[..., head, :], key[..., head, :], value[..., head, :]

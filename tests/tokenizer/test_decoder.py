@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dplm2.tokenizer import decoder_names, transition
+from dplm2.tokenizer import decoder_names, transition, trunk
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.settings import default_settings
 
@@ -167,6 +167,7 @@ def test_pieces_of_pairs_give_what_all_pairs_at_once_give(decoder, monkeypatch):
     with torch.no_grad():
         whole = decoder(codes, mask).positions
         monkeypatch.setattr(transition, "CHUNK_ELEMENTS", 2 * 41 * 16 * 7)
+        monkeypatch.setattr(trunk, "ROWS_OF_TRIANGLES", 9)
         pieces = decoder(codes, mask).positions
     assert (whole - pieces).abs()[mask].max() < 1e-3
 

@@ -86,14 +86,14 @@ def plain_message(layer: MessageLayer, scalars_NS, vectors_N3V, edges: Edges):
 def graph(nodes: int, count: int, edge: tuple[int, int], generator):
     # The last residue is never reached, as a residue without coordinates is.
     source = torch.randint(nodes, (count,), generator=generator)
-    destination = torch.randint(nodes - 1, (count,), generator=generator)
+    destination = torch.randint(nodes - 1, (count,), generator=generator).sort().values
     scalars = torch.randn(count, edge[0], generator=generator)
     return Edges(source, destination, scalars, torch.randn(count, 3, edge[1], generator=generator))
 
 
 @pytest.mark.parametrize("with_gradient", [False, True])
 def test_messages_equal_the_plain_form(with_gradient, monkeypatch):
-    monkeypatch.setattr("dplm2.tokenizer.gvp.EDGES_PER_PIECE", {"cpu": 23})
+    monkeypatch.setattr("dplm2.tokenizer.gvp.BYTES_PER_PIECE", {"cpu": 23 * 20 * 4})
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     layer = MessageLayer((20, 6), (5, 2), 0.0).eval()

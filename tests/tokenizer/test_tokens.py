@@ -1,11 +1,15 @@
 """Tokens of datasets: what the files hold, what is done again and what is not, what is refused."""
 
 import json
+import logging
+import threading
+import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from dplm2.artifacts import sha256_of_file
 from dplm2.cli import main
@@ -14,7 +18,7 @@ from dplm2.structures.store import CHAINS
 from dplm2.tokenizer import tokens as module
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.settings import TokenizationSettings
-from dplm2.tokenizer.tokens import decode_tokens, encode_part, read_tokens
+from dplm2.tokenizer.tokens import decode_tokens, encode_part, encode_parts, read_tokens
 from tests.tokenizer.synthetic import chain
 
 SETTINGS = TokenizationSettings(token_budget=150, precision="float32")
@@ -132,6 +136,26 @@ def test_an_interrupted_shard_goes_on_where_it_was(dataset, small_tokenizer, tmp
     assert any("residues/s" in line for line in lines) and any("min left" in line for line in lines)
 
 
+def test_a_file_that_another_process_has_in_hand_is_left_to_it(dataset, small_tokenizer, tmp_path):
+    work = [(part, tmp_path / "tokens" / part.name) for part in sorted(dataset.glob("*.parquet"))]
+    (first, out), (_, other) = work
+    lines = []
+    with module._claimed(out, wait=False) as ours:
+        assert ours
+        thread = threading.Thread(target=encode_parts, args=(work, small_tokenizer, SETTINGS, lines.append))
+        thread.start()
+        for _ in range(600):
+            if other.exists():
+                break
+            time.sleep(0.1)
+        assert other.exists() and not out.exists() and any("another process" in line for line in lines)
+        encode_part(first, out, small_tokenizer, SETTINGS, str)
+        finished = out.stat().st_mtime_ns
+    thread.join()
+    assert f"{out}: already there" in lines and out.stat().st_mtime_ns == finished
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name, other.name]
+
+
 def test_selections_drop_chains_and_give_cluster_and_split(dataset, saved, tmp_path):
     main(["tokens", "encode", str(dataset), "--tokenizer", str(saved), "--out", str(tmp_path / "tokens")])
     selection = pa.table({"chain_id": ["c4", "a"], "cluster": ["x", "y"], "split": ["validation", "train"]})
@@ -180,3 +204,46 @@ def test_decoding_writes_structures(dataset, saved, small_tokenizer, tmp_path, c
     atoms = pdb.PDBFile.read(tmp_path / "decoded" / "b.pdb").get_structure(model=1)
     expected = small_tokenizer.decode(small_tokenizer.encode(chains[1])).backbone
     np.testing.assert_allclose(atoms.coord[atoms.atom_name == "CA"], expected[:, 1], atol=1.1e-3)
+
+
+class TightMemory:
+    """A part of the tokenizer on a machine that holds so many chains at once."""
+
+    def __init__(self, work, limit):
+        self.work, self.limit, self.sizes = work, limit, []
+
+    def __call__(self, batch, *others, **options):
+        self.sizes.append(len(batch))
+        if len(batch) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.work(batch, *others, **options)
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_out_of_memory_halves_the_batch_and_drops_nothing(small_tokenizer, chains, monkeypatch, caplog, way):
+    tokens = small_tokenizer.encode(chains)
+    given, part = (chains, "values") if way == "encode" else (tokens, "_decode_batch")
+    expected = getattr(small_tokenizer, way)(given)
+    tight = TightMemory(getattr(small_tokenizer, part), 2)
+    monkeypatch.setattr(small_tokenizer, part, tight)
+    with caplog.at_level(logging.WARNING):
+        found = getattr(small_tokenizer, way)(given)
+    assert tight.sizes == [5, 3, 2, 1, 2]
+    assert "out of memory with 5 chains of up to 95 residues: going on with 3" in caplog.text
+    for one, other in zip(found, expected, strict=True):
+        if way == "encode":
+            np.testing.assert_array_equal(one, other)
+        else:
+            np.testing.assert_allclose(one.backbone, other.backbone, atol=1e-3)
+    tight.limit = 0
+    with pytest.raises(DPLM2Error, match="chain 2 of 2: memory does not suffice for one chain of 61 residues"):
+        getattr(small_tokenizer, way)([given[1], given[0]])
+
+
+def test_a_part_is_encoded_whole_on_a_machine_of_little_memory(dataset, saved, tmp_path, monkeypatch):
+    tokenizer = StructureTokenizer.from_pretrained(saved)
+    part = dataset / "part-00001.parquet"
+    encode_part(part, tmp_path / "ample.parquet", tokenizer, SETTINGS)
+    monkeypatch.setattr(tokenizer, "values", TightMemory(tokenizer.values, 1))
+    encode_part(part, tmp_path / "tight.parquet", tokenizer, SETTINGS)
+    assert pq.read_table(tmp_path / "tight.parquet").equals(pq.read_table(tmp_path / "ample.parquet"))

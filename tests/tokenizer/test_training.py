@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from dplm2.errors import ConfigError
 from dplm2.structures import store
-from dplm2.tokenizer import losses, validation
-from dplm2.tokenizer.model import StructureTokenizer
+from dplm2.tokenizer import feature_cache, losses, validation
+from dplm2.tokenizer.model import StructureTokenizer, pad_backbones
 from dplm2.tokenizer.settings import default_settings
 from dplm2.tokenizer.training import Chains, TokenizerTask, initial_tokenizer, train_tokenizer
 from tests.tokenizer.test_losses import chain_of_torsions
@@ -196,6 +197,83 @@ def test_training_writes_a_tokenizer_that_says_what_it_is(tmp_path):
     decoded = tokenizer.decode(tokenizer.encode(backbone))
     assert decoded.backbone.shape == (18, 4, 3)
     assert 0 <= decoded.plddt.min() <= decoded.plddt.max() <= 100
+
+
+FROZEN = {"encoder": {"frozen": True}, "loss": {"crop": None, "length_scaling": False}}
+
+
+def test_cached_features_train_as_computed_ones_where_chains_are_whole(tmp_path):
+    settings, losses_of = settings_of(**FROZEN), []
+    for folder in (None, tmp_path):
+        tokenizer = initial_tokenizer(settings, seed=0)
+        task = TokenizerTask(tokenizer, settings, table_of(), table_of(), folder)
+        task.module.train()
+        optimizer = torch.optim.SGD([p for p in task.module.parameters() if p.requires_grad], lr=1e-5)
+        seen = []
+        for step in range(3):
+            task.begin_step(step)
+            optimizer.zero_grad()
+            loss, _ = task.module(task.collate([0, 1, 3], torch.Generator().manual_seed(step)))
+            loss.backward()
+            optimizer.step()
+            seen.append(loss.item())
+        losses_of.append(seen)
+    assert len(set(losses_of[0])) == 3
+    np.testing.assert_allclose(losses_of[1], losses_of[0], rtol=1e-5)
+
+
+def test_windows_of_cached_features_are_those_of_the_whole_chain(tmp_path):
+    settings = settings_of(encoder={"frozen": True})
+    task = TokenizerTask(initial_tokenizer(settings, seed=0), settings, table_of(), table_of(), tmp_path)
+    encoder = task.module.tokenizer.encoder
+    with torch.no_grad():
+        whole = encoder(*pad_backbones([task.chains.backbones[3]]))[0]
+        alone = encoder(*pad_backbones([task.chains.backbones[3][11:31]]))[0]
+    window = task.features.batch([(0, 2, 9), (3, 11, 31)])
+    torch.testing.assert_close(window[1], whole[11:31], rtol=1e-4, atol=1e-4)
+    assert (window[0, 7:] == 0).all()
+    assert (window[1] - alone).abs().max() > 0.05  # a crop that is encoded alone has other features
+
+
+def test_interrupted_computation_of_features_goes_on(tmp_path, monkeypatch):
+    settings = settings_of(encoder={"frozen": True})
+    encoder = initial_tokenizer(settings, seed=0).eval().encoder
+    backbones, lines = Chains(table_of()).backbones, []
+    monkeypatch.setattr(feature_cache, "RESIDUES_PER_BATCH", 30)
+    monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_NOTES", -1.0)
+    expected = feature_cache.cached_features(encoder, backbones, tmp_path / "whole", lines.append).features_ND
+    assert any("min left" in line for line in lines)
+    calls = []
+
+    def failing(*batch):
+        calls.append(batch[0].shape[1])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return type(encoder).forward(encoder, *batch)
+
+    monkeypatch.setattr(encoder, "forward", failing)
+    with pytest.raises(KeyboardInterrupt):
+        feature_cache.cached_features(encoder, backbones, tmp_path / "cut", lines.append)
+    again = feature_cache.cached_features(encoder, backbones, tmp_path / "cut", lines.append)
+    assert calls == [41, 30, 25, 25, 18]
+    assert np.array_equal(again.features_ND, expected)
+    feature_cache.cached_features(encoder, backbones, tmp_path / "cut", lines.append)
+    assert len(calls) == 5  # all there
+    with torch.no_grad():
+        encoder.norm.bias += 1.0
+    feature_cache.cached_features(encoder, backbones, tmp_path / "cut", lines.append)
+    assert len(calls) == 9  # another encoder
+
+
+def test_training_with_cached_features_leaves_them_in_the_state(tmp_path):
+    store.write_table(tmp_path / "chains" / "part-00000.parquet", table_of())
+    settings = settings_of(encoder={"frozen": True, "cached_features": True})
+    state = tmp_path / "state"
+    train_tokenizer([tmp_path / "chains"], tmp_path / "out", state, settings, seed=3, device="cpu")
+    assert len(list(state.glob("encoder_features/*/features.npy"))) == 1
+    settings = settings_of(encoder={"cached_features": True})
+    with pytest.raises(ConfigError, match="no effect unless encoder.frozen"):
+        train_tokenizer([tmp_path / "chains"], tmp_path / "out", state, settings, seed=3, device="cpu")
 
 
 def test_rmsd_and_lddt_of_moved_and_changed_chains():

@@ -1,0 +1,169 @@
+"""Features of a frozen encoder, computed once per chain and kept on disk for training.
+
+A frozen encoder gives a chain the same features at every step, and at the paper's size computing them is nearly all of
+a training step. Here they are made once and read back from a memory-mapped file, so that memory stays bounded whatever
+the number of chains.
+
+They are features of whole chains. A window cut out of a chain and encoded alone, as the authors train, has other
+features: its residues have lost the neighbours that were cut off, positions count from the cut, and the centre is
+another. Whole chains are what the tokenizer meets whenever it is used; crops are what the published tokenizer was
+trained on. So the cache is a choice (``encoder.cached_features``) and off unless asked for; with ``loss.crop: null``
+both are the same training.
+
+They are kept in float32. float16 would take half the space, but its error (1 in 2,000) changes the sign of values near
+zero: the tokens trained on would not be those of the tokenizer that is saved.
+
+Shapes: N residues of all chains one after another, L residues of a chain, D width.
+"""
+
+import fcntl
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dplm2.artifacts import fingerprint, read_json, write_json
+from dplm2.errors import DPLM2Error
+from dplm2.tokenizer.encoder import Encoder
+from dplm2.tokenizer.model import length_buckets, pad_backbones
+
+FEATURES_FILE, PROGRESS_FILE = "features.npy", "progress.json"
+RESIDUES_PER_BATCH = 2000
+SECONDS_BETWEEN_NOTES = 60.0
+
+
+class FeatureCache:
+    """Features of chains, read from a file as they are asked for.
+
+    Parameters
+    ----------
+    features_ND
+        Of all chains one after another; a memory-mapped array.
+    lengths
+        Residues of each chain.
+    """
+
+    def __init__(self, features_ND: np.ndarray, lengths: Sequence[int]) -> None:
+        self.features_ND = features_ND
+        self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+    def batch(self, windows: Sequence[tuple[int, int, int]]) -> Tensor:
+        """Features (B, L, D) of windows (chain, start, end); zero at padding."""
+        longest = max(end - start for _, start, end in windows)
+        values_BLD = torch.zeros(len(windows), longest, self.features_ND.shape[1])
+        for row, (chain, start, end) in enumerate(windows):
+            first = self.starts[chain]
+            values_BLD[row, : end - start] = torch.from_numpy(self.features_ND[first + start : first + end].copy())
+        return values_BLD
+
+
+def cached_features(
+    encoder: Encoder, backbones: Sequence[np.ndarray], folder: Path, log: Callable[[str], None] = print
+) -> FeatureCache:
+    """The features of whole chains, from disk as far as they are there.
+
+    What is there is found by the encoder's weights and the chains' coordinates; an interrupted computation goes on
+    where it was, and of several processes one computes while the others wait.
+
+    Parameters
+    ----------
+    encoder
+        In evaluation mode.
+    backbones
+        (L, 3 or 4, 3) each, angstrom, NaN where missing.
+    folder
+        Holds a folder for each encoder and set of chains.
+    log
+        Takes lines about progress.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is not enough space.
+    """
+    lengths = [len(backbone) for backbone in backbones]
+    folder = folder / fingerprint([_encoder_digest(encoder), _chains_digest(backbones), RESIDUES_PER_BATCH])
+    shape = sum(lengths), encoder.settings.width
+    with _held(folder):
+        groups = list(length_buckets(lengths, RESIDUES_PER_BATCH))
+        done = _groups_done(folder)
+        if done < len(groups):
+            _compute(encoder, backbones, groups, done, folder, shape, log)
+    return FeatureCache(np.load(folder / FEATURES_FILE, mmap_mode="r"), lengths)
+
+
+def _compute(
+    encoder: Encoder,
+    backbones: Sequence[np.ndarray],
+    groups: list[list[int]],
+    done: int,
+    folder: Path,
+    shape: tuple[int, int],
+    log: Callable[[str], None],
+) -> None:
+    path, device = folder / FEATURES_FILE, encoder.mask_embedding.device
+    starts = np.concatenate([[0], np.cumsum([len(backbone) for backbone in backbones])])
+    try:
+        if done:
+            features = np.lib.format.open_memmap(path, mode="r+")
+        else:
+            features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        log(f"encoder features: {len(backbones)} chains into {path} ({features.nbytes / 1e9:.2f} GB)")
+        residues = [sum(len(backbones[index]) for index in group) for group in groups]
+        total, finished, begun = sum(residues[done:]), 0, time.monotonic()
+        noted = begun
+        for number, group in enumerate(groups[done:], done):
+            with torch.inference_mode():
+                batch = encoder(*pad_backbones([backbones[index] for index in group], device)).float().cpu().numpy()
+            for row, index in enumerate(group):
+                features[starts[index] : starts[index + 1]] = batch[row, : len(backbones[index])]
+            finished += residues[number]
+            now = time.monotonic()
+            if now - noted > SECONDS_BETWEEN_NOTES or number + 1 == len(groups):
+                # What the note counts must be on the disk before the note is.
+                features.flush()
+                write_json(folder / PROGRESS_FILE, {"groups": number + 1})
+                rate = finished / max(now - begun, 1e-9)
+                log(
+                    f"encoder features: {finished}/{total} residues, {rate:.0f}/s, "
+                    f"{(total - finished) / rate / 60:.1f} min left"
+                )
+                noted = now
+    except OSError as error:
+        raise DPLM2Error(f"{path}: cannot keep the encoder's features there ({error})") from error
+
+
+def _groups_done(folder: Path) -> int:
+    if not (folder / PROGRESS_FILE).exists() or not (folder / FEATURES_FILE).exists():
+        return 0
+    return read_json(folder / PROGRESS_FILE)["groups"]
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _encoder_digest(encoder: Encoder) -> str:
+    digest = hashlib.sha256(repr(encoder.settings).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _chains_digest(backbones: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for backbone in backbones:
+        atoms = np.ascontiguousarray(backbone[:, :3], np.float32)
+        digest.update(str(atoms.shape).encode())
+        digest.update(atoms.tobytes())
+    return digest.hexdigest()
