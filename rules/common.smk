@@ -263,3 +263,9 @@ def all_evaluations():
         + expand(rules.evaluate_likelihood.output.summary, model=MODELS, dataset=SETTINGS["evaluation"]["likelihood"])
         + expand(rules.evaluate_samples.output.summary, model=MODELS, task=evaluated_tasks())
     )
+
+
+def published_models():
+    """The published model that figures stand beside, or one for each model, as the command line wants them."""
+    model = SETTINGS["report"]["published_model"]
+    return [f"{ours}={theirs}" for ours, theirs in model.items()] if isinstance(model, dict) else [model]

@@ -1,12 +1,6 @@
 # The tables, the figures and the HTML page; also what `snakemake --report FILE.html` shows, with the run's statistics.
 
 
-def published_models():
-    """The published model that figures stand beside, or one for each model, as the command line wants them."""
-    model = SETTINGS["report"]["published_model"]
-    return [f"{ours}={theirs}" for ours, theirs in model.items()] if isinstance(model, dict) else [model]
-
-
 report: "captions/workflow.rst"
 
 
