@@ -22,6 +22,7 @@ from dplm2.language.sampling import sample as draw
 from dplm2.structures import store
 from dplm2.structures.reading import read_structure
 from dplm2.structures.residues import protein_chains
+from dplm2.structures.writing import write_structure
 
 MOTIF = """\
 name: helix
@@ -114,6 +115,16 @@ def test_scaffolding_keeps_the_motif(model, helix, backbone, motif_tokens):
         assert "".join(sample.sequence[p] for p in sample.motif.positions) == UBIQUITIN[22:34]
         assert np.array_equal(sample.structure_tokens[sample.motif.positions], tokens)
         np.testing.assert_array_equal(sample.motif.backbone, backbone[22:34])
+
+
+@pytest.mark.parametrize("ending", ["pdb", "cif"])
+def test_a_reference_may_be_of_any_format(model, tmp_path, backbone, ending):
+    write_structure(tmp_path / f"own.{ending}", UBIQUITIN, backbone)
+    path = tmp_path / "one.yaml"
+    path.write_text(MOTIF.format(reference=f"own.{ending}"))
+    (sample,) = model.generate("scaffolding", problems=[path], samples=1, steps=3)
+    assert "".join(sample.sequence[p] for p in sample.motif.positions) == UBIQUITIN[22:34]
+    np.testing.assert_allclose(sample.motif.backbone, backbone[22:34], atol=1e-3)
 
 
 @pytest.mark.parametrize("given", ["sequence", "structure"])
