@@ -8,8 +8,7 @@ import torch
 from dplm2.language import layout
 from dplm2.language.denoising import Conditioning, Sampled
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.sampling import batches, sample_seed
-from dplm2.memory import halving
+from dplm2.language.sampling import in_batches, sample_seed
 
 PARTS = 4
 
@@ -47,14 +46,7 @@ def log_likelihoods(
         own, hidden = [samples[i] for i in batch], [masks[i] for i in batch]
         return [_score_part(network, own, hidden, part) for part in range(PARTS)]
 
-    scored_batches = halving(
-        batches(conditionings, token_budget),
-        work,
-        lambda index: conditionings[index].length,
-        lambda index: conditionings[index].sample_id,
-        "sample",
-    )
-    for batch, parts in scored_batches:
+    for batch, parts in in_batches(conditionings, token_budget, work):
         for scored in parts:
             for index, log_probabilities in zip(batch, scored, strict=True):
                 sums[index] += log_probabilities.sum()

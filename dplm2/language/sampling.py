@@ -15,7 +15,7 @@ from dplm2.language.denoising import Adjust, Conditioning, Denoiser, Sampled, Un
 from dplm2.language.layout import EDGES
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings
-from dplm2.memory import halving
+from dplm2.memory import Result, halving
 
 __all__ = ["Conditioning", "Sampled", "SamplerSettings", "batches", "sample", "sample_seed", "uniforms_of"]
 
@@ -33,6 +33,19 @@ def uniforms_of(seed: int, sample_id: str) -> Uniforms:
 def cost(conditioning: Conditioning) -> int:
     """Tokens that the network sees of a sample."""
     return len(conditioning.tracks) * (conditioning.length + EDGES)
+
+
+def in_batches(
+    conditionings: Sequence[Conditioning], token_budget: int, work: Callable[[list[int]], Result]
+) -> Iterator[tuple[list[int], Result]]:
+    """Work on samples, by their places in the list, in `batches`; where memory runs out, in halves of them."""
+    return halving(
+        batches(conditionings, token_budget),
+        work,
+        lambda index: conditionings[index].length,
+        lambda index: conditionings[index].sample_id,
+        "sample",
+    )
 
 
 def batches(conditionings: Sequence[Conditioning], token_budget: int) -> Iterator[list[int]]:
@@ -112,13 +125,7 @@ def sample(
         chosen = [conditionings[index] for index in batch]
         return _run(network, chosen, settings, seed, adjust, trajectory, before_step)
 
-    finished_batches = halving(
-        batches(conditionings, token_budget),
-        work,
-        lambda index: conditionings[index].length,
-        lambda index: conditionings[index].sample_id,
-        "sample",
-    )
+    finished_batches = in_batches(conditionings, token_budget, work)
     with tqdm(total=len(conditionings), desc=progress, unit="sample", disable=None if progress else True) as bar:
         for batch, finished in finished_batches:
             results.update(zip(batch, finished, strict=True))
