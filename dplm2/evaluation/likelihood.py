@@ -95,7 +95,7 @@ def _rows(
     network: MultimodalEsm, chains: Chains, source: Source, label: str, seed: int, details: list[dict]
 ) -> list[dict]:
     """Summary rows of one network on one set of chains; each task's figure also goes to ``details``."""
-    entries = masked_cross_entropies(network, chains, seed=seed)
+    entries = masked_cross_entropies(network, chains, seed=seed, progress=f"likelihood of {source.dataset} ({label})")
     rows = [
         summary_row(source, f"{track}_cross_entropy_{label}", value, positions)
         for track, (value, positions) in pooled(entries).items()

@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens (both tracks), N masked positions.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from dplm2.language import diffusion, layout
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
+from dplm2.training.log import Progress
 
 MEASURED_TASKS: tuple[diffusion.Task, ...] = ("single_modality", "folding", "inverse_folding", "joint")
 _TOKENS_AT_ONCE = 4096
@@ -35,6 +37,7 @@ def masked_cross_entropies(
     indices: Sequence[int] | None = None,
     tasks: Sequence[diffusion.Task] = MEASURED_TASKS,
     seed: int = 0,
+    progress: str | None = None,
 ) -> list[CrossEntropy]:
     """Cross-entropies of masked residues over the classes of their own track, per task and noised track.
 
@@ -53,13 +56,15 @@ def masked_cross_entropies(
         Which tasks.
     seed
         Of the noise.
+    progress
+        Title of the progress bar or lines; None: none.
     """
     objective = diffusion.DiffusionObjective(network, chains.settings)
     training = network.training
     objective.eval()
     try:
         with objective.measuring():
-            return measure(objective, network.device, chains, indices, tasks, seed)
+            return measure(objective, network.device, chains, indices, tasks, seed, progress)
     finally:
         network.train(training)
 
@@ -72,18 +77,27 @@ def measure(
     indices: Sequence[int] | None,
     tasks: Sequence[diffusion.Task],
     seed: int,
+    progress: str | None = None,
 ) -> list[CrossEntropy]:
     """As `masked_cross_entropies`, by a diffusion objective that is measuring (perhaps wrapped for several devices)."""
     indices = list(range(len(chains)) if indices is None else indices)
-    entries = []
-    for task in tasks:
-        tally = Tally()
-        for batch in _of_task(chains, indices, task, seed):
-            tally.add(module({name: value.to(device) for name, value in batch.items()})[1], batch, chains.vocabulary)
-        entries += [
-            CrossEntropy(track, task, tally.mean(track), tally.positions[track])
-            for track in diffusion.NOISED_TRACKS[task]
-        ]
+    costs = chains.costs()
+    groups = list(batches(indices, costs))
+    entries, done = [], 0
+    with contextlib.closing(
+        Progress(progress or "", 0, len(tasks) * len(groups), quiet=progress is None, unit="batch")
+    ) as bar:
+        for task in tasks:
+            tally = Tally()
+            for group, batch in zip(groups, _of_task(chains, indices, groups, task, seed), strict=True):
+                metrics = module({name: value.to(device) for name, value in batch.items()})[1]
+                tally.add(metrics, batch, chains.vocabulary)
+                done += 1
+                bar.advance(done, sum(costs[index] for index in group), {})
+            entries += [
+                CrossEntropy(track, task, tally.mean(track), tally.positions[track])
+                for track in diffusion.NOISED_TRACKS[task]
+            ]
     return entries
 
 
@@ -107,13 +121,15 @@ class Tally:
         return self.sums[track] / self.positions[track] if self.positions[track] else float("nan")
 
 
-def _of_task(chains: Chains, indices: list[int], task: diffusion.Task, seed: int) -> Iterator[dict[str, Tensor]]:
+def _of_task(
+    chains: Chains, indices: list[int], groups: list[list[int]], task: diffusion.Task, seed: int
+) -> Iterator[dict[str, Tensor]]:
     settings = replace(chains.settings, self_mixup="off")
     generator = torch.Generator().manual_seed(seed)
     # Evenly spread and then shuffled, so that the time does not go with the chain's place.
     spread = ((torch.arange(len(indices)) + 0.5) / len(indices) * settings.steps).ceil().long()
     time_of = dict(zip(indices, spread[torch.randperm(len(indices), generator=generator)].tolist(), strict=True))
-    for batch in batches(indices, chains.costs()):
+    for batch in groups:
         windows = [slice(0, settings.max_length)] * len(batch)
         target_ids_BT = chains.join(batch, windows, TRACKS)
         time_B = torch.tensor([time_of[index] for index in batch])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dplm2.tokenizer.post_quant import PostQuantization
-from dplm2.tokenizer.settings import DecoderSettings
+from dplm2.tokenizer.settings import DecoderSettings, QuantizerSettings
 from dplm2.tokenizer.structure_module import StructureModule, StructurePasses
 from dplm2.tokenizer.transition import InputPerceptron, by_rows, rows_per_chunk
 from dplm2.tokenizer.trunk import FoldingTrunk
@@ -64,14 +64,14 @@ class Decoder(nn.Module):
     ----------
     settings
         Sizes.
-    bits
-        Bits of a code.
+    quantizer
+        Of which the layout of a code's bits counts.
     """
 
-    def __init__(self, settings: DecoderSettings, bits: int) -> None:
+    def __init__(self, settings: DecoderSettings, quantizer: QuantizerSettings) -> None:
         super().__init__()
         width = settings.sequence_dim
-        self.post_quant = PostQuantization(bits, width, settings.post_quant_layers, settings.post_quant_heads)
+        self.post_quant = PostQuantization(quantizer, width, settings.post_quant_layers, settings.post_quant_heads)
         self.input = InputPerceptron(width, width)
         self.trunk = FoldingTrunk(settings)
         self.sequence_to_structure = nn.Linear(width, width)

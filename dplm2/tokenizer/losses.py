@@ -112,7 +112,7 @@ def reconstruction_loss(
     if settings.distance > 0:
         terms["distance"] = distance_error(passes.origins, targets.origins, targets.observed)
     if settings.chain > 0 and passes.chain_turns is not None:
-        terms["chain"] = chain_error(passes.chain_turns, passes.chain_shifts, targets)
+        terms["chain"] = chain_error(passes.chain_turns, passes.chain_shifts, targets, settings.chain_reach)
     total = sum(getattr(settings, name) * term for name, term in terms.items())
     return total, terms
 
@@ -170,20 +170,39 @@ def local_fape(error: Tensor, targets: Targets, window: int) -> Tensor:
     return ((error * counted).sum((-2, -1)) / (counted.sum((-2, -1)) + EPSILON)).mean() / FAPE_UNIT
 
 
-def chain_error(turns: Tensor, shifts: Tensor, targets: Targets) -> Tensor:
-    """Mean squared error of each frame as seen from the frame before it: turn (matrix entries) and shift (angstrom).
+def chain_error(turns: Tensor, shifts: Tensor, targets: Targets, reach: int) -> Tensor:
+    """Error of frames as seen from the frames 1, 2, 4, ... up to ``reach`` residues before them, all counting alike.
+
+    The error of a frame is the length of the difference in turn (matrix entries) and shift (angstrom), per residue of
+    the stride. What is small from one residue to the next but always in the same direction adds up along a chain;
+    longer strides see that.
 
     Parameters
     ----------
     turns, shifts
         ``(B, L, 3, 3)`` and ``(B, L, 3)``, of the frame after each residue.
+    targets
+        True frames.
+    reach
+        Longest stride.
     """
-    inverse = targets.rotations[:, :-1].transpose(-1, -2)
-    true_turns = inverse @ targets.rotations[:, 1:]
-    true_shifts = (inverse @ (targets.origins[:, 1:] - targets.origins[:, :-1]).unsqueeze(-1)).squeeze(-1)
+    rotations, origins = targets.rotations, targets.origins
+    turns, shifts = turns[:, :-1], shifts[:, :-1]
     counted = targets.observed[:, :-1] & targets.observed[:, 1:] & targets.bonded[:, :-1]
-    error = (turns[:, :-1] - true_turns).square().sum((-2, -1)) + (shifts[:, :-1] - true_shifts).square().sum(-1)
-    return (error * counted).sum() / counted.sum().clamp(min=1)
+    stride, errors = 1, []
+    while stride <= reach and counted.shape[1] > 0:
+        inverse = rotations[:, :-stride].transpose(-1, -2)
+        true_turns = inverse @ rotations[:, stride:]
+        true_shifts = (inverse @ (origins[:, stride:] - origins[:, :-stride]).unsqueeze(-1)).squeeze(-1)
+        error = (turns - true_turns).square().sum((-2, -1)) + (shifts - true_shifts).square().sum(-1)
+        errors.append(((error + FAPE_EPSILON).sqrt() * counted).sum() / counted.sum().clamp(min=1) / stride)
+        # Two strides make one of twice the length; chains that are shorter than that drop out.
+        first, second = turns[:, :-stride], turns[:, stride:]
+        shifts = shifts[:, :-stride] + (first @ shifts[:, stride:].unsqueeze(-1)).squeeze(-1)
+        turns = first @ second
+        counted = counted[:, :-stride] & counted[:, stride:]
+        stride *= 2
+    return torch.stack(errors).mean() if errors else shifts.sum()
 
 
 def distance_error(origins: Tensor, true_BLX: Tensor, observed_BL: Tensor) -> Tensor:

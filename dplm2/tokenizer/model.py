@@ -102,10 +102,10 @@ class StructureTokenizer(nn.Module):
         hidden = settings.quantizer.hidden or self.bits
         self.encoder = Encoder(settings.encoder)
         self.pre_quant = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, self.bits)
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, len(settings.quantizer.layout))
         )
         self.quantizer = Quantizer(settings.quantizer)
-        self.decoder = Decoder(settings.decoder, self.bits)
+        self.decoder = Decoder(settings.decoder, settings.quantizer)
         if settings.encoder.frozen:
             self.encoder.requires_grad_(False)
 
@@ -148,13 +148,13 @@ class StructureTokenizer(nn.Module):
     def values(
         self, coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor, precision: torch.dtype = torch.float32
     ) -> Tensor:
-        """The values (B, L, Q) whose signs are the structure tokens; zero at missing residues and padding."""
+        """The values (B, L, V) that are quantized, as a rule one per bit; zero at missing residues and padding."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.settings.encoder.frozen):
             features_BLD = self.encoder(coords_BLAX, observed_BL, residues_BL, precision)
         return self.values_of_features(features_BLD, observed_BL)
 
     def values_of_features(self, features_BLD: Tensor, observed_BL: Tensor) -> Tensor:
-        """The values (B, L, Q) of the encoder's features."""
+        """The values (B, L, V) of the encoder's features."""
         return self.pre_quant(features_BLD) * observed_BL[..., None]
 
     @overload
@@ -196,7 +196,7 @@ class StructureTokenizer(nn.Module):
 
         def work(group: list[int]) -> np.ndarray:
             batch = pad_backbones([chains[index] for index in group], self.device)
-            return self.quantizer.indices(self.values(*batch, getattr(torch, precision))).cpu().numpy()
+            return self.quantizer.indices(self.values(*batch, getattr(torch, precision)), batch[1]).cpu().numpy()
 
         groups = length_buckets([len(chain) for chain in chains], token_budget)
         for group, indices in _halving((group for group in groups if len(chains[group[0]])), work, chains):

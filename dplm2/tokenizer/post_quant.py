@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dplm2.tokenizer.quantizer import levels_of
+from dplm2.tokenizer.settings import QuantizerSettings
 from dplm2.tokenizer.transition import InputPerceptron
 
 ROTARY_BASE = 10000.0
@@ -55,22 +57,27 @@ class PostQuantization(nn.Module):
 
     Parameters
     ----------
-    bits, width
-        Channels in and out.
+    quantizer
+        Which bits a code has.
+    width
+        Of the features.
     layers, heads
         Of the transformer.
     """
 
-    def __init__(self, bits: int, width: int, layers: int, heads: int) -> None:
+    def __init__(self, quantizer: QuantizerSettings, width: int, layers: int, heads: int) -> None:
         super().__init__()
         self.head_width = width // heads
-        self.perceptron = InputPerceptron(bits, width)
+        self.quantizer = quantizer
+        values = len(quantizer.layout)
+        # A layer norm over a few levels would wipe out most of what they say.
+        self.perceptron = InputPerceptron(values, width, normalize=quantizer.bits_per_value is None)
         self.layers = nn.ModuleList(TransformerLayer(width, heads) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
 
     def forward(self, codes_BLQ: Tensor, mask_BL: Tensor | None) -> Tensor:
         """Features ``(B, L, D)``; residues that are not in ``mask_BL`` are not seen by the others."""
-        values_BLD = self.perceptron(codes_BLQ)
+        values_BLD = self.perceptron(levels_of(codes_BLQ, self.quantizer))
         bias = None
         if mask_BL is not None:
             values_BLD = values_BLD * mask_BL.unsqueeze(-1)

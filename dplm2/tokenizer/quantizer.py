@@ -1,8 +1,9 @@
 """Lookup-free quantization (DPLM-2, section 3.3): a structure token is the signs of a few values, read as bits.
 
-Shape legend: B batch, L residues, Q bits, N residues that count.
+Shape legend: B batch, L residues, V values to quantize, Q bits, N residues that count.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,7 +83,12 @@ def code_distribution(logits_NQ: Tensor) -> Tensor:
 
 
 class Quantizer(nn.Module):
-    """Takes the sign of each value; the gradient passes straight through.
+    """Rounds values to bits; the gradient passes straight through.
+
+    The paper's lookup-free quantization takes one bit of each value, its sign. With ``bits_per_value`` a value is read
+    by successive approximation: the sign of the value is its first bit, the sign of what this leaves the second, and so
+    on. The bits then say which of 2^k evenly spaced levels between -1 and 1 is nearest, which is finite scalar
+    quantization (Mentzer et al. 2024); one bit each is the case of two levels.
 
     Attributes
     ----------
@@ -96,25 +102,27 @@ class Quantizer(nn.Module):
         self.settings = settings
         self.bits_on = float(settings.bits)
 
-    def bound(self, values_BLQ: Tensor) -> Tensor:
+    def bound(self, values_BLV: Tensor) -> Tensor:
         """Values bounded as the settings say; signs do not change."""
         if self.settings.bound == "tanh":
-            return torch.tanh(values_BLQ)
+            return torch.tanh(values_BLV)
         if self.settings.bound == "normalize":
-            return F.rms_norm(values_BLQ, values_BLQ.shape[-1:], eps=1e-6)
-        return values_BLQ
+            return F.rms_norm(values_BLV, values_BLV.shape[-1:], eps=1e-6)
+        return values_BLV
 
-    def indices(self, values_BLQ: Tensor) -> Tensor:
-        """The structure tokens of values; a value of exactly zero gives bit 0."""
-        return bits_to_indices(values_BLQ > 0)
+    def indices(self, values_BLV: Tensor, mask_BL: Tensor) -> Tensor:
+        """The structure tokens of values; a value of exactly zero gives bit 0, a residue outside the mask index 0."""
+        if self.settings.bits_per_value is not None:  # else the sign, which no bound changes
+            values_BLV = torch.cat(remainders(self.bound(values_BLV), self.settings.layout), -1)
+        return bits_to_indices((values_BLV > 0) & mask_BL[..., None])
 
-    def forward(self, values_BLQ: Tensor, mask_BL: Tensor) -> Quantized:
+    def forward(self, values_BLV: Tensor, mask_BL: Tensor) -> Quantized:
         """Quantize a batch.
 
         Parameters
         ----------
-        values_BLQ
-            One value per bit.
+        values_BLV
+            One value per bit, or one for each entry of ``bits_per_value``.
         mask_BL
             Residues that count in the losses; the others have index 0, as in the authors' code, and code -1.
 
@@ -123,14 +131,46 @@ class Quantizer(nn.Module):
         Quantized
             ``codes_BLQ`` of -1 and +1; ``loss`` is the weighted sum of commitment and of sample minus codebook entropy.
         """
-        values = self.bound(values_BLQ) * mask_BL[..., None]
+        layout = self.settings.layout
+        bounded = self.bound(values_BLV)
+        left = remainders(bounded, layout)
+        scaled = torch.cat([part * 2**place for part, place in zip(left, places(layout), strict=True)], -1)
+        values = torch.cat(left, -1) * mask_BL[..., None]
         signs = torch.where(values > 0, 1.0, -1.0)
         quantized = values + (signs - values).detach()
         on = torch.arange(self.settings.bits, device=values.device) < self.bits_on
         codes = torch.where(on | ~mask_BL[..., None], quantized, values)
-        counted = values[mask_BL]
-        commitment = (counted - signs[mask_BL]).square().mean()
-        sample_entropy, codebook_entropy = code_entropies(counted, self.settings.entropy_temperature)
+        commitment = (bounded[mask_BL] - levels_of(signs, self.settings)[mask_BL]).square().mean()
+        sample_entropy, codebook_entropy = code_entropies(scaled[mask_BL], self.settings.entropy_temperature)
         loss = self.settings.commitment_weight * commitment
         loss = loss + self.settings.entropy_weight * (sample_entropy - codebook_entropy)
         return Quantized(codes, bits_to_indices(values > 0), commitment, sample_entropy, codebook_entropy, loss)
+
+
+def places(layout: Sequence[int]) -> list[int]:
+    """Which bit of its value each bit is, from 0 for the first."""
+    return [place for bits in layout for place in range(bits)]
+
+
+def bit_weights(bits: int) -> list[float]:
+    """What each bit (-1 or 1) adds to its value: halves, scaled so that all bits together reach from -1 to 1."""
+    return [2.0**-place / (2 - 2.0 ** (1 - bits)) for place in range(bits)]
+
+
+def remainders(values_BLV: Tensor, layout: Sequence[int]) -> list[Tensor]:
+    """What is left of each value before each of its bits is taken, ``(B, L, 1)`` per bit; the signs are the bits."""
+    left = []
+    for value, bits in zip(values_BLV.split(1, -1), layout, strict=True):
+        for weight in bit_weights(bits):
+            left.append(value)
+            value = value - torch.where(value > 0, weight, -weight)
+    return left
+
+
+def levels_of(codes_BLQ: Tensor, settings: QuantizerSettings) -> Tensor:
+    """The values ``(B, L, V)`` that codes stand for; with one bit each, the codes themselves."""
+    if settings.bits_per_value is None:
+        return codes_BLQ
+    parts = codes_BLQ.split(list(settings.layout), -1)
+    weights = [part.new_tensor(bit_weights(part.shape[-1])) for part in parts]
+    return torch.stack([part @ weight for part, weight in zip(parts, weights, strict=True)], -1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dplm2 import config
+from dplm2.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,37 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class QuantizerSettings:
-    """Lookup-free quantization (DPLM-2, section 3.3): one bit per dimension, 2^bits codes."""
+    """Lookup-free quantization (DPLM-2, section 3.3): 2^bits codes, one bit of each value but for ``bits_per_value``.
+
+    Raises
+    ------
+    ConfigError
+        If ``bits_per_value`` does not fit the other settings.
+    """
 
     bits: int
+    bits_per_value: tuple[int, ...] | None
     hidden: int | None
     bound: str
     gradual_steps: int
     commitment_weight: float
     entropy_weight: float
     entropy_temperature: float
+
+    def __post_init__(self) -> None:
+        if self.bits_per_value is None:
+            return
+        if sum(self.bits_per_value) != self.bits:
+            raise ConfigError(f"quantizer.bits_per_value: adds up to {sum(self.bits_per_value)}, bits is {self.bits}")
+        if self.bound != "tanh":
+            raise ConfigError(f"quantizer.bits_per_value: levels are in -1 to 1; bound must be tanh, not {self.bound}")
+        if self.gradual_steps:
+            raise ConfigError("quantizer.bits_per_value: bits cannot be switched on one by one; set gradual_steps: 0")
+
+    @property
+    def layout(self) -> tuple[int, ...]:
+        """Bits of each value."""
+        return self.bits_per_value or (1,) * self.bits
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,7 @@ class LossSettings:
     local_fape_window: int
     distance: float
     chain: float
+    chain_reach: int
     crop: int | None
 
 

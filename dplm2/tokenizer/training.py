@@ -148,7 +148,8 @@ class TokenizerTask:
             batch = self.validated.batch([(index, 0, lengths[index]) for index in group])
             batch = {name: value.to(tokenizer.device) for name, value in batch.items()}
             observed = batch["observed"]
-            indices = tokenizer.quantizer.indices(tokenizer.values(batch["coords"], observed, batch["mask"]))
+            values = tokenizer.values(batch["coords"], observed, batch["mask"])
+            indices = tokenizer.quantizer.indices(values, observed)
             codes = indices_to_codes(indices, tokenizer.bits)
             alpha = tokenizer.decoder(codes, batch["mask"], distogram=False).positions[:, :, 1].float()
             true = batch["coords"][:, :, 1]

@@ -38,11 +38,11 @@ class Transition(nn.Module):
 
 
 class InputPerceptron(nn.Module):
-    """Layer norm, linear, ReLU, linear."""
+    """Layer norm (unless ``normalize`` is False), linear, ReLU, linear."""
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, normalize: bool = True) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(inputs)
+        self.norm = nn.LayerNorm(inputs) if normalize else nn.Identity()
         self.expand = nn.Linear(inputs, width)
         self.contract = nn.Linear(width, width)
 

@@ -165,18 +165,30 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """A bar on a terminal, else a line every half a minute."""
+    """A bar on a terminal, else a line every half a minute.
 
-    def __init__(self, label: str, step: int, steps: int, quiet: bool) -> None:
-        self.label, self.steps = label, steps
+    Parameters
+    ----------
+    label
+        Stands before the bar and each line.
+    step, steps
+        Done before, and in all.
+    quiet
+        Say nothing.
+    unit
+        What a step is called.
+    """
+
+    def __init__(self, label: str, step: int, steps: int, quiet: bool, unit: str = "step") -> None:
+        self.label, self.steps, self.unit = label, steps, unit
         self._first, self._began = step, time.monotonic()
         self._last_line = self._began
         self._tokens = 0
         self._quiet = quiet
-        self._bar = tqdm(total=steps, initial=step, desc=label, unit="step", disable=True if quiet else None)
+        self._bar = tqdm(total=steps, initial=step, desc=label, unit=unit, disable=True if quiet else None)
 
     def advance(self, step: int, tokens: int, figures: Mapping[str, Any]) -> None:
-        """Tell that ``step`` updates are done; ``figures`` are shown."""
+        """Tell that ``step`` steps are done, the last of ``tokens``; ``figures`` are shown."""
         self._tokens += tokens
         if not self._bar.disable:
             self._bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
@@ -187,9 +199,9 @@ class Progress:
             return
         self._last_line = now
         each = (now - self._began) / max(1, step - self._first)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        shown = "".join(f"{name} {value:.4g}, " for name, value in figures.items())
         say(
-            f"{self.label}: step {step} of {self.steps} ({100 * step / self.steps:.0f} %), {shown}, "
+            f"{self.label}: {self.unit} {step} of {self.steps} ({100 * step / self.steps:.0f} %), {shown}"
             f"{self._tokens / (now - self._began):,.0f} tokens/s, {duration(each * (self.steps - step))} left"
         )
 

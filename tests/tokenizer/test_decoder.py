@@ -39,7 +39,7 @@ def official(fixtures_folder):
 @pytest.fixture(scope="module")
 def decoder(official):
     ours = {name: tensor for name, tensor in official.items() if name.startswith(("post_quant.", "decoder."))}
-    module = Decoder(tiny_settings(), bits=13).eval()
+    module = Decoder(tiny_settings(), default_settings().quantizer).eval()
     module.load_state_dict(decoder_names.from_official(ours, tiny_settings()))
     return module
 
@@ -193,12 +193,12 @@ def test_every_official_key_of_the_full_size_has_a_place(fixtures_folder):
         if name.startswith(("post_quant.", "decoder.")) and not name.startswith("decoder.esm.")
     }
     state = decoder_names.from_official(tensors, settings)
-    Decoder(settings, bits=13).load_state_dict(state)
+    Decoder(settings, default_settings().quantizer).load_state_dict(state)
 
 
 def test_without_triangle_attention_the_trunk_has_none_of_its_weights():
     settings = dataclasses.replace(tiny_settings(), triangle_attention=False)
-    assert not [name for name in Decoder(settings, bits=5).state_dict() if "attend_" in name]
+    assert not [name for name in Decoder(settings, default_settings().quantizer).state_dict() if "attend_" in name]
 
 
 def test_bfloat16_arithmetic_moves_atoms_little(decoder, fixtures_folder):

@@ -88,7 +88,7 @@ def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, fixtures
     theirs, logged, internals = case
     settings = tiny_settings()
     official = load_file(fixtures_folder / "structok_tiny" / "weights.safetensors")
-    decoder = Decoder(settings, bits=13).eval()
+    decoder = Decoder(settings, default_settings().quantizer).eval()
     parts = {name: tensor for name, tensor in official.items() if name.startswith(("post_quant.", "decoder."))}
     decoder.load_state_dict(decoder_names.from_official(parts, settings))
     targets = recorded_targets(theirs)
@@ -250,7 +250,7 @@ def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, fixtures_folde
     recorded = json.loads((folder / "meta.json").read_text())[case_name]
     targets = recorded_targets(theirs)
     settings, weights = tiny_settings(), default_settings(datasets=["any"], loss={"confidence": 0.0}).loss
-    decoder = Decoder(settings, bits=13).eval()
+    decoder = Decoder(settings, default_settings().quantizer).eval()
     parts = load_file(folder / "weights.safetensors")
     parts = {name: tensor for name, tensor in parts.items() if name.startswith(("post_quant.", "decoder."))}
     decoder.load_state_dict(decoder_names.from_official(parts, settings))
@@ -271,3 +271,50 @@ def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, fixtures_folde
             assert math.isclose(gradients[ours].norm().item(), norm, rel_tol=1e-2), ours
             compared += 1
     assert compared > 150
+
+
+def test_error_along_the_chain_composes_the_steps_of_each_stride():
+    generator = torch.Generator().manual_seed(0)
+    length, reach = 11, 4
+    quaternions = torch.nn.functional.normalize(torch.randn(2, length, 4, generator=generator), dim=-1)
+    turns, shifts = rotations_of(quaternions), torch.randn(2, length, 3, generator=generator)
+    coords = torch.randn(2, length, 3, 3, generator=generator) * 2
+    observed = torch.ones(2, length, dtype=torch.bool)
+    observed[1, 6] = False
+    bonded = torch.ones(2, length, dtype=torch.bool)
+    bonded[0, 3] = False
+    whole = torch.ones(2, length, dtype=torch.bool)
+    targets = losses.targets_of(coords, observed, whole, torch.zeros(2, length, dtype=torch.long), bonded)
+    strides = []
+    for stride in (1, 2, 4):
+        errors = []
+        for row in range(2):
+            for start in range(length - stride):
+                ends = observed[row, start : start + stride + 1].all() and bonded[row, start : start + stride].all()
+                if not ends:
+                    continue
+                turn, shift = torch.eye(3), torch.zeros(3)
+                for step in range(start, start + stride):
+                    shift = shift + turn @ shifts[row, step]
+                    turn = turn @ turns[row, step]
+                inverse = targets.rotations[row, start].T
+                true_shift = inverse @ (targets.origins[row, start + stride] - targets.origins[row, start])
+                of_turn = (turn - inverse @ targets.rotations[row, start + stride]).square().sum()
+                errors.append((of_turn + (shift - true_shift).square().sum() + losses.FAPE_EPSILON).sqrt() / stride)
+        strides.append(torch.stack(errors).mean())
+    ours = losses.chain_error(turns, shifts, targets, reach)
+    torch.testing.assert_close(ours, torch.stack(strides).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_error_along_chains_shorter_than_the_reach_is_finite():
+    targets = losses.targets_of(
+        torch.randn(1, 3, 3, 3), *(torch.ones(1, 3, dtype=torch.bool),) * 2, torch.zeros(1, 3, dtype=torch.long),
+        torch.ones(1, 3, dtype=torch.bool),
+    )  # fmt: skip
+    steps = torch.eye(3).expand(1, 3, 3, 3), torch.zeros(1, 3, 3)
+    assert torch.isfinite(losses.chain_error(*steps, targets, 16))
+    single = losses.targets_of(
+        torch.randn(1, 1, 3, 3), *(torch.ones(1, 1, dtype=torch.bool),) * 2, torch.zeros(1, 1, dtype=torch.long),
+        torch.ones(1, 1, dtype=torch.bool),
+    )  # fmt: skip
+    assert losses.chain_error(steps[0][:, :1], steps[1][:, :1], single, 16) == 0

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dplm2.tokenizer.quantizer import Quantizer, code_entropies, indices_to_codes
+from dplm2.errors import ConfigError
+from dplm2.tokenizer.quantizer import Quantizer, code_entropies, indices_to_codes, levels_of
 from dplm2.tokenizer.settings import default_settings
 
 
@@ -120,3 +121,51 @@ def test_memory_of_the_entropy_does_not_grow_with_residues_times_codes():
     with Watch():
         code_entropies(values, 0.01)
     assert max(largest) <= 20_000 * 128  # half of the bits at a time; all codes would be 20,000 x 8,192
+
+
+def test_several_bits_of_a_value_give_the_nearest_of_evenly_spaced_levels():
+    layout = (4, 3, 1)
+    settings = default_settings(quantizer={"bits": 8, "bits_per_value": layout, "bound": "tanh"}).quantizer
+    values = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.ones(2, 50, dtype=torch.bool)
+    result = Quantizer(settings)(values, mask)
+    levels = levels_of(result.codes_BLQ, settings)
+    for index, bits in enumerate(layout):
+        grid = torch.linspace(-1, 1, 2**bits)
+        bounded = values[..., index].tanh().detach()
+        nearest = grid[(bounded[..., None] - grid).abs().argmin(-1)]
+        torch.testing.assert_close(levels[..., index].detach(), nearest, rtol=0, atol=1e-6)
+    assert torch.equal(result.indices_BL, Quantizer(settings).indices(values, mask))
+    assert torch.equal(indices_to_codes(result.indices_BL, 8), result.codes_BLQ.round())
+    # The gradient takes the levels for the bounded values.
+    levels.sum().backward()
+    torch.testing.assert_close(values.grad, 1 - values.detach().tanh().square(), rtol=1e-5, atol=1e-6)
+
+
+def test_one_bit_of_each_value_is_the_sign():
+    values = torch.randn(3, 20, 5, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(3, 20, generator=torch.Generator().manual_seed(1)) > 0.2
+    plain = quantizer(bits=5, bound="tanh")(values, mask)
+    listed = quantizer(bits=5, bound="tanh", bits_per_value=[1] * 5)(values, mask)
+    for ours, other in zip(listed, plain, strict=True):
+        assert torch.equal(ours, other)
+
+
+def test_outside_the_mask_every_layout_gives_index_0():
+    values, mask = torch.zeros(1, 4, 2), torch.tensor([[True, False, True, False]])
+    module = quantizer(bits=6, bits_per_value=[3, 3], bound="tanh")
+    assert module.indices(values, mask)[0, 1] == module.indices(values, mask)[0, 3] == 0
+    assert torch.equal(module(values, mask).indices_BL, module.indices(values, mask))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bits": 7}, "adds up to 6, bits is 7"),
+        ({"bound": "normalize"}, "bound must be tanh"),
+        ({"gradual_steps": 5}, "set gradual_steps: 0"),
+    ],
+)
+def test_bits_per_value_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ConfigError, match=f"quantizer.bits_per_value: .*{message}"):
+        quantizer(**({"bits": 6, "bits_per_value": [4, 2], "bound": "tanh"} | change))
