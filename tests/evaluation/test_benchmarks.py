@@ -22,6 +22,7 @@ from dplm2.structures import store
 from dplm2.structures.writing import write_structure
 from dplm2.tokenizer import tokens
 from dplm2.tokenizer.model import Decoded
+from dplm2.training import log
 
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "test"
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -248,7 +249,7 @@ def test_tokens_that_are_there_are_decoded_and_nothing_is_encoded(tmp_path, nati
         reconstruction._tokens_of((tmp_path,), list(natives), tokenizer)
 
 
-def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path):
+def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path, monkeypatch, capsys):
     from transformers import EsmForMaskedLM
 
     from dplm2.language.network import MultimodalEsm, esm_config
@@ -272,7 +273,9 @@ def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path):
     (tmp_path / "tokens").mkdir()
     pq.write_table(table, tmp_path / "tokens" / "part-00000.parquet")
     words = ["--model", str(tmp_path / "demo"), "--tokens", str(tmp_path / "tokens"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
     assert main(["evaluate", "likelihood", "--name", "nothing", *words]) == 0
+    assert "likelihood of tokens (trained): batch 4 of 4 (100 %), " in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert set(table["model"]) == {"nothing"}
     summary = table.set_index("metric")["value"]

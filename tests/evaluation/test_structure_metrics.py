@@ -33,7 +33,7 @@ RECORDED = {
 
 @pytest.fixture(scope="module")
 def ubiquitin() -> np.ndarray:
-    return read_backbone(DEMO / "1ubq_A.bcif.gz")[0]
+    return read_backbone(DEMO.parent / "motifs" / "1ubq_A.bcif.gz")[0]
 
 
 @pytest.fixture(scope="module")

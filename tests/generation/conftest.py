@@ -50,4 +50,4 @@ def model(folders):
 @pytest.fixture(scope="session")
 def ubiquitin():
     """1UBQ, 76 residues, nothing missing."""
-    return DEMO / "test" / "1ubq_A.bcif.gz"
+    return DEMO / "motifs" / "1ubq_A.bcif.gz"

@@ -13,6 +13,7 @@ from dplm2.language.chains import Chains
 from dplm2.language.diffusion import TRACKS
 from dplm2.language.settings import diffusion_settings
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.training import log
 
 VOCABULARY = Vocabulary(20)
 
@@ -131,6 +132,20 @@ def test_likelihood_does_not_depend_on_batches(small_network, monkeypatch):
     with_mask = likelihood.masked_cross_entropies(small_network, chains)
     assert [entry.positions for entry in with_mask] == [entry.positions for entry in together]
     assert [entry.value for entry in with_mask] == pytest.approx([entry.value for entry in together], rel=1e-5)
+
+
+def test_likelihood_of_many_chains_says_where_it_stands(small_network, monkeypatch, capsys):
+    monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(likelihood, "_TOKENS_AT_ONCE", 200)
+    chains = Chains(random_table([60, 45, 80, 30]), VOCABULARY, diffusion_settings())
+    silent = likelihood.masked_cross_entropies(small_network, chains)
+    assert capsys.readouterr().err == ""
+    assert likelihood.masked_cross_entropies(small_network, chains, progress="likelihood") == silent
+    lines = capsys.readouterr().err.splitlines()
+    # Three batches (two tracks of 30 and 45 residues fit together) for each of the four tasks.
+    assert len(lines) == 12
+    assert lines[2].startswith("likelihood: batch 3 of 12 (25 %), ")
+    assert "tokens/s" in lines[2] and lines[2].endswith(" left")
 
 
 def test_written_out_shows_tracks_and_masks():

@@ -47,7 +47,7 @@ def smallest_configuration(folder: Path) -> dict:
         "threads": 1,
         "datasets": {
             "own": {"files": str(folder / "files"), "shards": 2},
-            "test": {"files": str(DEMO / "test" / "1shg_A.bcif.gz")},
+            "test": {"files": str(DEMO / "train" / "1shg_A.bcif.gz")},
         },
         "tokenizers": {
             "tiny": {
@@ -90,8 +90,8 @@ class Workdir:
         self.configuration = smallest_configuration(folder)
         self.files = folder / "files"
         self.files.mkdir(parents=True)
-        for name in ("motifs/ubiquitin-helix.yaml", "test/1ubq_A.bcif.gz"):
-            (folder / name).parent.mkdir()
+        for name in ("motifs/ubiquitin-helix.yaml", "motifs/1ubq_A.bcif.gz"):
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(DEMO / name, folder / name)
         for path in sorted((DEMO / "train").glob("*.bcif.gz"))[:4]:
             shutil.copy(path, self.files)

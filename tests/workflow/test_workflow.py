@@ -109,7 +109,7 @@ def test_one_new_file_redoes_one_shard(finished):
     assert "train_tokenizer" not in jobs
 
 
-@pytest.mark.parametrize("name", ["motifs/ubiquitin-helix.yaml", "test/1ubq_A.bcif.gz"])
+@pytest.mark.parametrize("name", ["motifs/ubiquitin-helix.yaml", "motifs/1ubq_A.bcif.gz"])
 def test_a_changed_motif_or_its_reference_is_scaffolded_again(finished, name):
     path = finished.folder / name
     before, times = path.read_bytes(), path.stat()
@@ -123,7 +123,7 @@ def test_a_changed_motif_or_its_reference_is_scaffolded_again(finished, name):
 
 def test_a_motif_without_its_reference_stops_before_any_job(tmp_path):
     workdir = Workdir(tmp_path / "run")
-    (workdir.folder / "test/1ubq_A.bcif.gz").unlink()
+    (workdir.folder / "motifs/1ubq_A.bcif.gz").unlink()
     done = workdir.snakemake()
     assert done.returncode != 0
     assert "1ubq_A.bcif.gz" in done.stdout + done.stderr
@@ -203,7 +203,7 @@ def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
     for dataset in configuration["datasets"].values():
         files = workdir.folder / dataset["files"]
         files.mkdir(parents=True, exist_ok=True)
-        shutil.copy(DEMO / "test" / "1shg_A.bcif.gz", files)
+        shutil.copy(DEMO / "train" / "1shg_A.bcif.gz", files)
     for kind in ("tokenizers", "models"):
         for section in configuration[kind].values():
             if "pretrained" in section:
