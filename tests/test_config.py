@@ -12,7 +12,11 @@ from dplm2.errors import ConfigError
 SECTIONS = sorted(path.stem for path in config.SCHEMA_FOLDER.glob("*.json"))
 
 # Keys that stand for something only where they are given; their descriptions say what it means to leave them out.
-WITHOUT_DEFAULT = {"tokenizer": ("datasets", "pretrained"), "model": ("datasets", "pretrained", "warmup.model")}
+WITHOUT_DEFAULT = {
+    "tokenizer": ("datasets", "pretrained"),
+    "model": ("datasets", "pretrained", "warmup.model"),
+    "evaluation": ("self", "esmfold"),
+}
 
 
 def keys_of(node: dict, path: str = "") -> list[tuple[str, dict, bool]]:

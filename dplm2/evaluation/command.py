@@ -13,12 +13,13 @@ BENCHMARKS = {
 }
 DESCRIPTION = """\
 Measure samples, a tokenizer or a language model. Each benchmark writes into --out:
-  metrics.parquet   a row per sample; a failed one is marked, never dropped
+  metrics.parquet   a row per sample (likelihood: per task and track); a failed one is marked, never dropped
   summary.csv       model, task, dataset, metric, value, n, backend, n_failed, median, 95 % interval
   groups.csv        the same by length or by problem, where there are several
   folded.parquet    what the folding program predicted, where one took part
   run.json          settings, versions, time
 """
+OUT = "folder for summary.csv, metrics.parquet and run.json (`dplm2 evaluate --help` says what they hold)"
 EPILOG = """\
 examples:
   dplm2 evaluate reconstruction --tokenizer results/tokenizers/demo --chains results/structures/test --out tables
@@ -26,6 +27,7 @@ examples:
   dplm2 evaluate co-generation --samples results/samples/demo/co-generation --model results/models/demo --out tables
   dplm2 evaluate co-generation --samples samples --out table \\
       --config '{"evaluation": {"folding_backend": "esmfold", "esmfold": {"model": "weights/esmfold"}}}'
+  dplm2 evaluate co-generation --samples samples --out table --config config/folding_boltz.yaml
 """
 
 
@@ -51,7 +53,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def _add(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=OUT)
     parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
     parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where networks run")
@@ -59,7 +61,7 @@ def _add(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.
 
 
 def _add_reconstruction(actions: argparse._SubParsersAction, name: str) -> None:
-    parser = _add(actions, name, "encode and decode chains, compare them with themselves")
+    parser = _add(actions, name, "encode and decode chains, compare them with themselves (RMSD, TM-score, lDDT)")
     parser.add_argument("--name", help="what the tokenizer is called in the tables (default: its folder's name)")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
     parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to reconstruct")
@@ -117,7 +119,9 @@ def _add_compare(actions: argparse._SubParsersAction) -> None:
         required=True,
         help="the published model to compare with, for example 'DPLM-2 650M'; or one for each of ours, OURS=PUBLISHED",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for comparison.csv, .parquet, and TASK.tex each"
+    )
     parser.set_defaults(run=run_compare)
 
 

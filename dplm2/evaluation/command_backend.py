@@ -39,27 +39,37 @@ class CommandBackend:
 
     def batches(self, sequences: Sequence[str]) -> Iterable[Sequence[str]]:
         """Groups for one run of the command each."""
-        size = self.settings.sequences_per_run if self.settings.input == "together" else 1
+        size = 1 if self.settings.input == "separate" else self.settings.sequences_per_run
         return [sequences[start : start + size] for start in range(0, len(sequences), size)]
 
     def fold(self, sequences: Sequence[str]) -> list[Folded | Failure]:
         """Run the command once and collect what it wrote; a sequence without a structure is a failure."""
         with tempfile.TemporaryDirectory(prefix="dplm2-fold-") as folder:
-            fasta, out = Path(folder) / "sequences.fasta", Path(folder) / "structures"
-            if self.settings.input == "separate":
-                fasta = Path(folder) / f"{name_of(sequences[0])}.fasta"
+            fasta, out = self._write(Path(folder), sequences), Path(folder) / "structures"
             out.mkdir()
-            fasta.write_text("".join(f">{self._header(sequence)}\n{sequence}\n" for sequence in sequences))
             places = {"fasta": str(fasta), "out": str(out), "id": name_of(sequences[0])}
             run_command("evaluation.command.template", self.settings.template, places, self.settings.timeout)
             return [self._collect(out, sequence) for sequence in sequences]
+
+    def _write(self, folder: Path, sequences: Sequence[str]) -> Path:
+        """The input of one run, written below ``folder``: a FASTA file, or a folder of them."""
+        entries = {name_of(sequence): f">{self._header(sequence)}\n{sequence}\n" for sequence in sequences}
+        if self.settings.input == "together":
+            fasta = folder / "sequences.fasta"
+            fasta.write_text("".join(entries.values()))
+            return fasta
+        inputs = folder / "sequences"
+        inputs.mkdir()
+        for name, entry in entries.items():
+            (inputs / f"{name}.fasta").write_text(entry)
+        return inputs if self.settings.input == "folder" else inputs / f"{name_of(sequences[0])}.fasta"
 
     def _header(self, sequence: str) -> str:
         return self.settings.header.replace("{id}", name_of(sequence))
 
     def _collect(self, out: Path, sequence: str) -> Folded | Failure:
         found = sorted(path for path in out.glob(self.settings.structures) if path.is_file())
-        if self.settings.input == "together":
+        if self.settings.input != "separate":
             found = [path for path in found if name_of(sequence) in str(path.relative_to(out))]
         if not found:
             return Failure(f"the program wrote no structure that fits {self.settings.structures}")

@@ -18,7 +18,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("embeddings", type=Path, help="Parquet file of dplm2 embed --pool mean")
     parser.add_argument("--labels", type=Path, required=True, metavar="CSV", help="chain_id, label, split")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for predictions and summary")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for predictions.csv and summary.csv")
     parser.add_argument("--model-name", default="model", help="stands in the column model of summary.csv")
     parser.set_defaults(run=_run)
 

@@ -84,9 +84,8 @@ def measure(
     costs = chains.costs()
     groups = list(batches(indices, costs))
     entries, done = [], 0
-    with contextlib.closing(
-        Progress(progress or "", 0, len(tasks) * len(groups), quiet=progress is None, unit="batch")
-    ) as bar:
+    bar = Progress(progress or "", 0, len(tasks) * len(groups), quiet=progress is None, unit="batch")
+    with contextlib.closing(bar):
         for task in tasks:
             tally = Tally()
             for group, batch in zip(groups, _of_task(chains, indices, groups, task, seed), strict=True):

@@ -69,8 +69,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         description="List the artifacts that are there, and the progress of trainings whose state is saved.",
         epilog="What a run would still do: snakemake --dry-run --quiet rules",
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
-    parser.add_argument("--state", type=Path, default=Path("state"), metavar="DIR")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--state", type=Path, default=Path("state"), metavar="DIR", help="default: state")
     parser.set_defaults(run=_run)
 
 

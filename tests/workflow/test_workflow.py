@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -195,10 +196,10 @@ def test_a_wrong_configuration_stops_before_any_job(tmp_path, change, message):
     assert not (workdir.folder / "results").exists()
 
 
-@pytest.mark.parametrize("preset", ["paper_150m", "paper_650m", "paper_3b", "ablations", "benchmark"])
-def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
+def with_preset(folder: Path, preset: str) -> Workdir:
+    """A folder with a preset's configuration and stand-ins for the files that it names."""
     configuration = yaml.safe_load((ROOT / "config" / f"{preset}.yaml").read_text(encoding="utf-8"))
-    workdir = Workdir(tmp_path / "run")
+    workdir = Workdir(folder)
     workdir.configuration = configuration
     for dataset in configuration["datasets"].values():
         files = workdir.folder / dataset["files"]
@@ -217,12 +218,31 @@ def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
             for path in reference_files([workdir.folder / problem for problem in task["problems"]], references):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
+    return workdir
+
+
+@pytest.mark.parametrize("preset", ["paper_150m", "paper_650m", "paper_3b", "ablations", "benchmark"])
+def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
+    workdir = with_preset(tmp_path / "run", preset)
+    configuration = workdir.configuration
     jobs = workdir.planned()
     assert jobs["report"] == 1
     models = len(configuration["models"])
     assert jobs["evaluate_samples"] % models == 0
     trained = sum("pretrained" not in model for model in configuration["models"].values())
     assert jobs.get("train_model", 0) == trained
+
+
+@pytest.mark.parametrize("program", ["boltz", "chai", "colabfold"])
+def test_another_folding_program_is_laid_over_the_benchmark(tmp_path, program):
+    workdir = with_preset(tmp_path / "run", "benchmark")
+    files = ["config/benchmark.yaml", f"config/folding_{program}.yaml"]
+    done = workdir.snakemake("benchmark", "--configfile", *files, "--dry-run", "--printshellcmds", "--quiet", "host")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    commands = [line for line in said.splitlines() if "dplm2 evaluate co-generation" in line]
+    assert len(commands) == 1 and f"conda run --name {program} " in commands[0] and " {fasta} " in commands[0]
+    assert '"folding_backend": "command"' in commands[0] and '"esmfold": null' in commands[0]
 
 
 @pytest.fixture

@@ -1,0 +1,194 @@
+"""config/folding_*.yaml, run as they stand, with stand-ins for the programs.
+
+A stand-in refuses an input that its program refuses and an option that the program does not have, and writes the files
+that the program writes: Boltz-2 (``boltz/data/parse/fasta.py``, ``data/write/pdb.py``, ``writer.py``), Chai-1
+(``chai_lab/chai1.py``, and the columns of modelcif 1.8, which it writes with), ColabFold 1.5 (names of its results).
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from dplm2 import config
+from dplm2.evaluation.command_backend import CommandBackend
+from dplm2.evaluation.folding import predict
+from dplm2.evaluation.settings import EvaluationSettings, backend_settings
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("boltz", "chai", "colabfold")
+SEQUENCES = ["ACDEFGHIKL", "MNPQRSTVWYAC", "GAGAGA"]
+
+STAND_INS = '''\
+import argparse, sys
+from pathlib import Path
+
+NAMES = dict(zip("ACDEFGHIKLMNPQRSTVWY", "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP "
+                 "TYR".split()))
+CIF = ("group_PDB id type_symbol label_atom_id label_alt_id label_comp_id label_seq_id auth_seq_id pdbx_PDB_ins_code "
+       "label_asym_id Cartn_x Cartn_y Cartn_z occupancy label_entity_id auth_asym_id auth_comp_id B_iso_or_equiv "
+       "pdbx_PDB_model_num").split()
+
+
+def entries(fasta):
+    lines = fasta.read_text().split("\\n")
+    assert lines[-1] == "" and all(lines[:-1]), "empty lines"
+    return [(header[1:], sequence) for header, sequence in zip(lines[:-1:2], lines[1::2], strict=True)]
+
+
+def atoms(sequence):
+    """Number, name, residue's name and index, position; the place of an atom tells which residue of what it is."""
+    number = 0
+    for index, letter in enumerate(sequence):
+        for place, name in enumerate(("N", "CA", "C", "O", "CB")[: 4 if letter == "G" else 5]):
+            number += 1
+            yield number, name, NAMES[letter], index, (float(index), float(place), float(ord(letter)))
+
+
+def pdb(sequence, plddt):
+    """A PDB file with the same B factor at all atoms of a residue."""
+    return "".join(
+        f"ATOM  {number:>5}  {name:<3} {residue:>3} A{index + 1:>4}    {x:>8.3f}{y:>8.3f}{z:>8.3f}{1:>6.2f}"
+        f"{plddt(index):>6.2f}          {name[0]:>2}  \\n"
+        for number, name, residue, index, (x, y, z) in atoms(sequence)
+    )
+
+
+def boltz(words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("verb", choices=["predict"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out_dir", type=Path, required=True)
+    parser.add_argument("--output_format", choices=["pdb", "mmcif"], default="mmcif")
+    parser.add_argument("--diffusion_samples", type=int, default=1)
+    parser.add_argument("--seed", type=int)
+    given = parser.parse_args(words)
+    assert given.output_format == "pdb" and given.diffusion_samples == 1
+    out = given.out_dir / f"boltz_results_{given.data.stem}"
+    for path in sorted(given.data.iterdir()):
+        assert path.suffix == ".fasta"
+        [(header, sequence)] = entries(path)
+        chain, kind, alignment = header.split("|")
+        assert (chain, kind) == ("A", "protein") and alignment == "empty", "Missing MSA's in input"
+        folder, name = out / "predictions" / path.stem, f"{path.stem}_model_0"
+        for place in (folder, out / "processed" / "structures", out / "msa"):
+            place.mkdir(parents=True, exist_ok=True)
+        (out / "processed" / "structures" / f"{path.stem}.npz").touch()
+        (folder / f"confidence_{name}.json").write_text("{}")
+        (folder / f"plddt_{name}.npz").touch()
+        text = pdb(sequence, lambda index: 50 + index) + "END".ljust(80) + "\\n" + " " * 80
+        (folder / f"{name}.pdb").write_text(text)
+
+
+def chai_lab(words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("verb", choices=["fold"])
+    parser.add_argument("fasta", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--num-diffn-samples", type=int, default=5)
+    parser.add_argument("--seed", type=int)
+    given = parser.parse_args(words)
+    assert not given.out.exists() or not any(given.out.iterdir()), "Output directory is not empty."
+    [(header, sequence)] = entries(given.fasta)
+    kind, _, name = header.partition("|")
+    assert kind == "protein" and name.startswith("name=")
+    given.out.mkdir(exist_ok=True)
+    for model in range(given.num_diffn_samples):
+        lines = ["data_model", "loop_", *(f"_atom_site.{column}" for column in CIF)]
+        for number, name, residue, index, (x, y, z) in atoms(sequence):
+            lines.append(
+                f"ATOM {number} {name[0]} {name} . {residue} {index + 1} {index + 1} ? A {x:.3f} {y:.3f} {z:.3f} 1.000 "
+                f"1 A {residue} {50 + index + (0 if name == 'CA' else 9):.3f} 1"
+            )
+        (given.out / f"pred.model_idx_{model}.cif").write_text("\\n".join([*lines, "#", ""]))
+        (given.out / f"scores.model_idx_{model}.npz").touch()
+
+
+def colabfold_batch(words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("input", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--msa-mode", choices=["mmseqs2_uniref_env", "mmseqs2_uniref", "single_sequence"])
+    parser.add_argument("--model-type", choices=["auto", "alphafold2", "alphafold2_ptm"], default="auto")
+    parser.add_argument("--num-models", type=int, choices=[1, 2, 3, 4, 5], default=5)
+    parser.add_argument("--random-seed", type=int, default=0)
+    given = parser.parse_args(words)
+    assert given.msa_mode == "single_sequence" and given.input.suffix == ".fasta"
+    for name, sequence in entries(given.input):
+        for rank in range(1, given.num_models + 1):
+            kind = f"rank_{rank:03d}_{given.model_type}_model_{rank}_seed_{given.random_seed:03d}"
+            text = "MODEL     1\\n" + pdb(sequence, lambda index: 50 + index) + "TER\\nENDMDL\\nEND\\n"
+            (given.results / f"{name}_unrelaxed_{kind}.pdb").write_text(text)
+            (given.results / f"{name}_scores_{kind}.json").write_text("{}")
+        (given.results / f"{name}.done.txt").touch()
+        (given.results / f"{name}_plddt.png").touch()
+    (given.results / "config.json").write_text("{}")
+
+
+verb, option, environment, program, *words = sys.argv[1:]
+assert (verb, option) == ("run", "--name")
+assert program == {"boltz": "boltz", "chai": "chai-lab", "colabfold": "colabfold_batch"}[environment]
+with Path(__file__).with_suffix(".log").open("a") as log:
+    log.write(f"{program}\\n")
+{"boltz": boltz, "chai-lab": chai_lab, "colabfold_batch": colabfold_batch}[program](words)
+'''
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Path:
+    """A `conda` on PATH that runs the stand-ins; the file in which each run is noted."""
+    conda = tmp_path / "bin" / "conda"
+    conda.parent.mkdir()
+    conda.write_text(f"#!{sys.executable}\n{STAND_INS}")
+    conda.chmod(0o755)
+    monkeypatch.setenv("PATH", str(conda.parent), prepend=":")
+    return conda.with_suffix(".log")
+
+
+def backend(program: str) -> CommandBackend:
+    whole = config.load(ROOT / "config" / f"folding_{program}.yaml")
+    settings = config.build(EvaluationSettings, whole["evaluation"])
+    assert settings.folding_backend == "command"
+    return CommandBackend(backend_settings(settings, "command"))
+
+
+@pytest.mark.parametrize("program, expected_runs", [("boltz", 1), ("chai", 3), ("colabfold", 1)])
+def test_the_configuration_folds(program, expected_runs, runs, tmp_path):
+    results = predict(backend(program), [*SEQUENCES, SEQUENCES[0]], tmp_path / "kept")
+    for sequence, result in zip([*SEQUENCES, SEQUENCES[0]], results, strict=True):
+        index, letters = np.arange(len(sequence)), [ord(letter) for letter in sequence]
+        for place in range(4):  # N, CA, C, O
+            expected = np.stack([index, np.full_like(index, place), letters], axis=-1)
+            np.testing.assert_array_equal(result.backbone[:, place], expected)
+        np.testing.assert_allclose(result.plddt, 50 + index)
+    # Boltz and ColabFold load their weights once for all sequences.
+    assert len(runs.read_text().splitlines()) == expected_runs
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_program_has_the_environment_that_its_configuration_calls(program):
+    template = backend(program).settings.template
+    assert template.startswith(f"conda run --name {program} ")
+    text = (ROOT / "envs" / f"{program}.yaml").read_text(encoding="utf-8")
+    assert f"conda env create --name {program} --file envs/{program}.yaml" in text
+    assert yaml.safe_load(text)["dependencies"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("below", ["config.yaml", "config/benchmark.yaml", "config/paper_650m.yaml"])
+def test_the_configuration_may_be_laid_over_another(program, below):
+    lower = yaml.safe_load((ROOT / below).read_text(encoding="utf-8"))
+    upper = yaml.safe_load((ROOT / "config" / f"folding_{program}.yaml").read_text(encoding="utf-8"))
+    lower["evaluation"].update(upper["evaluation"])
+    section = config.load(lower)["evaluation"]
+    assert (section["folding_backend"], section["esmfold"]) == ("command", None)
+    assert config.build(EvaluationSettings, section).command == backend(program).settings
+
+
+def test_a_backend_that_is_not_chosen_still_has_no_settings():
+    command = {"folding_backend": "command", "command": {"template": "x {fasta} {out}"}}
+    assert config.load({"evaluation": command | {"esmfold": None, "self": None}})
+    with pytest.raises(config.ConfigError, match="folding_backend"):
+        config.load({"evaluation": command | {"esmfold": {"recycles": 1}}})
