@@ -121,22 +121,23 @@ class ChainStart(nn.Module):
     """A first trace of the chain: each frame predicted relative to the one before it, all composed along the chain.
 
     From a single point, frames learn where to go only through each other, which takes the paper's training length. Here
-    each residue's features say how the chain goes on from it (3.8 angstrom and a turn), which structure tokens
-    determine almost by themselves; the passes of the structure module then correct what has drifted. Steps are learnt
-    one by one: a gradient through the composed chain would be ruled by its lever arms. This is our addition to the
-    paper's decoder.
+    the features of two residues in a row say how the chain goes on from one to the other (3.8 angstrom and a turn,
+    which the torsions of both decide); the passes of the structure module then correct what has drifted. Steps are
+    learnt one by one: a gradient through the composed chain would be ruled by its lever arms. This is our addition to
+    the paper's decoder.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, width)
-        self.step = nn.Linear(width, 7)
+        self.hidden = nn.Linear(2 * width, 2 * width)
+        self.step = nn.Linear(2 * width, 7)
         lecun_(self.hidden.weight, gain=2.0)
         zero_(self.step)
 
     def forward(self, first_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """The next frame in each residue's own: unit quaternions ``(B, L, 4)``, shifts ``(B, L, 3)`` of 10 angstrom."""
-        step = self.step(functional.relu(self.hidden(first_BLD)))
+        both_BLE = torch.cat((first_BLD, functional.pad(first_BLD[:, 1:], (0, 0, 0, 1))), -1)
+        step = self.step(functional.relu(self.hidden(both_BLE)))
         turns = functional.normalize(step[..., :4] + step.new_tensor(MEAN_TURN), dim=-1)
         return turns, step[..., 4:] + step.new_tensor(MEAN_SHIFT)
 
