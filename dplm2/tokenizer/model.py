@@ -31,7 +31,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT, FORMAT_VERSION = "dplm2 structure tokenizer", 1
 NOT_ARCHITECTURE = {
     *("weights", "frozen", "cached_features"),
-    *("gradual_steps", "commitment_weight", "entropy_weight", "entropy_temperature"),
+    *("gradual_steps", "commitment_weight", "entropy_weight", "entropy_temperature", "uniformity_weight"),
 }
 DEFAULT_TOKEN_BUDGET = 2000
 

@@ -144,7 +144,20 @@ class Quantizer(nn.Module):
         sample_entropy, codebook_entropy = code_entropies(scaled[mask_BL], self.settings.entropy_temperature)
         loss = self.settings.commitment_weight * commitment
         loss = loss + self.settings.entropy_weight * (sample_entropy - codebook_entropy)
+        if self.settings.uniformity_weight > 0:
+            loss = loss + self.settings.uniformity_weight * distance_to_uniform(bounded[mask_BL])
         return Quantized(codes, bits_to_indices(values > 0), commitment, sample_entropy, codebook_entropy, loss)
+
+
+def distance_to_uniform(values_NV: Tensor) -> Tensor:
+    """Mean squared distance of each value's distribution over residues to the uniform one in -1 to 1.
+
+    That is the squared 2-Wasserstein distance, which in one dimension pairs sorted values with quantiles. Levels that are
+    evenly spaced are used evenly where it is zero.
+    """
+    count = len(values_NV)
+    quantiles_N = (torch.arange(count, device=values_NV.device, dtype=values_NV.dtype) * 2 + 1 - count) / max(count, 1)
+    return (values_NV.sort(0).values - quantiles_N[:, None]).square().mean()
 
 
 def places(layout: Sequence[int]) -> list[int]:

@@ -50,6 +50,7 @@ class QuantizerSettings:
     commitment_weight: float
     entropy_weight: float
     entropy_temperature: float
+    uniformity_weight: float
 
     def __post_init__(self) -> None:
         if self.bits_per_value is None:

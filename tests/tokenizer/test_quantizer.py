@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from dplm2.errors import ConfigError
-from dplm2.tokenizer.quantizer import Quantizer, code_entropies, indices_to_codes, levels_of
+from dplm2.tokenizer.quantizer import Quantizer, code_entropies, distance_to_uniform, indices_to_codes, levels_of
 from dplm2.tokenizer.settings import default_settings
 
 
@@ -169,3 +169,22 @@ def test_outside_the_mask_every_layout_gives_index_0():
 def test_bits_per_value_that_do_not_fit_are_refused(change, message):
     with pytest.raises(ConfigError, match=f"quantizer.bits_per_value: .*{message}"):
         quantizer(**({"bits": 6, "bits_per_value": [4, 2], "bound": "tanh"} | change))
+
+
+def test_distance_to_the_uniform_distribution_in_closed_form():
+    even = (torch.arange(1000) * 2 + 1 - 1000) / 1000
+    shuffled = even[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
+    torch.testing.assert_close(distance_to_uniform(shuffled[:, None]), torch.tensor(0.0))
+    at_the_end = distance_to_uniform(torch.ones(1000, 2))  # the mean of (1 - q)^2 over q in -1 to 1
+    torch.testing.assert_close(at_the_end, torch.tensor(4 / 3), rtol=1e-4, atol=0)
+    torch.testing.assert_close(distance_to_uniform(0.5 * shuffled[:, None]), torch.tensor(1 / 12), rtol=1e-4, atol=0)
+
+
+def test_uniformity_counts_only_residues_of_the_mask():
+    values = torch.randn(2, 30, 2, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 30, dtype=torch.bool)
+    mask[1, 20:] = False
+    settings = {"bits": 4, "bits_per_value": [2, 2], "bound": "tanh", "uniformity_weight": 1.0}
+    loss = quantizer(**settings)(values, mask).loss
+    values[1, 20:] = 1e3
+    torch.testing.assert_close(quantizer(**settings)(values, mask).loss, loss)
