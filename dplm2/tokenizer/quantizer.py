@@ -152,8 +152,8 @@ class Quantizer(nn.Module):
 def distance_to_uniform(values_NV: Tensor) -> Tensor:
     """Mean squared distance of each value's distribution over residues to the uniform one in -1 to 1.
 
-    That is the squared 2-Wasserstein distance, which in one dimension pairs sorted values with quantiles. Levels that are
-    evenly spaced are used evenly where it is zero.
+    That is the squared 2-Wasserstein distance, which in one dimension pairs sorted values with quantiles. Where it is
+    zero, evenly spaced levels are used evenly.
     """
     count = len(values_NV)
     quantiles_N = (torch.arange(count, device=values_NV.device, dtype=values_NV.dtype) * 2 + 1 - count) / max(count, 1)
