@@ -121,8 +121,9 @@ class Encoder(nn.Module):
         Tensor
             (B, L, D); zero at padding.
         """
-        embedded = sum(self.embed(coords_BLAX, observed_BL, residues_BL, precision).values())
-        values = embedded + position_embedding(embedded.shape[1], embedded.shape[2], embedded.device)
+        values = sum(self.embed(coords_BLAX, observed_BL, residues_BL, precision).values())
+        if self.settings.positions:
+            values = values + position_embedding(values.shape[1], values.shape[2], values.device)
         dropout = self.settings.dropout if self.training else 0.0
         values = F.dropout(values, dropout) * residues_BL[..., None]
         bias_B11L = torch.zeros_like(residues_BL, dtype=values.dtype).masked_fill(~residues_BL, -math.inf)[

@@ -29,6 +29,7 @@ class EncoderSettings:
     edge_scalars: int
     edge_vectors: int
     neighbours: int
+    positions: bool
     dropout: float
 
 

@@ -179,3 +179,19 @@ def test_positions_are_those_of_fair_esm():
     theirs = SinusoidalPositionalEmbedding(64, 1)(torch.full((1, 30), 32))[0]
     torch.testing.assert_close(position_embedding(30, 64, torch.device("cpu")), theirs, rtol=0, atol=1e-6)
     assert math.isclose(float(theirs[0, 0]), math.sin(2), rel_tol=1e-6)
+
+
+def test_without_positions_a_residue_does_not_know_its_place_in_the_chain(chains):
+    """Missing residues put before a chain move it along; only its first residue, and what listens to that, sees a difference."""
+    given = chains[4]
+    moved = np.concatenate([np.full((25, *given.shape[1:]), np.nan, given.dtype), given])
+    differences = []
+    for positions in (True, False):
+        torch.manual_seed(0)
+        sizes = {"width": 16, "layers": 0, "gvp_layers": 1, "node_scalars": 8, "node_vectors": 4, "neighbours": 4}
+        encoder = Encoder(default_settings(encoder={**sizes, "positions": positions}).encoder).eval()
+        with torch.no_grad():
+            alone, after = (encoder(*pad_backbones([chain]))[0] for chain in (given, moved))
+        differences.append(float((alone[3:] - after[28:]).abs().max()))
+    with_positions, without = differences
+    assert without < 0.01 < 0.1 < with_positions
