@@ -182,7 +182,7 @@ def test_positions_are_those_of_fair_esm():
 
 
 def test_without_positions_a_residue_does_not_know_its_place_in_the_chain(chains):
-    """Missing residues put before a chain move it along; only its first residue, and what listens to that, sees a difference."""
+    """Missing residues put before a chain move it along; only what listens to its first residue sees a difference."""
     given = chains[4]
     moved = np.concatenate([np.full((25, *given.shape[1:]), np.nan, given.dtype), given])
     differences = []
