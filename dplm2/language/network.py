@@ -195,7 +195,8 @@ class MultimodalEsm(nn.Module):
         half = max(input_ids_BT.shape[1] // 2, 1)
         # A tensor and not a branch: asking for its value would wait for the device. Rows may lack either track.
         starts_structure = (input_ids_BT[:, 0] == self.vocabulary.cls_structure).any()
-        return starts_structure & (input_ids_BT[:, half] == self.vocabulary.cls_sequence).any(), half
+        # Not ``[:, half]``: torch.compile would compile the network again for each length.
+        return starts_structure & (input_ids_BT.narrow(1, half, 1) == self.vocabulary.cls_sequence).any(), half
 
     def positions(self, input_ids_BT: Tensor) -> Tensor:
         """Rotary positions (1, T): residue i has the same in both halves."""

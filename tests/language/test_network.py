@@ -134,3 +134,17 @@ def test_bfloat16_agrees_with_float32(small_network):
         real_BT = ids_BT != 1
         assert torch.isfinite(half[real_BT]).all()
         assert torch.allclose(full[real_BT], half[real_BT].float(), atol=0.05)
+
+
+def test_the_network_is_compiled_once_for_all_lengths(small_network):
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(small_network.positions, backend=counter, dynamic=True)
+    rng = np.random.default_rng(0)
+    for length in (9, 14, 20, 31, 47):
+        structure, sequence = ids_of(small_network, rng, length)
+        ids = layout.join(small_network.vocabulary, [structure], [sequence])
+        assert torch.equal(compiled(ids), small_network.positions(ids))
+    assert counter.frame_count == 1
