@@ -10,6 +10,7 @@ from dplm2.errors import DPLM2Error
 from dplm2.structures.manifest import update_manifest
 from dplm2.structures.settings import SELECTION_FILTERS
 from dplm2.structures.targets import Source, update_lists
+from dplm2.tokenizer.settings import QuantizerSettings
 from dplm2.training.settings import TrainingSettings
 
 # The rules run the package of this folder, installed or not.
@@ -19,7 +20,7 @@ shell.prefix("set -euo pipefail; export PYTHONPATH=" + str(workflow.basedir) + "
 def checked_configuration():
     try:
         configuration = dplm2_config.load(config)
-        problems = list(training_problems(configuration))
+        problems = [*training_problems(configuration), *quantizer_problems(configuration)]
     except DPLM2Error as error:
         raise WorkflowError(str(error)) from None
     if problems:
@@ -37,6 +38,15 @@ def training_problems(configuration):
             for place, training in trainings.items():
                 for problem in dplm2_config.build(TrainingSettings, training).problems():
                     yield f"{kind}.{name}.{place.removesuffix('training')}{problem}"
+
+
+def quantizer_problems(configuration):
+    """What contradicts itself in the quantizers."""
+    for name, section in configuration["tokenizers"].items():
+        try:
+            dplm2_config.build(QuantizerSettings, section["quantizer"])
+        except DPLM2Error as error:
+            yield f"tokenizers.{name}.{error}"
 
 
 SETTINGS = checked_configuration()

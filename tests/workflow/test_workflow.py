@@ -181,10 +181,14 @@ def test_no_usable_chain_stops_with_one_clear_line(tmp_path):
             "tokenizers.tiny.training: unknown key 'stepps'",
         ),
         (lambda c: c["tokenizers"]["tiny"]["quantizer"].update(bits="four"), "tokenizers.tiny.quantizer.bits"),
+        (
+            lambda c: c["tokenizers"]["tiny"]["quantizer"].update(bits_per_value=[2, 1], bound="tanh"),
+            "tokenizers.tiny.quantizer.bits_per_value: adds up to 3, bits is 4",
+        ),
         (lambda c: c["generation"]["folding"].update(dataset="nowhere"), "generation.folding.dataset"),
         (lambda c: c["datasets"]["own"].update(files="nowhere"), "datasets.own.files"),
     ],
-    ids=["unknown key", "wrong type", "unknown name", "missing folder"],
+    ids=["unknown key", "wrong type", "contradiction", "unknown name", "missing folder"],
 )
 def test_a_wrong_configuration_stops_before_any_job(tmp_path, change, message):
     workdir = Workdir(tmp_path / "run")
