@@ -78,8 +78,8 @@ def run(job: Job) -> int:
             summary += _rows(network, chains, source, label, job.seed, details)
             if label == "trained":
                 summary += [
-                    summary_row(source, f"{track}_cross_entropy_unigram", value, int(chains.lengths.sum()))
-                    for track, value in unigram_entropy(chains).items()
+                    summary_row(source, f"{track}_cross_entropy_unigram", value, count)
+                    for track, (value, count) in unigram_entropy(chains).items()
                 ]
     write_results(job.out, pd.DataFrame(details), summary, record)
     print(describe(summary))

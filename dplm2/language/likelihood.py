@@ -160,8 +160,8 @@ def pooled(cross_entropies: Sequence[CrossEntropy]) -> dict[Track, tuple[float, 
     return result
 
 
-def unigram_entropy(chains: Chains) -> dict[Track, float]:
-    """Entropy (nats) of each track's token frequencies, over the residues that are learned from.
+def unigram_entropy(chains: Chains) -> dict[Track, tuple[float, int]]:
+    """Entropy (nats) of each track's token frequencies, over the residues that are learned from, and their number.
 
     It is the cross-entropy of the best prediction that looks at nothing.
     """
@@ -170,7 +170,8 @@ def unigram_entropy(chains: Chains) -> dict[Track, float]:
         ids = np.concatenate([chains.track(index, track) for index in range(len(chains))])
         learnable = diffusion.learnable_positions(chains.vocabulary, torch.from_numpy(ids), chains.settings)
         counts = torch.bincount(torch.from_numpy(ids)[learnable])
-        entropies[track] = float(torch.distributions.Categorical(probs=counts.double()).entropy())
+        entropy = torch.distributions.Categorical(probs=counts.double()).entropy()
+        entropies[track] = float(entropy), int(counts.sum())
     return entropies
 
 
