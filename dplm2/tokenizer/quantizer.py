@@ -3,6 +3,7 @@
 Shape legend: B batch, L residues, V values to quantize, Q bits, N residues that count.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from dplm2.tokenizer.settings import QuantizerSettings
 
 ENTROPY_EPSILON = 1e-5  # inside the logarithm of the mean code distribution, as in the authors' code
+RANDOM_DIRECTIONS = 16  # along which the joint distribution of values is compared with the even one
 
 
 class Quantized(NamedTuple):
@@ -145,19 +147,45 @@ class Quantizer(nn.Module):
         loss = self.settings.commitment_weight * commitment
         loss = loss + self.settings.entropy_weight * (sample_entropy - codebook_entropy)
         if self.settings.uniformity_weight > 0:
-            loss = loss + self.settings.uniformity_weight * distance_to_uniform(bounded[mask_BL])
+            loss = loss + self.settings.uniformity_weight * distance_to_uniform(bounded[mask_BL], layout)
         return Quantized(codes, bits_to_indices(values > 0), commitment, sample_entropy, codebook_entropy, loss)
 
 
-def distance_to_uniform(values_NV: Tensor) -> Tensor:
-    """Mean squared distance of each value's distribution over residues to the uniform one in -1 to 1.
+def distance_to_uniform(values_NV: Tensor, layout: Sequence[int]) -> Tensor:
+    """How far the joint distribution of values over residues is from one that uses all codes alike.
 
-    That is the squared 2-Wasserstein distance, which in one dimension pairs sorted values with quantiles. Where it is
-    zero, evenly spaced levels are used evenly.
+    That is the squared sliced 2-Wasserstein distance (Bonneel et al. 2015) to the distribution of `even_values`: along
+    a direction the distance of two samples is that of their sorted projections. The directions are the values
+    themselves, which makes their levels even, and as many random ones (drawn from torch's generator) as make their
+    combinations even.
+
+    Parameters
+    ----------
+    values_NV
+        Values in -1 to 1.
+    layout
+        Bits of each value.
     """
-    count = len(values_NV)
-    quantiles_N = (torch.arange(count, device=values_NV.device, dtype=values_NV.dtype) * 2 + 1 - count) / max(count, 1)
-    return (values_NV.sort(0).values - quantiles_N[:, None]).square().mean()
+    count, width = values_NV.shape
+    directions_VS = torch.randn(width, RANDOM_DIRECTIONS, dtype=values_NV.dtype, device=values_NV.device)
+    axes_VV = torch.eye(width, dtype=values_NV.dtype, device=values_NV.device)
+    directions_VS = torch.cat([axes_VV, F.normalize(directions_VS, dim=0)], 1)
+    even_NV = even_values(count, layout).to(values_NV)
+    ours_NS, even_NS = ((sample @ directions_VS).sort(0).values for sample in (values_NV, even_NV))
+    return (ours_NS - even_NS).square().mean()
+
+
+@functools.lru_cache(maxsize=8)
+def even_values(count: int, layout: tuple[int, ...]) -> Tensor:
+    """Points (N, V) in -1 to 1 that are rounded to each code equally often, and spread evenly within its cell.
+
+    They are evenly spaced in the cube of all values in units of cells (Sobol's sequence). The outermost levels are -1
+    and 1, half of whose cells lies outside: that half is folded in.
+    """
+    levels_V = 2.0 ** torch.tensor(layout)
+    cells_NV = torch.quasirandom.SobolEngine(len(layout)).draw(count) * levels_V
+    values_NV = (2 * cells_NV - 1) / (levels_V - 1) - 1
+    return values_NV - 2 * F.relu(values_NV - 1) + 2 * F.relu(-1 - values_NV)
 
 
 def places(layout: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""AdamW over what is trained, its learning rate, and the moving average of the weights."""
+"""The optimiser over what is trained, its learning rate, and the moving average of the weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +8,11 @@ from torch import Tensor, nn
 
 from dplm2.errors import DPLM2Error
 from dplm2.training.settings import TrainingSettings
+
+MOMENTUM = 0.95  # of Muon, with Nesterov's look-ahead
+NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS = (3.4445, -4.7750, 2.0315), 5
+SMALLEST_NORM = 1e-7
+UPDATE_SIZE = 0.2  # root mean square of a matrix's update, about that of AdamW's
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -39,15 +44,19 @@ def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def make_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over the trained parameters of ``module``, in one group or, unless ``decay_all``, in two."""
+    """AdamW or Muon over the trained parameters of ``module``, grouped by whether they decay and are matrices."""
     trained = trained_parameters(module)
     exempt = set() if settings.decay_all else _exempt_from_decay(module)
-    groups = [
-        {"params": [p for name, p in trained.items() if name not in exempt], "weight_decay": settings.weight_decay},
-        {"params": [p for name, p in trained.items() if name in exempt], "weight_decay": 0.0},
+    matrices = _matrices(module) if settings.optimizer == "muon" else set()
+    groups = {}
+    for name, parameter in trained.items():
+        groups.setdefault((name in exempt, name in matrices), []).append(parameter)
+    made = [
+        {"params": parameters, "weight_decay": 0.0 if is_exempt else settings.weight_decay, "orthogonal": is_matrix}
+        for (is_exempt, is_matrix), parameters in groups.items()
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+    return (Muon if settings.optimizer == "muon" else torch.optim.AdamW)(
+        made,
         lr=settings.learning_rate,
         betas=settings.betas,
         eps=settings.epsilon,
@@ -56,11 +65,65 @@ def make_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim
 
 
 def _exempt_from_decay(module: nn.Module) -> set[str]:
-    exempt = {name for name, parameter in module.named_parameters() if parameter.ndim < 2}
-    for prefix, part in module.named_modules():
-        if isinstance(part, nn.Embedding):
-            exempt |= {f"{prefix}.{name}".lstrip(".") for name, _ in part.named_parameters()}
-    return exempt
+    return {name for name, parameter in module.named_parameters() if parameter.ndim < 2} | _of(module, nn.Embedding)
+
+
+def _matrices(module: nn.Module) -> set[str]:
+    """Weights of linear layers, without those that are an embedding too (a tied head)."""
+    names = {name for name in _of(module, nn.Linear) if name.endswith("weight")}
+    return names - _of(module, nn.Embedding)
+
+
+def _of(module: nn.Module, kind: type[nn.Module]) -> set[str]:
+    """Names of the parameters of all parts of a kind."""
+    return {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, part in module.named_modules()
+        if isinstance(part, kind)
+        for name, _ in part.named_parameters(recurse=False)
+    }
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW whose matrices move along their orthogonalised momentum (Jordan et al. 2024).
+
+    Groups with ``orthogonal`` hold matrices. Their update has the size that AdamW's has (0.2 a weight, Liu et al. 2025),
+    so that one learning rate serves all groups. Torch's own (from 2.9) computes in bfloat16, which is ten times slower
+    on processors that do not have it.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update; the gradients of matrices are used up."""
+        for group in self.param_groups:
+            for parameter in group["params"] if group["orthogonal"] else ():
+                if parameter.grad is not None:
+                    self._move(parameter, group["lr"], group["weight_decay"])
+                    parameter.grad = None
+        super().step(closure)
+
+    def _move(self, parameter: nn.Parameter, rate: float, decay: float) -> None:
+        state = self.state[parameter]
+        momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+        momentum.lerp_(parameter.grad, 1 - MOMENTUM)
+        update = orthogonalised(parameter.grad.lerp(momentum, MOMENTUM))
+        parameter.mul_(1 - rate * decay)
+        parameter.add_(update, alpha=-rate * UPDATE_SIZE * max(parameter.shape) ** 0.5)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Nearly U V^T of the singular value decomposition U S V^T: singular values between 0.7 and 1.2.
+
+    Five rounds of the quintic Newton-Schulz iteration with the coefficients of Jordan et al. (2024), which trade
+    accuracy for growth of small singular values.
+    """
+    a, b, c = NEWTON_SCHULZ
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    values = wide / wide.norm().clamp(min=SMALLEST_NORM)
+    for _ in range(NEWTON_SCHULZ_ROUNDS):
+        square = values @ values.T
+        values = torch.addmm(a * values, torch.addmm(b * square, square, square, alpha=c), values)
+    return values if wide is matrix else values.T
 
 
 class MovingAverage:

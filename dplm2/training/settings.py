@@ -39,6 +39,7 @@ class TrainingSettings:
     max_batch_size: int | None
     sample_by: str
     accumulate: int
+    optimizer: str
     learning_rate: float
     initial_learning_rate: float
     final_learning_rate: float | None
@@ -122,6 +123,8 @@ class TrainingSettings:
                 f"training.initial_learning_rate: {self.initial_learning_rate} is above learning_rate "
                 f"({self.learning_rate})"
             )
+        if self.optimizer == "muon" and self.strategy == "fsdp":
+            yield "training.optimizer: muon needs whole matrices, and strategy: fsdp cuts them; use ddp"
         if self.weight_decay == 0 and given("decay_all"):
             yield "training.decay_all: has no effect with weight_decay: 0; leave it out"
         if self.save_every is None and self.save_every_seconds is None:

@@ -7,7 +7,14 @@ import torch
 from safetensors.torch import load_file
 
 from dplm2.errors import ConfigError
-from dplm2.tokenizer.quantizer import Quantizer, code_entropies, distance_to_uniform, indices_to_codes, levels_of
+from dplm2.tokenizer.quantizer import (
+    Quantizer,
+    code_entropies,
+    distance_to_uniform,
+    even_values,
+    indices_to_codes,
+    levels_of,
+)
 from dplm2.tokenizer.settings import default_settings
 
 
@@ -171,13 +178,62 @@ def test_bits_per_value_that_do_not_fit_are_refused(change, message):
         quantizer(**({"bits": 6, "bits_per_value": [4, 2], "bound": "tanh"} | change))
 
 
-def test_distance_to_the_uniform_distribution_in_closed_form():
-    even = (torch.arange(1000) * 2 + 1 - 1000) / 1000
-    shuffled = even[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
-    torch.testing.assert_close(distance_to_uniform(shuffled[:, None]), torch.tensor(0.0))
-    at_the_end = distance_to_uniform(torch.ones(1000, 2))  # the mean of (1 - q)^2 over q in -1 to 1
-    torch.testing.assert_close(at_the_end, torch.tensor(4 / 3), rtol=1e-4, atol=0)
-    torch.testing.assert_close(distance_to_uniform(0.5 * shuffled[:, None]), torch.tensor(1 / 12), rtol=1e-4, atol=0)
+def test_even_values_are_rounded_to_each_code_equally_often():
+    layout = (3, 2, 1)
+    module = quantizer(bits=6, bits_per_value=list(layout), bound="tanh")
+    values = even_values(64 * 64, layout)
+    assert values.abs().max() <= 1
+    counts = torch.bincount(
+        module.indices(torch.atanh(values.clamp(-1 + 1e-6, 1 - 1e-6))[None], torch.ones(1, 4096) > 0)[0]
+    )
+    assert counts.min() > 0.9 * 64
+    assert counts.max() < 1.1 * 64
+    # Along one value it is the uniform distribution, but for the outer levels, whose outer half cells are folded in.
+    inner = values[:, 0].abs() < 6 / 7
+    torch.testing.assert_close(inner.float().mean(), torch.tensor(6 / 8), rtol=0.01, atol=0)
+    torch.testing.assert_close(values[inner, 0].square().mean(), torch.tensor((6 / 7) ** 2 / 3), rtol=0.01, atol=0)
+
+
+def test_distance_to_the_uniform_distribution():
+    layout = (4, 3)
+    even = even_values(2048, layout)
+    order = torch.randperm(2048, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(distance_to_uniform(even[order], layout), torch.tensor(0.0), rtol=0, atol=1e-10)
+    # A constant: the mean over directions of the mean square of the other sample's projections around it, which the
+    # random directions on average only share out over the values.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        at_the_centre = distance_to_uniform(torch.zeros(2048, 2), layout)
+    torch.testing.assert_close(at_the_centre, even.square().mean(), rtol=0.03, atol=0)
+
+
+def test_the_distance_sees_that_values_follow_each_other():
+    """Each value by itself is spread evenly here, but they use 16 of 256 codes: only slanted directions show it."""
+    layout = (4, 4)
+    even = even_values(2048, layout)
+    together = even[:, :1].expand(-1, 2)
+    assert distance_to_uniform(together, layout) > 0.05
+    independent = torch.stack([even[:, 0], even[torch.randperm(2048), 1]], 1)
+    assert distance_to_uniform(independent, layout) < 0.002
+
+
+def test_uniformity_spreads_values_over_all_codes():
+    """Four hundred points on a line in a plane, moved by the term alone: they come to fill the plane's codes."""
+    torch.manual_seed(0)
+    line = torch.linspace(-0.5, 0.5, 400)[:, None] * torch.tensor([1.0, 0.8]) + 0.01 * torch.randn(400, 2)
+    values = line.clone().requires_grad_()
+    module = quantizer(bits=4, bits_per_value=[2, 2], bound="tanh", uniformity_weight=1.0, entropy_weight=0.0,
+                       commitment_weight=0.0)  # fmt: skip
+    mask = torch.ones(1, 400, dtype=torch.bool)
+    optimizer = torch.optim.Adam([values], lr=0.02)
+    before = len(module.indices(values[None], mask).unique())
+    for _ in range(200):
+        optimizer.zero_grad()
+        module(values[None], mask).loss.backward()
+        optimizer.step()
+    counts = torch.bincount(module.indices(values[None], mask)[0], minlength=16)
+    assert before <= 8
+    assert counts.min() >= 10
 
 
 def test_uniformity_counts_only_residues_of_the_mask():
@@ -185,6 +241,9 @@ def test_uniformity_counts_only_residues_of_the_mask():
     mask = torch.ones(2, 30, dtype=torch.bool)
     mask[1, 20:] = False
     settings = {"bits": 4, "bits_per_value": [2, 2], "bound": "tanh", "uniformity_weight": 1.0}
-    loss = quantizer(**settings)(values, mask).loss
-    values[1, 20:] = 1e3
-    torch.testing.assert_close(quantizer(**settings)(values, mask).loss, loss)
+    losses = []
+    for beyond in (values[1, 20:].clone(), 1e3):
+        values[1, 20:] = beyond
+        torch.manual_seed(0)  # of the directions
+        losses.append(quantizer(**settings)(values, mask).loss)
+    torch.testing.assert_close(*losses)

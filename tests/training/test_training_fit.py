@@ -103,6 +103,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, stop_at, number):
         {"precision": "bf16"},
         {"activation_checkpointing": True},
         {"accumulate": 1, "decay_all": False, "gradient_clip": None},
+        {"optimizer": "muon", "decay_all": False},
     ],
     ids=lambda options: "-".join(options),
 )

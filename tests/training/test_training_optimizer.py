@@ -6,7 +6,14 @@ from tiny_task import Network
 from torch import nn
 
 from dplm2.errors import DPLM2Error
-from dplm2.training.optimizer import MovingAverage, learning_rate, make_optimizer, trained_parameters
+from dplm2.training.optimizer import (
+    MovingAverage,
+    Muon,
+    learning_rate,
+    make_optimizer,
+    orthogonalised,
+    trained_parameters,
+)
 from dplm2.training.settings import TrainingSettings
 
 
@@ -57,6 +64,52 @@ def test_which_weights_decay(decay_all):
     matrices = {"layers.0.1.weight", "layers.1.1.weight", "head.weight"}
     assert shrunk == (set(dict(network.named_parameters())) if decay_all else matrices)
     assert shrunk | kept == set(dict(network.named_parameters()))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon comes with torch 2.9")
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (16, 16)])
+def test_muon_moves_matrices_like_torchs(shape):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator)
+    ours, torchs = nn.Parameter(weight.clone()), nn.Parameter(weight.clone())
+    group = {"params": [ours], "orthogonal": True}
+    mine = Muon([group], lr=0.01, weight_decay=0.1)
+    other = torch.optim.Muon(
+        [torchs], lr=0.01, weight_decay=0.1, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(5):
+        gradient = torch.randn(shape, generator=generator)
+        ours.grad, torchs.grad = gradient.clone(), gradient.clone()
+        mine.step()
+        other.step()
+    # Torch's works in bfloat16.
+    moved, expected = ours.detach() - weight, torchs.detach() - weight
+    assert (moved - expected).norm() < 0.02 * expected.norm()
+
+
+def test_orthogonalised_keeps_directions_and_evens_out_sizes():
+    matrix = torch.randn(12, 30, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    turned = left.T @ orthogonalised(matrix) @ right.T  # diagonal: the directions are the matrix's own
+    torch.testing.assert_close(turned, turned.diagonal().diag(), rtol=0, atol=1e-4)
+    assert turned.diagonal().min() > 0.65 and turned.diagonal().max() < 1.25
+    assert torch.equal(orthogonalised(matrix.T), orthogonalised(matrix).T)
+    assert torch.equal(orthogonalised(torch.zeros(3, 4)), torch.zeros(3, 4))
+
+
+def test_muon_leaves_all_but_matrices_to_adamw():
+    torch.manual_seed(0)
+    networks = Network(), Network()
+    networks[1].load_state_dict(networks[0].state_dict())
+    for network, kind in zip(networks, ("adamw", "muon"), strict=True):
+        optimizer = make_optimizer(network, TrainingSettings.make(learning_rate=0.01, optimizer=kind))
+        for _ in range(3):
+            for number, parameter in enumerate(network.parameters()):
+                parameter.grad = torch.full_like(parameter, 1.0 + number)
+            optimizer.step()
+    plain, turned = (dict(network.named_parameters()) for network in networks)
+    same = {name for name in plain if torch.equal(plain[name], turned[name])}
+    assert set(plain) - same == {"layers.0.1.weight", "layers.1.1.weight", "head.weight"}
 
 
 def test_frozen_weights_are_not_the_optimizers():

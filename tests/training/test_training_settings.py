@@ -28,6 +28,7 @@ def test_the_defaults_are_the_papers():
 @pytest.mark.parametrize(
     "values, key",
     [
+        ({"optimizer": "muon", "strategy": "fsdp"}, "optimizer"),
         ({"steps": 10, "warmup_steps": 10}, "warmup_steps"),
         ({"final_learning_rate": 1.0}, "final_learning_rate"),
         ({"schedule": "constant", "decay_power": 2.0}, "decay_power"),
