@@ -87,9 +87,9 @@ def _of(module: nn.Module, kind: type[nn.Module]) -> set[str]:
 class Muon(torch.optim.AdamW):
     """AdamW whose matrices move along their orthogonalised momentum (Jordan et al. 2024).
 
-    Groups with ``orthogonal`` hold matrices. Their update has the size that AdamW's has (0.2 a weight, Liu et al. 2025),
-    so that one learning rate serves all groups. Torch's own (from 2.9) computes in bfloat16, which is ten times slower
-    on processors that do not have it.
+    Groups with ``orthogonal`` hold matrices. Their update has the size that AdamW's has (0.2 a weight, Liu et al.
+    2025), so that one learning rate serves all groups. Torch's own (from 2.9) computes in bfloat16, which is ten times
+    slower on processors that do not have it.
     """
 
     @torch.no_grad()
