@@ -10,7 +10,7 @@ from dplm2.errors import DPLM2Error
 from dplm2.structures.manifest import update_manifest
 from dplm2.structures.settings import SELECTION_FILTERS
 from dplm2.structures.targets import Source, update_lists
-from dplm2.tokenizer.settings import QuantizerSettings
+from dplm2.tokenizer.settings import DecoderSettings, QuantizerSettings
 from dplm2.training.settings import TrainingSettings
 
 # The rules run the package of this folder, installed or not.
@@ -20,7 +20,7 @@ shell.prefix("set -euo pipefail; export PYTHONPATH=" + str(workflow.basedir) + "
 def checked_configuration():
     try:
         configuration = dplm2_config.load(config)
-        problems = [*training_problems(configuration), *quantizer_problems(configuration)]
+        problems = [*training_problems(configuration), *tokenizer_problems(configuration)]
     except DPLM2Error as error:
         raise WorkflowError(str(error)) from None
     if problems:
@@ -40,13 +40,14 @@ def training_problems(configuration):
                     yield f"{kind}.{name}.{place.removesuffix('training')}{problem}"
 
 
-def quantizer_problems(configuration):
-    """What contradicts itself in the quantizers."""
+def tokenizer_problems(configuration):
+    """What contradicts itself in the quantizers and decoders."""
     for name, section in configuration["tokenizers"].items():
-        try:
-            dplm2_config.build(QuantizerSettings, section["quantizer"])
-        except DPLM2Error as error:
-            yield f"tokenizers.{name}.{error}"
+        for part, settings in {"quantizer": QuantizerSettings, "decoder": DecoderSettings}.items():
+            try:
+                dplm2_config.build(settings, section[part])
+            except DPLM2Error as error:
+                yield f"tokenizers.{name}.{error}"
 
 
 SETTINGS = checked_configuration()

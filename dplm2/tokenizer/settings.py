@@ -71,7 +71,13 @@ class QuantizerSettings:
 
 @dataclass(frozen=True)
 class DecoderSettings:
-    """Post-quantization transformer, folding trunk and structure module (DPLM-2, appendix B.2)."""
+    """Post-quantization transformer, folding trunk and structure module (DPLM-2, appendix B.2).
+
+    Raises
+    ------
+    ConfigError
+        If there is neither a first trace nor a pass that would give coordinates.
+    """
 
     sequence_dim: int
     pair_dim: int
@@ -87,6 +93,10 @@ class DecoderSettings:
     distogram_bins: int
     triangle_attention: bool
     start: str
+
+    def __post_init__(self) -> None:
+        if self.structure_blocks == 0 and self.start != "chain":
+            raise ConfigError("decoder.structure_blocks: without any pass the first trace is all; set start: chain")
 
 
 @dataclass(frozen=True)

@@ -80,12 +80,16 @@ class StructureModule(nn.Module):
         zero_(self.frame_update)
 
     def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> StructurePasses:
-        """Run all passes. Every frame starts at the origin, unturned; with ``start: chain``, on the first trace."""
+        """Run all passes. Every frame starts at the origin, unturned; with ``start: chain``, on the first trace.
+
+        Without any pass the first trace is the result.
+        """
         first_BLD = self.sequence_norm(sequence_BLD)
-        batch, length, _, width = pairs_BIJP.shape
-        rows = rows_per_chunk(length, batch * length * width)
-        pairs_BIJP = by_rows(self.pair_norm, rows, pairs_BIJP)
-        bias_BHIJ = self.attention.pair_bias_of(pairs_BIJP, mask_BL, rows)
+        if self.passes:
+            batch, length, _, width = pairs_BIJP.shape
+            rows = rows_per_chunk(length, batch * length * width)
+            pairs_BIJP = by_rows(self.pair_norm, rows, pairs_BIJP)
+            bias_BHIJ = self.attention.pair_bias_of(pairs_BIJP, mask_BL, rows)
         state_BLD = self.input(first_BLD)
         steps, chain = [], (None, None)
         if self.start is None:
@@ -107,6 +111,8 @@ class StructureModule(nn.Module):
             steps.append((quaternion, rotation, UNIT * origin, state_BLD))
             # Without this the gradient through many turned frames explodes (algorithm 20, line 20).
             quaternion, rotation = quaternion.detach(), rotation.detach()
+        if not steps:
+            steps = [(quaternion, rotation, UNIT * origin, state_BLD)]
         quaternions, rotations, origins, states = (torch.stack(part) for part in zip(*steps, strict=True))
         positions = frames.ideal_atoms(rotations, origins, self.torsion(states, first_BLD))
         return StructurePasses(quaternions, rotations, origins, positions, states, *chain)

@@ -237,8 +237,7 @@ def train_tokenizer(
         If weights and sizes do not fit, or features are to be cached of an encoder that is trained.
     """
     cached = settings.encoder.cached_features
-    if cached and not settings.encoder.frozen:
-        raise ConfigError("encoder.cached_features: has no effect unless encoder.frozen is true; leave it out")
+    _check(settings)
     table = read_chains(list(chains), columns=list(Chains.COLUMNS))
     split = table["split"].fill_null("train")
     learnt, held_out = table.filter(pc.equal(split, "train")), table.filter(pc.equal(split, "validation"))
@@ -270,6 +269,16 @@ def train_tokenizer(
     record.write(out, chains=len(learnt), validation_chains=len(held_out), **outcome)
 
 
+def _check(settings: TokenizerSettings) -> None:
+    """Refuse what would have no effect."""
+    if settings.encoder.cached_features and not settings.encoder.frozen:
+        raise ConfigError("encoder.cached_features: has no effect unless encoder.frozen is true; leave it out")
+    if settings.decoder.structure_blocks == 0:
+        for name in ("fape", "local_fape", "distance", "violation"):
+            if getattr(settings.loss, name) > 0:
+                raise ConfigError(f"loss.{name}: has no effect with decoder.structure_blocks: 0; set it to 0")
+
+
 def initial_tokenizer(settings: TokenizerSettings, seed: int) -> StructureTokenizer:
     """What training starts from: weights drawn with ``seed``, or ``initial``; ESM-IF1's encoder if configured."""
     with torch.random.fork_rng(devices=[]):
@@ -284,7 +293,7 @@ def initial_tokenizer(settings: TokenizerSettings, seed: int) -> StructureTokeni
 
 
 def freeze_unlearnt(tokenizer: StructureTokenizer, settings: TokenizerSettings) -> None:
-    """Freeze what no term of the loss reaches: the heads of terms of weight zero."""
+    """Freeze what no term of the loss reaches: the heads of terms of weight zero, and passes that are not made."""
     decoder, weights = tokenizer.decoder, settings.loss
     for head, weight in (
         (decoder.distogram_head, weights.distogram),
@@ -293,6 +302,13 @@ def freeze_unlearnt(tokenizer: StructureTokenizer, settings: TokenizerSettings) 
         (decoder.structure_module.torsion, weights.violation),
     ):
         head.requires_grad_(weight > 0)
+    if settings.decoder.structure_blocks == 0:
+        for name, part in decoder.structure_module.named_children():
+            part.requires_grad_(name in ("sequence_norm", "start"))
+        decoder.pair_to_structure.requires_grad_(False)
+        if settings.decoder.blocks == 0 and weights.distogram == 0:
+            decoder.trunk.relative_position.requires_grad_(False)
+            decoder.trunk.pair_start.requires_grad_(False)
 
 
 def _inputs(chains: Sequence[Path], settings: TokenizerSettings) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Training of the tokenizer on helices and strands made here: windows, terms, and a loss that falls."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -141,6 +142,55 @@ def test_heads_without_a_loss_are_not_trained():
     assert not tokenizer.confidence_trained
     frozen = {name.split(".")[1] for name, value in tokenizer.named_parameters() if not value.requires_grad}
     assert frozen == {"confidence_head", "distogram_head"}
+
+
+WITHOUT_PASSES = {
+    "decoder": {"structure_blocks": 0, "blocks": 0},
+    "loss": {"fape": 0.0, "local_fape": 0.0, "distance": 0.0, "violation": 0.0, "distogram": 0.0, "confidence": 0.0},
+}
+
+
+def test_without_passes_the_first_trace_is_the_result_and_all_that_is_trained():
+    settings = settings_of(**WITHOUT_PASSES)
+    task = TokenizerTask(initial_tokenizer(settings, seed=0), settings, table_of(), table_of())
+    batch = task.collate([0, 2], torch.Generator().manual_seed(0))
+    loss, _ = task.module(batch)
+    loss.backward()
+    trained = [(name, p) for name, p in task.module.named_parameters() if p.requires_grad]
+    assert [name for name, parameter in trained if parameter.grad is None] == []
+    codes = torch.randint(2, (1, 20, 6), generator=torch.Generator().manual_seed(1)).float() * 2 - 1
+    passes = task.module.tokenizer.eval().decoder(codes, distogram=False).passes
+    turns, shifts = passes.chain_turns[0], passes.chain_shifts[0]
+    rotation, origin, origins = torch.eye(3), torch.zeros(3), [torch.zeros(3)]
+    for turn, shift in zip(turns[:-1], shifts[:-1], strict=True):
+        origin = origin + rotation @ shift
+        rotation = rotation @ turn
+        origins.append(origin)
+    expected = torch.stack(origins)
+    torch.testing.assert_close(passes.origins[-1, 0], expected - expected.mean(0), rtol=0, atol=1e-3)
+    torch.testing.assert_close(passes.rotations[-1, 0, -1], rotation, rtol=0, atol=1e-4)
+
+
+def test_passes_can_be_trained_after_the_first_trace(tmp_path):
+    first = settings_of(**WITHOUT_PASSES)
+    initial_tokenizer(first, seed=0).save_pretrained(tmp_path)
+    changes = {**WITHOUT_PASSES, "decoder": {"blocks": 0}}
+    tokenizer = initial_tokenizer(dataclasses.replace(settings_of(**changes), initial=str(tmp_path)), seed=1)
+    codes = torch.ones(1, 12, 6)
+    traces = [
+        each.eval().decoder(codes, distogram=False).passes.chain_shifts
+        for each in (StructureTokenizer.from_pretrained(tmp_path), tokenizer)
+    ]
+    assert torch.equal(*traces)
+
+
+def test_what_has_no_effect_without_passes_is_refused(tmp_path):
+    loss = {**WITHOUT_PASSES["loss"], "distance": 1.0}
+    settings = settings_of(**{**WITHOUT_PASSES, "loss": loss})
+    with pytest.raises(ConfigError, match="loss.distance: has no effect"):
+        train_tokenizer([tmp_path], tmp_path / "out", tmp_path / "state", settings, seed=0, device="cpu")
+    with pytest.raises(ConfigError, match="decoder.structure_blocks: .* set start: chain"):
+        settings_of(decoder={"structure_blocks": 0, "start": "origin"})
 
 
 def test_confidence_does_not_shape_the_structure():
