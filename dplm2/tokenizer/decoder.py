@@ -71,7 +71,9 @@ class Decoder(nn.Module):
     def __init__(self, settings: DecoderSettings, quantizer: QuantizerSettings) -> None:
         super().__init__()
         width = settings.sequence_dim
-        self.post_quant = PostQuantization(quantizer, width, settings.post_quant_layers, settings.post_quant_heads)
+        self.post_quant = PostQuantization(
+            quantizer, width, settings.post_quant_layers, settings.post_quant_heads, settings.post_quant_window
+        )
         self.input = InputPerceptron(width, width)
         self.trunk = FoldingTrunk(settings)
         self.sequence_to_structure = nn.Linear(width, width)

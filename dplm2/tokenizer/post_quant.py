@@ -63,11 +63,15 @@ class PostQuantization(nn.Module):
         Of the features.
     layers, heads
         Of the transformer.
+    window
+        How many residues to either side a layer looks at; None: all.
     """
 
-    def __init__(self, quantizer: QuantizerSettings, width: int, layers: int, heads: int) -> None:
+    def __init__(
+        self, quantizer: QuantizerSettings, width: int, layers: int, heads: int, window: int | None = None
+    ) -> None:
         super().__init__()
-        self.head_width = width // heads
+        self.head_width, self.window = width // heads, window
         self.quantizer = quantizer
         values = len(quantizer.layout)
         # A layer norm over a few levels would wipe out most of what they say.
@@ -83,6 +87,12 @@ class PostQuantization(nn.Module):
             values_BLD = values_BLD * mask_BL.unsqueeze(-1)
             bias = torch.zeros(mask_BL.shape, dtype=values_BLD.dtype, device=values_BLD.device)
             bias = bias.masked_fill(~mask_BL, MASKED)[:, None, None, :]
+        length = values_BLD.shape[1]
+        if self.window is not None and length > self.window + 1:
+            index_L = torch.arange(length, device=values_BLD.device)
+            far_LL = (index_L[:, None] - index_L).abs() > self.window
+            of_window = torch.zeros_like(far_LL, dtype=values_BLD.dtype).masked_fill(far_LL, MASKED)
+            bias = of_window if bias is None else bias + of_window
         angles = rotary_angles(values_BLD.shape[1], self.head_width, values_BLD)
         for layer in self.layers:
             values_BLD = layer(values_BLD, angles, bias)

@@ -88,6 +88,7 @@ class DecoderSettings:
     ipa_heads: int
     post_quant_layers: int
     post_quant_heads: int
+    post_quant_window: int | None
     dropout: float
     confidence_hidden: int
     distogram_bins: int

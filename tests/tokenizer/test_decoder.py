@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from dplm2.tokenizer import decoder_names, transition, trunk
 from dplm2.tokenizer.decoder import Decoder
+from dplm2.tokenizer.post_quant import PostQuantization
 from dplm2.tokenizer.settings import default_settings
 
 CASES = ("single_missing", "batch_padded", "single_full")
@@ -209,3 +210,23 @@ def test_bfloat16_arithmetic_moves_atoms_little(decoder, fixtures_folder):
             rounded = decoder(theirs["lfq_quantized"])
     assert rounded.positions.dtype == torch.float32
     assert 0 < (rounded.positions - exact.positions).norm(dim=-1).median() < 1
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_what_a_window_of_attention_reads_of_a_chain_does_not_depend_on_its_length(padded):
+    torch.manual_seed(0)
+    settings = default_settings(quantizer={"bits": 6}).quantizer
+    network = PostQuantization(settings, width=16, layers=2, heads=2, window=5)
+    codes = torch.randint(2, (1, 60, 6)).float() * 2 - 1
+    mask = torch.ones(1, 60, dtype=torch.bool) if padded else None
+    with torch.no_grad():
+        whole = network(codes, mask)
+        part = network(codes[:, 20:45], None if mask is None else mask[:, 20:45])
+        # Two layers see ten residues to either side; rotary positions are relative.
+        torch.testing.assert_close(part[:, 10:-10], whole[:, 30:35], rtol=1e-5, atol=1e-5)
+        assert (part[:, 0] - whole[:, 20]).abs().max() > 1e-3
+        wide = PostQuantization(settings, width=16, layers=2, heads=2, window=59)
+        wide.load_state_dict(network.state_dict())
+        everything = PostQuantization(settings, width=16, layers=2, heads=2)
+        everything.load_state_dict(network.state_dict())
+        torch.testing.assert_close(wide(codes, mask), everything(codes, mask))
