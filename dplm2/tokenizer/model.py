@@ -34,6 +34,8 @@ NOT_ARCHITECTURE = {
     *("gradual_steps", "commitment_weight", "entropy_weight", "entropy_temperature", "uniformity_weight"),
 }
 DEFAULT_TOKEN_BUDGET = 2000
+# Products along edges with fewer channels than this gain nothing from bfloat16, which would only cost tokens.
+FEWEST_CHANNELS_IN_BFLOAT16 = 128
 
 
 class Decoded(NamedTuple):
@@ -177,7 +179,8 @@ class StructureTokenizer(nn.Module):
             Residues that are worked on at once, padding counted. If memory runs out, half of them.
         precision
             "float32", or "bfloat16" for the encoder's large products: faster where the processor or GPU has it, and a
-            small share of the tokens differs.
+            small share of the tokens differs. An encoder of fewer than 128 scalar channels has no large products: its
+            tokens are those of float32.
 
         Returns
         -------
@@ -193,10 +196,12 @@ class StructureTokenizer(nn.Module):
         chains = [as_backbone(backbone) for backbone in ([backbones] if single else backbones)]
         tokens = [np.zeros(len(chain), np.uint16) for chain in chains]
         self.eval()
+        is_narrow = self.settings.encoder.node_scalars < FEWEST_CHANNELS_IN_BFLOAT16
+        products_in = torch.float32 if is_narrow else getattr(torch, precision)
 
         def work(group: list[int]) -> np.ndarray:
             batch = pad_backbones([chains[index] for index in group], self.device)
-            return self.quantizer.indices(self.values(*batch, getattr(torch, precision)), batch[1]).cpu().numpy()
+            return self.quantizer.indices(self.values(*batch, products_in), batch[1]).cpu().numpy()
 
         groups = length_buckets([len(chain) for chain in chains], token_budget)
         for group, indices in _halving((group for group in groups if len(chains[group[0]])), work, chains):

@@ -43,6 +43,16 @@ def test_tokens_do_not_change_with_place_padding_order_or_batch(small_tokenizer,
     assert (alone[1][[0, 7, 8, 39]] == 0).all()  # missing residues
 
 
+@pytest.mark.parametrize(("channels", "expected"), [(40, torch.float32), (128, torch.bfloat16)])
+def test_only_an_encoder_with_wide_products_uses_bfloat16(chains, channels, expected, monkeypatch):
+    settings = default_settings(**SMALL | {"encoder": SMALL["encoder"] | {"node_scalars": channels}})
+    tokenizer, used = StructureTokenizer(settings), []
+    encode = tokenizer.encoder.forward
+    monkeypatch.setattr(tokenizer.encoder, "forward", lambda *batch: used.append(batch[3]) or encode(*batch))
+    tokenizer.encode(chains, precision="bfloat16")
+    assert set(used) == {expected}
+
+
 def test_oxygen_is_not_looked_at(small_tokenizer, chains):
     without = [backbone[:, :3] for backbone in chains]
     assert share_equal(small_tokenizer.encode(chains), small_tokenizer.encode(without)) == 1
