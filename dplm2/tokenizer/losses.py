@@ -40,6 +40,8 @@ class Targets:
         ``(B, L)`` amino acid of each residue in the order ``AMINO_ACIDS``.
     observed
         ``(B, L)`` residues whose coordinates are known.
+    placed
+        ``(B, L)`` residues that the first trace leads through: these, and those of bridges over gaps.
     sequence_mask, violation_mask
         ``(B, L)`` residues whose amino acid is learnt, and whose bonds and clashes count.
     bonded
@@ -53,6 +55,7 @@ class Targets:
     beta: Tensor
     residues: Tensor
     observed: Tensor
+    placed: Tensor
     sequence_mask: Tensor
     violation_mask: Tensor
     bonded: Tensor
@@ -60,7 +63,12 @@ class Targets:
 
 
 def targets_of(
-    coords_BLAX: Tensor, observed_BL: Tensor, mask_BL: Tensor, residues_BL: Tensor, bonded_BL: Tensor
+    coords_BLAX: Tensor,
+    observed_BL: Tensor,
+    mask_BL: Tensor,
+    residues_BL: Tensor,
+    bonded_BL: Tensor,
+    placed_BL: Tensor | None = None,
 ) -> Targets:
     """Targets from backbones.
 
@@ -72,13 +80,19 @@ def targets_of(
         Residues with coordinates, and residues at all (False at padding).
     residues_BL, bonded_BL
         Amino acids, and whether the next residue follows without a gap.
+    placed_BL
+        Residues with coordinates, those of bridges over gaps among them; None: the observed ones.
     """
-    coords_BLAX = torch.where(observed_BL[..., None, None], coords_BLAX, 0.0)
+    placed_BL = observed_BL if placed_BL is None else placed_BL
+    coords_BLAX = torch.where(placed_BL[..., None, None], coords_BLAX, 0.0)
     rotations, origins = frames_from_backbone(coords_BLAX)
     is_glycine = (residues_BL == GLYCINE).unsqueeze(-1)
     beta = torch.where(is_glycine, origins, pseudo_beta(coords_BLAX))
     known = mask_BL & observed_BL & (residues_BL != UNKNOWN)
-    return Targets(rotations, origins, beta, residues_BL, observed_BL, known, observed_BL, bonded_BL, mask_BL.sum(-1))
+    lengths_B = mask_BL.sum(-1)
+    return Targets(
+        rotations, origins, beta, residues_BL, observed_BL, placed_BL, known, observed_BL, bonded_BL, lengths_B
+    )
 
 
 def reconstruction_loss(
@@ -188,7 +202,7 @@ def chain_error(turns: Tensor, shifts: Tensor, targets: Targets, reach: int) -> 
     """
     rotations, origins = targets.rotations, targets.origins
     turns, shifts = turns[:, :-1], shifts[:, :-1]
-    counted = targets.observed[:, :-1] & targets.observed[:, 1:] & targets.bonded[:, :-1]
+    counted = targets.placed[:, :-1] & targets.placed[:, 1:] & targets.bonded[:, :-1]
     stride, errors = 1, []
     while stride <= reach and counted.shape[1] > 0:
         inverse = rotations[:, :-stride].transpose(-1, -2)

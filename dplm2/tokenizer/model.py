@@ -21,6 +21,7 @@ from dplm2.artifacts import atomic_path, read_json, write_json
 from dplm2.errors import DPLM2Error
 from dplm2.memory import Result, halving
 from dplm2.tokenizer import features
+from dplm2.tokenizer.bridging import bridge_gaps
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.frames import place_oxygens
@@ -173,8 +174,8 @@ class StructureTokenizer(nn.Module):
         ----------
         backbones
             One backbone or a list of them, each (L, 3 or 4, 3) in angstrom, N, CA, C (and O, which is not looked at);
-            NaN where an atom is missing. A residue without all of N, CA, C gets index 0, which is a legal token too:
-            keep ``observed`` beside the tokens.
+            NaN where an atom is missing. A residue without all of N, CA, C gets index 0, which is a legal token too
+            (with ``encoder.bridge_gaps`` that of a bridge over the gap): keep ``observed`` beside the tokens.
         token_budget
             Residues that are worked on at once, padding counted. If memory runs out, half of them.
         precision
@@ -194,6 +195,8 @@ class StructureTokenizer(nn.Module):
         """
         single = not isinstance(backbones, list | tuple)
         chains = [as_backbone(backbone) for backbone in ([backbones] if single else backbones)]
+        if self.settings.encoder.bridge_gaps:
+            chains = [bridge_gaps(chain) for chain in chains]
         tokens = [np.zeros(len(chain), np.uint16) for chain in chains]
         self.eval()
         is_narrow = self.settings.encoder.node_scalars < FEWEST_CHANNELS_IN_BFLOAT16

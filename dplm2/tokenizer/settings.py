@@ -30,6 +30,7 @@ class EncoderSettings:
     edge_vectors: int
     neighbours: int
     positions: bool
+    bridge_gaps: bool
     dropout: float
 
 

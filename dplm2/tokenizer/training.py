@@ -18,6 +18,7 @@ from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.structures.store import SELECTION_FILE, read_chains
 from dplm2.tokenizer import losses, validation
+from dplm2.tokenizer.bridging import bridge_gaps
 from dplm2.tokenizer.feature_cache import cached_features
 from dplm2.tokenizer.features import observed_residues
 from dplm2.tokenizer.importing import load_encoder_weights
@@ -58,14 +59,14 @@ class TokenizerObjective(nn.Module):
         used. Only padding is hidden from it.
         """
         coords_BLAX, observed_BL, mask_BL = batch["coords"], batch["observed"], batch["mask"]
-        weights = self.settings.loss
+        weights, placed_BL = self.settings.loss, batch["placed"]
         if "features" in batch:
-            values_BLQ = self.tokenizer.values_of_features(batch["features"], observed_BL)
+            values_BLQ = self.tokenizer.values_of_features(batch["features"], placed_BL)
         else:
-            values_BLQ = self.tokenizer.values(coords_BLAX, observed_BL, mask_BL)
-        quantized = self.tokenizer.quantizer(values_BLQ.float(), observed_BL)
+            values_BLQ = self.tokenizer.values(coords_BLAX, placed_BL, mask_BL)
+        quantized = self.tokenizer.quantizer(values_BLQ.float(), placed_BL)
         output = self.tokenizer.decoder(quantized.codes_BLQ, mask_BL, distogram=weights.distogram > 0)
-        targets = losses.targets_of(coords_BLAX, observed_BL, mask_BL, batch["residues"], batch["bonded"])
+        targets = losses.targets_of(coords_BLAX, observed_BL, mask_BL, batch["residues"], batch["bonded"], placed_BL)
         total, terms = losses.reconstruction_loss(output, targets, weights)
         scale = losses.scale_of(targets.lengths, weights, weights.crop)
         with torch.no_grad():
@@ -109,7 +110,8 @@ class TokenizerTask:
     ) -> None:
         self.module = TokenizerObjective(tokenizer, settings)
         self.settings = settings
-        self.chains = Chains(chains)
+        bridged = settings.encoder.bridge_gaps
+        self.chains = Chains(chains, bridged)
         self.features = None
         if features is not None:
             self.features = cached_features(tokenizer.eval().encoder, self.chains.backbones, features)
@@ -118,7 +120,7 @@ class TokenizerTask:
         self.costs = [length if crop is None else min(length, crop) for length in self.chains.lengths]
         clusters = chains["cluster"].to_pylist()
         self.clusters = clusters if any(clusters) else None
-        self.validated = Chains((held_out if len(held_out) else chains).slice(0, VALIDATION_CHAINS))
+        self.validated = Chains((held_out if len(held_out) else chains).slice(0, VALIDATION_CHAINS), bridged)
 
     def begin_step(self, step: int) -> None:
         """Switch bits on one by one over the first ``quantizer.gradual_steps`` steps."""
@@ -147,9 +149,9 @@ class TokenizerTask:
         for group in length_buckets(lengths, VALIDATION_RESIDUES):
             batch = self.validated.batch([(index, 0, lengths[index]) for index in group])
             batch = {name: value.to(tokenizer.device) for name, value in batch.items()}
-            observed = batch["observed"]
-            values = tokenizer.values(batch["coords"], observed, batch["mask"])
-            indices = tokenizer.quantizer.indices(values, observed)
+            observed, placed = batch["observed"], batch["placed"]
+            values = tokenizer.values(batch["coords"], placed, batch["mask"])
+            indices = tokenizer.quantizer.indices(values, placed)
             codes = indices_to_codes(indices, tokenizer.bits)
             alpha = tokenizer.decoder(codes, batch["mask"], distogram=False).positions[:, :, 1].float()
             true = batch["coords"][:, :, 1]
@@ -173,14 +175,24 @@ class TokenizerTask:
 
 
 class Chains:
-    """Chains in memory, and windows of them as batches."""
+    """Chains in memory, and windows of them as batches.
+
+    Parameters
+    ----------
+    table
+        With the columns ``COLUMNS``.
+    bridged
+        Whether missing residues between observed ones lie on a bridge.
+    """
 
     COLUMNS = ("chain_id", "sequence", "length", "residue_index", "backbone", "cluster", "split")
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, bridged: bool = False) -> None:
         self.lengths = table["length"].to_pylist()
         self.sequences = table["sequence"].to_pylist()
-        self.backbones = [np.asarray(row, np.float32).reshape(-1, 4, 3) for row in table["backbone"].to_numpy()]
+        backbones = [np.asarray(row, np.float32).reshape(-1, 4, 3) for row in table["backbone"].to_numpy()]
+        self.observed = [np.isfinite(backbone[:, :3]).all((1, 2)) for backbone in backbones]
+        self.backbones = [bridge_gaps(backbone) for backbone in backbones] if bridged else backbones
         self.numbering = [np.asarray(row, np.int32) for row in table["residue_index"].to_numpy()]
 
     def batch(self, windows: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
@@ -189,23 +201,32 @@ class Chains:
         Returns
         -------
         dict
-            ``coords`` (B, L, 3, 3) angstrom, zero where missing; ``observed``, ``mask`` (not padding) and ``bonded``
-            (the next residue has the next number), all (B, L); ``residues`` (B, L), numbers of ``losses.AMINO_ACIDS``.
+            ``coords`` (B, L, 3, 3) angstrom, zero where missing; ``observed``, ``placed`` (observed or on a bridge),
+            ``mask`` (not padding) and ``bonded`` (the next residue has the next number), all (B, L); ``residues``
+            (B, L), numbers of ``losses.AMINO_ACIDS``.
         """
         shape = len(windows), max(end - start for _, start, end in windows)
         coords = torch.full((*shape, 3, 3), torch.nan)
         residues = torch.full(shape, losses.UNKNOWN)
-        mask, bonded = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+        mask, observed, bonded = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
         for row, (chain, start, end) in enumerate(windows):
             size = end - start
             coords[row, :size] = torch.from_numpy(self.backbones[chain][start:end, :3].copy())
             letters = self.sequences[chain][start:end]
             residues[row, :size] = torch.tensor([AMINO_ACID_NUMBERS.get(letter, losses.UNKNOWN) for letter in letters])
             mask[row, :size] = True
+            observed[row, :size] = torch.from_numpy(self.observed[chain][start:end])
             bonded[row, : size - 1] = torch.from_numpy(np.diff(self.numbering[chain][start:end]) == 1)
-        observed = observed_residues(coords) & mask
-        coords = torch.where(observed[..., None, None], coords, 0.0)
-        return {"coords": coords, "observed": observed, "mask": mask, "residues": residues, "bonded": bonded}
+        placed = observed_residues(coords) & mask
+        coords = torch.where(placed[..., None, None], coords, 0.0)
+        return {
+            "coords": coords,
+            "observed": observed,
+            "placed": placed,
+            "mask": mask,
+            "residues": residues,
+            "bonded": bonded,
+        }
 
 
 def train_tokenizer(

@@ -43,6 +43,7 @@ def recorded_targets(theirs):
         beta=theirs["batch.pseudo_beta"],
         residues=theirs["batch.aatype"].long(),
         observed=theirs["batch.backbone_rigid_mask"].bool(),
+        placed=theirs["batch.backbone_rigid_mask"].bool(),
         sequence_mask=torch.ones_like(index, dtype=torch.bool),
         violation_mask=theirs["batch.atom14_atom_exists"][..., 1].bool(),
         bonded=torch.nn.functional.pad(index[:, 1:] - index[:, :-1] == 1, (0, 1)),
@@ -139,7 +140,7 @@ def backbone_targets(length=30, seed=0):
     every = torch.ones(1, length, dtype=torch.bool)
     rotations = rotations_of(quaternions)
     residues = torch.zeros(1, length, dtype=torch.long)
-    return Targets(rotations, origins, origins, residues, every, every, every, every, every.sum(-1))
+    return Targets(rotations, origins, origins, residues, every, every, every, every, every, every.sum(-1))
 
 
 def moved(targets):

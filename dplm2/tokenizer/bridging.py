@@ -1,0 +1,190 @@
+"""Missing residues inside a chain, bridged by a stretch of ideal residues from one side of the gap to the other.
+
+A decoder that lays out a chain residue by residue (``start: chain``) has to know where the chain goes on behind a gap.
+The tokens of missing residues can say so, if these residues lie somewhere: here between the two ends, with ideal bonds
+and the torsion angles that close the gap. Where they lie means nothing else, and nothing learns from them.
+
+Shapes: G gaps, N residues from one end of a gap to the other, both counted (padded), A atoms N, CA, C, X space.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dplm2.tokenizer import frames
+from dplm2.tokenizer.structure_module import compose_along
+
+# Of the peptide between two residues (Engh & Huber 1991): C-N and N-CA in angstrom, CA-C-N and C-N-CA in degrees.
+PEPTIDE_BOND, NITROGEN_BOND = 1.329, 1.458
+ANGLE_AT_CARBON, ANGLE_AT_NITROGEN = 116.2, 121.7
+# Torsion angles phi and psi, in degrees, that bridges start from: a strand, a helix, and one after the other.
+STARTS = (((-120.0, 130.0),), ((-60.0, -45.0),), ((-75.0, 150.0), (-60.0, -30.0)))
+ROUNDS = 30
+CLOSED = 1e-3  # square angstrom that the atoms of the last residue are off, together
+LARGEST_TURN = 0.5  # radians, of a torsion angle in a round
+DAMPING = 0.05  # square angstrom
+PHI_AXIS = -torch.tensor(frames.IDEAL_N) / math.dist(frames.IDEAL_N, (0.0, 0.0, 0.0))  # N to CA in the residue's frame
+
+
+def bridge_gaps(backbone: np.ndarray) -> np.ndarray:
+    """A backbone without gaps.
+
+    Parameters
+    ----------
+    backbone
+        (L, A, 3) angstrom, N, CA, C first; NaN where missing. Residues that lack one of the three count as missing.
+
+    Returns
+    -------
+    ndarray
+        The same, where missing residues between observed ones have N, CA and C; at the ends of the chain they stay
+        missing. A gap that is too wide for its residues is bridged as far as they reach.
+    """
+    observed = np.isfinite(backbone[:, :3]).all((1, 2))
+    known = np.flatnonzero(observed)
+    before = known[:-1][np.diff(known) > 1]
+    if len(before) == 0:
+        return backbone
+    behind = known[1:][np.diff(known) > 1]
+    ends = torch.from_numpy(np.stack([backbone[before, :3], backbone[behind, :3]], 1).astype(np.float64))
+    bridges = closed(ends, torch.from_numpy(behind - before))
+    bridged = backbone.copy()
+    for first, last, atoms in zip(before, behind, bridges.numpy(), strict=True):
+        bridged[first + 1 : last, :3] = atoms[1 : last - first]
+    return bridged
+
+
+def closed(ends_G2AX: Tensor, steps_G: Tensor) -> Tensor:
+    """Backbones (G, N, 3, 3) of bridges between two residues, themselves counted; meaningless behind the second.
+
+    From each of ``STARTS`` the torsion angles are changed as little as possible so that the second residue comes to lie
+    where it is (damped Gauss-Newton steps of least norm); the start that comes nearest counts.
+
+    Parameters
+    ----------
+    ends_G2AX
+        N, CA, C in angstrom of the residues before and behind each gap.
+    steps_G
+        How many residues the second is behind the first.
+    """
+    count = len(steps_G)
+    ends_G2AX, steps_G = ends_G2AX.repeat(len(STARTS), 1, 1, 1), steps_G.repeat(len(STARTS))
+    rotation_G2XX, origin_G2X = frames.frames_from_backbone(ends_G2AX)
+    target_GAX = _atoms(rotation_G2XX[:, 1], origin_G2X[:, 1])
+    psi_GS, phi_GS = _start(steps_G.view(len(STARTS), count))
+    for number in range(ROUNDS + 1):
+        rotation_GNXX, origin_GNX = _laid_out(rotation_G2XX[:, 0], origin_G2X[:, 0], psi_GS, phi_GS, steps_G)
+        found_GAX = _atoms(rotation_GNXX[:, -1], origin_GNX[:, -1])
+        left_SG = (found_GAX - target_GAX).square().sum((-2, -1)).view(len(STARTS), count)
+        if number == ROUNDS or left_SG.amin(0).max() < CLOSED:
+            break
+        turn_psi_GS, turn_phi_GS = _turns(rotation_GNXX, origin_GNX, found_GAX, target_GAX, steps_G)
+        psi_GS, phi_GS = psi_GS + turn_psi_GS, phi_GS + turn_phi_GS
+    atoms_SGNAX = _atoms(rotation_GNXX, origin_GNX).unflatten(0, (len(STARTS), count))
+    return atoms_SGNAX[left_SG.argmin(0), torch.arange(count)]
+
+
+def _start(steps_SG: Tensor) -> tuple[Tensor, Tensor]:
+    """Psi before and phi behind each peptide, (G, S) radians, for each of ``STARTS``."""
+    steps, gaps = int(steps_SG.max()), steps_SG.shape[1]
+    all_psi, all_phi = [], []
+    for torsions in STARTS:
+        phi_psi_S2 = torch.tensor(torsions, dtype=torch.float64).repeat(steps // len(torsions) + 1, 1)[:steps]
+        phi_S, psi_S = torch.deg2rad(phi_psi_S2).unbind(-1)
+        all_psi.append(psi_S.expand(gaps, -1))
+        all_phi.append(phi_S.expand(gaps, -1))
+    return torch.cat(all_psi), torch.cat(all_phi)
+
+
+def _laid_out(
+    rotation_GXX: Tensor, origin_GX: Tensor, psi_GS: Tensor, phi_GS: Tensor, steps_G: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Frames (G, N) of the residues from the first one on; behind the last step they stay as they are."""
+    peptide_Q, shift_X = _peptide()
+    turn_psi_GSQ = torch.cat(
+        [(psi_GS / 2).cos()[..., None], (psi_GS / 2).sin()[..., None] * psi_GS.new_tensor([1.0, 0, 0])], -1
+    )
+    turn_phi_GSQ = torch.cat([(phi_GS / 2).cos()[..., None], (phi_GS / 2).sin()[..., None] * PHI_AXIS.to(phi_GS)], -1)
+    turns_GSQ = frames.quaternion_product(
+        frames.quaternion_product(turn_psi_GSQ, peptide_Q.expand_as(turn_psi_GSQ)), turn_phi_GSQ
+    )
+    shifts_GSX = frames.turned(turn_psi_GSQ, shift_X.expand(*psi_GS.shape, 3))
+    within_GS1 = (torch.arange(psi_GS.shape[1]) < steps_G[:, None])[..., None]
+    turns_GSQ = torch.where(within_GS1, turns_GSQ, turns_GSQ.new_tensor([1.0, 0, 0, 0]))
+    shifts_GSX = torch.where(within_GS1, shifts_GSX, 0.0)
+    turns_GSQ, shifts_GSX = compose_along(turns_GSQ, shifts_GSX)
+    first_GXX = rotation_GXX[:, None]
+    rotations = torch.cat([first_GXX, first_GXX @ frames.rotations_of(turns_GSQ)], 1)
+    moved_GSX = (first_GXX @ shifts_GSX[..., None])[..., 0]
+    return rotations, torch.cat([origin_GX[:, None], origin_GX[:, None] + moved_GSX], 1)
+
+
+def _turns(
+    rotation_GNXX: Tensor, origin_GNX: Tensor, found_GAX: Tensor, target_GAX: Tensor, steps_G: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How far psi and phi (G, S) are to be turned so that the last residue comes nearer to where it belongs.
+
+    A turn about an axis u through a point o moves a point x by u x (x - o).
+    """
+    axis_psi_GSX, from_psi_GSX = rotation_GNXX[:, :-1, :, 0], origin_GNX[:, :-1]
+    axis_phi_GSX, from_phi_GSX = rotation_GNXX[:, 1:] @ PHI_AXIS.to(origin_GNX), origin_GNX[:, 1:]
+    axes, points = torch.cat([axis_psi_GSX, axis_phi_GSX], 1), torch.cat([from_psi_GSX, from_phi_GSX], 1)
+    arms = found_GAX[:, None] - points[:, :, None]
+    moves_GTE = torch.linalg.cross(axes[:, :, None].expand_as(arms), arms).flatten(2)
+    steps = axis_psi_GSX.shape[1]
+    within_GS = torch.arange(steps) < steps_G[:, None]
+    moves_GTE = moves_GTE * torch.cat([within_GS, within_GS], 1)[..., None]
+    missed_GE1 = (target_GAX - found_GAX).flatten(1)[..., None]
+    square_GEE = moves_GTE.mT @ moves_GTE + DAMPING * torch.eye(9, dtype=moves_GTE.dtype)
+    turns_GT = (moves_GTE @ torch.linalg.solve(square_GEE, missed_GE1))[..., 0]
+    largest_G1 = turns_GT.abs().amax(1, keepdim=True).clamp(min=LARGEST_TURN)
+    return tuple((turns_GT * (LARGEST_TURN / largest_G1)).split(steps, 1))
+
+
+def _atoms(rotation: Tensor, origin: Tensor) -> Tensor:
+    return frames.ideal_atoms(rotation, origin)[..., :3, :]
+
+
+def _peptide() -> tuple[Tensor, Tensor]:
+    """From a residue with psi = 0 to the next with phi = 0 over a trans peptide: unit quaternion and shift of CA."""
+    alpha, carbon = (torch.tensor(atom, dtype=torch.float64) for atom in (frames.IDEAL_CA, frames.IDEAL_C))
+    nitrogen = torch.tensor(frames.IDEAL_N, dtype=torch.float64)
+    atoms = [nitrogen, alpha, carbon]
+    tau = math.degrees(math.acos(float(F.cosine_similarity(nitrogen, carbon, 0))))
+    length = float(carbon.norm())
+    for bond, angle, torsion in (
+        (PEPTIDE_BOND, ANGLE_AT_CARBON, 0.0),
+        (NITROGEN_BOND, ANGLE_AT_NITROGEN, 180.0),
+        (length, tau, 0.0),
+    ):
+        atoms.append(_placed(atoms[-3:], bond, math.radians(angle), math.radians(torsion)))
+    rotation_XX, origin_X = frames.frames_from_backbone(torch.stack(atoms[3:]))
+    return _quaternion(rotation_XX), origin_X
+
+
+def _placed(three: list[Tensor], bond: float, angle: float, torsion: float) -> Tensor:
+    """The atom behind three others, from its bond length, angle and torsion angle."""
+    first, second, third = three
+    along = F.normalize(third - second, dim=0)
+    normal = F.normalize(torch.linalg.cross(second - first, along), dim=0)
+    aside = torch.linalg.cross(normal, along)
+    radial = math.sin(angle) * (math.cos(torsion) * aside + math.sin(torsion) * normal)
+    return third + bond * (radial - math.cos(angle) * along)
+
+
+def _quaternion(rotation_XX: Tensor) -> Tensor:
+    """Unit quaternion of a rotation: the eigenvector of the largest eigenvalue of a symmetric matrix (Bar-Itzhack)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation_XX.tolist()
+    matrix = torch.tensor(
+        [
+            [xx + yy + zz, zy - yz, xz - zx, yx - xy],
+            [zy - yz, xx - yy - zz, xy + yx, xz + zx],
+            [xz - zx, xy + yx, yy - xx - zz, yz + zy],
+            [yx - xy, xz + zx, yz + zy, zz - xx - yy],
+        ],
+        dtype=torch.float64,
+    )
+    return torch.linalg.eigh(matrix).eigenvectors[:, -1]
