@@ -109,7 +109,7 @@ rule evaluate_samples:
     benchmark:
         TIMINGS / "evaluation/{model}-{task}.tsv"
     conda:
-        "../envs/dplm2.yaml"
+        "../envs/evaluation.yaml"
     threads: THREADS
     resources:
         device=DEVICE,

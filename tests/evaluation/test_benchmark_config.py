@@ -1,12 +1,28 @@
-"""The benchmark configuration: valid, and with the published settings."""
+"""The benchmark configuration and the presets: valid, with the published settings, beside the published figures."""
 
+import re
 from pathlib import Path
 
+import pandas as pd
+import pytest
+import yaml
+
 from dplm2 import config
+from dplm2.evaluation.published import MISSING, compare
 from dplm2.evaluation.settings import EvaluationSettings
 from dplm2.generation.settings import resolve
 
-CONFIG = Path(__file__).parents[2] / "config"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
+TEST_SETS = ("cameo2022", "pdb_date")
+# DPLM-2, tables 4 (zero-shot) and 5, means on CAMEO 2022 and the PDB date split.
+PUBLISHED = {
+    "paper_150m": {"folding": (0.75, 0.76), "inverse-folding": (0.4522, 0.4883)},
+    "paper_650m": {"folding": (0.79, 0.83), "inverse-folding": (0.4901, 0.5480)},
+    "paper_3b": {"folding": (0.83, 0.86), "inverse-folding": (0.5236, 0.6167)},
+}
+PUBLISHED["benchmark"] = PUBLISHED["paper_650m"]
+METRICS = {"folding": "tm_score", "inverse-folding": "recovery"}
 
 
 def test_benchmark_configuration_is_valid_and_as_published():
@@ -18,6 +34,51 @@ def test_benchmark_configuration_is_valid_and_as_published():
     assert (tasks["folding-cameo2022"].steps, tasks["folding-cameo2022"].strategy) == (100, "argmax")
     assert (settings.proteinmpnn.temperature, settings.proteinmpnn.seed) == (0.1, 38)
     assert (settings.motif_rmsd, settings.motif_sc_tm, settings.motif_plddt) == (1.0, 0.8, 70)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "ablations"])
+def test_designs_are_folded_by_the_program_of_the_paper(name):
+    assert config.load(CONFIG / f"{name}.yaml")["evaluation"]["folding_backend"] == "esmfold"
+
+
+def without_figures(task: str, dataset: str) -> pd.DataFrame:
+    return pd.DataFrame({"task": [task], "dataset": [dataset], "metric": [""], "group": [""]})
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_test_sets_find_the_figures_published_for_the_size(name):
+    whole = config.load(CONFIG / f"{name}.yaml")
+    tasks = {(section["task"], section["dataset"]) for section in whole["generation"].values() if section["dataset"]}
+    assert tasks == {(task, dataset) for task in METRICS for dataset in TEST_SETS}
+    for task, metric in METRICS.items():
+        for dataset, expected in zip(TEST_SETS, PUBLISHED[name][task], strict=True):
+            table = compare(without_figures(task, dataset), whole["report"]["published_model"])
+            table = table[(table["metric"] == metric) & (table["statistic"] == "mean")]
+            assert pytest.approx(expected) in table["published"].tolist()
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "ablations"])
+def test_reconstructions_stand_beside_the_published_tokenizer(name):
+    whole = config.load(CONFIG / f"{name}.yaml")
+    assert set(TEST_SETS) <= set(whole["datasets"]) and "cameo2022" in whole["evaluation"]["reconstruction"]
+    table = compare(without_figures("reconstruction", "cameo2022"), "")
+    assert len(table) and MISSING not in table["published"].tolist()
+
+
+def packages(environment: str) -> set[str]:
+    listed = yaml.safe_load((ROOT / "envs" / f"{environment}.yaml").read_text(encoding="utf-8"))["dependencies"]
+    listed += [package for entry in listed if isinstance(entry, dict) for package in entry["pip"]]
+    return {entry.split()[0] for entry in listed if isinstance(entry, str)}
+
+
+def test_samples_are_evaluated_where_all_is_that_the_benchmark_calls():
+    evaluation = config.load(CONFIG / "benchmark.yaml")["evaluation"]
+    assert evaluation["diversity"] == evaluation["novelty"] == "foldseek" and evaluation["released_tm_score"]
+    rule = (ROOT / "rules" / "evaluation.smk").read_text(encoding="utf-8").split("rule evaluate_samples:")[1]
+    there = packages(re.search(r'conda:\s+"\.\./envs/(.+)\.yaml"', rule)[1])
+    assert packages("foldseek") | {"tmtools"} <= there
+    assert packages("dplm2") <= there
+    assert packages("dplm2") - {"pytorch"} <= packages("esmfold")
 
 
 def test_lists_of_test_sets_are_whole():
