@@ -17,7 +17,10 @@ import numpy as np
 from dplm2.errors import DPLM2Error
 
 PROGRAMS = ("USalign", "TMalign")
-HOW_TO_GET = "TM-align is needed: `pip install 'dplm2[tmalign]'` (tmtools, GPLv3), or put USalign or TMalign on PATH"
+HOW_TO_GET = (
+    "TM-align is needed: `pip install 'dplm2[tmalign]'` (tmtools, GPLv3), or put USalign or TMalign on PATH (TMalign: "
+    "Debian's package tm-align)"
+)
 
 
 def aligner() -> Callable[[np.ndarray, np.ndarray], tuple[float, float]]:

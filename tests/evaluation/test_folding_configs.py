@@ -1,11 +1,14 @@
-"""config/folding_*.yaml, run as they stand, with stand-ins for the programs.
+"""config/folding_*.yaml and inverse_folding_*.yaml, run as they stand, with stand-ins for the programs.
 
 A stand-in refuses an input that its program refuses and an option that the program does not have, and writes the files
 that the program writes: Boltz-2 (``boltz/data/parse/fasta.py``, ``data/write/pdb.py``, ``writer.py``), Chai-1
-(``chai_lab/chai1.py``, and the columns of modelcif 1.8, which it writes with), ColabFold 1.5 (names of its results).
+(``chai_lab/chai1.py``, and the columns of modelcif 1.8, which it writes with), ColabFold 1.5 (names of its results),
+ProteinMPNN (seen in a real run of the package proteinmpnn 0.1.3; ``test_proteinmpnn_itself`` runs that where it is).
 """
 
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,12 @@ import pytest
 import yaml
 
 from dplm2 import config
-from dplm2.evaluation.command_backend import CommandBackend
+from dplm2.errors import DPLM2Error
+from dplm2.evaluation.backbone_design import proteinmpnn
+from dplm2.evaluation.command_backend import CommandBackend, read_backbone
 from dplm2.evaluation.folding import predict
-from dplm2.evaluation.settings import EvaluationSettings, backend_settings
+from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.settings import EvaluationSettings, ProteinMpnnSettings, backend_settings
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("boltz", "chai", "colabfold")
@@ -127,12 +133,46 @@ def colabfold_batch(words):
     (given.results / "config.json").write_text("{}")
 
 
+def proteinmpnn(words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pdb-path", type=Path)
+    parser.add_argument("--pdb-path-chains", default="")
+    parser.add_argument("--out-folder", type=Path, required=True)
+    parser.add_argument("--model-name", default="v_48_020")
+    parser.add_argument("--num-seq-per-target", type=int, default=1)
+    parser.add_argument("--sampling-temp", default="0.1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=1)
+    given = parser.parse_args(words)
+    assert (given.model_name, given.sampling_temp, given.seed, given.batch_size) == ("v_48_020", "0.1", 38, 1)
+    lines = [line for line in given.pdb_path.read_text().split("\\n") if line[:4] == "ATOM"]
+    assert {line[21] for line in lines} == {given.pdb_path_chains} and {line[17:20] for line in lines} == {"ALA"}
+    places = {}  # of the C-alpha atoms, by the residue's number
+    for line in lines:
+        if line[12:16] == " CA ":
+            places[int(line[22:26])] = float(line[30:38])
+    assert list(places) == list(range(1, len(places) + 1)) and len(lines) == 4 * len(places)
+    text = (
+        f">{given.pdb_path.stem}, score=2.1099, global_score=2.1099, fixed_chains=[], designed_chains="
+        f"['{given.pdb_path_chains}'], model_name={given.model_name}, git_hash=unknown, seed={given.seed}"
+        f"\\n{'A' * len(places)}"
+    )
+    for sample in range(1, given.num_seq_per_target + 1):
+        # Which place and which sample it is for, in letters.
+        sequence = "".join("CDEFGHIKLM"[(int(place) + sample) % 10] for place in places.values())
+        text += f"\\n>T={given.sampling_temp}, sample={sample}, score=1.0483, global_score=1.0483, seq_recovery=0.0492"
+        text += f"\\n{sequence}"
+    (given.out_folder / "seqs").mkdir(parents=True)
+    (given.out_folder / "seqs" / f"{given.pdb_path.stem}.fa").write_text(text)  # no line break at its end
+
+
 verb, option, environment, program, *words = sys.argv[1:]
 assert (verb, option) == ("run", "--name")
-assert program == {"boltz": "boltz", "chai": "chai-lab", "colabfold": "colabfold_batch"}[environment]
+assert program == {"chai": "chai-lab", "colabfold": "colabfold_batch"}.get(environment, environment)
 with Path(__file__).with_suffix(".log").open("a") as log:
     log.write(f"{program}\\n")
-{"boltz": boltz, "chai-lab": chai_lab, "colabfold_batch": colabfold_batch}[program](words)
+programs = {"boltz": boltz, "chai-lab": chai_lab, "colabfold_batch": colabfold_batch, "proteinmpnn": proteinmpnn}
+programs[program](words)
 '''
 
 
@@ -167,6 +207,46 @@ def test_the_configuration_folds(program, expected_runs, runs, tmp_path):
     assert len(runs.read_text().splitlines()) == expected_runs
 
 
+def inverse_folding() -> ProteinMpnnSettings:
+    whole = config.load(ROOT / "config" / "inverse_folding_proteinmpnn.yaml")
+    settings = config.build(EvaluationSettings, whole["evaluation"])
+    assert settings.inverse_folding_backend == "proteinmpnn"
+    return backend_settings(settings, "proteinmpnn")
+
+
+def backbone_sample(backbone: np.ndarray) -> Sample:
+    return Sample("x", "model", "backbone", "", backbone=backbone)
+
+
+def test_the_configuration_designs(runs):
+    places = [np.arange(12), np.array([3, 1, 4])]
+    samples = [backbone_sample(np.tile(x[:, None, None], (1, 4, 3)).astype(np.float32)) for x in places]
+    assert proteinmpnn(samples, inverse_folding()) == [["DEFGHIKLMCDE"], ["GEH"]]
+    assert proteinmpnn(samples[1:], replace(inverse_folding(), sequences=3)) == [["GEH", "HFI", "IGK"]]
+    assert runs.read_text().splitlines() == ["proteinmpnn"] * 3
+
+
+def test_designing_without_the_program_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sample = backbone_sample(np.zeros((3, 4, 3), dtype=np.float32))
+    with pytest.raises(DPLM2Error, match=r"evaluation\.proteinmpnn\.template: there is no program 'conda' on PATH"):
+        proteinmpnn([sample], inverse_folding())
+
+
+@pytest.mark.skipif(shutil.which("proteinmpnn") is None, reason="needs ProteinMPNN: envs/proteinmpnn.yaml")
+def test_proteinmpnn_itself():
+    native = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG"  # ubiquitin
+    sample = backbone_sample(read_backbone(ROOT / "data" / "demo" / "motifs" / "1ubq_A.bcif.gz")[0])
+    template = inverse_folding().template.removeprefix("conda run --name proteinmpnn ")
+    settings = replace(inverse_folding(), template=template, sequences=4)
+    designs = proteinmpnn([sample], settings)
+    assert designs == proteinmpnn([sample], settings)
+    [sequences] = designs
+    assert len(set(sequences)) == 4
+    recovery = np.mean([one == other for sequence in sequences for one, other in zip(sequence, native, strict=True)])
+    assert 0.3 < recovery < 0.7
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_program_has_the_environment_that_its_configuration_calls(program):
     template = backend(program).settings.template
@@ -174,6 +254,25 @@ def test_each_program_has_the_environment_that_its_configuration_calls(program):
     text = (ROOT / "envs" / f"{program}.yaml").read_text(encoding="utf-8")
     assert f"conda env create --name {program} --file envs/{program}.yaml" in text
     assert yaml.safe_load(text)["dependencies"]
+
+
+def test_proteinmpnn_has_the_environment_that_its_configurations_call():
+    assert inverse_folding().template.startswith("conda run --name proteinmpnn proteinmpnn ")
+    benchmark = config.load(ROOT / "config" / "benchmark.yaml")["evaluation"]
+    assert ProteinMpnnSettings(**benchmark["proteinmpnn"]) == inverse_folding()
+    text = (ROOT / "envs" / "proteinmpnn.yaml").read_text(encoding="utf-8")
+    assert "conda env create --name proteinmpnn --file envs/proteinmpnn.yaml" in text
+    [packages] = [entry["pip"] for entry in yaml.safe_load(text)["dependencies"] if isinstance(entry, dict)]
+    assert any(package.startswith("proteinmpnn ") for package in packages)
+
+
+@pytest.mark.parametrize("below", ["config.yaml", "config/paper_650m.yaml"])
+def test_inverse_folding_may_be_laid_over_another_configuration(below):
+    lower = yaml.safe_load((ROOT / below).read_text(encoding="utf-8"))
+    upper = yaml.safe_load((ROOT / "config" / "inverse_folding_proteinmpnn.yaml").read_text(encoding="utf-8"))
+    lower["evaluation"].update(upper["evaluation"])
+    section = config.load(lower)["evaluation"]
+    assert config.build(EvaluationSettings, section).proteinmpnn == inverse_folding()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

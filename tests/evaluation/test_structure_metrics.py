@@ -1,6 +1,7 @@
 """Metrics of structures against other programs, closed forms and invariances."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import biotite.structure as structure
@@ -9,6 +10,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from dplm2.errors import DPLM2Error
+from dplm2.evaluation import alignment
 from dplm2.evaluation.alignment import aligner, read_tm_align, trace_as_pdb
 from dplm2.evaluation.backbone_geometry import backbone_geometry
 from dplm2.evaluation.command_backend import read_backbone
@@ -207,6 +210,29 @@ def test_tm_align_is_that_of_the_program(fixtures_folder, recorded_pairs):
     ours = np.array([aligner()(models[i], natives[i])[1] for i in chosen])
     # Another release of the same algorithm, and a heuristic one.
     np.testing.assert_allclose(ours, [float(rows[i]["tm_align"]) for i in chosen], atol=0.02)
+
+
+@pytest.mark.parametrize("program", alignment.PROGRAMS)
+def test_a_program_on_path_aligns_where_tmtools_is_missing(program, fixtures_folder, recorded_pairs, monkeypatch):
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is not on PATH")
+    monkeypatch.setattr(alignment, "find_spec", lambda name: None)
+    monkeypatch.setattr(alignment.shutil, "which", {program: path}.get)
+    models, natives, _ = recorded_pairs
+    rows = list(csv.DictReader((fixtures_folder / "tmscore" / "pairs.csv").open()))
+    for i in range(0, len(rows), 40):
+        # Recorded from TMalign 20190822; later releases (tmtools 0.3.0) find the same on these pairs.
+        assert aligner()(models[i], natives[i])[0] == pytest.approx(float(rows[i]["tm_align"]), abs=1e-3)
+    whole, piece = natives[0], natives[0][:100]
+    assert aligner()(whole, piece) == pytest.approx((len(piece) / len(whole), 1), abs=1e-3)
+
+
+def test_without_tm_align_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(alignment, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(DPLM2Error, match="TMalign on PATH"):
+        aligner()
 
 
 def test_output_of_tm_align_is_read():
