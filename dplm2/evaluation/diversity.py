@@ -1,26 +1,40 @@
 """Diversity and novelty of sets of structures (DPLM-2, section 4.1).
 
-- ``clusters``: number of clusters at a TM-score threshold, per length; ``max_cluster``: clusters per sample. The
-  released evaluator clusters the designable samples only; here both are given, the latter as ``..._designable``.
-- ``inner_tm``: mean TM-score over pairs of different samples. (The authors' notebook also counts each sample's score
-  of 1 with itself, which raises it by about 1/n.)
+- ``clusters``: number of clusters at a TM-score threshold, each length clustered on its own, of ``n`` structures.
+- ``max_cluster``: clusters per sample, all ``n`` samples counted, failed ones too. With ``..._designable_...`` only the
+  designable structures are clustered, as the released evaluator does; they are held against all samples all the same.
+- ``inner_tm_<program>``: mean TM-score over the ``n`` pairs of different structures of one length. ``foldseek`` is its
+  exhaustive search with TM-align, normalized by the query as in the paper; ``tm_align`` is that program; ``tm_score``
+  is ours, residue against residue, which sees no shifted similarity and is lower. (The authors' notebook also counts
+  each sample's score of 1 with itself, which raises it by about 1/n.)
 - ``pdb_tm``: highest TM-score to a known structure, per sample.
+
+A sample that failed, or that has no structure, is in no cluster and in no pair.
 """
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation import alignment, foldseek
+from dplm2.evaluation.command_backend import run_command
 from dplm2.evaluation.pairs import all_pairs_tm_score
-from dplm2.evaluation.results import Source, summary_row
+from dplm2.evaluation.results import COUNTED, Source, summary_row
 from dplm2.evaluation.samples import Sample
 from dplm2.evaluation.self_consistency import designable_columns
-from dplm2.evaluation.settings import EvaluationSettings, backend_settings
+from dplm2.evaluation.settings import EvaluationSettings, FoldseekSettings, backend_settings
+from dplm2.structures.writing import write_structure
 
 CA = 1
+ALL_PAIRS: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
+    "tm_align": alignment.pairwise_tm_align,
+    "tm_score": all_pairs_tm_score,
+}
 
 
 def linked_clusters(scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -43,6 +57,26 @@ def linked_clusters(scores: np.ndarray, threshold: float) -> np.ndarray:
     return representative
 
 
+@dataclass(frozen=True)
+class LengthDiversity:
+    """What was found among the samples of one length.
+
+    Attributes
+    ----------
+    samples, failed
+        How many there are, and how many of them failed.
+    clusters
+        For each subset (a suffix of the column's name) the number of clusters and of structures clustered.
+    pairs
+        TM-scores of the pairs of different structures.
+    """
+
+    samples: int
+    failed: int
+    clusters: Mapping[str, tuple[int, int]]
+    pairs: np.ndarray
+
+
 def diversity_rows(
     metrics: pd.DataFrame,
     structures: Sequence[np.ndarray | None],
@@ -50,63 +84,95 @@ def diversity_rows(
     settings: EvaluationSettings,
     source: Source,
 ) -> list[dict]:
-    """Summary rows of diversity, clusters counted for each length on its own and added up."""
+    """Summary rows of diversity: of all lengths together and, where there are several, of each (``group``)."""
     if settings.diversity == "none":
         return []
-    there = [i for i, structure in enumerate(structures) if structure is not None]
-    lengths = {i: len(structures[i]) for i in there}
-    clusters: dict[int, tuple[int, object]] = {}
-    inner: list[float] = []
-    for length in sorted(set(lengths.values())):
-        members = [i for i in there if lengths[i] == length]
-        found, scores = _clusters_of(members, structures, samples, settings)
-        clusters |= {i: (length, representative) for i, representative in zip(members, found, strict=True)}
-        if scores is not None and len(members) > 1:
-            inner += scores[np.triu_indices(len(members), k=1)].tolist()
-    rows = _cluster_rows(clusters, there, "", source, settings)
+    failed = metrics["failed"].to_numpy(dtype=bool)
+    usable = np.array([structure is not None for structure in structures]) & ~failed
+    subsets = {"": usable}
     for name in designable_columns(settings):
         if name in metrics:
-            designable = [i for i in there if bool(metrics[name].iloc[i])]
-            rows += _cluster_rows(clusters, designable, f"_{name}", source, settings)
-    if inner:
-        rows.append(summary_row(source, "inner_tm", float(np.nanmean(inner)), len(inner)))
+            subsets[f"_{name}"] = usable & metrics[name].to_numpy(dtype=bool)
+    lengths = np.array([sample.length for sample in samples])
+    found = {}
+    for length in np.unique(lengths).tolist():
+        members = np.flatnonzero(lengths == length)
+        named = {samples[i].sample_id: structures[i] for i in members if usable[i]}
+        chosen = {suffix: [samples[i].sample_id for i in members if mask[i]] for suffix, mask in subsets.items()}
+        clusters, pairs = _compared(named, chosen, settings)
+        found[length] = LengthDiversity(len(members), int(failed[members].sum()), clusters, pairs)
+    rows = _rows(list(found.values()), source, settings)
+    if len(found) > 1:
+        for length, part in found.items():
+            rows += [{"group": f"length={length}"} | row for row in _rows([part], source, settings)]
     return rows
 
 
-def _cluster_rows(
-    clusters: dict[int, tuple[int, object]],
-    chosen: Sequence[int],
-    suffix: str,
-    source: Source,
-    settings: EvaluationSettings,
-) -> list[dict]:
-    if not chosen:
-        return []
-    count = len({clusters[i] for i in chosen})
+def _rows(parts: Sequence[LengthDiversity], source: Source, settings: EvaluationSettings) -> list[dict]:
+    samples, failed = sum(part.samples for part in parts), sum(part.failed for part in parts)
     at = f"_{settings.diversity}_{settings.cluster_tm_score:g}"
-    return [
-        summary_row(source, f"clusters{at}{suffix}", count, len(chosen)),
-        summary_row(source, f"max_cluster{at}{suffix}", count / len(chosen), len(chosen)),
-    ]
+    rows = []
+    for suffix in parts[0].clusters:
+        count, clustered = (sum(part.clusters[suffix][i] for part in parts) for i in (0, 1))
+        share = count / samples
+        rows.append(summary_row(source, f"clusters{at}{suffix}", count, clustered, failed))
+        rows.append(summary_row(source, f"max_cluster{at}{suffix}", share, samples, failed, failed_rule=COUNTED))
+    pairs = np.concatenate([part.pairs for part in parts])
+    pairs = pairs[np.isfinite(pairs)]
+    if len(pairs):
+        name, median = f"inner_tm_{settings.diversity}", float(np.median(pairs))
+        rows.append(summary_row(source, name, pairs.mean(), len(pairs), failed, median))
+    return rows
 
 
-def _clusters_of(
-    members: Sequence[int],
-    structures: Sequence[np.ndarray | None],
-    samples: Sequence[Sample],
-    settings: EvaluationSettings,
-) -> tuple[list[object], np.ndarray | None]:
-    """The cluster of each member, and the matrix of scores where all pairs were compared."""
+def _compared(
+    structures: Mapping[str, np.ndarray], subsets: Mapping[str, Sequence[str]], settings: EvaluationSettings
+) -> tuple[dict[str, tuple[int, int]], np.ndarray]:
+    """For each subset its number of clusters and of structures; and the scores of all pairs."""
+    if len(structures) < 2:
+        return {suffix: (len(chosen), len(chosen)) for suffix, chosen in subsets.items()}, np.empty(0)
+    one_half = np.triu_indices(len(structures), k=1)
     if settings.diversity == "foldseek":
-        named = {samples[i].sample_id: structures[i] for i in members}
-        found = foldseek.cluster(named, backend_settings(settings, "foldseek"), settings.cluster_tm_score)
-        return [found[samples[i].sample_id] for i in members], None
-    all_pairs: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
-        "tm_align": alignment.pairwise_tm_align,
-        "tm_score": all_pairs_tm_score,
-    }
-    scores = all_pairs[settings.diversity]([structures[i][:, CA] for i in members])
-    return linked_clusters(scores, settings.cluster_tm_score).tolist(), scores
+        counts = {suffix: _foldseek_count(structures, chosen, settings) for suffix, chosen in subsets.items()}
+        return counts, foldseek_scores(structures, backend_settings(settings, "foldseek"))[one_half]
+    scores = ALL_PAIRS[settings.diversity]([structure[:, CA] for structure in structures.values()])
+    places = {name: place for place, name in enumerate(structures)}
+    counts = {}
+    for suffix, chosen in subsets.items():
+        rows = np.array([places[name] for name in chosen], dtype=int)
+        found = linked_clusters(scores[np.ix_(rows, rows)], settings.cluster_tm_score)
+        counts[suffix] = len(np.unique(found)), len(chosen)
+    return counts, scores[one_half]
+
+
+def _foldseek_count(
+    structures: Mapping[str, np.ndarray], chosen: Sequence[str], settings: EvaluationSettings
+) -> tuple[int, int]:
+    if len(chosen) < 2:
+        return len(chosen), len(chosen)
+    program = backend_settings(settings, "foldseek")
+    found = foldseek.cluster({name: structures[name] for name in chosen}, program, settings.cluster_tm_score)
+    return foldseek.count_clusters(found, chosen), len(chosen)
+
+
+def foldseek_scores(structures: Mapping[str, np.ndarray], settings: FoldseekSettings) -> np.ndarray:
+    """TM-scores (n, n) of an exhaustive search of backbones (L, 4, 3) among themselves; a row is one query's.
+
+    A pair that Foldseek does not list has a score of 0, as in novelty.
+    """
+    with tempfile.TemporaryDirectory(prefix="dplm2-foldseek-") as folder:
+        out = Path(folder)
+        for name, backbone in structures.items():
+            write_structure(out / "structures" / f"{name}.pdb", "A" * len(backbone), backbone)
+        places = {
+            "program": settings.program, "structures": out / "structures", "database": out / "structures", "out": out,
+            "temporary": out / "temporary", "threads": settings.threads,
+        }  # fmt: skip
+        run_command("evaluation.foldseek", foldseek.SEARCH, places)
+        search = foldseek.read_search(out / "search.tsv")
+    named = {column: search[column].astype(str).str.removesuffix(".pdb") for column in ("query", "target")}
+    scores = search.assign(**named).pivot_table(index="query", columns="target", values="qtmscore", aggfunc="max")
+    return scores.reindex(index=list(structures), columns=list(structures)).fillna(0.0).to_numpy()
 
 
 def novelty_columns(

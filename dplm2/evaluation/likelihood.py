@@ -1,12 +1,15 @@
 """Benchmark of the language model as a likelihood: cross-entropy of masked tokens, per track and task.
 
 Three figures for each track: the trained model's, the model's before training (after warm-up), and the entropy of the
-track's token frequencies (``unigram``), which a model that looks at nothing can reach.
+track's token frequencies (``unigram``), which a model that looks at nothing can reach. Each is given as cross-entropy
+in nats and as perplexity, its exponential.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -77,10 +80,7 @@ def run(job: Job) -> int:
             chains = Chains(_of_split(table, split), network.vocabulary, diffusion_settings())
             summary += _rows(network, chains, source, label, job.seed, details)
             if label == "trained":
-                summary += [
-                    summary_row(source, f"{track}_cross_entropy_unigram", value, count)
-                    for track, (value, count) in unigram_entropy(chains).items()
-                ]
+                summary += _track_rows(unigram_entropy(chains), source, "unigram")
     write_results(job.out, pd.DataFrame(details), summary, record)
     print(describe(summary))
     print(f"wrote {job.out}")
@@ -96,10 +96,7 @@ def _rows(
 ) -> list[dict]:
     """Summary rows of one network on one set of chains; each task's figure also goes to ``details``."""
     entries = masked_cross_entropies(network, chains, seed=seed, progress=f"likelihood of {source.dataset} ({label})")
-    rows = [
-        summary_row(source, f"{track}_cross_entropy_{label}", value, positions)
-        for track, (value, positions) in pooled(entries).items()
-    ]
+    rows = _track_rows(pooled(entries), source, label)
     for entry in entries:
         rows.append(
             summary_row(source, f"{entry.track}_cross_entropy_{label}_{entry.task}", entry.value, entry.positions)
@@ -117,6 +114,15 @@ def _rows(
                 "failed": False,
             }  # fmt: skip
         )
+    return rows
+
+
+def _track_rows(entropies: Mapping[str, tuple[float, int]], source: Source, label: str) -> list[dict]:
+    """Cross-entropy and perplexity of each track, from its value and number of positions."""
+    rows = []
+    for track, (value, positions) in entropies.items():
+        rows.append(summary_row(source, f"{track}_cross_entropy_{label}", value, positions))
+        rows.append(summary_row(source, f"{track}_perplexity_{label}", np.exp(value), positions))
     return rows
 
 

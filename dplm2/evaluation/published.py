@@ -17,16 +17,17 @@ import pandas as pd
 
 from dplm2.artifacts import write_text
 from dplm2.errors import DPLM2Error
-from dplm2.evaluation.results import SUMMARY_COLUMNS
+from dplm2.evaluation.results import SUMMARY_COLUMNS, rule_note
 from dplm2.evaluation.tables import as_latex, write_table
 
 MISSING = "missing"
 TABLE_COLUMNS = [
     "task", "dataset", "group", "metric", "statistic", "model", "ours", "low", "high", "published", "difference",
-    "in_interval", "published_model", "source", "confidence", "n", "n_failed", "backend",
+    "in_interval", "published_model", "source", "confidence", "n", "n_failed", "failed_rule", "backend",
 ]  # fmt: skip
-PRINTED_COLUMNS = ["task", "dataset", "group", "metric", "statistic", "ours", "published", "in_interval"]
-LATEX_COLUMNS = ["model", "dataset", "group", "metric", "statistic", "ours", "low", "high", "published", "difference"]
+FIGURE_COLUMNS = ["ours", "low", "high", "published", "difference", "in_interval", "n", "n_failed"]
+PRINTED_COLUMNS = ["task", "dataset", "group", "metric", "statistic", *FIGURE_COLUMNS]
+LATEX_COLUMNS = ["model", "dataset", "group", "metric", "statistic", *FIGURE_COLUMNS]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Counterpart:
         How the table spells the model there; ``{model}`` is the name asked for.
     scale
         Factor from the published unit to ours (percent to share: 0.01).
+    also
+        Other metrics of ours of the same quantity.
+    only
+        The model asked for that these figures are of, where the table's spelling does not say it; None: any.
     """
 
     task: str
@@ -51,10 +56,19 @@ class Counterpart:
     published_metric: str
     models: tuple[str, ...] = ("{model}",)
     scale: float = 1.0
+    also: tuple[str, ...] = ()
+    only: str | None = None
 
 
 TOKENIZER, ZERO_SHOT = ("LFQ-8k",), ("{model} zero-shot", "{model}")
-JOINT, MOTIF = ("{model} co-generation",), ("DPLM-2",)
+JOINT, RELEASED = ("{model} co-generation",), ("{model} released ckpt",)
+# Table 9 names no size: it is taken as 650M, that of the paper's other tables of designs.
+MOTIF, MOTIF_SIZE = ("DPLM-2",), "DPLM-2 650M"
+CLUSTERS = "max_cluster_foldseek_0.5"
+DESIGNABLE_CLUSTERS = f"{CLUSTERS}_designable_sc_tm_0.5"
+# Foldseek's scores of pairs are TM-align's.
+INNER_TM, INNER_TM_ALSO = "inner_tm_foldseek", ("inner_tm_tm_align",)
+SUCCESS = "success_motif_rmsd_1"
 BACKBONES = "backbone_gen (1 ProteinMPNN seq)"
 COUNTERPARTS = (
     Counterpart("reconstruction", "ca_rmsd_trained", "tokenizer_reconstruction", "RMSD_A", TOKENIZER),
@@ -69,18 +83,23 @@ COUNTERPARTS = (
     Counterpart("co-generation", "sc_rmsd", "cogen", "scRMSD_A", JOINT),
     Counterpart("co-generation", "plddt", "cogen", "pLDDT", JOINT),
     Counterpart("co-generation", "pdb_tm", "cogen", "pdb-TM", JOINT),
-    Counterpart("co-generation", "inner_tm", "cogen", "inner-TM", JOINT),
-    Counterpart("co-generation", "max_cluster_foldseek_0.5_designable_sc_tm_0.5", "cogen", "MaxCluster_frac", JOINT),
+    Counterpart("co-generation", INNER_TM, "cogen", "inner-TM", JOINT, also=INNER_TM_ALSO),
+    Counterpart("co-generation", DESIGNABLE_CLUSTERS, "cogen", "MaxCluster_frac", JOINT),
+    Counterpart("co-generation", DESIGNABLE_CLUSTERS, "cogen", "foldseek_clusters_of_100", RELEASED, 0.01),
+    Counterpart("co-generation", DESIGNABLE_CLUSTERS, "ablation_cogen", "clusters_per_100", scale=0.01),
     Counterpart("backbone", "sc_tm", BACKBONES, "scTM"),
     Counterpart("backbone", "sc_rmsd", BACKBONES, "scRMSD_A"),
     Counterpart("backbone", "pdb_tm", BACKBONES, "pdb-TM"),
-    Counterpart("backbone", "inner_tm", BACKBONES, "inner-TM"),
+    Counterpart("backbone", INNER_TM, BACKBONES, "inner-TM", also=INNER_TM_ALSO),
+    Counterpart("backbone", DESIGNABLE_CLUSTERS, BACKBONES, "MaxCluster_frac"),
     Counterpart("sequence", "plddt", "sequence_gen", "pLDDT"),
     Counterpart("sequence", "pdb_tm", "sequence_gen", "pdb-TM"),
-    Counterpart("sequence", "inner_tm", "sequence_gen", "inner-TM"),
-    Counterpart("scaffolding", "success_motif_rmsd_1", "motif_scaffolding", "success_rate", MOTIF),
-    Counterpart("scaffolding", "success_motif_rmsd_1", "motif_scaffolding", "avg_success_rate", MOTIF),
-    Counterpart("scaffolding", "problems_solved", "motif_scaffolding", "problems_solved_of_24", MOTIF),
+    Counterpart("sequence", INNER_TM, "sequence_gen", "inner-TM", also=INNER_TM_ALSO),
+    # Without a generated structure no sample is designable or not: all are clustered.
+    Counterpart("sequence", CLUSTERS, "sequence_gen", "MaxCluster_frac"),
+    Counterpart("scaffolding", SUCCESS, "motif_scaffolding", "success_rate", MOTIF, only=MOTIF_SIZE),
+    Counterpart("scaffolding", SUCCESS, "motif_scaffolding", "avg_success_rate", MOTIF, only=MOTIF_SIZE),
+    Counterpart("scaffolding", "problems_solved", "motif_scaffolding", "problems_solved_of_24", MOTIF, only=MOTIF_SIZE),
 )
 # Datasets that have no name of their own with us.
 DATASETS = {
@@ -128,7 +147,7 @@ def compare(summary: pd.DataFrame, model: str | Mapping[str, str]) -> pd.DataFra
 
 def _compared(ours: pd.DataFrame, dataset: str, counterpart: Counterpart, model: str) -> Iterator[dict]:
     theirs = _published_rows(dataset, counterpart, model)
-    own = ours[ours["metric"] == counterpart.metric]
+    own = ours[ours["metric"].isin([counterpart.metric, *counterpart.also])]
     used = set()
     for row in own.to_dict("records"):
         fitting = [other for other in theirs if _group_of(other) == (row["group"] or "")]
@@ -143,6 +162,8 @@ def _compared(ours: pd.DataFrame, dataset: str, counterpart: Counterpart, model:
 
 
 def _published_rows(dataset: str, counterpart: Counterpart, model: str) -> list[dict[str, str]]:
+    if counterpart.only not in (None, model):
+        return []
     names = [name.format(model=model) for name in counterpart.models]
     return [
         row
@@ -168,14 +189,14 @@ def _line(dataset: str, counterpart: Counterpart, ours: dict | None, theirs: dic
         "task": counterpart.task,
         "dataset": dataset,
         "group": ours["group"] if ours else _group_of(theirs),
-        "metric": counterpart.metric,
+        "metric": ours["metric"] if ours else counterpart.metric,
         "statistic": statistic,
         "low": None,
         "high": None,
         "in_interval": MISSING,
     }
     if ours:
-        line |= {name: ours[name] for name in ("model", "n", "n_failed", "backend")}
+        line |= {name: ours[name] for name in ("model", "n", "n_failed", "failed_rule", "backend")}
         line["ours"] = ours["value"] if statistic == "mean" else ours["median"]
         if statistic == "mean":
             line |= {"low": ours["low"], "high": ours["high"]}
@@ -220,10 +241,26 @@ def compare_summaries(sources: Sequence[Path], model: str | Mapping[str, str], o
         raise DPLM2Error(f"none of these figures has a published counterpart for {model!r}")
     write_table(out, "comparison", table, latex=False)  # too wide for a page: a narrower one for each task
     for task, part in table.groupby("task", sort=False):
-        write_text(out / f"{task}.tex", as_latex(part[LATEX_COLUMNS]))
-    print(table[PRINTED_COLUMNS].to_string())
+        write_text(out / f"{task}.tex", as_latex(part[LATEX_COLUMNS], _note(part)))
+    print(_printed(table, PRINTED_COLUMNS))
     print(f"wrote {out}")
     return 0
+
+
+def _note(table: pd.DataFrame) -> str:
+    return f"low, high: 95 % interval of our mean; {rule_note(table['failed_rule'])}"
+
+
+def _printed(table: pd.DataFrame, columns: Sequence[str]) -> str:
+    """The columns as text, numbers rounded, and the rule for failed samples below."""
+    lines = table[list(columns)].map(_cell).to_string(index=False)
+    return f"{lines}\n{_note(table)}"
+
+
+def _cell(value: object) -> object:
+    if value is None or value != value:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def beside_published(folder: Path) -> str:
@@ -233,6 +270,4 @@ def beside_published(folder: Path) -> str:
     if table.empty:
         return "no published figures for these chains"
     named = ", ".join(table["published_model"].unique())
-    return (
-        f"beside the published tokenizer ({named}):\n{table[['dataset', *PRINTED_COLUMNS[3:]]].to_string(index=False)}"
-    )
+    return f"beside the published tokenizer ({named}):\n{_printed(table, ['dataset', *PRINTED_COLUMNS[3:]])}"

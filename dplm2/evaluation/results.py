@@ -6,7 +6,7 @@ success, ...) count a failed sample as a miss. ``n`` is how many samples a value
 and ``failed_rule`` says which of the two was done.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,10 @@ SUMMARY_COLUMNS = [
     "model", "task", "dataset", "metric", "value", "n", "backend", "n_failed", "median", "low", "high", "failed_rule",
 ]  # fmt: skip
 LEFT_OUT, COUNTED = "left out", "counted as a miss"
+NOTES = {
+    LEFT_OUT: "failed samples are left out of quantities",
+    COUNTED: "failed samples count as misses in shares and counts (designable, match, success, max_cluster, ...)",
+}
 INTERVAL = (2.5, 97.5)
 
 
@@ -140,10 +144,14 @@ def write_results(
     groups: Sequence[Mapping] = (),
     **extra,
 ) -> None:
-    """Write ``metrics.parquet``, ``summary.csv``, ``groups.csv`` (by length or problem, if given) and ``run.json``."""
+    """Write ``metrics.parquet``, ``summary.csv``, ``groups.csv`` (by length or problem, if given) and ``run.json``.
+
+    Rows of ``summary`` that name a ``group`` go to ``groups.csv``.
+    """
     with atomic_path(out / "metrics.parquet") as temporary:
         metrics.to_parquet(temporary, index=False, compression="zstd")
-    _write_table(out / "summary.csv", summary, SUMMARY_COLUMNS)
+    _write_table(out / "summary.csv", _of_the_whole(summary), SUMMARY_COLUMNS)
+    groups = [*groups, *(row for row in summary if "group" in row)]
     if groups:
         _write_table(out / "groups.csv", groups, ["group", *SUMMARY_COLUMNS])
     failed = int(metrics["failed"].sum()) if "failed" in metrics else 0
@@ -155,8 +163,19 @@ def _write_table(path: Path, rows: Sequence[Mapping], columns: list[str]) -> Non
         pd.DataFrame(list(rows), columns=columns).to_csv(temporary, index=False, float_format="%.6g")
 
 
+def _of_the_whole(summary: Sequence[Mapping]) -> list[Mapping]:
+    return [row for row in summary if "group" not in row]
+
+
+def rule_note(rules: Iterable[str]) -> str:
+    """What a table's rules for failed samples mean, as one line to stand below it; nothing without rules."""
+    there = set(rules)
+    return "; ".join(NOTES[rule] for rule in NOTES if rule in there)
+
+
 def describe(summary: Sequence[Mapping]) -> str:
     """The summary as lines for the terminal."""
-    table = pd.DataFrame(list(summary), columns=SUMMARY_COLUMNS)
-    shown = table[["dataset", "metric", "value", "median", "n", "n_failed", "backend"]]
-    return shown.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="")
+    table = pd.DataFrame(_of_the_whole(summary), columns=SUMMARY_COLUMNS)
+    shown = table[["dataset", "metric", "value", "low", "high", "median", "n", "n_failed", "backend"]]
+    lines = shown.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="")
+    return f"{lines}\nlow, high: 95 % interval of the mean; {rule_note(table['failed_rule'])}"

@@ -3,7 +3,12 @@
 The sequence of each design is folded. Its motif RMSD is that of the motif's C-alpha atoms in the folded structure,
 laid over the reference's motif alone. A design succeeds if that is below ``motif_rmsd`` and scTM, between the folded
 and the generated structure, is above ``motif_sc_tm``; for designs by sequence alone, if mean pLDDT is above
-``motif_plddt``. A problem is solved if one of its designs succeeds.
+``motif_plddt``. ``passes_...`` counts a problem's designs that succeed, ``success_...`` is their share; a problem is
+solved if one of its designs succeeds.
+
+Of table 9's tracks, co-generation is regenerated and laid beside the published figures. Not regenerated are the
+sequence-based track (designs by sequence alone are judged as it judges, but no preset makes them), the structure-based
+one (generated backbone, sequence by ProteinMPNN, best of eight), and co-generation's best of eight.
 """
 
 from collections.abc import Sequence
@@ -15,7 +20,7 @@ from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import Job, finish, identity, source_of, write_folded
 from dplm2.evaluation.comparison import rmsds
 from dplm2.evaluation.folding import Folded
-from dplm2.evaluation.results import Source, misses_filled, summary_row
+from dplm2.evaluation.results import COUNTED, Source, misses_filled, summary_row
 from dplm2.evaluation.samples import Sample
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
 from dplm2.evaluation.settings import EvaluationSettings
@@ -49,8 +54,8 @@ def run(job: Job) -> int:
         "motif_rmsd", "motif_rmsd_generated", "sc_tm", "sc_tm_released", "sc_rmsd", "plddt", success, *designable,
     ]  # fmt: skip
     source = source_of(job, samples, DATASET, backend)
-    solved = [solved_row(metrics, success, source)]
-    return finish(job, record, metrics, columns, source, left_out, by="problem", extra_rows=solved)
+    counts = [solved_row(metrics, success, source), *passes_rows(metrics, success, source)]
+    return finish(job, record, metrics, columns, source, left_out, by="problem", extra_rows=counts)
 
 
 def success_column(settings: EvaluationSettings) -> str:
@@ -96,4 +101,17 @@ def _succeeds(metrics: pd.DataFrame, settings: EvaluationSettings) -> pd.Series:
 def solved_row(metrics: pd.DataFrame, success: str, source: Source) -> dict:
     """The summary row ``problems_solved``: how many problems have a successful design, of ``n``."""
     solved = metrics.groupby("problem")[success].any()
-    return summary_row(source, "problems_solved", solved.sum(), len(solved), int(metrics["failed"].sum()))
+    failed = int(metrics["failed"].sum())
+    return summary_row(source, "problems_solved", solved.sum(), len(solved), failed, failed_rule=COUNTED)
+
+
+def passes_rows(metrics: pd.DataFrame, success: str, source: Source) -> list[dict]:
+    """How many of ``n`` designs succeed: of all, and of each problem (``group``) where there are several."""
+    name = success.replace("success", "passes")
+
+    def row(part: pd.DataFrame) -> dict:
+        return summary_row(source, name, part[success].sum(), len(part), int(part["failed"].sum()), failed_rule=COUNTED)
+
+    problems = list(metrics.groupby("problem"))
+    groups = [{"group": f"problem={problem}"} | row(part) for problem, part in problems]
+    return [row(metrics), *(groups if len(problems) > 1 else [])]

@@ -49,8 +49,8 @@ def _of_one_type(column: pd.Series) -> pd.Series:
     return column
 
 
-def as_latex(table: pd.DataFrame) -> str:
-    """A table in LaTeX (package booktabs); figures to the right, with three significant digits."""
+def as_latex(table: pd.DataFrame, note: str = "") -> str:
+    """A table in LaTeX (package booktabs), figures to the right with three significant digits, and a note below it."""
     figures = [name in FIGURES or pd.api.types.is_numeric_dtype(table[name]) for name in table]
     lines = [
         r"\begin{tabular}{" + "".join("r" if figure else "l" for figure in figures) + "}",
@@ -60,6 +60,7 @@ def as_latex(table: pd.DataFrame) -> str:
         *(" & ".join(map(_latex_cell, row, figures)) + r" \\" for row in table.itertuples(index=False, name=None)),
         r"\bottomrule",
         r"\end{tabular}",
+        *([rf"\par{{\footnotesize {_latex_text(note)}}}"] if note else []),
         "",
     ]
     return "\n".join(lines)

@@ -19,9 +19,14 @@ COLUMNS = {
     "statistic": "statistic",
     "model": "model",
     "ours": "ours",
+    "low": "low",
+    "high": "high",
     "published": "published",
     "difference": "difference",
     "in_interval": "published in our 95 % interval",
+    "n": "n",
+    "n_failed": "failed",
+    "failed_rule": "failed samples are",
     "backend": "folded by",
     "published_model": "published model",
     "source": "source",
@@ -42,6 +47,7 @@ def compared(results: Results, model: str | Mapping[str, str] | None) -> pd.Data
     for name in NUMBERS:
         # Summaries of other programs may lack all but the value.
         ours[name] = pd.to_numeric(ours[name], errors="coerce") if name in ours else math.nan
+    ours["failed_rule"] = ours["failed_rule"].fillna("") if "failed_rule" in ours else ""
     table = published.compare(ours[ours["value"].notna()], model)
     both = (table["ours"] != published.MISSING) & (table["published"] != published.MISSING)
     shared = both.groupby([table["task"], table["dataset"]]).transform("any")

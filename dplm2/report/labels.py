@@ -57,6 +57,7 @@ NOTHING = 1e-9  # what rounding errors leave of zero
 # Whose figures these are, where not the model's.
 OTHERS = {"baseline_": "folding program", "native_": "natives"}
 VARIANTS = ("untrained", "trained", "unigram")
+CLUSTERS = re.compile(r"(max_cluster|clusters)_(foldseek|tm_align|tm_score)_([\d.]+)(?:_(designable_.+))?")
 LOSS_TERMS = {"fape", "distogram", "violation", "sequence", "commitment", "reconstruction"}
 # Other spellings of a column, so that tables of other programs can be read too.
 ALIASES = {
@@ -104,10 +105,23 @@ def quantity(metric: str) -> Quantity:
         sign = "\u2265" if inner.better > 0 else "<" if match[1] == "success" else "\u2264"
         unit = f" {inner.unit}" if inner.unit else ""
         return Quantity(f"{match[1]} ({inner.name} {sign} {match[3]}{unit})", "share", 1)
+    if count := _count(name):
+        return count
     unit = "nats" if "cross_entropy" in name else ANGSTROM if re.search(r"(^|_)rmsd($|_)", name) else ""
-    better = 1 if "accuracy" in name else -1 if unit or name in LOSS_TERMS else 0
+    better = 1 if "accuracy" in name else -1 if unit or name in LOSS_TERMS or name.endswith("_perplexity") else 0
     words = name.replace("cross_entropy", "cross-entropy").replace("_", " ")
     return Quantity(words, unit, better)
+
+
+def _count(name: str) -> Quantity | None:
+    """Of a metric that counts samples or clusters, or gives their share."""
+    if match := re.fullmatch(r"passes_(.+)", name):
+        return Quantity(quantity(f"success_{match[1]}").name.replace("success", "designs that pass"), "", 1)
+    if match := CLUSTERS.fullmatch(name):
+        what, unit = ("clusters per sample", "share") if match[1] == "max_cluster" else ("clusters", "")
+        of = f", {quantity(match[4]).name}" if match[4] else ""
+        return Quantity(f"{what} ({match[2]}, TM-score \u2265 {match[3]}{of})", unit, 1)
+    return None
 
 
 def threshold_columns(columns: Iterable[str], metric: str) -> dict[str, float]:

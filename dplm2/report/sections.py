@@ -20,6 +20,8 @@ from dplm2.training.log import duration
 
 DOT = " \u00b7 "
 SEVERAL = 2
+# Columns of a summary beyond its first seven, and what they are called.
+HEADS = {"low": "low", "high": "high", "median": "median", "n_failed": "failed", "failed_rule": "failed samples are"}
 
 
 @dataclass
@@ -96,12 +98,12 @@ def summary_table(results: Results) -> Html:
     """Every row of every summary, sortable, with its interval."""
     frame = summary(results)
     known = ["model", "task", "dataset", "metric", "value", "n", "backend"]
-    wanted = [name for name in ("low", "high", "median", "n_failed") if name in frame]
+    wanted = [name for name in HEADS if name in frame]
     rows = []
     for _, row in frame.iterrows():
         cells = [markup.typed(row[name]) if name in ("value", "n") else row[name] for name in known]
         rows.append([*cells, *(markup.typed(row[name]) for name in wanted)])
-    heads = [*known, *("failed" if name == "n_failed" else name for name in wanted)]
+    heads = [*known, *(HEADS[name] for name in wanted)]
     return markup.table(
         "summary-table",
         heads,
@@ -349,11 +351,13 @@ def other_evaluations(results: Results) -> Section:
     for evaluation in results.of_kind(None):
         if not len(evaluation.summary):
             continue
+        names = ["value", "n", *(name for name in HEADS if name in evaluation.summary)]
         rows = [
-            [row["model"], row["metric"], markup.typed(row["value"]), markup.typed(row["n"])]
-            for _, row in evaluation.summary.iterrows()
+            [row["model"], row["metric"], *(markup.typed(row[name]) for name in names)]
+            for _, row in evaluation.summary.fillna("").iterrows()
         ]
-        shown = markup.table(slug("other", evaluation.place), ["model", "metric", "value", "n"], rows)
+        heads = ["model", "metric", *(HEADS.get(name, name) for name in names)]
+        shown = markup.table(slug("other", evaluation.place), heads, rows)
         part.body += [markup.element("h3", evaluation.label), shown]
     return part
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from dplm2.evaluation.results import rule_note
 from dplm2.report.labels import number, quantity, task_kind, task_order
 from dplm2.report.models import cross_entropies
 from dplm2.report.results import SUMMARY_COLUMNS, Results
@@ -16,7 +17,7 @@ VARIANT = "(_trained|_untrained)?"
 # The metrics that tell most of a task, in the order in which they are read; the others stand in the whole table.
 HEADLINES = {
     "reconstruction": (rf"ca_rmsd{VARIANT}", rf"lddt_ca{VARIANT}", rf"tm_score{VARIANT}", rf"codebook_use{VARIANT}"),
-    "likelihood": (r".*cross_entropy_(trained|untrained|unigram)",),
+    "likelihood": (r".*cross_entropy_(trained|untrained|unigram)", r".*perplexity_trained"),
     "co-generation": (r"sc_tm", r"sc_rmsd", r"plddt", r"designable_.*"),
     "backbone": (r"sc_tm", r"sc_rmsd", r"designable_.*"),
     "sequence": (r"plddt",),
@@ -90,25 +91,31 @@ def interval(row: pd.Series) -> str:
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The rows that matter, aligned for a terminal."""
-    columns = ("task", "model", "dataset", "metric", "value", "95 % interval", "n", "backend")
+    """The rows that matter, aligned for a terminal; the rule for failed samples below."""
+    columns = ("task", "model", "dataset", "metric", "value", "95 % interval", "median", "n", "failed", "backend")
+    optional = {"95 % interval", "median", "failed"}
+    rules: list[str] = []
     lines: list[tuple[str, ...]] = []
     for headline in headlines(table):
         for index, (_, row) in enumerate(headline.rows.iterrows()):
             names = (headline.task, headline.model, headline.dataset) if index == 0 else ("", "", "")
             unit = quantity(row["metric"]).unit
             metric = row["metric"] + (f" ({unit})" if unit else "")
-            lines.append((*names, metric, shown(row["value"]), interval(row), row["n"], row["backend"]))
+            median, failed = shown(row.get("median", "")), row.get("n_failed", "")
+            figures = (shown(row["value"]), interval(row), median, row["n"], failed)
+            lines.append((*names, metric, *figures, row["backend"]))
+            rules.append(row.get("failed_rule", ""))
     lines = [tuple(_printable(cell) for cell in line) for line in lines]
-    keep = [i for i, name in enumerate(columns) if name != "95 % interval" or any(line[i] for line in lines)]
+    keep = [i for i, name in enumerate(columns) if name not in optional or any(line[i] for line in lines)]
     widths = [max(len(line[i]) for line in [columns, *lines]) for i in range(len(columns))]
-    right = {columns.index("value"), columns.index("n")}
+    right = {columns.index(name) for name in ("value", "median", "n", "failed")}
 
     def aligned(line: tuple[str, ...]) -> str:
         return "  ".join(line[i].rjust(widths[i]) if i in right else line[i].ljust(widths[i]) for i in keep).rstrip()
 
     rule = "  ".join("-" * widths[i] for i in keep)
-    return "\n".join([aligned(columns), rule, *map(aligned, lines)])
+    note = rule_note(rules)
+    return "\n".join([aligned(columns), rule, *map(aligned, lines), *([note] if note else [])])
 
 
 def _printable(text: str) -> str:

@@ -146,6 +146,26 @@ def test_a_sequence_that_cannot_be_folded_stays_as_a_failed_sample(workplace, na
     assert summary["clashes_per_100_residues"] == 0
 
 
+def test_diversity_by_length_stands_with_the_groups(workplace, natives):
+    bad = next(iter(natives))
+    write_samples(
+        workplace / "samples", "co-generation", natives,
+        sequence=lambda name, row: row["sequence"][::-1] if name == bad else row["sequence"],
+    )  # fmt: skip
+    section = json.loads((workplace / "config.json").read_text())
+    section["evaluation"] |= {"diversity": "tm_score", "cluster_tm_score": 1.0}
+    (workplace / "config.json").write_text(json.dumps(section))
+    metrics, summary = evaluate(workplace, "co-generation")
+    name = "max_cluster_tm_score_1_designable_sc_rmsd_2"
+    assert summary[name] == pytest.approx(1 - 1 / len(natives))
+    row = pd.read_csv(workplace / "out" / "summary.csv").set_index("metric").loc[name]
+    assert (row["n"], row["n_failed"], row["failed_rule"]) == (len(natives), 1, "counted as a miss")
+    groups = pd.read_csv(workplace / "out" / "groups.csv")
+    shares = groups[groups["metric"] == name].set_index("group")["value"].to_dict()
+    succeeded = (~metrics.set_index("length")["failed"]).groupby("length").mean()
+    assert shares == {f"length={length}": pytest.approx(share) for length, share in succeeded.items()}
+
+
 def test_scaffolding_succeeds_where_the_motif_is_held(workplace, natives):
     positions = [4, 5, 6, 7, 20, 21, 22]
     broken = list(natives)[1]
@@ -165,8 +185,14 @@ def test_scaffolding_succeeds_where_the_motif_is_held(workplace, natives):
     assert rmsds[broken] > 5
     assert summary["success_motif_rmsd_1"] == pytest.approx(1 - 1 / len(natives))
     assert summary["problems_solved"] == len(natives) - 1
+    assert summary["passes_motif_rmsd_1"] == len(natives) - 1
     groups = pd.read_csv(workplace / "out" / "groups.csv")
     assert set(groups["group"]) == {f"problem={name}" for name in natives}
+    passes = groups[groups["metric"] == "passes_motif_rmsd_1"].set_index("group")
+    assert passes["value"].to_dict() == {f"problem={name}": int(name != broken) for name in natives}
+    assert set(passes["failed_rule"]) == {"counted as a miss"}
+    whole = pd.read_csv(workplace / "out" / "summary.csv").set_index("metric")
+    assert whole.loc["problems_solved", "failed_rule"] == "counted as a miss"
 
 
 def test_second_run_folds_nothing(workplace, natives):
@@ -282,8 +308,10 @@ def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path, mon
     classes = {track: len(vocabulary.classes(track)) for track in ("sequence", "structure")}
     for track, count in classes.items():
         assert summary[f"{track}_cross_entropy_trained"] == pytest.approx(np.log(count), rel=1e-4)
+        assert summary[f"{track}_perplexity_trained"] == pytest.approx(count, rel=1e-3)
     letters = np.unique(list("".join(row["sequence"] for row in rows)), return_counts=True)[1] / 240
     assert summary["sequence_cross_entropy_unigram"] == pytest.approx(-(letters * np.log(letters)).sum(), rel=1e-4)
+    assert summary["sequence_perplexity_unigram"] == pytest.approx(np.prod(letters**-letters), rel=1e-4)
 
 
 def test_settings_are_the_schema():

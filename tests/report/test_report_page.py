@@ -270,6 +270,31 @@ def test_published_figures_stand_beside_ours(tmp_path):
     assert "no figure of this run has a published counterpart for nobody" in html.lower()
 
 
+@pytest.mark.parametrize("name", ["summary-table", "published-table"])
+def test_tables_of_the_page_tell_intervals_failed_samples_and_their_rule(tmp_path, name):
+    folder = tmp_path / "evaluation" / "m" / "folding"
+    folder.mkdir(parents=True)
+    row = "m,folding,CAMEO2022,bb_rmsd,7,9,none,2,6,6.5,7.5,left out"
+    (folder / "summary.csv").write_text(f"{HEAD},failed_rule\n{row}\n")
+    html, _ = build_page(read_results(tmp_path), settings())
+    table = re.search(rf'<table id="{name}".*?</table>', html, flags=re.DOTALL)[0]
+    heads = re.findall(r"<button[^>]*>([^<]*)</button>", table)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", table.split("<tr>")[2])
+    told = dict(zip(heads, cells, strict=True))
+    expected = {"n": "9", "failed": "2", "failed samples are": "left out", "low": "6.5", "high": "7.5"}
+    assert expected.items() <= told.items()
+
+
+def test_quality_by_length_is_drawn(report_folder):
+    """A violin for each of the four lengths that were asked for."""
+    for column, axis in (("sc_tm", "scTM"), ("sc_rmsd", "scRMSD (\u00c5)"), ("plddt", "pLDDT (0 to 100)")):
+        (file,) = (report_folder / "figures").glob(f"*co-generation-{column}-by-length.svg")
+        svg = file.read_text()
+        assert f">{axis}<" in svg
+        assert svg.count('id="FillBetweenPolyCollection') == 4
+        assert [f">{length}<" in svg for length in (60, 100, 150, 200)] == [True] * 4
+
+
 def test_composition_stands_beside_that_of_natives_and_folding_beside_the_folding_program(report_folder):
     composition = (report_folder / "figures" / "secondary-structure.svg").read_text()
     for value in (0.5, 0.2, 0.3, 0.35, 0.25, 0.4):

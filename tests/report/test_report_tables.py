@@ -113,7 +113,11 @@ def test_large_models_are_not_called_tiny(results):
 
 
 def test_terminal_table_is_aligned_and_holds_what_matters(results):
-    lines = tables.as_text(tables.summary(results)).splitlines()
+    *lines, note = tables.as_text(tables.summary(results)).splitlines()
+    assert note == "failed samples are left out of quantities"
+    assert {"median", "failed", "n"} <= set(lines[0].split())
+    row = next(line for line in lines if " sc_rmsd (" in line)
+    assert row.split()[-3:] == ["47", "1", "self"]
     start = lines[0].index("metric")
     metrics = [line[start:].split()[0] for line in lines[2:]]
     expected = {"ca_rmsd_trained", "ca_rmsd_untrained", "sc_tm", "recovery", "problems_solved"}
@@ -124,6 +128,22 @@ def test_terminal_table_is_aligned_and_holds_what_matters(results):
 def test_terminal_table_holds_no_control_characters():
     row = ["\x1b[31mred", "folding", "x", "tm_score", "1", "2", "none"]
     assert "\x1b" not in tables.as_text(pd.DataFrame([row], columns=list(tables.SUMMARY_COLUMNS)))
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        ("passes_motif_rmsd_1", "designs that pass (motif RMSD < 1 \u00c5)"),
+        ("clusters_foldseek_0.5", "clusters (foldseek, TM-score \u2265 0.5)"),
+        (
+            "max_cluster_foldseek_0.5_designable_sc_rmsd_2",
+            "clusters per sample (foldseek, TM-score \u2265 0.5, designable (scRMSD \u2264 2 \u00c5)) (share)",
+        ),
+        ("sequence_perplexity_trained", "sequence perplexity, trained"),
+    ],
+)
+def test_counts_of_designs_and_clusters_are_not_in_angstrom(metric, name):
+    assert quantity(metric).axis == name
 
 
 def test_thresholds_stand_in_column_names():

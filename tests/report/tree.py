@@ -190,11 +190,13 @@ class _Maker:
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(path)
 
-    def summarize(self, place: str, task: str, dataset: str, values: dict, n: int, backend: str) -> None:
+    def summarize(
+        self, place: str, task: str, dataset: str, values: dict, n: int, backend: str, failed: int = 0
+    ) -> None:
         rows = [
             {"model": self.model, "task": task, "dataset": dataset, "metric": metric, "value": f"{value:.6g}", "n": n,
-             "backend": backend, "n_failed": 0, "median": f"{value * 0.97:.6g}", "low": f"{value * 0.9:.6g}",
-             "high": f"{value * 1.1:.6g}"}
+             "backend": backend, "n_failed": failed, "median": f"{value * 0.97:.6g}", "low": f"{value * 0.9:.6g}",
+             "high": f"{value * 1.1:.6g}", "failed_rule": "left out"}
             for metric, value in values.items()
         ]  # fmt: skip
         path = self.folder / "evaluation" / place / "summary.csv"
@@ -232,7 +234,7 @@ class _Maker:
         means = (
             frame[["sc_tm", "sc_rmsd", "plddt", "designable_sc_tm_0.5", "designable_sc_rmsd_2"]].astype(float).mean()
         )
-        self.summarize("demo/co-generation", "co-generation", "unconditional", means.to_dict(), 47, "self")
+        self.summarize("demo/co-generation", "co-generation", "unconditional", means.to_dict(), 47, "self", 1)
         folded = [
             {"sample_id": f"co-generation-{name}", "backbone": self.turned(native).ravel().tolist(),
              "plddt": np.clip(80 + 25 * np.sin(np.arange(len(native)) / 6), 0, 100).tolist()}

@@ -1,0 +1,85 @@
+"""Diversity of sets: what is clustered, what clusters are divided by, and which program compared the pairs."""
+
+import itertools
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dplm2.evaluation import diversity
+from dplm2.evaluation.results import Source
+from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.settings import evaluation_settings
+
+SOURCE = Source("model", "co-generation", "unconditional", "none")
+
+
+def rows_by_group(metrics, structures, names, **section) -> dict[tuple[str, str], dict]:
+    samples = [
+        Sample(name, "model", "co-generation", "A" * (50 if name == "alone" else 40), backbone=structure)
+        for name, structure in zip(names, structures, strict=True)
+    ]
+    settings = evaluation_settings(designable_sc_tm=[0.5], designable_sc_rmsd=[], **section)
+    rows = diversity.diversity_rows(metrics, structures, samples, settings, SOURCE)
+    return {(row.get("group", ""), row["metric"]): row for row in rows}
+
+
+def test_designable_structures_are_clustered_alone_and_divided_by_all_samples(monkeypatch):
+    """The hub joins two others into one cluster; it is not designable, and without it they are two clusters."""
+    scores = np.array([[1, 0.7, 0.7], [0.7, 1, 0.2], [0.7, 0.2, 1]])
+    monkeypatch.setitem(diversity.ALL_PAIRS, "tm_score", lambda traces: scores[: len(traces), : len(traces)])
+    names = ["hub", "one", "other", "failed", "alone"]
+    structures = [np.zeros((50 if name == "alone" else 40, 4, 3), np.float32) for name in names]
+    metrics = pd.DataFrame(
+        {"failed": [False, False, False, True, False], "designable_sc_tm_0.5": [False, True, True, False, False]}
+    )
+    rows = rows_by_group(metrics, structures, names, diversity="tm_score")
+
+    def told(metric: str, group: str = "") -> tuple:
+        row = rows[group, metric]
+        return pytest.approx(row["value"]), row["n"], row["n_failed"], row["failed_rule"]
+
+    assert told("clusters_tm_score_0.5") == (2, 4, 1, "left out")
+    assert told("max_cluster_tm_score_0.5") == (2 / 5, 5, 1, "counted as a miss")
+    assert told("clusters_tm_score_0.5_designable_sc_tm_0.5") == (2, 2, 1, "left out")
+    assert told("max_cluster_tm_score_0.5_designable_sc_tm_0.5") == (2 / 5, 5, 1, "counted as a miss")
+    assert told("max_cluster_tm_score_0.5_designable_sc_tm_0.5", "length=40") == (2 / 4, 4, 1, "counted as a miss")
+    assert told("max_cluster_tm_score_0.5_designable_sc_tm_0.5", "length=50") == (0, 1, 0, "counted as a miss")
+    assert told("inner_tm_tm_score") == ((0.7 + 0.7 + 0.2) / 3, 3, 1, "left out")
+    assert rows["", "inner_tm_tm_score"]["median"] == 0.7
+
+
+# Every structure is a cluster of its own; searches answer as the real program did for these chains.
+STAND_IN = """\
+#!{python}
+import shutil, sys
+from pathlib import Path
+words = sys.argv[1:]
+names = sorted(path.stem for path in Path(words[1]).glob("*.pdb"))
+with (Path(__file__).parent / "calls.txt").open("a") as stream:
+    print(words[0], len(names), words[1] == words[2], file=stream)
+if words[0] == "easy-cluster":
+    Path(words[2] + "_cluster.tsv").write_text("".join(f"{{name}}\\t{{name}}\\n" for name in names))
+else:
+    shutil.copy({recorded!r} + "/search.tsv", words[3])
+"""
+
+
+def test_inner_tm_of_foldseek_is_that_of_its_search_of_the_set_in_itself(tmp_path, fixtures_folder):
+    recorded = fixtures_folder / "foldseek"
+    program = tmp_path / "foldseek"
+    program.write_text(STAND_IN.format(python=sys.executable, recorded=str(recorded)))
+    program.chmod(0o755)
+    names = (recorded / "chains.txt").read_text().split()
+    structures = [np.arange(480, dtype=np.float32).reshape(40, 4, 3)] * len(names)
+    metrics = pd.DataFrame({"failed": False, "designable_sc_tm_0.5": np.arange(len(names)) < 7})
+    rows = rows_by_group(metrics, structures, names, diversity="foldseek", foldseek={"program": str(program)})
+    lines = [line.split("\t") for line in (recorded / "search.tsv").read_text().splitlines()]
+    listed = {(line[0], line[1]): float(line[3]) for line in lines}
+    expected = np.mean([listed[pair] for pair in itertools.combinations(names, 2)])
+    assert rows["", "inner_tm_foldseek"]["value"] == pytest.approx(expected)
+    assert rows["", "inner_tm_foldseek"]["n"] == 60 * 59 / 2
+    assert rows["", "max_cluster_foldseek_0.5_designable_sc_tm_0.5"]["value"] == pytest.approx(7 / 60)
+    calls = (tmp_path / "calls.txt").read_text().splitlines()
+    assert calls == ["easy-cluster 60 False", "easy-cluster 7 False", "easy-search 60 True"]
