@@ -1,6 +1,8 @@
 # The checked configuration, the places where results lie, and what each stage reads of the configuration.
 import json
 import re
+import signal
+import threading
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,8 +15,15 @@ from dplm2.structures.targets import Source, update_lists
 from dplm2.tokenizer.settings import DecoderSettings, QuantizerSettings
 from dplm2.training.settings import TrainingSettings
 
-# The rules run the package of this folder, installed or not.
-shell.prefix("set -euo pipefail; export PYTHONPATH=" + str(workflow.basedir) + ":${{PYTHONPATH:-}}; ")
+# The rules run the package of this folder, installed or not. A signal to all of a job's processes (the queue takes it
+# away) is for Python to answer: the shell waits for it and passes its exit status on, and tee writes down what it says.
+shell.prefix(
+    "set -euo pipefail; export PYTHONPATH=" + str(workflow.basedir) + ":${{PYTHONPATH:-}}; "
+    "trap : TERM USR1; tee() {{ trap '' INT TERM USR1; exec tee \"$@\"; }}; "
+)
+if threading.current_thread() is threading.main_thread():
+    # Snakemake itself lets running jobs finish after SIGTERM, but would die of this one.
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
 
 
 def checked_configuration():
@@ -194,6 +203,20 @@ def source_model(name):
     """The weights of the model of this configuration that a model starts from, if it names one."""
     source = SETTINGS["models"][name].get("warmup", {}).get("model")
     return model_weights(source) if source else []
+
+
+def warmup_files(name):
+    """The user's own files that a warm-up reads: sequences, and the model that it starts from if that is at hand."""
+    warmup = SETTINGS["models"][name]["warmup"]
+    source = Path(warmup["source"])
+    if warmup["source"] == "scratch":
+        weights = []
+    elif source.suffix == ".pt":
+        weights = [source]
+    else:
+        weights = sorted(file for file in source.glob("*") if file.suffix in (".safetensors", ".bin"))
+        weights += [source / "config.json"] if weights else []
+    return [*warmup["sequence_files"], *weights]
 
 
 def model_tokens(name):

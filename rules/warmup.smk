@@ -6,6 +6,7 @@ rule warm_up_model:
         tokenizer=lambda wildcards: tokenizer_weights(SETTINGS["models"][wildcards.model]["tokenizer"]),
         tokens=lambda wildcards: model_tokens(wildcards.model),
         source=lambda wildcards: source_model(wildcards.model),
+        files=lambda wildcards: warmup_files(wildcards.model),
     output:
         weights=RESULTS / "models/{model}/initial/model.safetensors",
         config=RESULTS / "models/{model}/initial/config.json",

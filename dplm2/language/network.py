@@ -344,8 +344,9 @@ def load_masked_lm(folder: Path) -> EsmForMaskedLM:
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         if loaded[kind]
     }
-    # Contacts are not predicted here, and a sequence model may come without that head.
-    wrong = {kind: keys for kind, keys in wrong.items() if any("contact_head" not in key for key in keys)}
+    # Contacts are not predicted here, and rotary frequencies are computed: a sequence model may come without either.
+    spare = ("contact_head", "inv_freq")
+    wrong = {kind: keys for kind, keys in wrong.items() if any(not any(s in key for s in spare) for key in keys)}
     if wrong:
         raise DPLM2Error(f"{folder}: weights do not fit: {json.dumps({k: v[:5] for k, v in wrong.items()})}")
     return model

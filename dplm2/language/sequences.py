@@ -4,8 +4,10 @@ A set of any size (UniRef50 has 42 million sequences) needs the memory of one bl
 that goes on reads what it would have read.
 """
 
+import fcntl
 import gzip
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +22,7 @@ from dplm2.language.vocabulary import Vocabulary
 _COLUMN = "sequence"
 _ROWS_AT_ONCE = 8192
 _META, _IDS, _ENDS, _LENGTHS = "sequences.json", "ids.bin", "ends.bin", "lengths.bin"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def read_sequences(path: str | os.PathLike) -> Iterator[str]:
@@ -77,29 +79,35 @@ class SequenceStore:
     ----------
     lengths
         Number of residues of each sequence (int32).
+    names
+        Name of each sequence, for messages.
     """
 
-    def __init__(self, ids: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> None:
-        self._ids, self._ends, self.lengths = ids, ends, lengths
+    def __init__(self, ids: np.ndarray, ends: np.ndarray, lengths: np.ndarray, names: Sequence[str]) -> None:
+        self._ids, self._ends, self.lengths, self.names = ids, ends, lengths, names
 
     @classmethod
-    def of(cls, sequences: Sequence[str]) -> "SequenceStore":
+    def of(cls, sequences: Sequence[str], names: Sequence[str] | None = None) -> "SequenceStore":
         """A store in memory."""
         if not sequences:
             raise DPLM2Error("there is no sequence to train on")
         lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
         ids = Vocabulary().encode_sequence("".join(sequences)).astype(np.uint8)
-        return cls(ids, np.cumsum(lengths, dtype=np.int64), lengths)
+        names = SequenceNames([("", len(sequences))]) if names is None else names
+        return cls(ids, np.cumsum(lengths, dtype=np.int64), lengths, names)
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "SequenceStore":
         """The store in a folder that `build` wrote."""
         kinds = {_IDS: np.uint8, _ENDS: np.int64, _LENGTHS: np.int32}
-        return cls(*(np.memmap(Path(folder) / name, dtype=kind, mode="r") for name, kind in kinds.items()))
+        arrays = (np.memmap(Path(folder) / name, dtype=kind, mode="r") for name, kind in kinds.items())
+        return cls(*arrays, SequenceNames(artifacts.read_json(Path(folder) / _META)["counts"]))
 
     @classmethod
     def build(cls, sources: Sequence[str | os.PathLike], folder: str | os.PathLike) -> "SequenceStore":
         """Open the store of these files in ``folder``; made if it is not there or of other files.
+
+        Of several processes one makes it and the others wait.
 
         Raises
         ------
@@ -111,19 +119,22 @@ class SequenceStore:
         made_of = {"format": _FORMAT, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
         folder.mkdir(parents=True, exist_ok=True)
         meta = folder / _META
-        if not (meta.is_file() and artifacts.read_json(meta) == made_of):
-            meta.unlink(missing_ok=True)
-            cls._write(sources, folder)
-            artifacts.write_json(meta, made_of)
+        with (folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (meta.is_file() and artifacts.read_json(meta).items() >= made_of.items()):
+                meta.unlink(missing_ok=True)
+                artifacts.write_json(meta, {**made_of, "counts": cls._write(sources, folder)})
         return cls.open(folder)
 
     @staticmethod
-    def _write(sources: Sequence[str | os.PathLike], folder: Path) -> None:
-        vocabulary, end = Vocabulary(), 0
+    def _write(sources: Sequence[str | os.PathLike], folder: Path) -> list[tuple[str, int]]:
+        """Write the arrays; returns the number of sequences of each file."""
+        vocabulary, end, counts = Vocabulary(), 0, []
         with ExitStack() as stack:
             paths = [stack.enter_context(artifacts.atomic_path(folder / name)) for name in (_IDS, _ENDS, _LENGTHS)]
             ids, ends, lengths = (stack.enter_context(path.open("wb")) for path in paths)
             for source in sources:
+                number = 0
                 for number, sequence in enumerate(read_sequences(source), start=1):
                     try:
                         encoded = vocabulary.encode_sequence(sequence)
@@ -133,8 +144,10 @@ class SequenceStore:
                     ids.write(encoded.astype(np.uint8).tobytes())
                     ends.write(np.int64(end).tobytes())
                     lengths.write(np.int32(len(encoded)).tobytes())
+                counts.append((str(source), number))
             if not end:
                 raise DPLM2Error(f"no sequence in {', '.join(map(str, sources))}")
+        return counts
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -143,3 +156,27 @@ class SequenceStore:
         """Ids (L,) of a sequence."""
         start = int(self._ends[index - 1]) if index else 0
         return np.asarray(self._ids[start : int(self._ends[index])]).astype(np.int64)
+
+
+class SequenceNames(Sequence):
+    """Names of sequences by file and number, made when asked for: there may be many millions.
+
+    Parameters
+    ----------
+    counts
+        The files in order, and how many sequences each has.
+    """
+
+    def __init__(self, counts: Sequence[tuple[str, int]]) -> None:
+        self._files = [file for file, _ in counts]
+        self._starts = np.cumsum([0, *(count for _, count in counts)]).tolist()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        file = bisect_right(self._starts, index) - 1
+        number = f"sequence {index - self._starts[file] + 1}"
+        return f"{number} of {self._files[file]}" if self._files[file] else number

@@ -24,6 +24,7 @@ from dplm2.training.loop import FitResult, fit
 from dplm2.training.settings import TrainingSettings, decisive
 
 METRICS_FILE = "metrics.csv"
+_SOURCE = "source:"
 
 
 def warm_up(
@@ -69,7 +70,7 @@ def warm_up(
     given = StructureTokenizer.from_pretrained(tokenizer).fingerprint
     if given != made_by:
         raise DPLM2Error(f"the tokens are of tokenizer {made_by}, but {tokenizer} is tokenizer {given}")
-    inputs = _inputs(tokens, selections, made_by)
+    inputs = _inputs(tokens, selections, made_by) | _source_files(settings.warmup.source)
     record = RunRecord("model warmup", _resolved(settings, "network", "warmup"), inputs, device)
     source = settings.warmup.source
     model = warmup.random_model(settings.network, seed) if source == SCRATCH else warmup.open_source(source)
@@ -111,25 +112,27 @@ def _sequence_stage(
     device: str,
 ) -> FitResult:
     chosen: WarmupSettings = settings.warmup
-    parts = {split: rows["sequence"].to_pylist() for split, rows in splits_of(table).items()}
+    rows = splits_of(table)
+    parts = {split: part["sequence"].to_pylist() for split, part in rows.items()}
     if chosen.sequence_files:
         files = {name: sha256_of_file(name) for name in chosen.sequence_files}
         store = SequenceStore.build(chosen.sequence_files, state / "sequences" / fingerprint(files))
     else:
-        files, store = {}, SequenceStore.of(parts["train"])
+        files, store = {}, SequenceStore.of(parts["train"], rows["train"]["chain_id"].to_pylist())
     vocabulary = network.vocabulary
     validation = [vocabulary.encode_sequence(sequence) for sequence in parts["validation"]]
-    task = SequenceTask(network, store, validation or None, sequence_diffusion(chosen))
     training = config.build(TrainingSettings, chosen.sequence_training)
+    task = SequenceTask(network, store, validation or None, sequence_diffusion(chosen), compiled=training.compile)
     decides = {**_resolved(settings, "network", "warmup"), "sequence_training": decisive(chosen.sequence_training)}
     decides["warmup"].pop("sequence_training")
+    started_from = {name: digest for name, digest in inputs.items() if name.startswith(_SOURCE)}
     freeze_unread(network)
     return fit(
         task,
         training,
         seed=seed,
         state=state / "sequence-stage",
-        fingerprint=fingerprint([decides, files or inputs, seed]),
+        fingerprint=fingerprint([decides, files | started_from if files else inputs, seed]),
         metrics=out / METRICS_FILE,
         device=device,
         label="sequence stage",
@@ -178,9 +181,10 @@ def train(
         lora.add(network.model, settings.lora, seed)
     decides = {**_resolved(settings, "lora", "diffusion"), "training": decisive(settings.training)}
     decides["diffusion"].pop("validation_chains")
+    training, validation = config.build(TrainingSettings, settings.training), chains.get("validation")
     result = fit(
-        MultimodalTask(network, chains["train"], chains.get("validation"), settings.diffusion),
-        config.build(TrainingSettings, settings.training),
+        MultimodalTask(network, chains["train"], validation, settings.diffusion, compiled=training.compile),
+        training,
         seed=seed,
         state=state / "model",
         fingerprint=fingerprint([decides, inputs, seed]),
@@ -223,6 +227,13 @@ def _inputs(tokens: Sequence[Path], selections: Sequence[Path], made_by: str) ->
     # Numbered, not by path: moving the results must not throw training progress away.
     files = [*parts_of([Path(source) for source in tokens], "tokens"), *selections]
     return {"tokenizer": made_by, **{f"{i}:{Path(f).name}": sha256_of_file(f) for i, f in enumerate(files)}}
+
+
+def _source_files(source: str) -> dict[str, str]:
+    """The weights that a warm-up starts from, where they are at hand; what a hub id names does not change."""
+    path = Path(source)
+    files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
+    return {} if source == SCRATCH else {_SOURCE + file.name: sha256_of_file(file) for file in files}
 
 
 def _resolved(settings: ModelSettings, *names: str) -> dict[str, Any]:

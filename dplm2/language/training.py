@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dplm2.language import diffusion, layout, likelihood
+from dplm2.language import attention, diffusion, layout, likelihood
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sequences import SequenceStore
@@ -32,12 +32,20 @@ class MultimodalTask:
         Chains to validate on; None: the first of the training chains.
     settings
         The objective.
+    compiled
+        Whether it will be trained compiled; only told before the first step.
     """
 
     def __init__(
-        self, network: MultimodalEsm, chains: Chains, validation: Chains | None, settings: DiffusionSettings
+        self,
+        network: MultimodalEsm,
+        chains: Chains,
+        validation: Chains | None,
+        settings: DiffusionSettings,
+        *,
+        compiled: bool = False,
     ) -> None:
-        self.network, self.chains, self.settings = network, chains, settings
+        self.network, self.chains, self.settings, self._compiled = network, chains, settings, compiled
         self.module = diffusion.DiffusionObjective(network, settings)
         self.ids, self.costs, self.clusters = chains.ids, chains.costs(), chains.clusters
         self._validation = validation or chains
@@ -57,8 +65,8 @@ class MultimodalTask:
         return values | {f"cross_entropy_{entry.track}_{entry.task}": entry.value for entry in entries}
 
     def describe(self, batch: dict[str, Tensor]) -> dict[str, str]:
-        """The first sample of a batch as the network sees it."""
-        return {"a noised input": "\n" + likelihood.written_out(self.network.vocabulary, batch["input_ids"][0])}
+        """The first sample of a batch as the network sees it, and how attention is computed."""
+        return _described(self.network, batch, self._compiled)
 
 
 class SequenceTask:
@@ -74,6 +82,8 @@ class SequenceTask:
         Ids (L,) of sequences to validate on; None: the first of the training sequences.
     settings
         The objective.
+    compiled
+        Whether it will be trained compiled; only told before the first step.
     """
 
     clusters = None
@@ -84,10 +94,12 @@ class SequenceTask:
         store: SequenceStore,
         validation: Sequence[np.ndarray] | None,
         settings: DiffusionSettings,
+        *,
+        compiled: bool = False,
     ) -> None:
-        self.network, self.store, self.settings = network, store, settings
+        self.network, self.store, self.settings, self._compiled = network, store, settings, compiled
         self.module = diffusion.DiffusionObjective(network, settings, tracks=("sequence",))
-        self.ids = SequenceNames(len(store))
+        self.ids = store.names
         self.costs = store.lengths + np.int32(layout.EDGES)
         np.minimum(self.costs, settings.max_length + layout.EDGES, out=self.costs)
         self._validation = validation or [store[i] for i in range(min(len(store), _SEQUENCES_VALIDATED))]
@@ -132,20 +144,15 @@ class SequenceTask:
             yield self._noised([sequences[i] for i in chosen], generator, times[chosen])
 
     def describe(self, batch: dict[str, Tensor]) -> dict[str, str]:
-        """The first sample of a batch as the network sees it."""
-        return {"a noised input": "\n" + likelihood.written_out(self.network.vocabulary, batch["input_ids"][0])}
+        """The first sample of a batch as the network sees it, and how attention is computed."""
+        return _described(self.network, batch, self._compiled)
 
 
-class SequenceNames(Sequence):
-    """Names of sequences by their number, made when asked for: there may be many millions."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        return f"sequence {index + 1}"
+def _described(network: MultimodalEsm, batch: dict[str, Tensor], compiled: bool) -> dict[str, str]:
+    packs = network.packs and not (compiled and network.packing is None)
+    return {
+        "attention": f"{attention.NAME}: each sample by itself, without padding"
+        if packs
+        else "scaled_dot_product_attention with a mask",
+        "a noised input": "\n" + likelihood.written_out(network.vocabulary, batch["input_ids"][0]),
+    }

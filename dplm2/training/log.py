@@ -1,10 +1,13 @@
 """What a training says while it runs: rows of metrics, and where it stands."""
 
+import contextlib
 import csv
 import math
+import os
+import select
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +162,30 @@ def _missing(package: str) -> ConfigError:
 
 
 def say(text: str) -> None:
-    """Print a line without breaking the progress bar."""
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
+    """Print a line without breaking the progress bar; nothing happens if nobody reads it any more."""
+    with _unheard():
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def mute_closed_outputs() -> None:
+    """Point standard output and error to nowhere if their reader is gone, as when a signal killed it as well."""
+    for output in (1, 2):
+        state = select.poll()
+        state.register(output, 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in state.poll(0)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, output)
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Let printing fail: a training must not end because nobody listens."""
+    try:
+        yield
+    except OSError:
+        mute_closed_outputs()
 
 
 class Progress:
@@ -191,8 +215,9 @@ class Progress:
         """Tell that ``step`` steps are done, the last of ``tokens``; ``figures`` are shown."""
         self._tokens += tokens
         if not self._bar.disable:
-            self._bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
-            self._bar.update()
+            with _unheard():
+                self._bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+                self._bar.update()
             return
         now = time.monotonic()
         if self._quiet or now - self._last_line < SECONDS_BETWEEN_LINES:
@@ -207,7 +232,8 @@ class Progress:
 
     def close(self) -> None:
         """Remove the bar."""
-        self._bar.close()
+        with _unheard():
+            self._bar.close()
 
 
 def duration(seconds: float) -> str:

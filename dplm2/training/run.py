@@ -21,7 +21,17 @@ from dplm2.training import randomness, snapshot, summary
 from dplm2.training.batches import Batches, MicroBatch, Position
 from dplm2.training.devices import Machine
 from dplm2.training.loader import load
-from dplm2.training.log import FIRST_COLUMNS, LAST_COLUMNS, VALIDATION, Means, MetricLog, OtherLoggers, Progress, say
+from dplm2.training.log import (
+    FIRST_COLUMNS,
+    LAST_COLUMNS,
+    VALIDATION,
+    Means,
+    MetricLog,
+    OtherLoggers,
+    Progress,
+    mute_closed_outputs,
+    say,
+)
 from dplm2.training.optimizer import MovingAverage, learning_rate, make_optimizer, trained_parameters
 from dplm2.training.settings import TrainingSettings
 from dplm2.training.signals import StopRequests
@@ -167,7 +177,7 @@ class Run:
             )
             start = f"goes on after step {self.step} of" if self.step else "starts:"
             say(f"{self.label}: {start} {settings.steps} steps; state in {self.folder.folder}")
-            for line in summary.lines(task, settings, self.batches, batch, machine, trial):
+            for line in summary.lines(task, settings, self.batches, batch, machine, trial, self.optimizer):
                 say(f"  {line}")
 
     def _steps(self) -> None:
@@ -189,8 +199,9 @@ class Run:
             while self.step < settings.steps:
                 before = self.tokens
                 stop, save_due = self._update(loader)
-                progress.advance(self.step, self.tokens - before, self.shown)
+                # First of all, so that nothing stands between a request to stop and the checkpoint.
                 self._after_step(stop, save_due)
+                progress.advance(self.step, self.tokens - before, self.shown)
 
     def _update(self, loader: Iterator[tuple[MicroBatch, dict[str, Tensor]]]) -> tuple[int, bool]:
         """Change the weights once; returns whether to stop, and whether the clock says to save."""
@@ -362,6 +373,7 @@ class Run:
 
     def _leave(self, stop: int) -> None:
         self._publish()
+        mute_closed_outputs()  # the message below must not turn the exit status into another
         if stop == INTERRUPT:
             raise KeyboardInterrupt
         why = "the time limit is reached" if stop == TIME_LIMIT else f"told to stop ({self._signal_name()})"

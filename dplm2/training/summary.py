@@ -94,7 +94,13 @@ def largest_batch(batches: Batches) -> np.ndarray:
 
 
 def lines(
-    task: Task, settings: TrainingSettings, batches: Batches, batch: dict[str, Tensor], machine: Machine, trial: Trial
+    task: Task,
+    settings: TrainingSettings,
+    batches: Batches,
+    batch: dict[str, Tensor],
+    machine: Machine,
+    trial: Trial,
+    optimizer: torch.optim.Optimizer,
 ) -> Iterator[str]:
     """Yield the lines that tell what is about to be trained."""
     described = dict((optional(task, "describe") or (lambda _: {}))(batch))
@@ -103,7 +109,7 @@ def lines(
     yield f"parameters: {total:,} in total, {trained:,} trained"
     yield from _about_batches(settings, batches, machine)
     per_step = trial.seconds * settings.accumulate
-    rest = trained * 4 * (2 + (settings.ema_decay is not None)) / (machine.processes if machine.sharded else 1)
+    rest = state_to_come(optimizer) / (machine.processes if machine.sharded else 1)
     yield (
         f"estimate from the largest batch ({trial.tokens:,} tokens): {(trial.memory + rest) / GIGABYTE:.2f} GB of "
         f"{'GPU memory' if machine.device.type == 'cuda' else 'memory'}, at most {per_step:.2g} s a step, "
@@ -119,6 +125,16 @@ def lines(
     if trial.without_gradient:
         names = ", ".join(trial.without_gradient[:5]) + (", ..." if len(trial.without_gradient) > 5 else "")
         yield f"note: {len(trial.without_gradient)} trained parameters got no gradient from that batch: {names}"
+
+
+def state_to_come(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of moments that the first update makes; none of those that a resumed run has already."""
+    return sum(
+        parameter.numel() * parameter.element_size() * (1 if group["orthogonal"] else 2)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter not in optimizer.state
+    )
 
 
 def _about_batches(settings: TrainingSettings, batches: Batches, machine: Machine) -> Iterator[str]:

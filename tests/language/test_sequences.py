@@ -3,6 +3,8 @@
 import gzip
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +53,34 @@ def test_store_is_made_again_only_for_other_files(tmp_path):
     assert (tmp_path / "store/ids.bin").stat().st_mtime_ns == made
     source.write_text(">x\nMM\n")
     assert len(SequenceStore.build([source], tmp_path / "store")) == 1
+
+
+def test_sequences_are_named_by_file_and_number(tmp_path):
+    """An empty file and a file without sequences that count must not shift what comes after."""
+    (tmp_path / "a.fasta").write_text(FASTA)
+    (tmp_path / "empty.fasta").write_text("")
+    (tmp_path / "b.fasta").write_text(">x\nMM\n>y\nKK\n")
+    files = [str(tmp_path / name) for name in ("a.fasta", "empty.fasta", "b.fasta")]
+    store = SequenceStore.build(files, tmp_path / "store")
+    numbered = [("a.fasta", 1), ("a.fasta", 2), ("a.fasta", 3), ("b.fasta", 1), ("b.fasta", 2)]
+    assert list(store.names) == [f"sequence {number} of {tmp_path / name}" for name, number in numbered]
+    assert len(store.names) == len(store)
+    assert list(SequenceStore.of(["MKV"], ["chain"]).names) == ["chain"]
+
+
+def test_of_two_processes_one_makes_the_store_and_the_other_waits(tmp_path, monkeypatch):
+    (tmp_path / "a.fasta").write_text(FASTA)
+    made, write = [], SequenceStore._write
+
+    def slow(sources, folder):
+        made.append(folder)
+        time.sleep(0.3)
+        return write(sources, folder)
+
+    monkeypatch.setattr(SequenceStore, "_write", staticmethod(slow))
+    with ThreadPoolExecutor(2) as pool:
+        stores = list(pool.map(lambda _: SequenceStore.build([tmp_path / "a.fasta"], tmp_path / "store"), range(2)))
+    assert len(made) == 1 and [len(store) for store in stores] == [3, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
 """Both stages from the command line, on structures' tokens made up so that the tracks say something of each other."""
 
 import csv
+import gzip
 import json
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from small_run import CODES, TRAINING, configuration, run
+from test_warmup import sequence_model
 
 from dplm2 import config
 from dplm2.cli import main
-from dplm2.language import likelihood
+from dplm2.language import attention, likelihood
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.settings import (
@@ -109,6 +111,59 @@ def test_tokens_of_another_tokenizer_are_refused(trained, tokens_folder, tmp_pat
     assert main([str(argument) for argument in arguments]) == 1
     message = capsys.readouterr().err
     assert "other" in message and MultimodalEsm.from_pretrained(trained).tokenizer_fingerprint in message
+
+
+def test_sequence_stage_learns_from_compressed_files(tokens_folder, tokenizer_folder, tmp_path):
+    """Sequences of one residue each: what the files say is learned, not what the datasets' own sequences say."""
+    for letter in "WY":
+        with gzip.open(tmp_path / f"{letter}.fasta.gz", "wt") as stream:
+            stream.writelines(f">{length}\n{letter * length}\n" for length in range(20, 40))
+    training = {"steps": 40, **TRAINING, "validate_every": None}
+    files = [str(tmp_path / f"{letter}.fasta.gz") for letter in "WY"]
+    warmup = {"dropout": 0.0, "sequence_files": files, "sequence_training": training}
+    common = ["--tokens", tokens_folder, "--state", tmp_path / "state", "--config", configuration(warmup=warmup)]
+    run("model", "warmup", "--tokenizer", tokenizer_folder, "--out", tmp_path / "m", *common)
+    network = MultimodalEsm.from_pretrained(tmp_path / "m")
+    vocabulary = network.vocabulary
+    masked = [vocabulary.cls_sequence, *12 * [vocabulary.mask_sequence], vocabulary.eos_sequence]
+    with torch.no_grad():
+        best = network.eval()(torch.tensor([masked]))[0, 1:-1, :33].topk(2).indices
+    assert {vocabulary.tokens[index] for index in best.flatten().tolist()} == {"W", "Y"}
+
+
+@pytest.mark.parametrize("from_files", [False, True])
+def test_a_sequence_stage_does_not_go_on_from_another_source(tokens_folder, tokenizer_folder, tmp_path, from_files):
+    """The folder has the same name, but other weights than those that the saved state started from."""
+    (tmp_path / "a.fasta").write_text(">a\nMKVLLAMKVLLA\n")
+    training = {**TRAINING, "steps": 1, "warmup_steps": 0, "validate_every": None}
+    warmup = {"source": str(tmp_path / "source"), "sequence_stage": "always", "sequence_training": training}
+    warmup["sequence_files"] = [str(tmp_path / "a.fasta")] if from_files else []
+    whole = json.loads(configuration(warmup=warmup))
+    del whole["models"]["m"]["network"]
+    common = ["--tokens", tokens_folder, "--state", tmp_path / "state", "--config", json.dumps(whole)]
+    source = sequence_model()
+    for change, expected in ((0.0, 1), (0.0, 1), (1.0, 2)):
+        source.lm_head.bias.data += change
+        source.save_pretrained(tmp_path / "source")
+        run("model", "warmup", "--tokenizer", tokenizer_folder, "--out", tmp_path / "m", *common)
+        assert len(list((tmp_path / "state/sequence-stage").iterdir())) == expected
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_attention_that_is_told_is_the_one_that_is_used(
+    trained, tokens_folder, tmp_path, capsys, monkeypatch, compiled
+):
+    """With a mask transformers' function computes; compiled, the network does not pack (compiling is left out here)."""
+    masked = []
+    used = attention.sdpa_attention_forward
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *a, **b: masked.append(1) or used(*a, **b))
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: module)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    training = {"steps": 2, **TRAINING, "warmup_steps": 0, "compile": compiled}
+    common = ["--tokens", tokens_folder, "--state", tmp_path / "state", "--config", configuration(training=training)]
+    run("model", "train", "--initial", trained / "initial", "--out", tmp_path / "m", *common)
+    told = "scaled_dot_product_attention with a mask" if compiled else "dplm2_segments: each sample by itself"
+    assert f"attention: {told}" in capsys.readouterr().err and bool(masked) == compiled
 
 
 def test_settings_have_the_keys_of_the_schema():

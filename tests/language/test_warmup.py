@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import EsmConfig, EsmForMaskedLM
 
 from dplm2.errors import ConfigError, DPLM2Error
@@ -105,11 +106,27 @@ def test_fair_esm_file(tmp_path):
     assert_same_logits(warmed_up(path), expected, IDS)
 
 
-def test_dplm_folder(tmp_path):
-    """DPLM has ESM-2's names, its own class name, and unread tables that today's library no longer has."""
+@pytest.mark.parametrize("tables", ["older", "today's", "none"])
+def test_dplm_folder(tmp_path, tables):
+    """DPLM has ESM-2's names, its own class name, and unread tables that today's library no longer has.
+
+    The library of its time wrote a table of positions and the rotary frequencies of each layer; today's writes the
+    frequencies once, and since they are computed a file may well do without.
+    """
     source = sequence_model(token_dropout=True, tied=False)
     source.config.architectures, source.config.dplm_type = ["EsmForDPLM"], "dplm_esm"
     source.save_pretrained(tmp_path / "dplm")
+    file = tmp_path / "dplm/model.safetensors"
+    weights = load_file(file)
+    frequencies = [weights.pop(name) for name in list(weights) if name.endswith("inv_freq")]
+    assert len(frequencies) == 1
+    if tables == "older":
+        weights["esm.embeddings.position_embeddings.weight"] = torch.randn(1026, 32)
+        for layer in range(2):
+            name = f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"
+            weights[name] = frequencies[0].clone()
+    if tables != "today's":
+        save_file(weights, file, {"format": "pt"})
     with torch.no_grad():
         expected = source(IDS, attention_mask=(IDS != 1).long()).logits
     assert_same_logits(warmed_up(tmp_path / "dplm"), expected, IDS)

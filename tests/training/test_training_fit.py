@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tiny_task import Network, SpoiltTask, TinyTask, same, train, weights
 
 from dplm2.errors import ConfigError, DPLM2Error, Preempted
-from dplm2.training import log, randomness, state
+from dplm2.training import log, randomness, state, summary
 from dplm2.training.batches import Batches, Position
 from dplm2.training.optimizer import learning_rate
 from dplm2.training.settings import TrainingSettings
@@ -305,6 +305,22 @@ def test_what_is_printed_before_the_first_step(tmp_path, capsys):
     assert "GB of memory" in said and "s a step" in said
     assert "device: cpu (1 threads); precision: fp32" in said and "attention: " in said and "example: (" in said
     assert "2 trained parameters got no gradient from that batch: unused.weight, unused.bias" in said
+
+
+@pytest.mark.parametrize("optimizer, each", [("adamw", {"": 8}), ("muon", {"": 8, "matrix": 4})])
+def test_the_estimate_of_memory_adds_what_the_first_update_makes(tmp_path, capsys, monkeypatch, optimizer, each):
+    """Two moments of four bytes a weight, one of Muon's matrices; the moving average is there before the trial."""
+    monkeypatch.setattr(summary, "GIGABYTE", 1.0)
+    monkeypatch.setattr(summary, "peak_memory_bytes", lambda: 1_000_000)
+    settings = {**SETTINGS, "ema_decay": 0.9, "optimizer": optimizer, "decay_all": optimizer != "muon"}
+    with pytest.raises(Preempted):
+        train(tmp_path, settings, trouble={"kill_at": 3, "signal": "SIGTERM"})
+    # Matrices of linear layers: two of 16 x 16 and the head of 16 x 20; all in all 1,268 weights.
+    matrices = 2 * 256 + 320
+    expected = 1_000_000 + (1_268 - matrices) * each[""] + matrices * each.get("matrix", each[""])
+    assert f"tokens): {expected}.00 GB of memory" in capsys.readouterr().err
+    train(tmp_path, settings)
+    assert "tokens): 1000000.00 GB of memory" in capsys.readouterr().err
 
 
 def test_a_job_without_terminal_says_where_it_stands(tmp_path, capsys, monkeypatch):

@@ -94,6 +94,18 @@ def test_two_processes_equal_one_with_twice_the_accumulation_and_stop_together(t
     assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-5) for name in found if name != "passes")
 
 
+def test_two_devices_without_a_launcher_equal_one_with_twice_the_accumulation(tmp_path):
+    """``devices: 2`` and nothing else: Fabric starts the second process itself."""
+    process = start({"out": tmp_path / "two", "settings": {**SETTINGS, "devices": 2, "accumulate": 1}})
+    train(tmp_path / "one", SETTINGS)
+    status, said = finish(process)
+    assert status == 0 and "2 processes (ddp)" in said, said
+    for row, expected in zip(rows(tmp_path / "two"), rows(tmp_path / "one"), strict=True):
+        assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
+    found, expected = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-5) for name in found if name != "passes")
+
+
 def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path):
     settings = {**SETTINGS, "steps": 200, "accumulate": 1, "save_every": 3}
     process = start({"out": tmp_path, "settings": settings, "trouble": {"kill_at": 10, "rank": "1"}}, launcher=TORCHRUN)
@@ -113,6 +125,23 @@ def test_exit_status_of_a_preempted_process(tmp_path):
     status, said = finish(process)
     assert status == Preempted.EXIT_STATUS == 75
     assert "told to stop (SIGUSR1); saved at step" in said
+
+
+def test_a_closed_pipe_does_not_keep_a_run_from_saving(tmp_path):
+    """What reads the output, such as tee, may be killed by the same signal, or long before."""
+    settings = {**SETTINGS, "steps": 200, "save_every": None}
+    train(tmp_path / "straight", settings)
+    for step, number in ((20, "SIGTERM"), (30, "SIGUSR1")):
+        reads, writes = os.pipe()
+        run = {"out": tmp_path / "cut", "settings": settings, "trouble": {"kill_at": step, "signal": number}}
+        command = [sys.executable, SCRIPT, json.dumps({"runs": [run]}, default=str)]
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=writes, stderr=writes)
+        os.close(writes)
+        os.close(reads)
+        assert process.wait(timeout=240) == Preempted.EXIT_STATUS
+        assert json.loads((tmp_path / "cut/state/f00d/latest.json").read_text())["step"] == step + 1
+    train(tmp_path / "cut", settings)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "straight"))
 
 
 def test_the_command_leaves_with_that_status(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """A run of the real Snakefile at the smallest size, shared by the tests of this folder."""
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "data" / "demo"
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 FEW_STEPS = {"steps": 3, "token_budget": 400, "validate_every": None, "log_every": 1}
 
 
@@ -63,7 +65,11 @@ def smallest_configuration(folder: Path) -> dict:
                 "tokenizer": "tiny",
                 "datasets": ["own"],
                 "network": {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 16},
-                "warmup": {"source": "scratch", "sequence_training": FEW_STEPS},
+                "warmup": {
+                    "source": "scratch",
+                    "sequence_files": [str(folder / "sequences.fasta.gz")],
+                    "sequence_training": FEW_STEPS,
+                },
                 "training": FEW_STEPS,
             }
         },
@@ -95,19 +101,28 @@ class Workdir:
             shutil.copy(DEMO / name, folder / name)
         for path in sorted((DEMO / "train").glob("*.bcif.gz"))[:4]:
             shutil.copy(path, self.files)
+        with gzip.open(folder / "sequences.fasta.gz", "wt") as stream:
+            stream.writelines(f">{start}\n{2 * AMINO_ACIDS[start:]}\n" for start in range(12))
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Run Snakemake here with the configuration as it stands."""
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """Start Snakemake here, as leader of a process group, with the configuration as it stands."""
         (self.folder / "config.yaml").write_text(yaml.safe_dump(self.configuration))
         tools = Path(sys.executable).parent
-        return subprocess.run(
+        return subprocess.Popen(
             [tools / "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "2", *arguments],
             cwd=self.folder,
             env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
+            start_new_session=True,
         )
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run Snakemake here with the configuration as it stands."""
+        process = self.start(*arguments)
+        said = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
     def planned(self, *targets: str) -> dict[str, int]:
         """Rules that a run would execute now, with their numbers of jobs."""

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import gzip
 import hashlib
 import os
 import shutil
@@ -120,6 +121,42 @@ def test_a_changed_motif_or_its_reference_is_scaffolded_again(finished, name):
     finally:
         path.write_bytes(before)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_changed_file_of_sequences_is_learned_again(finished):
+    path = finished.folder / "sequences.fasta.gz"
+    before, times = path.read_bytes(), path.stat()
+    try:
+        assert "warm_up_model" not in finished.planned("models")
+        path.write_bytes(before + gzip.compress(b">more\nMKV\n"))
+        assert finished.planned("models").items() >= {"warm_up_model": 1, "train_model": 1}.items()
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_local_source_is_an_input_of_its_warm_up(tmp_path):
+    """Of a folder what is read of it; a file that is not there stops the run before any job."""
+    workdir = Workdir(tmp_path / "run")
+    tiny = workdir.configuration["models"]["tiny"]
+    del tiny["network"], tiny["warmup"]["sequence_files"]
+    (workdir.folder / "dplm").mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (workdir.folder / "dplm" / name).touch()
+
+    def planned(source):
+        tiny["warmup"]["source"] = source
+        done = workdir.snakemake("results/models/tiny/initial/model.safetensors", "--dry-run", "--quiet", "host")
+        return done.returncode, done.stdout + done.stderr
+
+    status, said = planned("dplm")
+    (inputs,) = (part.split("output:")[0] for part in said.split("rule warm_up_model:")[1:])
+    assert status == 0 and "dplm/model.safetensors, dplm/config.json\n" in inputs, said
+    assert "README" not in inputs
+    status, said = planned("esm2_t6_8M_UR50D.pt")
+    assert status != 0 and "esm2_t6_8M_UR50D.pt" in said
+    status, said = planned("airkingbd/dplm_150m")
+    assert status == 0, said
 
 
 def test_a_motif_without_its_reference_stops_before_any_job(tmp_path):
