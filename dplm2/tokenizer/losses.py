@@ -24,6 +24,7 @@ AMINO_ACIDS = "ARNDCQEGHILKMFPSTWYVX"  # the order of AlphaFold and of the seque
 FIRST_BOUNDARY, LAST_BOUNDARY = 2.3125, 21.6875  # angstrom, of the distogram's bins
 FAPE_UNIT = 10.0  # angstrom that count as an error of 1
 FAPE_EPSILON, EPSILON = 1e-4, 1e-6
+FAR_OFF = 4.0  # error of a step of the first trace that a peptide taken for its other form does not exceed
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def reconstruction_loss(
         terms["distance"] = distance_error(passes.origins, targets.origins, targets.observed)
     if settings.chain > 0 and passes.chain_turns is not None:
         terms["chain"] = chain_error(passes.chain_turns, passes.chain_shifts, targets, settings.chain_reach)
+    if settings.chain_outliers > 0 and passes.chain_turns is not None:
+        terms["chain_outliers"] = chain_outliers(passes.chain_turns, passes.chain_shifts, targets)
     total = sum(getattr(settings, name) * term for name, term in terms.items())
     return total, terms
 
@@ -200,16 +203,12 @@ def chain_error(turns: Tensor, shifts: Tensor, targets: Targets, reach: int) -> 
     reach
         Longest stride.
     """
-    rotations, origins = targets.rotations, targets.origins
     turns, shifts = turns[:, :-1], shifts[:, :-1]
-    counted = targets.placed[:, :-1] & targets.placed[:, 1:] & targets.bonded[:, :-1]
+    counted = _steps_counted(targets)
     stride, errors = 1, []
     while stride <= reach and counted.shape[1] > 0:
-        inverse = rotations[:, :-stride].transpose(-1, -2)
-        true_turns = inverse @ rotations[:, stride:]
-        true_shifts = (inverse @ (origins[:, stride:] - origins[:, :-stride]).unsqueeze(-1)).squeeze(-1)
-        error = (turns - true_turns).square().sum((-2, -1)) + (shifts - true_shifts).square().sum(-1)
-        errors.append(((error + FAPE_EPSILON).sqrt() * counted).sum() / counted.sum().clamp(min=1) / stride)
+        error = (_squared_errors(turns, shifts, targets, stride) + FAPE_EPSILON).sqrt()
+        errors.append((error * counted).sum() / counted.sum().clamp(min=1) / stride)
         # Two strides make one of twice the length; chains that are shorter than that drop out.
         first, second = turns[:, :-stride], turns[:, stride:]
         shifts = shifts[:, :-stride] + (first @ shifts[:, stride:].unsqueeze(-1)).squeeze(-1)
@@ -217,6 +216,31 @@ def chain_error(turns: Tensor, shifts: Tensor, targets: Targets, reach: int) -> 
         counted = counted[:, :-stride] & counted[:, stride:]
         stride *= 2
     return torch.stack(errors).mean() if errors else shifts.sum()
+
+
+def chain_outliers(turns: Tensor, shifts: Tensor, targets: Targets) -> Tensor:
+    """Squared error of single steps of the first trace, as in `chain_error`, growing linearly above ``FAR_OFF``.
+
+    Three peptides in a thousand are cis; a step that takes one for trans turns all of the chain behind it by 180
+    degrees, and hardly counts in a mean of lengths.
+    """
+    counted = _steps_counted(targets)
+    squares = _squared_errors(turns[:, :-1], shifts[:, :-1], targets, 1)
+    lengths = (squares + FAPE_EPSILON).sqrt()
+    bounded = torch.where(lengths < FAR_OFF, squares, FAR_OFF * (2 * lengths - FAR_OFF))
+    return (bounded * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _steps_counted(targets: Targets) -> Tensor:
+    return targets.placed[:, :-1] & targets.placed[:, 1:] & targets.bonded[:, :-1]
+
+
+def _squared_errors(turns: Tensor, shifts: Tensor, targets: Targets, stride: int) -> Tensor:
+    rotations, origins = targets.rotations, targets.origins
+    inverse = rotations[:, :-stride].transpose(-1, -2)
+    true_turns = inverse @ rotations[:, stride:]
+    true_shifts = (inverse @ (origins[:, stride:] - origins[:, :-stride]).unsqueeze(-1)).squeeze(-1)
+    return (turns - true_turns).square().sum((-2, -1)) + (shifts - true_shifts).square().sum(-1)
 
 
 def distance_error(origins: Tensor, true_BLX: Tensor, observed_BL: Tensor) -> Tensor:

@@ -119,6 +119,7 @@ class LossSettings:
     distance: float
     chain: float
     chain_reach: int
+    chain_outliers: float
     crop: int | None
 
 
