@@ -1,15 +1,22 @@
 """Sequences for generated backbones, by the model itself or by ProteinMPNN, and the best of their folds.
 
 The paper designs one sequence per backbone with ProteinMPNN at temperature 0.1 and folds it; where there are more, the
-sequence whose fold is nearest to the backbone (by scTM) counts, as in the released evaluator.
+sequence whose fold is nearest to the backbone (by scTM) counts, as in the released evaluator. As in folding, designs by
+ProteinMPNN are kept, and a backbone that it fails for is a failed sample.
 """
 
+import hashlib
+import shlex
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
+from dplm2.artifacts import fingerprint, read_json, write_json
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import Job
 from dplm2.evaluation.command_backend import run_command
@@ -20,25 +27,34 @@ from dplm2.evaluation.tm_score import tm_scores
 from dplm2.structures.writing import write_structure
 
 CA = 1
+TEMPLATE = "evaluation.proteinmpnn.template"
+DECIMALS = 3  # of a coordinate in a PDB file
 
 
 def best_designs(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded | Failure], str]:
-    """For each backbone the designed sequence that folds best, its fold, and the names of both backends."""
+    """For each backbone the designed sequence that folds best, its fold, and the names of both backends.
+
+    A backbone without a design has the empty sequence and the failure in place of a fold.
+    """
     name = job.settings.inverse_folding_backend
     if name == "proteinmpnn":
-        designs = proteinmpnn(samples, backend_settings(job.settings, name))
+        designs = proteinmpnn(samples, backend_settings(job.settings, name), job.cache)
     else:
         from dplm2.evaluation.self_backend import design_sequences
 
         designs = design_sequences(
             job.model_folder(), samples, backend_settings(job.settings, "self"), job.seed, job.device
         )
-    flat = [sequence for sequences in designs for sequence in sequences]
+    flat = [sequence for sequences in designs if not isinstance(sequences, Failure) for sequence in sequences]
     folded, folding_name = job.fold(flat)
-    chosen_sequences, chosen_folds, start = [], [], 0
+    remaining = iter(folded)
+    chosen_sequences, chosen_folds = [], []
     for sample, sequences in zip(samples, designs, strict=True):
-        folds = folded[start : start + len(sequences)]
-        start += len(sequences)
+        if isinstance(sequences, Failure):
+            chosen_sequences.append("")
+            chosen_folds.append(sequences)
+            continue
+        folds = list(islice(remaining, len(sequences)))
         best = _best(sample, folds)
         chosen_sequences.append(sequences[best])
         chosen_folds.append(folds[best])
@@ -53,31 +69,75 @@ def _best(sample: Sample, folds: Sequence[Folded | Failure]) -> int:
     return good[int(np.argmax(tm_scores(traces, [sample.backbone[:, CA]] * len(good))))]
 
 
-def proteinmpnn(samples: Sequence[Sample], settings: ProteinMpnnSettings) -> list[list[str]]:
-    """Design sequences for each sample's backbone with ProteinMPNN.
+def proteinmpnn(
+    samples: Sequence[Sample], settings: ProteinMpnnSettings, cache: Path | None = None
+) -> list[list[str] | Failure]:
+    """Design sequences for each sample's backbone with ProteinMPNN, each distinct backbone once.
+
+    Parameters
+    ----------
+    samples
+        With backbones.
+    settings
+        The command line and what it is filled in with.
+    cache
+        Folder for designs: ``proteinmpnn-<fingerprint>/<hash of the backbone>.json``. A failure is not kept. Without a
+        folder nothing is.
 
     Raises
     ------
     DPLM2Error
-        If the program fails or gives no sequence of the backbone's length.
+        If the program is missing, or failed for every backbone: then it is not the backbones' fault.
     """
-    designs = []
-    for sample in samples:
-        with tempfile.TemporaryDirectory(prefix="dplm2-mpnn-") as folder:
-            path, out = Path(folder) / "backbone.pdb", Path(folder) / "out"
-            out.mkdir()
+    decisive = [settings.template, settings.sequences, settings.temperature, settings.seed]
+    folder = None if cache is None else cache / f"proteinmpnn-{fingerprint(decisive)}"
+    names = [name_of_backbone(sample.backbone) for sample in samples]
+    distinct = dict(zip(names, samples, strict=True))
+    results: dict[str, list[str] | Failure] = {} if folder is None else _kept(folder, distinct)
+    missing = {name: sample for name, sample in distinct.items() if name not in results}
+    program = shlex.split(settings.template)[0]
+    if missing and shutil.which(program) is None:
+        raise DPLM2Error(f"{TEMPLATE}: there is no program {program!r} on PATH")
+    for name, sample in tqdm(missing.items(), unit="backbone", desc="design (proteinmpnn)", disable=None):
+        results[name] = _design(sample, settings)
+        if folder is not None and not isinstance(results[name], Failure):
+            write_json(folder / f"{name}.json", results[name])
+    failures = [result for result in results.values() if isinstance(result, Failure)]
+    if failures and len(failures) == len(results):
+        raise DPLM2Error(f"proteinmpnn: for no backbone could a sequence be designed ({failures[0].reason})")
+    return [results[name] for name in names]
+
+
+def name_of_backbone(backbone: np.ndarray) -> str:
+    """Hash of a backbone (L, 4, 3) as a PDB file gives it, 32 hexadecimal digits: its name in the cache."""
+    rounded = np.round(backbone.astype(np.float64), DECIMALS) + 0.0  # no zero has a sign
+    return hashlib.sha256(rounded.tobytes()).hexdigest()[:32]
+
+
+def _kept(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    paths = {name: folder / f"{name}.json" for name in names}
+    return {name: read_json(path) for name, path in paths.items() if path.exists()}
+
+
+def _design(sample: Sample, settings: ProteinMpnnSettings) -> list[str] | Failure:
+    """Run the program for one backbone."""
+    with tempfile.TemporaryDirectory(prefix="dplm2-mpnn-") as folder:
+        path, out = Path(folder) / "backbone.pdb", Path(folder) / "out"
+        out.mkdir()
+        places = {
+            "pdb": path,
+            "out": out,
+            "sequences": settings.sequences,
+            "temperature": settings.temperature,
+            "seed": settings.seed,
+        }
+        try:
             write_structure(path, "A" * len(sample.backbone), sample.backbone)
-            places = {
-                "pdb": path,
-                "out": out,
-                "sequences": settings.sequences,
-                "temperature": settings.temperature,
-                "seed": settings.seed,
-            }
-            run_command("evaluation.proteinmpnn.template", settings.template, places)
+            run_command(TEMPLATE, settings.template, places)
             files = sorted(out.rglob("*.fa")) + sorted(out.rglob("*.fasta"))
-            designs.append(read_designs(files[0].read_text() if files else "", len(sample.backbone), sample.sample_id))
-    return designs
+            return read_designs(files[0].read_text() if files else "", len(sample.backbone), sample.sample_id)
+        except DPLM2Error as error:
+            return Failure(" ".join(str(error).split())[:300])
 
 
 def read_designs(text: str, length: int, name: str) -> list[str]:

@@ -39,7 +39,7 @@ class Job:
     model
         Folder of the model, for backends ``self``.
     state
-        Folder below which folded sequences are kept.
+        Folder below which designed and folded sequences are kept.
     seed, device
         Of networks.
     """
@@ -53,6 +53,11 @@ class Job:
     state: Path = Path("state")
     seed: int = 0
     device: str = "cpu"
+
+    @property
+    def cache(self) -> Path:
+        """Folder for what external programs gave, one folder in it for each backend and its settings."""
+        return self.state / "folding"
 
     def read(self) -> tuple[list[Sample], dict[str, str]]:
         """The samples to evaluate, and those left out with the reason."""
@@ -101,7 +106,7 @@ class Job:
     def fold(self, sequences: Sequence[str]) -> tuple[list[Folded | Failure], str]:
         """Fold sequences with the chosen backend; also its name."""
         backend = self.folding_backend()
-        return predict(backend, sequences, self.state / "folding"), backend.name
+        return predict(backend, sequences, self.cache), backend.name
 
     def record(self) -> RunRecord:
         """What made the results; to be begun before the work, since it takes the time."""

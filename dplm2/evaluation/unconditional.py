@@ -66,8 +66,8 @@ def _folded(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded
 
 
 def own_metrics(sample: Sample, sequence: str) -> dict[str, object]:
-    """What a sample shows without any folding."""
-    values: dict[str, object] = {"sequence_entropy": sequence_entropy(sequence)}
+    """What a sample shows without any folding; ``sequence`` is empty where none could be designed."""
+    values: dict[str, object] = {"sequence_entropy": sequence_entropy(sequence) if sequence else None}
     if sample.backbone is not None:
         values |= secondary_structure_fractions(sample.backbone) | backbone_geometry(sample.backbone)
         values["tokenizer_plddt"] = mean_or_none(sample.plddt)

@@ -319,3 +319,20 @@ def test_error_along_chains_shorter_than_the_reach_is_finite():
         torch.ones(1, 1, dtype=torch.bool),
     )  # fmt: skip
     assert losses.chain_error(steps[0][:, :1], steps[1][:, :1], single, 16) == 0
+
+
+def test_a_step_that_is_far_off_counts_by_its_square_up_to_a_bound():
+    targets = backbone_targets()
+    inverse = targets.rotations[:, :-1].transpose(-1, -2)
+    turns = torch.cat([inverse @ targets.rotations[:, 1:], torch.eye(3)[None, None]], 1)
+    shifts = (inverse @ (targets.origins[:, 1:] - targets.origins[:, :-1]).unsqueeze(-1)).squeeze(-1)
+    shifts = torch.cat([shifts, torch.zeros(1, 1, 3)], 1)
+    assert losses.chain_outliers(turns, shifts, targets) < 1e-6
+    steps = shifts.shape[1] - 1
+    for size, expected in ((0.5, 0.25), (3.0, 9.0), (10.0, 4.0 * (2 * 10.0 - 4.0))):
+        off = shifts.clone()
+        off[0, 4, 1] += size
+        assert losses.chain_outliers(turns, off, targets).item() == pytest.approx(expected / steps, rel=1e-3)
+    gap = dataclasses.replace(targets, placed=targets.placed.clone())
+    gap.placed[0, 5] = False
+    assert losses.chain_outliers(turns, off, gap) < 1e-6
