@@ -121,12 +121,17 @@ def measure_steps(options: argparse.Namespace) -> dict:
 def measure_throughput(options: argparse.Namespace) -> list[dict]:
     """Samples per minute by length and way of running, at the best batch size found."""
     rows = []
-    for length in options.lengths:
-        for way in options.ways:
-            best, batch = None, 1
+    network = random_network(options.size, options.precision, options.device)
+    plain_hidden = network.hidden
+    for way in options.ways:
+        network.hidden = plain_hidden
+        if way != "eager":
+            network.hidden = torch.compile(plain_hidden, mode="reduce-overhead" if way == "graphed" else "default")
+        for length in options.lengths:
+            best, batch = None, options.smallest_batch
             while batch <= options.largest_batch:
                 try:
-                    rate = _rate(options, length, batch, way)
+                    rate = _rate(options, network, length, batch)
                 except torch.OutOfMemoryError:
                     torch.cuda.empty_cache()
                     break
@@ -141,11 +146,7 @@ def measure_throughput(options: argparse.Namespace) -> list[dict]:
 
 
 @torch.inference_mode()
-def _rate(options: argparse.Namespace, length: int, batch: int, way: str) -> float:
-    network = random_network(options.size, options.precision, options.device)
-    if way != "eager":
-        mode = "reduce-overhead" if way == "graphed" else "default"
-        network.hidden = torch.compile(network.hidden, mode=mode)
+def _rate(options: argparse.Namespace, network: MultimodalEsm, length: int, batch: int) -> float:
     settings = SamplerSettings.of(options.strategy, options.unmasking)
     denoiser = denoiser_of(network, batch, length, 500, settings)
     for _ in range(3):
@@ -174,11 +175,14 @@ def main() -> None:
     parser.add_argument(
         "--ways", nargs="+", choices=["eager", "compiled", "graphed"], default=["eager", "compiled", "graphed"]
     )
+    parser.add_argument("--smallest-batch", type=int, default=1)
     parser.add_argument("--largest-batch", type=int, default=512)
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     results = measure_throughput(options) if options.throughput else measure_steps(options)
+    if options.device == "cuda":
+        options.device = torch.cuda.get_device_name()
     described = {name: value for name, value in vars(options).items() if name not in ("out", "throughput")}
     report = {"settings": described, "results": results, "machine": platform.processor() or platform.machine()}
     print(json.dumps(report, indent=2))

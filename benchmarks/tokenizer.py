@@ -3,16 +3,19 @@
 Random weights of the paper's size (encoder of ESM-IF1, 142 million parameters), one chain at a time, on one thread:
 
     python benchmarks/tokenizer.py --out benchmarks/results/tokenizer.json
+    python benchmarks/tokenizer.py --device cuda --at-once 1 64 --out benchmarks/results/tokenizer-cuda.json
 
 On a processor the rate is per second of processor time, which other work on the machine disturbs less than the time on
 the clock; both are written, and beside each of them the rate of a plain matrix product just before and after:
 tokenizing a residue takes 0.93 billion operations in such products. Memory is the most that was resident during the
 calls, above what was before them; the first row of a precision also counts the encoder's weights as they are laid out
-for it (about 400 MB in float32). With --tokenizer and --chains, the share of equal tokens between the precisions is
-measured on real chains.
+for it (about 400 MB in float32). On a GPU time on the clock counts, and --at-once says how many chains are worked on
+together; with --compile, folding trunk and structure module are compiled. With --tokenizer and --chains, the share of
+equal tokens between the precisions is measured on real chains.
 """
 
 import argparse
+import fcntl
 import functools
 import json
 import platform
@@ -109,26 +112,33 @@ def measure_all(tokenizer: StructureTokenizer, meter: Meter, options: argparse.N
     """Yield a row for each direction, precision and length."""
     more = [LONG] if options.long else []
 
-    def row_of(task: str, precision: str, length: int, call: Callable[[], object]) -> dict:
+    def row_of(task: str, precision: str, length: int, chains: int, call: Callable[[], object]) -> dict:
         rate = functools.partial(product_rate, meter.device, getattr(torch, precision))
-        before, measured, after = rate(), meter.measure(call, length), rate()
+        before, measured, after = rate(), meter.measure(call, chains * length), rate()
         row = {
             "task": task,
             "precision": precision,
             "length": length,
+            "chains": chains,
             **measured,
             "billions_of_operations_per_second": round((before + after) / 2, 1),
         }
         theirs = AUTHORS[task].get(length) if meter.device == "cpu" else None
         return {**row, "authors_residues_per_second": theirs}
 
-    for precision in ("float32", "bfloat16"):
+    on_gpu = meter.device == "cuda"
+    for precision in options.precision:
         for length in (*options.encode_lengths, *more):
-            encode = functools.partial(tokenizer.encode, wandering_chain(length), precision=precision)
-            yield row_of("tokenize", precision, length, encode)
-    for length in (*options.decode_lengths, *more):
-        tokens = np.random.default_rng(length).integers(0, tokenizer.codebook_size, length)
-        yield row_of("detokenize", "float32", length, functools.partial(tokenizer.decode, tokens))
+            for chains in options.at_once:
+                work = [wandering_chain(length)] * chains
+                call = functools.partial(tokenizer.encode, work, chains * length, precision)
+                yield row_of("tokenize", precision, length, chains, call)
+    for precision in options.precision if on_gpu else options.precision[:1]:
+        for length in (*options.decode_lengths, *more):
+            for chains in options.at_once:
+                tokens = np.random.default_rng(length).integers(0, tokenizer.codebook_size, (chains, length))
+                call = functools.partial(tokenizer.decode, list(tokens), chains * length, precision)
+                yield row_of("detokenize", precision, length, chains, call)
 
 
 def agreement(tokenizer: StructureTokenizer, chains: list[Path], limit: int) -> dict[str, float]:
@@ -156,7 +166,15 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--encode-lengths", type=int, nargs="*", default=ENCODE_LENGTHS)
     parser.add_argument("--decode-lengths", type=int, nargs="*", default=DECODE_LENGTHS)
+    parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1], help="chains that are worked on together")
+    parser.add_argument("--compile", action="store_true", help="compile folding trunk and structure module")
     parser.add_argument("--long", action="store_true", help=f"also chains of {LONG} residues")
+    parser.add_argument(
+        "--turn",
+        type=Path,
+        help="a file: processes that are given the same one set up side by side and measure in turn",
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -165,11 +183,22 @@ def main() -> None:
         tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, options.device)
     else:
         tokenizer = StructureTokenizer(default_settings()).eval().to(options.device)
+    if options.compile:
+        tokenizer.decoder.trunk.compile(dynamic=True)
+        tokenizer.decoder.structure_module.compile(dynamic=True)
+        for precision in options.precision:
+            for length in options.decode_lengths:
+                for chains in options.at_once:
+                    tokenizer.decode([np.zeros(length, int)] * chains, chains * length, precision)
+    if options.turn:
+        turn = options.turn.open("a")
+        fcntl.flock(turn, fcntl.LOCK_EX)  # until this process ends
     result = {
         "machine": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "processor_has_bfloat16": torch.cpu._is_avx512_bf16_supported() if options.device == "cpu" else None,
         "threads": options.threads,
+        "compiled": options.compile,
         "versions": library_versions(),
         "weights": options.tokenizer or "random, the paper's size",
         "rows": [],

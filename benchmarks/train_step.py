@@ -6,12 +6,13 @@
 A batch of chains of equal length with random tokens and the four tasks in equal shares is taken forward, backward,
 clipped and put through AdamW, several times; the median counts. The floor is the time that the multiply-adds of the
 weight matrices and of attention need at the rate of this machine's own matrix products (the faster of torch's own and
-the layers'), measured between the steps, since a machine's speed drifts. With ``--clock cpu`` processor time is taken
-instead of wall time: on a machine that others use as well. Each combination runs in a process of its own, so that its
-peak memory is its own.
+the layers'), measured between the steps, since a machine's speed drifts; on a GPU, model FLOP utilization is the same
+work at the rate that its data sheet promises. With ``--clock cpu`` processor time is taken instead of wall time: on a
+machine that others use as well. Each combination runs in a process of its own, so that its peak memory is its own.
 """
 
 import argparse
+import fcntl
 import json
 import platform
 import statistics
@@ -40,6 +41,10 @@ SIZES = {
 # The authors' implementation, 150M, 4 x 256 residues, fp32, 2 threads of a Zen 5 server core.
 AUTHORS = {"lora": {"seconds": 12.7, "gigabytes": 11.8}, "full": {"seconds": 13.2, "gigabytes": 8.65}}
 AUTHORS_RATE = 190e9  # FLOP/s of that machine's matrix products in fp32
+# FLOP/s of dense products in bf16 by the makers' data sheets, by a part of the device's name.
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+WARM_UP = 2  # steps that set everything up
 
 
 def make_batch(vocabulary: Vocabulary, chains: int, residues: int) -> dict[str, torch.Tensor]:
@@ -111,15 +116,18 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     batch = {k: v.to(device) for k, v in make_batch(vocabulary, options.chains, options.residues).items()}
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    step = torch.compile(objective) if options.compile else objective
+    step = torch.compile(objective, dynamic=True) if options.compile else objective
     seconds, forward, rates, losses = [], [], [], []
-    for _ in range(options.repetitions + 1):
+    for repetition in range(options.repetitions + WARM_UP):
+        if repetition == WARM_UP and options.turn:
+            turn = options.turn.open("a")
+            fcntl.flock(turn, fcntl.LOCK_EX)  # until this process ends
         rates.append(matrix_rates(device, precision, clock))
         start = clock()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = step(batch)
-        synchronize(device)
-        forward.append(clock() - start)
+        if device == "cpu":  # a GPU is not stopped in the middle of a step
+            forward.append(clock() - start)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 0.5)
         optimizer.step()
@@ -127,7 +135,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
         synchronize(device)
         seconds.append(clock() - start)
         losses.append(float(loss))
-    kept = slice(1, None)  # the first step sets everything up
+    kept = slice(WARM_UP, None)
     macs = multiply_adds(network, {k: v.cpu() for k, v in batch.items()})
     passes = 2 if mode == "lora" else 3
     torchs_rate, layers_rate = (statistics.median(each) for each in zip(*rates[kept], strict=True))
@@ -135,19 +143,25 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     median = statistics.median(seconds[kept])
     positions = int((batch["input_ids"] != vocabulary.pad).sum())
     memory = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory_bytes()
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    peak = next((value for part, value in PEAKS.items() if part in name), None)
+    utilization = None if peak is None or precision != "bf16" else 2 * passes * macs / median / peak
     return {
+        "device": name,
+        "compiled": options.compile,
         "size": options.size,
         "mode": mode,
         "precision": precision,
         "positions": positions,
         "seconds_per_step": round(median, 3),
-        "seconds_forward_and_loss": round(statistics.median(forward[kept]), 3),
+        "seconds_forward_and_loss": round(statistics.median(forward[kept]), 3) if forward else None,
         "positions_per_second": round(positions / median, 1),
         "peak_gigabytes": round(memory / 1e9, 2),
         "teraflop_per_step": round(2 * passes * macs / 1e12, 3),
         "matrix_gigaflop_per_second": round(torchs_rate / 1e9, 1),
         "layers_matrix_gigaflop_per_second": round(layers_rate / 1e9, 1),
         "floor_seconds": round(2 * passes * macs / rate, 3),
+        "model_flop_utilization": None if utilization is None else round(utilization, 3),
         "share_of_floor": round(2 * passes * macs / rate / median, 3),
         "first_loss": losses[0],
     }
@@ -166,6 +180,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument(
+        "--turn",
+        type=Path,
+        help="a file: processes that are given the same one set up side by side and measure in turn",
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

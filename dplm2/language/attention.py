@@ -7,8 +7,10 @@ Shapes: H heads, N tokens of all segments, S segments of a group, T tokens of ea
 and heads together.
 """
 
+import inspect
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +24,32 @@ NAME = "dplm2_segments"
 
 _SCORES_AT_ONCE = 1 << 22  # bounds memory; a processor's cache holds about as many
 
+try:  # torch 2.10 and later
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None
+_TAKES_SCALE = varlen_attn is not None and "scale" in inspect.signature(varlen_attn).parameters
+
+
+class Bounds(NamedTuple):
+    """Segments whose lengths stay on the device.
+
+    Attributes
+    ----------
+    starts
+        (S + 1,) int32: where each segment starts, and the end of the last. A segment may be empty.
+    longest
+        No segment has more tokens.
+    """
+
+    starts: Tensor
+    longest: int
+
+
+def takes_bounds(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there is a kernel for segments given as `Bounds`: on a GPU, in half precision."""
+    return _TAKES_SCALE and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+
 
 def attention_within_segments(
     module: torch.nn.Module,
@@ -29,7 +57,7 @@ def attention_within_segments(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    segments: Sequence[int] | None = None,
+    segments: Sequence[int] | Bounds | None = None,
     scaling: float | None = None,
     **others,
 ) -> tuple[Tensor, None]:
@@ -39,6 +67,10 @@ def attention_within_segments(
     """
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
+    if isinstance(segments, Bounds):
+        q_NHC, k_NHC, v_NHC = (t[0].transpose(0, 1) for t in (query, key, value))
+        starts, longest = segments
+        return varlen_attn(q_NHC, k_NHC, v_NHC, starts, starts, longest, longest, scale=scaling).unsqueeze(0), None
     groups = [(length, len(list(same))) for length, same in groupby(segments)]
     sizes = [length * count for length, count in groups]
     parts = []

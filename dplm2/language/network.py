@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from dplm2.artifacts import atomic_path, write_json, write_text
 from dplm2.errors import DPLM2Error
-from dplm2.language import layers
+from dplm2.language import attention, layers
 from dplm2.language.vocabulary import SEQUENCE_IDS, Track, Vocabulary
 
 EmbeddingScaling = Literal["none", "once", "released"]
@@ -87,7 +87,7 @@ class MultimodalEsm(nn.Module):
     ----------
     packing
         Whether to compute samples without padding (see `dplm2.language.attention`) or with a mask. None: without on a
-        CPU, with a mask elsewhere and when compiled, where fixed shapes are faster. The results are the same.
+        CPU unless compiled, and on a GPU in half precision; else with a mask. The results are the same.
     """
 
     def __init__(
@@ -124,6 +124,8 @@ class MultimodalEsm(nn.Module):
             True for samples whose two tracks must not see each other; none by default.
         """
         if self.packs:
+            if attention.takes_bounds(self.device, self._dtype):
+                return self._lined_up_hidden(input_ids_BT, single_modality_B)
             return self._packed_hidden(input_ids_BT, single_modality_B)
         return self.model.esm(
             inputs_embeds=self.embeddings(input_ids_BT),
@@ -136,7 +138,16 @@ class MultimodalEsm(nn.Module):
         """Whether samples are computed one after the other without padding; else side by side with a mask."""
         if self.packing is not None:
             return self.packing
-        return self.device.type == "cpu" and not torch.compiler.is_compiling()
+        if self.device.type == "cpu":
+            return not torch.compiler.is_compiling()
+        return attention.takes_bounds(self.device, self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the attention's numbers."""
+        if torch.is_autocast_enabled(self.device.type):
+            return torch.get_autocast_dtype(self.device.type)
+        return self.model.lm_head.bias.dtype
 
     def _packed_hidden(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
         real_BT = input_ids_BT != self.vocabulary.pad
@@ -147,6 +158,33 @@ class MultimodalEsm(nn.Module):
         ).last_hidden_state
         hidden_BTD = packed_1ND.new_zeros((*input_ids_BT.shape, packed_1ND.shape[-1]))
         return hidden_BTD.masked_scatter(real_BT.unsqueeze(-1), packed_1ND)
+
+    def _lined_up_hidden(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
+        """Like `_packed_hidden`, in fixed shapes and without waiting for the device: padding is one more segment."""
+        real_BT = input_ids_BT != self.vocabulary.pad
+        order_BT = real_BT.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # padding behind all tokens
+        embeddings_BTD = self.embeddings(input_ids_BT)
+        order_BTD = order_BT.unsqueeze(-1).expand_as(embeddings_BTD)
+        lined_up_BTD = embeddings_BTD.gather(1, order_BTD)
+        hidden_1ND = self.model.esm(
+            inputs_embeds=lined_up_BTD.flatten(0, 1).unsqueeze(0),
+            position_ids=self.positions(input_ids_BT).expand_as(input_ids_BT).gather(1, order_BT).view(1, -1),
+            segments=self._bounds(input_ids_BT, real_BT, single_modality_B),
+        ).last_hidden_state
+        hidden_BTD = hidden_1ND.view(lined_up_BTD.shape)
+        return torch.zeros_like(hidden_BTD).scatter(1, order_BTD, hidden_BTD)
+
+    def _bounds(self, input_ids_BT: Tensor, real_BT: Tensor, single_modality_B: Tensor | None) -> attention.Bounds:
+        """Of each sample, three segments: its tokens or its first half, its second half or nothing, its padding."""
+        has_halves, half = self.halves(input_ids_BT)
+        whole_B = real_BT.sum(1)
+        first_B = whole_B
+        if single_modality_B is not None:
+            first_B = torch.where(single_modality_B & has_halves, real_BT[:, :half].sum(1), whole_B)
+        longest = input_ids_BT.shape[1]
+        lengths_B3 = torch.stack([first_B, whole_B - first_B, longest - whole_B], 1)
+        ends = lengths_B3.flatten().cumsum(0, dtype=torch.int32)
+        return attention.Bounds(nn.functional.pad(ends, (1, 0)), longest)
 
     def _segments(self, input_ids_BT: Tensor, real_BT: Tensor, single_modality_B: Tensor | None) -> list[int]:
         """Number of tokens of each stretch that attends to itself alone, in order."""
@@ -216,10 +254,9 @@ class MultimodalEsm(nn.Module):
             second_T = (torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device) >= half) & has_halves
             same_track = second_T[:, None] == second_T[None, :]
             allowed = allowed & (same_track | ~single_modality_B[:, None, None, None])
-        dtype, device_type = self.model.lm_head.bias.dtype, allowed.device.type
-        if torch.is_autocast_enabled(device_type):
-            # Autocast would round the lowest number to minus infinity, and a row of those has no softmax.
-            dtype = torch.get_autocast_dtype(device_type)
+        # In autocast's type, which would round the lowest number of another to minus infinity, and a row of those has
+        # no softmax.
+        dtype = self._dtype
         mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
         # The lowest finite number: a row that sees nothing (at padding) stays defined.
         return mask.masked_fill(~allowed, torch.finfo(dtype).min)

@@ -149,7 +149,8 @@ class SequenceTask:
 
 
 def _described(network: MultimodalEsm, batch: dict[str, Tensor], compiled: bool) -> dict[str, str]:
-    packs = network.packs and not (compiled and network.packing is None)
+    in_fixed_shapes = compiled and network.device.type == "cpu" and network.packing is None
+    packs = network.packs and not in_fixed_shapes
     return {
         "attention": f"{attention.NAME}: each sample by itself, without padding"
         if packs

@@ -216,7 +216,8 @@ def run_decode(options: argparse.Namespace) -> None:
         "tokens decode", section["tokenization"], {"tokenizer": tokenizer.fingerprint}, str(tokenizer.device)
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, sequence, decoded in decode_tokens(table, tokenizer, section["tokenization"]["token_budget"]):
+    batching = section["tokenization"]
+    for name, sequence, decoded in decode_tokens(table, tokenizer, batching["token_budget"], batching["precision"]):
         write_structure(options.out / f"{name}.{options.format}", sequence, decoded.backbone, decoded.plddt)
     record.write(options.out, chains=len(table))
     if not tokenizer.confidence_trained:

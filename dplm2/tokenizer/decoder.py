@@ -4,12 +4,14 @@ Shapes: B batch, L residues, I and J the residues of a pair, D width per residue
 the structure module, A atoms (N, CA, C, O, CB), X space.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dplm2.tokenizer.post_quant import PostQuantization
+from dplm2.tokenizer.products import derived
 from dplm2.tokenizer.settings import DecoderSettings, QuantizerSettings
 from dplm2.tokenizer.structure_module import StructureModule, StructurePasses
 from dplm2.tokenizer.transition import InputPerceptron, by_rows, rows_per_chunk
@@ -88,7 +90,14 @@ class Decoder(nn.Module):
             nn.Linear(settings.confidence_hidden, CONFIDENCE_BINS),
         )
 
-    def forward(self, codes_BLQ: Tensor, mask_BL: Tensor | None = None, *, distogram: bool = True) -> DecoderOutput:
+    def forward(
+        self,
+        codes_BLQ: Tensor,
+        mask_BL: Tensor | None = None,
+        *,
+        distogram: bool = True,
+        precision: torch.dtype = torch.float32,
+    ) -> DecoderOutput:
         """Decode a batch of codes.
 
         Parameters
@@ -101,22 +110,28 @@ class Decoder(nn.Module):
             them.
         distogram
             False leaves out the distance distribution, which is large and needed for training only.
+        precision
+            Of the folding trunk. The structure module is always computed in float32: bfloat16 would round coordinates
+            to half an angstrom.
         """
         if mask_BL is not None:
             mask_BL = mask_BL.bool()
             if not torch.is_grad_enabled() and bool(mask_BL.all()):
                 mask_BL = None
-        sequence_BLD, pairs_BIJP = self.trunk(self.input(self.post_quant(codes_BLQ, mask_BL)), mask_BL)
-        batch, length, _, width = pairs_BIJP.shape
-        rows = rows_per_chunk(length, batch * length * width)
+        trunk = self.trunk
+        if precision != torch.float32:
+            trunk = derived(trunk, precision, lambda: copy.deepcopy(self.trunk).to(precision))
+        first_BLD = self.input(self.post_quant(codes_BLQ, mask_BL)).to(precision)
+        sequence_BLD, pairs_BIJP = trunk(first_BLD, mask_BL)
+        sequence_BLD = sequence_BLD.float()
+        rows = rows_per_chunk(pairs_BIJP)
         structure_BLD = self.sequence_to_structure(sequence_BLD)
-        structure_BIJP = by_rows(self.pair_to_structure, rows, pairs_BIJP)
-        # Coordinates need float32: bfloat16 would round them to half an angstrom.
+        structure_BIJP = by_rows(lambda part: self.pair_to_structure(part.float()), rows, pairs_BIJP)
         with torch.autocast(codes_BLQ.device.type, enabled=False):
             passes = self.structure_module(structure_BLD.float(), structure_BIJP.float(), mask_BL)
         distogram_logits = None
         if distogram:
-            logits = self.distogram_head(pairs_BIJP)
+            logits = self.distogram_head(pairs_BIJP.float())
             distogram_logits = (logits + logits.transpose(1, 2)) / 2
         return DecoderOutput(
             passes=passes,

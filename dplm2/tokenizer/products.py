@@ -24,9 +24,11 @@ def derived(module: nn.Module, dtype: torch.dtype, make: Callable[[], Derived]) 
     """What ``make`` computes from the parameters of a module for a type of input.
 
     It is computed when it is first asked for and again when a parameter or the type changes; each time while gradients
-    are recorded, or if parameters were made in inference mode and do not tell of changes.
+    are recorded or the network is compiled, or if parameters were made in inference mode and do not tell of changes.
     """
-    if torch.is_grad_enabled() or any(parameter.is_inference() for parameter in module.parameters()):
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return make()
+    if any(parameter.is_inference() for parameter in module.parameters()):
         return make()
     key = dtype, torch.is_autocast_enabled("cpu"), *((p.data_ptr(), p._version) for p in module.parameters())
     if module not in _kept or _kept[module][0] != key:
@@ -90,9 +92,10 @@ def _one_dnn(
 
 
 def one_dnn_takes(values: Tensor) -> bool:
-    """Whether products with these values go through oneDNN: on a processor, without gradients and autocast."""
+    """Whether products with these values go through oneDNN: on a processor, not compiled, no gradients, no autocast."""
     return (
         values.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.enabled

@@ -86,8 +86,7 @@ class StructureModule(nn.Module):
         """
         first_BLD = self.sequence_norm(sequence_BLD)
         if self.passes:
-            batch, length, _, width = pairs_BIJP.shape
-            rows = rows_per_chunk(length, batch * length * width)
+            rows = rows_per_chunk(pairs_BIJP)
             pairs_BIJP = by_rows(self.pair_norm, rows, pairs_BIJP)
             bias_BHIJ = self.attention.pair_bias_of(pairs_BIJP, mask_BL, rows)
         state_BLD = self.input(first_BLD)

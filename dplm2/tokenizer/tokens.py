@@ -315,7 +315,7 @@ def _select(table: pa.Table, selections: list[Path]) -> pa.Table:
 
 
 def decode_tokens(
-    table: pa.Table, tokenizer: StructureTokenizer, token_budget: int
+    table: pa.Table, tokenizer: StructureTokenizer, token_budget: int, precision: str = "float32"
 ) -> Iterator[tuple[str, str, Decoded]]:
     """Decode every chain of a table of ``read_tokens``: yields chain id, sequence and ``Decoded``.
 
@@ -333,7 +333,7 @@ def decode_tokens(
     tokens = [np.array(row, np.int64) for row in table["structure_tokens"].to_pylist()]
     with tqdm(total=sum(map(len, tokens)), unit="residue", unit_scale=True, desc="decode", disable=None) as bar:
         for group in length_buckets([len(row) for row in tokens], token_budget):
-            decoded = tokenizer.decode([tokens[index] for index in group], token_budget)
+            decoded = tokenizer.decode([tokens[index] for index in group], token_budget, precision)
             for index, chain in zip(group, decoded, strict=True):
                 yield names[index], sequences[index], chain
                 bar.update(len(tokens[index]))

@@ -12,9 +12,10 @@ from dplm2.tokenizer.products import derived, laid_out, linear, one_dnn_takes
 NORM_EPSILON = 1e-5  # of nn.LayerNorm
 # A step over pairs is done for as many rows of pairs at a time as keep its widest tensor at 2 MB of float32: that stays
 # in a processor's cache (2.5 times faster than all at once), and long chains need hardly more memory than the pair
-# features themselves. While gradients are recorded all rows are done at once, since autograd would keep every piece
-# anyway.
-CHUNK_ELEMENTS = 1 << 19
+# features themselves. On a GPU more rows at a time keep it busy. While gradients are recorded all rows are done at
+# once, since autograd would keep every piece anyway.
+CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}
+CHUNK_ELEMENTS_ELSEWHERE = 1 << 24
 
 
 class Transition(nn.Module):
@@ -83,9 +84,13 @@ def lecun_(weight: Tensor, gain: float = 1.0) -> None:
     nn.init.normal_(weight, std=math.sqrt(gain / weight.shape[1]))
 
 
-def rows_per_chunk(length: int, elements_per_row: int) -> int:
-    """How many rows of pairs to do at a time; all of them while gradients are recorded."""
-    return length if torch.is_grad_enabled() else max(1, min(length, CHUNK_ELEMENTS // elements_per_row))
+def rows_per_chunk(pairs_BIJP: Tensor, widened: int = 1) -> int:
+    """How many rows of pairs to do at a time, in a step that makes them wider; all while gradients are recorded."""
+    batch, length, _, width = pairs_BIJP.shape
+    if torch.is_grad_enabled():
+        return length
+    elements = CHUNK_ELEMENTS.get(pairs_BIJP.device.type, CHUNK_ELEMENTS_ELSEWHERE)
+    return max(1, min(length, elements // (widened * batch * length * width)))
 
 
 def by_rows(function: Callable[..., Tensor], rows: int, *tensors: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from dplm2.tokenizer.transition import (
 )
 
 ROWS_OF_TRIANGLES = 192  # of a product of edges: enough for full speed, few enough for memory to be used again
+ROWS_OF_TRIANGLES_ON_GPU = 1024
 POSITION_BINS = 32  # differences of residue indices are clipped at this many residues
 
 
@@ -99,8 +100,7 @@ class TrunkBlock(nn.Module):
         if self.triangle_attention:
             pairs_BIJP = self.attend_starting(pairs_BIJP, mask_BL)
             pairs_BIJP = self.attend_ending(pairs_BIJP, mask_BL)
-        batch, length, _, width = pairs_BIJP.shape
-        rows = rows_per_chunk(length, 4 * batch * length * width)
+        rows = rows_per_chunk(pairs_BIJP, 4)
         return sequence_BLD, add_by_rows(self.pair_transition, rows, pairs_BIJP)
 
 
@@ -123,8 +123,7 @@ class ResidueAttention(nn.Module):
 
     def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> Tensor:
         """What is to be added to ``sequence_BLD``."""
-        batch, length, _, width = pairs_BIJP.shape
-        rows = rows_per_chunk(length, batch * length * width)
+        rows = rows_per_chunk(pairs_BIJP)
         weight, bias = derived(self, pairs_BIJP.dtype, lambda: behind(self.pair_norm, self.pair_bias))
         biases_BIJH = by_rows(lambda pairs: functional.linear(normalized(pairs), weight, bias), rows, pairs_BIJP)
         bias_BHIJ = biases_BIJH.permute(0, 3, 1, 2)
@@ -165,8 +164,7 @@ class ResiduesToPairs(nn.Module):
             weights_BIPC = key_BIC[:, :, None, :] * of_products_PC
             return query_BLC[:, None] @ weights_BIPC.transpose(-1, -2) + (column_BLP[:, None] - row_BIP[:, :, None])
 
-        batch, length, _, width = pairs_BIJP.shape
-        rows = rows_per_chunk(length, 2 * batch * length * width)
+        rows = rows_per_chunk(pairs_BIJP, 2)
         return add_by_rows(update, rows, pairs_BIJP, key_BLC, row_BLP)
 
 
@@ -193,8 +191,8 @@ class TriangleMultiplication(nn.Module):
     def forward(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, edges_BPIJ: Tensor | None = None) -> Tensor:
         """The updated pair features; ``edges_BPIJ`` (B, 2 P, I, J) is memory to use."""
         weights = derived(self, pairs_BIJP.dtype, self._weights)
-        batch, length, _, width = pairs_BIJP.shape
-        rows = rows_per_chunk(length, 4 * batch * length * width)
+        length = pairs_BIJP.shape[1]
+        rows = rows_per_chunk(pairs_BIJP, 4)
         edges_BPIJ = self._edges(pairs_BIJP, mask_BL, weights["edges"], rows, edges_BPIJ)
         a_BPIJ, b_BPIJ = edges_BPIJ.split(self.width, 1)
 
@@ -203,7 +201,9 @@ class TriangleMultiplication(nn.Module):
             return functional.linear(normalized(product_BIJP), *weights["output"]) * gate_BIJP
 
         whole, blocks = pairs_BIJP, []
-        step = length if torch.is_grad_enabled() else ROWS_OF_TRIANGLES
+        step = ROWS_OF_TRIANGLES_ON_GPU if pairs_BIJP.device.type == "cuda" else ROWS_OF_TRIANGLES
+        if torch.is_grad_enabled():
+            step = length
         for start in range(0, length, step):
             block = slice(start, start + step)
             product_BPIJ = a_BPIJ[:, :, block] @ b_BPIJ.mT if self.outgoing else a_BPIJ[..., block].mT @ b_BPIJ
@@ -274,8 +274,8 @@ class TriangleAttention(nn.Module):
         """The updated pair features."""
         if not self.starting:
             pairs_BIJP = pairs_BIJP.transpose(1, 2)
-        batch, length, _, width = pairs_BIJP.shape
-        rows = rows_per_chunk(length, 4 * batch * length * width)
+        batch, length = pairs_BIJP.shape[:2]
+        rows = rows_per_chunk(pairs_BIJP, 4)
         weights = derived(self, pairs_BIJP.dtype, self._weights)
         bias_BIJH = by_rows(lambda part: functional.linear(normalized(part), *weights["bias"]), rows, pairs_BIJP)
         bias_BHIJ = bias_BIJH.permute(0, 3, 1, 2).contiguous()

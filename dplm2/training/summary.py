@@ -103,7 +103,8 @@ def lines(
     optimizer: torch.optim.Optimizer,
 ) -> Iterator[str]:
     """Yield the lines that tell what is about to be trained."""
-    described = dict((optional(task, "describe") or (lambda _: {}))(batch))
+    with machine.autocast():
+        described = dict((optional(task, "describe") or (lambda _: {}))(batch))
     total = sum(p.numel() for p in task.module.parameters())
     trained = sum(p.numel() for p in trained_parameters(task.module).values())
     yield f"parameters: {total:,} in total, {trained:,} trained"

@@ -167,7 +167,7 @@ def test_pieces_of_pairs_give_what_all_pairs_at_once_give(decoder, monkeypatch):
     mask[0, 30:] = False
     with torch.no_grad():
         whole = decoder(codes, mask).positions
-        monkeypatch.setattr(transition, "CHUNK_ELEMENTS", 2 * 41 * 16 * 7)
+        monkeypatch.setitem(transition.CHUNK_ELEMENTS, "cpu", 2 * 41 * 16 * 7)
         monkeypatch.setattr(trunk, "ROWS_OF_TRIANGLES", 9)
         pieces = decoder(codes, mask).positions
     assert (whole - pieces).abs()[mask].max() < 1e-3

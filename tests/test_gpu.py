@@ -1,0 +1,145 @@
+"""What must be the same on a GPU; skipped where there is none.
+
+python -m pytest tests/test_gpu.py
+"""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import EsmForMaskedLM
+
+from dplm2.cli import main
+from dplm2.evaluation.tm_score import tm_score
+from dplm2.generation.model import DPLM2
+from dplm2.language import attention, diffusion, layout
+from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.settings import diffusion_settings
+from dplm2.language.vocabulary import Vocabulary
+from dplm2.structures.store import backbones
+from dplm2.tokenizer.model import StructureTokenizer
+from tests.tokenizer.test_training import SIZES, table_of
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+SMALL_TOKENIZER = "dplm2/assets/small_tokenizer"
+
+
+def tokenizers():
+    return [StructureTokenizer.from_pretrained(SMALL_TOKENIZER, device) for device in ("cpu", "cuda")]
+
+
+def chains():
+    return backbones(table_of((18, 25, 60, 41, 140)))
+
+
+def network_of(device, width=64):
+    torch.manual_seed(0)
+    vocabulary = Vocabulary()
+    model = EsmForMaskedLM(esm_config(vocabulary.size, width, 3, 2, 2 * width))
+    return MultimodalEsm(model, vocabulary, tokenizer=SMALL_TOKENIZER).eval().to(device)
+
+
+def batch_of(vocabulary):
+    rng = np.random.default_rng(0)
+    structures = [rng.integers(36, 200, length) for length in (30, 12, 25, 30)]
+    sequences = [rng.integers(4, 24, len(row)) for row in structures]
+    return layout.join(vocabulary, structures, sequences), torch.tensor([False, True, False, True])
+
+
+def test_tokens_and_structures_are_those_of_the_processor():
+    there, here = tokenizers()
+    expected, found = there.encode(chains()), here.encode(chains())
+    assert (np.concatenate(expected) == np.concatenate(found)).mean() > 0.99
+    for one, other in zip(there.decode(expected), here.decode(expected), strict=True):
+        assert np.abs(one.backbone - other.backbone).max() < 0.02
+        assert np.abs(one.plddt - other.plddt).max() < 0.1
+
+
+def test_lower_precision_is_near():
+    _, here = tokenizers()
+    tokens = here.encode(chains())
+    lower = here.decode(tokens, precision="bfloat16")
+    for one, other in zip(here.decode(tokens), lower, strict=True):
+        assert np.abs(one.backbone - other.backbone).max() < 1.0
+
+
+@torch.no_grad()
+def test_the_network_gives_what_it_gives_on_the_processor():
+    there, here = network_of("cpu"), network_of("cuda")
+    ids_BT, single_B = batch_of(there.vocabulary)
+    real_BT = ids_BT != there.vocabulary.pad
+    expected = there(ids_BT, single_B)[real_BT]
+    found = here(ids_BT.cuda(), single_B.cuda()).cpu()[real_BT]
+    assert torch.allclose(expected, found, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_attention_within_bounds_is_that_with_a_mask(compiled):
+    """Losses and gradients in bfloat16 with the kernel for segments and with a mask."""
+    if not attention.takes_bounds(torch.device("cuda"), torch.bfloat16):
+        pytest.skip("this version of torch has no such kernel")
+    network = network_of("cuda")
+    objective = diffusion.DiffusionObjective(network, diffusion_settings())
+    module = torch.compile(objective, dynamic=True) if compiled else objective
+    ids_BT, _ = batch_of(network.vocabulary)
+    generator, tasks_B = torch.Generator().manual_seed(0), torch.tensor([0, 1, 2, 3])
+    times = diffusion.draw_times(tasks_B, 500, generator)
+    noised = diffusion.add_noise(network.vocabulary, ids_BT, tasks_B, times, diffusion_settings(), generator)
+    batch = {name: value.cuda() for name, value in noised.batch().items()}
+    found = []
+    for packing in (None, False):
+        network.packing = packing
+        network.zero_grad()
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            assert network.packs == (packing is None)
+            loss, _ = module(batch) if packing is None else objective(batch)
+        loss.backward()
+        gradient = network.model.esm.encoder.layer[0].attention.self.query.weight.grad
+        found.append((float(loss), gradient.clone()))
+    (loss, gradient), (masked_loss, masked_gradient) = found
+    assert loss == pytest.approx(masked_loss, rel=5e-3)
+    assert float((gradient - masked_gradient).norm() / masked_gradient.norm()) < 0.05
+
+
+def test_training_resumes_where_it_was(tmp_path):
+    """Six steps at once, and three and three: the same loss, to rounding (kernels that add atomically differ)."""
+    (tmp_path / "chains").mkdir()
+    pq.write_table(table_of(), tmp_path / "chains" / "part-00000.parquet")
+    losses = []
+    for name, stops in (("straight", [6]), ("resumed", [3, 6])):
+        for steps in stops:
+            training = {**SIZES["training"], "steps": steps, "schedule": "constant", "optimizer": "muon"}
+            section = {**SIZES, "training": training, "datasets": ["d"]}
+            whole = {"tokenizers": {"t": section}, "datasets": {"d": {"files": "x"}}, "device": "cuda"}
+            out = tmp_path / name
+            arguments = ["--chains", tmp_path / "chains", "--out", out, "--state", tmp_path / f"{name}-state"]
+            command = ["tokenizer", "train", *arguments, "--config", json.dumps(whole)]
+            assert main([str(part) for part in command]) == 0
+        losses.append(load_file(out / "model.safetensors"))
+    for name, value in losses[0].items():
+        assert torch.allclose(value, losses[1][name], atol=1e-4), name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("task", ["co-generation", "folding", "inverse-folding"])
+def test_generation(task, precision):
+    model = DPLM2(network_of("cuda"), StructureTokenizer.from_pretrained(SMALL_TOKENIZER, "cuda"))
+    given = {"co-generation": {"lengths": [20, 30], "samples": 1}}.get(task, {})
+    if task == "folding":
+        given["sequences"] = ["ACDEFGHIKLMNPQRSTVWY", "MKTAYIAKQRQISFV"]
+    if task == "inverse-folding":
+        given["backbones"] = chains()[:2]
+    samples = model.generate(task, seed=0, steps=4, precision=precision, **given)
+    assert len(samples) == 2
+    for sample in samples:
+        assert len(sample.sequence) == len(sample.structure_tokens)
+
+
+def test_tm_scores_are_those_of_the_processor():
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randn(5, 80, 3, generator=generator).cumsum(1) * 2
+    moved = true + torch.randn(5, 80, 3, generator=generator)
+    assert torch.allclose(tm_score(moved.cuda(), true.cuda()).cpu(), tm_score(moved, true), atol=1e-4)
