@@ -19,6 +19,7 @@ from torch.nn import functional
 from transformers import EsmForMaskedLM
 from transformers.models.esm.modeling_esm import EsmIntermediate, EsmLayer
 
+from dplm2.artifacts import is_intel
 from dplm2.language import attention
 
 _LANES = 4  # 16-bit random numbers in one of 64 bits
@@ -26,9 +27,11 @@ _LANE_VALUES = 1 << 16
 _IN_CACHE = 1 << 17  # numbers worked on at once where several passes follow one another
 # Below so many multiply-adds (a millisecond) oneDNN's preparation for a new shape would cost more than it gains.
 _WORTH_PREPARING = 1 << 26
-# In fp32 torch's default library is a fifth slower than oneDNN on AMD's processors with AVX-512, and as much faster on
-# those without.
-_ONE_DNN_IS_FASTER = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+# In fp32 torch's default library (MKL) is a fifth slower than oneDNN on AMD's processors with AVX-512, as much faster on
+# those without, and on Intel's, where it takes transposed weights as they are.
+_ONE_DNN_IS_FASTER = (
+    torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512" and not is_intel()
+)
 
 
 def install(model: EsmForMaskedLM) -> None:
