@@ -24,7 +24,7 @@ from dplm2.errors import DPLM2Error
 from dplm2.evaluation import alignment, foldseek
 from dplm2.evaluation.command_backend import run_command
 from dplm2.evaluation.pairs import all_pairs_tm_score
-from dplm2.evaluation.results import COUNTED, Source, summary_row
+from dplm2.evaluation.results import COUNTED, INTERVAL, Source, summary_row
 from dplm2.evaluation.samples import Sample
 from dplm2.evaluation.self_consistency import designable_columns
 from dplm2.evaluation.settings import EvaluationSettings, FoldseekSettings, backend_settings
@@ -67,14 +67,14 @@ class LengthDiversity:
         How many there are, and how many of them failed.
     clusters
         For each subset (a suffix of the column's name) the number of clusters and of structures clustered.
-    pairs
-        TM-scores of the pairs of different structures.
+    scores
+        (n, n) TM-scores of the structures above the diagonal, NaN elsewhere and where there is none.
     """
 
     samples: int
     failed: int
     clusters: Mapping[str, tuple[int, int]]
-    pairs: np.ndarray
+    scores: np.ndarray
 
 
 def diversity_rows(
@@ -99,8 +99,9 @@ def diversity_rows(
         members = np.flatnonzero(lengths == length)
         named = {samples[i].sample_id: structures[i] for i in members if usable[i]}
         chosen = {suffix: [samples[i].sample_id for i in members if mask[i]] for suffix, mask in subsets.items()}
-        clusters, pairs = _compared(named, chosen, settings)
-        found[length] = LengthDiversity(len(members), int(failed[members].sum()), clusters, pairs)
+        clusters, scores = _compared(named, chosen, settings)
+        scores = np.where(np.triu(np.ones(scores.shape, dtype=bool), 1), scores, np.nan)
+        found[length] = LengthDiversity(len(members), int(failed[members].sum()), clusters, scores)
     rows = _rows(list(found.values()), source, settings)
     if len(found) > 1:
         for length, part in found.items():
@@ -117,24 +118,47 @@ def _rows(parts: Sequence[LengthDiversity], source: Source, settings: Evaluation
         share = count / samples
         rows.append(summary_row(source, f"clusters{at}{suffix}", count, clustered, failed))
         rows.append(summary_row(source, f"max_cluster{at}{suffix}", share, samples, failed, failed_rule=COUNTED))
-    pairs = np.concatenate([part.pairs for part in parts])
-    pairs = pairs[np.isfinite(pairs)]
+    pairs = np.concatenate([part.scores[np.isfinite(part.scores)] for part in parts])
     if len(pairs):
         name, median = f"inner_tm_{settings.diversity}", float(np.median(pairs))
-        rows.append(summary_row(source, name, pairs.mean(), len(pairs), failed, median))
+        low, high = mean_of_pairs_interval([part.scores for part in parts], settings.bootstrap_samples)
+        rows.append(summary_row(source, name, pairs.mean(), len(pairs), failed, median, low, high))
     return rows
+
+
+def mean_of_pairs_interval(scores: Sequence[np.ndarray], resamples: int, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean over all pairs: structures are drawn again, not pairs, which are not independent.
+
+    Parameters
+    ----------
+    scores
+        A matrix (n, n) for each set of structures, NaN where a pair does not count.
+    resamples, seed
+        Of the bootstrap.
+    """
+    random = np.random.default_rng(seed)
+    sums, counts = np.zeros(resamples), np.zeros(resamples)
+    for matrix in (each for each in scores if len(each) > 1):
+        n = len(matrix)
+        drawn = random.multinomial(n, np.full(n, 1 / n), resamples)  # how often each structure is there
+        counted = np.isfinite(matrix)
+        sums += ((drawn @ np.where(counted, matrix, 0.0)) * drawn).sum(1)
+        counts += ((drawn @ counted.astype(float)) * drawn).sum(1)
+    means = sums[counts > 0] / counts[counts > 0]
+    if len(means) == 0:
+        return float("nan"), float("nan")
+    return tuple(np.percentile(means, INTERVAL).tolist())
 
 
 def _compared(
     structures: Mapping[str, np.ndarray], subsets: Mapping[str, Sequence[str]], settings: EvaluationSettings
 ) -> tuple[dict[str, tuple[int, int]], np.ndarray]:
-    """For each subset its number of clusters and of structures; and the scores of all pairs."""
+    """For each subset its number of clusters and of structures; and the scores (n, n) of all pairs."""
     if len(structures) < 2:
-        return {suffix: (len(chosen), len(chosen)) for suffix, chosen in subsets.items()}, np.empty(0)
-    one_half = np.triu_indices(len(structures), k=1)
+        return {suffix: (len(chosen), len(chosen)) for suffix, chosen in subsets.items()}, np.empty((0, 0))
     if settings.diversity == "foldseek":
         counts = {suffix: _foldseek_count(structures, chosen, settings) for suffix, chosen in subsets.items()}
-        return counts, foldseek_scores(structures, backend_settings(settings, "foldseek"))[one_half]
+        return counts, foldseek_scores(structures, backend_settings(settings, "foldseek"))
     scores = ALL_PAIRS[settings.diversity]([structure[:, CA] for structure in structures.values()])
     places = {name: place for place, name in enumerate(structures)}
     counts = {}
@@ -142,7 +166,7 @@ def _compared(
         rows = np.array([places[name] for name in chosen], dtype=int)
         found = linked_clusters(scores[np.ix_(rows, rows)], settings.cluster_tm_score)
         counts[suffix] = len(np.unique(found)), len(chosen)
-    return counts, scores[one_half]
+    return counts, scores
 
 
 def _foldseek_count(

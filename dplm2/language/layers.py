@@ -27,8 +27,8 @@ _LANE_VALUES = 1 << 16
 _IN_CACHE = 1 << 17  # numbers worked on at once where several passes follow one another
 # Below so many multiply-adds (a millisecond) oneDNN's preparation for a new shape would cost more than it gains.
 _WORTH_PREPARING = 1 << 26
-# In fp32 torch's default library (MKL) is a fifth slower than oneDNN on AMD's processors with AVX-512, as much faster on
-# those without, and on Intel's, where it takes transposed weights as they are.
+# In fp32 torch's default library (MKL) is a fifth slower than oneDNN on AMD's processors with AVX-512, and as much
+# faster on those without and on Intel's, where it takes transposed weights as they are.
 _ONE_DNN_IS_FASTER = (
     torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512" and not is_intel()
 )

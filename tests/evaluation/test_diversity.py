@@ -50,6 +50,23 @@ def test_designable_structures_are_clustered_alone_and_divided_by_all_samples(mo
     assert rows["", "inner_tm_tm_score"]["median"] == 0.7
 
 
+def test_interval_of_a_mean_over_pairs_draws_structures():
+    """As by drawing structures one by one; structures that are unlike all others make it wide."""
+    random, n = np.random.default_rng(1), 12
+    own = random.normal(0.5, 0.1, n)
+    scores = np.where(np.triu(np.ones((n, n)), 1) > 0, (own[:, None] + own) / 2, np.nan)
+    both = np.where(np.isnan(scores), scores.T, scores)
+    means = []
+    for _ in range(4000):
+        drawn = random.integers(0, n, n)
+        means.append(np.nanmean(both[np.ix_(drawn, drawn)]))
+    found = diversity.mean_of_pairs_interval([scores, np.empty((0, 0))], 4000)
+    assert found == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.005)
+    pairs = scores[np.isfinite(scores)]
+    assert found[1] - found[0] > 1.3 * 2 * 1.96 * pairs.std() / len(pairs) ** 0.5
+    assert np.isnan(diversity.mean_of_pairs_interval([np.empty((0, 0))], 100)).all()
+
+
 # Every structure is a cluster of its own; searches answer as the real program did for these chains.
 STAND_IN = """\
 #!{python}
