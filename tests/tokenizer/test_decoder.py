@@ -161,6 +161,18 @@ def test_a_padded_batch_gives_what_each_chain_gives_alone(decoder):
             assert torch.allclose(together.plddt[row, : lengths[row]], alone.plddt[0], atol=1e-3)
 
 
+def test_a_trunk_in_bfloat16_gives_nearly_the_same(decoder):
+    """And the network itself stays as it is; a change of its weights is seen."""
+    codes = torch.randn(2, 30, 13, generator=torch.Generator().manual_seed(1)).sign()
+    with torch.no_grad():
+        exact, lower = (decoder(codes, precision=dtype).positions for dtype in (torch.float32, torch.bfloat16))
+        assert 0 < (exact - lower).abs().max() < 0.02 * exact.abs().max()
+        assert decoder.trunk.pair_start.dtype == torch.float32
+        decoder.trunk.blocks[0].residue_transition.expand.weight.mul_(-1)
+        changed = decoder(codes, precision=torch.bfloat16).positions
+    assert (changed - lower).abs().max() > 0.05 * exact.abs().max()
+
+
 def test_pieces_of_pairs_give_what_all_pairs_at_once_give(decoder, monkeypatch):
     codes = torch.randn(2, 41, 13, generator=torch.Generator().manual_seed(1)).sign()
     mask = torch.ones(2, 41, dtype=torch.bool)
