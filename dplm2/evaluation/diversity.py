@@ -12,23 +12,19 @@
 A sample that failed, or that has no structure, is in no cluster and in no pair.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation import alignment, foldseek
-from dplm2.evaluation.command_backend import run_command
 from dplm2.evaluation.pairs import all_pairs_tm_score
 from dplm2.evaluation.results import COUNTED, INTERVAL, Source, summary_row
 from dplm2.evaluation.samples import Sample
 from dplm2.evaluation.self_consistency import designable_columns
-from dplm2.evaluation.settings import EvaluationSettings, FoldseekSettings, backend_settings
-from dplm2.structures.writing import write_structure
+from dplm2.evaluation.settings import EvaluationSettings, backend_settings
 
 CA = 1
 ALL_PAIRS: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
@@ -158,7 +154,7 @@ def _compared(
         return {suffix: (len(chosen), len(chosen)) for suffix, chosen in subsets.items()}, np.empty((0, 0))
     if settings.diversity == "foldseek":
         counts = {suffix: _foldseek_count(structures, chosen, settings) for suffix, chosen in subsets.items()}
-        return counts, foldseek_scores(structures, backend_settings(settings, "foldseek"))
+        return counts, foldseek.pair_scores(structures, backend_settings(settings, "foldseek"))
     scores = ALL_PAIRS[settings.diversity]([structure[:, CA] for structure in structures.values()])
     places = {name: place for place, name in enumerate(structures)}
     counts = {}
@@ -177,26 +173,6 @@ def _foldseek_count(
     program = backend_settings(settings, "foldseek")
     found = foldseek.cluster({name: structures[name] for name in chosen}, program, settings.cluster_tm_score)
     return foldseek.count_clusters(found, chosen), len(chosen)
-
-
-def foldseek_scores(structures: Mapping[str, np.ndarray], settings: FoldseekSettings) -> np.ndarray:
-    """TM-scores (n, n) of an exhaustive search of backbones (L, 4, 3) among themselves; a row is one query's.
-
-    A pair that Foldseek does not list has a score of 0, as in novelty.
-    """
-    with tempfile.TemporaryDirectory(prefix="dplm2-foldseek-") as folder:
-        out = Path(folder)
-        for name, backbone in structures.items():
-            write_structure(out / "structures" / f"{name}.pdb", "A" * len(backbone), backbone)
-        places = {
-            "program": settings.program, "structures": out / "structures", "database": out / "structures", "out": out,
-            "temporary": out / "temporary", "threads": settings.threads,
-        }  # fmt: skip
-        run_command("evaluation.foldseek", foldseek.SEARCH, places)
-        search = foldseek.read_search(out / "search.tsv")
-    named = {column: search[column].astype(str).str.removesuffix(".pdb") for column in ("query", "target")}
-    scores = search.assign(**named).pivot_table(index="query", columns="target", values="qtmscore", aggfunc="max")
-    return scores.reindex(index=list(structures), columns=list(structures)).fillna(0.0).to_numpy()
 
 
 def novelty_columns(

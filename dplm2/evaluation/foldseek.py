@@ -94,13 +94,36 @@ def novelty(structures: Mapping[str, np.ndarray], settings: FoldseekSettings) ->
     DPLM2Error
         If Foldseek is not there or fails.
     """
-    _program(settings)
-    with tempfile.TemporaryDirectory(prefix="dplm2-foldseek-") as folder:
-        places = _places(Path(folder), structures, settings) | {"database": settings.database}
-        run_command("evaluation.foldseek", SEARCH, places)
-        best = highest_tm_scores(read_search(Path(folder) / "search.tsv"))
+    best = highest_tm_scores(_search(structures, settings, settings.database))
     # What finds nothing at all is like nothing known.
     return {name: best.get(name, 0.0) for name in structures}
+
+
+def pair_scores(structures: Mapping[str, np.ndarray], settings: FoldseekSettings) -> np.ndarray:
+    """TM-scores (n, n) of an exhaustive search of backbones (L, 4, 3) among themselves; a row is one query's.
+
+    A pair that Foldseek does not list has a score of 0, as in `novelty`.
+
+    Raises
+    ------
+    DPLM2Error
+        If Foldseek is not there or fails.
+    """
+    search = _search(structures, settings)
+    named = {column: search[column].astype(str).map(_name) for column in ("query", "target")}
+    scores = search.assign(**named).pivot_table(index="query", columns="target", values="qtmscore", aggfunc="max")
+    return scores.reindex(index=list(structures), columns=list(structures)).fillna(0.0).to_numpy()
+
+
+def _search(
+    structures: Mapping[str, np.ndarray], settings: FoldseekSettings, database: str | None = None
+) -> pd.DataFrame:
+    """Exhaustive search of structures in a database, or in themselves."""
+    _program(settings)
+    with tempfile.TemporaryDirectory(prefix="dplm2-foldseek-") as folder:
+        places = _places(Path(folder), structures, settings)
+        run_command("evaluation.foldseek", SEARCH, places | {"database": database or places["structures"]})
+        return read_search(Path(folder) / "search.tsv")
 
 
 def highest_tm_scores(search: pd.DataFrame) -> dict[str, float]:
