@@ -31,6 +31,7 @@ from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.language.settings import diffusion_settings, lora_settings
 from dplm2.language.stages import freeze_unread
 from dplm2.language.vocabulary import TRACKS, Vocabulary
+from dplm2.training.devices import compiled
 
 SIZES = {
     "tiny": (64, 2, 4, 256),
@@ -116,7 +117,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     batch = {k: v.to(device) for k, v in make_batch(vocabulary, options.chains, options.residues).items()}
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    step = torch.compile(objective, dynamic=True) if options.compile else objective
+    step = compiled(objective, torch.device(device)) if options.compile else objective
     seconds, forward, rates, losses = [], [], [], []
     for repetition in range(options.repetitions + WARM_UP):
         if repetition == WARM_UP and options.turn:

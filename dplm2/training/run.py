@@ -19,7 +19,7 @@ from dplm2.artifacts import write_json
 from dplm2.errors import DPLM2Error, Preempted
 from dplm2.training import randomness, snapshot, summary
 from dplm2.training.batches import Batches, MicroBatch, Position
-from dplm2.training.devices import Machine
+from dplm2.training.devices import Machine, compiled
 from dplm2.training.loader import load
 from dplm2.training.log import (
     FIRST_COLUMNS,
@@ -163,7 +163,7 @@ class Run:
         task, settings, machine = self.task, self.settings, self.machine
         task.module.train()
         self._begin_step()
-        module = torch.compile(task.module, dynamic=True) if settings.compile else task.module
+        module = compiled(task.module, machine.device) if settings.compile else task.module
         # Sharded, the wrapper must be known before the trial; otherwise the trial tells how to wrap.
         if machine.sharded:
             machine.wrap(module, unused_parameters=False)

@@ -9,6 +9,7 @@ from transformers import AutoModelForMaskedLM
 from dplm2.errors import DPLM2Error
 from dplm2.language import attention, layout
 from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.training.devices import compiled
 
 TOLERANCE = 1e-4
 INPUTS = ["cogen", "padded", "single_modality", "aa_only", "struct_only", "all_masked", "folding", "inverse_folding"]
@@ -164,3 +165,24 @@ def test_the_network_is_compiled_once_for_all_lengths(small_network):
         ids = layout.join(small_network.vocabulary, [structure], [sequence])
         assert torch.equal(compiled(ids), small_network.positions(ids))
     assert counter.frame_count == 1
+
+
+def test_on_a_gpu_layers_are_compiled_once_for_all_of_them_and_all_lengths(small_network, monkeypatch):
+    """The results are those of the network that is not compiled."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter, compile_module = CompileCounter(), torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **how: compile_module(part, backend=counter, **how))
+    small_network.packing = False
+    rng = np.random.default_rng(0)
+    batches = []
+    for length in (9, 14, 20, 31):
+        structure, sequence = ids_of(small_network, rng, length)
+        batches.append(layout.join(small_network.vocabulary, [structure], [sequence]))
+    with torch.no_grad():
+        expected = [small_network(ids) for ids in batches]
+        assert compiled(small_network, torch.device("cuda")) is small_network
+        for ids, logits in zip(batches, expected, strict=True):
+            assert torch.allclose(small_network(ids), logits, atol=1e-6)
+    assert 1 <= counter.frame_count <= 2
