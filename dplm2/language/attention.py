@@ -47,8 +47,10 @@ class Bounds(NamedTuple):
 
 
 def takes_bounds(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether there is a kernel for segments given as `Bounds`: on a GPU, in half precision."""
-    return _TAKES_SCALE and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    """Whether there is a kernel for segments given as `Bounds`: on a GPU from Ampere on, in half precision."""
+    if not _TAKES_SCALE or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return torch.cuda.get_device_properties(device).major >= 8
 
 
 def attention_within_segments(
