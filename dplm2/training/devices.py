@@ -18,6 +18,11 @@ from dplm2.training.settings import TrainingSettings
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
+# The optimiser's averages of rare tokens' gradients die away until, after some hundred steps, they are too small for a
+# normal float. Processors take twenty times longer with such numbers: they become zero. Set here, before torch starts
+# its threads, which inherit it.
+torch.set_flush_denormal(True)
+
 
 class Machine:
     """The devices of a training and the processes on them.
