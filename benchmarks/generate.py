@@ -181,9 +181,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     results = measure_throughput(options) if options.throughput else measure_steps(options)
-    if options.device == "cuda":
-        options.device = torch.cuda.get_device_name()
     described = {name: value for name, value in vars(options).items() if name not in ("out", "throughput")}
+    if options.device == "cuda":
+        described["device"] = torch.cuda.get_device_name()
     report = {"settings": described, "results": results, "machine": platform.processor() or platform.machine()}
     print(json.dumps(report, indent=2))
     if options.out is not None:

@@ -3,8 +3,8 @@
 #
 #     sh benchmarks/on_a_gpu.sh FOLDER
 #
-# Results come as JSON files, the tests' outcome as tests.log. Starting with what is quick; compiling takes most of the
-# half hour. What was done before a time limit stays.
+# Results come as JSON files, the tests' outcome as tests.log. What compiles comes last, since that takes long; what was
+# done before a time limit stays.
 set -u
 out=${1:?which folder for the results?}
 mkdir -p "$out"

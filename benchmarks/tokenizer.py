@@ -3,7 +3,7 @@
 Random weights of the paper's size (encoder of ESM-IF1, 142 million parameters), one chain at a time, on one thread:
 
     python benchmarks/tokenizer.py --out benchmarks/results/tokenizer.json
-    python benchmarks/tokenizer.py --device cuda --at-once 1 64 --out benchmarks/results/tokenizer-cuda.json
+    python benchmarks/tokenizer.py --device cuda --at-once 1 32 --out benchmarks/results/tokenizer-cuda.json
 
 On a processor the rate is per second of processor time, which other work on the machine disturbs less than the time on
 the clock; both are written, and beside each of them the rate of a plain matrix product just before and after:
@@ -15,7 +15,6 @@ equal tokens between the precisions is measured on real chains.
 """
 
 import argparse
-import fcntl
 import functools
 import json
 import platform
@@ -170,11 +169,6 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, nargs="+", default=[1], help="chains that are worked on together")
     parser.add_argument("--compile", action="store_true", help="compile folding trunk and structure module")
     parser.add_argument("--long", action="store_true", help=f"also chains of {LONG} residues")
-    parser.add_argument(
-        "--turn",
-        type=Path,
-        help="a file: processes that are given the same one set up side by side and measure in turn",
-    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -186,13 +180,6 @@ def main() -> None:
     if options.compile:
         tokenizer.decoder.trunk.compile(dynamic=True)
         tokenizer.decoder.structure_module.compile(dynamic=True)
-        for precision in options.precision:
-            for length in options.decode_lengths:
-                for chains in options.at_once:
-                    tokenizer.decode([np.zeros(length, int)] * chains, chains * length, precision)
-    if options.turn:
-        turn = options.turn.open("a")
-        fcntl.flock(turn, fcntl.LOCK_EX)  # until this process ends
     result = {
         "machine": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",

@@ -12,7 +12,6 @@ machine that others use as well. Each combination runs in a process of its own, 
 """
 
 import argparse
-import fcntl
 import json
 import platform
 import statistics
@@ -119,10 +118,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     step = compiled(objective, torch.device(device)) if options.compile else objective
     seconds, forward, rates, losses = [], [], [], []
-    for repetition in range(options.repetitions + WARM_UP):
-        if repetition == WARM_UP and options.turn:
-            turn = options.turn.open("a")
-            fcntl.flock(turn, fcntl.LOCK_EX)  # until this process ends
+    for _ in range(options.repetitions + WARM_UP):
         rates.append(matrix_rates(device, precision, clock))
         start = clock()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -181,11 +177,6 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument(
-        "--turn",
-        type=Path,
-        help="a file: processes that are given the same one set up side by side and measure in turn",
-    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

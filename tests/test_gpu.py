@@ -1,7 +1,4 @@
-"""What must be the same on a GPU; skipped where there is none.
-
-python -m pytest tests/test_gpu.py
-"""
+"""What must be the same on a GPU; skipped where there is none."""
 
 import json
 
@@ -109,23 +106,28 @@ def test_attention_within_bounds_is_that_with_a_mask(is_compiled):
     assert float((gradient - masked_gradient).norm() / masked_gradient.norm()) < 0.05
 
 
-def test_training_resumes_where_it_was(tmp_path):
-    """Six steps at once, and three and three: the same loss, to rounding (kernels that add atomically differ)."""
+def test_training_resumes_where_it_was(tmp_path, capfd):
+    """Six steps at once, and stopped in between: the same weights, to rounding (kernels that add atomically differ)."""
     (tmp_path / "chains").mkdir()
     pq.write_table(table_of(), tmp_path / "chains" / "part-00000.parquet")
-    losses = []
-    for name, stops in (("straight", [6]), ("resumed", [3, 6])):
-        for steps in stops:
-            training = {**SIZES["training"], "steps": steps, "schedule": "constant", "optimizer": "muon"}
-            section = {**SIZES, "training": training, "datasets": ["d"]}
-            whole = {"tokenizers": {"t": section}, "datasets": {"d": {"files": "x"}}, "device": "cuda"}
-            out = tmp_path / name
-            arguments = ["--chains", tmp_path / "chains", "--out", out, "--state", tmp_path / f"{name}-state"]
-            command = ["tokenizer", "train", *arguments, "--config", json.dumps(whole)]
-            assert main([str(part) for part in command]) == 0
-        losses.append(load_file(out / "model.safetensors"))
-    for name, value in losses[0].items():
-        assert torch.allclose(value, losses[1][name], atol=1e-4), name
+
+    def train(name, **limits):
+        training = {**SIZES["training"], "steps": 6, "optimizer": "muon", **limits}
+        whole = {
+            "tokenizers": {"t": {**SIZES, "training": training, "datasets": ["d"]}},
+            "datasets": {"d": {"files": "x"}},
+            "device": "cuda",
+        }
+        folders = ["--chains", tmp_path / "chains", "--out", tmp_path / name, "--state", tmp_path / f"{name}-state"]
+        return main([str(word) for word in ["tokenizer", "train", *folders, "--config", json.dumps(whole)]])
+
+    assert train("straight") == 0
+    assert train("stopped", time_limit_minutes=1e-6) == 75
+    assert train("stopped") == 0
+    assert "goes on after step 1 of 6" in "".join(capfd.readouterr())
+    straight, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "stopped"))
+    for name, value in straight.items():
+        assert torch.allclose(value, stopped[name], atol=1e-4), name
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

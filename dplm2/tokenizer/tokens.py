@@ -319,6 +319,8 @@ def decode_tokens(
 ) -> Iterator[tuple[str, str, Decoded]]:
     """Decode every chain of a table of ``read_tokens``: yields chain id, sequence and ``Decoded``.
 
+    Token budget and precision are those of ``StructureTokenizer.decode``.
+
     Raises
     ------
     DPLM2Error

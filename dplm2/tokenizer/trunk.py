@@ -25,8 +25,9 @@ from dplm2.tokenizer.transition import (
     zero_,
 )
 
-ROWS_OF_TRIANGLES = 192  # of a product of edges: enough for full speed, few enough for memory to be used again
-ROWS_OF_TRIANGLES_ON_GPU = 1024
+# Of a product of edges: enough for full speed, few enough for memory to be used again.
+ROWS_OF_TRIANGLES = {"cpu": 192, "cuda": 1024}
+ROWS_OF_TRIANGLES_ELSEWHERE = 192
 POSITION_BINS = 32  # differences of residue indices are clipped at this many residues
 
 
@@ -201,7 +202,7 @@ class TriangleMultiplication(nn.Module):
             return functional.linear(normalized(product_BIJP), *weights["output"]) * gate_BIJP
 
         whole, blocks = pairs_BIJP, []
-        step = ROWS_OF_TRIANGLES_ON_GPU if pairs_BIJP.device.type == "cuda" else ROWS_OF_TRIANGLES
+        step = ROWS_OF_TRIANGLES.get(pairs_BIJP.device.type, ROWS_OF_TRIANGLES_ELSEWHERE)
         if torch.is_grad_enabled():
             step = length
         for start in range(0, length, step):

@@ -26,7 +26,7 @@ def plain_varlen_attention(query, key, value, starts, _, longest, __, scale):
 
 
 @pytest.fixture(params=["packed", "masked", "lined up"])
-def way(request, monkeypatch):
+def packing(request, monkeypatch):
     """How samples of a batch are kept apart; as on a GPU, too."""
     if request.param == "lined up":
         monkeypatch.setattr(attention, "takes_bounds", lambda *_: True)
@@ -40,10 +40,10 @@ def largest_relative(ours, recorded, where):
 
 @pytest.mark.parametrize("name", INPUTS + UNSCALED)
 @torch.no_grad()
-def test_network_gives_the_recorded_values(recorded, released_network, name, way):
+def test_network_gives_the_recorded_values(recorded, released_network, name, packing):
     values = load_file(recorded / f"forward_{name}.safetensors")
     network, ids_BT = released_network, values["input_ids"]
-    network.packing = way
+    network.packing = packing
     network.embedding_scaling = "none" if name in UNSCALED else "released"
     single_B = values.get("single_modality")
     hidden_BTD = network.hidden(ids_BT, single_B)
@@ -73,10 +73,10 @@ def ids_of(network, rng, length):
 
 
 @torch.no_grad()
-def test_a_sample_does_not_depend_on_its_batch(small_network, way):
+def test_a_sample_does_not_depend_on_its_batch(small_network, packing):
     """Samples of both tracks, of one, and of single modality give in one batch what each gives alone."""
     network, rng = small_network, np.random.default_rng(0)
-    network.packing = way
+    network.packing = packing
     (s0, a0), (s1, _), (_, a2), (s3, a3) = (ids_of(network, rng, length) for length in (7, 4, 9, 5))
     tracks = [(s0, a0), (s1, None), (None, a2), (s3, a3)]
     single_B = torch.tensor([False, False, False, True])

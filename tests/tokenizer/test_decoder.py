@@ -180,7 +180,7 @@ def test_pieces_of_pairs_give_what_all_pairs_at_once_give(decoder, monkeypatch):
     with torch.no_grad():
         whole = decoder(codes, mask).positions
         monkeypatch.setitem(transition.CHUNK_ELEMENTS, "cpu", 2 * 41 * 16 * 7)
-        monkeypatch.setattr(trunk, "ROWS_OF_TRIANGLES", 9)
+        monkeypatch.setitem(trunk.ROWS_OF_TRIANGLES, "cpu", 9)
         pieces = decoder(codes, mask).positions
     assert (whole - pieces).abs()[mask].max() < 1e-3
 
