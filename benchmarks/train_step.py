@@ -1,6 +1,7 @@
 """Speed and memory of one training step of the language model, beside the floor that its multiply-adds set.
 
     python benchmarks/train_step.py --size 150M --mode full lora --precision fp32 bf16 --threads 2
+    python benchmarks/train_step.py --size 150M --mode full lora --implementation ours libraries --threads 2
     python benchmarks/train_step.py --size 650M --device cuda --precision bf16 --chains 32 --compile
 
 A batch of chains of equal length with random tokens and the four tasks in equal shares is taken forward, backward,
@@ -12,6 +13,7 @@ machine that others use as well. Each combination runs in a process of its own, 
 """
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -22,7 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import EsmForMaskedLM
+from torch import nn
+from torch.nn import functional
+from transformers import EsmConfig, EsmForMaskedLM
 
 from dplm2.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.language import diffusion, layers, layout, lora
@@ -60,9 +64,8 @@ def make_batch(vocabulary: Vocabulary, chains: int, residues: int) -> dict[str, 
     return diffusion.add_noise(vocabulary, target_ids_BT, tasks_B, times, settings, generator).batch()
 
 
-def multiply_adds(network: MultimodalEsm, batch: dict[str, torch.Tensor]) -> float:
+def multiply_adds(config: EsmConfig, vocabulary: Vocabulary, batch: dict[str, torch.Tensor]) -> float:
     """Multiply-adds of one forward pass: weight matrices, attention, and the head on noised positions."""
-    config, vocabulary = network.model.config, network.vocabulary
     width, layers = config.hidden_size, config.num_hidden_layers
     tokens = int((batch["input_ids"] != vocabulary.pad).sum())
     per_token = 4 * width**2 + 2 * width * config.intermediate_size
@@ -101,18 +104,54 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def ours(size: str, vocabulary: Vocabulary, mode: str) -> diffusion.DiffusionObjective:
+    """The objective as it is trained."""
+    model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[size]))
+    network = MultimodalEsm(model, vocabulary)
+    freeze_unread(network)
+    if mode == "lora":
+        lora.add(model, lora_settings())
+    return diffusion.DiffusionObjective(network, diffusion_settings())
+
+
+class LibrariesObjective(nn.Module):
+    """The same loss of the same network, computed as the libraries do it."""
+
+    def __init__(self, size: str, vocabulary: Vocabulary, mode: str) -> None:
+        super().__init__()
+        self.model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[size]))
+        self.model.esm.contact_head.requires_grad_(False)
+        if mode == "lora":
+            lora.add(self.model, lora_settings())
+        self.mask_of = MultimodalEsm(EsmForMaskedLM(esm_config(len(vocabulary), *SIZES["tiny"])), vocabulary)
+        self.mask_of.requires_grad_(False)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
+        """The loss, and nothing else."""
+        ids_BT = batch["input_ids"]
+        heads = self.model.config.num_attention_heads
+        mask_BHTT = self.mask_of.attention_mask(ids_BT, batch["single_modality"]).repeat(1, heads, 1, 1)
+        embeddings_BTD = self.model.esm.embeddings.word_embeddings(ids_BT)
+        logits_BTV = self.model(inputs_embeds=embeddings_BTD, attention_mask=mask_BHTT).logits
+        nll_BT = functional.cross_entropy(logits_BTV.float().mT, batch["target_ids"], reduction="none")
+        sequence_BT = self.mask_of.vocabulary.is_sequence(batch["target_ids"])
+        losses = []
+        for track_BT in (~sequence_BT, sequence_BT):
+            of_track_BT = batch["noised"] & track_BT
+            losses.append((nll_BT * batch["weight"] * of_track_BT).sum() / of_track_BT.sum().clamp(min=1))
+        return torch.stack(losses).mean(), {}
+
+
+OBJECTIVES = {"ours": ours, "libraries": LibrariesObjective}
+
+
 def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     """One combination, in this process."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     device, vocabulary = options.device, Vocabulary()
-    model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[options.size]))
-    network = MultimodalEsm(model, vocabulary)
-    freeze_unread(network)
-    if mode == "lora":
-        lora.add(model, lora_settings())
-    objective = diffusion.DiffusionObjective(network, diffusion_settings()).to(device).train()
+    objective = OBJECTIVES[options.implementation[0]](options.size, vocabulary, mode).to(device).train()
     batch = {k: v.to(device) for k, v in make_batch(vocabulary, options.chains, options.residues).items()}
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
@@ -133,7 +172,8 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
         seconds.append(clock() - start)
         losses.append(float(loss))
     kept = slice(WARM_UP, None)
-    macs = multiply_adds(network, {k: v.cpu() for k, v in batch.items()})
+    config = esm_config(len(vocabulary), *SIZES[options.size])
+    macs = multiply_adds(config, vocabulary, {k: v.cpu() for k, v in batch.items()})
     passes = 2 if mode == "lora" else 3
     torchs_rate, layers_rate = (statistics.median(each) for each in zip(*rates[kept], strict=True))
     rate = max(torchs_rate, layers_rate)
@@ -144,6 +184,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     peak = next((value for part, value in PEAKS.items() if part in name), None)
     utilization = None if peak is None or precision != "bf16" else 2 * passes * macs / median / peak
     return {
+        "implementation": options.implementation[0],
         "device": name,
         "compiled": options.compile,
         "size": options.size,
@@ -169,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="150M")
     parser.add_argument("--mode", nargs="+", choices=["full", "lora"], default=["full", "lora"])
+    parser.add_argument("--implementation", nargs="+", choices=OBJECTIVES, default=["ours"])
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
     parser.add_argument("--chains", type=int, default=4)
     parser.add_argument("--residues", type=int, default=256)
@@ -184,12 +226,13 @@ def main() -> None:
         print(json.dumps(measure(options, options.mode[0], options.precision[0])))
         return
     results = []
-    for mode in options.mode:
-        for precision in options.precision:
-            command = [sys.executable, __file__, *sys.argv[1:], "--alone", "--mode", mode, "--precision", precision]
-            finished = subprocess.run(command, capture_output=True, text=True, check=True)
-            results.append(json.loads(finished.stdout.splitlines()[-1]))
-            print(json.dumps(results[-1], indent=2), flush=True)
+    for mode, precision, implementation in itertools.product(options.mode, options.precision, options.implementation):
+        chosen = ["--mode", mode, "--precision", precision, "--implementation", implementation]
+        finished = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--alone", *chosen], capture_output=True, text=True, check=True
+        )
+        results.append(json.loads(finished.stdout.splitlines()[-1]))
+        print(json.dumps(results[-1], indent=2), flush=True)
     if options.out:
         machine = {"machine": platform.processor() or platform.machine(), "threads": options.threads}
         write_json(options.out, {**machine, "clock": options.clock, "versions": library_versions(), "results": results,

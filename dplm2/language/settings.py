@@ -22,6 +22,7 @@ class NetworkSettings:
     layers: int
     heads: int
     intermediate_size: int
+    attention: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class WarmupSettings:
 
     source: str
     embedding_scaling: str
+    structure_tokens: str
     dropout: float
     sequence_stage: str
     sequence_files: tuple[str, ...]

@@ -67,9 +67,9 @@ def warm_up(
     warmup.check_network(settings.warmup.source, settings.network)
     table = read_tokens(list(tokens), selections=list(selections) or None)
     made_by, codebook_size = tokenizer_of(table)
-    given = StructureTokenizer.from_pretrained(tokenizer).fingerprint
-    if given != made_by:
-        raise DPLM2Error(f"the tokens are of tokenizer {made_by}, but {tokenizer} is tokenizer {given}")
+    opened = StructureTokenizer.from_pretrained(tokenizer)
+    if opened.fingerprint != made_by:
+        raise DPLM2Error(f"the tokens are of tokenizer {made_by}, but {tokenizer} is tokenizer {opened.fingerprint}")
     inputs = _inputs(tokens, selections, made_by) | _source_files(settings.warmup.source)
     record = RunRecord("model warmup", _resolved(settings, "network", "warmup"), inputs, device)
     source = settings.warmup.source
@@ -87,7 +87,8 @@ def warm_up(
             result = _sequence_stage(network, table, settings, inputs, out, state, seed, device)
             if not result.main:
                 return
-        warmup.add_structure_tokens(model.cpu(), vocabulary, seed)
+        values_CV = opened.quantizer.code_values() if settings.warmup.structure_tokens == "code" else None
+        warmup.add_structure_tokens(model.cpu(), vocabulary, seed, values_CV)
     network.tokenizer, network.tokenizer_fingerprint = warmup.relative_to(out, tokenizer), made_by
     network.save_pretrained(out)
     record.write(out, source=source, **_outcome(result))

@@ -1,5 +1,6 @@
 """The start of a multimodal model: a sequence model's network with the structure tokens added. Paper section 3.1."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -35,6 +36,12 @@ _FAIR_ESM_LAYER_PARTS = {
 _NEW_ROW_SPREAD = 0.02  # of the output head, as the authors draw them
 # ESM-2's scaling of unmasked input: 1 - 0.15 * 0.8.
 _SCALE_WITHOUT_MASKS = 0.88
+# How far apart the codes are that a new row's features tell apart, by the distance of two typical codes.
+_REACHES = (0.1, 0.2, 0.4, 0.8)
+# Where heads look that start near, one after the other through all layers, and how far above distant residues.
+_OFFSETS = (0, -1, 1, -2, 2, -4, 4, -3, 3)
+_ADVANTAGE = 8.0
+_FASTEST_TURNS = 0.125  # radians per residue; slower rotary channels do not tell neighbours apart
 
 
 def random_model(settings: NetworkSettings, seed: int) -> EsmForMaskedLM:
@@ -44,7 +51,31 @@ def random_model(settings: NetworkSettings, seed: int) -> EsmForMaskedLM:
     config.initializer_range = settings.hidden_size**-0.5
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EsmForMaskedLM(config)
+        model = EsmForMaskedLM(config)
+    if settings.attention == "near":
+        _start_near(model)
+    return model
+
+
+@torch.no_grad()
+def _start_near(model: EsmForMaskedLM) -> None:
+    """Let every head begin by looking at one place nearby, in both tracks alike; weights learn freely from there.
+
+    Rotary positions turn the channels j of a query and a key by ``t_j`` per residue. With a bias of length b on some
+    channels of both, that of the query turned by ``offset * t_j``, the logit at distance d gets
+    ``b^2 / sqrt(width) * sum_j cos((d - offset) t_j)``: highest at the offset.
+    """
+    width, heads = model.config.hidden_size // model.config.num_attention_heads, model.config.num_attention_heads
+    turns = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    turns = turns[turns >= _FASTEST_TURNS]
+    length = math.sqrt(_ADVANTAGE * math.sqrt(width) / len(turns))
+    first = torch.arange(len(turns))
+    for number, layer in enumerate(model.esm.encoder.layer):
+        query, key = (part.bias.view(heads, width) for part in (layer.attention.self.query, layer.attention.self.key))
+        for head in range(heads):
+            angles = turns * _OFFSETS[(number * heads + head) % len(_OFFSETS)]
+            key[head, first] = length
+            query[head, first], query[head, first + width // 2] = length * angles.cos(), length * angles.sin()
 
 
 def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
@@ -176,26 +207,56 @@ def set_dropout(model: EsmForMaskedLM, dropout: float) -> None:
 
 
 @torch.no_grad()
-def add_structure_tokens(model: EsmForMaskedLM, vocabulary: Vocabulary, seed: int) -> None:
+def add_structure_tokens(
+    model: EsmForMaskedLM, vocabulary: Vocabulary, seed: int, code_values_CV: Tensor | None = None
+) -> None:
     """Give a sequence model the ids of the structure track, in place.
 
     The 33 rows of the sequence model stay. New embeddings are drawn, dimension by dimension, from the normal
     distribution with the mean and standard deviation of those; new rows of the output head from N(0, 0.02), bias 0.
+
+    Parameters
+    ----------
+    model
+        A network of 33 ids.
+    vocabulary
+        The ids that it is to have.
+    seed
+        Of what is drawn.
+    code_values_CV
+        The values that each code stands for. If given, mean and spread of the codes' rows are the same, but rows of
+        near codes are alike, so that what is learnt of a code holds for its neighbours from the first step.
     """
     generator = torch.Generator().manual_seed(seed)
     table, head = model.esm.embeddings.word_embeddings, model.lm_head
     new = vocabulary.size - table.num_embeddings
     width = table.embedding_dim
     mean, spread = table.weight.mean(0), table.weight.std(0)
-    rows = mean + spread * torch.randn(new, width, generator=generator)
+    drawn, drawn_of_head = (torch.randn(new, width, generator=generator) for _ in range(2))
+    if code_values_CV is not None:
+        codes = slice(vocabulary.first_code - table.num_embeddings, None)
+        for rows in (drawn, drawn_of_head):
+            rows[codes][: vocabulary.codebook_size] = _smooth_features(code_values_CV, width, generator)
+    rows = mean + spread * drawn
     extended = nn.Embedding(vocabulary.size, width, padding_idx=vocabulary.pad, _weight=_stack(table.weight, rows))
     model.esm.embeddings.word_embeddings = extended
     decoder = nn.Linear(width, vocabulary.size, bias=False, device="meta")
-    new_rows = _NEW_ROW_SPREAD * torch.randn(new, width, generator=generator)
-    decoder.weight = nn.Parameter(_stack(head.decoder.weight, new_rows))
+    decoder.weight = nn.Parameter(_stack(head.decoder.weight, _NEW_ROW_SPREAD * drawn_of_head))
     head.decoder = decoder
     head.bias = nn.Parameter(_stack(head.bias, torch.zeros(new)))
     model.config.vocab_size = vocabulary.size
+
+
+def _smooth_features(values_CV: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """Random functions (C, D) of codes, of mean 0 and variance 1, smooth over short and long distances.
+
+    Their products fall with the distance of two codes like a mixture of Gaussians (Rahimi and Recht 2007).
+    """
+    typical = (2 * values_CV.var(0, correction=0).sum()).sqrt()
+    reach_D = typical * torch.tensor(_REACHES)[torch.arange(width) % len(_REACHES)]
+    directions_VD = torch.randn(values_CV.shape[1], width, generator=generator) / reach_D
+    phase_D = 2 * math.pi * torch.rand(width, generator=generator)
+    return math.sqrt(2) * torch.cos(values_CV @ directions_VD + phase_D)
 
 
 def _stack(old: Tensor, new: Tensor) -> Tensor:

@@ -112,6 +112,11 @@ class Quantizer(nn.Module):
             return F.rms_norm(values_BLV, values_BLV.shape[-1:], eps=1e-6)
         return values_BLV
 
+    def code_values(self) -> Tensor:
+        """The values (codes, V) that each code stands for, between -1 and 1."""
+        codes = indices_to_codes(torch.arange(2**self.settings.bits)[None], self.settings.bits)
+        return levels_of(codes, self.settings)[0]
+
     def indices(self, values_BLV: Tensor, mask_BL: Tensor) -> Tensor:
         """The structure tokens of values; a value of exactly zero gives bit 0, a residue outside the mask index 0."""
         if self.settings.bits_per_value is not None:  # else the sign, which no bound changes

@@ -12,6 +12,8 @@ from dplm2.language import importing, warmup
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.settings import NetworkSettings, warmup_settings
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.tokenizer.quantizer import Quantizer
+from dplm2.tokenizer.settings import default_settings
 
 TOLERANCE = 1e-4
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -136,7 +138,7 @@ def test_dplm_folder(tmp_path, tables):
 
 
 def test_new_rows_are_drawn_as_in_the_paper():
-    model = warmup.random_model(NetworkSettings(16, 1, 2, 32), seed=0)
+    model = warmup.random_model(NetworkSettings(16, 1, 2, 32, "random"), seed=0)
     torch.nn.init.normal_(model.esm.embeddings.word_embeddings.weight, mean=2.0, std=0.5)
     old = model.esm.embeddings.word_embeddings.weight.detach().clone()
     old_head = model.lm_head.decoder.weight.detach().clone()
@@ -151,8 +153,49 @@ def test_new_rows_are_drawn_as_in_the_paper():
     assert head.decoder.weight.shape == (8229, 16) and head.bias.shape == (8229,)
 
 
+def test_rows_of_near_codes_begin_alike():
+    values_CV = Quantizer(
+        default_settings(quantizer={"bits": 6, "bits_per_value": [3, 2, 1], "bound": "tanh"}).quantizer
+    ).code_values()
+    rows = {}
+    for name, values in {"random": None, "code": values_CV}.items():
+        model = warmup.random_model(NetworkSettings(2048, 1, 2, 32, "random"), seed=0)
+        torch.nn.init.ones_(model.esm.embeddings.word_embeddings.weight[::2])
+        warmup.prepare(model, "none", 0.1)
+        warmup.add_structure_tokens(model, Vocabulary(64), 0, values)
+        rows[name] = model.esm.embeddings.word_embeddings.weight[33:], model.lm_head.decoder.weight[33:] / 0.02
+    old = model.esm.embeddings.word_embeddings.weight[:33]
+    moments = [(old.mean(0), old.std(0)), (0.0, 1.0)]
+    for table, other, (centre, spread) in zip(rows["code"], rows["random"], moments, strict=True):
+        assert torch.equal(table[[0, 1, 2, -1]], other[[0, 1, 2, -1]])  # tokens that are no codes
+        features_CD = (table[3:-1] - centre) / spread
+        typical = (2 * values_CV.var(0, correction=0).sum()).sqrt()
+        distance_CC = torch.cdist(values_CV, values_CV)
+        expected_CC = sum((-0.5 * (distance_CC / (reach * typical)) ** 2).exp() for reach in (0.1, 0.2, 0.4, 0.8)) / 4
+        assert (features_CD @ features_CD.T / 2048 - expected_CC).square().mean().sqrt() < 1.5 / 2048**0.5
+
+
+def test_heads_that_start_near_look_at_their_place():
+    """Where only the biases speak, attention is the softmax of the sum of cosines that the docstring derives."""
+    model = warmup.random_model(NetworkSettings(64, 2, 4, 32, "near"), seed=0)
+    model.set_attn_implementation("eager")
+    for layer in model.esm.encoder.layer:
+        for part in (layer.attention.self.query, layer.attention.self.key):
+            torch.nn.init.zeros_(part.weight)
+    with torch.no_grad():
+        found = model.esm(torch.randint(4, 24, (1, 12)), output_attentions=True).attentions
+    distance = torch.arange(12)[None, :] - torch.arange(12)[:, None]
+    turns = 10000.0 ** (-torch.arange(0, 16, 2) / 16)
+    turns = turns[turns > 0.125]
+    for head, offset in enumerate((0, -1, 1, -2, 2, -4, 4, -3)):
+        logits = 8 * ((distance - offset)[..., None] * turns).cos().mean(-1)
+        assert torch.allclose(found[head // 4][0, head % 4], logits.softmax(-1), atol=1e-5)
+        middle = found[head // 4][0, head % 4, 5]
+        assert middle.argmax() == 5 + offset
+
+
 def test_scratch_is_a_function_of_its_seed():
-    first, again, other = (warmup.random_model(NetworkSettings(16, 1, 2, 32), seed) for seed in (1, 1, 2))
+    first, again, other = (warmup.random_model(NetworkSettings(16, 1, 2, 32, "random"), seed) for seed in (1, 1, 2))
     weights = [model.lm_head.dense.weight for model in (first, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
@@ -168,7 +211,7 @@ def test_what_is_no_sequence_model_is_refused(tmp_path):
 
 def test_a_network_size_without_effect_is_refused():
     with pytest.raises(ConfigError, match="brings its own"):
-        warmup.check_network("folder", NetworkSettings(16, 1, 2, 32))
+        warmup.check_network("folder", NetworkSettings(16, 1, 2, 32, "random"))
     with pytest.raises(ConfigError, match="needs"):
         warmup.check_network("scratch", None)
 
