@@ -69,9 +69,10 @@ def _exempt_from_decay(module: nn.Module) -> set[str]:
 
 
 def _matrices(module: nn.Module) -> set[str]:
-    """Weights of linear layers, without those that are an embedding too (a tied head)."""
+    """Weights of linear layers, without embeddings and output heads over embedded tokens (a row is one token's)."""
+    shapes = {part.weight.shape for part in module.modules() if isinstance(part, nn.Embedding)}
     names = {name for name in _of(module, nn.Linear) if name.endswith("weight")}
-    return names - _of(module, nn.Embedding)
+    return {name for name in names if module.get_parameter(name).shape not in shapes}
 
 
 def _of(module: nn.Module, kind: type[nn.Module]) -> set[str]:

@@ -109,7 +109,14 @@ def test_muon_leaves_all_but_matrices_to_adamw():
             optimizer.step()
     plain, turned = (dict(network.named_parameters()) for network in networks)
     same = {name for name in plain if torch.equal(plain[name], turned[name])}
-    assert set(plain) - same == {"layers.0.1.weight", "layers.1.1.weight", "head.weight"}
+    assert set(plain) - same == {"layers.0.1.weight", "layers.1.1.weight"}
+
+
+def test_a_head_over_embedded_tokens_is_adamws():
+    network = nn.ModuleDict({"tokens": nn.Embedding(9, 4), "inner": nn.Linear(4, 4), "head": nn.Linear(4, 9)})
+    groups = make_optimizer(network, TrainingSettings.make(optimizer="muon")).param_groups
+    (orthogonal,) = (group["params"] for group in groups if group["orthogonal"])
+    assert len(orthogonal) == 1 and orthogonal[0] is network["inner"].weight
 
 
 def test_frozen_weights_are_not_the_optimizers():
