@@ -198,8 +198,8 @@ class TriangleMultiplication(nn.Module):
         a_BPIJ, b_BPIJ = edges_BPIJ.split(self.width, 1)
 
         def finish(part_BIJP: Tensor, product_BIJP: Tensor) -> Tensor:
-            gate_BIJP = functional.linear(normalized(part_BIJP), *weights["gate"]).sigmoid()
-            return functional.linear(normalized(product_BIJP), *weights["output"]) * gate_BIJP
+            gate_BIJP = linear(normalized(part_BIJP), *weights["gate"], activation="sigmoid")
+            return linear(normalized(product_BIJP), *weights["output"]) * gate_BIJP
 
         whole, blocks = pairs_BIJP, []
         step = ROWS_OF_TRIANGLES.get(pairs_BIJP.device.type, ROWS_OF_TRIANGLES_ELSEWHERE)
@@ -219,8 +219,8 @@ class TriangleMultiplication(nn.Module):
         output, output_bias = behind(self.product_norm, self.output)
         return {
             "edges": (weight, bias[:, None]),
-            "gate": (gate, gate_bias),
-            "output": (output, output_bias),
+            "gate": (laid_out(gate), gate_bias),
+            "output": (laid_out(output), output_bias),
         }
 
     def _edges(
@@ -293,8 +293,13 @@ class TriangleAttention(nn.Module):
         return pairs_BIJP if self.starting else pairs_BIJP.transpose(1, 2)
 
     def _weights(self) -> dict[str, tuple[Tensor, Tensor]]:
-        weight, bias = behind(self.norm, self.query_key_value, self.gate)
-        return {"bias": behind(self.norm, self.bias), "joined": (laid_out(weight), bias)}
+        weight, bias = behind(self.norm, self.query_key_value)
+        gate, gate_bias = behind(self.norm, self.gate)
+        return {
+            "bias": behind(self.norm, self.bias),
+            "query_key_value": (laid_out(weight), bias),
+            "gate": (laid_out(gate), gate_bias),
+        }
 
     def _attend(
         self,
@@ -303,9 +308,10 @@ class TriangleAttention(nn.Module):
         row_mask_BI: Tensor | None,
         weights: dict[str, tuple[Tensor, Tensor]],
     ) -> Tensor:
-        joined = linear(normalized(rows_BIJP), *weights["joined"])
-        query, key, value = joined[..., : 3 * self.width].unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        gate_BIJP = joined[..., 3 * self.width :].sigmoid()
+        normalized_BIJP = normalized(rows_BIJP)
+        joined = linear(normalized_BIJP, *weights["query_key_value"])
+        query, key, value = joined.unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        gate_BIJP = linear(normalized_BIJP, *weights["gate"], activation="sigmoid")
         heads = []
         for head in range(self.heads):  # rows stand where kernels expect heads, so that one bias serves them uncopied
             query_BIJW, key_BIJW, value_BIJW = query[..., head, :], key[..., head, :], value[..., head, :]

@@ -17,6 +17,9 @@ from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.training.settings import TrainingSettings
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+# Releases of torch below these fail or err, on CPUs alone: tracing transformers' network; averaging over processes
+# where sharded gradients are exchanged by gloo (2.8 adds them up, 2.9 was not tried).
+COMPILES_ON_CPU, SHARDS_ON_CPU = "2.7", "2.10"
 
 # The optimiser's averages of rare tokens' gradients die away until, after some hundred steps, they are too small for a
 # normal float. Processors take twenty times longer with such numbers: they become zero. Set here, before torch starts
@@ -60,6 +63,8 @@ class Machine:
         self.main = self.rank == 0
         if self.processes == 1 and settings.strategy != "auto":
             raise ConfigError(f"training.strategy: {settings.strategy} has no effect with one process; leave it out")
+        if self.sharded and self.device.type == "cpu":
+            _require(SHARDS_ON_CPU, "training.strategy: fsdp")
         # Small messages go over the host, so that they never wait for a GPU.
         self._messages = distributed.new_group(backend="gloo") if self.processes > 1 else None
         self._undo_sharding: Callable[[], None] = lambda: None
@@ -198,11 +203,18 @@ def compiled(module: nn.Module, device: torch.device) -> nn.Module:
     shapes of their own (`dplm2.language.attention`).
     """
     parts = [part for part in blocks(module) if type(part) is not nn.ModuleList and any(True for _ in part.children())]
+    if device.type == "cpu":
+        _require(COMPILES_ON_CPU, "training.compile")
     if device.type == "cpu" or not parts:
         return torch.compile(module, dynamic=True)
     for part in parts:
         part.compile(dynamic=True)
     return module
+
+
+def _require(release: str, key: str) -> None:
+    if torch.__version__ < release:
+        raise ConfigError(f"{key} on a CPU needs torch {release} or newer (here {torch.__version__}); leave it out")
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tiny_task import Network, SpoiltTask, TinyTask, same, train, weights
 
 from dplm2.errors import ConfigError, DPLM2Error, Preempted
-from dplm2.training import log, randomness, state, summary
+from dplm2.training import devices, log, randomness, state, summary
 from dplm2.training.batches import Batches, Position
 from dplm2.training.optimizer import learning_rate
 from dplm2.training.settings import TrainingSettings
@@ -315,8 +315,8 @@ def test_the_estimate_of_memory_adds_what_the_first_update_makes(tmp_path, capsy
     settings = {**SETTINGS, "ema_decay": 0.9, "optimizer": optimizer, "decay_all": optimizer != "muon"}
     with pytest.raises(Preempted):
         train(tmp_path, settings, trouble={"kill_at": 3, "signal": "SIGTERM"})
-    # Matrices of linear layers: two of 16 x 16 and the head of 16 x 20; all in all 1,268 weights.
-    matrices = 2 * 256 + 320
+    # Matrices of linear layers: two of 16 x 16; all in all 1,268 weights.
+    matrices = 2 * 256
     expected = 1_000_000 + (1_268 - matrices) * each[""] + matrices * each.get("matrix", each[""])
     assert f"tokens): {expected}.00 GB of memory" in capsys.readouterr().err
     train(tmp_path, settings)
@@ -353,6 +353,12 @@ def test_a_logger_that_is_not_installed(tmp_path, monkeypatch):
 def test_settings_without_effect_here_are_refused(tmp_path, options, key):
     with pytest.raises(ConfigError, match=rf"training\.{key}"):
         train(tmp_path, {**SETTINGS, **options})
+
+
+def test_what_an_older_torch_cannot_do_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "COMPILES_ON_CPU", "99")
+    with pytest.raises(ConfigError, match=r"training\.compile on a CPU needs torch 99 or newer \(here"):
+        train(tmp_path, {**SETTINGS, "compile": True})
 
 
 def test_no_room_for_a_checkpoint_is_one_clear_line(straight, tmp_path):
