@@ -41,7 +41,7 @@ _REACHES = (0.1, 0.2, 0.4, 0.8)
 # Where heads look that start near, one after the other through all layers, and how far above distant residues.
 _OFFSETS = (0, -1, 1, -2, 2, -4, 4, -3, 3)
 _ADVANTAGE = 8.0
-_FASTEST_TURNS = 0.125  # radians per residue; slower rotary channels do not tell neighbours apart
+_SLOWEST_TURN = 0.125  # radians per residue; slower rotary channels do not tell neighbours apart
 
 
 def random_model(settings: NetworkSettings, seed: int) -> EsmForMaskedLM:
@@ -67,7 +67,7 @@ def _start_near(model: EsmForMaskedLM) -> None:
     """
     width, heads = model.config.hidden_size // model.config.num_attention_heads, model.config.num_attention_heads
     turns = 10000.0 ** (-torch.arange(0, width, 2) / width)
-    turns = turns[turns >= _FASTEST_TURNS]
+    turns = turns[turns >= _SLOWEST_TURN]
     length = math.sqrt(_ADVANTAGE * math.sqrt(width) / len(turns))
     first = torch.arange(len(turns))
     for number, layer in enumerate(model.esm.encoder.layer):
