@@ -115,7 +115,7 @@ def ours(size: str, vocabulary: Vocabulary, mode: str) -> diffusion.DiffusionObj
 
 
 class LibrariesObjective(nn.Module):
-    """The same network as the libraries compute it; its loss is over all classes, its positions go on in the second track."""
+    """The network as the libraries compute it; the loss is over all classes, positions run on through both tracks."""
 
     def __init__(self, size: str, vocabulary: Vocabulary, mode: str) -> None:
         super().__init__()

@@ -234,9 +234,9 @@ def add_structure_tokens(
     mean, spread = table.weight.mean(0), table.weight.std(0)
     drawn, drawn_of_head = (torch.randn(new, width, generator=generator) for _ in range(2))
     if code_values_CV is not None:
-        codes = slice(vocabulary.first_code - table.num_embeddings, None)
+        first = vocabulary.first_code - table.num_embeddings
         for rows in (drawn, drawn_of_head):
-            rows[codes][: vocabulary.codebook_size] = _smooth_features(code_values_CV, width, generator)
+            rows[first : first + vocabulary.codebook_size] = _smooth_features(code_values_CV, width, generator)
     rows = mean + spread * drawn
     extended = nn.Embedding(vocabulary.size, width, padding_idx=vocabulary.pad, _weight=_stack(table.weight, rows))
     model.esm.embeddings.word_embeddings = extended
