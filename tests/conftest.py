@@ -8,7 +8,15 @@ import pytest
 # Set before torch is loaded: the tests' networks are tiny, and several test processes share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
 SHARED = Path(os.environ.get("DPLM2_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def _the_same_draws_in_any_order() -> None:
+    """A test draws the same numbers whichever tests its process ran before (DPLM2_TEST_SEED: other numbers)."""
+    torch.manual_seed(int(os.environ.get("DPLM2_TEST_SEED", "0")))
 
 
 def _folder(name: str) -> Path:

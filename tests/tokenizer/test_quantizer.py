@@ -212,9 +212,10 @@ def test_the_distance_sees_that_values_follow_each_other():
     layout = (4, 4)
     even = even_values(2048, layout)
     together = even[:, :1].expand(-1, 2)
-    assert distance_to_uniform(together, layout) > 0.05
+    # Of 2,000 draws of directions the smallest distance is 0.018 here, and the largest 0.0004 below.
+    assert distance_to_uniform(together, layout) > 0.01
     independent = torch.stack([even[:, 0], even[torch.randperm(2048), 1]], 1)
-    assert distance_to_uniform(independent, layout) < 0.002
+    assert distance_to_uniform(independent, layout) < 0.001
 
 
 def test_uniformity_spreads_values_over_all_codes():
