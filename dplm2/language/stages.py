@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dplm2 import config
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
-from dplm2.errors import DPLM2Error
+from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.language import lora, warmup
 from dplm2.language.chains import Chains
 from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm
@@ -77,6 +77,7 @@ def warm_up(
     result = None
     if isinstance(model, MultimodalEsm):
         network = model
+        _check_multimodal_source(settings.warmup)
         _check_fits(network, made_by, source)
     else:
         scaling = warmup.resolve_scaling(model, settings.warmup.embedding_scaling)
@@ -92,6 +93,15 @@ def warm_up(
     network.tokenizer, network.tokenizer_fingerprint = warmup.relative_to(out, tokenizer), made_by
     network.save_pretrained(out)
     record.write(out, source=source, **_outcome(result))
+
+
+def _check_multimodal_source(chosen: WarmupSettings) -> None:
+    """Refuse what only a source without structure tokens takes."""
+    for name, value in (("structure_tokens", "code"), ("sequence_stage", "always")):
+        if getattr(chosen, name) == value:
+            raise ConfigError(
+                f"warmup.{name}: {value} has no effect, {chosen.source} has structure tokens; leave it out"
+            )
 
 
 def _check_fits(network: MultimodalEsm, made_by: str, source: str) -> None:

@@ -102,6 +102,19 @@ def test_second_stage_with_lora_and_self_mixup(trained, tokens_folder, tokenizer
     assert "esm.encoder.layer.0.attention.self.query.bias" not in changed
 
 
+@pytest.mark.parametrize(("name", "value"), [("structure_tokens", "code"), ("sequence_stage", "always")])
+def test_what_is_for_sequence_models_is_refused(
+    trained, tokens_folder, tokenizer_folder, tmp_path, capsys, name, value
+):
+    text = configuration(network=None, warmup={"source": str(trained), name: value})
+    section = json.loads(text)
+    del section["models"]["m"]["network"]
+    arguments = ["model", "warmup", "--tokenizer", tokenizer_folder, "--out", tmp_path / "m", "--tokens", tokens_folder]
+    arguments += ["--state", tmp_path / "state", "--config", json.dumps(section)]
+    assert main([str(argument) for argument in arguments]) == 2
+    assert f"warmup.{name}: {value} has no effect" in capsys.readouterr().err
+
+
 def test_tokens_of_another_tokenizer_are_refused(trained, tokens_folder, tmp_path, capsys):
     table = pq.read_table(tokens_folder / "part-00000.parquet")
     metadata = {"tokenizer_fingerprint": "other", "codebook_size": str(CODES)}
