@@ -35,6 +35,8 @@ NOT_ARCHITECTURE = {
     *("gradual_steps", "commitment_weight", "entropy_weight", "entropy_temperature", "uniformity_weight"),
 }
 DEFAULT_TOKEN_BUDGET = 2000
+# Of all chains that are decoded together, on a processor: more leave its cache, and take up to twice the time.
+PAIRS_AT_ONCE = {"cpu": 40_000}
 # Products along edges with fewer channels than this gain nothing from bfloat16, which would only cost tokens.
 FEWEST_CHANNELS_IN_BFLOAT16 = 128
 
@@ -54,8 +56,8 @@ class Decoded(NamedTuple):
     plddt: np.ndarray | None
 
 
-def length_buckets(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Group chains of similar length, longest first, so that no padded group exceeds the budget.
+def length_buckets(lengths: Sequence[int], token_budget: int, pair_budget: int | None = None) -> Iterator[list[int]]:
+    """Group chains of similar length, longest first, so that no padded group exceeds the budgets.
 
     Parameters
     ----------
@@ -63,12 +65,16 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> Iterator[list[i
         Residues of each chain.
     token_budget
         Residues of a group, padding counted; a chain that is longer goes alone.
+    pair_budget
+        Pairs of residues of a group, likewise. None: any number.
     """
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if group and lengths[group[0]] * (len(group) + 1) > token_budget:
-            yield group
-            group = []
+        if group:
+            longest, chains = lengths[group[0]], len(group) + 1
+            if longest * chains > token_budget or (pair_budget is not None and longest**2 * chains > pair_budget):
+                yield group
+                group = []
         group.append(index)
     if group:
         yield group
@@ -225,7 +231,8 @@ class StructureTokenizer(nn.Module):
         tokens
             The tokens of one chain, (L,) integers below ``codebook_size``, or a list of such.
         token_budget
-            Residues that are worked on at once, padding counted. If memory runs out, half of them.
+            Residues that are worked on at once, padding counted; on a processor fewer, since pairs are what counts
+            there. If memory runs out, half of them.
         precision
             "float32", or "bfloat16" for the folding trunk: faster on a GPU, and coordinates that differ somewhat.
 
@@ -247,10 +254,15 @@ class StructureTokenizer(nn.Module):
         def work(group: list[int]) -> list[Decoded]:
             return list(self._decode_batch([chains[index] for index in group], getattr(torch, precision)))
 
-        for group, results in _halving(length_buckets([len(chain) for chain in chains], token_budget), work, chains):
+        groups = self.decoding_groups([len(chain) for chain in chains], token_budget)
+        for group, results in _halving(groups, work, chains):
             for index, result in zip(group, results, strict=True):
                 decoded[index] = result
         return decoded[0] if single else decoded
+
+    def decoding_groups(self, lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+        """Which chains of these lengths are best decoded together."""
+        return length_buckets(lengths, token_budget, PAIRS_AT_ONCE.get(self.device.type))
 
     def _as_tokens(self, tokens) -> np.ndarray:
         values = np.asarray(tokens)

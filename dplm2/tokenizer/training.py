@@ -22,7 +22,7 @@ from dplm2.tokenizer.bridging import bridge_gaps
 from dplm2.tokenizer.feature_cache import cached_features
 from dplm2.tokenizer.features import observed_residues
 from dplm2.tokenizer.importing import load_encoder_weights
-from dplm2.tokenizer.model import WEIGHTS_FILE, StructureTokenizer, length_buckets
+from dplm2.tokenizer.model import WEIGHTS_FILE, StructureTokenizer
 from dplm2.tokenizer.quantizer import indices_to_codes
 from dplm2.tokenizer.settings import TokenizerSettings
 from dplm2.tokenizer.tokens import parts_of
@@ -160,7 +160,7 @@ class TokenizerTask:
         tokenizer = self.module.tokenizer
         deviations, kept, tokens = [], [], []
         lengths = [min(length, LONGEST_VALIDATED) for length in self.validated.lengths]
-        for group in length_buckets(lengths, VALIDATION_RESIDUES):
+        for group in tokenizer.decoding_groups(lengths, VALIDATION_RESIDUES):
             batch = self.validated.batch([(index, 0, lengths[index]) for index in group])
             batch = {name: value.to(tokenizer.device) for name, value in batch.items()}
             observed, placed = batch["observed"], batch["placed"]

@@ -111,6 +111,12 @@ def test_length_buckets_hold_every_chain_once_within_the_budget():
     padding = sum(len(group) * max(lengths[index] for index in group) for group in groups) / sum(lengths)
     assert padding < 1.1
     assert list(length_buckets([50, 5000], 1000)) == [[1], [0]]
+    by_pairs = list(length_buckets(lengths, 1000, 40_000))
+    assert sorted(sum(by_pairs, [])) == list(range(200))
+    longest = [max(lengths[index] for index in group) for group in by_pairs]
+    assert all(len(group) * length <= 1000 for group, length in zip(by_pairs, longest, strict=True))
+    pairs = [len(group) * length**2 for group, length in zip(by_pairs, longest, strict=True)]
+    assert all(count <= 40_000 or len(group) == 1 for group, count in zip(by_pairs, pairs, strict=True))
 
 
 def test_wrong_input_is_named(small_tokenizer, tmp_path):

@@ -15,6 +15,7 @@ from dplm2.artifacts import sha256_of_file
 from dplm2.cli import main
 from dplm2.errors import DPLM2Error
 from dplm2.structures.store import CHAINS
+from dplm2.tokenizer import model
 from dplm2.tokenizer import tokens as module
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.settings import TokenizationSettings
@@ -221,6 +222,7 @@ class TightMemory:
 
 @pytest.mark.parametrize("way", ["encode", "decode"])
 def test_out_of_memory_halves_the_batch_and_drops_nothing(small_tokenizer, chains, monkeypatch, caplog, way):
+    monkeypatch.setattr(model, "PAIRS_AT_ONCE", {})
     tokens = small_tokenizer.encode(chains)
     given, part = (chains, "values") if way == "encode" else (tokens, "_decode_batch")
     expected = getattr(small_tokenizer, way)(given)
