@@ -11,19 +11,6 @@ from typing import Any
 from dplm2 import config
 from dplm2.errors import ConfigError
 
-# Weights of all terms of the loss but the confidence's.
-TERMS_OF_STRUCTURE = (
-    "fape",
-    "distogram",
-    "sequence",
-    "violation",
-    "codebook",
-    "local_fape",
-    "distance",
-    "chain",
-    "chain_outliers",
-)
-
 
 @dataclass(frozen=True)
 class EncoderSettings:
@@ -116,13 +103,7 @@ class DecoderSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Weights of the terms of the reconstruction loss (DPLM-2, appendix B.3, and the authors' code).
-
-    Raises
-    ------
-    ConfigError
-        If codes are damaged while more than the confidence is trained.
-    """
+    """Weights of the terms of the reconstruction loss (DPLM-2, appendix B.3, and the authors' code)."""
 
     fape: float
     fape_clamp: float
@@ -132,7 +113,6 @@ class LossSettings:
     violation: float
     codebook: float
     confidence: float
-    damaged_windows: float
     length_scaling: bool
     local_fape: float
     local_fape_window: int
@@ -141,18 +121,6 @@ class LossSettings:
     chain_reach: int
     chain_outliers: float
     crop: int | None
-
-    def __post_init__(self) -> None:
-        if self.damaged_windows == 0:
-            return
-        for name in TERMS_OF_STRUCTURE:
-            if getattr(self, name) > 0:
-                raise ConfigError(f"loss.damaged_windows: what shapes tokens must not learn from them; set {name}: 0")
-
-    @property
-    def confidence_alone(self) -> bool:
-        """Whether nothing but the pLDDT head is trained."""
-        return self.confidence > 0 and all(getattr(self, name) == 0 for name in TERMS_OF_STRUCTURE)
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,7 @@ class TokenizerObjective(nn.Module):
         else:
             values_BLQ = self.tokenizer.values(coords_BLAX, placed_BL, mask_BL)
         quantized = self.tokenizer.quantizer(values_BLQ.float(), placed_BL)
-        codes_BLQ = quantized.codes_BLQ
-        if "damage" in batch:
-            damage_BL1 = batch["damage"].unsqueeze(-1)
-            codes_BLQ = torch.where(damage_BL1 >= 0, indices_to_codes(batch["damage"], self.tokenizer.bits), codes_BLQ)
-        output = self.tokenizer.decoder(codes_BLQ, mask_BL, distogram=weights.distogram > 0)
+        output = self.tokenizer.decoder(quantized.codes_BLQ, mask_BL, distogram=weights.distogram > 0)
         targets = losses.targets_of(coords_BLAX, observed_BL, mask_BL, batch["residues"], batch["bonded"], placed_BL)
         total, terms = losses.reconstruction_loss(output, targets, weights)
         scale = losses.scale_of(targets.lengths, weights, weights.crop)
@@ -141,17 +137,7 @@ class TokenizerTask:
             start = int(torch.randint(extra + 1, (1,), generator=generator))
             windows.append((index, start, start + length - extra))
         batch = self.chains.batch(windows)
-        if self.settings.loss.damaged_windows > 0:
-            batch["damage"] = self._damage(batch["mask"], generator)
         return batch if self.features is None else {**batch, "features": self.features.batch(windows)}
-
-    def _damage(self, mask_BL: Tensor, generator: torch.Generator) -> Tensor:
-        """Random codes (B, L) for some residues of some windows, rather few than many of them; -1 elsewhere."""
-        damaged_B1 = torch.rand(len(mask_BL), 1, generator=generator) < self.settings.loss.damaged_windows
-        share_B1 = torch.rand(len(mask_BL), 1, generator=generator).square() * damaged_B1
-        codes_BL = torch.randint(self.module.tokenizer.codebook_size, mask_BL.shape, generator=generator)
-        hit_BL = mask_BL & (torch.rand(mask_BL.shape, generator=generator) < share_B1)
-        return torch.where(hit_BL, codes_BL, -1)
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -344,9 +330,6 @@ def freeze_unlearnt(tokenizer: StructureTokenizer, settings: TokenizerSettings) 
         if settings.decoder.blocks == 0 and weights.distogram == 0:
             decoder.trunk.relative_position.requires_grad_(False)
             decoder.trunk.pair_start.requires_grad_(False)
-    if weights.confidence_alone:
-        tokenizer.requires_grad_(False)
-        decoder.confidence_head.requires_grad_(True)
 
 
 def _inputs(chains: Sequence[Path], settings: TokenizerSettings) -> dict[str, str]:

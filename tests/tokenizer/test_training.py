@@ -12,7 +12,7 @@ from dplm2.errors import ConfigError
 from dplm2.structures import store
 from dplm2.tokenizer import feature_cache, losses, validation
 from dplm2.tokenizer.model import StructureTokenizer, pad_backbones
-from dplm2.tokenizer.settings import TERMS_OF_STRUCTURE, default_settings
+from dplm2.tokenizer.settings import default_settings
 from dplm2.tokenizer.training import Chains, TokenizerTask, initial_tokenizer, train_tokenizer
 from tests.tokenizer.test_losses import chain_of_torsions
 
@@ -115,16 +115,12 @@ def test_missing_residues_are_zero_and_not_observed(task):
     assert [losses.AMINO_ACIDS[number] for number in batch["residues"][0, :25]] == list(task.chains.sequences[1])
 
 
-@torch.no_grad()
-def fill_zeros(module):
-    """Layers that start at zero hide what lies before them from the first step."""
-    for parameter in module.parameters():
-        if parameter.abs().max() == 0:
-            parameter.normal_(std=0.02)
-
-
 def test_every_trained_weight_gets_a_gradient(task):
-    fill_zeros(task.module)
+    # layers that start at zero hide what lies before them from the first step
+    with torch.no_grad():
+        for parameter in task.module.parameters():
+            if parameter.abs().max() == 0:
+                parameter.normal_(std=0.02)
     loss, metrics = task.module(task.collate([0, 1, 2], torch.Generator().manual_seed(0)))
     loss.backward()
     without = [
@@ -207,38 +203,6 @@ def test_confidence_does_not_shape_the_structure():
         loss.backward()
         gradients.append(task.module.tokenizer.decoder.structure_module.frame_update.weight.grad)
     assert torch.equal(*gradients)
-
-
-CONFIDENCE_ALONE = {**dict.fromkeys(TERMS_OF_STRUCTURE, 0.0), "confidence": 1.0, "damaged_windows": 0.5}
-
-
-def test_confidence_alone_is_trained_on_damaged_codes():
-    settings = settings_of(loss=CONFIDENCE_ALONE)
-    task = TokenizerTask(initial_tokenizer(settings, seed=0), settings, table_of(), table_of())
-    fill_zeros(task.module)
-    batches = [task.collate([0, 1, 2], torch.Generator().manual_seed(seed)) for seed in range(60)]
-    codes = torch.cat([batch["damage"][batch["mask"]] for batch in batches])
-    assert all((batch["damage"][~batch["mask"]] == -1).all() for batch in batches)
-    assert codes.max() < task.module.tokenizer.codebook_size
-    # Half of the windows, of each a third on average, which is the mean of the square of a uniform number.
-    assert 0.1 < (codes >= 0).float().mean() < 0.23
-    untouched = torch.cat([(batch["damage"] == -1).all(1) for batch in batches])
-    assert 0.4 < untouched.float().mean() < 0.65
-    loss, _ = task.module(batches[0])
-    loss.backward()
-    trained = {name.split(".")[2] for name, p in task.module.named_parameters() if p.requires_grad}
-    assert trained == {"confidence_head"}
-    # What is decoded are the damaged codes, and what they are measured against is the chain itself.
-    whole = {**batches[0], "damage": torch.full_like(batches[0]["damage"], -1)}
-    without = {name: value for name, value in whole.items() if name != "damage"}
-    replaced = {**batches[0], "damage": torch.randint(task.module.tokenizer.codebook_size, whole["damage"].shape)}
-    deviations = [task.module(batch)[1]["rmsd"] for batch in (whole, without, replaced)]
-    assert deviations[0] == deviations[1] != deviations[2]
-
-
-def test_structure_is_not_learnt_from_damaged_codes():
-    with pytest.raises(ConfigError, match="loss.damaged_windows: .* set chain: 0"):
-        settings_of(loss={**CONFIDENCE_ALONE, "chain": 1.0})
 
 
 def test_bits_are_switched_on_one_by_one():
