@@ -348,6 +348,7 @@ def test_bfloat16_leaves_the_model_itself_in_float32(model):
 
 
 def test_a_tokenizer_that_the_model_has_not_learned_is_refused(model, folders):
+    torch.manual_seed(7)
     other = StructureTokenizer(model.tokenizer.settings)  # of the same architecture, but other weights
     with pytest.raises(
         DPLM2Error, match=f"learned the tokens of tokenizer {model.tokenizer.fingerprint}.*one given is"
