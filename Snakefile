@@ -44,22 +44,22 @@ rule all:
 
 rule structures:
     input:
-        expand(rules.select_structures.output.selection, dataset=DATASETS),
+        selections(DATASETS),
 
 
 rule tokenizers:
     input:
-        [tokenizer_weights(name) for name in TOKENIZERS],
+        [weights("tokenizers", name) for name in TOKENIZERS],
 
 
 rule tokens:
     input:
-        all_tokens(),
+        [tokens(model.tokenizer, model.datasets) for model in SETTINGS.models.values()],
 
 
 rule models:
     input:
-        [model_weights(name) for name in MODELS],
+        [weights("models", name) for name in MODELS],
 
 
 rule samples:
@@ -75,4 +75,3 @@ rule evaluation:
 rule benchmark:
     input:
         rules.report.output.page,
-        rules.compare_with_published.output.table,

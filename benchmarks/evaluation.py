@@ -23,9 +23,9 @@ from dplm2.evaluation.folding import Folded
 from dplm2.evaluation.results import Source, summarize
 from dplm2.evaluation.samples import Sample
 from dplm2.evaluation.self_consistency import self_consistency
-from dplm2.evaluation.settings import evaluation_settings
 from dplm2.evaluation.tm_score import tm_scores
 from dplm2.evaluation.unconditional import own_metrics
+from dplm2.settings.evaluation import EvaluationSettings
 
 BOND, REPEATS = 3.8, 3
 
@@ -98,7 +98,7 @@ def benchmark_cost(count: int = 500, length: int = 300) -> dict[str, object]:
         for i, (row, design) in enumerate(zip(letters, designs, strict=True))
     ]
     folded = [Folded(backbone, np.full(length, 80.0, dtype=np.float32)) for backbone in predictions]
-    settings = evaluation_settings(diversity="tm_score")
+    settings = EvaluationSettings.make(diversity="tm_score")
     seconds, cpu_seconds = {}, {}
 
     @contextlib.contextmanager

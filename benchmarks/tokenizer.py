@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 from dplm2.artifacts import library_versions, write_json
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures.store import backbones, read_chains
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.settings import default_settings
 
 ENCODE_LENGTHS, DECODE_LENGTHS = (100, 300, 500), (100, 300, 499)
 LONG = 2000
@@ -176,7 +176,7 @@ def main() -> None:
     if options.tokenizer:
         tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, options.device)
     else:
-        tokenizer = StructureTokenizer(default_settings()).eval().to(options.device)
+        tokenizer = StructureTokenizer(TokenizerSettings.make()).eval().to(options.device)
     if options.compile:
         tokenizer.decoder.trunk.compile(dynamic=True)
         tokenizer.decoder.structure_module.compile(dynamic=True)

@@ -31,9 +31,9 @@ from transformers import EsmConfig, EsmForMaskedLM
 from dplm2.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.language import diffusion, layers, layout, lora
 from dplm2.language.network import MultimodalEsm, esm_config
-from dplm2.language.settings import diffusion_settings, lora_settings
 from dplm2.language.stages import freeze_unread
 from dplm2.language.vocabulary import TRACKS, Vocabulary
+from dplm2.settings.model import DiffusionSettings, LoraSettings
 from dplm2.training.devices import compiled
 
 SIZES = {
@@ -57,7 +57,7 @@ def make_batch(vocabulary: Vocabulary, chains: int, residues: int) -> dict[str, 
     structures = [rng.integers(vocabulary.first_code, vocabulary.mask_structure, residues) for _ in range(chains)]
     sequences = [rng.integers(4, 24, residues) for _ in range(chains)]
     target_ids_BT = layout.join(vocabulary, structures, sequences)
-    settings = diffusion_settings()
+    settings = DiffusionSettings.make()
     order = [diffusion.TASKS.index(task) for task in ("single_modality", "folding", "inverse_folding", "joint")]
     tasks_B = torch.tensor([order[chain % len(order)] for chain in range(chains)])
     times = diffusion.draw_times(tasks_B, settings.steps, generator)
@@ -110,8 +110,8 @@ def ours(size: str, vocabulary: Vocabulary, mode: str) -> diffusion.DiffusionObj
     network = MultimodalEsm(model, vocabulary)
     freeze_unread(network)
     if mode == "lora":
-        lora.add(model, lora_settings())
-    return diffusion.DiffusionObjective(network, diffusion_settings())
+        lora.add(model, LoraSettings.make(enabled=True))
+    return diffusion.DiffusionObjective(network, DiffusionSettings.make())
 
 
 class LibrariesObjective(nn.Module):
@@ -122,7 +122,7 @@ class LibrariesObjective(nn.Module):
         self.model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[size]))
         self.model.esm.contact_head.requires_grad_(False)
         if mode == "lora":
-            lora.add(self.model, lora_settings())
+            lora.add(self.model, LoraSettings.make(enabled=True))
         self.mask_of = MultimodalEsm(EsmForMaskedLM(esm_config(len(vocabulary), *SIZES["tiny"])), vocabulary)
         self.mask_of.requires_grad_(False)
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from dplm2.artifacts import library_versions
+from dplm2.settings.training import TrainingSettings
 from dplm2.training.loop import fit
-from dplm2.training.settings import TrainingSettings
 
 
 class Network(nn.Module):

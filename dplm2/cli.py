@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from dplm2 import __version__
+from dplm2.core.output import copied_to
 from dplm2.errors import ConfigError, DPLM2Error, Preempted
 
 DESCRIPTION = """\
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dplm2", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--log", metavar="FILE", help="also write everything that the command prints to this file")
     parser.add_argument("--version", action="version", version=f"dplm2 {__version__}")
     subparsers = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for register in _registrations():
@@ -63,6 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP reads this when torch is loaded, which happens inside the command.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = build_parser().parse_args(arguments)
+    if options.log is None:
+        return _run(options)
+    with copied_to(options.log):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a parsed command; an error becomes one line and an exit status."""
     try:
         return options.run(options) or 0
     except ConfigError as error:

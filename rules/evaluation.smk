@@ -3,10 +3,10 @@
 
 rule evaluate_tokenizer:
     input:
-        tokenizer=lambda wildcards: tokenizer_weights(wildcards.tokenizer),
+        tokenizer=lambda wildcards: weights("tokenizers", wildcards.tokenizer),
         chains=lambda wildcards: chains([wildcards.dataset]),
         tokens=lambda wildcards: (
-            tokens_of(wildcards.tokenizer, [wildcards.dataset]) if wildcards.variant == "trained" else []
+            tokens(wildcards.tokenizer, [wildcards.dataset]) if wildcards.variant == "trained" else []
         ),
     output:
         metrics=RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/metrics.parquet",
@@ -24,33 +24,35 @@ rule evaluate_tokenizer:
         TIMINGS / "evaluation/{tokenizer}-{dataset}-{variant}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: THREADS
+    threads: SETTINGS.threads
     resources:
-        device=DEVICE,
-        mem_mb=4000,
-        runtime=240,
-        gpu=GPUS,
+        mem_mb=memory("evaluate_tokenizer", "tokenizer"),
+        runtime=minutes("evaluate_tokenizer"),
+        gpu=gpus("evaluate_tokenizer"),
     params:
-        config=lambda wildcards: evaluation_config(
-            "min_length", "max_length", "excluded", "bootstrap_samples", "batch_size"
+        decides=decides("evaluate_tokenizer"),
+        pretrained=lambda wildcards: PLAN.pretrained("tokenizers", wildcards.tokenizer),
+        split=lambda wildcards: split_option(wildcards.dataset, SETTINGS.tokenizers[wildcards.tokenizer].datasets),
+        operates=operates("evaluate_tokenizer"),
+        tokenizer=lambda wildcards, input: folder("tokenizers", wildcards.tokenizer),
+        chains=lambda wildcards, input: LAYOUT.structures(wildcards.dataset),
+        tokens=lambda wildcards, input: (
+            option("--tokens", [LAYOUT.tokens(wildcards.tokenizer, wildcards.dataset)])
+            if input.tokens
+            else "--untrained"
         ),
-        tokenizer=lambda wildcards: tokenizer_folder(wildcards.tokenizer),
-        chains=lambda wildcards: structure_folders([wildcards.dataset]),
-        split=lambda wildcards: split_option(
-            wildcards.dataset, SETTINGS["tokenizers"][wildcards.tokenizer].get("datasets", [])
-        ),
-        variant=lambda wildcards, input: f"--tokens {Path(input.tokens[0]).parent}" if input.tokens else "--untrained",
-        folder=subpath(output.metrics, parent=True),
+        out=subpath(output.metrics, parent=True),
     shell:
-        "python -m dplm2 evaluate reconstruction --tokenizer {params.tokenizer} --chains {params.chains:q} {params.split}"
-        " {params.variant} --name {wildcards.tokenizer} --out {params.folder} --device {resources.device} --config {params.config:q} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} evaluate reconstruction --tokenizer {params.tokenizer:q} --chains {params.chains:q}"
+        " {params.split} {params.tokens} --name {wildcards.tokenizer} --out {params.out:q}"
+        " --config {params.decides:q} {params.operates:q}"
 
 
 rule evaluate_likelihood:
     input:
-        model=lambda wildcards: model_weights(wildcards.model),
-        initial=lambda wildcards: initial_weights(wildcards.model),
-        tokens=lambda wildcards: tokens_of(SETTINGS["models"][wildcards.model]["tokenizer"], [wildcards.dataset]),
+        model=lambda wildcards: weights("models", wildcards.model),
+        initial=lambda wildcards: initial(wildcards.model),
+        tokens=lambda wildcards: tokens(SETTINGS.models[wildcards.model].tokenizer, [wildcards.dataset]),
         selection=RESULTS / "structures/{dataset}/selection.parquet",
     output:
         metrics=RESULTS / "evaluation/{model}/likelihood/{dataset}/metrics.parquet",
@@ -68,32 +70,31 @@ rule evaluate_likelihood:
         TIMINGS / "evaluation/{model}-likelihood-{dataset}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: THREADS
+    threads: SETTINGS.threads
     resources:
-        device=DEVICE,
-        mem_mb=4000,
-        runtime=240,
-        gpu=GPUS,
+        mem_mb=memory("evaluate_likelihood", "model"),
+        runtime=minutes("evaluate_likelihood"),
+        gpu=gpus("evaluate_likelihood"),
     params:
-        config=lambda wildcards: evaluation_config(
-            "min_length", "max_length", "excluded", "bootstrap_samples", "batch_size"
-        ),
-        model=lambda wildcards: model_folder(wildcards.model),
-        initial=lambda wildcards, input: f"--initial {Path(input.initial).parent}" if input.initial else "",
-        tokens=lambda wildcards: token_folders(SETTINGS["models"][wildcards.model]["tokenizer"], [wildcards.dataset]),
-        split=lambda wildcards: split_option(wildcards.dataset, SETTINGS["models"][wildcards.model].get("datasets", [])),
-        folder=subpath(output.metrics, parent=True),
+        decides=decides("evaluate_likelihood"),
+        pretrained=lambda wildcards: PLAN.pretrained("models", wildcards.model),
+        split=lambda wildcards: split_option(wildcards.dataset, SETTINGS.models[wildcards.model].datasets),
+        operates=operates("evaluate_likelihood"),
+        model=lambda wildcards, input: folder("models", wildcards.model),
+        initial=lambda wildcards, input: option("--initial", folders_of(input.initial)),
+        tokens=lambda wildcards, input: LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, wildcards.dataset),
+        out=subpath(output.metrics, parent=True),
     shell:
-        "python -m dplm2 evaluate likelihood --model {params.model} {params.initial} --tokens {params.tokens:q}"
-        " --selection {input.selection} {params.split} --name {wildcards.model} --out {params.folder} --device {resources.device}"
-        " --config {params.config:q} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} evaluate likelihood --model {params.model:q} {params.initial} --tokens {params.tokens:q}"
+        " --selection {input.selection:q} {params.split} --name {wildcards.model} --out {params.out:q}"
+        " --config {params.decides:q} {params.operates:q}"
 
 
 rule evaluate_samples:
     input:
         samples=rules.generate.output.samples,
-        model=lambda wildcards: model_weights(wildcards.model),
-        chains=lambda wildcards: chains([task_dataset(wildcards.task)]) if needs_natives(wildcards.task) else [],
+        model=lambda wildcards: weights("models", wildcards.model) if PLAN.model_judges(wildcards.task) else [],
+        chains=lambda wildcards: chains(task_datasets(wildcards.task, natives=True)),
     output:
         metrics=RESULTS / "evaluation/{model}/{task}/metrics.parquet",
         summary=report(
@@ -110,24 +111,25 @@ rule evaluate_samples:
         TIMINGS / "evaluation/{model}-{task}.tsv"
     conda:
         "../envs/evaluation.yaml"
-    threads: THREADS
+    threads: SETTINGS.threads
     resources:
-        device=DEVICE,
-        state=str(STATE),
-        mem_mb=4000,
-        runtime=1440,
-        gpu=GPUS,
+        mem_mb=memory("evaluate_samples", "model"),
+        runtime=minutes("evaluate_samples"),
+        gpu=gpus("evaluate_samples"),
     params:
-        config=lambda wildcards: evaluation_config(),
-        kind=lambda wildcards: SETTINGS["generation"][wildcards.task]["task"],
-        model=lambda wildcards: model_folder(wildcards.model),
-        chains=lambda wildcards: (
-            f"--chains {RESULTS / 'structures' / task_dataset(wildcards.task)}"
-            if needs_natives(wildcards.task)
-            else ""
+        decides=lambda wildcards: PLAN.deciding("evaluate_samples", task=SETTINGS.generation[wildcards.task].task),
+        files=lambda wildcards: PLAN.inputs("evaluate_samples", task=SETTINGS.generation[wildcards.task].task),
+        pretrained=lambda wildcards: (
+            PLAN.pretrained("models", wildcards.model) if PLAN.model_judges(wildcards.task) else ""
+        ),
+        operates=operates("evaluate_samples"),
+        kind=lambda wildcards, threads: SETTINGS.generation[wildcards.task].task,
+        model=lambda wildcards, input: folder("models", wildcards.model),
+        chains=lambda wildcards, input: option(
+            "--chains", map(LAYOUT.structures, task_datasets(wildcards.task, natives=True))
         ),
         samples=subpath(input.samples, parent=True),
-        folder=subpath(output.metrics, parent=True),
+        out=subpath(output.metrics, parent=True),
     shell:
-        "python -m dplm2 evaluate {params.kind} --samples {params.samples} --model {params.model} {params.chains}"
-        " --out {params.folder} --state {resources.state} --device {resources.device} --config {params.config:q} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} evaluate {params.kind} --samples {params.samples:q} --model {params.model:q}"
+        " {params.chains} --out {params.out:q} --state {STATE:q} --config {params.decides:q} {params.operates:q}"

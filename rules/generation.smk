@@ -3,11 +3,11 @@
 
 rule generate:
     input:
-        model=lambda wildcards: model_weights(wildcards.model),
-        chains=lambda wildcards: chains([task_dataset(wildcards.task)]) if task_dataset(wildcards.task) else [],
-        problems=lambda wildcards: task_problems(wildcards.task),
+        model=lambda wildcards: weights("models", wildcards.model),
+        chains=lambda wildcards: chains(task_datasets(wildcards.task)),
     output:
         samples=RESULTS / "samples/{model}/{task}/samples.parquet",
+        structures=directory(RESULTS / "samples/{model}/{task}/structures"),
         run=RESULTS / "samples/{model}/{task}/run.json",
     log:
         LOGS / "samples/{model}-{task}.log",
@@ -15,22 +15,21 @@ rule generate:
         TIMINGS / "samples/{model}-{task}.tsv"
     conda:
         "../envs/dplm2.yaml"
-    threads: THREADS
+    threads: SETTINGS.threads
     resources:
-        device=DEVICE,
-        state=str(STATE),
-        mem_mb=4000,
-        runtime=1440,
-        gpu=GPUS,
+        mem_mb=memory("generate", "model"),
+        runtime=minutes("generate"),
+        gpu=gpus("generate"),
     params:
-        config=lambda wildcards: stage_config("generation", wildcards.task),
-        kind=lambda wildcards: SETTINGS["generation"][wildcards.task]["task"],
-        model=lambda wildcards: model_folder(wildcards.model),
-        chains=lambda wildcards: (
-            f"--chains {RESULTS / 'structures' / task_dataset(wildcards.task)}" if task_dataset(wildcards.task) else ""
-        ),
-        folder=subpath(output.samples, parent=True),
+        decides=decides("generate", "task"),
+        files=files("generate", "task"),
+        pretrained=lambda wildcards: PLAN.pretrained("models", wildcards.model),
+        operates=operates("generate", "task"),
+        kind=lambda wildcards, threads: SETTINGS.generation[wildcards.task].task,
+        model=lambda wildcards, input: folder("models", wildcards.model),
+        chains=lambda wildcards, input: option("--chains", map(LAYOUT.structures, task_datasets(wildcards.task))),
+        out=subpath(output.samples, parent=True),
     shell:
-        "python -m dplm2 generate {params.kind} --model {params.model} {params.chains} --out {params.folder}"
-        " --state {resources.state}/samples --device {resources.device}"
-        " --config {params.config:q} --name {wildcards.task} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} generate {params.kind} --model {params.model:q} --model-name {wildcards.model}"
+        " {params.chains} --out {params.out:q} --state {STATE:q}/samples"
+        " --config {params.decides:q} {params.operates:q} --name {wildcards.task}"

@@ -7,6 +7,14 @@ report: "captions/workflow.rst"
 rule report:
     input:
         evaluations=all_evaluations(),
+        samples=all_samples(),
+        trained=[
+            [RESULTS / kind / name / file for file in ("metrics.csv", "run.json")]
+            for kind in ("tokenizers", "models")
+            for name, section in getattr(SETTINGS, kind).items()
+            if section.pretrained is None
+        ],
+        datasets=selections(DATASETS),
     output:
         page=report(
             RESULTS / "report/report.html",
@@ -28,6 +36,7 @@ rule report:
             category="Figures",
             labels={"figure": "{figure}"},
         ),
+        run=RESULTS / "report/run.json",
     log:
         LOGS / "report.log",
     benchmark:
@@ -35,38 +44,12 @@ rule report:
     conda:
         "../envs/dplm2.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=memory("report"),
+        runtime=minutes("report"),
     params:
-        config=lambda wildcards: json.dumps({"report": SETTINGS["report"]}, sort_keys=True),
-        results=RESULTS,
-        folder=subpath(output.page, parent=True),
+        decides=decides("report"),
+        names=lambda wildcards: PLAN.names(),
+        out=subpath(output.page, parent=True),
     shell:
-        "python -m dplm2 report --results {params.results} --out {params.folder} --config {params.config:q} 2>&1 | tee {log}"
-
-
-rule compare_with_published:
-    input:
-        summaries=all_evaluations(),
-    output:
-        table=report(
-            RESULTS / "report/published/comparison.csv",
-            caption="captions/published.rst",
-            category="Tables",
-            labels={"table": "beside the published figures"},
-        ),
-        parquet=RESULTS / "report/published/comparison.parquet",
-    log:
-        LOGS / "published.log",
-    benchmark:
-        TIMINGS / "published.tsv"
-    conda:
-        "../envs/dplm2.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    params:
-        folder=subpath(output.table, parent=True),
-        model=published_models(),
-    shell:
-        "python -m dplm2 evaluate compare {input.summaries:q} --model {params.model:q} --out {params.folder} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} report --results {RESULTS:q} --out {params.out:q} --config {params.decides:q}"
+        " --only {params.names:q}"

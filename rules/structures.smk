@@ -1,11 +1,9 @@
-# Structure files to clean chains. The files of a dataset are listed in manifests, one a shard; a shard's job depends on its
-# own manifest, which is rewritten only if it changed. Where files are fetched by a list, the list is cut into shards in the
-# same way, and a shard's manifest says what came. The files themselves are no output: a failed job would delete them.
+# Structure files to clean chains, shard by shard. Which files are in a shard is decided when the workflow is read, without
+# reading them; a shard's job runs again only if one of its own files changed. Fetched files are no output: a failed job
+# would delete them.
 
 
 rule fetch_structures:
-    input:
-        list=STATE / "manifests/{dataset}/list-{shard}.txt",
     output:
         manifest=RESULTS / "downloads/{dataset}/part-{shard}.tsv",
     log:
@@ -17,21 +15,22 @@ rule fetch_structures:
         "../envs/dplm2.yaml"
     threads: 1
     resources:
-        patience=lambda wildcards: patience(wildcards.dataset),
-        mem_mb=2000,
-        runtime=1440,
+        mem_mb=memory("fetch_structures"),
+        runtime=minutes("fetch_structures"),
     params:
-        pdb=lambda wildcards: SETTINGS["datasets"][wildcards.dataset]["fetch"]["pdb_address"],
-        alphafold=lambda wildcards: SETTINGS["datasets"][wildcards.dataset]["fetch"]["alphafold_address"],
-        folder=subpath(output.manifest, parent=True),
+        decides=decides("fetch_structures", "dataset"),
+        listed=lambda wildcards: PLAN.listings[wildcards.dataset].identity(int(wildcards.shard)),
+        operates=operates("fetch_structures", "dataset"),
+        list=lambda wildcards, threads: PLAN.listings[wildcards.dataset].path(int(wildcards.shard)),
+        out=lambda wildcards, threads: LAYOUT.downloads(wildcards.dataset) / "files",
     shell:
-        "python -m dplm2 structures fetch {input.list} --out {params.folder}/files --manifest {output.manifest}"
-        " --pdb-address {params.pdb:q} --alphafold-address {params.alphafold:q} {resources.patience} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
+        " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 
 rule clean_structures:
     input:
-        manifest=lambda wildcards: shard_manifest(wildcards.dataset, wildcards.shard),
+        lambda wildcards: (rules.fetch_structures.output.manifest if SETTINGS.datasets[wildcards.dataset].fetch else []),
     output:
         chains=RESULTS / "structures/{dataset}/part-{shard}.parquet",
         rejected=RESULTS / "structures/{dataset}/shards/rejected-{shard}.parquet",
@@ -43,23 +42,32 @@ rule clean_structures:
         "../envs/dplm2.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=memory("clean_structures"),
+        runtime=minutes("clean_structures"),
     params:
-        config=lambda wildcards: stage_config("datasets", wildcards.dataset, cleaning_section(wildcards.dataset)),
-        folder=subpath(output.chains, parent=True),
+        decides=decides("clean_structures", "dataset"),
+        listed=lambda wildcards: (
+            "as fetched"
+            if SETTINGS.datasets[wildcards.dataset].fetch
+            else PLAN.listings[wildcards.dataset].identity(int(wildcards.shard))
+        ),
+        operates=operates("clean_structures", "dataset"),
+        manifest=lambda wildcards, input: (
+            input[0] if input else PLAN.listings[wildcards.dataset].path(int(wildcards.shard))
+        ),
+        out=subpath(output.chains, parent=True),
     shell:
-        "python -m dplm2 structures clean --manifest {input.manifest} --workers {threads} --out {params.folder}"
-        " --config {params.config:q} --name {wildcards.dataset} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} structures clean --manifest {params.manifest:q} --workers {threads} --out {params.out:q}"
+        " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 
 rule select_structures:
     input:
-        chains=lambda wildcards: expand(
-            rules.clean_structures.output.chains, dataset=wildcards.dataset, shard=SHARDS[wildcards.dataset]
-        ),
+        chains=lambda wildcards: LAYOUT.parts(LAYOUT.structures(wildcards.dataset), PLAN.shards[wildcards.dataset]),
         rejected=lambda wildcards: expand(
-            rules.clean_structures.output.rejected, dataset=wildcards.dataset, shard=SHARDS[wildcards.dataset]
+            rules.clean_structures.output.rejected,
+            dataset=wildcards.dataset,
+            shard=[f"{shard:05d}" for shard in range(PLAN.shards[wildcards.dataset])],
         ),
     output:
         selection=RESULTS / "structures/{dataset}/selection.parquet",
@@ -70,14 +78,17 @@ rule select_structures:
     benchmark:
         TIMINGS / "structures/{dataset}-select.tsv"
     conda:
-        "../envs/dplm2.yaml"
+        "../envs/mmseqs2.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=memory("select_structures"),
+        runtime=minutes("select_structures"),
     params:
-        config=lambda wildcards: stage_config("datasets", wildcards.dataset, selection_section(wildcards.dataset)),
-        shards=lambda wildcards: len(SHARDS[wildcards.dataset]),
-        folder=subpath(output.selection, parent=True),
+        decides=decides("select_structures", "dataset"),
+        files=files("select_structures", "dataset"),
+        operates=operates("select_structures", "dataset"),
+        shards=lambda wildcards, threads: PLAN.shards[wildcards.dataset],
+        out=subpath(output.selection, parent=True),
     shell:
-        "python -m dplm2 structures select {params.folder} --shards {params.shards} --config {params.config:q} --name {wildcards.dataset} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} structures select {params.out:q} --shards {params.shards} --workers {threads}"
+        " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"

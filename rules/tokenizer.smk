@@ -3,8 +3,8 @@
 
 rule train_tokenizer:
     input:
-        chains=lambda wildcards: chains(SETTINGS["tokenizers"][wildcards.tokenizer]["datasets"]),
-        initial=lambda wildcards: initial_tokenizer(wildcards.tokenizer),
+        chains=lambda wildcards: chains(SETTINGS.tokenizers[wildcards.tokenizer].datasets),
+        initial=lambda wildcards: PLAN.made_here(SETTINGS.tokenizers[wildcards.tokenizer].initial) or [],
     output:
         weights=RESULTS / "tokenizers/{tokenizer}/model.safetensors",
         config=RESULTS / "tokenizers/{tokenizer}/config.json",
@@ -18,19 +18,19 @@ rule train_tokenizer:
         tokenizer=trained_here("tokenizers"),
     conda:
         "../envs/dplm2.yaml"
-    threads: THREADS
+    threads: SETTINGS.threads
     resources:
-        device=DEVICE,
-        state=str(STATE),
-        mem_mb=4000,
-        runtime=2880,
-        gpu=GPUS,
+        mem_mb=memory("train_tokenizer", "tokenizer"),
+        runtime=minutes("train_tokenizer"),
+        gpu=gpus("train_tokenizer", "tokenizer"),
     params:
-        chains=lambda wildcards: structure_folders(SETTINGS["tokenizers"][wildcards.tokenizer]["datasets"]),
-        config=lambda wildcards: stage_config(
-            "tokenizers", wildcards.tokenizer, without(SETTINGS["tokenizers"][wildcards.tokenizer], "tokenization")
-        ),
-        folder=subpath(output.weights, parent=True),
+        decides=decides("train_tokenizer", "tokenizer"),
+        files=files("train_tokenizer", "tokenizer"),
+        operates=operates("train_tokenizer", "tokenizer"),
+        chains=lambda wildcards, input: [
+            LAYOUT.structures(name) for name in SETTINGS.tokenizers[wildcards.tokenizer].datasets
+        ],
+        out=subpath(output.weights, parent=True),
     shell:
-        "python -m dplm2 tokenizer train --chains {params.chains:q} --out {params.folder} --state {resources.state}/tokenizer --device {resources.device}"
-        " --config {params.config:q} --name {wildcards.tokenizer} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {STATE:q}"
+        " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

@@ -5,7 +5,7 @@
 rule encode_tokens:
     input:
         chains=RESULTS / "structures/{dataset}/part-{shard}.parquet",
-        tokenizer=lambda wildcards: tokenizer_weights(wildcards.tokenizer),
+        tokenizer=lambda wildcards: weights("tokenizers", wildcards.tokenizer),
     output:
         tokens=RESULTS / "tokens/{tokenizer}/{dataset}/part-{shard}.parquet",
     log:
@@ -13,19 +13,16 @@ rule encode_tokens:
     cache: True
     conda:
         "../envs/dplm2.yaml"
-    threads: THREADS
+    threads: SETTINGS.threads
     resources:
-        device=DEVICE,
-        mem_mb=4000,
-        runtime=720,
-        gpu=GPUS,
+        mem_mb=memory("encode_tokens", "tokenizer"),
+        runtime=minutes("encode_tokens"),
+        gpu=gpus("encode_tokens"),
     params:
-        config=lambda wildcards: stage_config(
-            "tokenizers",
-            wildcards.tokenizer,
-            {"tokenization": SETTINGS["tokenizers"][wildcards.tokenizer]["tokenization"]},
-        ),
-        tokenizer=lambda wildcards: tokenizer_folder(wildcards.tokenizer),
+        decides=decides("encode_tokens", "tokenizer"),
+        pretrained=lambda wildcards: PLAN.pretrained("tokenizers", wildcards.tokenizer),
+        operates=operates("encode_tokens", "tokenizer"),
+        tokenizer=lambda wildcards, input: folder("tokenizers", wildcards.tokenizer),
     shell:
-        "python -m dplm2 tokens encode {input.chains} --tokenizer {params.tokenizer} --out {output.tokens} --device {resources.device}"
-        " --config {params.config:q} --name {wildcards.tokenizer} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} tokens encode {input.chains:q} --tokenizer {params.tokenizer:q} --out {output.tokens:q}"
+        " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

@@ -8,6 +8,7 @@ rule train_model:
     output:
         weights=RESULTS / "models/{model}/model.safetensors",
         config=RESULTS / "models/{model}/config.json",
+        vocabulary=RESULTS / "models/{model}/vocab.txt",
         metrics=RESULTS / "models/{model}/metrics.csv",
         run=RESULTS / "models/{model}/run.json",
     log:
@@ -18,22 +19,22 @@ rule train_model:
         model=trained_here("models"),
     conda:
         "../envs/dplm2.yaml"
-    threads: THREADS
+    threads: SETTINGS.threads
     resources:
-        device=DEVICE,
-        state=str(STATE),
-        mem_mb=4000,
-        runtime=4320,
-        gpu=GPUS,
+        mem_mb=memory("train_model", "model"),
+        runtime=minutes("train_model"),
+        gpu=gpus("train_model", "model"),
     params:
-        config=lambda wildcards: stage_config(
-            "models", wildcards.model, without(SETTINGS["models"][wildcards.model], "warmup", "network")
-        ),
+        decides=decides("train_model", "model"),
+        operates=operates("train_model", "model"),
         initial=subpath(input.initial, parent=True),
-        tokens=lambda wildcards: model_token_folders(wildcards.model),
-        selections=lambda wildcards: selections(SETTINGS["models"][wildcards.model]["datasets"]),
-        folder=subpath(output.weights, parent=True),
+        tokens=lambda wildcards, input: [
+            LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, name)
+            for name in SETTINGS.models[wildcards.model].datasets
+        ],
+        selections=lambda wildcards, input: selections(SETTINGS.models[wildcards.model].datasets),
+        out=subpath(output.weights, parent=True),
     shell:
-        "python -m dplm2 model train --initial {params.initial} --tokens {params.tokens:q} --selection {params.selections:q}"
-        " --out {params.folder} --state {resources.state} --device {resources.device}"
-        " --config {params.config:q} --name {wildcards.model} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} model train --initial {params.initial:q} --tokens {params.tokens:q}"
+        " --selection {params.selections:q} --out {params.out:q} --state {STATE:q}"
+        " --config {params.decides:q} {params.operates:q} --name {wildcards.model}"

@@ -3,10 +3,9 @@
 
 rule warm_up_model:
     input:
-        tokenizer=lambda wildcards: tokenizer_weights(SETTINGS["models"][wildcards.model]["tokenizer"]),
+        tokenizer=lambda wildcards: weights("tokenizers", SETTINGS.models[wildcards.model].tokenizer),
         tokens=lambda wildcards: model_tokens(wildcards.model),
-        source=lambda wildcards: source_model(wildcards.model),
-        files=lambda wildcards: warmup_files(wildcards.model),
+        source=lambda wildcards: PLAN.source_of(wildcards.model) or [],
     output:
         weights=RESULTS / "models/{model}/initial/model.safetensors",
         config=RESULTS / "models/{model}/initial/config.json",
@@ -19,23 +18,25 @@ rule warm_up_model:
         model=trained_here("models"),
     conda:
         "../envs/dplm2.yaml"
-    threads: THREADS
+    threads: SETTINGS.threads
     resources:
-        device=DEVICE,
-        state=str(STATE),
-        mem_mb=4000,
-        runtime=1440,
-        gpu=GPUS,
+        mem_mb=memory("warm_up_model", "model"),
+        runtime=minutes("warm_up_model"),
+        gpu=gpus("warm_up_model", "model"),
     params:
-        config=lambda wildcards: stage_config(
-            "models", wildcards.model, without(SETTINGS["models"][wildcards.model], "training", "diffusion", "lora")
-        ),
-        tokenizer=lambda wildcards: tokenizer_folder(SETTINGS["models"][wildcards.model]["tokenizer"]),
-        tokens=lambda wildcards: model_token_folders(wildcards.model),
-        selections=lambda wildcards: selections(SETTINGS["models"][wildcards.model]["datasets"]),
-        source=lambda wildcards, input: f"--source {Path(input.source).parent}" if input.source else "",
-        folder=subpath(output.weights, parent=True),
+        decides=decides("warm_up_model", "model"),
+        files=files("warm_up_model", "model"),
+        pretrained=lambda wildcards: PLAN.pretrained("tokenizers", SETTINGS.models[wildcards.model].tokenizer),
+        operates=operates("warm_up_model", "model"),
+        tokenizer=lambda wildcards, input: folder("tokenizers", SETTINGS.models[wildcards.model].tokenizer),
+        tokens=lambda wildcards, input: [
+            LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, name)
+            for name in SETTINGS.models[wildcards.model].datasets
+        ],
+        selections=lambda wildcards, input: selections(SETTINGS.models[wildcards.model].datasets),
+        source=lambda wildcards, input: option("--source", folders_of(input.source)),
+        out=subpath(output.weights, parent=True),
     shell:
-        "python -m dplm2 model warmup --tokenizer {params.tokenizer} --tokens {params.tokens:q} --selection {params.selections:q}"
-        " {params.source} --out {params.folder} --state {resources.state} --device {resources.device}"
-        " --config {params.config:q} --name {wildcards.model} 2>&1 | tee {log}"
+        "{DPLM2} --log {log:q} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
+        " --selection {params.selections:q} {params.source} --out {params.out:q} --state {STATE:q}"
+        " --config {params.decides:q} {params.operates:q} --name {wildcards.model}"

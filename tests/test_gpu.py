@@ -14,8 +14,8 @@ from dplm2.evaluation.tm_score import tm_score
 from dplm2.generation.model import DPLM2
 from dplm2.language import attention, diffusion, layout
 from dplm2.language.network import MultimodalEsm, esm_config
-from dplm2.language.settings import diffusion_settings
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.settings.model import DiffusionSettings
 from dplm2.structures.store import backbones
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.training.devices import compiled
@@ -82,11 +82,11 @@ def test_attention_within_bounds_is_that_with_a_mask(is_compiled):
     if not attention.takes_bounds(torch.device("cuda"), torch.bfloat16):
         pytest.skip("this version of torch has no such kernel")
     network = network_of("cuda")
-    objective = diffusion.DiffusionObjective(network, diffusion_settings())
+    objective = diffusion.DiffusionObjective(network, DiffusionSettings.make())
     ids_BT, _ = batch_of(network.vocabulary)
     generator, tasks_B = torch.Generator().manual_seed(0), torch.tensor([0, 1, 2, 3])
     times = diffusion.draw_times(tasks_B, 500, generator)
-    noised = diffusion.add_noise(network.vocabulary, ids_BT, tasks_B, times, diffusion_settings(), generator)
+    noised = diffusion.add_noise(network.vocabulary, ids_BT, tasks_B, times, DiffusionSettings.make(), generator)
     batch = {name: value.cuda() for name, value in noised.batch().items()}
     found = []
     for packing in (False, None):

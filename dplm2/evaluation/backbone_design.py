@@ -22,8 +22,8 @@ from dplm2.evaluation.benchmark import Job
 from dplm2.evaluation.command_backend import run_command
 from dplm2.evaluation.folding import Failure, Folded
 from dplm2.evaluation.samples import Sample
-from dplm2.evaluation.settings import ProteinMpnnSettings, backend_settings
 from dplm2.evaluation.tm_score import tm_scores
+from dplm2.settings.evaluation import ProteinMpnnSettings
 from dplm2.structures.writing import write_structure
 
 CA = 1
@@ -38,13 +38,11 @@ def best_designs(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[F
     """
     name = job.settings.inverse_folding_backend
     if name == "proteinmpnn":
-        designs = proteinmpnn(samples, backend_settings(job.settings, name), job.cache)
+        designs = proteinmpnn(samples, getattr(job.settings, name), job.cache)
     else:
         from dplm2.evaluation.self_backend import design_sequences
 
-        designs = design_sequences(
-            job.model_folder(), samples, backend_settings(job.settings, "self"), job.seed, job.device
-        )
+        designs = design_sequences(job.model_folder(), samples, job.settings.self, job.seed, job.device)
     flat = [sequence for sequences in designs if not isinstance(sequences, Failure) for sequence in sequences]
     folded, folding_name = job.fold(flat)
     remaining = iter(folded)

@@ -1,21 +1,21 @@
 """What the benchmarks of samples share: reading, folding, and writing results."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from dplm2.artifacts import RunRecord, atomic_path, sha256_of_file
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.folding import Failure, Folded, FoldingBackend, predict
 from dplm2.evaluation.results import Source, describe, summarize, write_results
 from dplm2.evaluation.samples import Native, Sample, kept, read_natives, read_samples
-from dplm2.evaluation.settings import EvaluationSettings, backend_settings
+from dplm2.settings.evaluation import EvaluationSettings
+from dplm2.settings.fields import plain
 
 FOLDED_FILE = "folded.parquet"
 
@@ -78,7 +78,7 @@ class Job:
     def folding_backend(self) -> FoldingBackend:
         """The folding program that the settings choose."""
         name = self.settings.folding_backend
-        chosen = backend_settings(self.settings, name)
+        chosen = getattr(self.settings, name)
         if name == "esmfold":
             from dplm2.evaluation.esmfold import Esmfold
 
@@ -112,7 +112,7 @@ class Job:
         """What made the results; to be begun before the work, since it takes the time."""
         path = self.samples / "samples.parquet" if self.samples.is_dir() else self.samples
         inputs = {"samples": sha256_of_file(path)}
-        return RunRecord(f"evaluate {self.task}", asdict(self.settings), inputs, str(self.device))
+        return RunRecord(f"evaluate {self.task}", plain(self.settings), inputs, str(self.device))
 
 
 def identity(sample: Sample, backend: str) -> dict[str, object]:
@@ -224,10 +224,3 @@ def write_folded(
 def mean_or_none(values: np.ndarray | None) -> float | None:
     """Mean of an array that may be missing."""
     return None if values is None else float(np.mean(values))
-
-
-def pick_device(name: str) -> str:
-    """``auto`` becomes a GPU if there is one, else the CPU."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from dplm2.settings.command_line import add_settings, choose
+
 BENCHMARKS = {
     "co-generation": "fold the generated sequences, compare with the generated structures (scTM, scRMSD, pLDDT)",
     "backbone": "design sequences for generated backbones, fold them, compare",
@@ -54,9 +56,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def _add(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=OUT)
-    parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
-    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where networks run")
+    add_settings(parser, "evaluation")
     return parser
 
 
@@ -127,19 +127,10 @@ def _add_compare(actions: argparse._SubParsersAction) -> None:
 
 def _settings(options: argparse.Namespace):
     """The section ``evaluation``, the seed and the device."""
-    from dplm2 import config
-    from dplm2.evaluation.benchmark import pick_device
-    from dplm2.evaluation.settings import EvaluationSettings
+    from dplm2.core.devices import pick_device
 
-    whole = config.load(options.config) if options.config else config.complete({})
-    settings = config.build(EvaluationSettings, whole["evaluation"])
-    seed = whole["seed"] if options.seed is None else options.seed
-    return {
-        "settings": settings,
-        "seed": seed,
-        "device": pick_device(options.device or whole["device"]),
-        "out": options.out,
-    }
+    settings, _, seed, device = choose(options, "evaluation")
+    return {"settings": settings, "seed": seed, "device": pick_device(device), "out": options.out}
 
 
 def run_reconstruction(options: argparse.Namespace) -> int:

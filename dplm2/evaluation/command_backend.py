@@ -15,7 +15,7 @@ from biotite.structure.io import pdb, pdbx
 from dplm2.artifacts import fingerprint
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.folding import Failure, Folded, name_of
-from dplm2.evaluation.settings import CommandSettings
+from dplm2.settings.evaluation import CommandSettings
 
 BACKBONE = ("N", "CA", "C", "O")
 LAST_WORDS = 400  # characters of a failed program's output that are shown

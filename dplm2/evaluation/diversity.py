@@ -24,7 +24,7 @@ from dplm2.evaluation.pairs import all_pairs_tm_score
 from dplm2.evaluation.results import COUNTED, INTERVAL, Source, summary_row
 from dplm2.evaluation.samples import Sample
 from dplm2.evaluation.self_consistency import designable_columns
-from dplm2.evaluation.settings import EvaluationSettings, backend_settings
+from dplm2.settings.evaluation import EvaluationSettings
 
 CA = 1
 ALL_PAIRS: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
@@ -154,7 +154,7 @@ def _compared(
         return {suffix: (len(chosen), len(chosen)) for suffix, chosen in subsets.items()}, np.empty((0, 0))
     if settings.diversity == "foldseek":
         counts = {suffix: _foldseek_count(structures, chosen, settings) for suffix, chosen in subsets.items()}
-        return counts, foldseek.pair_scores(structures, backend_settings(settings, "foldseek"))
+        return counts, foldseek.pair_scores(structures, settings.foldseek)
     scores = ALL_PAIRS[settings.diversity]([structure[:, CA] for structure in structures.values()])
     places = {name: place for place, name in enumerate(structures)}
     counts = {}
@@ -170,7 +170,7 @@ def _foldseek_count(
 ) -> tuple[int, int]:
     if len(chosen) < 2:
         return len(chosen), len(chosen)
-    program = backend_settings(settings, "foldseek")
+    program = settings.foldseek
     found = foldseek.cluster({name: structures[name] for name in chosen}, program, settings.cluster_tm_score)
     return foldseek.count_clusters(found, chosen), len(chosen)
 
@@ -184,7 +184,7 @@ def novelty_columns(
     """``metrics`` with the column ``pdb_tm``, if novelty is asked for."""
     if settings.novelty == "none":
         return metrics
-    chosen = backend_settings(settings, "foldseek")
+    chosen = settings.foldseek
     if chosen.database is None:
         raise DPLM2Error("evaluation.foldseek.database: novelty needs known structures to search in")
     named = {

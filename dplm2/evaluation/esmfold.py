@@ -12,7 +12,7 @@ from transformers.models.esm.openfold_utils import residue_constants
 from dplm2.artifacts import fingerprint, sha256_of_file
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.folding import Folded
-from dplm2.evaluation.settings import EsmfoldSettings
+from dplm2.settings.evaluation import EsmfoldSettings
 from dplm2.tokenizer.model import length_buckets
 
 LONG_CHAIN, LONG_CHAIN_CHUNK = 512, 64

@@ -13,7 +13,7 @@ import pandas as pd
 
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.command_backend import run_command
-from dplm2.evaluation.settings import FoldseekSettings
+from dplm2.settings.evaluation import FoldseekSettings
 from dplm2.structures.writing import write_structure
 
 SEARCH_COLUMNS = ("query", "target", "alntmscore", "qtmscore", "ttmscore", "rmsd", "lddt", "evalue", "bits")

@@ -17,11 +17,11 @@ from dplm2.artifacts import RunRecord, sha256_of_file
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import dataset_name, set_name
 from dplm2.evaluation.results import Source, describe, summary_row, write_results
-from dplm2.evaluation.settings import EvaluationSettings
 from dplm2.language.chains import Chains
 from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_entropy
 from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm, local_folder
-from dplm2.language.settings import diffusion_settings
+from dplm2.settings.evaluation import EvaluationSettings
+from dplm2.settings.model import DiffusionSettings
 from dplm2.tokenizer.tokens import read_tokens
 
 TASK = "likelihood"
@@ -77,7 +77,7 @@ def run(job: Job) -> int:
         _check_tokenizer(network, table, folder)
         for split in splits:
             source = Source(model, TASK, set_name(name, split, len(splits) > 1 or job.split is not None))
-            chains = Chains(_of_split(table, split), network.vocabulary, diffusion_settings())
+            chains = Chains(_of_split(table, split), network.vocabulary, DiffusionSettings.make())
             summary += _rows(network, chains, source, label, job.seed, details)
             if label == "trained":
                 summary += _track_rows(unigram_entropy(chains), source, "unigram")

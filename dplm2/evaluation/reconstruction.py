@@ -1,6 +1,6 @@
 """Benchmark of the structure tokenizer: chains encoded, decoded and compared with themselves (DPLM-2, figure 2A)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.results import Source, describe, summarize, summary_row, write_results
 from dplm2.evaluation.secondary_structure import FRACTIONS, secondary_structure_fractions
-from dplm2.evaluation.settings import EvaluationSettings
+from dplm2.settings.evaluation import EvaluationSettings
+from dplm2.settings.fields import plain
 from dplm2.structures import store
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import observed_of, read_tokens
@@ -69,7 +70,7 @@ def run(job: Job) -> int:
     if job.untrained:
         torch.manual_seed(job.seed)
         tokenizer = StructureTokenizer(tokenizer.settings, tokenizer.confidence_trained).to(job.device).eval()
-    record = RunRecord(f"evaluate {TASK}", asdict(job.settings), {"tokenizer": tokenizer.fingerprint}, job.device)
+    record = RunRecord(f"evaluate {TASK}", plain(job.settings), {"tokenizer": tokenizer.fingerprint}, job.device)
     columns = ["chain_id", "backbone", "split"]
     table = store.read_chains([str(path) for path in job.chains], columns=columns, split=job.split)
     names, splits = table["chain_id"].to_pylist(), table["split"].to_pylist()
@@ -77,7 +78,7 @@ def run(job: Job) -> int:
     chosen, left_out = _chosen(names, backbones, job.settings)
     if not chosen:
         raise DPLM2Error(f"{dataset_name(job.chains)}: no chain to reconstruct (split {job.split or 'any'})")
-    made = _tokens_of(job.tokens, [names[i] for i in chosen], tokenizer) if job.tokens else None
+    made = _tokens_of(job, [names[i] for i in chosen], tokenizer) if job.tokens else None
     tokens, metrics = reconstruct(tokenizer, [backbones[i] for i in chosen], job.settings, job.device, made)
     model = job.name or Path(job.tokenizer).name
     metrics.insert(0, "sample_id", [names[i] for i in chosen])
@@ -118,9 +119,10 @@ def _chosen(
     return [i for i, name in enumerate(names) if name not in left_out], left_out
 
 
-def _tokens_of(sources: tuple[Path, ...], names: list[str], tokenizer: StructureTokenizer) -> list[np.ndarray]:
+def _tokens_of(job: Job, names: list[str], tokenizer: StructureTokenizer) -> list[np.ndarray]:
     """The tokens (L,) of the named chains, as the tokenizer made them before."""
-    table = read_tokens(list(sources))
+    selections = [path / store.SELECTION_FILE for path in job.chains if (path / store.SELECTION_FILE).is_file()]
+    table = read_tokens(list(job.tokens), selections=selections or None)
     origin = table.schema.metadata[b"tokenizer_fingerprint"].decode()
     if origin != tokenizer.fingerprint:
         raise DPLM2Error(f"--tokens: these are tokens of {origin}, the tokenizer given is {tokenizer.fingerprint}")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dplm2.errors import DPLM2Error
-from dplm2.evaluation.settings import EvaluationSettings
+from dplm2.settings.evaluation import EvaluationSettings
 
 NEEDED = ("sample_id", "model", "task", "sequence")
 

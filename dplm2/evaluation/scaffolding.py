@@ -23,7 +23,7 @@ from dplm2.evaluation.folding import Folded
 from dplm2.evaluation.results import COUNTED, Source, misses_filled, summary_row
 from dplm2.evaluation.samples import Sample
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
-from dplm2.evaluation.settings import EvaluationSettings
+from dplm2.settings.evaluation import EvaluationSettings
 
 DATASET = "motif problems"
 CA = 1

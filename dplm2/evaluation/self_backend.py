@@ -11,8 +11,8 @@ import torch
 from dplm2.artifacts import fingerprint
 from dplm2.evaluation.folding import Folded, name_of
 from dplm2.evaluation.samples import Sample
-from dplm2.evaluation.settings import SelfSettings
 from dplm2.generation.model import DPLM2
+from dplm2.settings.evaluation import SelfSettings
 
 
 class SelfFolding:

@@ -12,7 +12,7 @@ import torch
 
 from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.folding import Failure, Folded
-from dplm2.evaluation.settings import EvaluationSettings
+from dplm2.settings.evaluation import EvaluationSettings
 
 # Names of `compare` in tables of self-consistency.
 COLUMNS = {

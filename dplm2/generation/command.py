@@ -1,9 +1,9 @@
 """Command line: ``dplm2 generate TASK``."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from dplm2.settings.command_line import add_settings, choose
 
 TASKS = {
     "co-generation": "sequence and structure together, from nothing but a length",
@@ -74,89 +74,37 @@ def _add_task(actions: argparse._SubParsersAction, task: str, meaning: str) -> N
             else "what to work on"
         )
         parser.add_argument(
-            "--chains", nargs="+", type=Path, default=[], metavar="PATH",
+            "--chains", nargs="+", action="extend", type=Path, default=[], metavar="PATH",
             help=f"{what}: data-set folders, Parquet files of chains, structure files or folders of them"
             + (", FASTA files" if task == "folding" else ""),
         )  # fmt: skip
     if task in ("scaffolding", "infilling"):
         what = "motif problems (YAML)" if task == "scaffolding" else "residue tables (CSV or Parquet)"
-        parser.add_argument("--problems", nargs="+", metavar="PATH", help=f"{what}: files or folders of them")
+        parser.add_argument(
+            "--problems", nargs="+", action="extend", metavar="PATH", help=f"{what}: files or folders of them"
+        )
     if task == "scaffolding":
         parser.add_argument("--references", metavar="DIR", help="folder of the motifs' reference structures")
-    parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
-    parser.add_argument(
-        "--name", help="which entry of the configuration's section `generation` (default: the only one)"
-    )
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings; stand above the configuration"
-    )
+    add_settings(parser, "generation")
     parser.add_argument("--model-name", help="name of the model in the results (default: the folder's)")
     parser.add_argument("--state", type=Path, metavar="DIR", help="folder for finished samples of an unfinished run")
-    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where the networks run")
     parser.set_defaults(run=run)
 
 
 _UNCONDITIONAL = ("co-generation", "sequence", "backbone")
 
 
-def section_of(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
-    """The section ``generation.<name>`` with what the command line says on top of it, the seed and the device."""
-    from dplm2 import config
-    from dplm2.errors import ConfigError
-
-    whole = config.load(options.config) if options.config else config.complete({})
-    named = whole["generation"]
-    fitting = [name for name, section in named.items() if section["task"] == options.task]
-    name = options.name or (fitting[0] if len(fitting) == 1 else None)
-    if name is None and fitting:
-        raise ConfigError(f"--name: which of the generation tasks {', '.join(sorted(fitting))}?")
-    if name is None and named:
-        there = ", ".join(f"{name} ({section['task']})" for name, section in sorted(named.items()))
-        raise ConfigError(f"the configuration's section generation has no task {options.task}; there: {there}")
-    section: dict[str, Any] = {"task": options.task}
-    if name is not None:
-        section = dict(config.section(whole, "generation", name))
-        if section["task"] != options.task:
-            raise ConfigError(f"generation.{name} is of the task {section['task']}, not {options.task}")
-    for key in ("problems", "references"):
-        if getattr(options, key, None) is not None:
-            section[key] = getattr(options, key)
-    section.update(_assignments(options.set))
-    seed = whole["seed"] if options.seed is None else options.seed
-    return section, seed, options.device or whole["device"]
-
-
-def _assignments(texts: list[str]) -> Mapping[str, Any]:
-    import yaml
-
-    from dplm2.errors import ConfigError
-
-    values = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        try:
-            values[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: the value is not YAML ({' '.join(str(error).split())})") from error
-        if not equals:
-            raise ConfigError(f"--set {text}: KEY=VALUE is wanted, for example samples=10")
-        if key.strip() in ("fixed", "mask_sequence", "mask_structure") and isinstance(values[key.strip()], int):
-            values[key.strip()] = str(values[key.strip()])
-    return values
-
-
 def run(options: argparse.Namespace) -> None:
     """Run ``dplm2 generate TASK``."""
+    from dplm2.core.devices import pick_device
     from dplm2.generation.run import generate_folder
-    from dplm2.generation.settings import resolve
-    from dplm2.tokenizer.command import pick_device
 
-    section, seed, device = section_of(options)
+    given = {key: value for key in ("problems", "references") if (value := getattr(options, key, None)) is not None}
+    settings, _, seed, device = choose(options, "generation", task=options.task, **given)
     lengths = generate_folder(
         options.model,
         options.out,
-        resolve(section),
+        settings,
         seed=seed,
         chains=getattr(options, "chains", []),
         tokenizer=options.tokenizer,

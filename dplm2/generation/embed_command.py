@@ -38,11 +38,11 @@ def _run(options: argparse.Namespace) -> None:
     import pyarrow.parquet as pq
 
     from dplm2.artifacts import atomic_path
+    from dplm2.core.devices import pick_device
     from dplm2.errors import DPLM2Error
     from dplm2.generation.embedding import embed
     from dplm2.generation.inputs import FASTA_ENDINGS, read_targets
     from dplm2.generation.model import DPLM2
-    from dplm2.tokenizer.command import pick_device
 
     model = DPLM2.from_pretrained(options.model, options.tokenizer, pick_device(options.device))
     targets = []

@@ -252,16 +252,15 @@ def chains_of(path: Path) -> list[Chain]:
     DPLM2Error
         If the file cannot be read.
     """
-    from dplm2.config import build, complete
+    from dplm2.settings.dataset import DatasetSettings, Filters
     from dplm2.structures.atoms import UnreadableError
     from dplm2.structures.cleaning import clean_entry
     from dplm2.structures.manifest import entry_name
     from dplm2.structures.reading import read_structure
-    from dplm2.structures.settings import DatasetSettings
     from dplm2.structures.shards import chain_name
 
-    switches = {key: False if value is False or value is True else None for key, value in _filters().items()}
-    settings = build(DatasetSettings, complete({"files": str(path), "filters": switches}, "dataset"))
+    switches = {key: False if isinstance(value, bool) else None for key, value in Filters()}
+    settings = DatasetSettings(filters=Filters(**switches))
     try:
         chains, _ = clean_entry(read_structure(path, settings.reading), settings)
     except UnreadableError as error:
@@ -279,12 +278,6 @@ def chains_of(path: Path) -> list[Chain]:
         )
         for chain in chains
     ]
-
-
-def _filters() -> Mapping[str, object]:
-    from dplm2.config import defaults
-
-    return defaults("dataset")["filters"]
 
 
 def read_motifs(

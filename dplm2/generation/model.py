@@ -16,11 +16,12 @@ from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.generation import inputs, tasks
 from dplm2.generation.samples import Sample
 from dplm2.generation.selection import log_likelihoods
-from dplm2.generation.settings import UNCONDITIONAL, GenerationSettings, Task, resolve
 from dplm2.language.denoising import Adjust, Sampled
 from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm, local_folder
 from dplm2.language.sampling import batches, sample, sample_seed
+from dplm2.language.schedule import sampler_settings
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.settings.generation import UNCONDITIONAL, GenerationSettings, Task
 from dplm2.tokenizer.model import StructureTokenizer
 
 Done = Callable[[list[Sample]], None]
@@ -174,7 +175,7 @@ class DPLM2:
         DPLM2Error
             If a chain or problem cannot be worked on; the message names it. Nothing has run then.
         """
-        resolved = resolve({"task": task, **{key: _plain(value) for key, value in settings.items()}})
+        resolved = GenerationSettings.make(task=task, **{key: _plain(value) for key, value in settings.items()})
         given = inputs.in_memory(sequences, backbones, self._tokens_of)
         requests = self.requests(resolved, seed, chains, given)
         return self.run(requests, resolved, seed, adjust=adjust, progress=progress)
@@ -258,7 +259,7 @@ class DPLM2:
         if settings.best_of == 1:
             conditionings = [request.conditioning for request in requests]
             title = settings.task if progress else None
-            sample(network, conditionings, settings.sampler, seed, done=finish, progress=title, **options)
+            sample(network, conditionings, sampler_settings(settings), seed, done=finish, progress=title, **options)
         else:
             self._run_best_of(network, requests, settings, seed, finish, progress, options)
         return [finished[request.sample_id] for request in requests]
@@ -273,7 +274,7 @@ class DPLM2:
                 for i in batch
                 for n in range(settings.best_of)
             ]
-            made = sample(network, candidates, settings.sampler, seed, progress=title, **options)
+            made = sample(network, candidates, sampler_settings(settings), seed, progress=title, **options)
             scores = log_likelihoods(network, candidates, made, seed, settings.token_budget)
             best, likelihoods = [], []
             for place, index in enumerate(batch):

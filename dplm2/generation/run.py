@@ -25,8 +25,9 @@ from dplm2.generation.samples import (
     write_rows,
     write_trajectory,
 )
-from dplm2.generation.settings import GenerationSettings
 from dplm2.generation.tasks import Request
+from dplm2.settings.generation import GenerationSettings
+from dplm2.structures.store import SELECTION_FILE, part_files
 from dplm2.structures.writing import write_structure
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
@@ -90,6 +91,7 @@ def generate_folder(
     folder = StateFolder(Path(state) if state is not None else beside, fingerprint(decisive), f"samples of {out}")
     with folder.locked():
         rows, seconds = _rows(opened, requests, settings, seed, out, folder.folder, name)
+    (out / STRUCTURES_FOLDER).mkdir(parents=True, exist_ok=True)
     if settings.format != "none" and "structure" in settings.tracks:
         _write_structures(out / STRUCTURES_FOLDER, rows, settings.format)
     write_rows(out / SAMPLES_FILE, rows)
@@ -167,9 +169,10 @@ def _inputs(model: DPLM2, settings: GenerationSettings, chains: Sequence[Path]) 
     for source in [*map(Path, chains), *map(Path, settings.problems), *references]:
         if not source.exists():
             raise DPLM2Error(f"{source}: no such file or folder")
-        files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-        # The run note beside a data set holds times; what counts is the data.
-        files = [path for path in files if path.name != "run.json"]
+        if any(source.glob("part-*.parquet")):
+            files = [*part_files(source), *source.glob(SELECTION_FILE)]
+        else:
+            files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
         inputs[str(source)] = fingerprint([sha256_of_file(path) for path in files])
     return inputs
 

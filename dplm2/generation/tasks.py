@@ -12,11 +12,11 @@ import numpy as np
 from dplm2.errors import DPLM2Error
 from dplm2.generation.contigs import Problem, Segment
 from dplm2.generation.samples import Motif
-from dplm2.generation.settings import GenerationSettings
 from dplm2.language.denoising import Conditioning
 from dplm2.language.sampling import sample_seed
 from dplm2.language.schedule import masked_count
 from dplm2.language.vocabulary import Track, Vocabulary
+from dplm2.settings.generation import GenerationSettings
 
 
 @dataclass(frozen=True)

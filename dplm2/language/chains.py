@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dplm2.errors import DPLM2Error
 from dplm2.language import diffusion, layout
-from dplm2.language.settings import DiffusionSettings
 from dplm2.language.vocabulary import Track, Vocabulary
+from dplm2.settings.model import DiffusionSettings
 
 
 class Chains:

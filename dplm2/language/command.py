@@ -2,7 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+
+from dplm2.settings.command_line import Chosen, add_settings, choose
 
 WARMUP_EXAMPLE = """\
 examples:
@@ -57,10 +58,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the model to write")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="folder of resumable training state")
-    parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
-    parser.add_argument("--name", help="which entry of the configuration's section `models` (default: the only one)")
-    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where the network runs")
+    add_settings(parser, "models")
 
 
 def _add_warmup(actions: argparse._SubParsersAction) -> None:
@@ -103,49 +101,32 @@ def _add_export(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_export)
 
 
-def resolve(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
-    """The completed section ``models.<name>``, the seed and the device that options and configuration give.
-
-    Without a configuration the schema's defaults hold.
-    """
-    from dplm2 import config
+def _chosen(options: argparse.Namespace, **given: object) -> Chosen:
+    """The model to train, and where."""
+    from dplm2.core.devices import pick_device
     from dplm2.errors import ConfigError
-    from dplm2.tokenizer.command import pick_device
 
-    whole = config.load(options.config) if options.config else config.complete({})
-    named = whole["models"]
-    name = options.name or (next(iter(named)) if len(named) == 1 else None)
-    if name is not None:
-        section = config.section(whole, "models", name)
-    elif named:
-        raise ConfigError(f"--name: which of the models {', '.join(sorted(named))}?")
-    else:
-        section = config.defaults("model")
-    if section.get("pretrained"):
-        raise ConfigError(f"models.{name}.pretrained: this model is used as it is; there is nothing to train")
-    seed = whole["seed"] if options.seed is None else options.seed
-    return section, seed, pick_device(options.device or whole["device"])
+    chosen = choose(options, "models", **given)
+    if chosen.section.pretrained:
+        raise ConfigError(f"models.{chosen.name}.pretrained: this model is used as it is; there is nothing to train")
+    return chosen._replace(device=pick_device(chosen.device))
 
 
 def run_warmup(options: argparse.Namespace) -> None:
     """Run ``dplm2 model warmup``."""
-    from dplm2 import config
     from dplm2.errors import ConfigError
-    from dplm2.language.settings import ModelSettings
     from dplm2.language.stages import warm_up
 
-    section, seed, device = resolve(options)
-    chosen = section["warmup"]
-    if options.source:
-        chosen["source"] = options.source
-    elif chosen.get("model"):
-        raise ConfigError(f"--source: give the folder of the trained model {chosen['model']!r} (warmup.model)")
+    given = {"warmup": {"source": options.source, "model": None}} if options.source else {}
+    settings, _, seed, device = _chosen(options, **given)
+    if settings.warmup.model is not None:
+        raise ConfigError(f"--source: give the folder of the trained model {settings.warmup.model!r} (warmup.model)")
     warm_up(
         options.tokens,
         options.tokenizer,
         options.out,
         options.state,
-        config.build(ModelSettings, section),
+        settings,
         selections=options.selection,
         seed=seed,
         device=device,
@@ -155,17 +136,15 @@ def run_warmup(options: argparse.Namespace) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     """Run ``dplm2 model train``."""
-    from dplm2 import config
-    from dplm2.language.settings import ModelSettings
     from dplm2.language.stages import train
 
-    section, seed, device = resolve(options)
+    settings, _, seed, device = _chosen(options)
     train(
         options.initial,
         options.tokens,
         options.out,
         options.state,
-        config.build(ModelSettings, section),
+        settings,
         selections=options.selection,
         seed=seed,
         device=device,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.settings import DiffusionSettings, TaskRatios
 from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
+from dplm2.settings.model import DiffusionSettings, TaskRatios
 
 Task = Literal["single_modality", "folding", "inverse_folding", "independent", "joint"]
 TASKS: tuple[Task, ...] = ("single_modality", "folding", "inverse_folding", "independent", "joint")

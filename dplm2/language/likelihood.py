@@ -5,7 +5,7 @@ Shapes: B batch, T tokens (both tracks), N masked positions.
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ class Tally:
 def _of_task(
     chains: Chains, indices: list[int], groups: list[list[int]], task: diffusion.Task, seed: int
 ) -> Iterator[dict[str, Tensor]]:
-    settings = replace(chains.settings, self_mixup="off")
+    settings = chains.settings.replaced(self_mixup="off")
     generator = torch.Generator().manual_seed(seed)
     # Evenly spread and then shuffled, so that the time does not go with the chain's place.
     spread = ((torch.arange(len(indices)) + 0.5) / len(indices) * settings.steps).ceil().long()

@@ -6,7 +6,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import EsmForMaskedLM
 
-from dplm2.language.settings import LoraSettings
+from dplm2.settings.model import LoraSettings
 
 TARGETS = r".*\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|\d+\.output\.dense)"
 """The matrices that get an update: attention and feed-forward layers."""

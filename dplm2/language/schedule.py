@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from dplm2.errors import ConfigError
 from dplm2.language.vocabulary import TRACKS, Track
+from dplm2.settings import Section
+from dplm2.settings.generation import GenerationSettings
 
 Schedule = Literal["linear", "cosine"]
 Remasking = Literal["fresh", "kept", "never"]
@@ -142,3 +144,20 @@ class SamplerSettings:
         return cls(
             dict.fromkeys(TRACKS, Strategy.parse(strategy)), dict.fromkeys(TRACKS, Unmasking.parse(unmasking)), **others
         )
+
+
+def sampler_settings(task: GenerationSettings) -> SamplerSettings:
+    """What the sampler needs to know of a generation task."""
+
+    def by_track(value: str | Section) -> Mapping[Track, str]:
+        return dict.fromkeys(TRACKS, value) if isinstance(value, str) else dict(value)
+
+    return SamplerSettings(
+        strategy={track: Strategy.parse(text) for track, text in by_track(task.strategy).items()},
+        unmasking={track: Unmasking.parse(text) for track, text in by_track(task.unmasking).items()},
+        schedule=task.schedule,
+        remasking=task.remasking,
+        nucleus=task.nucleus,
+        guidance=task.guidance,
+        amino_acids=task.amino_acids,
+    )

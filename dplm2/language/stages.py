@@ -2,26 +2,24 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from dplm2 import config
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.language import lora, warmup
 from dplm2.language.chains import Chains
 from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm
 from dplm2.language.sequences import SequenceStore
-from dplm2.language.settings import SCRATCH, ModelSettings, WarmupSettings, sequence_diffusion
 from dplm2.language.training import MultimodalTask, SequenceTask
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.settings.fields import deciding, plain
+from dplm2.settings.model import SCRATCH, ModelSettings, WarmupSettings, sequence_diffusion
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import parts_of, read_tokens
 from dplm2.training.loop import FitResult, fit
-from dplm2.training.settings import TrainingSettings, decisive
 
 METRICS_FILE = "metrics.csv"
 _SOURCE = "source:"
@@ -132,10 +130,9 @@ def _sequence_stage(
         files, store = {}, SequenceStore.of(parts["train"], rows["train"]["chain_id"].to_pylist())
     vocabulary = network.vocabulary
     validation = [vocabulary.encode_sequence(sequence) for sequence in parts["validation"]]
-    training = config.build(TrainingSettings, chosen.sequence_training)
+    training = chosen.sequence_training
     task = SequenceTask(network, store, validation or None, sequence_diffusion(chosen), compiled=training.compile)
-    decides = {**_resolved(settings, "network", "warmup"), "sequence_training": decisive(chosen.sequence_training)}
-    decides["warmup"].pop("sequence_training")
+    decides = _deciding(settings, "network", "warmup")
     started_from = {name: digest for name, digest in inputs.items() if name.startswith(_SOURCE)}
     freeze_unread(network)
     return fit(
@@ -190,9 +187,8 @@ def train(
     freeze_unread(network)
     if settings.lora.enabled:
         lora.add(network.model, settings.lora, seed)
-    decides = {**_resolved(settings, "lora", "diffusion"), "training": decisive(settings.training)}
-    decides["diffusion"].pop("validation_chains")
-    training, validation = config.build(TrainingSettings, settings.training), chains.get("validation")
+    decides = _deciding(settings, "lora", "diffusion", "training")
+    training, validation = settings.training, chains.get("validation")
     result = fit(
         MultimodalTask(network, chains["train"], validation, settings.diffusion, compiled=training.compile),
         training,
@@ -236,7 +232,7 @@ def freeze_unread(network: MultimodalEsm) -> None:
 
 def _inputs(tokens: Sequence[Path], selections: Sequence[Path], made_by: str) -> dict[str, str]:
     # Numbered, not by path: moving the results must not throw training progress away.
-    files = [*parts_of([Path(source) for source in tokens], "tokens"), *selections]
+    files = [*parts_of([Path(source) for source in tokens], "tokens", selections), *selections]
     return {"tokenizer": made_by, **{f"{i}:{Path(f).name}": sha256_of_file(f) for i, f in enumerate(files)}}
 
 
@@ -248,8 +244,12 @@ def _source_files(source: str) -> dict[str, str]:
 
 
 def _resolved(settings: ModelSettings, *names: str) -> dict[str, Any]:
-    whole = asdict(settings)
-    return {name: whole[name] for name in names}
+    return {name: plain(getattr(settings, name)) for name in names}
+
+
+def _deciding(settings: ModelSettings, *names: str) -> dict[str, Any]:
+    sections = ((name, getattr(settings, name)) for name in names)
+    return {name: None if section is None else deciding(section) for name, section in sections}
 
 
 def _outcome(result: FitResult | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dplm2.language import attention, diffusion, layout, likelihood
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sequences import SequenceStore
-from dplm2.language.settings import DiffusionSettings
+from dplm2.settings.model import DiffusionSettings
 
 _VALIDATION_SEED = 20241017
 _SEQUENCES_VALIDATED = 256

@@ -13,8 +13,8 @@ from dplm2.artifacts import read_json
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.language import checkpoints
 from dplm2.language.network import CONFIG_FILE, MultimodalEsm, esm_config, load_masked_lm, local_folder
-from dplm2.language.settings import NetworkSettings
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
+from dplm2.settings.model import NetworkSettings
 
 _FAIR_ESM = re.compile(r"esm2_t\d+_\w+")
 _FAIR_ESM_URL = "https://dl.fbaipublicfiles.com/fair-esm/models/{}.pt"

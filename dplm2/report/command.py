@@ -1,7 +1,10 @@
 """Command line of the report."""
 
 import argparse
+import json
 from pathlib import Path
+
+from dplm2.settings.command_line import CONFIG_HELP
 
 EXAMPLE = """\
 examples:
@@ -25,27 +28,32 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for report.html, tables/, figures/"
     )
-    parser.add_argument(
-        "--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration (section `report`)"
-    )
+    parser.add_argument("--config", nargs="+", action="extend", metavar="SOURCE", default=[], help=CONFIG_HELP)
     parser.add_argument(
         "--print",
         action="store_true",
         help="print the figures that matter most; a report in --out that is up to date is not made again",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="JSON",
+        help='names of what to report, for example \'{"models": ["mine"]}\'; kinds: datasets, tokenizers, models, '
+        "generation (default: all that is found)",
     )
     parser.set_defaults(run=run_report)
 
 
 def run_report(options: argparse.Namespace) -> None:
     """Run ``dplm2 report``."""
-    from dplm2 import config
-    from dplm2.report.settings import ReportSettings
     from dplm2.report.writing import as_terminal_text, is_current, write_report
+    from dplm2.settings import load
+    from dplm2.settings.fields import plain
+    from dplm2.settings.report import ReportSettings
 
-    given = config.load(options.config)["report"] if options.config else None
-    if not (options.print and is_current(options.results, options.out, given)):
-        settings = config.build(ReportSettings, config.defaults("report") if given is None else given)
-        write_report(options.results, options.out, settings)
+    settings = load(options.config).report if options.config else None
+    only = json.loads(options.only) if options.only else None
+    if not (options.print and is_current(options.results, options.out, None if settings is None else plain(settings))):
+        write_report(options.results, options.out, settings or ReportSettings(), only)
     if options.print:
         print(as_terminal_text(options.out))
     print(f"report: {options.out / 'report.html'}")

@@ -16,8 +16,8 @@ from dplm2.report.markup import Html, element, escape, join, json_block
 from dplm2.report.results import Results
 from dplm2.report.scale import scales, warning
 from dplm2.report.sections import Section, run_facts, sections, summary_table
-from dplm2.report.settings import ReportSettings
 from dplm2.report.viewer import chosen_samples
+from dplm2.settings.report import ReportSettings
 
 ASSETS = resources.files("dplm2") / "assets" / "report"
 SCRIPTS = ("tables.js", "viewer.js")

@@ -3,7 +3,7 @@
 Everything is optional: a run that stopped half-way, or that evaluates an imported checkpoint only, has a report too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from dplm2.artifacts import RUN_FILE, read_json
 from dplm2.errors import DPLM2Error
 from dplm2.report.labels import canonical, split_variant, task_kind, task_order
+from dplm2.structures.store import SELECTION_FILE, part_files, shards_selected
 
 SUMMARY_COLUMNS = ("model", "task", "dataset", "metric", "value", "n", "backend")
 PARTS = "part-*.parquet"
@@ -136,8 +137,15 @@ class Results:
         return [evaluation for evaluation in self.evaluations if evaluation.kind in kinds]
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: Path, only: Mapping[str, Sequence[str]] | None = None) -> Results:
     """Read what lies in a results folder.
+
+    Parameters
+    ----------
+    folder
+        The results of a run.
+    only
+        Names by kind (``datasets``, ``tokenizers``, ``models``, ``generation``); what else is found is left out.
 
     Raises
     ------
@@ -146,19 +154,44 @@ def read_results(folder: Path) -> Results:
     """
     if not folder.is_dir():
         raise DPLM2Error(f"{folder}: no such folder; --results is the folder that a run writes to")
+
+    def belongs(*parts: str) -> bool:
+        return only is None or _belongs(parts, only)
+
+    evaluations = [
+        each for each in _evaluations(folder / "evaluation") if belongs("evaluation", *each.place.split("/"))
+    ]
     results = Results(
         folder,
-        sorted(_evaluations(folder / "evaluation"), key=lambda found: (task_order(found.kind), found.place)),
-        list(_curves(folder)),
-        list(_token_usage(folder / "tokens")),
-        list(_datasets(folder / "structures")),
-        list(_runs(folder)),
+        sorted(evaluations, key=lambda found: (task_order(found.kind), found.place)),
+        [curve for curve in _curves(folder) if belongs(*curve.place.split("/"))],
+        [usage for usage in _token_usage(folder / "tokens") if belongs("tokens", usage.tokenizer, usage.dataset)],
+        [dataset for dataset in _datasets(folder / "structures") if belongs("structures", dataset.name)],
+        [run for run in _runs(folder) if belongs(*run.place.split("/"))],
     )
     if not any((results.evaluations, results.curves, results.token_usage, results.datasets, results.runs)):
         raise DPLM2Error(
             f"{folder}: nothing of a run there (no evaluation/, models/, tokenizers/, tokens/, structures/)"
         )
     return results
+
+
+def _belongs(parts: tuple[str, ...], only: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a place in a results folder is one of what ``only`` names."""
+    stage, *names = parts
+    kinds = {
+        "structures": ("datasets",),
+        "tokenizers": ("tokenizers",),
+        "tokens": ("tokenizers", "datasets"),
+        "models": ("models",),
+        "samples": ("models", "generation"),
+        "evaluation": ("models", "generation"),
+    }[stage]
+    if stage == "evaluation" and names[:1] == ["tokenizers"]:
+        kinds, names = ("tokenizers", "datasets"), names[1:]
+    elif stage == "evaluation" and names[1:2] == ["likelihood"]:
+        kinds, names = ("models", "datasets"), [names[0], *names[2:]]
+    return all(name in only.get(kind, ()) for kind, name in zip(kinds, names, strict=False))
 
 
 def input_files(folder: Path) -> Iterator[Path]:
@@ -272,7 +305,8 @@ def _curves(folder: Path) -> Iterator[Curve]:
 def _token_usage(root: Path) -> Iterator[TokenUsage]:
     for folder in sorted({path.parent for path in root.rglob(PARTS)}):
         counts, codebook_size = np.zeros(0, dtype=np.int64), 0
-        for part in sorted(folder.glob(PARTS)):
+        selection = root.parent / "structures" / folder.name / SELECTION_FILE
+        for part in part_files(folder, shards_selected(selection)):
             table = read_table(part, ["structure_tokens", "observed"])
             if "structure_tokens" not in table.column_names:
                 raise DPLM2Error(f"{part}: not a file of tokens (it has no column structure_tokens)")

@@ -14,8 +14,8 @@ from dplm2.report.markup import Html
 from dplm2.report.models import cross_entropies, validation_curves
 from dplm2.report.results import Evaluation, Results
 from dplm2.report.scale import scales
-from dplm2.report.settings import ReportSettings
 from dplm2.report.tables import further_tables, run_row, summary
+from dplm2.settings.report import ReportSettings
 from dplm2.training.log import duration
 
 DOT = " \u00b7 "

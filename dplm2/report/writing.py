@@ -1,7 +1,6 @@
 """Writing the report's folder: the page, the tables, the figures, and the record of them."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,14 +13,17 @@ from dplm2.report.drawing import Figure
 from dplm2.report.page import build_page
 from dplm2.report.results import SUMMARY_COLUMNS, input_files, read_results
 from dplm2.report.scale import scales, warning
-from dplm2.report.settings import ReportSettings
+from dplm2.settings.fields import plain
+from dplm2.settings.report import ReportSettings
 
 PAGE = "report.html"
 SUMMARY = Path("tables") / "summary.csv"
 INTERVALS = Path("tables") / "summary_intervals.csv"
 
 
-def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
+def write_report(
+    folder: Path, out: Path, settings: ReportSettings, only: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Read a results folder and write its report.
 
     Parameters
@@ -34,14 +36,16 @@ def write_report(folder: Path, out: Path, settings: ReportSettings) -> None:
         intervals), ``figures/*.svg`` and ``run.json``.
     settings
         The section ``report``.
+    only
+        Names of datasets, tokenizers, models and tasks (``generation``) that belong into it; None: all that is found.
 
     Raises
     ------
     DPLM2Error
         If there is nothing to report, or a file cannot be read.
     """
-    record = RunRecord("report", dataclasses.asdict(settings), {"results": _state_of(folder)})
-    results = read_results(folder)
+    record = RunRecord("report", plain(settings), {"results": _state_of(folder)})
+    results = read_results(folder, only)
     page, figures = build_page(results, settings)
     whole = tables.summary(results)
     contract = whole[list(SUMMARY_COLUMNS)]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dplm2.settings.dataset import DatasetSettings, Filters
 from dplm2.structures.atoms import Entry
 from dplm2.structures.gaps import lay_out
 from dplm2.structures.geometry import fractions, radius_of_gyration
 from dplm2.structures.residues import ChainResidues, clashing, protein_chains
-from dplm2.structures.settings import DatasetSettings, Filters
 
 
 @dataclass

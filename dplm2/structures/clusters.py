@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dplm2.errors import DPLM2Error
-from dplm2.structures.settings import Clusters
+from dplm2.settings.dataset import Clusters
 
 MMSEQS = "mmseqs"
 

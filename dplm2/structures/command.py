@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.settings.command_line import Chosen, add_settings, choose, named_sections
 from dplm2.structures.rejects import CODES
 from dplm2.structures.targets import Source
 from dplm2.structures.workers import start_server
@@ -52,13 +53,15 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     clean.add_argument("--manifest", type=Path, help="clean the files of this manifest only (one part)")
     clean.add_argument("--out", type=Path, required=True, help="dataset folder to write")
     clean.add_argument("--workers", type=int, help="processes (default: one per core)")
-    _configuration(clean)
+    add_settings(clean, "datasets", device=False)
 
     select = _command(commands, "select", "duplicates, clusters and splits over all parts", SELECT, run_select)
     select.add_argument("folder", type=Path, metavar="DIR", help="dataset folder with its parts")
-    select.add_argument("--shards", type=int, help="number of parts; parts beyond it, of an earlier run, are deleted")
+    select.add_argument(
+        "--shards", type=int, help="number of parts; others, of an earlier run, do not count (default: all)"
+    )
     select.add_argument("--workers", type=int, help="cores for MMseqs2 (default: all)")
-    _configuration(select)
+    add_settings(select, "datasets", device=False)
 
     fetch = _command(commands, "fetch", "download structures by name", FETCH, run_fetch)
     fetch.add_argument("list", type=Path, metavar="LIST", help="text file: PDB ids, UniProt accessions or addresses")
@@ -89,27 +92,13 @@ def _command(commands: argparse._SubParsersAction, name: str, help: str, text: s
     return parser
 
 
-def _configuration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", metavar="SOURCE", help="YAML file or JSON text of a configuration (default: its defaults)"
-    )
-    parser.add_argument("--name", help="the dataset's name in the configuration (default: the folder's name)")
-    parser.add_argument("--seed", type=int, help="seed of random splits (default: the configuration's)")
-
-
-def _settings(options: argparse.Namespace, folder: Path) -> tuple:
-    """The dataset's settings, its name and the seed."""
-    from dplm2 import config
-    from dplm2.structures.settings import DatasetSettings
-
-    name = options.name or folder.resolve().name
-    whole = config.load(options.config) if options.config else {"datasets": {}, "seed": 0}
-    datasets = whole.get("datasets", {})
-    if options.config and options.name is None and name not in datasets and len(datasets) == 1:
-        name = next(iter(datasets))
-    given = config.section(whole, "datasets", name) if options.config else config.complete({"files": "-"}, "dataset")
-    seed = options.seed if options.seed is not None else whole.get("seed", 0)
-    return config.build(DatasetSettings, given), name, seed
+def _settings(options: argparse.Namespace, folder: Path) -> Chosen:
+    """The dataset's settings, its name (the folder's where no other is given) and the seed."""
+    name = folder.resolve().name
+    if options.name is None and name in named_sections(options, "datasets"):
+        options.name = name
+    chosen = choose(options, "datasets")
+    return chosen._replace(name=chosen.name or options.name or name)
 
 
 def run_clean(options: argparse.Namespace) -> int:
@@ -117,30 +106,40 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.workers != 0:
         # The workers' imports go on beside this process's own.
         start_server()
-    from dplm2.structures.manifest import read_manifest, update_manifest
-    from dplm2.structures.shards import clean_shard, part_paths
+    from dplm2.structures.manifest import list_files
+    from dplm2.structures.shards import part_paths
     from dplm2.structures.store import SELECTION_FILE
 
     if options.inputs and options.manifest or not (options.inputs or options.manifest or options.config):
         raise ConfigError("structures clean: give files or folders, or --manifest, or a --config that names files")
-    settings, name, seed = _settings(options, options.out)
+    settings, name, seed, _ = _settings(options, options.out)
     if options.manifest:
-        chains, rejected = part_paths(options.out, options.manifest)
-        counts = clean_shard(read_manifest(options.manifest), settings, name, chains, rejected, options.workers)
+        chains, _ = part_paths(options.out, options.manifest)
+        counts = _clean_shard(options.manifest, settings, name, options)
         print(f"{chains}: {_described(counts)}")
         return 0
     if not options.inputs and settings.files is None:
         raise ConfigError(
             f"datasets.{name} is fetched: download it with 'dplm2 structures fetch', then name the folder of files here"
         )
-    manifests = update_manifest(options.inputs or settings.files, options.out / "shards", settings.shards)
+    manifests = list_files(options.inputs or settings.files, options.out / "shards", settings.shards).write()
     # A choice made among the parts of an earlier run says nothing about these.
     (options.out / SELECTION_FILE).unlink(missing_ok=True)
     for manifest in manifests:
-        chains, rejected = part_paths(options.out, manifest)
-        clean_shard(read_manifest(manifest), settings, name, chains, rejected, options.workers)
+        _clean_shard(manifest, settings, name, options)
     _remove_parts_from(options.out, settings.shards)
     return _select(options, options.out, settings, name, seed)
+
+
+def _clean_shard(manifest: Path, settings, name: str, options: argparse.Namespace):  # noqa: ANN001, ANN202
+    from dplm2.structures.manifest import read_manifest, write_hashes
+    from dplm2.structures.shards import clean_shard, part_paths
+
+    files = read_manifest(manifest)
+    counts = clean_shard(files, settings, name, *part_paths(options.out, manifest), options.workers)
+    read = (dataclasses.replace(file, sha256=counts.hashes.get(file.path, "")) for file in files)
+    write_hashes(manifest, read)
+    return counts
 
 
 def _described(counts) -> str:  # noqa: ANN001
@@ -150,10 +149,8 @@ def _described(counts) -> str:  # noqa: ANN001
 
 def run_select(options: argparse.Namespace) -> int:
     """Choose among all chains of a dataset."""
-    settings, name, seed = _settings(options, options.folder)
-    if options.shards is not None:
-        _remove_parts_from(options.folder, options.shards)
-    return _select(options, options.folder, settings, name, seed)
+    settings, name, seed, _ = _settings(options, options.folder)
+    return _select(options, options.folder, settings, name, seed, options.shards)
 
 
 def _remove_parts_from(folder: Path, shards: int) -> None:
@@ -163,15 +160,23 @@ def _remove_parts_from(folder: Path, shards: int) -> None:
             path.unlink()
 
 
-def _select(options: argparse.Namespace, folder: Path, settings, name: str, seed: int) -> int:  # noqa: ANN001
+def _select(
+    options: argparse.Namespace,
+    folder: Path,
+    settings,  # noqa: ANN001
+    name: str,
+    seed: int,
+    shards: int | None = None,
+) -> int:
     from dplm2.artifacts import RunRecord
+    from dplm2.settings.fields import plain
     from dplm2.structures.selection import select_chains
     from dplm2.structures.workers import usable_cores
 
     if not folder.is_dir():
         raise DPLM2Error(f"{folder}: no such folder")
-    record = RunRecord("structures select", {"dataset": name, "seed": seed, **dataclasses.asdict(settings)}, {})
-    counts = select_chains(folder, settings, seed, record, options.workers or usable_cores())
+    record = RunRecord("structures select", {"dataset": name, "seed": seed, **plain(settings)}, {})
+    counts = select_chains(folder, settings, seed, record, options.workers or usable_cores(), shards)
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "validation", "test") if split in counts)
     print(f"{folder}: {counts['chains']} chains ({splits}); {counts['rejected']} left out, see rejected.parquet")
     if counts["chains"] and not counts.get("train") and splits:

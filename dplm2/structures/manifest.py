@@ -1,24 +1,25 @@
-"""Which files belong to a dataset, cut into shards: one manifest a shard, rewritten only if it changed.
+"""Which files belong to a dataset, cut into shards: one manifest a shard.
 
-Imported by the Snakefile at every start, so this module needs the standard library alone, and files whose size and
-times are as before are not read again.
+Planning a run costs what listing the folders costs: no file is read. A file is known by its size and times; only where
+these changed and the size did not, its content is compared with the hash that the job which read it left behind. The
+listing writes nothing by itself, so that a dry run leaves everything as it is.
+
+Imported by the Snakefile at every start, so this module needs the standard library alone.
 """
 
-import concurrent.futures
 import glob
 import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dplm2.artifacts import sha256_of_file, write_text
+from dplm2.artifacts import atomic_path, sha256_of_file
 from dplm2.errors import DPLM2Error
 
-HEADER = "path\tsize\tsha256"
-CACHE_FILE = "files.tsv"
-HASHING_THREADS = 8
+HEADER = "# structure files: path, where its name begins, size and time of change, inode's time of change, identity"
+FETCHED_HEADER = "# fetched structure files: path, size, sha256, problem"
 # What lies beside structures in people's folders. A file that is named outright, or by a pattern, is always taken.
 NO_STRUCTURE_ENDINGS = frozenset((
     ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".md", ".rst", ".txt", ".log", ".html", ".htm", ".py",
@@ -29,17 +30,36 @@ NO_STRUCTURE_ENDINGS = frozenset((
 DATABASE_ENDINGS = (".index", ".lookup", ".dbtype")
 CHAIN_SUFFIX = re.compile(r"[_.][A-Za-z0-9]{1,2}$")
 COMPRESSED_ENDINGS = (".gz", ".tgz")
+NO_DATABASE_ENDINGS = (".pdb", ".cif", ".bcif", ".gz", ".ent")
 FORMAT_ENDINGS = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx", ".mcif", ".bcif", ".fcz", ".tar")
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One line of a manifest; ``problem`` says why a file that was to be fetched is not there."""
+    """One file of a shard.
+
+    Attributes
+    ----------
+    path
+        Where it lies.
+    size
+        Bytes.
+    sha256
+        Of its content, if it is known before the file is read.
+    problem
+        Why a file that was to be fetched is missing.
+    name
+        Its name within the dataset, whatever folder that lies in.
+    stamp
+        Size and time of change when the dataset was listed.
+    """
 
     path: str
     size: int
-    sha256: str
+    sha256: str = ""
     problem: str = ""
+    name: str = field(default="", compare=False)
+    stamp: str = field(default="", compare=False)
 
 
 def entry_name(path: str) -> str:
@@ -64,8 +84,45 @@ def shard_of(path: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") % shards
 
 
-def update_manifest(files: str | Sequence[str], folder: str | os.PathLike, shards: int) -> list[Path]:
-    """Bring the manifests of a dataset up to date.
+@dataclass
+class Listing:
+    """The files of a dataset as they are now, cut into shards; nothing is written before `write`.
+
+    Attributes
+    ----------
+    folder
+        Where the manifests ``part-00000.tsv`` ... lie.
+    manifests
+        The text of each.
+    """
+
+    folder: Path
+    manifests: list[bytes]
+
+    def path(self, shard: int) -> Path:
+        """Where the manifest of a shard lies."""
+        return self.folder / f"part-{shard:05d}.tsv"
+
+    def identity(self, shard: int) -> str:
+        """Names the content of a shard's files: equal as long as none of them changed, wherever their folder lies."""
+        digest = hashlib.sha256()
+        for line in self.manifests[shard].split(b"\n")[1:-1]:
+            path, start, *stamps = line.split(b"\t")
+            digest.update(path[int(start) :] + b"\t" + (stamps[2] if len(stamps) > 2 else stamps[0]) + b"\n")
+        return digest.hexdigest()[:16]
+
+    def write(self) -> list[Path]:
+        """Write the manifests whose content changed, and remove those of shards that are no more."""
+        paths = [self.path(shard) for shard in range(len(self.manifests))]
+        for path, content in zip(paths, self.manifests, strict=True):
+            write_if_changed(path, content)
+        for stale in set(self.folder.glob("part-*.tsv")) - set(paths):
+            stale.unlink()
+        return paths
+
+
+def list_files(files: str | Sequence[str], folder: str | os.PathLike, shards: int) -> Listing:
+    """List the files of a dataset.
 
     Parameters
     ----------
@@ -73,38 +130,94 @@ def update_manifest(files: str | Sequence[str], folder: str | os.PathLike, shard
         Folders (searched at every depth, without hidden files and without endings that never hold structures), files,
         or patterns with ``*``, ``?``, ``[`` or ``**``; one or several.
     folder
-        Where ``part-00000.tsv`` ... and the cache of sizes, times and hashes lie.
+        Where the manifests of the last run lie, and the hashes that its jobs left behind.
     shards
         Number of parts.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The manifests, one per shard (an empty shard too); only those whose content changed were written.
 
     Raises
     ------
     DPLM2Error
-        If something named is not there, nothing is found, or a file cannot be read.
+        If something named is missing, or no file is found.
     """
-    folder = Path(folder)
-    found = scan([files] if isinstance(files, str) else files)
-    cache_path = folder / CACHE_FILE
-    known = _read_cache(cache_path)
-    entries = _with_hashes(found, known)
-    if entries != known:
-        write_lines(
-            cache_path, (f"{path}\t{size}\t{times}\t{digest}" for path, (size, times, digest) in entries.items())
-        )
-    lines: list[list[str]] = [[] for _ in range(shards)]
-    for path, (size, _, digest) in entries.items():
-        lines[shard_of(path, shards)].append(f"{path}\t{size}\t{digest}")
-    manifests = [folder / f"part-{shard:05d}.tsv" for shard in range(shards)]
-    for manifest, content in zip(manifests, lines, strict=True):
-        write_lines(manifest, [HEADER, *content])
-    for stale in set(folder.glob("part-*.tsv")) - set(manifests):
-        stale.unlink()
-    return manifests
+    lines: list[list[tuple[str, str]]] = [[] for _ in range(shards)]
+    for name, path, stamp, changed in _named([files] if isinstance(files, str) else files):
+        start = len(os.fsencode(path)) - len(os.fsencode(name.split(":", 1)[1]))
+        lines[shard_of(path, shards)].append((name, f"{path}\t{start}\t{stamp}\t{changed}\n"))
+    listing = Listing(Path(folder), [])
+    for shard, rows in enumerate(lines):
+        rows.sort()
+        fresh = os.fsencode("".join([f"{HEADER}\n", *(line for _, line in rows)]))
+        rows.clear()
+        listing.manifests.append(_with_identities(fresh, listing.path(shard)))
+    return listing
+
+
+def _named(sources: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Name within the dataset (``<source>:<path below it>``), path, stamp and inode times of each file, once each."""
+    seen: set[str] = set()
+    for number, source in enumerate(map(str, sources)):
+        root = source if Path(source).is_dir() else os.path.dirname(source.split("*", 1)[0])  # noqa: PTH120
+        for path, stat in scan([source]).items():
+            if path not in seen:
+                seen.add(path)
+                stats = [stat, *(Path(other).stat() for other in _companions(path))]
+                stamp = "-".join(f"{one.st_size}.{one.st_mtime_ns}" for one in stats)
+                changed = "-".join(str(one.st_ctime_ns) for one in stats)
+                inside = path[len(root) :].lstrip("/") if path.startswith(root) else path
+                yield f"{number:05d}:{inside}", path, stamp, changed
+
+
+def _with_identities(fresh: bytes, path: Path) -> bytes:
+    """The manifest ``fresh``, in which files that only look changed keep the identity that they had in ``path``."""
+    try:
+        before = path.read_bytes()
+    except OSError:
+        return fresh
+    if before == fresh:
+        return fresh
+    known, hashes = {_name(line): line for line in before.split(b"\n")[1:-1]}, _hashes_beside(path)
+    header, *lines = fresh.split(b"\n")[:-1]
+    identified = (_identified(line, known.get(_name(line)), hashes) for line in lines)
+    return b"".join(line + b"\n" for line in [header, *identified])
+
+
+def _name(line: bytes) -> bytes:
+    path, start, *_ = line.split(b"\t")
+    return path[int(start) :]
+
+
+def _identified(line: bytes, before: bytes | None, hashes: Mapping[bytes, tuple[bytes, str]]) -> bytes:
+    if before is None or before == line:
+        return line
+    path, _, stamp, changed = line.split(b"\t")
+    path_before, _, stamp_before, changed_before, *identity = before.split(b"\t")
+    if stamp == stamp_before and (path != path_before or changed == changed_before):
+        return b"\t".join([line, *identity])
+    size = stamp.split(b".")[0]
+    stamp_read, sha256 = hashes.get(_name(line), (b"", ""))
+    if size == stamp_before.split(b".")[0] and stamp_read == stamp_before and _hash(os.fsdecode(path)) == sha256:
+        return b"\t".join([line, *(identity or [stamp_before])])
+    return line if stamp != stamp_before else b"\t".join([line, stamp + b"-" + changed])
+
+
+def _hashes_beside(manifest: Path) -> dict[bytes, tuple[bytes, str]]:
+    """Stamp and SHA-256 of each file, by its name, as the job that last read the shard found them."""
+    try:
+        lines = _hash_file(manifest).read_bytes().split(b"\n")
+    except OSError:
+        return {}
+    fields = (line.split(b"\t") for line in lines)
+    return {name: (stamp, sha.decode("ascii", "replace")) for name, stamp, sha in (f for f in fields if len(f) == 3)}
+
+
+def write_hashes(manifest: str | os.PathLike, files: Iterable[SourceFile]) -> None:
+    """Leave behind, beside a manifest, the hashes of its files' content; see `list_files`."""
+    rows = (os.fsencode(f"{file.name}\t{file.stamp}\t{file.sha256}\n") for file in files if file.sha256 and file.stamp)
+    write_if_changed(_hash_file(Path(manifest)), b"".join(rows))
+
+
+def _hash_file(manifest: Path) -> Path:
+    return manifest.with_name(f"hashes-{manifest.stem.removeprefix('part-')}.tsv")
 
 
 def read_manifest(path: str | os.PathLike) -> list[SourceFile]:
@@ -113,22 +226,48 @@ def read_manifest(path: str | os.PathLike) -> list[SourceFile]:
     Raises
     ------
     DPLM2Error
-        If it is missing or is no manifest.
+        If it is missing, cut short, or no manifest.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        data = Path(path).read_bytes()
     except OSError as error:
         raise DPLM2Error(f"{path}: cannot be read ({error.strerror})") from error
-    if lines[0] != HEADER:
-        raise DPLM2Error(f"{path}: not a manifest of structure files (its first line must be 'path, size, sha256')")
-    fields = [line.split("\t") for line in lines[1:] if line]
-    return [SourceFile(name, int(size), digest, *problem) for name, size, digest, *problem in fields]
+    header, *lines = os.fsdecode(data).split("\n")
+    if header not in (HEADER, FETCHED_HEADER):
+        raise DPLM2Error(f"{path}: not a manifest of structure files")
+    if lines[-1:] != [""]:
+        raise DPLM2Error(f"{path}: cut short; run again to write it anew")
+    try:
+        return [(_fetched if header == FETCHED_HEADER else _listed)(*line.split("\t")) for line in lines[:-1]]
+    except (ValueError, TypeError) as error:
+        raise DPLM2Error(f"{path}: a line that no manifest has; run again to write it anew") from error
+
+
+def _listed(path: str, start: str, stamp: str, changed: str, identity: str = "") -> SourceFile:
+    name = os.fsdecode(os.fsencode(path)[int(start) :])
+    return SourceFile(path, int(stamp.split(".")[0]), name=name, stamp=stamp)
+
+
+def _fetched(path: str, size: str, sha256: str, problem: str = "") -> SourceFile:
+    return SourceFile(path, int(size), sha256, problem)
 
 
 def write_manifest(path: str | os.PathLike, files: Iterable[SourceFile]) -> None:
-    """Write one shard's manifest, in order of paths, unless it is there with the same content."""
+    """Write the manifest of fetched files, in order of paths, unless it is there with the same content."""
     rows = ((file.path, str(file.size), file.sha256, *([file.problem] if file.problem else [])) for file in files)
-    write_lines(Path(path), [HEADER, *("\t".join(row) for row in sorted(rows))])
+    text = "".join(f"{line}\n" for line in [FETCHED_HEADER, *("\t".join(row) for row in sorted(rows))])
+    write_if_changed(Path(path), os.fsencode(text))
+
+
+def unchanged_since_listed(file: SourceFile) -> bool:
+    """Whether a file still has the size and times that it had when the dataset was listed."""
+    if not file.stamp:
+        return True
+    try:
+        stats = [Path(path).stat() for path in (file.path, *_companions(file.path))]
+    except OSError:
+        return False
+    return "-".join(f"{one.st_size}.{one.st_mtime_ns}" for one in stats) == file.stamp
 
 
 def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
@@ -174,52 +313,33 @@ def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
                     yield entry.path, entry.stat()
 
 
-def _with_hashes(found: Mapping[str, os.stat_result], known: Mapping[str, tuple]) -> dict[str, tuple[str, str, str]]:
-    """Size, times and SHA-256 of each file; only files that are new or look changed are read."""
-    entries, unread = {}, []
-    for path, stat in found.items():
-        # The inode's time of change tells of a file replaced by one with an older time of modification.
-        stats = [stat, *(Path(other).stat() for other in _companions(path))]
-        size, times = str(stat.st_size), "-".join(f"{one.st_mtime_ns}-{one.st_ctime_ns}" for one in stats)
-        before = known.get(path)
-        if before is None or before[:2] != (size, times):
-            unread.append(path)
-            entries[path] = (size, times, "")
-        else:
-            entries[path] = before
-    with concurrent.futures.ThreadPoolExecutor(HASHING_THREADS) as pool:
-        for path, digest in zip(unread, pool.map(_hash, unread), strict=True):
-            entries[path] = (*entries[path][:2], digest)
-    return entries
-
-
 def _companions(path: str) -> list[str]:
     """The files without which a Foldcomp database is not what it is: which entries it has, and their names."""
-    if not os.path.exists(f"{path}.index"):  # noqa: PTH110  (asked of every file)
+    # Asked of every file, so what is cheap to tell comes first.
+    if path.endswith(NO_DATABASE_ENDINGS) or not os.path.exists(f"{path}.index"):  # noqa: PTH110
         return []
     return [f"{path}{ending}" for ending in DATABASE_ENDINGS if Path(f"{path}{ending}").is_file()]
 
 
+def sha256_of_source(path: str) -> str:
+    """SHA-256 of a file; of a Foldcomp database, of the hashes of all of its files."""
+    digests = [sha256_of_file(file) for file in (path, *_companions(path))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
 def _hash(path: str) -> str:
     try:
-        digests = [sha256_of_file(file) for file in (path, *_companions(path))]
-        return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+        return sha256_of_source(path)
     except OSError as error:
         raise DPLM2Error(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _read_cache(path: Path) -> dict[str, tuple[str, str, str]]:
+def write_if_changed(path: Path, data: bytes) -> None:
+    """Write a file atomically, unless it is there with the same content."""
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        if path.read_bytes() == data:
+            return
     except OSError:
-        return {}
-    fields = (line.split("\t") for line in text.split("\n"))
-    return {line[0]: tuple(line[1:]) for line in fields if len(line) == 4}
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file, unless it is there with the same content."""
-    text = "".join(f"{line}\n" for line in lines)
-    data = text.encode("utf-8", "surrogateescape")
-    if not path.is_file() or path.read_bytes() != data:
-        write_text(path, text)
+        pass
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)

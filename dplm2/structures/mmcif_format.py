@@ -7,9 +7,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from dplm2.settings.dataset import Reading
 from dplm2.structures.atoms import Atoms, Entry, UnreadableError
 from dplm2.structures.components import THREE_LETTERS
-from dplm2.structures.settings import Reading
 
 # More would be no real file: a string or run-length encoding may claim any size in a few bytes.
 VALUES_PER_ATOM = 4

@@ -9,9 +9,9 @@ import re
 
 import numpy as np
 
+from dplm2.settings.dataset import Reading
 from dplm2.structures.atoms import Atoms, Entry, UnreadableError
 from dplm2.structures.components import component
-from dplm2.structures.settings import Reading
 
 RECORD_WIDTH = 80
 LAST_COORDINATE_COLUMN = 54

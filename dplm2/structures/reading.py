@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dplm2.settings.dataset import Reading
 from dplm2.structures.atoms import Entry, UnreadableError
-from dplm2.structures.manifest import entry_name
+from dplm2.structures.manifest import entry_name, sha256_of_source
 from dplm2.structures.mmcif_format import read_binary_cif, read_mmcif
 from dplm2.structures.pdb_format import read_pdb
-from dplm2.structures.settings import Reading
 
 GZIP_MAGIC, FOLDCOMP_MAGIC, TAR_MAGIC = b"\x1f\x8b", b"FCMP", b"ustar"
 TAR_MAGIC_AT, SNIFFED_BYTES = 257, 4096
@@ -73,9 +73,7 @@ def read_structure(path: str | os.PathLike, limits: Reading | None = None) -> En
 
 def default_reading() -> Reading:
     """The bounds that hold where no configuration gives others."""
-    from dplm2.config import build, complete
-
-    return build(Reading, complete({"files": "-"}, "dataset")["reading"])
+    return Reading()
 
 
 def parse(data: bytes, limits: Reading) -> Entry:
@@ -215,9 +213,9 @@ def items_of(path: str, sha256: str, limits: Reading) -> Iterator[Item]:
     if not archive:
         yield Item(path, sha256, entry_name(path))
     elif Path(f"{path}.index").is_file():
-        yield from _foldcomp_members(path, sha256, limits)
+        yield from _foldcomp_members(path, sha256 or sha256_of_source(path), limits)
     else:
-        yield from _tar_members(path, sha256, limits)
+        yield from _tar_members(path, sha256 or sha256_of_source(path), limits)
 
 
 def _member(path: str, sha256: str, name: str, content: bytes | None = None, problem: str = "") -> Item:

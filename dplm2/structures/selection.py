@@ -17,11 +17,19 @@ import pyarrow.parquet as pq
 
 from dplm2.artifacts import RunRecord, sha256_of_file
 from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.clusters import find_clusters
 from dplm2.structures.rejects import Reject
-from dplm2.structures.settings import DatasetSettings
 from dplm2.structures.splits import Members, assign_splits, count_splits
-from dplm2.structures.store import REJECTED, REJECTED_FILE, SELECTION, SELECTION_FILE, part_files, write_table
+from dplm2.structures.store import (
+    REJECTED,
+    REJECTED_FILE,
+    SELECTION,
+    SELECTION_FILE,
+    SHARDS_KEY,
+    part_files,
+    write_table,
+)
 
 COLUMNS = [
     "chain_id",
@@ -43,7 +51,12 @@ FEWEST_FOR_QUANTILE = 20
 
 
 def select_chains(
-    folder: str | os.PathLike, settings: DatasetSettings, seed: int, record: RunRecord, threads: int = 1
+    folder: str | os.PathLike,
+    settings: DatasetSettings,
+    seed: int,
+    record: RunRecord,
+    threads: int = 1,
+    shards: int | None = None,
 ) -> dict[str, int]:
     """Choose the chains of a dataset folder that stay, and write it down.
 
@@ -59,6 +72,8 @@ def select_chains(
         Written as ``run.json`` with the counts.
     threads
         Cores for MMseqs2.
+    shards
+        Number of parts of the dataset; None: all that are there.
 
     Returns
     -------
@@ -71,7 +86,8 @@ def select_chains(
         If no chain is left, or two shards hold chains of one name.
     """
     folder = Path(folder)
-    parts = part_files(folder)
+    shards = len(list(folder.glob("part-*.parquet"))) if shards is None else shards
+    parts = part_files(folder, shards or None)
     tables = [pq.read_table(part, columns=COLUMNS, partitioning=None) for part in parts]
     table = pa.concat_tables(tables)
     _refuse_equal_names(table)
@@ -82,7 +98,8 @@ def select_chains(
     if not len(work.kept):
         raise DPLM2Error(f"{folder}: no usable chain; {describe(rejected)}")
     write_table(folder / REJECTED_FILE, rejected)
-    write_table(folder / SELECTION_FILE, work.selection())
+    selection = work.selection().replace_schema_metadata({SHARDS_KEY: str(len(parts))})
+    write_table(folder / SELECTION_FILE, selection)
     counts = count_splits(work.splits)
     codes = dict(sorted(Counter(rejected["code"].to_pylist()).items()))
     record.inputs.update({part.name: sha256_of_file(part) for part in parts})

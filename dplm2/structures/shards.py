@@ -11,19 +11,20 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from dplm2.errors import DPLM2Error
+from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.atoms import UnreadableError
 from dplm2.structures.cleaning import Chain, clean_entry
-from dplm2.structures.manifest import SourceFile, entry_name
-from dplm2.structures.reading import Item, items_of, parse, read_structure
+from dplm2.structures.manifest import SourceFile, entry_name, unchanged_since_listed
+from dplm2.structures.reading import Item, items_of, parse
 from dplm2.structures.rejects import Reject
-from dplm2.structures.settings import DatasetSettings
 from dplm2.structures.store import CHAINS, REJECTED, write_chains, write_table
 from dplm2.structures.workers import stop_workers, usable_cores, worker_pool
 
@@ -42,10 +43,11 @@ CHAIN_FIELDS = (
 
 @dataclass
 class BatchResult:
-    """What a worker made of some items: chains without final names, and rejects."""
+    """What a worker made of some items: chains without final names, rejects, and the SHA-256 of files that it read."""
 
     chains: pa.RecordBatch
     rejects: list[Reject]
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Counts:
     files: int = 0
     chains: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 def clean_shard(
@@ -85,6 +88,7 @@ def clean_shard(
     def finished() -> Iterator[pa.RecordBatch]:
         for result in _results(files, settings, workers, counts):
             rejects.extend(result.rejects)
+            counts.hashes.update(result.hashes)
             yield names.apply(result.chains, dataset)
 
     counts.chains = write_chains(chains_path, finished())
@@ -135,9 +139,7 @@ def clean_item(item: Item, settings: DatasetSettings) -> tuple[list[Chain], list
     if item.problem:
         return [], [Reject(*origin, "", item.code, item.problem)]
     try:
-        reading = settings.reading
-        entry = parse(item.content, reading) if item.content is not None else read_structure(item.source_file, reading)
-        chains, refusals = clean_entry(entry, settings)
+        chains, refusals = clean_entry(parse(item.content, settings.reading), settings)
     except UnreadableError as error:
         return [], [Reject(*origin, "", "unreadable", str(error))]
     except Exception as error:  # noqa: BLE001  (one odd file must not end a night's run of half a million)
@@ -150,11 +152,24 @@ def clean_batch(items: list[Item], settings: DatasetSettings) -> BatchResult:
     """Clean some items into one record batch; runs in the workers."""
     rows: list[tuple[Item, Chain]] = []
     rejects: list[Reject] = []
-    for item in items:
+    hashes: dict[str, str] = {}
+    for item in map(_with_content, items):
+        hashes[item.source_file] = item.source_sha256
         chains, refused = clean_item(item, settings)
-        rows += [(item, chain) for chain in chains]
+        rows += [(replace(item, content=None), chain) for chain in chains]
         rejects += refused
-    return BatchResult(_record_batch(rows), rejects)
+    return BatchResult(_record_batch(rows), rejects, hashes)
+
+
+def _with_content(item: Item) -> Item:
+    """An item with what it holds, and the SHA-256 of its file if that is not known yet."""
+    if item.content is not None or item.problem:
+        return item
+    try:
+        content = Path(item.source_file).read_bytes()
+    except OSError as error:
+        return replace(item, problem=f"cannot be read ({error.strerror})")
+    return replace(item, content=content, source_sha256=item.source_sha256 or hashlib.sha256(content).hexdigest())
 
 
 Work = Callable[[list[Item], DatasetSettings], BatchResult]
@@ -216,6 +231,8 @@ def _batches(files: Iterable[SourceFile], settings: DatasetSettings, counts: Cou
 def _items(file: SourceFile, settings: DatasetSettings) -> Iterable[Item]:
     if file.problem:
         return [Item(file.path, file.sha256, entry_name(file.path), problem=file.problem, code="not_fetched")]
+    if not unchanged_since_listed(file):
+        raise DPLM2Error(f"{file.path}: changed or removed since the dataset was listed; run again")
     return items_of(file.path, file.sha256, settings.reading)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.structures.settings import Split
+from dplm2.settings.dataset import Split
 from dplm2.structures.similarity import WordIndex
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"

@@ -22,6 +22,7 @@ SPLITS = ("train", "validation", "test")
 SELECTION_FILE = "selection.parquet"
 REJECTED_FILE = "rejected.parquet"
 ROWS_PER_GROUP = 512
+SHARDS_KEY = b"dplm2_shards"  # in the metadata of a selection
 
 CHAINS = pa.schema(
     [
@@ -80,23 +81,49 @@ def write_chains(path: str | os.PathLike, batches: Iterable[pa.RecordBatch]) -> 
     return count
 
 
-def part_files(source: str | os.PathLike) -> list[Path]:
+def part_files(source: str | os.PathLike, shards: int | None = None) -> list[Path]:
     """The Parquet files of a dataset folder in order of shards, or the one file given.
+
+    Parameters
+    ----------
+    source
+        Folder or file.
+    shards
+        How many parts belong to the dataset; None: as ``selection.parquet`` in the folder says, all without one. Parts
+        beyond them, of an earlier run, do not count.
 
     Raises
     ------
     DPLM2Error
-        If there is no such file or folder, or no part in it.
+        If there is no such file or folder, no part in it, or one of the dataset's parts is missing.
     """
     source = Path(source)
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise DPLM2Error(f"{source}: no such file or folder of chains; make one with 'dplm2 structures clean'")
+    shards = shards_selected(source / SELECTION_FILE) if shards is None else shards
+    if shards is not None:
+        parts = [source / f"part-{shard:05d}.parquet" for shard in range(shards)]
+        for part in parts:
+            if not part.is_file():
+                raise DPLM2Error(f"{part}: missing; the dataset has {shards} parts. Clean or encode it again")
+        return parts
     parts = sorted(source.glob("part-*.parquet"))
     if not parts:
         raise DPLM2Error(f"{source}: no part-*.parquet in this folder; make them with 'dplm2 structures clean'")
     return parts
+
+
+def shards_selected(selection: str | os.PathLike) -> int | None:
+    """How many parts a dataset had when ``selection.parquet`` was made; None if that is not known."""
+    if not Path(selection).is_file():
+        return None
+    try:
+        noted = (pq.read_schema(selection).metadata or {}).get(SHARDS_KEY)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DPLM2Error(f"{selection}: not readable as Parquet ({' '.join(str(error).split())[:200]})") from error
+    return None if noted is None else int(noted)
 
 
 def read_chains(

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.structures.manifest import shard_of, write_lines
+from dplm2.structures.manifest import shard_of, write_if_changed
 
 PDB_ADDRESS = "https://models.rcsb.org/{id}.bcif.gz"
 ALPHAFOLD_ADDRESS = "https://alphafold.ebi.ac.uk/api/prediction/{id}"
@@ -110,8 +110,41 @@ def endings(address: str) -> str:
     return match[1] if match else ""
 
 
-def update_lists(lists: str | Sequence[str], folder: str | os.PathLike, shards: int, source: Source) -> list[Path]:
-    """Cut lists into one a shard, ``list-00000.txt`` ...; only those whose content changed are written.
+@dataclass
+class TargetLists:
+    """Lists of what to fetch, cut into one a shard; nothing is written before `write`.
+
+    Attributes
+    ----------
+    folder
+        Where ``list-00000.txt`` ... lie.
+    texts
+        The text of each.
+    """
+
+    folder: Path
+    texts: list[bytes]
+
+    def path(self, shard: int) -> Path:
+        """Where the list of a shard lies."""
+        return self.folder / f"list-{shard:05d}.txt"
+
+    def identity(self, shard: int) -> str:
+        """Names the content of a shard's list."""
+        return hashlib.sha256(self.texts[shard]).hexdigest()[:16]
+
+    def write(self) -> list[Path]:
+        """Write the lists whose content changed, and remove those of shards that are no more."""
+        paths = [self.path(shard) for shard in range(len(self.texts))]
+        for path, text in zip(paths, self.texts, strict=True):
+            write_if_changed(path, text)
+        for stale in set(self.folder.glob("list-*.txt")) - set(paths):
+            stale.unlink()
+        return paths
+
+
+def list_targets(lists: str | Sequence[str], folder: str | os.PathLike, shards: int, source: Source) -> TargetLists:
+    """Cut lists of what to fetch into one a shard.
 
     Which shard an entry belongs to follows from its file's name alone, so that a new entry changes one shard, and
     before anything was fetched.
@@ -127,14 +160,8 @@ def update_lists(lists: str | Sequence[str], folder: str | os.PathLike, shards: 
     source
         Gives PDB ids and accessions their addresses.
     """
-    folder = Path(folder)
     names: list[list[str]] = [[] for _ in range(shards)]
     for target in read_targets(lists, source):
         # Without the hash that tells equal names apart: those must meet in one shard, where all of them are seen.
         names[shard_of(_target(target.name, source).file, shards)].append(target.name)
-    paths = [folder / f"list-{shard:05d}.txt" for shard in range(shards)]
-    for path, content in zip(paths, names, strict=True):
-        write_lines(path, sorted(content))
-    for stale in set(folder.glob("list-*.txt")) - set(paths):
-        stale.unlink()
-    return paths
+    return TargetLists(Path(folder), ["".join(f"{name}\n" for name in sorted(part)).encode() for part in names])

@@ -2,7 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+
+from dplm2.settings.command_line import add_settings, choose
 
 TRAIN_EXAMPLE = """\
 example:
@@ -60,21 +61,12 @@ def _add(actions: argparse._SubParsersAction, name: str, help: str, example: str
     )
 
 
-def _add_configuration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="SOURCE", help="YAML file, or JSON text, of a configuration")
-    parser.add_argument(
-        "--name", help="which entry of the configuration's section `tokenizers` (default: the only one)"
-    )
-    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where the networks run")
-
-
 def _add_train(actions: argparse._SubParsersAction) -> None:
     parser = _add(actions, "train", "Train a structure tokenizer on chains; resumes by itself.", TRAIN_EXAMPLE)
     parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to train on")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the finished tokenizer")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="folder of resumable training state")
-    _add_configuration(parser)
+    add_settings(parser, "tokenizers")
     parser.set_defaults(run=run_train)
 
 
@@ -88,7 +80,7 @@ def _add_encode(actions: argparse._SubParsersAction) -> None:
         required=True,
         help="folder for the tokens; for one Parquet file of chains also a .parquet file",
     )
-    _add_configuration(parser)
+    add_settings(parser, "tokenizers")
     parser.set_defaults(run=run_encode)
 
 
@@ -98,7 +90,7 @@ def _add_decode(actions: argparse._SubParsersAction) -> None:
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for <chain_id>.<format>")
     parser.add_argument("--format", choices=["bcif", "bcif.gz", "cif", "pdb"], default="bcif", help="default: bcif")
-    _add_configuration(parser)
+    add_settings(parser, "tokenizers")
     parser.set_defaults(run=run_decode)
 
 
@@ -117,69 +109,26 @@ def _add_import_tokenizer(actions: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_import_tokenizer)
 
 
-def resolve(options: argparse.Namespace) -> tuple[dict[str, Any], int, str]:
-    """The completed section ``tokenizers.<name>``, the seed and the device that options and configuration give.
-
-    Without a configuration the schema's defaults hold.
-    """
-    from dplm2 import config
-    from dplm2.errors import ConfigError
-
-    whole = config.load(options.config) if options.config else config.complete({})
-    named = whole["tokenizers"]
-    name = options.name or (next(iter(named)) if len(named) == 1 else None)
-    if name is not None:
-        section = config.section(whole, "tokenizers", name)
-    elif named:
-        raise ConfigError(f"--name: which of the tokenizers {', '.join(sorted(named))}?")
-    else:
-        section = config.defaults("tokenizer")
-    seed = whole["seed"] if options.seed is None else options.seed
-    return section, seed, options.device or whole["device"]
-
-
-def pick_device(name: str) -> str:
-    """The device that ``auto`` means on this machine; any other name is kept if it is there.
-
-    Raises
-    ------
-    ConfigError
-        If the machine has no such device.
-    """
-    import torch
-
-    from dplm2.errors import ConfigError
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if there[device])
-    if not there[name]:
-        raise ConfigError(f"device: {name} is not there on this machine")
-    return name
-
-
 def run_train(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokenizer train``."""
-    from dplm2 import config
-    from dplm2.tokenizer.settings import TokenizerSettings
+    from dplm2.core.devices import pick_device
     from dplm2.tokenizer.training import train_tokenizer
 
-    section, seed, device = resolve(options)
-    settings = config.build(TokenizerSettings, section)
+    settings, _, seed, device = choose(options, "tokenizers")
     train_tokenizer(options.chains, options.out, options.state, settings, seed=seed, device=pick_device(device))
     print(f"tokenizer: {options.out}")
 
 
 def run_encode(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokens encode``."""
-    from dplm2 import config
     from dplm2.artifacts import RunRecord, sha256_of_file
+    from dplm2.core.devices import pick_device
     from dplm2.errors import ConfigError
+    from dplm2.settings.fields import plain
     from dplm2.tokenizer.model import StructureTokenizer
-    from dplm2.tokenizer.settings import TokenizationSettings
     from dplm2.tokenizer.tokens import encode_parts, parts_of
 
-    section, _, device = resolve(options)
+    section, _, _, device = choose(options, "tokenizers")
     parts = parts_of(options.chains, "chains")
     single = options.out.suffix == ".parquet"
     if single and len(parts) != 1:
@@ -188,11 +137,11 @@ def run_encode(options: argparse.Namespace) -> None:
         )
     if len({part.name for part in parts}) != len(parts):
         raise ConfigError("the datasets have files of the same name; encode each dataset into a folder of its own")
-    settings = config.build(TokenizationSettings, section["tokenization"])
+    settings = section.tokenization
     tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, pick_device(device))
     record = RunRecord(
         "tokens encode",
-        section["tokenization"],
+        plain(settings),
         {"tokenizer": tokenizer.fingerprint, **{str(part): sha256_of_file(part) for part in parts}},
         str(tokenizer.device),
     )
@@ -205,19 +154,19 @@ def run_encode(options: argparse.Namespace) -> None:
 def run_decode(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokens decode``."""
     from dplm2.artifacts import RunRecord
+    from dplm2.core.devices import pick_device
+    from dplm2.settings.fields import plain
     from dplm2.structures.writing import write_structure
     from dplm2.tokenizer.model import StructureTokenizer
     from dplm2.tokenizer.tokens import decode_tokens, read_tokens
 
-    section, _, device = resolve(options)
+    section, _, _, device = choose(options, "tokenizers")
+    batching = section.tokenization
     tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, pick_device(device))
     table = read_tokens(options.tokens)
-    record = RunRecord(
-        "tokens decode", section["tokenization"], {"tokenizer": tokenizer.fingerprint}, str(tokenizer.device)
-    )
+    record = RunRecord("tokens decode", plain(batching), {"tokenizer": tokenizer.fingerprint}, str(tokenizer.device))
     options.out.mkdir(parents=True, exist_ok=True)
-    batching = section["tokenization"]
-    for name, sequence, decoded in decode_tokens(table, tokenizer, batching["token_budget"], batching["precision"]):
+    for name, sequence, decoded in decode_tokens(table, tokenizer, batching.token_budget, batching.precision):
         write_structure(options.out / f"{name}.{options.format}", sequence, decoded.backbone, decoded.plddt)
     record.write(options.out, chains=len(table))
     if not tokenizer.confidence_trained:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dplm2.settings.tokenizer import DecoderSettings, QuantizerSettings
 from dplm2.tokenizer.post_quant import PostQuantization
 from dplm2.tokenizer.products import derived
-from dplm2.tokenizer.settings import DecoderSettings, QuantizerSettings
 from dplm2.tokenizer.structure_module import StructureModule, StructurePasses
 from dplm2.tokenizer.transition import InputPerceptron, by_rows, rows_per_chunk
 from dplm2.tokenizer.trunk import FoldingTrunk

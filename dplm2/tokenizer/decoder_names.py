@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dplm2.errors import DPLM2Error
-from dplm2.tokenizer.settings import DecoderSettings
+from dplm2.settings.tokenizer import DecoderSettings
 from dplm2.tokenizer.structure_module import projection_sizes
 
 ATOMS_37, ALPHA_OF_37 = 37, 1

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dplm2.settings.tokenizer import EncoderSettings
 from dplm2.tokenizer import features
 from dplm2.tokenizer.gvp import GvpNetwork
 from dplm2.tokenizer.products import Linear
-from dplm2.tokenizer.settings import EncoderSettings
 
 DIHEDRAL_NORM_EPSILON = 1e-6
 FIRST_POSITION = 2  # positions count from behind the padding index of the vocabulary of ESM-IF1, which is 1

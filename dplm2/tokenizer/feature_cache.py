@@ -18,6 +18,7 @@ Shapes: N residues of all chains one after another, L residues of a chain, D wid
 
 import fcntl
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from dplm2.artifacts import fingerprint, read_json, write_json
 from dplm2.errors import DPLM2Error
+from dplm2.settings import deciding
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.model import length_buckets, pad_backbones
 
@@ -153,7 +155,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _encoder_digest(encoder: Encoder) -> str:
-    digest = hashlib.sha256(repr(encoder.settings).encode())
+    digest = hashlib.sha256(json.dumps(deciding(encoder.settings), sort_keys=True).encode())
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

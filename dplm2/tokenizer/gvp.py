@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dplm2.settings.tokenizer import EncoderSettings
 from dplm2.tokenizer.features import (
     EDGE_SCALARS,
     EDGE_VECTORS,
@@ -30,7 +31,6 @@ from dplm2.tokenizer.features import (
     radial_basis,
 )
 from dplm2.tokenizer.products import Linear, derived, laid_out, linear
-from dplm2.tokenizer.settings import EncoderSettings
 
 VECTOR_NORM_EPSILON = 1e-4  # of the normalisation of vectors between layers
 BYTES_PER_PIECE = {"cpu": 2**21, "cuda": 2**28}  # of the edges' scalars; on a processor, what its cache bears

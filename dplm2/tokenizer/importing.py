@@ -19,10 +19,10 @@ from torch import Tensor
 
 from dplm2.artifacts import RunRecord, sha256_of_file
 from dplm2.errors import DPLM2Error
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.decoder_names import from_official
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.settings import TokenizerSettings, default_settings
 
 WEIGHTS_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 WRAPPERS = ("model.", "module.", "net.")  # what training frameworks put before every key
@@ -307,7 +307,7 @@ def settings_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> Toke
     ``given`` may hold ``if1_args`` (fair-esm's names), for encoders that are not ESM-IF1's size.
     """
     try:
-        settings = default_settings(
+        settings = TokenizerSettings.make(
             encoder=_encoder_sizes(weights, given.get("if1_args") or {}),
             quantizer={"bits": len(weights["pre_quant.3.bias"])},
             decoder=_decoder_sizes(weights, (given.get("decoder_config") or {}).get("trunk") or {}),

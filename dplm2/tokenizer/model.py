@@ -3,7 +3,6 @@
 Shape legend: B batch, L residues, A atoms, X coordinates, Q bits.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -20,13 +19,14 @@ from torch import Tensor, nn
 from dplm2.artifacts import atomic_path, read_json, write_json
 from dplm2.errors import DPLM2Error
 from dplm2.memory import Result, halving
+from dplm2.settings.fields import plain
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import features
 from dplm2.tokenizer.bridging import bridge_gaps
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.frames import place_oxygens
 from dplm2.tokenizer.quantizer import Quantizer, indices_to_codes
-from dplm2.tokenizer.settings import TokenizerSettings, default_settings
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT, FORMAT_VERSION = "dplm2 structure tokenizer", 1
@@ -323,7 +323,7 @@ class StructureTokenizer(nn.Module):
                 f"{folder}: not a structure tokenizer of this version (the authors' need: dplm2 import tokenizer)"
             )
         with torch.device("meta"):  # no time for random weights that are replaced at once
-            tokenizer = cls(default_settings(**config["architecture"]), config["confidence_trained"])
+            tokenizer = cls(TokenizerSettings.restored(config["architecture"]), config["confidence_trained"])
         tokenizer.load_weights(folder / WEIGHTS_FILE)
         return tokenizer.to(device).eval()
 
@@ -352,7 +352,7 @@ def architecture(settings: TokenizerSettings) -> dict[str, Mapping]:
     """The settings that decide shapes and the meaning of the weights, by section."""
     sections = {}
     for name in ("encoder", "quantizer", "decoder"):
-        values = dataclasses.asdict(getattr(settings, name))
+        values = plain(getattr(settings, name))
         sections[name] = {key: value for key, value in values.items() if key not in NOT_ARCHITECTURE}
     return sections
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dplm2.settings.tokenizer import QuantizerSettings
 from dplm2.tokenizer.quantizer import levels_of
-from dplm2.tokenizer.settings import QuantizerSettings
 from dplm2.tokenizer.transition import InputPerceptron
 
 ROTARY_BASE = 10000.0

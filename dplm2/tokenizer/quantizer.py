@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dplm2.tokenizer.settings import QuantizerSettings
+from dplm2.settings.tokenizer import QuantizerSettings
 
 ENTROPY_EPSILON = 1e-5  # inside the logarithm of the mean code distribution, as in the authors' code
 RANDOM_DIRECTIONS = 16  # along which the joint distribution of values is compared with the even one

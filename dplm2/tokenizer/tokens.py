@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from dplm2.artifacts import atomic_path, sha256_of_file
 from dplm2.errors import DPLM2Error
-from dplm2.structures.store import backbones
+from dplm2.settings.tokenizer import TokenizationSettings
+from dplm2.structures.store import SELECTION_FILE, backbones, part_files, shards_selected
 from dplm2.tokenizer.model import Decoded, StructureTokenizer, length_buckets
-from dplm2.tokenizer.settings import TokenizationSettings
 
 SCHEMA = pa.schema(
     [
@@ -39,8 +39,10 @@ CHAIN_COLUMNS = ["chain_id", "sequence", "backbone", "plddt", "cluster", "split"
 SECONDS_BETWEEN_NOTES = 60.0
 
 
-def parts_of(sources: Sequence[Path], what: str) -> list[Path]:
+def parts_of(sources: Sequence[Path], what: str, selections: Sequence[Path | str] | None = None) -> list[Path]:
     """The Parquet files of folders (their ``part-*.parquet``) and of single files, in order.
+
+    With ``selections``, one for each source, only the parts that their datasets have count.
 
     Raises
     ------
@@ -48,7 +50,13 @@ def parts_of(sources: Sequence[Path], what: str) -> list[Path]:
         If a source is not there or a folder holds none.
     """
     parts = []
-    for source in map(Path, sources):
+    paired = selections if selections and len(selections) == len(sources) else [None] * len(sources)
+    for source, selection in zip(map(Path, sources), paired, strict=True):
+        selection = source / SELECTION_FILE if selection is None else selection
+        shards = shards_selected(selection) if source.is_dir() else None
+        if shards is not None:
+            parts += part_files(source, shards)
+            continue
         found = sorted(source.glob("part-*.parquet")) if source.is_dir() else [source]
         if not found or not found[0].exists():
             raise DPLM2Error(f"{source}: no {what} there (part-*.parquet)")
@@ -276,7 +284,7 @@ def read_tokens(
         If files come from different tokenizers (both are named), or a chain is there twice.
     """
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
-    parts = parts_of([Path(source) for source in sources], "tokens")
+    parts = parts_of([Path(source) for source in sources], "tokens", selections)
     origins = [_token_metadata(part) for part in parts]
     for part, origin in zip(parts, origins, strict=True):
         if origin != origins[0]:

@@ -3,7 +3,6 @@
 Shapes: B batch, L residues, A atoms, X space, Q bits.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from dplm2 import config
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.errors import DPLM2Error
+from dplm2.settings.fields import deciding, plain
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures.store import SELECTION_FILE, read_chains
 from dplm2.tokenizer import losses, validation
 from dplm2.tokenizer.bridging import bridge_gaps
@@ -24,12 +24,11 @@ from dplm2.tokenizer.features import observed_residues
 from dplm2.tokenizer.importing import load_encoder_weights
 from dplm2.tokenizer.model import WEIGHTS_FILE, StructureTokenizer
 from dplm2.tokenizer.quantizer import indices_to_codes
-from dplm2.tokenizer.settings import TokenizerSettings
 from dplm2.tokenizer.tokens import parts_of
 from dplm2.training.loop import fit
-from dplm2.training.settings import TrainingSettings, decisive
 
 METRICS_FILE = "metrics.csv"
+TRAINED_BY = ("encoder", "quantizer", "decoder", "loss", "training")  # the sections that decide the weights
 FEATURES_FOLDER = "encoder_features"  # beside the folders of resumable state
 VALIDATION_CHAINS = 64  # at most so many are reconstructed at each validation
 VALIDATION_RESIDUES = 2048  # of a batch there
@@ -258,27 +257,23 @@ def train_tokenizer(
         If weights and sizes do not fit, or features are to be cached of an encoder that is trained.
     """
     cached = settings.encoder.cached_features
-    _check(settings)
     table = read_chains(list(chains), columns=list(Chains.COLUMNS))
     split = table["split"].fill_null("train")
     learnt, held_out = table.filter(pc.equal(split, "train")), table.filter(pc.equal(split, "validation"))
     if len(learnt) == 0:
         raise DPLM2Error(f"{', '.join(map(str, chains))}: no chain of the split train; there is nothing to train on")
     inputs = _inputs(chains, settings)
-    resolved = dataclasses.asdict(settings)
-    record = RunRecord("tokenizer train", resolved, inputs, device)
-    training = config.build(TrainingSettings, settings.training)
+    record = RunRecord("tokenizer train", plain(settings), inputs, device)
     tokenizer = initial_tokenizer(settings, seed)
     features = state / FEATURES_FOLDER if cached else None
     task = TokenizerTask(tokenizer.to(device), settings, learnt, held_out, features)
-    for name in ("tokenization", "datasets", "pretrained"):
-        resolved.pop(name)
+    decides = {name: deciding(getattr(settings, name)) for name in TRAINED_BY}
     result = fit(
         task,
-        training,
+        settings.training,
         seed=seed,
         state=state,
-        fingerprint=fingerprint([{**resolved, "training": decisive(settings.training)}, inputs, seed]),
+        fingerprint=fingerprint([decides, inputs, seed]),
         metrics=out / METRICS_FILE,
         device=device,
         label="structure tokenizer",
@@ -288,16 +283,6 @@ def train_tokenizer(
     tokenizer.save_pretrained(out)
     outcome = {"steps": result.steps, "figures": result.figures}
     record.write(out, chains=len(learnt), validation_chains=len(held_out), **outcome)
-
-
-def _check(settings: TokenizerSettings) -> None:
-    """Refuse what would have no effect."""
-    if settings.encoder.cached_features and not settings.encoder.frozen:
-        raise ConfigError("encoder.cached_features: has no effect unless encoder.frozen is true; leave it out")
-    if settings.decoder.structure_blocks == 0:
-        for name in ("fape", "local_fape", "distance", "violation"):
-            if getattr(settings.loss, name) > 0:
-                raise ConfigError(f"loss.{name}: has no effect with decoder.structure_blocks: 0; set it to 0")
 
 
 def initial_tokenizer(settings: TokenizerSettings, seed: int) -> StructureTokenizer:
@@ -333,11 +318,14 @@ def freeze_unlearnt(tokenizer: StructureTokenizer, settings: TokenizerSettings) 
 
 
 def _inputs(chains: Sequence[Path], settings: TokenizerSettings) -> dict[str, str]:
-    """SHA-256 of every file that decides the training."""
-    files = parts_of(chains, "chains")
-    files += [part.parent / SELECTION_FILE for part in files]
+    """SHA-256 of every file that decides the training, by its part in it: a moved folder is the same input."""
+    parts = parts_of(chains, "chains")
+    files = {f"chains {i}": part for i, part in enumerate(parts)}
+    files |= {
+        f"selection {i}": folder / SELECTION_FILE for i, folder in enumerate(dict.fromkeys(p.parent for p in parts))
+    }
     if settings.encoder.weights is not None:
-        files.append(Path(settings.encoder.weights))
+        files["encoder weights"] = Path(settings.encoder.weights)
     if settings.initial is not None:
-        files.append(Path(settings.initial) / WEIGHTS_FILE)
-    return {str(file): sha256_of_file(file) for file in dict.fromkeys(files) if file.exists()}
+        files["initial weights"] = Path(settings.initial) / WEIGHTS_FILE
+    return {name: sha256_of_file(file) for name, file in files.items() if file.exists()}

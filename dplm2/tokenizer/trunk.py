@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dplm2.settings.tokenizer import DecoderSettings
 from dplm2.tokenizer.post_quant import MASKED
 from dplm2.tokenizer.products import derived, laid_out, linear
-from dplm2.tokenizer.settings import DecoderSettings
 from dplm2.tokenizer.transition import (
     Transition,
     add_by_rows,

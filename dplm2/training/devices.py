@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.training.settings import TrainingSettings
+from dplm2.settings.training import TrainingSettings
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 # Releases of torch below these fail or err, on CPUs alone: tracing transformers' network; averaging over processes
@@ -69,6 +69,21 @@ class Machine:
         self._messages = distributed.new_group(backend="gloo") if self.processes > 1 else None
         self._undo_sharding: Callable[[], None] = lambda: None
         self._wrapped: nn.Module | None = None
+
+    def share(self, batches: int) -> int:
+        """How many of an update's batches each process takes, so that their number does not change the update.
+
+        Raises
+        ------
+        ConfigError
+            If they cannot be shared evenly.
+        """
+        if batches % self.processes:
+            raise ConfigError(
+                f"training.accumulate: {batches} batches per update cannot be shared evenly by {self.processes} "
+                f"processes; set it to a multiple of {self.processes}"
+            )
+        return batches // self.processes
 
     def agree(self, module: nn.Module) -> None:
         """Give every process the main one's weights and buffers, whatever each one began with."""

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.settings.training import TrainingSettings
 from dplm2.training import checkpointing
 from dplm2.training.devices import Machine, blocks
 from dplm2.training.run import FitResult, Run
-from dplm2.training.settings import TrainingSettings
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
 from dplm2.training.task import Task
@@ -43,7 +43,7 @@ def fit(
     state
         Folder for resumable state; what this training saves lies in ``state / fingerprint``.
     fingerprint
-        Names everything that decides the result: settings (`dplm2.training.settings.decisive`), inputs, seed. State
+        Names everything that decides the result: what decides of the settings, inputs, seed. State
         of another fingerprint is never used.
     metrics
         Where ``metrics.csv`` is to appear; refreshed at every checkpoint.
@@ -61,7 +61,6 @@ def fit(
     DPLM2Error
         If the loss is not finite (names the chains), the state is in use, there is no room, or a process died.
     """
-    settings.check()
     _check_task(task, settings)
     machine = Machine(settings, device)
     folder = StateFolder(state, fingerprint, label)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dplm2.errors import DPLM2Error
-from dplm2.training.settings import TrainingSettings
+from dplm2.settings.training import TrainingSettings
 
 MOMENTUM = 0.95  # of Muon, with Nesterov's look-ahead
 NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS = (3.4445, -4.7750, 2.0315), 5

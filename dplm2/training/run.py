@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dplm2.artifacts import write_json
 from dplm2.errors import DPLM2Error, Preempted
+from dplm2.settings.training import TrainingSettings
 from dplm2.training import randomness, snapshot, summary
 from dplm2.training.batches import Batches, MicroBatch, Position
 from dplm2.training.devices import Machine, compiled
@@ -33,7 +34,6 @@ from dplm2.training.log import (
     say,
 )
 from dplm2.training.optimizer import MovingAverage, learning_rate, make_optimizer, trained_parameters
-from dplm2.training.settings import TrainingSettings
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
 from dplm2.training.task import Task, optional
@@ -105,6 +105,7 @@ class Run:
     ) -> None:
         self.task, self.settings, self.seed, self.stop = task, settings, seed, stop
         self.machine, self.folder, self.label = machine, folder, folder.label
+        self.share = machine.share(settings.accumulate)
         self.batches = Batches(
             task.costs,
             token_budget=settings.token_budget,
@@ -183,7 +184,7 @@ class Run:
     def _steps(self) -> None:
         settings, machine = self.settings, self.machine
         stream = self.batches.stream(self.position, self.number, machine.rank, machine.processes)
-        remaining = (settings.steps - self.step) * settings.accumulate
+        remaining = (settings.steps - self.step) * self.share
         loader = load(
             islice(stream, remaining),
             self.task,
@@ -211,13 +212,13 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         entry = Pending(self.step, [], [], [], torch.empty(0))
-        for turn in range(settings.accumulate):
+        for turn in range(self.share):
             micro, batch = next(loader)
             randomness.seed_globally(machine.device, randomness.derive(self.seed, randomness.FORWARD, micro.number))
-            with machine.gradients(last=turn == settings.accumulate - 1):
+            with machine.gradients(last=turn == self.share - 1):
                 with machine.autocast():
                     loss, figures = self.module(machine.to_device(batch))
-                machine.fabric.backward(loss / settings.accumulate)
+                machine.fabric.backward(loss / self.share)
             self._note(entry, micro, loss, figures)
         entry.norm = self._clip()
         self.pending.append(entry)

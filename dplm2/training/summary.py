@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from dplm2.artifacts import peak_memory_bytes
 from dplm2.errors import DPLM2Error
+from dplm2.settings.training import TrainingSettings
 from dplm2.training import randomness
 from dplm2.training.batches import Batches
 from dplm2.training.devices import Machine
 from dplm2.training.log import duration
 from dplm2.training.optimizer import trained_parameters
-from dplm2.training.settings import TrainingSettings
 from dplm2.training.task import Task, optional
 
 GIGABYTE = 1e9
@@ -109,7 +109,7 @@ def lines(
     trained = sum(p.numel() for p in trained_parameters(task.module).values())
     yield f"parameters: {total:,} in total, {trained:,} trained"
     yield from _about_batches(settings, batches, machine)
-    per_step = trial.seconds * settings.accumulate
+    per_step = trial.seconds * machine.share(settings.accumulate)
     rest = state_to_come(optimizer) / (machine.processes if machine.sharded else 1)
     yield (
         f"estimate from the largest batch ({trial.tokens:,} tokens): {(trial.memory + rest) / GIGABYTE:.2f} GB of "
@@ -144,7 +144,7 @@ def _about_batches(settings: TrainingSettings, batches: Batches, machine: Machin
     seen = np.array([batches.seen(batch) for batch in window])
     kind = "chains" if settings.sample_by == "chain" else "clusters"
     epoch = len(window) * batches.windows
-    per_step = settings.accumulate * machine.processes
+    per_step = settings.accumulate
     yield (
         f"data: {batches.units:,} {kind}, about {epoch:,} batches an epoch, "
         f"{settings.steps * per_step / epoch:.3g} epochs in all"

@@ -14,8 +14,8 @@ from dplm2.evaluation.backbone_design import best_designs, proteinmpnn
 from dplm2.evaluation.benchmark import FOLDED_FILE, Job
 from dplm2.evaluation.folding import Failure, Folded
 from dplm2.evaluation.samples import Sample
-from dplm2.evaluation.settings import ProteinMpnnSettings, evaluation_settings
 from dplm2.generation.samples import write_rows
+from dplm2.settings.evaluation import EvaluationSettings, ProteinMpnnSettings
 
 # Design k is the k-th letter all along. Backbones of 13 residues break the program, for 17 it leaves one out, for 19 it
 # writes nothing.
@@ -151,7 +151,7 @@ class JobWithFolds(Job):
 
 
 def job(tmp_path: Path, folds: dict[str, np.ndarray]) -> JobWithFolds:
-    settings = evaluation_settings(inverse_folding_backend="proteinmpnn", proteinmpnn=vars(mpnn()), bootstrap_samples=0)
+    settings = EvaluationSettings.make(inverse_folding_backend="proteinmpnn", proteinmpnn=vars(mpnn()), bootstrap_samples=0)
     places = tmp_path / "samples", tmp_path / "out"
     return JobWithFolds("backbone", *places, settings, state=tmp_path / "state", folds=folds)
 

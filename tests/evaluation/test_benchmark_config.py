@@ -9,8 +9,8 @@ import yaml
 
 from dplm2 import config
 from dplm2.evaluation.published import MISSING, compare
-from dplm2.evaluation.settings import EvaluationSettings
-from dplm2.generation.settings import resolve
+from dplm2.settings.evaluation import EvaluationSettings
+from dplm2.settings.generation import resolve
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"

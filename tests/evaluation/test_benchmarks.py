@@ -16,8 +16,8 @@ from dplm2.cli import main
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation import reconstruction
 from dplm2.evaluation.command_backend import read_backbone
-from dplm2.evaluation.settings import BACKENDS, EvaluationSettings, evaluation_settings
 from dplm2.generation.samples import write_rows
+from dplm2.settings.evaluation import BACKENDS, EvaluationSettings
 from dplm2.structures import store
 from dplm2.structures.writing import write_structure
 from dplm2.tokenizer import tokens
@@ -243,7 +243,7 @@ class Identity:
 def test_reconstruction_without_loss_is_perfect_also_with_missing_residues(natives):
     backbones = [backbone.copy() for _, backbone in natives.values()]
     backbones[0][10:14] = np.nan
-    codes, metrics = reconstruction.reconstruct(Identity(), backbones, evaluation_settings(batch_size=2))
+    codes, metrics = reconstruction.reconstruct(Identity(), backbones, EvaluationSettings.make(batch_size=2))
     assert [len(row) for row in codes] == [len(backbone) for backbone in backbones]
     assert metrics["ca_rmsd"].max() < 1e-4
     assert metrics[["tm_score", "lddt_ca"]].min().min() == pytest.approx(1)
@@ -266,7 +266,7 @@ def test_tokens_that_are_there_are_decoded_and_nothing_is_encoded(tmp_path, nati
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "part-00000.parquet")
     made = reconstruction._tokens_of((tmp_path,), list(natives), tokenizer)
     tokenizer.encode = None
-    _, metrics = reconstruction.reconstruct(tokenizer, backbones, evaluation_settings(), made=made)
+    _, metrics = reconstruction.reconstruct(tokenizer, backbones, EvaluationSettings.make(), made=made)
     assert metrics["ca_rmsd"].max() < 1e-4
     with pytest.raises(DPLM2Error, match="have no tokens there, 9abc_A for example"):
         reconstruction._tokens_of((tmp_path,), ["9abc_A"], tokenizer)

@@ -10,7 +10,7 @@ import pytest
 from dplm2.evaluation import diversity
 from dplm2.evaluation.results import Source
 from dplm2.evaluation.samples import Sample
-from dplm2.evaluation.settings import evaluation_settings
+from dplm2.settings.evaluation import EvaluationSettings
 
 SOURCE = Source("model", "co-generation", "unconditional", "none")
 
@@ -20,7 +20,7 @@ def rows_by_group(metrics, structures, names, **section) -> dict[tuple[str, str]
         Sample(name, "model", "co-generation", "A" * (50 if name == "alone" else 40), backbone=structure)
         for name, structure in zip(names, structures, strict=True)
     ]
-    settings = evaluation_settings(designable_sc_tm=[0.5], designable_sc_rmsd=[], **section)
+    settings = EvaluationSettings.make(designable_sc_tm=[0.5], designable_sc_rmsd=[], **section)
     rows = diversity.diversity_rows(metrics, structures, samples, settings, SOURCE)
     return {(row.get("group", ""), row["metric"]): row for row in rows}
 

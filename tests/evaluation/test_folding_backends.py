@@ -12,7 +12,7 @@ from dplm2.errors import DPLM2Error
 from dplm2.evaluation.backbone_design import read_designs
 from dplm2.evaluation.command_backend import CommandBackend
 from dplm2.evaluation.folding import Failure, Folded, predict
-from dplm2.evaluation.settings import CommandSettings, EsmfoldSettings
+from dplm2.settings.evaluation import CommandSettings, EsmfoldSettings
 
 SEQUENCES = ["ACDEFGHIKL", "MNPQRSTVWYAC", "ACDEFGHIKL", "GGGGGG"]
 

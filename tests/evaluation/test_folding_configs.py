@@ -21,7 +21,7 @@ from dplm2.evaluation.backbone_design import proteinmpnn
 from dplm2.evaluation.command_backend import CommandBackend, read_backbone
 from dplm2.evaluation.folding import predict
 from dplm2.evaluation.samples import Sample
-from dplm2.evaluation.settings import EvaluationSettings, ProteinMpnnSettings, backend_settings
+from dplm2.settings.evaluation import EvaluationSettings, ProteinMpnnSettings
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("boltz", "chai", "colabfold")
@@ -191,7 +191,7 @@ def backend(program: str) -> CommandBackend:
     whole = config.load(ROOT / "config" / f"folding_{program}.yaml")
     settings = config.build(EvaluationSettings, whole["evaluation"])
     assert settings.folding_backend == "command"
-    return CommandBackend(backend_settings(settings, "command"))
+    return CommandBackend(settings.command)
 
 
 @pytest.mark.parametrize("program, expected_runs", [("boltz", 1), ("chai", 3), ("colabfold", 1)])
@@ -211,7 +211,7 @@ def inverse_folding() -> ProteinMpnnSettings:
     whole = config.load(ROOT / "config" / "inverse_folding_proteinmpnn.yaml")
     settings = config.build(EvaluationSettings, whole["evaluation"])
     assert settings.inverse_folding_backend == "proteinmpnn"
-    return backend_settings(settings, "proteinmpnn")
+    return settings.proteinmpnn
 
 
 def backbone_sample(backbone: np.ndarray) -> Sample:

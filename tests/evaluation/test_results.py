@@ -14,7 +14,7 @@ from dplm2.evaluation.diversity import linked_clusters
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
 from dplm2.evaluation.results import SUMMARY_COLUMNS, Source, bootstrap_interval, summarize, write_results
 from dplm2.evaluation.samples import Sample, kept
-from dplm2.evaluation.settings import evaluation_settings
+from dplm2.settings.evaluation import EvaluationSettings
 
 SOURCE = Source("model", "folding", "test", "none")
 
@@ -122,7 +122,7 @@ def test_clusters_of_scores_are_about_those_of_foldseek(fixtures_folder):
 
 def test_foldseek_that_is_not_there_says_how_to_get_it(tmp_path):
     from dplm2.evaluation.foldseek import cluster
-    from dplm2.evaluation.settings import FoldseekSettings
+    from dplm2.settings.evaluation import FoldseekSettings
 
     settings = FoldseekSettings(program="foldseek-that-is-not-there", database=None, threads=1)
     with pytest.raises(DPLM2Error, match=r"envs/foldseek\.yaml"):
@@ -147,7 +147,7 @@ else:
 def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, fixtures_folder):
     """A stand-in that takes down its words and answers as the real program did for these chains and settings."""
     from dplm2.evaluation.foldseek import cluster, novelty
-    from dplm2.evaluation.settings import FoldseekSettings
+    from dplm2.settings.evaluation import FoldseekSettings
 
     program = tmp_path / "foldseek"
     program.write_text(RECORDER.format(python=sys.executable, recorded=str(fixtures_folder / "foldseek")))
@@ -170,9 +170,9 @@ def test_samples_are_left_out_by_name_and_length_and_it_is_told():
     samples = [Sample(name, "m", "folding", "A" * length, problem) for name, length, problem in (
         ("a", 30, "7w2p"), ("b", 30, "1abc"), ("c", 9, "1abc"), ("d", 90, "1abc"), ("e", 30, None),
     )]  # fmt: skip
-    chosen = evaluation_settings(excluded=["7w2p", "e"], min_length=10, max_length=80)
+    chosen = EvaluationSettings.make(excluded=["7w2p", "e"], min_length=10, max_length=80)
     remaining, left_out = kept(samples, chosen)
     assert [sample.sample_id for sample in remaining] == ["b"]
     assert left_out == {"a": "excluded by name", "c": "9 residues", "d": "90 residues", "e": "excluded by name"}
     # No name is left out unless the configuration says so.
-    assert len(kept(samples, evaluation_settings())[0]) == 5
+    assert len(kept(samples, EvaluationSettings.make())[0]) == 5

@@ -9,8 +9,8 @@ from transformers import EsmForMaskedLM
 from dplm2.generation.model import DPLM2
 from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.settings import default_settings
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 ENCODER = {"width": 32, "layers": 1, "heads": 2, "feedforward_width": 32, "gvp_layers": 1, "node_scalars": 16}
@@ -30,7 +30,7 @@ def folders(tmp_path_factory):
     """``tokenizer`` and ``model``, side by side; the model names the tokenizer."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
-    settings = default_settings(encoder=ENCODER, quantizer={"bits": 4}, decoder=DECODER)
+    settings = TokenizerSettings.make(encoder=ENCODER, quantizer={"bits": 4}, decoder=DECODER)
     tokenizer = StructureTokenizer(settings).eval()
     tokenizer.save_pretrained(folder / "tokenizer")
     vocabulary = Vocabulary(tokenizer.codebook_size)

@@ -15,10 +15,10 @@ from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.generation import inputs
 from dplm2.generation.samples import read_samples, write_rows, write_trajectory
 from dplm2.generation.selection import log_likelihoods
-from dplm2.generation.settings import resolve
 from dplm2.generation.tasks import Target, parse_residues
 from dplm2.language.guidance import composition
 from dplm2.language.sampling import sample as draw
+from dplm2.settings.generation import resolve
 from dplm2.structures import store
 from dplm2.structures.reading import read_structure
 from dplm2.structures.residues import protein_chains

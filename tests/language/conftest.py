@@ -13,8 +13,8 @@ from transformers import EsmForMaskedLM
 
 from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.language.vocabulary import AMINO_ACIDS, Vocabulary
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.settings import default_settings
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def tokenizer_folder(tmp_path_factory):
     """The smallest tokenizer, untrained: models name it."""
     folder = tmp_path_factory.mktemp("tokenizer")
     torch.manual_seed(0)
-    settings = default_settings(
+    settings = TokenizerSettings.make(
         encoder={"width": 16, "layers": 1, "heads": 2, "feedforward_width": 16, "gvp_layers": 1, "node_scalars": 8,
                  "node_vectors": 2, "edge_scalars": 8, "neighbours": 4},
         quantizer={"bits": 4},

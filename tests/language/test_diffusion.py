@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from dplm2.errors import ConfigError
 from dplm2.language import diffusion
 from dplm2.language.diffusion import TASKS, DiffusionObjective
-from dplm2.language.settings import diffusion_settings
 from dplm2.language.vocabulary import TRACKS, Vocabulary
+from dplm2.settings.model import DiffusionSettings
 
 RECORDED = {
     "loss_linear": {"weighting": "linear"},
@@ -43,7 +43,7 @@ def recorded_batch(path, settings):
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_loss_and_gradients_are_the_recorded_ones(recorded, released_network, name):
-    settings = diffusion_settings(classes="all", **RECORDED[name])
+    settings = DiffusionSettings.make(classes="all", **RECORDED[name])
     values, batch = recorded_batch(recorded / f"{name}.safetensors", settings)
     objective = DiffusionObjective(released_network, settings)
     loss, metrics = objective(batch)
@@ -67,7 +67,7 @@ def test_loss_and_gradients_are_the_recorded_ones(recorded, released_network, na
 
 
 def test_self_mixup_gives_the_recorded_second_input(recorded, released_network):
-    settings = diffusion_settings(classes="all", self_mixup="released")
+    settings = DiffusionSettings.make(classes="all", self_mixup="released")
     values, batch = recorded_batch(recorded / "loss_selfmixup_linear.safetensors", settings)
     mixed_BT, chosen_BT = DiffusionObjective(released_network, settings).mixed_up(batch)
     assert torch.equal(mixed_BT, values["mixup_x_t"])
@@ -87,7 +87,7 @@ def noised_batch(vocabulary, settings, task, samples=4, residues=12, seed=0):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_noises_its_tracks_at_its_times(task):
-    vocabulary, settings = Vocabulary(20), diffusion_settings()
+    vocabulary, settings = Vocabulary(20), DiffusionSettings.make()
     noised, times = noised_batch(vocabulary, settings, task, samples=64)
     half = noised.target_ids_BT.shape[1] // 2
     by_track = {"structure": noised.noised_BT[:, :half], "sequence": noised.noised_BT[:, half:]}
@@ -108,7 +108,7 @@ def test_each_task_noises_its_tracks_at_its_times(task):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_share_of_masks_follows_the_schedule(schedule):
-    vocabulary, settings = Vocabulary(20), diffusion_settings(schedule=schedule)
+    vocabulary, settings = Vocabulary(20), DiffusionSettings.make(schedule=schedule)
     target = torch.full((1, 100_000), 40)
     for time, expected in ((125, {"linear": 0.25, "cosine": 0.0761}), (500, {"linear": 1.0, "cosine": 1.0})):
         times = {"structure": torch.tensor([time]), "sequence": torch.tensor([0])}
@@ -119,13 +119,13 @@ def test_share_of_masks_follows_the_schedule(schedule):
 
 def test_weight_of_a_time():
     times = torch.tensor([1, 251, 500])
-    linear = diffusion.loss_weight(times, diffusion_settings(weighting="linear"))
+    linear = diffusion.loss_weight(times, DiffusionSettings.make(weighting="linear"))
     assert linear.tolist() == pytest.approx([1.0, 0.5, 0.002], rel=1e-4)
-    assert diffusion.loss_weight(times, diffusion_settings(weighting="constant")).tolist() == [1, 1, 1]
+    assert diffusion.loss_weight(times, DiffusionSettings.make(weighting="constant")).tolist() == [1, 1, 1]
 
 
 def test_split_assignment_is_the_authors_and_draw_follows_the_shares():
-    ratios, generator = diffusion_settings().task_ratios, torch.Generator().manual_seed(0)
+    ratios, generator = DiffusionSettings.make().task_ratios, torch.Generator().manual_seed(0)
     joint, quarter = TASKS.index("joint"), len(TASKS)
     assert diffusion.assign_tasks(3, ratios, "split", generator).tolist() == [joint] * 3
     seven = diffusion.assign_tasks(7, ratios, "split", generator).bincount(minlength=quarter)
@@ -136,13 +136,13 @@ def test_split_assignment_is_the_authors_and_draw_follows_the_shares():
 
 def test_shares_that_do_not_sum_to_one_are_refused():
     with pytest.raises(ConfigError, match="sum to 1.25"):
-        diffusion_settings(task_ratios={"joint": 0.5})
+        DiffusionSettings.make(task_ratios={"joint": 0.5})
 
 
 @pytest.mark.parametrize("shown", ["mask", "unknown", "learn"])
 def test_what_is_not_observed_is_not_learned(shown):
     vocabulary = Vocabulary(20)
-    settings = diffusion_settings(unobserved_structure=shown)
+    settings = DiffusionSettings.make(unobserved_structure=shown)
     target = torch.tensor([[33, 40, vocabulary.unknown_structure, 34, 0, 5, vocabulary.unknown_residue, 2]])
     tasks, everything = torch.tensor([TASKS.index("joint")]), torch.tensor([settings.steps])
     times = dict.fromkeys(TRACKS, everything)
@@ -155,11 +155,11 @@ def test_what_is_not_observed_is_not_learned(shown):
 
 def test_own_classes_are_the_conditional_of_all_classes(small_network):
     """Restricted to a track, the softmax is that of the whole vocabulary renormalised: same order, smaller loss."""
-    noised, _ = noised_batch(small_network.vocabulary, diffusion_settings(), "joint")
+    noised, _ = noised_batch(small_network.vocabulary, DiffusionSettings.make(), "joint")
     batch = noised.batch()
     hidden_BTD = small_network.hidden(batch["input_ids"])
     for track in TRACKS:
-        own, _ = DiffusionObjective(small_network, diffusion_settings()).track_nll(
+        own, _ = DiffusionObjective(small_network, DiffusionSettings.make()).track_nll(
             hidden_BTD, batch, batch["noised"], track
         )
         logits = small_network(batch["input_ids"]).log_softmax(-1)
@@ -172,7 +172,7 @@ def test_own_classes_are_the_conditional_of_all_classes(small_network):
 
 
 def test_clean_self_mixup_keeps_what_is_given(small_network):
-    settings = diffusion_settings(self_mixup="clean")
+    settings = DiffusionSettings.make(self_mixup="clean")
     for task in ("folding", "inverse_folding", "joint"):
         noised, _ = noised_batch(small_network.vocabulary, settings, task)
         mixed_BT, chosen_BT = DiffusionObjective(small_network, settings).mixed_up(noised.batch())

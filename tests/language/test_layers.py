@@ -9,7 +9,7 @@ from torch import nn
 from dplm2.language import attention, diffusion, layers, layout, lora
 from dplm2.language.diffusion import TASKS, DiffusionObjective
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.settings import diffusion_settings, lora_settings
+from dplm2.settings.model import DiffusionSettings, LoraSettings
 from dplm2.training.devices import COMPILES_ON_CPU
 
 
@@ -22,7 +22,7 @@ def disturb(network):
 
 def batch_of(network, lengths=(7, 4, 4, 9)):
     """Samples of different lengths, one of each task."""
-    vocabulary, settings, rng = network.vocabulary, diffusion_settings(), np.random.default_rng(0)
+    vocabulary, settings, rng = network.vocabulary, DiffusionSettings.make(), np.random.default_rng(0)
     structures = [rng.integers(vocabulary.first_code, vocabulary.mask_structure, length) for length in lengths]
     sequences = [rng.integers(4, 24, length) for length in lengths]
     target = layout.join(vocabulary, structures, sequences)
@@ -35,7 +35,7 @@ def batch_of(network, lengths=(7, 4, 4, 9)):
 def loss_and_gradients(network, packing):
     network.packing = packing
     network.zero_grad()
-    loss, _ = DiffusionObjective(network, diffusion_settings())(batch_of(network))
+    loss, _ = DiffusionObjective(network, DiffusionSettings.make())(batch_of(network))
     loss.backward()
     return loss.item(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
@@ -50,7 +50,7 @@ def without_dropout(network):
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
 def test_loss_and_gradients_are_those_of_the_library(small_network: MultimodalEsm, adapted):
     if adapted:
-        lora.add(small_network.model, lora_settings(rank=3, dropout=0.0))
+        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0))
     disturb(small_network)
     plain_loss, plain = loss_and_gradients(without_dropout(small_network), packing=False)
     loss, found = loss_and_gradients(small_network, packing=True)
@@ -66,7 +66,7 @@ def test_loss_and_gradients_are_those_of_the_library(small_network: MultimodalEs
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
 def test_bfloat16_follows_float32(small_network, adapted):
     if adapted:
-        lora.add(small_network.model, lora_settings(rank=3, dropout=0.0))
+        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0))
     without_dropout(small_network)
     loss, found = loss_and_gradients(small_network, packing=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -147,7 +147,7 @@ def test_dropout_keeps_the_share_and_the_mean(probability):
 
 
 def test_frozen_weights_get_no_gradient_and_are_not_computed_for(small_network):
-    lora.add(small_network.model, lora_settings(rank=3))
+    lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3))
     _, found = loss_and_gradients(small_network.train(), packing=True)
     assert found and not any(".base_layer." in name or "LayerNorm" in name for name in found)
 
@@ -155,12 +155,12 @@ def test_frozen_weights_get_no_gradient_and_are_not_computed_for(small_network):
 @pytest.mark.skipif(torch.__version__ < COMPILES_ON_CPU, reason="older torch cannot trace transformers' network")
 def test_compiled_objective_gives_the_same_loss_and_gradients(small_network):
     """Traced for forward and backward pass as torch.compile does it, though not turned into machine code."""
-    lora.add(small_network.model, lora_settings(rank=3, dropout=0.0))
+    lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0))
     disturb(small_network)
     loss, eager = loss_and_gradients(without_dropout(small_network), packing=True)
     small_network.packing = None
     small_network.zero_grad()
-    compiled = torch.compile(DiffusionObjective(small_network, diffusion_settings()), dynamic=True, backend="aot_eager")
+    compiled = torch.compile(DiffusionObjective(small_network, DiffusionSettings.make()), dynamic=True, backend="aot_eager")
     compiled_loss, _ = compiled(batch_of(small_network))
     compiled_loss.backward()
     assert compiled_loss.item() == pytest.approx(loss, rel=1e-5)

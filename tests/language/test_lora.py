@@ -9,7 +9,7 @@ from torch import nn
 from dplm2.errors import DPLM2Error
 from dplm2.language import lora
 from dplm2.language.network import esm_config
-from dplm2.language.settings import lora_settings
+from dplm2.settings.model import LoraSettings
 
 IDS = torch.tensor([[33, 40, 41, 42, 34, 0, 5, 6, 7, 2]])
 
@@ -26,7 +26,7 @@ def test_updates_begin_at_nothing_and_merge_exactly(small_network):
     with torch.no_grad():
         plain = small_network(IDS)
         names = set(small_network.model.state_dict())
-        lora.add(small_network.model, lora_settings(rank=4))
+        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=4))
         assert torch.equal(small_network(IDS), plain)
         disturb(small_network)
         updated = small_network(IDS)
@@ -45,7 +45,7 @@ def test_trained_parameters_are_those_of_the_authors(fixtures_folder):
     recorded = json.loads((fixtures_folder / "keys_dplm2_150m_lora.json").read_text())
     with torch.device("meta"):
         model = EsmForMaskedLM(esm_config(8229, 640, 30, 20, 2560))
-    lora.add(model, lora_settings())
+    lora.add(model, LoraSettings.make(enabled=True))
     ours = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     theirs = {}
     for name in recorded["trainable"]:

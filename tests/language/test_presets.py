@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from dplm2 import config
-from dplm2.language.settings import ModelSettings
-from dplm2.training.settings import TrainingSettings
+from dplm2.settings.model import ModelSettings
+from dplm2.settings.training import TrainingSettings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "config"

@@ -15,14 +15,13 @@ from dplm2.cli import main
 from dplm2.language import attention, likelihood
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.settings import (
+from dplm2.settings.model import (
     DiffusionSettings,
     LoraSettings,
     ModelSettings,
     NetworkSettings,
     TaskRatios,
     WarmupSettings,
-    diffusion_settings,
 )
 from dplm2.tokenizer.model import StructureTokenizer
 
@@ -41,7 +40,7 @@ def chains_of(tokens_folder, split="train"):
     from dplm2.language.stages import splits_of
     from dplm2.language.vocabulary import Vocabulary
 
-    return Chains(splits_of(pq.read_table(tokens_folder))[split], Vocabulary(CODES), diffusion_settings())
+    return Chains(splits_of(pq.read_table(tokens_folder))[split], Vocabulary(CODES), DiffusionSettings.make())
 
 
 def test_training_learns_both_tracks(trained, tokens_folder):

@@ -10,10 +10,10 @@ from transformers import EsmConfig, EsmForMaskedLM
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.language import importing, warmup
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.settings import NetworkSettings, warmup_settings
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.settings.model import NetworkSettings, WarmupSettings
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.quantizer import Quantizer
-from dplm2.tokenizer.settings import default_settings
 
 TOLERANCE = 1e-4
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -155,7 +155,7 @@ def test_new_rows_are_drawn_as_in_the_paper():
 
 def test_rows_of_near_codes_begin_alike():
     values_CV = Quantizer(
-        default_settings(quantizer={"bits": 6, "bits_per_value": [3, 2, 1], "bound": "tanh"}).quantizer
+        TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [3, 2, 1], "bound": "tanh"}).quantizer
     ).code_values()
     rows = {}
     for name, values in {"random": None, "code": values_CV}.items():
@@ -217,7 +217,7 @@ def test_a_network_size_without_effect_is_refused():
 
 
 def test_sequence_stage_runs_for_scratch_unless_told():
-    assert warmup_settings().trains_on_sequences
-    assert not warmup_settings(sequence_stage="never").trains_on_sequences
-    assert not warmup_settings(source="folder").trains_on_sequences
-    assert warmup_settings(source="folder", sequence_stage="always").trains_on_sequences
+    assert WarmupSettings.make().trains_on_sequences
+    assert not WarmupSettings.make(sequence_stage="never").trains_on_sequences
+    assert not WarmupSettings.make(source="folder").trains_on_sequences
+    assert WarmupSettings.make(source="folder", sequence_stage="always").trains_on_sequences

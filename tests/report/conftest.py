@@ -3,8 +3,8 @@
 import pytest
 
 from dplm2 import config
-from dplm2.report.settings import ReportSettings
 from dplm2.report.writing import write_report
+from dplm2.settings.report import ReportSettings
 from tests.report.tree import make_results
 
 

@@ -17,9 +17,9 @@ from dplm2.report.markup import json_block, table
 from dplm2.report.page import build_page
 from dplm2.report.results import Curve, read_results
 from dplm2.report.sections import likelihood
-from dplm2.report.settings import ReportSettings
 from dplm2.report.viewer import chosen_samples
 from dplm2.report.writing import write_report
+from dplm2.settings.report import ReportSettings
 from tests.report.tree import STAGES, TASKS, make_results
 
 HOSTILE = "<script>alert(1)</script>\"'&$x^2$</script><!--"

@@ -15,7 +15,7 @@ from dplm2.report import tables
 from dplm2.report.labels import number, quantity, task_kind, threshold_columns
 from dplm2.report.results import TokenUsage, read_results
 from dplm2.report.scale import count_parameters, scales, warning
-from dplm2.report.settings import ReportSettings
+from dplm2.settings.report import ReportSettings
 from tests.report.tree import make_results
 
 

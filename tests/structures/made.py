@@ -3,11 +3,11 @@
 import numpy as np
 
 from dplm2 import config
+from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.atoms import Entry
 from dplm2.structures.cleaning import Chain, Refusal, clean_entry
 from dplm2.structures.components import THREE_LETTERS
 from dplm2.structures.reading import parse
-from dplm2.structures.settings import DatasetSettings
 
 STEP, START = 3.8, 5.0
 # Along x: N 0, CA 1.46, C 2.47, so that C to the next N is 1.33 angstrom; O beside C.

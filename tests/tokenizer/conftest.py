@@ -8,9 +8,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.importing import import_tokenizer
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.settings import default_settings
 from tests.tokenizer.synthetic import SMALL, chain
 
 
@@ -24,7 +24,7 @@ def chains() -> list[np.ndarray]:
 def small_tokenizer() -> StructureTokenizer:
     """A small tokenizer with random weights, biases included."""
     torch.manual_seed(0)
-    tokenizer = StructureTokenizer(default_settings(**SMALL)).eval()
+    tokenizer = StructureTokenizer(TokenizerSettings.make(**SMALL)).eval()
     with torch.no_grad():
         for parameter in tokenizer.encoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

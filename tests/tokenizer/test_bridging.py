@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.bridging import PEPTIDE_BOND, bridge_gaps
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.settings import default_settings
 from tests.tokenizer.synthetic import SMALL, rotation
 from tests.tokenizer.test_losses import chain_of_torsions
 
@@ -70,7 +70,7 @@ def test_chains_without_gaps_are_returned_as_they_are():
 
 def test_tokens_of_missing_residues_lead_over_the_gap_but_not_beyond_the_ends():
     sizes = SMALL | {"encoder": SMALL["encoder"] | {"bridge_gaps": True, "layers": 0}}
-    tokenizer = StructureTokenizer(default_settings(**sizes))
+    tokenizer = StructureTokenizer(TokenizerSettings.make(**sizes))
     cut = without(protein(), slice(0, 2), slice(20, 28))
     tokens, filled = tokenizer.encode(cut), tokenizer.encode(bridge_gaps(cut))
     np.testing.assert_array_equal(tokens, filled)

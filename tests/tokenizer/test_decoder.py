@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import decoder_names, transition, trunk
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.post_quant import PostQuantization
-from dplm2.tokenizer.settings import default_settings
 
 CASES = ("single_missing", "batch_padded", "single_full")
 
@@ -29,7 +29,7 @@ def tiny_settings():
         "post_quant_heads": 8,
         "confidence_hidden": 16,
     }
-    return default_settings(datasets=["any"], decoder=sizes).decoder
+    return TokenizerSettings.make(datasets=["any"], decoder=sizes).decoder
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def official(fixtures_folder):
 @pytest.fixture(scope="module")
 def decoder(official):
     ours = {name: tensor for name, tensor in official.items() if name.startswith(("post_quant.", "decoder."))}
-    module = Decoder(tiny_settings(), default_settings().quantizer).eval()
+    module = Decoder(tiny_settings(), TokenizerSettings.make().quantizer).eval()
     module.load_state_dict(decoder_names.from_official(ours, tiny_settings()))
     return module
 
@@ -199,19 +199,19 @@ def test_export_of_an_import_is_the_same_decoder(decoder, official, fixtures_fol
 
 def test_every_official_key_of_the_full_size_has_a_place(fixtures_folder):
     shapes = json.loads((fixtures_folder / "keys_struct_tokenizer.json").read_text())
-    settings = default_settings(datasets=["any"]).decoder
+    settings = TokenizerSettings.make(datasets=["any"]).decoder
     tensors = {
         name: torch.zeros(shape)
         for name, (shape, _) in shapes.items()
         if name.startswith(("post_quant.", "decoder.")) and not name.startswith("decoder.esm.")
     }
     state = decoder_names.from_official(tensors, settings)
-    Decoder(settings, default_settings().quantizer).load_state_dict(state)
+    Decoder(settings, TokenizerSettings.make().quantizer).load_state_dict(state)
 
 
 def test_without_triangle_attention_the_trunk_has_none_of_its_weights():
     settings = dataclasses.replace(tiny_settings(), triangle_attention=False)
-    assert not [name for name in Decoder(settings, default_settings().quantizer).state_dict() if "attend_" in name]
+    assert not [name for name in Decoder(settings, TokenizerSettings.make().quantizer).state_dict() if "attend_" in name]
 
 
 def test_bfloat16_arithmetic_moves_atoms_little(decoder, fixtures_folder):
@@ -227,7 +227,7 @@ def test_bfloat16_arithmetic_moves_atoms_little(decoder, fixtures_folder):
 @pytest.mark.parametrize("padded", [False, True])
 def test_what_a_window_of_attention_reads_of_a_chain_does_not_depend_on_its_length(padded):
     torch.manual_seed(0)
-    settings = default_settings(quantizer={"bits": 6}).quantizer
+    settings = TokenizerSettings.make(quantizer={"bits": 6}).quantizer
     network = PostQuantization(settings, width=16, layers=2, heads=2, window=5)
     codes = torch.randint(2, (1, 60, 6)).float() * 2 - 1
     mask = torch.ones(1, 60, dtype=torch.bool) if padded else None

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import features
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.features import Edges
 from dplm2.tokenizer.gvp import MessageLayer
 from dplm2.tokenizer.model import pad_backbones
-from dplm2.tokenizer.settings import default_settings
 from tests.tokenizer.synthetic import rotation
 
 COMPONENTS = {
@@ -159,7 +159,7 @@ def test_half_precision_stays_close(small_tokenizer, chains):
 def test_gradients_reach_every_parameter_that_training_uses(chains):
     torch.manual_seed(0)
     encoder = Encoder(
-        default_settings(
+        TokenizerSettings.make(
             encoder={"width": 16, "layers": 1, "heads": 2, "gvp_layers": 1, "node_scalars": 8, "node_vectors": 4}
         ).encoder
     )
@@ -189,7 +189,7 @@ def test_without_positions_a_residue_does_not_know_its_place_in_the_chain(chains
     for positions in (True, False):
         torch.manual_seed(0)
         sizes = {"width": 16, "layers": 0, "gvp_layers": 1, "node_scalars": 8, "node_vectors": 4, "neighbours": 4}
-        encoder = Encoder(default_settings(encoder={**sizes, "positions": positions}).encoder).eval()
+        encoder = Encoder(TokenizerSettings.make(encoder={**sizes, "positions": positions}).encoder).eval()
         with torch.no_grad():
             alone, after = (encoder(*pad_backbones([chain]))[0] for chain in (given, moved))
         differences.append(float((alone[3:] - after[28:]).abs().max()))

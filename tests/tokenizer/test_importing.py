@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dplm2.cli import main
 from dplm2.errors import DPLM2Error
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.decoder_names import is_unused
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.importing import (
@@ -19,7 +20,6 @@ from dplm2.tokenizer.importing import (
     tokenizer_of,
 )
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.settings import default_settings
 from dplm2.tokenizer.training import initial_tokenizer
 from tests.tokenizer.synthetic import SMALL
 
@@ -41,7 +41,7 @@ def test_every_key_of_the_released_size_has_its_place(fixtures_folder):
     }
     tokenizer = tokenizer_of(weights, {})
     assert tokenizer.codebook_size == 8192 and tokenizer.settings.encoder.neighbours == 30
-    assert tokenizer.settings == default_settings(encoder={"frozen": True})
+    assert tokenizer.settings == TokenizerSettings.make(encoder={"frozen": True})
     values = [value.flatten().unique_consecutive() for value in tokenizer.state_dict().values()]
     held = set(torch.cat(values).tolist())
     pair_start = weights["decoder.trunk.recycle_z_norm.bias"][0] + weights["decoder.trunk.recycle_disto.weight"][0, 0]
@@ -139,7 +139,7 @@ def test_esm_if1_goes_into_a_frozen_encoder(fixtures_folder, released, tmp_path,
     torch.save({"args": argparse.Namespace(arch="vt_medium_with_invariant_gvp"), "model": state}, tmp_path / "if1.pt")
     sizes = {"width": 64, "layers": 2, "heads": 4, "feedforward_width": 128, "gvp_layers": 2, "node_scalars": 32}
     sizes |= {"node_vectors": 8, "neighbours": 12, "frozen": True, "weights": str(tmp_path / "if1.pt")}
-    tokenizer = initial_tokenizer(default_settings(encoder=sizes, decoder=SMALL["decoder"]), 0)
+    tokenizer = initial_tokenizer(TokenizerSettings.make(encoder=sizes, decoder=SMALL["decoder"]), 0)
     for name, value in tokenizer.encoder.state_dict().items():
         assert torch.equal(value, released.encoder.state_dict()[name]), name
     assert not any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
@@ -152,16 +152,16 @@ def test_esm_if1_of_the_released_size_fits(fixtures_folder, tmp_path):
     state = {name.removeprefix("encoder."): torch.zeros(shape) for name, shape in encoder.items()}
     save_file(state, tmp_path / "if1.safetensors")
     with torch.device("meta"):
-        empty = Encoder(default_settings().encoder)
+        empty = Encoder(TokenizerSettings.make().encoder)
     load_encoder_weights(empty, tmp_path / "if1.safetensors")
     assert all(value.device.type == "cpu" and not value.any() for value in empty.state_dict().values())
     with pytest.raises(DPLM2Error, match="do not fit"):
-        load_encoder_weights(Encoder(default_settings(**SMALL).encoder), tmp_path / "if1.safetensors")
+        load_encoder_weights(Encoder(TokenizerSettings.make(**SMALL).encoder), tmp_path / "if1.safetensors")
 
 
 def test_training_can_start_from_another_tokenizer(small_tokenizer, tmp_path):
     small_tokenizer.save_pretrained(tmp_path)
-    tokenizer = initial_tokenizer(default_settings(**SMALL, initial=str(tmp_path)), 0)
+    tokenizer = initial_tokenizer(TokenizerSettings.make(**SMALL, initial=str(tmp_path)), 0)
     assert tokenizer.fingerprint == small_tokenizer.fingerprint
     with pytest.raises(DPLM2Error, match="not the weights"):
-        initial_tokenizer(default_settings(initial=str(tmp_path), encoder={**SMALL["encoder"], "layers": 1}), 0)
+        initial_tokenizer(TokenizerSettings.make(initial=str(tmp_path), encoder={**SMALL["encoder"], "layers": 1}), 0)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import decoder_names, losses
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.frames import frames_from_backbone, ideal_atoms, place_oxygens, rotations_of
 from dplm2.tokenizer.losses import Targets
-from dplm2.tokenizer.settings import default_settings
 from dplm2.tokenizer.violation import violations
 from tests.tokenizer.test_decoder import tiny_settings
 
@@ -89,7 +89,7 @@ def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, fixtures
     theirs, logged, internals = case
     settings = tiny_settings()
     official = load_file(fixtures_folder / "structok_tiny" / "weights.safetensors")
-    decoder = Decoder(settings, default_settings().quantizer).eval()
+    decoder = Decoder(settings, TokenizerSettings.make().quantizer).eval()
     parts = {name: tensor for name, tensor in official.items() if name.startswith(("post_quant.", "decoder."))}
     decoder.load_state_dict(decoder_names.from_official(parts, settings))
     targets = recorded_targets(theirs)
@@ -123,7 +123,7 @@ def test_violations_are_the_recorded_ones(case):
 
 def test_scale_and_weights_add_up_to_the_recorded_loss(case):
     theirs, logged, _ = case
-    settings = default_settings(datasets=["any"]).loss
+    settings = TokenizerSettings.make(datasets=["any"]).loss
     scale = losses.scale_of(theirs["batch.seq_length"], settings, crop=512)
     assert math.isclose(scale, logged["rec/loss_scale"], **CLOSE)
     terms = {"fape": "fape", "distogram": "distogram", "sequence": "lm_loss", "violation": "violation"}
@@ -250,8 +250,8 @@ def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, fixtures_folde
     case_name = "loss_single" if len(internals["res_mask"]) == 1 else "loss_batch"
     recorded = json.loads((folder / "meta.json").read_text())[case_name]
     targets = recorded_targets(theirs)
-    settings, weights = tiny_settings(), default_settings(datasets=["any"], loss={"confidence": 0.0}).loss
-    decoder = Decoder(settings, default_settings().quantizer).eval()
+    settings, weights = tiny_settings(), TokenizerSettings.make(datasets=["any"], loss={"confidence": 0.0}).loss
+    decoder = Decoder(settings, TokenizerSettings.make().quantizer).eval()
     parts = load_file(folder / "weights.safetensors")
     parts = {name: tensor for name, tensor in parts.items() if name.startswith(("post_quant.", "decoder."))}
     decoder.load_state_dict(decoder_names.from_official(parts, settings))

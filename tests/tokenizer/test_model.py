@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dplm2.errors import DPLM2Error
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.model import StructureTokenizer, length_buckets
-from dplm2.tokenizer.settings import default_settings
 from tests.tokenizer.synthetic import SMALL, chain, rotation
 
 
@@ -45,7 +45,7 @@ def test_tokens_do_not_change_with_place_padding_order_or_batch(small_tokenizer,
 
 @pytest.mark.parametrize(("channels", "expected"), [(40, torch.float32), (128, torch.bfloat16)])
 def test_only_an_encoder_with_wide_products_uses_bfloat16(chains, channels, expected, monkeypatch):
-    settings = default_settings(**SMALL | {"encoder": SMALL["encoder"] | {"node_scalars": channels}})
+    settings = TokenizerSettings.make(**SMALL | {"encoder": SMALL["encoder"] | {"node_scalars": channels}})
     tokenizer, used = StructureTokenizer(settings), []
     encode = tokenizer.encoder.forward
     monkeypatch.setattr(tokenizer.encoder, "forward", lambda *batch: used.append(batch[3]) or encode(*batch))
@@ -97,7 +97,7 @@ def test_saving_keeps_tokens_and_fingerprint(small_tokenizer, chains, tmp_path):
 
 
 def test_a_frozen_encoder_is_never_in_training_mode():
-    settings = default_settings(**{**SMALL, "encoder": {**SMALL["encoder"], "frozen": True}})
+    settings = TokenizerSettings.make(**{**SMALL, "encoder": {**SMALL["encoder"], "frozen": True}})
     tokenizer = StructureTokenizer(settings).train()
     assert tokenizer.decoder.training and not any(part.training for part in tokenizer.encoder.modules())
     assert not any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())

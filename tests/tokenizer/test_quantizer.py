@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from dplm2.errors import ConfigError
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.quantizer import (
     Quantizer,
     code_entropies,
@@ -15,11 +16,10 @@ from dplm2.tokenizer.quantizer import (
     indices_to_codes,
     levels_of,
 )
-from dplm2.tokenizer.settings import default_settings
 
 
 def quantizer(**settings) -> Quantizer:
-    return Quantizer(default_settings(quantizer=settings).quantizer)
+    return Quantizer(TokenizerSettings.make(quantizer=settings).quantizer)
 
 
 def entropies_over_all_codes(values_NQ, temperature):
@@ -132,7 +132,7 @@ def test_memory_of_the_entropy_does_not_grow_with_residues_times_codes():
 
 def test_several_bits_of_a_value_give_the_nearest_of_evenly_spaced_levels():
     layout = (4, 3, 1)
-    settings = default_settings(quantizer={"bits": 8, "bits_per_value": layout, "bound": "tanh"}).quantizer
+    settings = TokenizerSettings.make(quantizer={"bits": 8, "bits_per_value": layout, "bound": "tanh"}).quantizer
     values = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     mask = torch.ones(2, 50, dtype=torch.bool)
     result = Quantizer(settings)(values, mask)

@@ -14,11 +14,11 @@ import torch
 from dplm2.artifacts import sha256_of_file
 from dplm2.cli import main
 from dplm2.errors import DPLM2Error
+from dplm2.settings.tokenizer import TokenizationSettings
 from dplm2.structures.store import CHAINS
 from dplm2.tokenizer import model
 from dplm2.tokenizer import tokens as module
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.settings import TokenizationSettings
 from dplm2.tokenizer.tokens import decode_tokens, encode_part, encode_parts, read_tokens
 from tests.tokenizer.synthetic import chain
 

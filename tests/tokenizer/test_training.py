@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dplm2.errors import ConfigError
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures import store
 from dplm2.tokenizer import feature_cache, losses, validation
 from dplm2.tokenizer.model import StructureTokenizer, pad_backbones
-from dplm2.tokenizer.settings import default_settings
 from dplm2.tokenizer.training import Chains, TokenizerTask, initial_tokenizer, train_tokenizer
 from tests.tokenizer.test_losses import chain_of_torsions
 
@@ -52,7 +52,7 @@ SIZES = {
 
 def settings_of(**changes):
     sections = {name: {**values, **changes.get(name, {})} for name, values in SIZES.items()}
-    return default_settings(datasets=["any"], **sections)
+    return TokenizerSettings.make(datasets=["any"], **sections)
 
 
 def table_of(lengths=(18, 25, 30, 41), split="train"):

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from tiny_task import Network, SpoiltTask, TinyTask, same, train, weights
 
 from dplm2.errors import ConfigError, DPLM2Error, Preempted
+from dplm2.settings.training import TrainingSettings
 from dplm2.training import devices, log, randomness, state, summary
 from dplm2.training.batches import Batches, Position
 from dplm2.training.optimizer import learning_rate
-from dplm2.training.settings import TrainingSettings
 
 # About 9 batches are an epoch: 20 steps with two batches each go over four of its edges.
 SETTINGS = {"steps": 20, "warmup_steps": 3, "accumulate": 2, "log_every": 4, "validate_every": 6, "save_every": 5}

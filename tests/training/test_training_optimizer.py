@@ -6,6 +6,7 @@ from tiny_task import Network
 from torch import nn
 
 from dplm2.errors import DPLM2Error
+from dplm2.settings.training import TrainingSettings
 from dplm2.training.optimizer import (
     MovingAverage,
     Muon,
@@ -14,7 +15,6 @@ from dplm2.training.optimizer import (
     orthogonalised,
     trained_parameters,
 )
-from dplm2.training.settings import TrainingSettings
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])

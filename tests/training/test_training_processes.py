@@ -63,14 +63,14 @@ def test_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path):
 
 
 @pytest.mark.skipif(torch.__version__ < SHARDS_ON_CPU, reason="older torch does not average sharded gradients on CPUs")
-def test_two_processes_equal_one_with_twice_the_accumulation_and_stop_together(tmp_path):
-    once = {**SETTINGS, "accumulate": 1}
+def test_two_processes_equal_one_and_stop_together(tmp_path):
+    once = SETTINGS  # two batches an update, one for each process
     endless = {**once, "steps": 2000, "save_every": None}
     sharded = {**SETTINGS, "strategy": "fsdp", "ema_decay": 0.9, "gradient_clip": 0.1}
     process = start(
         {"out": tmp_path / "ddp", "settings": once},
-        {"out": tmp_path / "ddp-accumulated", "settings": SETTINGS},
-        {"out": tmp_path / "fsdp", "settings": sharded, "freeze": ["embedding"]},
+        {"out": tmp_path / "ddp-accumulated", "settings": {**SETTINGS, "accumulate": 4}},
+        {"out": tmp_path / "fsdp", "settings": {**sharded, "accumulate": 4}, "freeze": ["embedding"]},
         {"out": tmp_path / "stopped", "settings": endless, "trouble": {"kill_at": 5, "signal": "SIGTERM", "rank": "1"}},
         launcher=TORCHRUN,
     )
@@ -96,9 +96,9 @@ def test_two_processes_equal_one_with_twice_the_accumulation_and_stop_together(t
     assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-5) for name in found if name != "passes")
 
 
-def test_two_devices_without_a_launcher_equal_one_with_twice_the_accumulation(tmp_path):
+def test_two_devices_without_a_launcher_equal_one(tmp_path):
     """``devices: 2`` and nothing else: Fabric starts the second process itself."""
-    process = start({"out": tmp_path / "two", "settings": {**SETTINGS, "devices": 2, "accumulate": 1}})
+    process = start({"out": tmp_path / "two", "settings": {**SETTINGS, "devices": 2}})
     train(tmp_path / "one", SETTINGS)
     status, said = finish(process)
     assert status == 0 and "2 processes (ddp)" in said, said
@@ -109,13 +109,13 @@ def test_two_devices_without_a_launcher_equal_one_with_twice_the_accumulation(tm
 
 
 def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path):
-    settings = {**SETTINGS, "steps": 200, "accumulate": 1, "save_every": 3}
+    settings = {**SETTINGS, "steps": 200, "save_every": 3}
     process = start({"out": tmp_path, "settings": settings, "trouble": {"kill_at": 10, "rank": "1"}}, launcher=TORCHRUN)
     status, said = finish(process)
     died = (tmp_path / "state/f00d/latest.json").stat().st_mtime
     assert status != 0 and time.time() - died < 60
     assert "SIGKILL" in said or "exitcode  : -9" in said
-    assert train(tmp_path, {**settings, "steps": 200, "accumulate": 2}).resumed_from == 9
+    assert train(tmp_path, settings).resumed_from == 9
 
 
 def test_exit_status_of_a_preempted_process(tmp_path):

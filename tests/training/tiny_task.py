@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dplm2.errors import DPLM2Error, Preempted
+from dplm2.settings.training import TrainingSettings
 from dplm2.training.loop import fit
-from dplm2.training.settings import TrainingSettings
 
 LETTERS = 20
 

@@ -1,0 +1,23 @@
+"""Where networks run."""
+
+from dplm2.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick_device(name: str) -> str:
+    """The device that ``auto`` means on this machine; any other name is kept if this machine has it.
+
+    Raises
+    ------
+    ConfigError
+        If the machine has no such device.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if available[device])
+    if not available[name]:
+        raise ConfigError(f"device: this machine has no {name}")
+    return name

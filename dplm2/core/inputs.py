@@ -1,0 +1,105 @@
+"""Files of the user's that a stage reads: what tells whether their content is the same, without reading large ones.
+
+A small file is known by its content. A large one (weights) is known by its size and time of change, as long as nobody
+has read it; the job that reads it leaves its SHA-256 behind (`hash_of`), so that a file that was only touched, copied
+or moved keeps its identity.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dplm2.artifacts import read_json, sha256_of_file, write_json
+from dplm2.errors import DPLM2Error
+
+SMALL = 1 << 20  # bytes
+MOST_FILES = 10_000  # of a folder
+RECORDS = "inputs"  # folder of the state
+
+
+def files_below(path: str | os.PathLike, patterns: Iterable[str]) -> list[Path]:
+    """The file itself, or the files of a folder that fit one of the patterns, in order of names."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path] if path.exists() else _beside(path)
+    found = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
+    if len(found) > MOST_FILES:
+        raise DPLM2Error(f"{path}: more than {MOST_FILES} files")
+    return found
+
+
+def _beside(path: Path) -> list[Path]:
+    """The files of a database that is named by what their names begin with."""
+    return sorted(path.parent.glob(f"{path.name}*")) if path.parent.is_dir() else []
+
+
+def identity(path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike) -> str:
+    """Names the content of a file or folder: equal as long as the content is, wherever it lies.
+
+    Parameters
+    ----------
+    path
+        File or folder.
+    patterns
+        Which files of a folder count.
+    state
+        The state folder, with what jobs left behind.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    for file in files_below(path, patterns):
+        name = file.relative_to(path) if path.is_dir() else file.suffix
+        digest.update(f"{name}\t{_identity(file, Path(state))}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _identity(file: Path, state: Path) -> str:
+    stat = file.stat()
+    if stat.st_size <= SMALL:
+        return sha256_of_file(file)
+    known = _known(file, state)
+    if known is not None and (known["seen"] == _seen(stat) or _same_content(file, stat, known)):
+        return known["identity"]
+    return _stamp(stat)
+
+
+def hash_of(file: str | os.PathLike, state: str | os.PathLike) -> str:
+    """SHA-256 of a file, noted in the state folder; a file that looks as it did then is not read again."""
+    file, state = Path(file).absolute(), Path(state)
+    stat = file.stat()
+    if stat.st_size <= SMALL:
+        return sha256_of_file(file)
+    known = _known(file, state)
+    if known is not None and known["seen"] == _seen(stat):
+        return known["sha256"]
+    sha256 = sha256_of_file(file)
+    same = known is not None and known["sha256"] == sha256
+    note = {"file": str(file), "seen": _seen(stat), "sha256": sha256}
+    write_json(_record(file, state), {**note, "identity": known["identity"] if same else _stamp(stat)})
+    return sha256
+
+
+def _same_content(file: Path, stat: os.stat_result, known: dict) -> bool:
+    return known["seen"].split("-")[0] == str(stat.st_size) and sha256_of_file(file) == known["sha256"]
+
+
+def _known(file: Path, state: Path) -> dict | None:
+    record = _record(file.absolute(), state)
+    try:
+        known = read_json(record) if record.is_file() else None
+    except DPLM2Error:
+        return None
+    return known if isinstance(known, dict) and {"seen", "sha256", "identity"} <= set(known) else None
+
+
+def _record(file: Path, state: Path) -> Path:
+    return state / RECORDS / f"{hashlib.sha256(os.fsencode(file)).hexdigest()[:16]}.json"
+
+
+def _seen(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
+
+
+def _stamp(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"

@@ -1,0 +1,49 @@
+"""What a command prints, copied to a log file."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+CHUNK = 1 << 16
+
+
+@contextlib.contextmanager
+def copied_to(path: str | os.PathLike) -> Iterator[None]:
+    """Within this context, what this process and its children print also goes to a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as log, contextlib.ExitStack() as stack:
+        for stream in (sys.stdout, sys.stderr):
+            stack.enter_context(_copied(stream.fileno(), stream, log))
+        yield
+
+
+@contextlib.contextmanager
+def _copied(descriptor: int, stream: object, log: object) -> Iterator[None]:
+    original, (reading, writing) = os.dup(descriptor), os.pipe()
+    os.dup2(writing, descriptor)
+    os.close(writing)
+    thread = threading.Thread(target=_copy, args=(reading, original, log), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+        os.dup2(original, descriptor)  # the pipe's last writing end, unless a child still holds one
+        thread.join(timeout=5)
+        with contextlib.suppress(OSError):
+            os.close(original)
+
+
+def _copy(reading: int, original: int, log: object) -> None:
+    while data := os.read(reading, CHUNK):
+        with contextlib.suppress(OSError):  # nobody reads the terminal any more: the log goes on
+            os.write(original, data)
+        with contextlib.suppress(OSError, ValueError):
+            log.write(data)
+            log.flush()
+    os.close(reading)

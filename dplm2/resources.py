@@ -1,0 +1,132 @@
+"""What a job needs: memory, time and GPUs, estimated from the configuration."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dplm2.settings import Configuration
+from dplm2.settings.model import ModelSettings
+from dplm2.settings.tokenizer import TokenizerSettings
+from dplm2.settings.training import TrainingSettings
+
+BASE_MB = 1500  # Python, torch and their libraries
+CODES = 8192
+BYTES = 4  # of a weight in fp32
+# Hidden size, layers and feed-forward width of ESM-2, by millions of weights.
+ESM2 = {8: (320, 6, 1280), 35: (480, 12, 1920), 150: (640, 30, 2560), 650: (1280, 33, 5120), 3000: (2560, 36, 10240)}
+HOURS = 60
+MINUTES: Mapping[str, int] = {
+    "fetch_structures": 24 * HOURS,
+    "clean_structures": 2 * HOURS,
+    "select_structures": HOURS,
+    "train_tokenizer": 48 * HOURS,
+    "encode_tokens": 12 * HOURS,
+    "warm_up_model": 24 * HOURS,
+    "train_model": 72 * HOURS,
+    "generate": 24 * HOURS,
+    "evaluate_tokenizer": 4 * HOURS,
+    "evaluate_likelihood": 4 * HOURS,
+    "evaluate_samples": 24 * HOURS,
+    "report": HOURS // 2,
+}
+ON_NETWORKS = frozenset(MINUTES) - {"fetch_structures", "clean_structures", "select_structures", "report"}
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one job needs at its first attempt.
+
+    Attributes
+    ----------
+    memory_mb
+        Main memory.
+    gpus
+        GPUs on its machine; 0 on a processor.
+    """
+
+    memory_mb: int
+    gpus: int
+
+
+def needs(settings: Configuration, rule: str, name: str | None = None) -> Need:
+    """Memory and GPUs of a rule's job.
+
+    Parameters
+    ----------
+    settings
+        The configuration.
+    rule
+        The rule's name.
+    name
+        The dataset, tokenizer, model or task that the job is about.
+    """
+    on_gpu = rule in ON_NETWORKS and settings.device in ("auto", "cuda")
+    gpus = _devices(settings, rule, name) if on_gpu else 0
+    return Need(math.ceil(BASE_MB + _megabytes(settings, rule, name)), gpus)
+
+
+def _devices(settings: Configuration, rule: str, name: str | None) -> int:
+    training = {"train_tokenizer": settings.tokenizers, "train_model": settings.models}.get(rule, {}).get(name)
+    devices = 1 if training is None else training.training.devices
+    return devices if isinstance(devices, int) else 1
+
+
+def _megabytes(settings: Configuration, rule: str, name: str | None) -> float:
+    if rule in ("train_model", "warm_up_model"):
+        model = settings.models[name]
+        training = model.training if rule == "train_model" else model.warmup.sequence_training
+        return _training_megabytes(model, training, settings)
+    if rule in ("generate", "evaluate_likelihood", "evaluate_samples"):
+        model = settings.models.get(name) if name else None
+        return _weights_megabytes(model, settings) * 1.5 + _tokenizer_megabytes(None) + 1000
+    if rule in ("train_tokenizer", "encode_tokens", "evaluate_tokenizer"):
+        return _tokenizer_megabytes(settings.tokenizers.get(name) if name else None, training=rule == "train_tokenizer")
+    return 500
+
+
+def _training_megabytes(model: ModelSettings, training: TrainingSettings, settings: Configuration) -> float:
+    hidden, layers, wide = shape_of(model, settings)
+    weights = _weights_megabytes(model, settings)
+    trained = weights * (0.25 if model.lora.enabled else 1.0)
+    # Weights once; gradients and two moments of what is trained.
+    fixed = weights + 3 * trained
+    positions = training.token_budget
+    kept = layers * (8 * hidden + 2 * wide) if not training.activation_checkpointing else layers * hidden
+    activations = positions * (kept + 2 * CODES) * (BYTES if training.precision == "fp32" else BYTES // 2) / 2**20
+    return fixed + activations
+
+
+def _weights_megabytes(model: ModelSettings | None, settings: Configuration) -> float:
+    hidden, layers, wide = shape_of(model, settings)
+    return BYTES * (layers * (4 * hidden**2 + 2 * hidden * wide) + 2 * CODES * hidden) / 2**20
+
+
+def shape_of(model: ModelSettings | None, settings: Configuration) -> tuple[int, int, int]:
+    """Hidden size, layers and feed-forward width of a model; where only a name is known, of ESM-2 of that size."""
+    seen = set()
+    while model is not None and model.network is None and model.warmup.model is not None:
+        if model.warmup.model in seen:
+            break
+        seen.add(model.warmup.model)
+        model = settings.models.get(model.warmup.model)
+    if model is None:
+        return ESM2[150]
+    if model.network is not None:
+        return model.network.hidden_size, model.network.layers, model.network.intermediate_size
+    named = re.search(r"(\d+)([mMbB])(?![A-Za-z])", model.pretrained or model.warmup.source)
+    millions = int(named[1]) * (1000 if named[2] in "bB" else 1) if named else 650
+    return ESM2[min(ESM2, key=lambda size: abs(math.log(size / millions)))]
+
+
+def _tokenizer_megabytes(tokenizer: TokenizerSettings | None, training: bool = False) -> float:
+    if tokenizer is None or tokenizer.pretrained is not None:
+        return 2500.0  # the paper's: 180 million weights and a batch
+    encoder, decoder = tokenizer.encoder, tokenizer.decoder
+    weights = encoder.layers * (4 * encoder.width**2 + 2 * encoder.width * encoder.feedforward_width)
+    weights += encoder.gvp_layers * 8 * encoder.node_scalars**2 + 30 * decoder.sequence_dim**2 * (decoder.blocks + 2)
+    residues, crop = tokenizer.training.token_budget, tokenizer.loss.crop or 512
+    pairs = residues * crop * decoder.pair_dim * (6 * decoder.blocks + 2)
+    kept = pairs + residues * encoder.neighbours * encoder.node_scalars * (2 * encoder.gvp_layers + 2)
+    factor = 4 if training else 1
+    return 500 + BYTES * (weights * factor + kept * (1 if training else 0.5)) / 2**20

@@ -1,0 +1,144 @@
+"""Options of the command line that every command with settings shares, and the section that they choose."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dplm2.core.devices import DEVICES
+from dplm2.errors import ConfigError
+
+CONFIG_HELP = "YAML file, or JSON text, of a configuration; several are merged, later ones win"
+
+
+class Chosen(NamedTuple):
+    """What a command works with: a section of the configuration, its name, and what holds for the whole run."""
+
+    section: Any
+    name: str | None
+    seed: int
+    device: str
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: str, device: bool = True) -> None:
+    """Add ``--config``, ``--name``, ``--set``, ``--seed`` and, for commands that run a network, ``--device``."""
+    parser.add_argument("--config", nargs="+", action="extend", metavar="SOURCE", default=[], help=CONFIG_HELP)
+    if kind != "evaluation":
+        parser.add_argument(
+            "--name", help=f"which entry of the configuration's section `{kind}` (default: the only one)"
+        )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"settings that override the configuration; keys as under `{kind}` in config/README.md",
+    )
+    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
+    if device:
+        parser.add_argument("--device", choices=DEVICES, help="where networks run (default: the configuration's)")
+
+
+def choose(options: argparse.Namespace, kind: str, **given: Any) -> Chosen:
+    """The section ``<kind>.<name>`` that the options choose, with ``--set`` on top.
+
+    Parameters
+    ----------
+    options
+        With the attributes that `add_settings` adds.
+    kind
+        ``datasets``, ``tokenizers``, ``models``, ``generation`` or ``evaluation``.
+    **given
+        Values that stand below ``--set`` and above the configuration. For ``generation`` the key ``task`` also says
+        which entries are meant.
+
+    Raises
+    ------
+    ConfigError
+        If a value is wrong, or it is not clear which section is meant.
+    """
+    from dplm2.settings import loading
+    from dplm2.settings.configuration import Configuration
+
+    sources = [loading.read(source) for source in options.config]
+    named = named_sections(options, kind)
+    changes = loading.merged(given, nested(options.set))
+    if kind == "evaluation":
+        name, changes = None, {kind: changes}
+    else:
+        name = _name(options, kind, named, given.get("task"))
+        changes = {kind: {name: changes}} if name is not None else {}
+    settings = loading.load([*sources, changes])
+    if kind == "evaluation":
+        section = settings.evaluation
+    elif name is not None:
+        section = getattr(settings, kind)[name]
+    else:
+        section = default_section(Configuration, kind).make(**loading.merged(given, nested(options.set)))
+    seed = settings.seed if options.seed is None else options.seed
+    return Chosen(section, name, seed, getattr(options, "device", None) or settings.device)
+
+
+def named_sections(options: argparse.Namespace, kind: str) -> Mapping:
+    """The entries of a kind in the configuration that the options give, unchecked."""
+    from dplm2.settings import loading
+
+    whole: dict = {}
+    for source in options.config:
+        whole = loading.merged(whole, loading.read(source))
+    named = whole.get(kind)
+    return named if isinstance(named, Mapping) else {}
+
+
+def default_section(configuration: Any, kind: str) -> Any:
+    """The model of one entry of a kind."""
+    return configuration.model_fields[kind].annotation.__args__[1]
+
+
+def _name(options: argparse.Namespace, kind: str, named: Mapping, task: str | None) -> str | None:
+    fitting = [
+        name
+        for name, section in named.items()
+        if task is None or isinstance(section, Mapping) and section.get("task") == task
+    ]
+    if options.name is not None and named:
+        if options.name not in named:
+            raise ConfigError(f"--name: {kind} has no {options.name!r}; there: {', '.join(sorted(named)) or 'none'}")
+        if options.name not in fitting:
+            raise ConfigError(f"{kind}.{options.name} is of the task {named[options.name].get('task')}, not {task}")
+        return options.name
+    if len(fitting) > 1:
+        raise ConfigError(f"--name: which of the {kind} {', '.join(sorted(fitting))}?")
+    if named and not fitting:
+        there = ", ".join(sorted(named))
+        raise ConfigError(f"the configuration's section {kind} has no task {task}; there: {there}")
+    return fitting[0] if fitting else None
+
+
+def nested(assignments: list[str]) -> dict[str, Any]:
+    """``["training.steps=10"]`` as ``{"training": {"steps": 10}}``; values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        If an assignment has no ``=`` or its value is not YAML.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: must be KEY=VALUE, for example samples=10")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: the value is not YAML ({' '.join(str(error).split())})") from error
+        place, *parents = reversed(key.strip().split("."))
+        inner = values
+        for part in reversed(parents):
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {text}: {part} is already given as a value")
+        inner[place] = read
+    return values

@@ -1,0 +1,100 @@
+"""The whole configuration, and the names by which its sections refer to one another."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from dplm2.settings.dataset import DatasetSettings
+from dplm2.settings.evaluation import EvaluationSettings
+from dplm2.settings.fields import Name, Section, operates, section
+from dplm2.settings.generation import GenerationSettings
+from dplm2.settings.model import ModelSettings
+from dplm2.settings.report import ReportSettings
+from dplm2.settings.tokenizer import TokenizerSettings
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+# Folders of the results that hold something else than a model's or a task's own.
+TAKEN = {"models": ("tokenizers",), "generation": ("likelihood",)}
+
+
+class Configuration(Section):
+    """Everything that a run of the workflow, or a command, can be told."""
+
+    results: str = operates("results", "Folder for everything that a run makes and a user reads.", min_length=1)
+    state: str = operates(
+        "state",
+        "Folder for resumable training state and input manifests. It may be deleted between runs, at the cost of "
+        "starting unfinished stages again.",
+        min_length=1,
+    )
+    seed: int = operates(0, "Seed of every random choice of the run.", ge=0)
+    device: Device = operates("auto", "Where networks run; auto takes a GPU if there is one.")
+    threads: int = operates(
+        2,
+        "Processor threads of each job that runs a network. Small networks are as quick with 1, and then several jobs "
+        "run side by side.",
+        ge=1,
+    )
+    datasets: dict[Name, DatasetSettings] = section(
+        "Sets of structures by name: where the files are and which chains are kept."
+    )
+    tokenizers: dict[Name, TokenizerSettings] = section("Structure tokenizers by name.")
+    models: dict[Name, ModelSettings] = section("Language models by name.")
+    generation: dict[Name, GenerationSettings] = section("Generation tasks by name; each runs for every model.")
+    evaluation: EvaluationSettings = section("Metrics, thresholds and backends.")
+    report: ReportSettings = section("The HTML page and the tables.")
+
+    def contradictions(self) -> Iterator[str]:
+        """Names that stand for nothing, and names that are taken."""
+        yield from self._unknown_names()
+        for kind, names in TAKEN.items():
+            for name in names:
+                if name in getattr(self, kind):
+                    yield f"{kind}.{name}: this name is taken, the results folder uses it; choose another"
+
+    def _unknown_names(self) -> Iterator[str]:
+        def unknown(place: str, kind: str, names: Iterable[str | None]) -> Iterator[str]:
+            known = getattr(self, kind)
+            for name in names:
+                # A command may be given its own section alone.
+                if name is not None and kind in self.model_fields_set and name not in known:
+                    yield f"{place}: {kind} has no {name!r}; there: {', '.join(sorted(known)) or 'none'}"
+
+        for name, tokenizer in self.tokenizers.items():
+            yield from unknown(f"tokenizers.{name}.datasets", "datasets", tokenizer.datasets)
+        for name, model in self.models.items():
+            yield from unknown(f"models.{name}.datasets", "datasets", model.datasets)
+            yield from unknown(f"models.{name}.tokenizer", "tokenizers", [model.tokenizer])
+            yield from unknown(f"models.{name}.warmup.model", "models", [model.warmup.model])
+            if name in self._started_from(name):
+                yield f"models.{name}.warmup.model: the model would start from itself"
+        for name, task in self.generation.items():
+            yield from unknown(f"generation.{name}.dataset", "datasets", [task.dataset])
+        for key in ("reconstruction", "likelihood"):
+            yield from unknown(f"evaluation.{key}", "datasets", getattr(self.evaluation, key))
+
+    def _started_from(self, name: str) -> set[str]:
+        """The models that a model's weights descend from."""
+        found: set[str] = set()
+        while name in self.models and (name := self.models[name].warmup.model) is not None and name not in found:
+            found.add(name)
+        return found
+
+    def missing_for_a_run(self) -> Iterator[str]:
+        """Yield one line for each thing that a run of the workflow needs and the configuration leaves open."""
+        for name, dataset in self.datasets.items():
+            if dataset.files is None and dataset.fetch is None:
+                yield f"datasets.{name}: give either 'files', or 'fetch' with a list of what to download"
+        for kind in ("tokenizers", "models"):
+            for name, trained in getattr(self, kind).items():
+                if trained.pretrained is None and not trained.datasets:
+                    yield f"{kind}.{name}: give 'datasets' to train on, or 'pretrained' with a finished one"
+        for name, model in self.models.items():
+            if model.pretrained is None and model.warmup.from_scratch and model.network is None:
+                yield f"models.{name}.network: missing; warmup.source: scratch needs the size of the network"
+        for name, task in self.generation.items():
+            if task.task in ("folding", "inverse-folding") and task.dataset is None:
+                yield f"generation.{name}.dataset: missing; {task.task} needs the chains of a dataset"
+            if task.task == "scaffolding" and not task.problems:
+                yield f"generation.{name}.problems: missing; scaffolding needs motif problems"
+            if task.task == "infilling" and task.dataset is None and not task.problems:
+                yield f"generation.{name}.dataset: missing; infilling needs the chains of a dataset, or `problems`"

@@ -1,0 +1,279 @@
+"""Settings of one generation task."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dplm2.settings.fields import Section, Text, decides, fields_read, meaning_of, operates, plain, refers, text_like
+
+Task = Literal["co-generation", "sequence", "backbone", "folding", "inverse-folding", "scaffolding", "infilling"]
+TASKS: tuple[Task, ...] = get_args(Task)
+UNCONDITIONAL: tuple[Task, ...] = ("co-generation", "sequence", "backbone")
+CHAIN_TASKS = tuple(task for task in TASKS if task != "scaffolding")
+WITH_STRUCTURE = tuple(task for task in TASKS if task != "sequence")
+
+NUMBER = r"(\d+(\.\d*)?|\.\d+)"
+STRATEGY = rf"^(argmax|gumbel_argmax(@{NUMBER})?|annealing@{NUMBER}:{NUMBER}|temperature@{NUMBER})$"
+UNMASKING = rf"^(deterministic|stochastic(@{NUMBER})?)$"
+RESIDUES = r"\d+(-\d+)?(\s*,\s*\d+(-\d+)?)*"
+
+
+def _one_residue(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+StrategyText = text_like(STRATEGY, "argmax, gumbel_argmax, gumbel_argmax@T, annealing@HIGH:LOW or temperature@T")
+UnmaskingText = text_like(UNMASKING, "deterministic, stochastic or stochastic@SCALE (for example stochastic@1.0)")
+Residues = Annotated[
+    text_like(rf"^\s*{RESIDUES}\s*$", "residues counted from 1, such as 5,10-20"), BeforeValidator(_one_residue)
+]
+MaskedResidues = Annotated[
+    text_like(rf"^\s*(all|{RESIDUES})\s*$", "residues counted from 1, such as 5,10-20, or all"),
+    BeforeValidator(_one_residue),
+]
+
+# What changes neither tokens nor coordinates of a sample.
+WITHOUT_EFFECT_ON_SAMPLES = (
+    *("samples", "lengths", "problems", "dataset", "split", "references"),
+    *("token_budget", "format", "trajectory"),
+)
+# The paper's values for each task, where the configuration says nothing.
+_FREE = {"steps": 500, "strategy": "annealing@2.0:1.0", "unmasking": "stochastic@1.0"}
+_GIVEN = {"samples": 1, "steps": 100, "strategy": "argmax", "unmasking": "deterministic"}
+_UNCONDITIONAL = {"lengths": (100, 200, 300, 400, 500), "samples": 100, **_FREE}
+TASK_DEFAULTS: Mapping[Task, Mapping[str, Any]] = {
+    "co-generation": _UNCONDITIONAL,
+    "sequence": _UNCONDITIONAL,
+    "backbone": _UNCONDITIONAL,
+    "folding": _GIVEN,
+    "inverse-folding": _GIVEN,
+    "scaffolding": {"samples": 100, **_FREE},
+    "infilling": {**_FREE, "samples": 1, "steps": 100},
+}
+
+
+class LengthRange(Section):
+    """Lengths drawn evenly from a range."""
+
+    minimum: int = decides(..., "Shortest length, residues.", ge=1)
+    maximum: int = decides(..., "Longest length, residues.", ge=1)
+
+    def contradictions(self) -> Iterator[str]:
+        """Contradictions between the values."""
+        if self.minimum > self.maximum:
+            yield f"minimum: {self.minimum} is above maximum ({self.maximum})"
+
+
+class TrackStrategies(Section):
+    """A strategy for each track."""
+
+    structure: StrategyText = decides(..., "Of structure tokens.")
+    sequence: StrategyText = decides(..., "Of amino acids.")
+
+
+class TrackUnmasking(Section):
+    """A way of unmasking for each track."""
+
+    structure: UnmaskingText = decides(..., "Of structure tokens.")
+    sequence: UnmaskingText = decides(..., "Of amino acids.")
+
+
+class GenerationSettings(Section):
+    """What is generated with every model.
+
+    A key that has no effect on the task is an error. A key that is null takes the paper's value for the task.
+    """
+
+    task: Task = decides(
+        ...,
+        "What is given and what is generated. co-generation: nothing given; sequence, backbone: the same "
+        "with one track alone; folding: structure for given sequences; inverse-folding: sequences for given "
+        "structures; scaffolding: a protein around motifs; infilling: any part of given proteins.",
+    )
+    dataset: str | None = refers(
+        None,
+        "Name of the data set whose chains are folded, inverse folded or infilled; for co-generation, "
+        "sequence and backbone, that whose lengths are drawn from.",
+        readers=CHAIN_TASKS,
+    )
+    split: Literal["train", "validation", "test"] | None = decides(
+        None,
+        "Only the chains of this split of `dataset`; null: all.",
+        readers=CHAIN_TASKS,
+    )
+    lengths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | LengthRange | None = decides(
+        None,
+        "Residues of the proteins: a list (`samples` of each), or {minimum, maximum} (each sample's length "
+        "is drawn evenly from the range); not together with `dataset`. null: 100, 200, 300, 400, 500 as in "
+        "the paper.",
+        readers=UNCONDITIONAL,
+    )
+    samples: int | None = decides(
+        None,
+        "Samples of each length of a list, of each chain, or of each problem; with lengths from a range or a"
+        " data set, samples in all. null: 100, or 1 where chains are given.",
+        ge=1,
+    )
+    problems: tuple[Text, ...] = refers(
+        (),
+        "Files or folders of them. scaffolding: motif problems (YAML in contig notation, as in "
+        "config/motifs); infilling: residue tables (CSV or Parquet with columns position, residue, "
+        "structure_token; empty where something is to be generated).",
+        readers=("scaffolding", "infilling"),
+        files=("*.yaml", "*.yml", "*.csv", "*.parquet"),
+    )
+    references: str | None = refers(
+        None,
+        "Folder of the motifs' reference structures; null: the path in each problem, relative to the problem's file.",
+        readers=("scaffolding",),
+    )
+    motif_tokens: Literal["reference", "motif"] = decides(
+        "reference",
+        "Structure tokens of a motif come from the whole reference chain (as in the paper: they then know of"
+        " residues outside of the motif) or from the motif's residues alone.",
+        readers=("scaffolding",),
+    )
+    fixed: Residues | None = decides(
+        None,
+        "Residues, counted from 1 (for example 5,10-20), whose structure (folding of structures) or amino "
+        "acids (inverse folding) are given as well.",
+        readers=("folding", "inverse-folding"),
+    )
+    mask_sequence: MaskedResidues | None = decides(
+        None,
+        "Residues, counted from 1 (for example 5,10-20, or all), whose amino acids are generated.",
+        readers=("infilling",),
+    )
+    mask_structure: MaskedResidues | None = decides(
+        None,
+        "Residues, counted from 1 (for example 5,10-20, or all), whose structure tokens are generated.",
+        readers=("infilling",),
+    )
+    renoise: float | None = decides(
+        None,
+        "Variants of given proteins: mask this share of both tracks at random and run the same share of the "
+        "steps. With it, `mask_sequence` and `mask_structure` say what may change (null: everything). Steps "
+        "may mask and change more than this share; with `remasking: never` they do not.",
+        gt=0,
+        le=1,
+        readers=("infilling",),
+    )
+    steps: int | None = decides(
+        None,
+        "Steps of unmasking. null: 500, or 100 for folding, inverse folding and infilling.",
+        ge=1,
+    )
+    steps_per_residue: float | None = decides(
+        None,
+        "At most so many steps per residue of the protein; more than 1 brings little, since a step then "
+        "often changes nothing. null: no limit.",
+        gt=0,
+    )
+    strategy: StrategyText | TrackStrategies | None = decides(
+        None,
+        "How a token is drawn: argmax; annealing@HIGH:LOW (temperature falls over the steps); temperature@T;"
+        " gumbel_argmax@T; or {structure: ..., sequence: ...}. null: annealing@2.0:1.0, or argmax for "
+        "folding and inverse folding.",
+    )
+    unmasking: UnmaskingText | TrackUnmasking | None = decides(
+        None,
+        "Which positions stay masked: deterministic (the least certain), stochastic@SCALE (with Gumbel noise"
+        " of that scale on the certainty), or {structure: ..., sequence: ...}. null: stochastic@1.0, or "
+        "deterministic for folding and inverse folding.",
+    )
+    schedule: Literal["linear", "cosine"] = decides("linear", "How the number of masks falls over the steps.")
+    remasking: Literal["fresh", "kept", "never"] = decides(
+        "fresh",
+        "Whether a decoded token may be masked again. fresh: yes, ranked by the certainty of the new "
+        "prediction at its place (the paper); kept: yes, ranked by the probability of the token itself; "
+        "never: no, which is faster.",
+    )
+    nucleus: float = decides(
+        0.95,
+        "Probability mass of the most probable tokens that are drawn from; 1: all tokens. Without effect on argmax.",
+        gt=0,
+        le=1,
+    )
+    guidance: float = decides(
+        1.0,
+        "Classifier-free guidance: logits are u + guidance * (c - u), c with and u without what is given. 1:"
+        " none; other values cost two passes of the network per step.",
+        ge=0,
+        readers=("folding", "inverse-folding", "scaffolding", "infilling"),
+    )
+    amino_acids: Literal["standard", "official"] = decides(
+        "standard",
+        "standard: exactly the 20 are generated; official: all that the authors' list does not forbid, '.', "
+        "'-' and <null_1> among them (written as X).",
+        readers=("co-generation", "sequence", "inverse-folding", "scaffolding", "infilling"),
+    )
+    best_of: int = decides(
+        1,
+        "Make so many candidates of each sample and keep that which the model itself finds most likely.",
+        ge=1,
+    )
+    token_budget: int = operates(
+        8192,
+        "Tokens (both tracks, padding included) that the network sees at once. If memory runs out the batch is halved.",
+        ge=1,
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = decides(
+        "auto",
+        "Arithmetic of the network; auto: bfloat16 on a GPU, float32 elsewhere (there a sample does not "
+        "depend on its batch).",
+    )
+    format: Literal["bcif", "pdb", "none"] = decides(
+        "bcif",
+        "One structure file per sample, beside the Parquet file: BinaryCIF, PDB or none.",
+        readers=WITH_STRUCTURE,
+    )
+    trajectory: int = decides(
+        0,
+        "Write the prediction of every so many steps as one file of several models per sample; 0: none.",
+        ge=0,
+        readers=("co-generation", "backbone", "folding", "scaffolding", "infilling"),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_the_tasks_values(cls, given: Any) -> Any:
+        """Keys that are missing or null take the paper's values for the task."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("task"), str):
+            return given
+        own = dict(TASK_DEFAULTS.get(given["task"], {}))
+        if given.get("dataset") is not None:
+            own.pop("lengths", None)
+        return {**given, **{key: value for key, value in own.items() if given.get(key) is None}}
+
+    def contradictions(self) -> Iterator[str]:
+        """Contradictions between the values, and keys that the task does not read."""
+        for key, info in type(self).model_fields.items():
+            readers = meaning_of(info).readers
+            if readers is not None and self.task not in readers and self.differs(key):
+                yield f"{key}: has no effect on this task ({self.task}), only on {', '.join(readers)}"
+        if self.dataset is not None and self.lengths is not None:
+            yield "lengths: come from a list, a range or `dataset`, not from two of them"
+        if self.dataset is None and self.split is not None:
+            yield "split: has no effect without `dataset`"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The keys that have an effect on the task, with their values."""
+        return {key: plain(value) for key, _, value in fields_read(self, self.task)}
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The keys that decide what one sample looks like, with their values."""
+        return {key: value for key, value in self.described.items() if key not in WITHOUT_EFFECT_ON_SAMPLES}
+
+    @property
+    def tracks(self) -> tuple[Literal["structure", "sequence"], ...]:
+        """The tracks of the samples."""
+        return {"sequence": ("sequence",), "backbone": ("structure",)}.get(self.task, ("structure", "sequence"))
+
+    def steps_for(self, length: int) -> int:
+        """Steps for a protein of so many residues."""
+        if self.steps_per_residue is None:
+            return self.steps
+        return max(1, min(self.steps, round(self.steps_per_residue * length)))

@@ -1,0 +1,131 @@
+"""Reading a configuration: files and JSON texts, one laid over another."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dplm2.errors import ConfigError
+from dplm2.settings.configuration import Configuration
+from dplm2.settings.fields import validated
+
+MAX_BYTES = 4 << 20
+MAX_DEPTH = 40
+STAGE = "stage"  # key of a text that holds what one stage reads, which was checked with the whole
+
+Source = str | os.PathLike | Mapping
+
+
+def load(source: Source | Iterable[Source]) -> Configuration:
+    """Read and check a configuration.
+
+    Parameters
+    ----------
+    source
+        Path of a YAML or JSON file, or a JSON text (it starts with ``{``), or a mapping; or several, each laid over
+        the one before: mappings are merged key by key, any other value replaces. Sections may be left out.
+
+    Raises
+    ------
+    ConfigError
+        Names every wrong key and says what is allowed.
+    """
+    sources = [source] if isinstance(source, str | os.PathLike | Mapping) else list(source)
+    given: dict = {}
+    for each in sources:
+        given = merged(given, read(each))
+    stage = given.pop(STAGE, None)
+    return validated(Configuration, given, lenient=stage is not None)
+
+
+def merged(lower: Mapping, upper: Mapping) -> dict:
+    """``upper`` laid over ``lower``: mappings are merged key by key, any other value replaces."""
+    result = dict(lower)
+    for key, value in upper.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return result
+
+
+def read(source: Source) -> dict:
+    """The mapping that a file or a text holds, unchecked but bounded in size and depth."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    text, name = str(source), "the configuration given in place"
+    if not text.lstrip().startswith("{"):
+        name = text
+        text = _text_of(Path(text))
+    return parse_yaml(text, name)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no configuration is")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+
+
+def parse_yaml(text: str, name: str) -> dict:
+    """A YAML mapping.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no YAML, no mapping, nested too deeply, or its aliases expand to more than the text allows.
+    """
+    try:
+        value = yaml.load(text, Loader=_BoundedLoader)  # noqa: S506  (a safe loader, with bounds)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ConfigError(f"{name}: not YAML ({reason[:300]})") from error
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ConfigError(f"{name}: not YAML ({' '.join(str(error).split())[:300]})") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name}: a configuration is a mapping of keys to values")
+    return value
+
+
+class _BoundedLoader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):
+    """A safe loader that refuses deep nesting, repeated keys, and aliases that expand to many nodes."""
+
+    MAX_NODES = 200_000
+
+    def compose_document(self) -> Any:
+        """Compose the tree, and count what it expands to before anything is made of it."""
+        return self._counted(super().compose_document())
+
+    def get_single_node(self) -> Any:
+        """The root node, counted."""
+        node = super().get_single_node()
+        return node if node is None else self._counted(node)
+
+    def _counted(self, root: yaml.Node) -> yaml.Node:
+        sizes: dict[int, int] = {}
+        size = self._size(root, sizes, 0)
+        if size > self.MAX_NODES:
+            raise yaml.YAMLError(f"aliases expand to {size:,} values; at most {self.MAX_NODES:,} are allowed")
+        return root
+
+    def _size(self, node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested more than {MAX_DEPTH} levels deep")
+        if id(node) not in sizes:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+            sizes[id(node)] = 1 + sum(self._size(child, sizes, depth + 1) for child in children)
+            if isinstance(node, yaml.MappingNode):
+                self._refuse_repeated_keys(node)
+        return sizes[id(node)]
+
+    @staticmethod
+    def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: the key {key.value!r} is given twice")
+                seen.add(key.value)

@@ -1,0 +1,270 @@
+"""The table of stages: what each rule of the workflow reads of the configuration, and what it needs to run.
+
+A stage is declared once, here. Its rule asks a `Plan` for what decides its result (a change makes its job run again)
+and for how the work is done (a change does not). What a key decides is said where the key is declared
+(`dplm2.settings`).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dplm2.core.inputs import files_below, identity
+from dplm2.core.layout import WEIGHTS_FILE, Layout
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.resources import Need, needs
+from dplm2.settings import Configuration, Section, deciding, load, operating
+from dplm2.settings.fields import FileReference, fields_read, files_named
+from dplm2.settings.files import WEIGHTS
+from dplm2.settings.loading import STAGE
+
+
+def always(section: Section) -> bool:
+    """A stage that draws random numbers whatever its settings."""
+    return True
+
+
+def never(section: Section) -> bool:
+    """A stage that draws no random number."""
+    return False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a rule reads of the configuration.
+
+    Attributes
+    ----------
+    kind
+        The part of the configuration: ``datasets``, ``tokenizers``, ``models``, ``generation``, ``evaluation``,
+        ``report``.
+    parts
+        The sections of an entry that it reads; empty: the entry itself.
+    reader
+        Which of the fields: those that are for everybody and those declared for this reader. For stages that differ by
+        task, the task is the reader.
+    draws
+        Whether the stage draws random numbers, given its section: then the seed decides, too.
+    """
+
+    kind: str
+    parts: tuple[str, ...] = ()
+    reader: str | None = None
+    draws: Callable[[Section], bool] = always
+
+
+STAGES: Mapping[str, Stage] = {
+    "fetch_structures": Stage("datasets", ("fetch",), draws=never),
+    "clean_structures": Stage("datasets", ("reading", "filters"), reader="clean", draws=never),
+    "select_structures": Stage(
+        "datasets", ("filters", "clusters", "split"), reader="select", draws=lambda dataset: dataset.split.is_drawn
+    ),
+    "train_tokenizer": Stage("tokenizers", ("encoder", "quantizer", "decoder", "loss", "training", "initial")),
+    "encode_tokens": Stage("tokenizers", ("tokenization",), draws=never),
+    "warm_up_model": Stage("models", ("network", "warmup")),
+    "train_model": Stage("models", ("lora", "diffusion", "training")),
+    "generate": Stage("generation"),
+    "evaluate_tokenizer": Stage("evaluation", reader="reconstruction"),
+    "evaluate_likelihood": Stage("evaluation", reader="likelihood"),
+    "evaluate_samples": Stage("evaluation"),
+    "report": Stage("report", draws=never),
+}
+
+
+class Plan:
+    """A checked configuration, and what each rule needs to know of it.
+
+    Parameters
+    ----------
+    configuration
+        As Snakemake read it.
+
+    Raises
+    ------
+    ConfigError
+        Names everything that is wrong with it. Files that are missing are no such error (see `missing`), so that a dry
+        run works without data.
+    """
+
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        self.settings: Configuration = load(configuration)
+        open_questions = list(self.settings.missing_for_a_run())
+        if open_questions:
+            raise ConfigError("the configuration is wrong:\n  " + "\n  ".join(open_questions))
+        self.layout = Layout(Path(self.settings.results), Path(self.settings.state))
+        self.missing: list[str] = []
+        self.listings = {name: self._listing(name) for name in self.settings.datasets}
+        self.shards = {name: dataset.shards for name, dataset in self.settings.datasets.items()}
+        self._note_missing_files()
+
+    def _listing(self, name: str) -> Any:
+        """The dataset's files, or lists of what to fetch, by shard; none where something is missing."""
+        from dplm2.structures.manifest import Listing, list_files
+        from dplm2.structures.targets import list_targets
+
+        dataset, folder = self.settings.datasets[name], self.layout.manifests(name)
+        try:
+            if dataset.fetch is not None:
+                return list_targets(dataset.fetch.list, folder, dataset.shards, dataset.fetch)
+            return list_files(dataset.files, folder, dataset.shards)
+        except DPLM2Error as error:
+            key = "files" if dataset.fetch is None else "fetch"
+            self.missing.append(f"datasets.{name}.{key}: {error}")
+            return Listing(folder, [b""] * dataset.shards)
+
+    def _note_missing_files(self) -> None:
+        for reference in files_named(self.settings):
+            named_by_listing = reference.place.endswith((".files", ".fetch.list"))
+            if not named_by_listing and self.made_here(reference.path) is None and not _found(reference):
+                how = f"; {reference.meaning.obtain}" if reference.meaning.obtain else ""
+                self.missing.append(f"{reference.place}: {reference.path}: no such file or folder{how}")
+        for name in self.settings.generation:
+            try:
+                self.missing += [
+                    f"generation.{name}.problems: reference structure {path}: no such file"
+                    for path in self._motif_references(name)
+                    if not Path(path).is_file()
+                ]
+            except DPLM2Error as error:
+                self.missing.append(f"generation.{name}.problems: {error}")
+
+    def check_inputs(self) -> None:
+        """Refuse to run while something is missing.
+
+        Raises
+        ------
+        DPLM2Error
+            Lists every missing path at once.
+        """
+        if self.missing:
+            raise DPLM2Error("files that the configuration names are missing:\n  " + "\n  ".join(self.missing))
+
+    def write_manifests(self) -> None:
+        """Write what the jobs of this run read: each dataset's files, or what to fetch, by shard."""
+        for listing in self.listings.values():
+            listing.write()
+
+    def entry(self, kind: str, name: str | None) -> Section:
+        """The section ``<kind>.<name>``; of ``evaluation`` and ``report`` the only one."""
+        sections = getattr(self.settings, kind)
+        return sections if isinstance(sections, Section) else sections[name]
+
+    def deciding(self, rule: str, name: str | None = None, task: str | None = None) -> str:
+        """What decides the result of a rule's job, as the JSON text of a configuration.
+
+        Parameters
+        ----------
+        rule
+            Its name.
+        name
+            The dataset, tokenizer, model or task that it is about.
+        task
+            For ``evaluate_samples``: what kind of task made the samples.
+        """
+        stage = STAGES[rule]
+        entry = self.entry(stage.kind, name)
+        reader = task or stage.reader or (entry.task if stage.kind == "generation" else None)
+        values = {}
+        for part, section in self._parts(stage, entry):
+            chosen = deciding(section, reader) if isinstance(section, Section) else None
+            values = chosen if part is None else {**values, part: chosen}
+        seed = {"seed": self.settings.seed} if stage.draws(entry) else {}
+        return _text({STAGE: rule, **seed, stage.kind: values if name is None else {name: values}})
+
+    def operating(self, rule: str, name: str | None = None) -> str:
+        """The rest of what a rule's job is told: how the work is done, and names of what it works on."""
+        kind = STAGES[rule].kind
+        values = operating(self.entry(kind, name))
+        return _text({"device": self.settings.device, kind: values if name is None else {name: values}})
+
+    def inputs(self, rule: str, name: str | None = None, task: str | None = None) -> str:
+        """Names the content of the files that the configuration gives a rule's job, whatever their names."""
+        stage = STAGES[rule]
+        entry = self.entry(stage.kind, name)
+        found = {}
+        for part, section in self._parts(stage, entry):
+            for reference in self._references(part, section, task or stage.reader):
+                if self.made_here(reference.path) is None:
+                    found.setdefault(reference.place, []).append(self.identity(reference.path, reference.meaning.files))
+        if stage.kind == "generation":
+            references = [path for path in self._motif_references(name) if Path(path).is_file()]
+            found["references"] = [self.identity(path) for path in references]
+        return _text(found)
+
+    def identity(self, path: str | Path, patterns: Iterable[str] = ("*",)) -> str:
+        """Names the content of a file or folder of the user's."""
+        try:
+            return identity(path, patterns, self.layout.state)
+        except OSError as error:
+            raise DPLM2Error(f"{path}: cannot be read ({error.strerror})") from error
+
+    def made_here(self, path: str | Path | None) -> Path | None:
+        """The weights that a path below the results stands for: an input that another rule makes."""
+        if path is None or not Path(path).absolute().is_relative_to(self.layout.results.absolute()):
+            return None
+        return Path(path) / WEIGHTS_FILE
+
+    def pretrained(self, kind: str, name: str) -> str:
+        """Names the content of a finished tokenizer or model that is not made in this run; empty of any other."""
+        path = getattr(self.settings, kind)[name].pretrained
+        if path is None or self.made_here(path) is not None:
+            return ""
+        return self.identity(path, WEIGHTS) if Path(path).exists() else path
+
+    def source_of(self, model: str) -> Path | None:
+        """The weights, made in this run, that a model starts from."""
+        warmup = self.settings.models[model].warmup
+        if warmup.model is None:
+            return self.made_here(warmup.source)
+        pretrained = self.settings.models[warmup.model].pretrained
+        return (Path(pretrained) if pretrained else self.layout.model(warmup.model)) / WEIGHTS_FILE
+
+    def model_judges(self, task: str) -> bool:
+        """Whether the model that made the samples of a task takes part in their evaluation."""
+        chosen, kind = self.settings.evaluation, self.settings.generation[task].task
+        read = {key for key, *_ in fields_read(chosen, kind)}
+        return "self" in (
+            chosen.folding_backend if "folding_backend" in read else None,
+            chosen.inverse_folding_backend if "inverse_folding_backend" in read else None,
+        )
+
+    def names(self) -> str:
+        """What belongs to this run, for the report: results may hold what the configuration no longer names."""
+        kinds = ("datasets", "tokenizers", "models", "generation")
+        return _text({kind: list(getattr(self.settings, kind)) for kind in kinds})
+
+    def need(self, rule: str, name: str | None = None) -> Need:
+        """Memory and GPUs of a rule's job."""
+        return needs(self.settings, rule, name)
+
+    @staticmethod
+    def _parts(stage: Stage, entry: Section) -> Iterator[tuple[str | None, Any]]:
+        if not stage.parts:
+            yield None, entry
+        for part in stage.parts:
+            yield part, getattr(entry, part)
+
+    @staticmethod
+    def _references(part: str | None, section: Any, reader: str | None) -> Iterator[FileReference]:
+        if isinstance(section, Section):
+            yield from files_named(section, reader, part or "")
+
+    def _motif_references(self, name: str) -> list[str]:
+        """The structure files that a task's motif problems take their motifs from."""
+        task = self.settings.generation[name]
+        if task.task != "scaffolding":
+            return []
+        from dplm2.generation.contigs import reference_files
+
+        problems = [problem for problem in task.problems if Path(problem).exists()]
+        return [str(path) for path in reference_files(problems, task.references)] if problems else []
+
+
+def _found(reference: FileReference) -> bool:
+    return bool(files_below(reference.path, reference.meaning.files)) or Path(reference.path).exists()
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
