@@ -91,32 +91,32 @@ def test_clusters_of_a_known_matrix():
     assert len(set(linked_clusters(scores, 0.9))) == 5
 
 
-def test_foldseek_output_is_read(fixtures_folder):
+def test_foldseek_output_is_read(recorded):
     from dplm2.evaluation.foldseek import count_clusters, highest_tm_scores, read_clusters, read_search
 
-    clusters = read_clusters(fixtures_folder / "foldseek" / "cluster_cluster.tsv")
-    chains = (fixtures_folder / "foldseek" / "chains.txt").read_text().split()
+    clusters = read_clusters(recorded("foldseek/cluster_cluster.tsv"))
+    chains = recorded("foldseek/chains.txt").read_text().split()
     assert count_clusters(clusters, chains) == 38
-    search = read_search(fixtures_folder / "foldseek" / "search.tsv")
+    search = read_search(recorded("foldseek/search.tsv"))
     assert len(search) == 3600
     assert set(highest_tm_scores(search)) == set(chains)
     others = search[search["query"] != search["target"]]
     row = others[(others["query"] == "1en2_A") & (others["target"] == "4eba_G")].iloc[0]
     assert (row["qtmscore"], row["rmsd"]) == (0.3591, 4.325)
     with pytest.raises(DPLM2Error, match="12 columns"):
-        read_search(fixtures_folder / "foldseek" / "search_default.tsv")
+        read_search(recorded("foldseek/search_default.tsv"))
 
 
-def test_clusters_of_scores_are_about_those_of_foldseek(fixtures_folder):
+def test_clusters_of_scores_are_about_those_of_foldseek(recorded):
     from dplm2.evaluation.foldseek import read_clusters, read_search
 
-    search = read_search(fixtures_folder / "foldseek" / "search.tsv")
-    recorded = read_clusters(fixtures_folder / "foldseek" / "cluster_cluster.tsv")
+    search = read_search(recorded("foldseek/search.tsv"))
+    theirs = read_clusters(recorded("foldseek/cluster_cluster.tsv"))
     scores = search.pivot_table(index="query", columns="target", values="qtmscore").fillna(0)
     ours = dict(zip(scores.index, linked_clusters(scores.to_numpy(), 0.5), strict=True))
     # Foldseek's prefilter misses a few of the pairs that the exhaustive search finds, and adds none.
-    assert len(set(recorded.values())) - 4 <= len(set(ours.values())) <= len(set(recorded.values()))
-    for member, representative in recorded.items():
+    assert len(set(theirs.values())) - 4 <= len(set(ours.values())) <= len(set(theirs.values()))
+    for member, representative in theirs.items():
         assert ours[member] == ours[representative]
 
 
@@ -144,15 +144,15 @@ else:
 """
 
 
-def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, fixtures_folder):
+def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, recorded):
     """A stand-in that takes down its words and answers as the real program did for these chains and settings."""
     from dplm2.evaluation.foldseek import cluster, novelty
     from dplm2.evaluation.settings import FoldseekSettings
 
     program = tmp_path / "foldseek"
-    program.write_text(RECORDER.format(python=sys.executable, recorded=str(fixtures_folder / "foldseek")))
+    program.write_text(RECORDER.format(python=sys.executable, recorded=str(recorded("foldseek"))))
     program.chmod(0o755)
-    chains = (fixtures_folder / "foldseek" / "chains.txt").read_text().split()
+    chains = recorded("foldseek/chains.txt").read_text().split()
     structures = {name: np.arange(60, dtype=np.float32).reshape(5, 4, 3) for name in chains}
     settings = FoldseekSettings(program=str(program), database="known", threads=3)
     assert len(set(cluster(structures, settings, 0.5).values())) == 38

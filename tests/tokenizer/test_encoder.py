@@ -36,8 +36,8 @@ def relative(ours, theirs):
 
 @pytest.mark.parametrize("name", ["single_missing", "single_full", "batch_padded"])
 @torch.no_grad()
-def test_recorded_features_of_the_authors(recorded, released, name):
-    record = recorded(name)
+def test_recorded_features_of_the_authors(recorded_tensors, released, name):
+    record = recorded_tensors(f"structok_tiny/{name}")
     batch = batch_of(record)
     embedded = released.encoder.embed(*batch)
     encoded = released.encoder(*batch)
@@ -51,8 +51,8 @@ def test_recorded_features_of_the_authors(recorded, released, name):
 
 
 @torch.no_grad()
-def test_padding_is_the_authors_only_difference_in_a_padded_batch(recorded, released, monkeypatch):
-    record = recorded("batch_padded")
+def test_padding_is_the_authors_only_difference_in_a_padded_batch(recorded_tensors, released, monkeypatch):
+    record = recorded_tensors("structok_tiny/batch_padded")
     coords, observed, residues = batch_of(record)
     monkeypatch.setattr(features, "last_residues", lambda mask: torch.zeros_like(mask))
     encoded = released.encoder(coords, observed, residues)
