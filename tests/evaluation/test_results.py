@@ -9,11 +9,15 @@ import pytest
 
 from dplm2.artifacts import RunRecord
 from dplm2.errors import DPLM2Error
+from dplm2.evaluation import scaffolding
+from dplm2.evaluation import self_consistency as module
 from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.diversity import linked_clusters
+from dplm2.evaluation.folding import Folded
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
 from dplm2.evaluation.results import SUMMARY_COLUMNS, Source, bootstrap_interval, summarize, write_results
 from dplm2.evaluation.samples import Sample, kept
+from dplm2.evaluation.self_consistency import self_consistency
 from dplm2.evaluation.settings import evaluation_settings
 
 SOURCE = Source("model", "folding", "test", "none")
@@ -89,6 +93,37 @@ def test_clusters_of_a_known_matrix():
         scores[i, j] = scores[j, i] = 0.7
     assert linked_clusters(scores, 0.5).tolist() == [2, 2, 2, 2, 4]
     assert len(set(linked_clusters(scores, 0.9))) == 5
+
+
+def test_clusters_reach_to_exactly_the_threshold():
+    scores = np.array([[1.0, 0.5], [0.5, 1.0]])
+    assert len(set(linked_clusters(scores, 0.5))) == 1
+    assert len(set(linked_clusters(scores, 0.5 + 1e-9))) == 2
+
+
+@pytest.mark.parametrize(
+    ("sc_tm", "rmsd", "expected"),
+    [(0.5, 2.0, (True, True)), (np.nextafter(0.5, 0), np.nextafter(2.0, 3), (False, False)), (0.6, 1.9, (True, True))],
+)
+def test_designable_is_at_least_the_tm_score_and_at_most_the_rmsd(monkeypatch, sc_tm, rmsd, expected):
+    """As the released evaluator (scTM >= 0.5) and the field (scRMSD <= 2) have it."""
+    values = {"tm_score": [sc_tm], "bb_rmsd": [rmsd], "ca_rmsd": [rmsd], "lddt_ca": [0.5]}
+    monkeypatch.setattr(module, "compare", lambda *_: {name: np.array(value) for name, value in values.items()})
+    backbone = np.zeros((5, 4, 3))
+    (row,) = self_consistency([backbone], [Folded(backbone, None)], evaluation_settings())
+    assert (row["designable_sc_tm_0.5"], row["designable_sc_rmsd_2"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("rmsd", "confidence", "succeeds"),
+    [(0.999, 0.81, True), (1.0, 0.81, False), (0.999, 0.8, False), (0.5, 0.79, False), (np.nan, 0.9, False)],
+)
+def test_a_motif_is_held_strictly_below_its_rmsd_and_above_its_confidence(rmsd, confidence, succeeds):
+    settings = evaluation_settings(motif_sc_tm=0.8, motif_plddt=80.0)
+    for name, value in (("sc_tm", confidence), ("plddt", 100 * confidence)):
+        metrics = pd.DataFrame({"motif_rmsd": [rmsd], name: [value], "failed": [False]})
+        assert scaffolding.successes(metrics, settings).tolist() == [succeeds]
+        assert not scaffolding.successes(metrics.assign(failed=True), settings).any()
 
 
 def test_foldseek_output_is_read(recorded):

@@ -142,6 +142,17 @@ def test_what_is_missing_or_padding_does_not_count(ubiquitin):
     assert batch[0] == pytest.approx(tm_scores([model], [native])[0], abs=1e-5)
 
 
+def test_what_a_model_lacks_is_not_forgiven(ubiquitin):
+    """Where the rest fits perfectly the score is the share of the native's residues that the model has."""
+    native, model = ubiquitin[:, 1].copy(), rotated(ubiquitin[:, 1], 5)
+    model[20:30] = np.nan
+    assert tm_scores([model], [native])[0] == pytest.approx(66 / 76, abs=1e-5)
+    native[50:56] = np.nan
+    assert tm_scores([model], [native])[0] == pytest.approx(60 / 70, abs=1e-5)
+    native[20:30] = np.nan
+    assert tm_scores([model], [native])[0] == pytest.approx(1, abs=1e-5)
+
+
 def test_scale_of_tm_score():
     assert d0_of(100).item() == pytest.approx(1.24 * 85 ** (1 / 3) - 1.8)
     assert d0_of(10).item() == 0.5

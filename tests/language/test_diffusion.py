@@ -188,3 +188,20 @@ def test_clean_self_mixup_keeps_what_is_given(small_network):
             assert ((predicted >= allowed.start) & (predicted < allowed.stop)).all()
             swapped = of_track & noised.learnable_BT & ~noised.noised_BT
             assert (mixed_BT[swapped] == vocabulary.mask(track)).all()
+
+
+def test_the_first_pass_of_clean_self_mixup_is_without_dropout(small_network):
+    noised, _ = noised_batch(small_network.vocabulary, diffusion_settings(self_mixup="clean"), "joint")
+    expected, _ = DiffusionObjective(small_network, diffusion_settings(self_mixup="clean")).mixed_up(noised.batch())
+    for module in small_network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.9
+    small_network.train()
+    mixed = {}
+    for kind in ("clean", "released"):
+        objective = DiffusionObjective(small_network, diffusion_settings(self_mixup=kind))
+        mixed[kind] = [objective.mixed_up(noised.batch())[0] for _ in range(2)]
+        assert all(module.training for module in small_network.modules())
+    assert torch.equal(mixed["clean"][0], expected) and torch.equal(mixed["clean"][1], expected)
+    # The authors' first pass draws its dropout anew.
+    assert not torch.equal(*mixed["released"])

@@ -173,6 +173,19 @@ def test_fape_of_an_extra_shift_of_one_point_is_the_closed_form():
     assert math.isclose(mixed, (18 * 2.0 + 82 * 1e-3) / 100, rel_tol=1e-3)
 
 
+@pytest.mark.parametrize("distance", [0, 4, 5, 6])
+def test_the_local_window_ends_with_the_residue_that_it_names(distance):
+    """Errors of 10 angstrom between residues of one distance alone: up to 5 they are seen, 6 are not."""
+    length, window = 20, 5
+    targets = backbone_targets(length)
+    index = torch.arange(length)
+    error = ((index[:, None] - index).abs() == distance).float()[None, None] * losses.FAPE_UNIT
+    wrong = length if distance == 0 else 2 * (length - distance)
+    seen = length * (2 * window + 1) - window * (window + 1)
+    expected = wrong / seen if distance <= window else 0.0
+    assert math.isclose(losses.local_fape(error, targets, window), expected, rel_tol=1e-4)
+
+
 def test_ideal_peptides_break_nothing():
     """A helix built from bond lengths and angles alone."""
     length = 12
