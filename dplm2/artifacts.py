@@ -23,7 +23,8 @@ REPORTED_LIBRARIES = ("dplm2", "torch", "transformers", "biotite", "numpy", "pan
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is synced to disk and renamed to ``path``.
 
-    The folder is synced last, so that the name survives a loss of power too. After an exception, the temporary file is removed and ``path`` is as it was.
+    The folder is synced last, so that the name survives a loss of power too. After an exception, the temporary file is
+    removed and ``path`` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
