@@ -84,3 +84,10 @@ def corpus_folder() -> Path:
     if not (SHARED / "corpus").is_dir():
         _skip("corpus/")
     return SHARED / "corpus"
+
+
+@pytest.fixture(scope="session")
+def real_chains() -> list[Path]:
+    """BinaryCIF files of real chains: every hundredth of the corpus, or else those of the demo."""
+    demo = Path(__file__).parents[1] / "data" / "demo" / "train"
+    return sorted((SHARED / "corpus" / "train").glob("*.bcif.gz"))[::100] or sorted(demo.glob("*.bcif.gz"))
