@@ -23,7 +23,8 @@ REPORTED_LIBRARIES = ("dplm2", "torch", "transformers", "biotite", "numpy", "pan
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is synced to disk and renamed to ``path``.
 
-    After an exception, the temporary file is removed and ``path`` is as it was.
+    The folder is synced last, so that the name survives a loss of power too. After an exception, the temporary file is
+    removed and ``path`` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,9 +37,19 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -1,6 +1,7 @@
-"""Fixtures shared by all tests: where the recorded values and the corpus lie, if they are there at all."""
+"""Fixtures shared by all tests: where the recorded values and the corpus lie."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from safetensors.torch import load_file
+
+from tests.goldens.unpack import unpack
 
 SHARED = Path(os.environ.get("DPLM2_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -22,20 +26,68 @@ def _the_same_draws_in_any_order() -> None:
     torch.manual_seed(int(os.environ.get("DPLM2_TEST_SEED", "1")))
 
 
-def _folder(name: str) -> Path:
-    folder = SHARED / name
-    if not folder.is_dir():
-        pytest.skip(f"needs {folder.name}/ of the shared test data (set DPLM2_SHARED to its folder)")
-    return folder
+def _skip(what: str) -> None:
+    pytest.skip(f"needs {what} (set DPLM2_SHARED to the folder of the shared test data)")
 
 
 @pytest.fixture(scope="session")
-def fixtures_folder() -> Path:
-    """Recorded inputs and outputs of the authors' implementation and of other programs."""
-    return _folder("fixtures")
+def recordings(tmp_path_factory) -> tuple[Path, bool]:
+    """The folder of recordings, and whether it is the full set or only the goldens of the repository."""
+    full = SHARED / "fixtures"
+    if full.is_dir():
+        return full, True
+    return unpack(tmp_path_factory.mktemp("goldens")), False
+
+
+@pytest.fixture(scope="session")
+def recorded(recordings) -> Callable[[str], Path]:
+    """The path of a file or folder recorded with the authors' implementation or another program, by its name.
+
+    A test of a recording that the goldens lack is skipped where there is nothing else.
+    """
+    folder, _ = recordings
+
+    def path_of(name: str) -> Path:
+        if not (folder / name).exists():
+            _skip(f"{name} of the full set of recordings")
+        return folder / name
+
+    return path_of
+
+
+@pytest.fixture(scope="session")
+def recorded_tensors(recorded, recordings) -> Callable[[str], dict[str, torch.Tensor]]:
+    """The tensors of a recorded safetensors file, by its name without the suffix."""
+    _, complete = recordings
+
+    def tensors_of(name: str) -> dict[str, torch.Tensor]:
+        tensors = load_file(recorded(f"{name}.safetensors"))
+        return tensors if complete else _Selection(name, tensors)
+
+    return tensors_of
+
+
+class _Selection(dict):
+    """The tensors that the goldens have of a recording; a test that asks for another one is skipped."""
+
+    def __init__(self, recording: str, tensors: dict[str, torch.Tensor]):
+        super().__init__(tensors)
+        self.recording = recording
+
+    def __missing__(self, name: str) -> None:
+        _skip(f"{name} in {self.recording} of the full set of recordings")
 
 
 @pytest.fixture(scope="session")
 def corpus_folder() -> Path:
     """Real structures: chains to train on, the CAMEO 2022 test set, awkward raw files, the motif benchmark."""
-    return _folder("corpus")
+    if not (SHARED / "corpus").is_dir():
+        _skip("corpus/")
+    return SHARED / "corpus"
+
+
+@pytest.fixture(scope="session")
+def real_chains() -> list[Path]:
+    """BinaryCIF files of real chains: every hundredth of the corpus, or else those of the demo."""
+    demo = Path(__file__).parents[1] / "data" / "demo" / "train"
+    return sorted((SHARED / "corpus" / "train").glob("*.bcif.gz"))[::100] or sorted(demo.glob("*.bcif.gz"))

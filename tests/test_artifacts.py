@@ -1,6 +1,9 @@
 """Files are written whole or not at all, and say what made them."""
 
 import json
+import os
+import stat
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,28 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_content_is_on_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    """A loss of power leaves the old file or the new one: file synced, renamed, folder synced, in this order."""
+    events, sync, replace = [], os.fsync, os.replace
+
+    def noted_sync(handle):
+        status = os.fstat(handle)
+        folder = stat.S_ISDIR(status.st_mode)
+        events.append("folder" if folder else f"file of {status.st_size}")
+        assert not folder or status.st_ino == tmp_path.stat().st_ino
+        sync(handle)
+
+    def noted_replace(source, target):
+        events.append(f"renamed to {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    artifacts.write_text(tmp_path / "value", "seven c")
+    assert events == ["file of 7", "renamed to value", "folder"]
+    assert (tmp_path / "value").read_text() == "seven c"
 
 
 def test_fingerprint_depends_on_content_not_on_order():

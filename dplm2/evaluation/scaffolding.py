@@ -46,7 +46,7 @@ def run(job: Job) -> int:
     )
     metrics["motif_residues"] = [len(sample.motif_positions) for sample in samples]
     success = success_column(job.settings)
-    metrics[success] = _succeeds(metrics, job.settings)
+    metrics[success] = successes(metrics, job.settings)
     designable = designable_columns(job.settings)
     metrics = misses_filled(metrics, designable)
     write_folded(job.out, samples, sequences, folded)
@@ -84,7 +84,14 @@ def motif_rmsds(samples: Sequence[Sample], structures: Sequence[np.ndarray | Non
     return values
 
 
-def _succeeds(metrics: pd.DataFrame, settings: EvaluationSettings) -> pd.Series:
+def successes(metrics: pd.DataFrame, settings: EvaluationSettings) -> pd.Series:
+    """Whether each design holds its motif and is believable, both strictly beyond their thresholds; False if it failed.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is neither scTM nor pLDDT to judge by.
+    """
     holds_motif = metrics["motif_rmsd"] < settings.motif_rmsd
     if "sc_tm" in metrics:
         believable = metrics["sc_tm"] > settings.motif_sc_tm

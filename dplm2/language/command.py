@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dplm2.settings.command_line import Chosen, add_settings, choose
+from dplm2.settings.command_line import add_settings, choose, Chosen
 
 WARMUP_EXAMPLE = """\
 examples:

@@ -16,7 +16,7 @@ from dplm2.language.sequences import SequenceStore
 from dplm2.language.training import MultimodalTask, SequenceTask
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.fields import deciding, plain
-from dplm2.settings.model import SCRATCH, ModelSettings, WarmupSettings, sequence_diffusion
+from dplm2.settings.model import ModelSettings, SCRATCH, sequence_diffusion, WarmupSettings
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import parts_of, read_tokens
 from dplm2.training.loop import FitResult, fit

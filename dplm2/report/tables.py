@@ -65,13 +65,19 @@ def headlines(table: pd.DataFrame) -> list[Headline]:
         if len(chosen):
             backends = [name for name in dict.fromkeys(chosen["backend"]) if name not in ("", "none")]
             found.append((task_order(kind), Headline(task, model, dataset, ", ".join(backends), chosen)))
-    return [headline for _, headline in sorted(found, key=lambda pair: pair[0])]
+    return [headline for _, headline in sorted(found, key=lambda pair: (pair[0], *_names(pair[1])))]
+
+
+def _names(headline: Headline) -> tuple[str, str, str]:
+    return headline.task, headline.model, headline.dataset
 
 
 def _chosen(rows: pd.DataFrame, patterns: tuple[str, ...]) -> pd.DataFrame:
     chosen: list[int] = []
     for pattern in patterns:
-        fitting = [index for index, metric in rows["metric"].items() if re.fullmatch(pattern, metric)]
+        # By name: which of several summaries was read first must not decide.
+        named = sorted(rows["metric"].items(), key=lambda item: item[1])
+        fitting = [index for index, metric in named if re.fullmatch(pattern, metric)]
         chosen += [index for index in fitting if index not in chosen]
     return rows.loc[chosen[:ROWS_OF_ONE_CARD]]
 

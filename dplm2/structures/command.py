@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.settings.command_line import Chosen, add_settings, choose, named_sections
+from dplm2.settings.command_line import add_settings, choose, Chosen, named_sections
 from dplm2.structures.rejects import CODES
 from dplm2.structures.targets import Source
 from dplm2.structures.workers import start_server

@@ -130,14 +130,12 @@ class StateFolder:
             with atomic_path(file) as temporary:
                 save_file(dict(tensors), temporary)
                 digest, size = sha256_of_file(temporary), temporary.stat().st_size
-            _sync_folder(self.folder)
             pointer = {"file": file.name, "step": step, "size": size, "sha256": digest}
             write_json(
                 file.with_suffix(".json"),
                 {**pointer, "format": FORMAT_VERSION, "fingerprint": self.fingerprint, "label": self.label, **progress},
             )
             write_json(self.folder / LATEST, pointer)
-            _sync_folder(self.folder)
         for old in self._records()[keep:]:
             # First the record, so that none ever points to a file that is gone.
             old.unlink(missing_ok=True)
@@ -201,12 +199,3 @@ class StateFolder:
                 f"{self.label}: cannot {what} in {self.folder}: {reason}. Earlier checkpoints are untouched; "
                 "make room and run again to go on from the newest"
             ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

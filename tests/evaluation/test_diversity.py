@@ -83,16 +83,16 @@ else:
 """
 
 
-def test_inner_tm_of_foldseek_is_that_of_its_search_of_the_set_in_itself(tmp_path, fixtures_folder):
-    recorded = fixtures_folder / "foldseek"
+def test_inner_tm_of_foldseek_is_that_of_its_search_of_the_set_in_itself(tmp_path, recorded):
+    folder = recorded("foldseek")
     program = tmp_path / "foldseek"
-    program.write_text(STAND_IN.format(python=sys.executable, recorded=str(recorded)))
+    program.write_text(STAND_IN.format(python=sys.executable, recorded=str(folder)))
     program.chmod(0o755)
-    names = (recorded / "chains.txt").read_text().split()
+    names = (folder / "chains.txt").read_text().split()
     structures = [np.arange(480, dtype=np.float32).reshape(40, 4, 3)] * len(names)
     metrics = pd.DataFrame({"failed": False, "designable_sc_tm_0.5": np.arange(len(names)) < 7})
     rows = rows_by_group(metrics, structures, names, diversity="foldseek", foldseek={"program": str(program)})
-    lines = [line.split("\t") for line in (recorded / "search.tsv").read_text().splitlines()]
+    lines = [line.split("\t") for line in (folder / "search.tsv").read_text().splitlines()]
     listed = {(line[0], line[1]): float(line[3]) for line in lines}
     expected = np.mean([listed[pair] for pair in itertools.combinations(names, 2)])
     assert rows["", "inner_tm_foldseek"]["value"] == pytest.approx(expected)

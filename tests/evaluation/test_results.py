@@ -9,11 +9,15 @@ import pytest
 
 from dplm2.artifacts import RunRecord
 from dplm2.errors import DPLM2Error
+from dplm2.evaluation import scaffolding
+from dplm2.evaluation import self_consistency as module
 from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.diversity import linked_clusters
+from dplm2.evaluation.folding import Folded
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
 from dplm2.evaluation.results import SUMMARY_COLUMNS, Source, bootstrap_interval, summarize, write_results
 from dplm2.evaluation.samples import Sample, kept
+from dplm2.evaluation.self_consistency import self_consistency
 from dplm2.settings.evaluation import EvaluationSettings
 
 SOURCE = Source("model", "folding", "test", "none")
@@ -91,32 +95,63 @@ def test_clusters_of_a_known_matrix():
     assert len(set(linked_clusters(scores, 0.9))) == 5
 
 
-def test_foldseek_output_is_read(fixtures_folder):
+def test_clusters_reach_to_exactly_the_threshold():
+    scores = np.array([[1.0, 0.5], [0.5, 1.0]])
+    assert len(set(linked_clusters(scores, 0.5))) == 1
+    assert len(set(linked_clusters(scores, 0.5 + 1e-9))) == 2
+
+
+@pytest.mark.parametrize(
+    ("sc_tm", "rmsd", "expected"),
+    [(0.5, 2.0, (True, True)), (np.nextafter(0.5, 0), np.nextafter(2.0, 3), (False, False)), (0.6, 1.9, (True, True))],
+)
+def test_designable_is_at_least_the_tm_score_and_at_most_the_rmsd(monkeypatch, sc_tm, rmsd, expected):
+    """As the released evaluator (scTM >= 0.5) and the field (scRMSD <= 2) have it."""
+    values = {"tm_score": [sc_tm], "bb_rmsd": [rmsd], "ca_rmsd": [rmsd], "lddt_ca": [0.5]}
+    monkeypatch.setattr(module, "compare", lambda *_: {name: np.array(value) for name, value in values.items()})
+    backbone = np.zeros((5, 4, 3))
+    (row,) = self_consistency([backbone], [Folded(backbone, None)], EvaluationSettings.make())
+    assert (row["designable_sc_tm_0.5"], row["designable_sc_rmsd_2"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("rmsd", "confidence", "succeeds"),
+    [(0.999, 0.81, True), (1.0, 0.81, False), (0.999, 0.8, False), (0.5, 0.79, False), (np.nan, 0.9, False)],
+)
+def test_a_motif_is_held_strictly_below_its_rmsd_and_above_its_confidence(rmsd, confidence, succeeds):
+    settings = EvaluationSettings.make(motif_sc_tm=0.8, motif_plddt=80.0)
+    for name, value in (("sc_tm", confidence), ("plddt", 100 * confidence)):
+        metrics = pd.DataFrame({"motif_rmsd": [rmsd], name: [value], "failed": [False]})
+        assert scaffolding.successes(metrics, settings).tolist() == [succeeds]
+        assert not scaffolding.successes(metrics.assign(failed=True), settings).any()
+
+
+def test_foldseek_output_is_read(recorded):
     from dplm2.evaluation.foldseek import count_clusters, highest_tm_scores, read_clusters, read_search
 
-    clusters = read_clusters(fixtures_folder / "foldseek" / "cluster_cluster.tsv")
-    chains = (fixtures_folder / "foldseek" / "chains.txt").read_text().split()
+    clusters = read_clusters(recorded("foldseek/cluster_cluster.tsv"))
+    chains = recorded("foldseek/chains.txt").read_text().split()
     assert count_clusters(clusters, chains) == 38
-    search = read_search(fixtures_folder / "foldseek" / "search.tsv")
+    search = read_search(recorded("foldseek/search.tsv"))
     assert len(search) == 3600
     assert set(highest_tm_scores(search)) == set(chains)
     others = search[search["query"] != search["target"]]
     row = others[(others["query"] == "1en2_A") & (others["target"] == "4eba_G")].iloc[0]
     assert (row["qtmscore"], row["rmsd"]) == (0.3591, 4.325)
     with pytest.raises(DPLM2Error, match="12 columns"):
-        read_search(fixtures_folder / "foldseek" / "search_default.tsv")
+        read_search(recorded("foldseek/search_default.tsv"))
 
 
-def test_clusters_of_scores_are_about_those_of_foldseek(fixtures_folder):
+def test_clusters_of_scores_are_about_those_of_foldseek(recorded):
     from dplm2.evaluation.foldseek import read_clusters, read_search
 
-    search = read_search(fixtures_folder / "foldseek" / "search.tsv")
-    recorded = read_clusters(fixtures_folder / "foldseek" / "cluster_cluster.tsv")
+    search = read_search(recorded("foldseek/search.tsv"))
+    theirs = read_clusters(recorded("foldseek/cluster_cluster.tsv"))
     scores = search.pivot_table(index="query", columns="target", values="qtmscore").fillna(0)
     ours = dict(zip(scores.index, linked_clusters(scores.to_numpy(), 0.5), strict=True))
     # Foldseek's prefilter misses a few of the pairs that the exhaustive search finds, and adds none.
-    assert len(set(recorded.values())) - 4 <= len(set(ours.values())) <= len(set(recorded.values()))
-    for member, representative in recorded.items():
+    assert len(set(theirs.values())) - 4 <= len(set(ours.values())) <= len(set(theirs.values()))
+    for member, representative in theirs.items():
         assert ours[member] == ours[representative]
 
 
@@ -144,15 +179,15 @@ else:
 """
 
 
-def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, fixtures_folder):
+def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, recorded):
     """A stand-in that takes down its words and answers as the real program did for these chains and settings."""
     from dplm2.evaluation.foldseek import cluster, novelty
     from dplm2.settings.evaluation import FoldseekSettings
 
     program = tmp_path / "foldseek"
-    program.write_text(RECORDER.format(python=sys.executable, recorded=str(fixtures_folder / "foldseek")))
+    program.write_text(RECORDER.format(python=sys.executable, recorded=str(recorded("foldseek"))))
     program.chmod(0o755)
-    chains = (fixtures_folder / "foldseek" / "chains.txt").read_text().split()
+    chains = recorded("foldseek/chains.txt").read_text().split()
     structures = {name: np.arange(60, dtype=np.float32).reshape(5, 4, 3) for name in chains}
     settings = FoldseekSettings(program=str(program), database="known", threads=3)
     assert len(set(cluster(structures, settings, 0.5).values())) == 38

@@ -15,10 +15,10 @@ from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.generation import inputs
 from dplm2.generation.samples import read_samples, write_rows, write_trajectory
 from dplm2.generation.selection import log_likelihoods
-from dplm2.generation.tasks import Target, parse_residues
+from dplm2.settings.generation import resolve
+from dplm2.generation.tasks import Target, of_targets, parse_residues
 from dplm2.language.guidance import composition
 from dplm2.language.sampling import sample as draw
-from dplm2.settings.generation import resolve
 from dplm2.structures import store
 from dplm2.structures.reading import read_structure
 from dplm2.structures.residues import protein_chains
@@ -92,6 +92,15 @@ def test_fixed_residues_of_folding_and_inverse_folding(model, ubiquitin):
         model.generate("inverse-folding", chains=[ubiquitin], fixed="70-77")
     with pytest.raises(DPLM2Error, match="need a structure, but only a sequence"):
         model.generate("folding", sequences=["ACD"], fixed="1")
+
+
+def test_an_unknown_residue_is_designed_also_where_residues_are_fixed(model):
+    tokens, settings = np.arange(6) % 4, resolve({"task": "inverse-folding", "fixed": "1-4"})
+    (request,) = of_targets(settings, model.network.vocabulary, [Target("p", "AXCXXD", tokens)], 0)[:1]
+    vocabulary, ids = model.network.vocabulary, request.conditioning.tokens["sequence"]
+    assert request.conditioning.fixed["sequence"].tolist() == [True, False, True, False, False, False]
+    assert (ids[[1, 3, 4, 5]] == vocabulary.mask_sequence).all()
+    assert ids[[0, 2]].tolist() == vocabulary.encode_sequence("AC").tolist()
 
 
 def test_missing_residues_are_generated_not_taken_for_token_0(model, backbone):
@@ -380,3 +389,13 @@ def test_samples_are_read_back_as_they_were_written(model, helix, tmp_path):
         assert row["motif_positions"] == sample.motif.positions.tolist()
     with pytest.raises(DPLM2Error, match="no samples there"):
         read_samples(Path("nowhere.parquet"))
+
+
+def test_what_was_given_is_read_back_of_each_track(model, ubiquitin, tmp_path):
+    samples = model.generate("infilling", chains=[ubiquitin], mask_sequence="1-9", mask_structure="30", steps=1)
+    samples += model.generate("sequence", lengths=[3], samples=1, steps=1)
+    write_rows(tmp_path / "samples.parquet", [sample.row("tiny") for sample in samples])
+    infilled, alone = read_samples(tmp_path).to_pylist()
+    assert infilled["given_sequence"] == [n >= 9 for n in range(76)]
+    assert infilled["given_structure"] == [n != 29 for n in range(76)]
+    assert alone["given_sequence"] == [False] * 3 and alone["given_structure"] is None

@@ -1,13 +1,10 @@
 """Small networks and recorded values of the authors' implementation."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
 from small_run import CODES
 from transformers import EsmForMaskedLM
 
@@ -17,17 +14,11 @@ from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.model import StructureTokenizer
 
 
-@pytest.fixture(scope="session")
-def recorded(fixtures_folder: Path) -> Path:
-    """Recorded values of the language model at tiny random weights."""
-    return fixtures_folder / "lm_tiny"
-
-
 @pytest.fixture
-def released_network(recorded: Path) -> MultimodalEsm:
+def released_network(recorded_tensors) -> MultimodalEsm:
     """The network of the recorded values."""
     model = EsmForMaskedLM(esm_config(8229, 64, 4, 4, 256))
-    model.load_state_dict(load_file(recorded / "weights.safetensors"), strict=False)
+    model.load_state_dict(recorded_tensors("lm_tiny/weights"), strict=False)
     return MultimodalEsm(model, Vocabulary(), "released").eval()
 
 

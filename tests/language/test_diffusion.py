@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dplm2.errors import ConfigError
 from dplm2.language import diffusion
 from dplm2.language.diffusion import TASKS, DiffusionObjective
-from dplm2.language.vocabulary import TRACKS, Vocabulary
 from dplm2.settings.model import DiffusionSettings
+from dplm2.language.vocabulary import TRACKS, Vocabulary
 
 RECORDED = {
     "loss_linear": {"weighting": "linear"},
@@ -20,8 +19,8 @@ RECORDED = {
 TOLERANCE = 1e-4
 
 
-def recorded_batch(path, settings):
-    values = load_file(path)
+def recorded_batch(values, settings):
+    """A recorded batch as the objective takes it."""
 
     def joined(name):
         return torch.cat([values[f"struct_{name}"], values[f"aatype_{name}"]], 1)
@@ -30,7 +29,7 @@ def recorded_batch(path, settings):
         diffusion.loss_weight(values[f"{track}_t"], settings)[:, None].expand(-1, 12) for track in ("struct", "aatype")
     ]
     target_ids_BT = joined("target")
-    batch = {
+    return {
         "input_ids": joined("x_t"),
         "target_ids": target_ids_BT,
         "learnable": ~Vocabulary().is_edge(target_ids_BT),
@@ -38,17 +37,17 @@ def recorded_batch(path, settings):
         "weight": torch.cat(weights, 1),
         "single_modality": values["single_modality"],
     }
-    return values, batch
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_loss_and_gradients_are_the_recorded_ones(recorded, released_network, name):
+def test_loss_and_gradients_are_the_recorded_ones(recorded, recorded_tensors, released_network, name):
     settings = DiffusionSettings.make(classes="all", **RECORDED[name])
-    values, batch = recorded_batch(recorded / f"{name}.safetensors", settings)
+    values = recorded_tensors(f"lm_tiny/{name}")
+    batch = recorded_batch(values, settings)
     objective = DiffusionObjective(released_network, settings)
     loss, metrics = objective(batch)
     loss.backward()
-    noted = json.loads((recorded / "meta.json").read_text())[name]
+    noted = json.loads(recorded("lm_tiny/meta.json").read_text())[name]
     assert loss.item() == pytest.approx(values["loss"].item(), rel=TOLERANCE)
     for track, theirs in (("structure", "struct"), ("sequence", "aatype")):
         assert metrics[f"loss_{track}"].item() == pytest.approx(
@@ -66,9 +65,10 @@ def test_loss_and_gradients_are_the_recorded_ones(recorded, released_network, na
             assert torch.allclose(ours, gradient, atol=TOLERANCE * float(gradient.abs().max()))
 
 
-def test_self_mixup_gives_the_recorded_second_input(recorded, released_network):
+def test_self_mixup_gives_the_recorded_second_input(recorded_tensors, released_network):
     settings = DiffusionSettings.make(classes="all", self_mixup="released")
-    values, batch = recorded_batch(recorded / "loss_selfmixup_linear.safetensors", settings)
+    values = recorded_tensors("lm_tiny/loss_selfmixup_linear")
+    batch = recorded_batch(values, settings)
     mixed_BT, chosen_BT = DiffusionObjective(released_network, settings).mixed_up(batch)
     assert torch.equal(mixed_BT, values["mixup_x_t"])
     assert torch.equal(chosen_BT, values["mixup_loss_mask"])
@@ -188,3 +188,20 @@ def test_clean_self_mixup_keeps_what_is_given(small_network):
             assert ((predicted >= allowed.start) & (predicted < allowed.stop)).all()
             swapped = of_track & noised.learnable_BT & ~noised.noised_BT
             assert (mixed_BT[swapped] == vocabulary.mask(track)).all()
+
+
+def test_the_first_pass_of_clean_self_mixup_is_without_dropout(small_network):
+    noised, _ = noised_batch(small_network.vocabulary, DiffusionSettings.make(self_mixup="clean"), "joint")
+    expected, _ = DiffusionObjective(small_network, DiffusionSettings.make(self_mixup="clean")).mixed_up(noised.batch())
+    for module in small_network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.9
+    small_network.train()
+    mixed = {}
+    for kind in ("clean", "released"):
+        objective = DiffusionObjective(small_network, DiffusionSettings.make(self_mixup=kind))
+        mixed[kind] = [objective.mixed_up(noised.batch())[0] for _ in range(2)]
+        assert all(module.training for module in small_network.modules())
+    assert torch.equal(mixed["clean"][0], expected) and torch.equal(mixed["clean"][1], expected)
+    # The authors' first pass draws its dropout anew.
+    assert not torch.equal(*mixed["released"])

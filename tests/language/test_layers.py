@@ -132,6 +132,18 @@ def test_attention_in_bfloat16_is_torchs(monkeypatch):
             assert torch.allclose(ours.float(), theirs, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_takes_the_scaling_that_is_asked_for(dtype):
+    """The ESM of transformers scales queries itself and asks for 1."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 7, 16).to(dtype) for _ in range(3))
+    for scaling in (1.0, 0.05, None):
+        found, _ = attention.attention_within_segments(None, query, key, value, None, [7], scaling=scaling)
+        scores = query.double() @ key.double().mT * (0.25 if scaling is None else scaling)
+        expected = (scores.softmax(-1) @ value.double()).transpose(1, 2)
+        assert torch.allclose(found.double(), expected, atol=1e-5 if dtype == torch.float32 else 0.03)
+
+
 @pytest.mark.parametrize("probability", [0.1, 0.5])
 def test_dropout_keeps_the_share_and_the_mean(probability):
     torch.manual_seed(0)

@@ -38,18 +38,18 @@ def test_updates_begin_at_nothing_and_merge_exactly(small_network):
         assert torch.allclose(small_network(IDS), updated, atol=1e-5)
 
 
-def test_trained_parameters_are_those_of_the_authors(fixtures_folder):
+def test_trained_parameters_are_those_of_the_authors(recorded):
     """The number of trained and of all parameters at 150M, and which they are."""
     from transformers import EsmForMaskedLM
 
-    recorded = json.loads((fixtures_folder / "keys_dplm2_150m_lora.json").read_text())
+    keys = json.loads(recorded("keys_dplm2_150m_lora.json").read_text())
     with torch.device("meta"):
         model = EsmForMaskedLM(esm_config(8229, 640, 30, 20, 2560))
     lora.add(model, LoraSettings.make(enabled=True))
     ours = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     theirs = {}
-    for name in recorded["trainable"]:
-        shape = recorded["state_dict"][name][0]
+    for name in keys["trainable"]:
+        shape = keys["state_dict"][name][0]
         theirs[name.removeprefix("base_model.model.").replace("modules_to_save.default.", "")] = shape
     unread = {name for name in theirs if "position_embeddings" in name}
     assert ours == {name: shape for name, shape in theirs.items() if name not in unread}

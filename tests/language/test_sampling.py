@@ -159,6 +159,42 @@ def test_nucleus_of_whole_mass_or_of_none():
     assert (probabilities >= nucleus_threshold(probabilities, 0.0)).tolist() == [[False, True, False]]
 
 
+@pytest.mark.parametrize("length", [4, 300])  # numpy sorts long rows, torch short ones
+def test_classes_that_add_up_to_exactly_the_mass_need_one_more(length):
+    """As with the authors: the nucleus ends with the class that exceeds the mass, not with the one that reaches it."""
+    probabilities = torch.zeros(1, length)
+    probabilities[0, :4] = torch.tensor([0.1875, 0.5, 0.0625, 0.25])  # sums without rounding
+    for mass, kept in ((0.499, [1]), (0.5, [1, 3]), (0.749, [1, 3]), (0.75, [0, 1, 3]), (0.9375, [0, 1, 2, 3])):
+        inside = probabilities[0] >= nucleus_threshold(probabilities, mass)[0]
+        assert inside.nonzero().flatten().tolist() == kept
+
+
+def test_guidance_moves_logits_away_from_those_of_nothing_given(network):
+    """Scores of one greedy step against ``l + (g - 1) (l - l0)``, l0 without what is given."""
+    given = half_given("a", 9, steps=1)
+    ids = {track: torch.from_numpy(given.tokens[track]) for track in TRACKS}
+    nothing = {track: torch.full_like(ids[track], VOCABULARY.mask(track)) for track in TRACKS}
+    edges = {"structure": (33, 34), "sequence": (0, 2)}
+
+    def logits_of(tokens):
+        parts = [torch.tensor([edges[t][0], *tokens[t], edges[t][1]]) for t in TRACKS]
+        with torch.no_grad():
+            halves = network(torch.cat(parts)[None])[0].chunk(2)
+        return {track: half[1:-1] for track, half in zip(TRACKS, halves, strict=True)}
+
+    given_logits, free_logits = logits_of(ids), logits_of(nothing)
+    for guidance in (1.0, 1.5, 3.0):
+        (found,) = sample(network, [given], SamplerSettings.of("argmax", "deterministic", guidance=guidance), 0)
+        for track in TRACKS:
+            mixed = given_logits[track] + (guidance - 1) * (given_logits[track] - free_logits[track])
+            classes = VOCABULARY.generated(track)
+            best = mixed.log_softmax(-1)[:, classes.start : classes.stop].max(-1)
+            generated = ~given.fixed[track]
+            expected = best.values.numpy()[generated]
+            np.testing.assert_allclose(found.scores[track][generated], expected, atol=1e-4)
+            assert np.array_equal(found.tokens[track][generated], best.indices.numpy()[generated] + classes.start)
+
+
 # The schedule -------------------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,10 @@
-"""The sampler against recorded runs of the authors' program (random weights, fp32; see fixtures/README.md)."""
+"""The sampler against recorded runs of the authors' program (random weights, fp32; see goldens/README.md)."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import EsmForMaskedLM
 
 from dplm2.language.denoising import Conditioning, Denoiser
@@ -31,22 +30,17 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def folder(fixtures_folder):
-    return fixtures_folder / "lm_tiny"
-
-
-@pytest.fixture(scope="module")
-def network(folder):
+def network(recorded_tensors):
     model = EsmForMaskedLM(esm_config(len(VOCABULARY), 64, 4, 4, 256))
-    missing = model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False).missing_keys
+    missing = model.load_state_dict(recorded_tensors("lm_tiny/weights"), strict=False).missing_keys
     assert not missing
     return MultimodalEsm(model, VOCABULARY, embedding_scaling="released").eval()
 
 
-def conditionings_of(recorded, steps):
+def conditionings_of(run, steps):
     """The samples of a recorded batch."""
-    first = recorded["steps.in_tokens"][0]
-    fixed = recorded.get("partial_masks", torch.zeros_like(first, dtype=torch.bool))
+    first = run["steps.in_tokens"][0]
+    fixed = run.get("partial_masks", torch.zeros_like(first, dtype=torch.bool))
     samples = []
     for number in range(len(first)):
         tokens, held = {}, {}
@@ -60,15 +54,13 @@ def conditionings_of(recorded, steps):
     return samples
 
 
-def uniforms_of(recorded, samples, number, half):
-    steps = len(recorded["steps.in_tokens"])
+def uniforms_of(run, samples, number, half):
+    steps = len(run["steps.in_tokens"])
     parts = []
     for step in range(steps):
         for track, offset in (("struct", 0), ("aa", half)):
             parts.append(
-                recorded[f"steps.unmask_uniform_{track}"][
-                    step, number, offset + 1 : offset + 1 + samples[number].length
-                ]
+                run[f"steps.unmask_uniform_{track}"][step, number, offset + 1 : offset + 1 + samples[number].length]
             )
     return Recorded([part.numpy() for part in parts])
 
@@ -85,94 +77,94 @@ def uniforms_of(recorded, samples, number, half):
         "cogen_argmax_stochastic1.0",
     ],
 )
-def test_every_token_of_every_step_is_that_of_the_authors_program(name, folder, network):
-    recorded = load_file(folder / f"generate_{name}.safetensors")
-    settings = json.loads((folder / "meta.json").read_text())[f"generate_{name}"]
+def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded, recorded_tensors, network):
+    run = recorded_tensors(f"lm_tiny/generate_{name}")
+    settings = json.loads(recorded("lm_tiny/meta.json").read_text())[f"generate_{name}"]
     unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
-    samples = conditionings_of(recorded, settings["max_iter"])
-    half = recorded["input_tokens"].shape[1] // 2
+    samples = conditionings_of(run, settings["max_iter"])
+    half = run["input_tokens"].shape[1] // 2
     uniforms = [Recorded([])] * len(samples)
     if "stochastic" in unmasking:
-        uniforms = [uniforms_of(recorded, samples, number, half) for number in range(len(samples))]
+        uniforms = [uniforms_of(run, samples, number, half) for number in range(len(samples))]
     sampler = SamplerSettings.of(settings["sampling_strategy"], unmasking, amino_acids="official")
     denoiser = Denoiser(network, samples, uniforms, sampler)
     for step in range(settings["max_iter"]):
-        assert torch.equal(denoiser.ids_BT, recorded["steps.in_tokens"][step])
+        assert torch.equal(denoiser.ids_BT, run["steps.in_tokens"][step])
         denoiser.advance()
         for track in denoiser.tracks:
             columns = slice(track.offset, track.offset + track.width)
-            ours, theirs = track.scores_BL, recorded["steps.out_scores"][step][:, columns]
+            ours, theirs = track.scores_BL, run["steps.out_scores"][step][:, columns]
             decoded = ~ours.isnan()
             torch.testing.assert_close(ours[decoded], theirs[decoded], atol=2e-5, rtol=0)
             # Their program marks what is still masked; ours must have no score exactly there.
-            assert torch.equal(decoded, track.open_BL & ~recorded["steps.out_masks"][step][:, columns])
-    assert torch.equal(denoiser.ids_BT, recorded["output_tokens"])
+            assert torch.equal(decoded, track.open_BL & ~run["steps.out_masks"][step][:, columns])
+    assert torch.equal(denoiser.ids_BT, run["output_tokens"])
 
 
-def test_scores_of_annealed_draws_are_those_of_the_authors_program(folder, network):
-    recorded = load_file(folder / "generate_cogen_default_seed3.safetensors")
-    strategy, steps = Strategy.parse("annealing@2.2:1.0"), len(recorded["steps.in_tokens"])
+def test_scores_of_annealed_draws_are_those_of_the_authors_program(recorded_tensors, network):
+    run = recorded_tensors("lm_tiny/generate_cogen_default_seed3")
+    strategy, steps = Strategy.parse("annealing@2.2:1.0"), len(run["steps.in_tokens"])
     classes = {
         "structure": torch.tensor(list(VOCABULARY.generated("structure"))),
         "sequence": torch.tensor([*VOCABULARY.generated("sequence"), 29, 30, 31]),
     }
-    samples = conditionings_of(recorded, steps)
+    samples = conditionings_of(run, steps)
     for step in range(steps):
         with torch.no_grad():
-            logits = network(recorded["steps.in_tokens"][step])
+            logits = network(run["steps.in_tokens"][step])
         for track, offset in (("structure", 0), ("sequence", logits.shape[1] // 2)):
             for number, sample in enumerate(samples):
                 residues = slice(offset + 1, offset + 1 + sample.length)
-                drawn = recorded["steps.cur_tokens"][step, number, residues]
+                drawn = run["steps.cur_tokens"][step, number, residues]
                 temperature = strategy.temperature(torch.full((sample.length,), step / steps))
                 chosen = torch.searchsorted(classes[track], drawn)
                 own = logits[number, residues][:, classes[track]]
                 _, _, score = draw(own, temperature, 0.95, torch.zeros(sample.length), chosen)
-                expected = recorded["steps.cur_scores"][step, number, residues]
+                expected = run["steps.cur_scores"][step, number, residues]
                 # The last class of a nucleus of thousands, in or out by rounding, weighs up to 3e-4.
                 torch.testing.assert_close(score, expected, atol=5e-4, rtol=0)
 
 
-def test_annealed_run_follows_the_authors_when_the_draws_are_theirs(folder, network, monkeypatch):
-    recorded = load_file(folder / "generate_cogen_default_seed3.safetensors")
-    steps = len(recorded["steps.in_tokens"])
-    samples = conditionings_of(recorded, steps)
-    half = recorded["input_tokens"].shape[1] // 2
-    uniforms = [uniforms_of(recorded, samples, number, half) for number in range(len(samples))]
+def test_annealed_run_follows_the_authors_when_the_draws_are_theirs(recorded_tensors, network, monkeypatch):
+    run = recorded_tensors("lm_tiny/generate_cogen_default_seed3")
+    steps = len(run["steps.in_tokens"])
+    samples = conditionings_of(run, steps)
+    half = run["input_tokens"].shape[1] // 2
+    uniforms = [uniforms_of(run, samples, number, half) for number in range(len(samples))]
     sampler = SamplerSettings.of("annealing@2.2:1.0", "stochastic@1.0", amino_acids="official")
     denoiser = Denoiser(network, samples, uniforms, sampler)
 
     def choose(track, rows, positions, *others):
         at = (denoiser.step[0], rows, positions + track.offset)
-        drawn, scores = recorded["steps.cur_tokens"][at], recorded["steps.cur_scores"][at]
+        drawn, scores = run["steps.cur_tokens"][at], run["steps.cur_scores"][at]
         return torch.searchsorted(denoiser.classes[track.track], drawn), scores, None
 
     monkeypatch.setattr(denoiser, "_choose", choose)
     for step in range(steps):
-        assert torch.equal(denoiser.ids_BT, recorded["steps.in_tokens"][step])
+        assert torch.equal(denoiser.ids_BT, run["steps.in_tokens"][step])
         denoiser.advance()
-    assert torch.equal(denoiser.ids_BT, recorded["output_tokens"])
+    assert torch.equal(denoiser.ids_BT, run["output_tokens"])
 
 
-def test_nucleus_keeps_what_the_authors_filter_keeps(fixtures_folder, folder, network):
-    unit = load_file(fixtures_folder / "top_p_unit.safetensors")
+def test_nucleus_keeps_what_the_authors_filter_keeps(recorded_tensors, network):
+    unit = recorded_tensors("top_p_unit")
     probabilities = unit["logits"].softmax(-1)
     assert torch.equal(probabilities >= nucleus_threshold(probabilities, 0.95), unit["filtered"].isfinite())
 
-    recorded = load_file(folder / "filter_step0.safetensors")
+    run = recorded_tensors("lm_tiny/filter_step0")
     with torch.no_grad():
-        logits = network(recorded["x"])
+        logits = network(run["x"])
     for track, offset, extra in (("structure", 0, []), ("sequence", 12, [29, 30, 31])):
         classes = [*VOCABULARY.generated(track), *extra]
         probabilities = logits[:, offset + 1 : offset + 11, classes].softmax(-1).flatten(0, 1)
         kept = (probabilities >= nucleus_threshold(probabilities, 0.95)).sum(-1)
-        residues = recorded["x"][:, offset + 1 : offset + 11].flatten()
+        residues = run["x"][:, offset + 1 : offset + 11].flatten()
         inside = residues == VOCABULARY.mask(track)
         assert inside.sum() >= 20
-        assert torch.equal(kept[inside], recorded["n_kept"][:, offset + 1 : offset + 11].flatten()[inside])
+        assert torch.equal(kept[inside], run["n_kept"][:, offset + 1 : offset + 11].flatten()[inside])
 
 
-def test_positions_masked_again_are_those_of_the_authors_choice(folder):
-    unit = load_file(folder / "topk_masking.safetensors")
+def test_positions_masked_again_are_those_of_the_authors_choice(recorded_tensors):
+    unit = recorded_tensors("lm_tiny/topk_masking")
     chosen = lowest(unit["scores"], torch.ones_like(unit["scores"], dtype=torch.bool), unit["cutoff_len"][:, 0])
     assert torch.equal(chosen, unit["mask"].bool())

@@ -9,8 +9,8 @@ from dplm2.language import layout
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 
 
-def test_ids_are_the_authors(fixtures_folder):
-    lines = (fixtures_folder / "vocab.txt").read_text().splitlines()
+def test_ids_are_the_authors(recorded):
+    lines = recorded("vocab.txt").read_text().splitlines()
     assert list(Vocabulary().tokens) == lines
 
 

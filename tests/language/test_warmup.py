@@ -153,6 +153,23 @@ def test_new_rows_are_drawn_as_in_the_paper():
     assert head.decoder.weight.shape == (8229, 16) and head.bias.shape == (8229,)
 
 
+@pytest.mark.parametrize("like_codes", [False, True])
+def test_new_rows_follow_from_the_seed_alone(like_codes):
+    """Whatever was drawn before them, and another seed gives others."""
+    quantizer = Quantizer(TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [3, 3], "bound": "tanh"}).quantizer)
+    values = quantizer.code_values() if like_codes else None
+    rows = []
+    for place, seed in enumerate((4, 4, 5)):
+        model = warmup.random_model(NetworkSettings(16, 1, 2, 32, "random"), seed=0)
+        torch.manual_seed(place)
+        warmup.add_structure_tokens(model, Vocabulary(64), seed, values)
+        rows.append((model.esm.embeddings.word_embeddings.weight[33:], model.lm_head.decoder.weight[33:]))
+    for first, same, other in zip(*rows, strict=True):
+        assert torch.equal(first, same)
+        assert not torch.isclose(first, other).any(0).all()
+        assert (first - other).abs().mean() > 0.5 * first.std()
+
+
 def test_rows_of_near_codes_begin_alike():
     values_CV = Quantizer(
         TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [3, 2, 1], "bound": "tanh"}).quantizer

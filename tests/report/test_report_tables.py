@@ -125,6 +125,29 @@ def test_terminal_table_is_aligned_and_holds_what_matters(results):
     assert all(line[start - 2 : start] == "  " for line in lines)
 
 
+def test_headlines_follow_the_workflow_whatever_the_order_of_the_summaries(results):
+    """All rows backwards, and then the summaries of several models and datasets in any order."""
+    table = tables.summary(results)
+    several = pd.concat([table.assign(model=model) for model in ("b", "a")], ignore_index=True)
+    order = [(h.task, h.model, h.dataset, h.rows["metric"].tolist()) for h in tables.headlines(several)]
+    tasks = list(dict.fromkeys(task for task, *_ in order))
+    expected = ["reconstruction", "likelihood", "co-generation", "folding", "inverse-folding", "scaffolding"]
+    assert [task_kind(task) for task in tasks] == expected
+    assert [model for task, model, *_ in order if task == "folding"] == ["a", "b"]
+    for seed in range(3):
+        shuffled = several.sample(frac=1, random_state=seed, ignore_index=True)
+        assert [(h.task, h.model, h.dataset, h.rows["metric"].tolist()) for h in tables.headlines(shuffled)] == order
+
+
+def test_memory_is_told_in_megabytes(results):
+    assert tables.run_row("models/demo", {"peak_memory_bytes": 1_234_567_890})["peak_memory_megabytes"] == 1235
+    assert tables.run_row("models/demo", {})["peak_memory_megabytes"] is None
+    runs = tables.further_tables(results, None)["runs"].set_index("place")["peak_memory_megabytes"]
+    for run in results.runs:
+        # Written as a whole number of bytes, read as one of a million bytes.
+        assert abs(runs[run.place] * 1_000_000 - run.record["peak_memory_bytes"]) <= 500_000
+
+
 def test_terminal_table_holds_no_control_characters():
     row = ["\x1b[31mred", "folding", "x", "tm_score", "1", "2", "none"]
     assert "\x1b" not in tables.as_text(pd.DataFrame([row], columns=list(tables.SUMMARY_COLUMNS)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.structures.made import START, STEP, atom, chain, clean, only, refusal, residue, seqres
+from tests.structures.made import ATOMS, START, STEP, atom, chain, clean, only, refusal, residue, seqres
 
 
 def alpha_x(found) -> np.ndarray:
@@ -83,6 +83,9 @@ def test_a_jump_beyond_the_limit_adds_nothing():
     lines = residue(0) + residue(1) + residue(300) + residue(301)
     assert only(lines).sequence == "AAAA"
     assert len(only(lines, reading={"max_numbering_gap": 500})) == 302
+    # 298 residues are missing: a gap of exactly the limit is one.
+    assert len(only(lines, reading={"max_numbering_gap": 298})) == 302
+    assert len(only(lines, reading={"max_numbering_gap": 297})) == 4
 
 
 def test_numbers_at_the_end_of_all_integers_stay_integers():
@@ -274,3 +277,22 @@ def test_confidence_filters_judge_the_whole_chain_and_then_trim_its_ends():
     assert trimmed.residue_index.tolist() == [3, 4, 5]
     assert refusal(predicted(values), filters={"trim_plddt": 99}).code == "low_plddt"
     assert only(chain("AAA"), filters={"trim_plddt": 99, "min_plddt": 99, "max_plddt_deviation": 1}).sequence == "AAA"
+
+
+def test_confidence_filters_do_not_count_gaps():
+    """Six of ten residues are there, all of them at 90: a gap has no confidence, not one of zero."""
+    lines = predicted([90.0, 90.0, 90.0]) + [line for n in (7, 8, 9) for line in residue(n, b_factor=90.0)]
+    found = only(lines, filters={"min_plddt": 89.9, "max_plddt_deviation": 0.1})
+    assert found.sequence == "AAAXXXXAAA"
+    assert refusal(lines, filters={"min_plddt": 90.1}).code == "low_plddt"
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"), [((), 20), (("CA",), 10), (("CA", "N"), 30), (("N",), 20), (("N", "C"), 20)]
+)
+def test_confidence_is_that_of_ca_then_of_n_then_of_c(missing, expected):
+    factors = {"N": 10.0, "CA": 20.0, "C": 30.0, "O": 40.0}
+    middle = [line for name, value in factors.items() for line in residue(2, b_factor=value, skip={*ATOMS} - {name})]
+    middle = [line for line in middle if line[12:16].strip() not in missing]
+    found = only(chain("AA") + middle + residue(3), reading={"plddt": "b_factor"})
+    assert found.plddt[2] == expected

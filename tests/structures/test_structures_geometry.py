@@ -23,10 +23,9 @@ def by_biotite(alpha: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def traces(corpus_folder):
-    files = sorted((corpus_folder / "train").glob("*.bcif.gz"))[::100]
+def traces(real_chains):
     found = []
-    for file in files:
+    for file in real_chains:
         with gzip.open(file) as stream:
             atoms = get_structure(BinaryCIFFile.read(stream), model=1)
         found.append(atoms[atoms.atom_name == "CA"].coord)

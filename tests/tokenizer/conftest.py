@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.importing import import_tokenizer
@@ -32,23 +31,17 @@ def small_tokenizer() -> StructureTokenizer:
 
 
 @pytest.fixture(scope="session")
-def recorded(fixtures_folder):
-    """Load recorded tensors of the authors' tiny tokenizer by name."""
-    return lambda name: load_file(fixtures_folder / "structok_tiny" / f"{name}.safetensors")
-
-
-@pytest.fixture(scope="session")
-def tiny_yaml(fixtures_folder, tmp_path_factory):
+def tiny_yaml(recorded, tmp_path_factory):
     """The YAML of the authors' tiny tokenizer, as far as it was recorded."""
-    meta = json.loads((fixtures_folder / "structok_tiny" / "meta.json").read_text())
+    meta = json.loads(recorded("structok_tiny/meta.json").read_text())
     path = tmp_path_factory.mktemp("tiny") / "config.yaml"
     path.write_text(yaml.safe_dump({"model": {**meta["config"], "if1_args": meta["if1_args"]}}))
     return path
 
 
 @pytest.fixture(scope="session")
-def released(fixtures_folder, tiny_yaml):
+def released(recorded, tiny_yaml):
     """The authors' tiny tokenizer, imported and read again."""
     folder = tiny_yaml.parent / "imported"
-    import_tokenizer(fixtures_folder / "structok_tiny" / "weights.safetensors", folder, tiny_yaml)
+    import_tokenizer(recorded("structok_tiny/weights.safetensors"), folder, tiny_yaml)
     return StructureTokenizer.from_pretrained(folder)

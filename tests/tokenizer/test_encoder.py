@@ -11,7 +11,7 @@ from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import features
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.features import Edges
-from dplm2.tokenizer.gvp import MessageLayer
+from dplm2.tokenizer.gvp import ChannelDropout, MessageLayer
 from dplm2.tokenizer.model import pad_backbones
 from tests.tokenizer.synthetic import rotation
 
@@ -36,8 +36,8 @@ def relative(ours, theirs):
 
 @pytest.mark.parametrize("name", ["single_missing", "single_full", "batch_padded"])
 @torch.no_grad()
-def test_recorded_features_of_the_authors(recorded, released, name):
-    record = recorded(name)
+def test_recorded_features_of_the_authors(recorded_tensors, released, name):
+    record = recorded_tensors(f"structok_tiny/{name}")
     batch = batch_of(record)
     embedded = released.encoder.embed(*batch)
     encoded = released.encoder(*batch)
@@ -51,8 +51,8 @@ def test_recorded_features_of_the_authors(recorded, released, name):
 
 
 @torch.no_grad()
-def test_padding_is_the_authors_only_difference_in_a_padded_batch(recorded, released, monkeypatch):
-    record = recorded("batch_padded")
+def test_padding_is_the_authors_only_difference_in_a_padded_batch(recorded_tensors, released, monkeypatch):
+    record = recorded_tensors("structok_tiny/batch_padded")
     coords, observed, residues = batch_of(record)
     monkeypatch.setattr(features, "last_residues", lambda mask: torch.zeros_like(mask))
     encoded = released.encoder(coords, observed, residues)
@@ -195,3 +195,19 @@ def test_without_positions_a_residue_does_not_know_its_place_in_the_chain(chains
         differences.append(float((alone[3:] - after[28:]).abs().max()))
     with_positions, without = differences
     assert without < 0.01 < 0.1 < with_positions
+
+
+def test_dropout_drops_whole_vectors():
+    """A vector without one of its components would point elsewhere, and the network not turn with the chain."""
+    torch.manual_seed(0)
+    dropout, scalars, vectors = ChannelDropout(0.25).train(), torch.ones(300, 40), torch.ones(300, 3, 20)
+    dropped_scalars, dropped = dropout(scalars, vectors)
+    kept = dropped != 0
+    assert torch.equal(kept.any(1), kept.all(1))
+    assert torch.allclose(dropped[kept], torch.tensor(4 / 3))
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.02)
+    # Vectors of a residue are drawn each by itself, and so are scalars.
+    assert 0.05 < kept[:, 0].float().var(1).mean() < 0.25
+    assert (dropped_scalars != 0).float().mean().item() == pytest.approx(0.75, abs=0.02)
+    unchanged = dropout.eval()(scalars, vectors)
+    assert torch.equal(unchanged[0], scalars) and torch.equal(unchanged[1], vectors)

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
 from dplm2.tokenizer import frames
@@ -60,8 +59,8 @@ def dihedral(a, b, c, d):
     return torch.atan2((torch.linalg.cross(axis, first) * second).sum(-1), (first * second).sum(-1))
 
 
-def test_placed_oxygens_are_those_of_real_structures(fixtures_folder):
-    theirs = load_file(fixtures_folder / "structok_tiny" / "single_full.safetensors")
+def test_placed_oxygens_are_those_of_real_structures(recorded_tensors):
+    theirs = recorded_tensors("structok_tiny/single_full")
     backbone = theirs["all_atom_positions"][..., [0, 1, 2, 4], :]
     placed = frames.place_oxygens(backbone)
     distance = (placed - backbone)[..., 3, :].norm(dim=-1)[0]
@@ -83,8 +82,8 @@ def test_composing_in_log_rounds_is_composing_one_by_one(length):
         assert torch.allclose(frames.rotations_of(ours_turns[:, place]), rotation)
 
 
-def test_a_trace_of_true_steps_is_the_chain(fixtures_folder):
-    theirs = load_file(fixtures_folder / "structok_tiny" / "single_full.safetensors")
+def test_a_trace_of_true_steps_is_the_chain(recorded_tensors):
+    theirs = recorded_tensors("structok_tiny/single_full")
     rotations, origins = frames.frames_from_backbone(theirs["all_atom_positions"][..., [0, 1, 2], :].double())
     inverse = rotations[:, :-1].transpose(-1, -2)
     turns = scipy_quaternions(inverse @ rotations[:, 1:])

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from dplm2.cli import main
 from dplm2.errors import DPLM2Error
@@ -32,8 +32,8 @@ def dtype_of(name):
     return {"float32": torch.float32, "int64": torch.int64}[name.removeprefix("torch.")]
 
 
-def test_every_key_of_the_released_size_has_its_place(fixtures_folder):
-    keys = json.loads((fixtures_folder / "keys_struct_tokenizer.json").read_text())
+def test_every_key_of_the_released_size_has_its_place(recorded):
+    keys = json.loads(recorded("keys_struct_tokenizer.json").read_text())
     # Each tensor is filled with a number of its own, so that where it went can be read off.
     weights = {
         name: torch.full(shape, number, dtype=dtype_of(dtype))
@@ -56,8 +56,8 @@ def test_every_key_of_the_released_size_has_its_place(fixtures_folder):
     assert used - partly <= sum(value.numel() for value in tokenizer.state_dict().values()) < used
 
 
-def test_an_unknown_or_missing_key_is_refused(recorded, tiny_yaml, tmp_path):
-    weights = recorded("weights")
+def test_an_unknown_or_missing_key_is_refused(recorded_tensors, tiny_yaml, tmp_path):
+    weights = recorded_tensors("structok_tiny/weights")
     for name in ("encoder.encoder.layers.0.extra.weight", "decoder.trunk.new.weight", "quantizer.codebook"):
         save_file({**weights, name: torch.zeros(3)}, tmp_path / "more.safetensors")
         with pytest.raises(DPLM2Error, match=name.removeprefix("encoder.encoder.").replace(".", r"\.")):
@@ -70,13 +70,13 @@ def test_an_unknown_or_missing_key_is_refused(recorded, tiny_yaml, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "pt", "safetensors"])
-def test_formats_and_wrappers(recorded, released, tiny_yaml, tmp_path, suffix, capsys):
-    weights = recorded("weights")
+def test_formats_and_wrappers(recorded_tensors, released, tiny_yaml, tmp_path, suffix, capsys):
+    weights = recorded_tensors("structok_tiny/weights")
     path = tmp_path / f"weights.{suffix}"
     if suffix == "ckpt":
         torch.save({"state_dict": {f"model.{name}": value for name, value in weights.items()}, "epoch": 3}, path)
     elif suffix == "pt":
-        torch.save(weights, path)
+        torch.save(dict(weights), path)
     else:
         save_file(weights, path)
     (tmp_path / ".hydra").mkdir()
@@ -103,16 +103,15 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path, capsys):
     assert main(["import", "tokenizer", str(tmp_path / "none"), str(tmp_path / "out")]) == 1
 
 
-def test_yaml_that_contradicts_the_weights_is_refused(recorded, tiny_yaml, tmp_path):
+def test_yaml_that_contradicts_the_weights_is_refused(recorded_tensors, tiny_yaml, tmp_path):
     (tmp_path / "wrong.yaml").write_text(tiny_yaml.read_text().replace("num_codes: 8192", "num_codes: 4096"))
-    save_file(recorded("weights"), tmp_path / "weights.safetensors")
+    save_file(recorded_tensors("structok_tiny/weights"), tmp_path / "weights.safetensors")
     with pytest.raises(DPLM2Error, match="4096 codes"):
         import_tokenizer(tmp_path / "weights.safetensors", tmp_path / "out", tmp_path / "wrong.yaml")
 
 
-def released_esm_if1(fixtures_folder, names: dict[str, str]) -> dict[str, torch.Tensor]:
+def released_esm_if1(weights: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
     """ESM-IF1's weights file in miniature: the recorded encoder under the file's old names, and a decoder's key."""
-    weights = load_file(fixtures_folder / "structok_tiny" / "weights.safetensors")
     encoder = {
         name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.encoder.")
     }
@@ -125,7 +124,7 @@ def released_esm_if1(fixtures_folder, names: dict[str, str]) -> dict[str, torch.
 
 
 @pytest.mark.parametrize("kind", ["released", "renamed"])
-def test_esm_if1_goes_into_a_frozen_encoder(fixtures_folder, released, tmp_path, kind):
+def test_esm_if1_goes_into_a_frozen_encoder(recorded_tensors, released, tmp_path, kind):
     old = {
         "gvp_encoder.embed_graph.embed_node": "gvp_encoder.W_v",
         "gvp_encoder.embed_graph.embed_edge": "gvp_encoder.W_e",
@@ -135,7 +134,7 @@ def test_esm_if1_goes_into_a_frozen_encoder(fixtures_folder, released, tmp_path,
         "embed_gvp_output": "embed_gvp_in_local_frame.0",
         "embed_gvp_input_features": "embed_features_in_local_frame.0",
     }
-    state = released_esm_if1(fixtures_folder, old if kind == "released" else {})
+    state = released_esm_if1(recorded_tensors("structok_tiny/weights"), old if kind == "released" else {})
     torch.save({"args": argparse.Namespace(arch="vt_medium_with_invariant_gvp"), "model": state}, tmp_path / "if1.pt")
     sizes = {"width": 64, "layers": 2, "heads": 4, "feedforward_width": 128, "gvp_layers": 2, "node_scalars": 32}
     sizes |= {"node_vectors": 8, "neighbours": 12, "frozen": True, "weights": str(tmp_path / "if1.pt")}
@@ -146,8 +145,8 @@ def test_esm_if1_goes_into_a_frozen_encoder(fixtures_folder, released, tmp_path,
     assert "weights" not in json.dumps(tokenizer.config)  # the file's place says nothing about the tokenizer
 
 
-def test_esm_if1_of_the_released_size_fits(fixtures_folder, tmp_path):
-    keys = json.loads((fixtures_folder / "keys_struct_tokenizer.json").read_text())
+def test_esm_if1_of_the_released_size_fits(recorded, tmp_path):
+    keys = json.loads(recorded("keys_struct_tokenizer.json").read_text())
     encoder = {name: shape for name, (shape, _) in keys.items() if name.startswith("encoder.encoder.")}
     state = {name.removeprefix("encoder."): torch.zeros(shape) for name, shape in encoder.items()}
     save_file(state, tmp_path / "if1.safetensors")

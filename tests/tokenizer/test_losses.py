@@ -7,13 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import decoder_names, losses
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.frames import frames_from_backbone, ideal_atoms, place_oxygens, rotations_of
 from dplm2.tokenizer.losses import Targets
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.violation import violations
 from tests.tokenizer.test_decoder import tiny_settings
 
@@ -21,15 +20,14 @@ CLOSE = {"rel_tol": 1e-4}
 
 
 @pytest.fixture(params=["single", "batch"])
-def case(request, fixtures_folder):
+def case(request, recorded, recorded_tensors):
     """The recorded training batch with its outputs, its logged losses, and the same chains' decoder internals."""
-    folder = fixtures_folder / "structok_tiny"
-    logged = json.loads((folder / "meta.json").read_text())[f"loss_{request.param}"]["logging"]
+    logged = json.loads(recorded("structok_tiny/meta.json").read_text())[f"loss_{request.param}"]["logging"]
     internals = {"single": "single_missing", "batch": "batch_padded"}[request.param]
     return (
-        load_file(folder / f"loss_{request.param}.safetensors"),
+        recorded_tensors(f"structok_tiny/loss_{request.param}"),
         logged,
-        load_file(folder / f"{internals}.safetensors"),
+        recorded_tensors(f"structok_tiny/{internals}"),
     )
 
 
@@ -85,10 +83,10 @@ def test_sequence_loss_is_the_recorded_one(case):
     assert math.isclose(ours, logged["rec/lm_loss"], **CLOSE)
 
 
-def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, fixtures_folder):
+def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, recorded_tensors):
     theirs, logged, internals = case
     settings = tiny_settings()
-    official = load_file(fixtures_folder / "structok_tiny" / "weights.safetensors")
+    official = recorded_tensors("structok_tiny/weights")
     decoder = Decoder(settings, TokenizerSettings.make().quantizer).eval()
     parts = {name: tensor for name, tensor in official.items() if name.startswith(("post_quant.", "decoder."))}
     decoder.load_state_dict(decoder_names.from_official(parts, settings))
@@ -175,6 +173,19 @@ def test_fape_of_an_extra_shift_of_one_point_is_the_closed_form():
     assert math.isclose(mixed, (18 * 2.0 + 82 * 1e-3) / 100, rel_tol=1e-3)
 
 
+@pytest.mark.parametrize("distance", [0, 4, 5, 6])
+def test_the_local_window_ends_with_the_residue_that_it_names(distance):
+    """Errors of 10 angstrom between residues of one distance alone: up to 5 they are seen, 6 are not."""
+    length, window = 20, 5
+    targets = backbone_targets(length)
+    index = torch.arange(length)
+    error = ((index[:, None] - index).abs() == distance).float()[None, None] * losses.FAPE_UNIT
+    wrong = length if distance == 0 else 2 * (length - distance)
+    seen = length * (2 * window + 1) - window * (window + 1)
+    expected = wrong / seen if distance <= window else 0.0
+    assert math.isclose(losses.local_fape(error, targets, window), expected, rel_tol=1e-4)
+
+
 def test_ideal_peptides_break_nothing():
     """A helix built from bond lengths and angles alone."""
     length = 12
@@ -243,16 +254,15 @@ def test_the_loss_does_not_see_missing_residues():
         assert torch.equal(term(seen, targets, 10), term(unseen, targets, 10))
 
 
-def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, fixtures_folder):
+def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, recorded, recorded_tensors):
     """From codes to loss: every term, and the norms of the gradients that each decoder weight gets."""
     theirs, logged, internals = case
-    folder = fixtures_folder / "structok_tiny"
     case_name = "loss_single" if len(internals["res_mask"]) == 1 else "loss_batch"
-    recorded = json.loads((folder / "meta.json").read_text())[case_name]
+    norms = json.loads(recorded("structok_tiny/meta.json").read_text())[case_name]["grad_norms"]
     targets = recorded_targets(theirs)
     settings, weights = tiny_settings(), TokenizerSettings.make(datasets=["any"], loss={"confidence": 0.0}).loss
     decoder = Decoder(settings, TokenizerSettings.make().quantizer).eval()
-    parts = load_file(folder / "weights.safetensors")
+    parts = recorded_tensors("structok_tiny/weights")
     parts = {name: tensor for name, tensor in parts.items() if name.startswith(("post_quant.", "decoder."))}
     decoder.load_state_dict(decoder_names.from_official(parts, settings))
     output = decoder(internals["lfq_quantized"], targets.observed)
@@ -266,7 +276,7 @@ def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, fixtures_folde
     gradients = {name: parameter.grad for name, parameter in decoder.named_parameters()}
     compared = 0
     for ours, names in decoder_names.official_names(settings).items():
-        norm = math.hypot(*(recorded["grad_norms"].get(name, 0.0) for name in names))
+        norm = math.hypot(*(norms.get(name, 0.0) for name in names))
         # the authors add -1e9 to the logits of masked rows in float32, which leaves the biases there only their noise
         if norm > 1e-2 and not ours.endswith(("attend_starting.bias.weight", "attend_ending.bias.weight")):
             assert math.isclose(gradients[ours].norm().item(), norm, rel_tol=1e-2), ours

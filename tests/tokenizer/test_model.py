@@ -17,8 +17,8 @@ def share_equal(first, second) -> float:
 
 
 @pytest.mark.parametrize("name", ["single_missing", "single_full", "batch_padded"])
-def test_tokens_of_the_authors(recorded, released, name):
-    record = recorded(name)
+def test_tokens_of_the_authors(recorded_tensors, released, name):
+    record = recorded_tensors(f"structok_tiny/{name}")
     coords = record["bb_positions"].clone()
     coords[record["res_mask"] == 0] = torch.nan
     backbones = [row[:length].numpy() for row, length in zip(coords, record["seq_length"].tolist(), strict=True)]

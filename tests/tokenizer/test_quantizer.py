@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dplm2.errors import ConfigError
 from dplm2.settings.tokenizer import TokenizerSettings
@@ -32,8 +31,8 @@ def entropies_over_all_codes(values_NQ, temperature):
     return -(probability * log_probability).sum(-1).mean(), -(mean * torch.log(mean + 1e-5)).sum()
 
 
-def test_recorded_values_of_the_authors(fixtures_folder):
-    recorded = load_file(fixtures_folder / "lfq_unit.safetensors")
+def test_recorded_values_of_the_authors(recorded_tensors):
+    recorded = recorded_tensors("lfq_unit")
     values = recorded["x"].clone().requires_grad_()
     result = quantizer()(values, recorded["mask"])
     result.loss.backward()
@@ -50,15 +49,15 @@ def test_recorded_values_of_the_authors(fixtures_folder):
     )
 
 
-def test_first_bit_is_worth_most(fixtures_folder):
-    recorded = load_file(fixtures_folder / "lfq_unit.safetensors")
+def test_first_bit_is_worth_most(recorded_tensors):
+    recorded = recorded_tensors("lfq_unit")
     codes = indices_to_codes(torch.tensor([[0, 5, 4097]]), 13)
     assert torch.equal(codes, recorded["bits_of_index_0_5_4097"])
 
 
 @pytest.mark.parametrize("name", ["single_missing", "batch_padded", "single_full"])
-def test_training_losses_and_gradient_of_a_recorded_batch(fixtures_folder, name):
-    recorded = load_file(fixtures_folder / "structok_tiny" / f"{name}.safetensors")
+def test_training_losses_and_gradient_of_a_recorded_batch(recorded_tensors, name):
+    recorded = recorded_tensors(f"structok_tiny/{name}")
     values = recorded["pre_quant"].clone().requires_grad_()
     mask = recorded["res_mask"].bool()
     result = quantizer()(values, mask)

@@ -44,6 +44,13 @@ def test_the_budget_counts_padding_and_the_buckets_keep_it_small():
     assert np.mean(padded) > 0.85 * 8192
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_batch_may_fill_the_budget_exactly(packed):
+    costs = [40] * 60
+    assert {len(batch) for batch in epoch(make(costs, token_budget=200, packed=packed))} == {5}
+    assert {len(batch) for batch in epoch(make(costs, token_budget=199, packed=packed))} == {4}
+
+
 def test_packed_batches_are_bounded_by_their_sum():
     totals = [COSTS[batch].sum() for batch in epoch(make(packed=True))]
     assert max(totals) <= 8192 and np.mean(totals) > 0.9 * 8192

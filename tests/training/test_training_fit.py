@@ -51,9 +51,10 @@ def test_equals_a_plain_loop(straight):
     network = task.module.train()
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.98), weight_decay=0.01, eps=1e-8)
     stream = Batches(task.costs, token_budget=60, max_batch_size=800, seed=3).stream(Position(), 0)
-    losses, norms = [], []
+    losses, norms, rates = [], [], []
     for step in range(20):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, settings)
+        rates.append(learning_rate(step, settings))
+        optimizer.param_groups[0]["lr"] = rates[-1]
         for micro in islice(stream, 2):
             batch = task.collate(micro.indices, randomness.generator(3, randomness.NOISE, micro.number))
             torch.manual_seed(randomness.derive(3, randomness.FORWARD, micro.number))
@@ -75,6 +76,8 @@ def test_equals_a_plain_loop(straight):
         assert float(row["loss"]) == pytest.approx(sum(chunk) / len(chunk), rel=1e-5)
         assert float(row["perplexity"]) == pytest.approx(sum(map(math.exp, chunk)) / len(chunk), rel=1e-5)
         assert float(row["gradient_norm"]) == pytest.approx(sum(norms[first:last]) / (last - first), rel=1e-5)
+        # That of the row's own update, the last one before it.
+        assert float(row["learning_rate"]) == pytest.approx(rates[last - 1], rel=1e-5)
         assert bool(row["validation_loss"]) == (last in (6, 12, 18, 20))
     with torch.no_grad():
         assert float(table[-1]["validation_loss"]) == pytest.approx(task.validate(network.eval())["loss"], rel=1e-5)
