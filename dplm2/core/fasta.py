@@ -31,6 +31,7 @@ from dplm2.errors import DPLM2Error
 ENDINGS = (".fasta", ".fas", ".fa", ".faa", ".fna")
 LETTERS = "ACDEFGHIKLMNPQRSTVWYXBZUO"
 TO_GENERATE = "?"
+COMMENTS = ";#"
 LONGEST_RECORD = 1_000_000  # residues; the longest protein known has 45,000
 _GAPS = "-."
 _WITHOUT_GAPS = str.maketrans("", "", _GAPS)
@@ -97,20 +98,23 @@ def read_records(path: str | os.PathLike, to_generate: bool = False) -> Iterator
     """
     gapped, empty = _Tally(), _Tally()
     for record in split_records(read_lines(path), path):
-        sequence = clean_sequence(record.sequence, _place(path, record), to_generate)
+        sequence = _plain(record.sequence)
         if not sequence:
-            empty.add(_called(record))
-            continue
-        if has_gaps(record.sequence):
-            gapped.add(_called(record))
-        yield record._replace(sequence=sequence)
+            sequence = clean_sequence(record.sequence, _place(path, record), to_generate)
+            if not sequence:
+                empty.add(_called(record))
+                continue
+            if has_gaps(record.sequence):
+                gapped.add(_called(record))
+        yield Record(record.number, record.header, sequence)
     if empty.count:
         _log.warning("%s: records without a sequence are left out: %s", path, empty)
-    say_gaps(path, gapped.count, str(gapped))
+    if gapped.count:
+        say_gaps(path, str(gapped))
 
 
 def split_records(lines: Iterable[str], source: str | os.PathLike) -> Iterator[Record]:
-    """Yield the records of the lines of a FASTA file, letters as they are but without white space.
+    """Yield the records of the lines of a FASTA file, letters as they are.
 
     Raises
     ------
@@ -119,15 +123,16 @@ def split_records(lines: Iterable[str], source: str | os.PathLike) -> Iterator[R
     """
     number, header, pieces, length = 0, None, [], 0
     for line in map(str.strip, lines):
-        if line.startswith(">"):
+        first = line[:1]
+        if first == ">":
             if header is not None:
                 yield Record(number, header, "".join(pieces))
             number, header, pieces, length = number + 1, line[1:].strip(), [], 0
-        elif line and not line.startswith((";", "#")):
+        elif first and first not in COMMENTS:
             if header is None:
                 raise DPLM2Error(f"{source}: not FASTA, its first line does not begin with '>' but {shown(line[:20])}")
-            pieces.append("".join(line.split()))
-            length += len(pieces[-1])
+            pieces.append(line)
+            length += len(line)
             if length > LONGEST_RECORD:
                 place = _place(source, Record(number, header, ""))
                 raise DPLM2Error(f"{place}: more than {LONGEST_RECORD} letters; that is no protein")
@@ -161,6 +166,12 @@ def clean_sequence(text: str, place: str, to_generate: bool = False) -> str:
     return text.translate(_WITHOUT_GAPS).upper()
 
 
+def _plain(text: str) -> str:
+    """A sequence in capitals if there is nothing to clean, else nothing: so nearly all go a short way."""
+    sequence = text.upper()
+    return sequence if text.isascii() and text.isalpha() and "J" not in sequence else ""
+
+
 def clean_sequences(sequences: Mapping[str, str], to_generate: bool = False) -> dict[str, str]:
     """Sequences from memory, by name, cleaned as those of files are; see `clean_sequence`.
 
@@ -176,7 +187,8 @@ def clean_sequences(sequences: Mapping[str, str], to_generate: bool = False) -> 
             raise DPLM2Error(f"{name}: no residues")
         if has_gaps(text):
             gapped.add(name)
-    say_gaps("sequences", gapped.count, str(gapped))
+    if gapped.count:
+        say_gaps("sequences", str(gapped))
     return cleaned
 
 
@@ -185,10 +197,9 @@ def has_gaps(text: str) -> bool:
     return "-" in text or "." in text
 
 
-def say_gaps(source: str | os.PathLike, count: int, names: str) -> None:
-    """Warn once of gaps that were removed from ``count`` sequences, if there are any."""
-    if count:
-        _log.warning("%s: gaps ('-' and '.') are removed from %d sequences: %s", source, count, names)
+def say_gaps(source: str | os.PathLike, names: str) -> None:
+    """Warn of gaps that were removed; ``names`` says from which sequences."""
+    _log.warning("%s: gaps ('-' and '.') are removed from: %s", source, names)
 
 
 class _Tally:
@@ -221,7 +232,7 @@ def _names(records: list[Record], path: str | os.PathLike) -> list[str]:
     names = [record.header if times[word] > 1 else word for record, word in zip(records, words, strict=True)]
     names = [name or word for name, word in zip(names, words, strict=True)]
     if unnamed := [name for record, name in zip(records, names, strict=True) if not record.word]:
-        _log.warning("%s: %d headers without a name: %s", path, len(unnamed), some(unnamed))
+        _log.warning("%s: headers without a name: %s", path, some(unnamed))
     if whole := [name for name, word in zip(names, words, strict=True) if name != word]:
         _log.warning("%s: records with the same first word go by their whole headers: %s", path, some(whole))
     unique = numbered(names)

@@ -18,7 +18,6 @@ import itertools
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from dplm2.errors import DPLM2Error
@@ -27,6 +26,7 @@ LONGEST_LINE = 1 << 20
 LONGEST_TEXT = 1 << 26
 LONGEST_SHOWN = 60
 _SNIFFED = 4096
+_BLOCK = 1 << 16
 _GZIP = b"\x1f\x8b"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _OTHER_COMPRESSIONS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
@@ -45,13 +45,22 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
         with Path(path).open("rb") as raw:
             stream = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == _GZIP else raw
             _refuse_binary(path, stream.peek(_SNIFFED)[:_SNIFFED])
-            text = io.TextIOWrapper(stream, encoding="latin-1")
-            for line in iter(partial(text.readline, LONGEST_LINE + 1), ""):
-                if len(line) > LONGEST_LINE:
-                    raise DPLM2Error(f"{path}: a line of more than {LONGEST_LINE} characters")
-                yield _decoded(line.rstrip("\n"))
+            yield from _lines_of(io.TextIOWrapper(stream, encoding="latin-1"), path)
     except (OSError, EOFError, zlib.error) as error:
         raise DPLM2Error(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _lines_of(text: io.TextIOBase, path: str | os.PathLike) -> Iterator[str]:
+    """Lines block by block: a file of sequences has hundreds of millions."""
+    rest = ""
+    while block := text.read(_BLOCK):
+        plain = rest.isascii() and block.isascii()
+        *lines, rest = (rest + block).split("\n")
+        if max(map(len, lines), default=0) > LONGEST_LINE or len(rest) > LONGEST_LINE:
+            raise DPLM2Error(f"{path}: a line of more than {LONGEST_LINE} characters")
+        yield from lines if plain else map(_decoded, lines)
+    if rest:
+        yield _decoded(rest)
 
 
 def _refuse_binary(path: str | os.PathLike, head: bytes) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from dplm2 import artifacts
 from dplm2.core.fasta import clean_sequence, has_gaps, read_records, say_gaps
+from dplm2.core.text import some
 from dplm2.errors import DPLM2Error
 from dplm2.language.vocabulary import Vocabulary
 
@@ -72,7 +73,8 @@ def _of_parquet(path: Path) -> Iterator[str]:
         yield sequence
     if empty:
         _log.warning("%s: %d rows without a sequence are left out", path, empty)
-    say_gaps(path, gapped, f"row {first_gapped} is the first")
+    if gapped:
+        say_gaps(path, some([f"row {first_gapped}"], count=gapped))
 
 
 def _column(path: Path) -> Iterator[str | None]:
