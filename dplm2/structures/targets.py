@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from dplm2.core.text import read_lines, shown
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.structures.manifest import shard_of, write_lines
-from dplm2.structures.sites import names_site
+from dplm2.structures.sites import names_site, site_of
 
 PDB_ADDRESS = "https://models.rcsb.org/{id}.bcif.gz"
 ALPHAFOLD_ADDRESS = "https://alphafold.ebi.ac.uk/api/prediction/{id}"
@@ -78,6 +78,17 @@ def read_sites(lists: str | os.PathLike | Sequence[str | os.PathLike]) -> list[s
     """The sites that lists allow servers to send us to: their lines that are an address without a path."""
     lists = [lists] if isinstance(lists, str | os.PathLike) else lists
     return sorted({text for path in lists for _, text in _entries(path) if names_site(text)})
+
+
+def _sites_of_shards(lists: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    """The sites that every shard's list must name, so that a redirect is followed whatever else is in its shard.
+
+    Those that the lists allow and, where their addresses are of several sites, all of these.
+    """
+    paths = [lists] if isinstance(lists, str | os.PathLike) else lists
+    parts = (urlsplit(text) for path in paths for _, text in _entries(path) if site_of(text) is not None)
+    own = sorted({f"{part.scheme}://{part.netloc}" for part in parts})
+    return own if len(own) > 1 else []
 
 
 def _entries(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
@@ -147,7 +158,7 @@ def update_lists(lists: str | Sequence[str], folder: str | os.PathLike, shards: 
         # Without the hash that tells equal names apart: those must meet in one shard, where all of them are seen.
         names[shard_of(_target(target.name, source).file, shards)].append(target.name)
     paths = [folder / f"list-{shard:05d}.txt" for shard in range(shards)]
-    sites = read_sites(lists)
+    sites = _sites_of_shards(lists)
     for path, content in zip(paths, names, strict=True):
         write_lines(path, [*(sites if content else []), *sorted(content)])
     for stale in set(folder.glob("list-*.txt")) - set(paths):

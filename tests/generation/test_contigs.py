@@ -168,7 +168,10 @@ def test_problem_files(tmp_path):
         ("reference: x\ncontig: 30", "problem one: no motif"),
         ("reference: x\ncontig: 5-999999999,A1-3", "problem one: its contig or total_length allows more than 20000"),
         ("reference: x\ncontig: A1-999999999", "problem one: its contig or total_length allows more than 20000"),
-        ("reference: x\ncontig: A1-3\ntotal_length: 999999", "problem one: its contig or total_length allows more than 20000"),
+        (
+            "reference: x\ncontig: A1-3\ntotal_length: 999999",
+            "problem one: its contig or total_length allows more than 20000",
+        ),
         ("reference: x\ncontig: {A: 3}", "problem one: contig: text is wanted"),
         ("reference: [x]\ncontig: A1", "reference is a value of type list, but text is wanted"),
         ("reference: x\ncontig: A1\ntotal_length: yes", "total_length is a value of type bool"),
