@@ -44,8 +44,10 @@ def site_of(address: str) -> tuple[str, int] | None:
 
 def names_site(text: str) -> bool:
     """Whether a line of a list names a site: an address without a path."""
+    if site_of(text) is None:
+        return False
     parts = urlsplit(text)
-    return site_of(text) is not None and parts.path in ("", "/") and not parts.query
+    return parts.path in ("", "/") and not parts.query
 
 
 @dataclass(frozen=True)

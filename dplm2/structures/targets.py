@@ -88,7 +88,7 @@ def _sites_of_shards(lists: str | os.PathLike | Sequence[str | os.PathLike]) -> 
     paths = [lists] if isinstance(lists, str | os.PathLike) else lists
     parts = (urlsplit(text) for path in paths for _, text in _entries(path) if site_of(text) is not None)
     own = sorted({f"{part.scheme}://{part.netloc}" for part in parts})
-    return own if len(own) > 1 else []
+    return own if len(own) > 1 else read_sites(lists)
 
 
 def _entries(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
@@ -110,7 +110,7 @@ def _read(path: str | os.PathLike, source: Source) -> Iterator[Target]:
 
 
 def _target(text: str, source: Source) -> Target | None:
-    if urlsplit(text).scheme in ("http", "https"):
+    if site_of(text) is not None:
         # The name is taken from the address and made safe: it never leads out of the folder.
         name = UNSAFE.sub("_", unquote(urlsplit(text).path).rsplit("/", 1)[-1]).lstrip(".") or "download"
         return Target(text, text, name[-LONGEST_NAME:])

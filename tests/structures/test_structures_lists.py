@@ -98,6 +98,10 @@ def test_what_is_no_list_is_refused_in_one_line(tmp_path, content, message):
         with pytest.raises(DPLM2Error, match=f"{path}: {message}") as caught:
             read()
         assert len(str(caught.value)) < 300
+    for wrong in ("http://[bad/x", "http://host:port/x", "file:///etc/passwd", "ftp://host/x"):
+        path.write_text(wrong)
+        with pytest.raises(ConfigError, match="list, line 1: .* is no PDB id, UniProt accession or address"):
+            read_targets(path, Source())
     path.write_text("y" * 100_000)
     with pytest.raises(ConfigError, match="line 1: 'yyy") as caught:
         read_targets(path, Source())
@@ -111,6 +115,9 @@ def test_a_site_is_no_target_and_goes_to_every_shard(tmp_path):
     assert read_sites(tmp_path / "list") == sorted(lines[:2])
     paths = update_lists(str(tmp_path / "list"), tmp_path / "lists", 8, Source())
     texts = [path.read_text() for path in paths]
+    (tmp_path / "list").write_text("https://files.example.org\n1abc\n")
+    (path,) = update_lists(str(tmp_path / "list"), tmp_path / "lists", 1, Source())
+    assert path.read_text().split() == ["https://files.example.org", "1abc"]
     sites = ["https://a.org", "https://data.example.org", "https://files.example.org"]
     assert all(text == "" or text.splitlines()[:3] == sites for text in texts)
     assert sorted(line for text in texts for line in text.splitlines()[3:]) == sorted(lines[2:])
