@@ -16,7 +16,7 @@ from dplm2.core.layout import WEIGHTS_FILE, Layout
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.resources import Need, needs
 from dplm2.settings import Configuration, Section, deciding, load, operating
-from dplm2.settings.fields import fields_read, FileReference, files_named
+from dplm2.settings.fields import FileReference, fields_read, files_named
 from dplm2.settings.files import WEIGHTS
 from dplm2.settings.loading import STAGE
 

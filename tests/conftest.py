@@ -79,6 +79,12 @@ class _Selection(dict):
 
 
 @pytest.fixture(scope="session")
+def cases_folder() -> Path:
+    """Small inputs that each stand for a kind of trouble; what is expected of them stands in their MANIFEST.csv."""
+    return _folder("cases")
+
+
+@pytest.fixture(scope="session")
 def corpus_folder() -> Path:
     """Real structures: chains to train on, the CAMEO 2022 test set, awkward raw files, the motif benchmark."""
     if not (SHARED / "corpus").is_dir():

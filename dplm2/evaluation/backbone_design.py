@@ -17,6 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dplm2.artifacts import fingerprint, read_json, write_json
+from dplm2.core.fasta import split_records
+from dplm2.core.text import read_text
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import Job
 from dplm2.evaluation.command_backend import run_command
@@ -133,7 +135,7 @@ def _design(sample: Sample, settings: ProteinMpnnSettings) -> list[str] | Failur
             write_structure(path, "A" * len(sample.backbone), sample.backbone)
             run_command(TEMPLATE, settings.template, places)
             files = sorted(out.rglob("*.fa")) + sorted(out.rglob("*.fasta"))
-            return read_designs(files[0].read_text() if files else "", len(sample.backbone), sample.sample_id)
+            return read_designs(read_text(files[0]) if files else "", len(sample.backbone), sample.sample_id)
         except DPLM2Error as error:
             return Failure(" ".join(str(error).split())[:300])
 
@@ -146,8 +148,7 @@ def read_designs(text: str, length: int, name: str) -> list[str]:
     DPLM2Error
         If there is none, or one of another length.
     """
-    entries = ["".join(entry.splitlines()[1:]).strip() for entry in text.split(">")[1:]]
-    designed = entries[1:]
+    designed = [record.sequence for record in split_records(text.splitlines(), name)][1:]
     if not designed or any(len(sequence) != length for sequence in designed):
         raise DPLM2Error(f"{name}: ProteinMPNN gave no sequence of {length} residues")
     return designed

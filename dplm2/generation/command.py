@@ -34,7 +34,9 @@ A problem is a YAML file:
   name: 1PRW
   reference: 1prw.pdb                          # beside the YAML file, or in --references
   contig: 5-20,A16-35,10-25,A52-71,5-20        # 5-20 new residues, residues 16-35 of chain A, ...
-  total_length: [60, 100]                      # if wanted""",
+  total_length: [60, 100]                      # if wanted
+RFdiffusion's contigs ([5-20/A16-35/10-25]) are read as well. H52-52A is a range with an insertion code; ranges run over
+all of these. A chain id of more than a letter is followed by a slash, or stands in quotes: heavy/16-35, "A-2"16-35.""",
     "infilling": """\
   dplm2 generate infilling --model M --out loops --chains 1ubq.pdb --set mask_sequence=8-11 mask_structure=8-11
   dplm2 generate infilling --model M --out variants --chains 1ubq.pdb --set renoise=0.3 samples=20

@@ -1,26 +1,46 @@
 """Motif problems in contig notation, and where a motif lies in a sample.
 
 ``5-20,A16-35,10-25,A52-71,5-20`` is: 5 to 20 residues to be generated, residues 16 to 35 of chain A of the reference,
-10 to 25 residues to be generated, and so on. ``A38`` is one residue; ``A16-35:sequence`` gives only its amino acids,
-``A16-35:structure`` only its structure; ``heavy/16-35`` names a chain of more than one character.
+10 to 25 residues to be generated, and so on. Of a segment of the reference:
+
+- ``A38`` is one residue; ``H52-52A`` ends with an insertion code. A range runs from its first residue to its last in
+  the order of the file, over all residues with insertion codes on the way: ``H45-60`` holds 52, 52A, 52B and 52C.
+  ``H52`` is residue 52 alone.
+- A chain id that is no single letter is followed by a slash: ``heavy/16-35``, ``A-2/10-20``, ``*/5``. In double quotes
+  it may hold anything, and the slash may be left out: ``"A-2"10-20``, ``"A,1"/10-20``.
+- ``""10-20`` or ``_/10-20`` is of a chain with a blank id. If that is the only chain of the reference, any letter means
+  it.
+- ``A16-35:sequence`` gives only the amino acids, ``A16-35:structure`` only the structure.
+
+RFdiffusion's contigs are read as they are: ``[5-15/A10-25/30-40]``, with or without brackets, also as a list of YAML.
+In a contig without commas slashes separate the parts, so a longer chain id needs quotes there (``5/"A-2"10-20/5``), and
+what would read both ways is read as RFdiffusion reads it: ``A-2/10-20`` alone is residue -2 of chain A and a spacer. A
+chain break at the end (``/0``) is left out; a contig of several chains is refused, since a sample is one chain.
 """
 
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import yaml
 
+from dplm2.core.text import read_text, shortened, shown, some
 from dplm2.errors import DPLM2Error
 
 Given = Literal["both", "sequence", "structure"]
+MOST_RESIDUES = 20_000  # the longest total that a contig may allow: memory for drawing lengths grows with it
+BLANK_CHAIN = "_"
 _KEYS = {"name", "reference", "contig", "total_length", "offset", "given", "source"}
-_SEGMENT = re.compile(r"(?:([A-Za-z])|([A-Za-z0-9]+)/)(-?\d+)(?:-(-?\d+))?(?::(\w+))?")
-_SPACER = re.compile(r"(\d+)(?:-(\d+))?")
+_RANGE = r"(?P<first>-?\d{1,9})(?P<from>[A-Za-z]?)(?:-(?P<last>-?\d{1,9})(?P<to>[A-Za-z]?))?(?::(?P<given>\w+))?"
+_LETTER = re.compile(rf"(?P<chain>[A-Za-z*]){_RANGE}")
+_QUOTED = re.compile(rf'"(?P<chain>[^"]*)"/?{_RANGE}')
+_SLASHED = re.compile(rf"(?P<chain>[^\"/,]+)/{_RANGE}")
+_SPACER = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+_BREAK_AT_END = re.compile(r"/0\s*$")
 
 
 @dataclass(frozen=True)
@@ -30,20 +50,61 @@ class Spacer:
     shortest: int
     longest: int
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Fewest and most residues."""
+        return self.shortest, self.longest
+
 
 @dataclass(frozen=True)
 class Segment:
-    """Residues of a reference chain, both ends included, by the numbers in its file."""
+    """Residues of a reference chain, both ends included, by the numbers in its file.
+
+    Parameters
+    ----------
+    chain
+        The author's chain id, empty if it is blank.
+    first, last
+        Residue numbers.
+    given
+        What of the residues is given.
+    first_insertion, last_insertion
+        Insertion codes of the ends.
+    residues
+        How many residues the reference has there; None as long as it was not read.
+    """
 
     chain: str
     first: int
     last: int
     given: Given
+    first_insertion: str = ""
+    last_insertion: str = ""
+    residues: int | None = None
 
     @property
     def length(self) -> int:
-        """Number of residues, as the numbers say."""
-        return self.last - self.first + 1
+        """Number of residues: of the reference, or, as long as it was not read, at least as the numbers say."""
+        return self.last - self.first + 1 if self.residues is None else self.residues
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Fewest and most residues: both are the segment's length."""
+        return self.length, self.length
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """First and last residue as they are written."""
+        return f"{self.first}{self.first_insertion}", f"{self.last}{self.last_insertion}"
+
+    def __str__(self) -> str:
+        first, last = self.ends
+        return f"{written_chain(self.chain)}{first}-{last}"
+
+
+def written_chain(chain: str) -> str:
+    """A chain id as it stands before residues in a contig of either notation."""
+    return chain if re.fullmatch("[A-Za-z*]", chain) else f'"{chain}"'
 
 
 @dataclass(frozen=True)
@@ -60,6 +121,8 @@ class Problem:
         Spacers and segments in the order of the contig.
     shortest, longest
         Limits of the total length.
+    limited
+        Whether these limits were given, and do not just follow from the parts.
     """
 
     name: str
@@ -67,14 +130,48 @@ class Problem:
     parts: tuple[Spacer | Segment, ...]
     shortest: int
     longest: int
+    limited: bool = True
 
     @property
     def segments(self) -> tuple[Segment, ...]:
         """The motif's segments."""
         return tuple(part for part in self.parts if isinstance(part, Segment))
 
+    def with_residues(self, counts: Sequence[int]) -> "Problem":
+        """The problem with the number of residues that its reference has for each segment, checked.
+
+        Raises
+        ------
+        DPLM2Error
+            If no protein can satisfy it.
+        """
+        remaining = iter(counts)
+        parts = tuple(
+            replace(part, residues=next(remaining)) if isinstance(part, Segment) else part for part in self.parts
+        )
+        shortest, longest = (self.shortest, self.longest) if self.limited else contig_limits(parts)
+        problem = replace(self, parts=parts, shortest=shortest, longest=longest)
+        problem.check()
+        return problem
+
+    def check_motif(self) -> None:
+        """Raise DPLM2Error, naming the problem, if it has no motif or its proteins are too long.
+
+        Whether lengths fit (`check`) only the reference tells: insertion codes add residues, numbering may skip some.
+        """
+        if not self.segments:
+            raise DPLM2Error(
+                f"problem {self.name}: no motif: its contig names no residues of the reference; "
+                "write their chain before them (A16-35)"
+            )
+        if max(self.longest, contig_limits(self.parts)[1]) > MOST_RESIDUES:
+            raise DPLM2Error(
+                f"problem {self.name}: its contig or total_length allows more than {MOST_RESIDUES} residues"
+            )
+
     def check(self) -> None:
         """Raise DPLM2Error, naming the problem, if no protein can satisfy it."""
+        self.check_motif()
         shortest, longest = contig_limits(self.parts)
         motif = sum(segment.length for segment in self.segments)
         if motif > self.longest:
@@ -97,15 +194,17 @@ class Problem:
         # ways[i][t]: in how many ways parts i.. have t residues in all; floats, since only their ratios count.
         ways = [np.ones(1)]
         for part in reversed(self.parts):
-            choices = np.zeros(_longest(part) + 1)
-            choices[_shortest(part) :] = 1
+            shortest, longest = part.limits
+            choices = np.zeros(longest + 1)
+            choices[shortest:] = 1
             ways.insert(0, np.convolve(choices, ways[0]))
         totals = np.arange(len(ways[0]))
         allowed = np.where((totals >= self.shortest) & (totals <= self.longest), ways[0], 0)
         left = int(random.choice(totals, p=allowed / allowed.sum()))
         lengths = []
         for part, after in zip(self.parts, ways[1:], strict=True):
-            options = np.arange(_shortest(part), min(_longest(part), left) + 1)
+            shortest, longest = part.limits
+            options = np.arange(shortest, min(longest, left) + 1)
             rest = left - options
             weights = np.where(rest < len(after), after[np.minimum(rest, len(after) - 1)], 0)
             lengths.append(int(random.choice(options, p=weights / weights.sum())))
@@ -113,21 +212,13 @@ class Problem:
         return lengths
 
 
-def _shortest(part: Spacer | Segment) -> int:
-    return part.length if isinstance(part, Segment) else part.shortest
-
-
-def _longest(part: Spacer | Segment) -> int:
-    return part.length if isinstance(part, Segment) else part.longest
-
-
 def contig_limits(parts: Sequence[Spacer | Segment]) -> tuple[int, int]:
     """Fewest and most residues that a contig allows."""
-    return sum(map(_shortest, parts)), sum(map(_longest, parts))
+    return sum(part.limits[0] for part in parts), sum(part.limits[1] for part in parts)
 
 
 def parse_contig(text: str, offset: int = 0, given: Given = "both") -> tuple[Spacer | Segment, ...]:
-    """Read contig notation.
+    """Read contig notation, this module's or RFdiffusion's.
 
     Parameters
     ----------
@@ -143,25 +234,57 @@ def parse_contig(text: str, offset: int = 0, given: Given = "both") -> tuple[Spa
     DPLM2Error
         Names the part that cannot be read.
     """
-    parts: list[Spacer | Segment] = []
-    for piece in (piece.strip() for piece in text.split(",")):
-        if match := _SPACER.fullmatch(piece):
-            shortest = int(match[1])
-            part: Spacer | Segment = Spacer(shortest, int(match[2] or shortest))
-            backwards = part.longest < part.shortest
-        elif match := _SEGMENT.fullmatch(piece):
-            first = int(match[3])
-            what = match[5] or given
-            if what not in get_args(Given):
-                raise DPLM2Error(f"contig: {piece!r}: {what!r} is not one of {', '.join(get_args(Given))}")
-            part = Segment(match[1] or match[2], first + offset, int(match[4] or first) + offset, what)
-            backwards = part.last < part.first
-        else:
-            raise DPLM2Error(f"contig: {piece!r} is neither a spacer (10-25) nor a segment of a chain (A16-35)")
-        if backwards:
+    return tuple(_parse_part(piece, offset, given) for piece in _pieces(text))
+
+
+def _pieces(text: str) -> list[str]:
+    """The parts of a contig: between commas, or between slashes if there are none."""
+    text = text.strip().removeprefix("[").removesuffix("]")
+    pieces = _outside_quotes(",").split(text)
+    if len(pieces) > 1:
+        return [piece.strip() for piece in pieces]
+    text = re.sub(r"\s*/\s*", "/", _BREAK_AT_END.sub("", text)).strip()
+    chains = [chain for chain in _outside_quotes(r"\s").split(text) if chain]
+    if len(chains) > 1:
+        raise DPLM2Error(
+            f"contig: {shown(text)} is of {len(chains)} chains, but a sample is one chain: blanks (/0 ) separate "
+            "chains, slashes or commas the parts of one"
+        )
+    # Not behind a quoted chain id: "A-2"/10-20 is one part.
+    pieces = _outside_quotes('(?<!")/').split(text)
+    readable = all(any(form.fullmatch(piece) for form in (_SPACER, _LETTER, _QUOTED)) for piece in pieces)
+    return [text] if not readable and _SLASHED.fullmatch(text) else pieces
+
+
+def _parse_part(piece: str, offset: int, given: Given) -> Spacer | Segment:
+    if match := _SPACER.fullmatch(piece):
+        shortest = int(match[1])
+        spacer = Spacer(shortest, int(match[2] or shortest))
+        if spacer.longest < spacer.shortest:
             raise DPLM2Error(f"contig: {piece!r} ends before it begins")
-        parts.append(part)
-    return tuple(parts)
+        return spacer
+    match = _LETTER.fullmatch(piece) or _QUOTED.fullmatch(piece) or _SLASHED.fullmatch(piece)
+    if match is None:
+        raise DPLM2Error(
+            f"contig: {shown(piece)} is neither a spacer (10-25) nor a segment of a chain (A16-35, H52-52A; chain ids "
+            'of more than a letter in quotes: "AB"16-35)'
+        )
+    return _segment(piece, match, offset, given)
+
+
+def _segment(piece: str, match: re.Match, offset: int, given: Given) -> Segment:
+    what = match["given"] or given
+    if what not in get_args(Given):
+        raise DPLM2Error(f"contig: {shown(piece)}: {what!r} is not one of {', '.join(get_args(Given))}")
+    first, insertion = int(match["first"]), match["from"]
+    last, last_insertion = (int(match["last"]), match["to"]) if match["last"] else (first, insertion)
+    if last < first:
+        raise DPLM2Error(f"contig: {piece!r} ends before it begins")
+    return Segment(match["chain"].strip(), first + offset, last + offset, what, insertion, last_insertion)
+
+
+def _outside_quotes(separator: str) -> re.Pattern:
+    return re.compile(f'{separator}(?=(?:[^"]*"[^"]*")*[^"]*$)')
 
 
 def read_problem(path: str | os.PathLike, references: str | os.PathLike | None = None) -> Problem:
@@ -180,37 +303,54 @@ def read_problem(path: str | os.PathLike, references: str | os.PathLike | None =
     Raises
     ------
     DPLM2Error
-        If the file cannot be read or the problem cannot be satisfied; the message names it.
+        If the file cannot be read or the problem has no motif; the message names it.
     """
     path = Path(path)
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        given = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DPLM2Error(f"{path}: cannot be read as a motif problem ({' '.join(str(error).split())})") from error
-    if not isinstance(given, dict) or not {"reference", "contig"} <= set(given):
-        raise DPLM2Error(f"{path}: a motif problem has at least the keys reference and contig")
-    if unknown := set(given) - _KEYS:
-        raise DPLM2Error(f"{path}: unknown key {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(_KEYS))}")
+    _check_keys(given, path)
     name, offset, kind = str(given.get("name", path.stem)), given.get("offset", 0), given.get("given", "both")
-    if not isinstance(offset, int) or kind not in get_args(Given):
+    if type(offset) is not int or kind not in get_args(Given):
         raise DPLM2Error(f"{path}: offset is a whole number, given one of {', '.join(get_args(Given))}")
     folder = Path(references) if references is not None else path.parent
     try:
-        parts = parse_contig(str(given["contig"]), offset, kind)
+        parts = parse_contig(_contig_text(given["contig"]), offset, kind)
     except DPLM2Error as error:
-        raise DPLM2Error(f"problem {name}: {error}") from error
-    shortest, longest = _total(given.get("total_length"), parts, name)
-    problem = Problem(name, folder / str(given["reference"]), parts, shortest, longest)
-    problem.check()
+        raise DPLM2Error(f"problem {shortened(name)}: {error}") from error
+    total = given.get("total_length")
+    shortest, longest = _total(total, parts, name)
+    problem = Problem(name, folder / str(given["reference"]), parts, shortest, longest, limited=total is not None)
+    problem.check_motif()
     return problem
+
+
+def _check_keys(given: object, path: Path) -> None:
+    if not isinstance(given, dict) or not {"reference", "contig"} <= set(given):
+        raise DPLM2Error(f"{path}: a motif problem has at least the keys reference and contig")
+    if unknown := set(given) - _KEYS:
+        raise DPLM2Error(f"{path}: unknown key {some(sorted(map(str, unknown)))}; allowed: {', '.join(sorted(_KEYS))}")
+    for key in ("name", "reference", "given"):
+        if isinstance(given.get(key), list | dict):
+            raise DPLM2Error(f"{path}: {key} is {shown(given[key])}, but text is wanted")
+
+
+def _contig_text(contig: object) -> str:
+    """A contig as text; a list of YAML, which RFdiffusion's brackets are, holds its parts."""
+    parts = contig if isinstance(contig, list) else [contig]
+    if not parts or not all(isinstance(part, str | int) for part in parts):
+        raise DPLM2Error("contig: text is wanted, such as 5-20,A16-35,10-25")
+    return ",".join(map(str, parts))
 
 
 def _total(given: object, parts: Sequence[Spacer | Segment], name: str) -> tuple[int, int]:
     if given is None:
         return contig_limits(parts)
     ends = given if isinstance(given, list) else [given, given]
-    if len(ends) != 2 or not all(isinstance(end, int) for end in ends) or not 1 <= ends[0] <= ends[1]:
-        raise DPLM2Error(f"problem {name}: total_length is {given!r}; a number or [shortest, longest]")
+    if len(ends) != 2 or not all(type(end) is int for end in ends) or not 1 <= ends[0] <= ends[1]:
+        what = given if isinstance(given, list) and all(type(end) is int for end in given) else shown(given)
+        raise DPLM2Error(f"problem {shortened(name)}: total_length is {what}; a number or [shortest, longest]")
     return ends[0], ends[1]
 
 

@@ -39,21 +39,23 @@ def _run(options: argparse.Namespace) -> None:
 
     from dplm2.artifacts import atomic_path
     from dplm2.core.devices import pick_device
+    from dplm2.core.fasta import is_fasta
     from dplm2.errors import DPLM2Error
     from dplm2.generation.embedding import embed
-    from dplm2.generation.inputs import FASTA_ENDINGS, read_targets
+    from dplm2.generation.inputs import read_targets
     from dplm2.generation.model import DPLM2
+    from dplm2.generation.tasks import distinct
 
     model = DPLM2.from_pretrained(options.model, options.tokenizer, pick_device(options.device))
     targets = []
     for source in options.inputs:
-        with_structure = options.tracks != "sequence" and source.suffix.lower() not in FASTA_ENDINGS
+        with_structure = options.tracks != "sequence" and not is_fasta(source)
         targets += read_targets([source], tokenize=model.tokenizer.encode if with_structure else None)
     if options.tracks == "structure":
         targets = [replace(target, sequence=None) for target in targets]
         if any(target.structure_tokens is None for target in targets):
             raise DPLM2Error("--tracks structure: a FASTA file has no structure")
-    table = embed(model, targets, options.pool, options.token_budget)
+    table = embed(model, distinct(targets), options.pool, options.token_budget)
     with atomic_path(options.out) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     print(f"{options.out}: {table.num_rows} proteins, {table['width'][0].as_py()} values per vector")

@@ -11,14 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from dplm2.core.fasta import LETTERS, TO_GENERATE, clean_sequences, is_fasta, read_fasta
+from dplm2.core.text import shown
 from dplm2.errors import DPLM2Error
-from dplm2.generation.contigs import Segment, read_problems
+from dplm2.generation.contigs import BLANK_CHAIN, Problem, Segment, read_problems, written_chain
 from dplm2.generation.tasks import ReferenceMotif, Target
 
 Tokenize = Callable[[list[np.ndarray]], list[np.ndarray]]
 """From backbones to structure tokens."""
 
-FASTA_ENDINGS = (".fasta", ".fa", ".faa")
 TABLE_ENDINGS = (".csv", ".parquet")
 _TABLE_COLUMNS = ("position", "residue", "structure_token")
 
@@ -37,7 +38,7 @@ class Chain(NamedTuple):
 def read_targets(
     sources: Sequence[str | os.PathLike], split: str | None = None, tokenize: Tokenize | None = None
 ) -> list[Target]:
-    """Read proteins: FASTA files, data-set folders, Parquet files of chains, structure files or folders of them.
+    """Read proteins: data-set folders, Parquet files of chains, FASTA and structure files or folders of them.
 
     Parameters
     ----------
@@ -66,18 +67,17 @@ def read_targets(
 def _targets_of(source: Path, split: str | None, tokenize: Tokenize | None) -> Iterator[Target]:
     from dplm2.structures.store import backbones, read_chains
 
-    if source.suffix.lower() in FASTA_ENDINGS:
-        for name, sequence in read_fasta(source).items():
-            yield Target(name, sequence, None)
-        return
     if source.suffix == ".parquet" or any(source.glob("part-*.parquet")):
         table = read_chains(source, ["chain_id", "sequence", "backbone"], split)
         names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
         coordinates = backbones(table) if tokenize is not None else [None] * len(names)
     else:
-        chains = [chain for path in structure_files(source) for chain in chains_of(path)]
+        files = {path: is_fasta(path) for path in input_files(source)}
+        for path in (path for path, fasta in files.items() if fasta):
+            yield from (Target(*item, None) for item in read_fasta(path, to_generate=True).items())
+        chains = [chain for path, fasta in files.items() if not fasta for chain in chains_of(path)]
         names, sequences, coordinates = ([getattr(c, key) for c in chains] for key in ("name", "sequence", "backbone"))
-    tokens = observed_tokens(coordinates, tokenize) if tokenize is not None else coordinates
+    tokens = observed_tokens(coordinates, tokenize) if tokenize is not None and names else coordinates
     for name, sequence, structure in zip(names, sequences, tokens, strict=True):
         # X is an unknown residue: the model may say what it is, where it is asked to.
         yield Target(name, sequence, None if tokenize is None else structure)
@@ -118,11 +118,12 @@ def in_memory(
     Raises
     ------
     DPLM2Error
-        If a sequence and a backbone that belong together differ in length, or one has no partner.
+        If a sequence and a backbone that belong together differ in length, or one has no partner; if a sequence is
+        wrong (see `dplm2.core.fasta`).
     """
     if isinstance(sequences, str) or isinstance(backbones, np.ndarray):
         raise DPLM2Error("sequences and backbones are lists, or mappings from names, also where there is only one")
-    sequence_of, backbone_of = _named(sequences), _named(backbones)
+    sequence_of, backbone_of = clean_sequences(_named(sequences), to_generate=True), _named(backbones)
     if sequence_of and backbone_of and set(sequence_of) != set(backbone_of):
         raise DPLM2Error("sequences and backbones do not belong together: their names or numbers differ")
     coordinates = [np.asarray(backbone, dtype=np.float32) for backbone in backbone_of.values()]
@@ -138,36 +139,8 @@ def in_memory(
 
 
 def _named(items) -> dict:
-    return dict(items) if isinstance(items, Mapping) else {f"protein-{n}": item for n, item in enumerate(items)}
-
-
-def read_fasta(path: str | os.PathLike) -> dict[str, str]:
-    """Sequences of a FASTA file by name (the header up to the first blank), in capitals.
-
-    Raises
-    ------
-    DPLM2Error
-        If the file cannot be read, has no sequence, or two of the same name.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DPLM2Error(f"{path}: cannot be read as FASTA ({error})") from error
-    found: dict[str, str] = {}
-    name = None
-    for line in map(str.strip, lines):
-        if line.startswith(">"):
-            name = (line[1:].split() or [""])[0]
-            if not name or name in found:
-                raise DPLM2Error(f"{path}: {'a header without a name' if not name else f'two sequences named {name}'}")
-            found[name] = ""
-        elif line and name is None:
-            raise DPLM2Error(f"{path}: does not begin with a FASTA header ('>name')")
-        elif line:
-            found[name] += line.upper().removesuffix("*")
-    if not found:
-        raise DPLM2Error(f"{path}: no sequences")
-    return found
+    named = items.items() if isinstance(items, Mapping) else ((f"protein-{n}", item) for n, item in enumerate(items))
+    return {str(name): item for name, item in named}
 
 
 def tables(sources: Sequence[str | os.PathLike]) -> list[Path]:
@@ -215,8 +188,8 @@ def read_residue_table(path: str | os.PathLike) -> Target:
     letters = [
         "?" if pd.isna(cell) or not str(cell).strip() else str(cell).strip().upper() for cell in table["residue"]
     ]
-    if wrong := [letter for letter in letters if len(letter) != 1]:
-        raise DPLM2Error(f"{path}: {wrong[0]!r} is not the letter of a residue")
+    if wrong := [place for place, letter in enumerate(letters, 1) if letter not in set(LETTERS + TO_GENERATE)]:
+        raise DPLM2Error(f"{path}: {shown(letters[wrong[0] - 1])} is not the letter of a residue (position {wrong[0]})")
     tokens = pd.to_numeric(table["structure_token"].replace("", np.nan), errors="coerce")
     given = table["structure_token"].notna() & (table["structure_token"].astype(str).str.strip() != "")
     if (given & (tokens.isna() | (tokens < 0) | (tokens % 1 != 0))).any():
@@ -229,8 +202,8 @@ def read_residue_table(path: str | os.PathLike) -> Target:
 # Structure files ----------------------------------------------------------------------------------------------------
 
 
-def structure_files(source: Path) -> list[Path]:
-    """The structure files of a folder, or the one given.
+def input_files(source: Path) -> list[Path]:
+    """The files of a folder, or the one given.
 
     Raises
     ------
@@ -313,53 +286,98 @@ def read_motifs(
                 f"problem {problem.name}: its reference {problem.reference} is not there; "
                 "fetch it, or say with references where it lies"
             )
-        by_chain: dict[str, Chain] = {}
-        for chain in chains_of(problem.reference):
-            by_chain.setdefault(chain.author_chain, chain)
-        places = [(segment, _find(problem.name, segment, by_chain)) for segment in problem.segments]
-        tokens = _motif_tokens(places, by_chain, motif_tokens, tokenize)
-        motifs.append(
-            ReferenceMotif(
-                problem,
-                "".join(by_chain[segment.chain].sequence[row] for segment, rows in places for row in rows).replace(
-                    "X", "?"
-                ),
-                np.concatenate([tokens[segment.chain][rows] for segment, rows in places] or [np.empty(0, np.int64)]),
-                np.concatenate([by_chain[s.chain].backbone[rows] for s, rows in places] or [np.empty((0, 4, 3))]),
-            )
-        )
+        motifs.append(_reference_motif(problem, motif_tokens, tokenize))
     return motifs
 
 
-def _find(name: str, segment: Segment, by_chain: Mapping[str, Chain]) -> np.ndarray:
-    """Rows of the reference chain that a segment means, one for each of its residue numbers."""
-    if segment.chain not in by_chain:
-        raise DPLM2Error(
-            f"problem {name}: its reference has no chain {segment.chain}; there are: {', '.join(sorted(by_chain))}"
-        )
-    chain = by_chain[segment.chain]
+def _reference_motif(problem: Problem, motif_tokens: str, tokenize: Tokenize) -> ReferenceMotif:
+    """A problem's motif, from its reference."""
+    by_chain: dict[str, Chain] = {}
+    for chain in chains_of(problem.reference):
+        by_chain.setdefault(chain.author_chain.strip(), chain)
+    places = []
+    for segment in problem.segments:
+        chain = _chain_of(problem.name, segment, by_chain)
+        places.append((chain, _find(problem.name, segment, chain)))
+    tokens = _motif_tokens(places, motif_tokens, tokenize)
+    return ReferenceMotif(
+        problem.with_residues([len(rows) for _, rows in places]),
+        "".join(chain.sequence[row] for chain, rows in places for row in rows).replace("X", TO_GENERATE),
+        np.concatenate([tokens[chain.author_chain][rows] for chain, rows in places]),
+        np.concatenate([chain.backbone[rows] for chain, rows in places]),
+    )
+
+
+def _chain_of(name: str, segment: Segment, by_chain: Mapping[str, Chain]) -> Chain:
+    """The chain that a segment means: by its id, or the only one if its id is blank (also written ``_``)."""
+    if segment.chain in by_chain:
+        return by_chain[segment.chain]
+    if "" in by_chain and (len(by_chain) == 1 and len(segment.chain) == 1 or segment.chain == BLANK_CHAIN):
+        return by_chain[""]
+    there = ", ".join(map(written_chain, sorted(by_chain)))
+    raise DPLM2Error(f"problem {name}: its reference has no chain {written_chain(segment.chain)}; there are: {there}")
+
+
+def _find(name: str, segment: Segment, chain: Chain) -> np.ndarray:
+    """Rows of the reference chain that a segment means: from its first residue to its last in the order of the file.
+
+    Numbers may be skipped, as antibody numbering does, but no residue may be missing.
+    """
     observed = np.isfinite(chain.backbone[:, 1]).all(-1)
-    rows = []
-    for number in range(segment.first, segment.last + 1):
-        found = np.flatnonzero((chain.number == number) & observed)
-        if len(found) != 1:
-            what = "no" if not len(found) else f"{len(found)} times (insertion codes)"
-            raise DPLM2Error(f"problem {name}: its reference has {what} residue {number} in chain {segment.chain}")
-        rows.append(found[0])
-    return np.array(rows, dtype=np.int64)
+    first = _row_of(name, segment, (segment.first, segment.first_insertion), chain, observed)
+    last = _row_of(name, segment, (segment.last, segment.last_insertion), chain, observed)
+    rows = np.arange(first, last + 1)
+    numbers = chain.number[rows]
+    if last < first or (np.diff(numbers) < 0).any():
+        raise DPLM2Error(f"problem {name}: the residue numbers of its reference do not rise along {segment}")
+    missing = numbers[~observed[rows]].tolist()
+    skipped = (np.diff(numbers) > 1) & ~_bonded(chain.backbone[rows])
+    missing += (numbers[:-1][skipped] + 1).tolist()
+    if missing:
+        raise _no_residue(name, segment, min(missing))
+    return rows
 
 
-def _motif_tokens(
-    places: Sequence[tuple[Segment, np.ndarray]], by_chain: Mapping[str, Chain], source: str, tokenize: Tokenize
-) -> dict[str, np.ndarray]:
-    """Structure tokens of each chain that has a part of the motif."""
-    names = list(dict.fromkeys(segment.chain for segment, _ in places))
+def _bonded(backbone: np.ndarray) -> np.ndarray:
+    """Whether residues of a backbone (L, 4, 3) are linked to the next one (L - 1,)."""
+    from dplm2.structures.residues import LONGEST_PEPTIDE_BOND
+
+    return np.linalg.norm(backbone[1:, 0] - backbone[:-1, 2], axis=-1) < LONGEST_PEPTIDE_BOND
+
+
+def _row_of(name: str, segment: Segment, residue: tuple[int, str], chain: Chain, observed: np.ndarray) -> int:
+    """The row of an observed residue, by number and insertion code."""
+    number, code = residue
+    codes = np.array([code.strip() for code in chain.insertion])
+    same_number = (chain.number == number) & observed
+    found = np.flatnonzero(same_number & (codes == code))
+    if len(found) == 1:
+        return int(found[0])
+    if len(found) > 1:
+        what = f"{len(found)} residues {number}{code}"
+        raise DPLM2Error(f"problem {name}: its reference has {what} in chain {written_chain(segment.chain)}")
+    if same_number.any():
+        there = ", ".join(f"{number}{code}" for code in codes[same_number])
+        raise _no_residue(name, segment, f"{number}{code}", f", but {there}")
+    known = set(chain.number[observed].tolist())
+    raise _no_residue(name, segment, next(one for one in range(segment.first, number + 1) if one not in known))
+
+
+def _no_residue(name: str, segment: Segment, residue: int | str, more: str = "") -> DPLM2Error:
+    chain = written_chain(segment.chain)
+    return DPLM2Error(f"problem {name}: its reference has no residue {residue} in chain {chain}{more}")
+
+
+def _motif_tokens(places: Sequence[tuple[Chain, np.ndarray]], source: str, tokenize: Tokenize) -> dict[str, np.ndarray]:
+    """Structure tokens of each chain that has a part of the motif, by its id."""
+    chains = {chain.author_chain: chain for chain, _ in places}
     backbones = []
-    for name in names:
-        backbone = by_chain[name].backbone
+    for name, chain in chains.items():
+        backbone = chain.backbone
         if source == "motif":
             # Hidden, not cut out: residues far apart in the chain must not look like neighbours.
-            own = np.isin(np.arange(len(backbone)), np.concatenate([rows for s, rows in places if s.chain == name]))
-            backbone = np.where(own[:, None, None], backbone, np.float32(np.nan))
+            own = np.concatenate([rows for other, rows in places if other.author_chain == name])
+            kept = np.isin(np.arange(len(backbone)), own)
+            backbone = np.where(kept[:, None, None], backbone, np.float32(np.nan))
         backbones.append(backbone)
-    return dict(zip(names, observed_tokens(backbones, tokenize), strict=True)) if names else {}
+    return dict(zip(chains, observed_tokens(backbones, tokenize), strict=True))

@@ -21,7 +21,7 @@ from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm, local_folder
 from dplm2.language.sampling import batches, sample, sample_seed
 from dplm2.language.schedule import sampler_settings
 from dplm2.language.vocabulary import Vocabulary
-from dplm2.settings.generation import GenerationSettings, Task, UNCONDITIONAL
+from dplm2.settings.generation import UNCONDITIONAL, GenerationSettings, Task
 from dplm2.tokenizer.model import StructureTokenizer
 
 Done = Callable[[list[Sample]], None]

@@ -3,12 +3,14 @@
 Array axes: L residues, M residues of a motif.
 """
 
-import re
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dplm2.core.names import file_names, numbered
+from dplm2.core.text import some
 from dplm2.errors import DPLM2Error
 from dplm2.generation.contigs import Problem, Segment
 from dplm2.generation.samples import Motif
@@ -17,6 +19,8 @@ from dplm2.language.sampling import sample_seed
 from dplm2.language.schedule import masked_count
 from dplm2.language.vocabulary import Track, Vocabulary
 from dplm2.settings.generation import GenerationSettings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,12 @@ def parse_residues(text: str | None, length: int, name: str) -> np.ndarray:
     return chosen
 
 
-def safe_name(name: str) -> str:
-    """``name`` with everything that is awkward in a file name replaced by ``_``."""
-    return re.sub(r"[^A-Za-z0-9._+-]", "_", name).strip(".") or "_"
+def distinct(targets: Sequence[Target]) -> list[Target]:
+    """Targets with names of their own: of equal ones the later get ``-2``, ``-3``, ..., and a warning says so."""
+    names = numbered([target.name for target in targets])
+    if changed := [name for name, target in zip(names, targets, strict=True) if name != target.name]:
+        _log.warning("proteins of the same name are numbered: %s", some(changed))
+    return [replace(target, name=name) for target, name in zip(targets, names, strict=True)]
 
 
 def drawn_lengths(
@@ -154,21 +161,16 @@ def of_targets(
     Raises
     ------
     DPLM2Error
-        Names the protein: nothing of it is given or to be generated, residues beyond its end, a name that is not
-        unique.
+        Names the protein: nothing of it is given or to be generated, or residues beyond its end.
     """
     build: Mapping[str, Callable[[GenerationSettings, Vocabulary, Target], dict[Track, np.ndarray]]] = {
         "folding": _for_folding,
         "inverse-folding": _for_inverse_folding,
         "infilling": _for_infilling,
     }
-    names = [safe_name(target.name) for target in targets]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DPLM2Error(
-            f"{len(twice)} names stand for more than one protein, {twice[0]} for example; give each its own"
-        )
+    targets = distinct(targets)
     requests = []
-    for name, target in zip(names, targets, strict=True):
+    for name, target in zip(file_names([target.name for target in targets]), targets, strict=True):
         if target.length == 0:
             raise DPLM2Error(f"{target.name}: no residues")
         tokens = build[settings.task](settings, vocabulary, target)
@@ -254,10 +256,10 @@ def scaffolds(
 ) -> list[Request]:
     """Samples around motifs; the lengths of spacers are drawn for each sample."""
     requests = []
-    for motif in motifs:
+    for name, motif in zip(file_names([motif.problem.name for motif in motifs]), motifs, strict=True):
         known = known_tokens(Target(motif.problem.name, motif.sequence, motif.structure_tokens), vocabulary)
         for number in range(settings.samples):
-            sample_id = f"{safe_name(motif.problem.name)}_{number:04d}"
+            sample_id = f"{name}_{number:04d}"
             lengths = motif.problem.draw_lengths(_random(seed, f"spacers of {sample_id}"))
             requests.append(_scaffold(sample_id, motif, known, lengths, settings, vocabulary))
     return requests
@@ -279,7 +281,7 @@ def _scaffold(
                 if part.given in ("both", track):
                     tokens[track][start : start + length] = known[track][done : done + length]
             positions += range(start, start + length)
-            contig.append(f"{part.chain}{part.first}-{part.last}")
+            contig.append(str(part))
             done += length
         else:
             contig.append(str(length))

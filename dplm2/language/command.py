@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dplm2.settings.command_line import add_settings, choose, Chosen
+from dplm2.settings.command_line import Chosen, add_settings, choose
 
 WARMUP_EXAMPLE = """\
 examples:

@@ -5,7 +5,7 @@ that goes on reads what it would have read.
 """
 
 import fcntl
-import gzip
+import logging
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -13,63 +13,79 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dplm2 import artifacts
+from dplm2.core.fasta import clean_sequence, has_gaps, read_records, say_gaps
+from dplm2.core.text import some
 from dplm2.errors import DPLM2Error
 from dplm2.language.vocabulary import Vocabulary
 
 _COLUMN = "sequence"
 _ROWS_AT_ONCE = 8192
 _META, _IDS, _ENDS, _LENGTHS = "sequences.json", "ids.bin", "ends.bin", "lengths.bin"
-_FORMAT = 2
+_FORMAT = 3
+_log = logging.getLogger(__name__)
 
 
-def read_sequences(path: str | os.PathLike) -> Iterator[str]:
-    """Yield the sequences of a FASTA (.gz allowed) or Parquet file (column ``sequence``), in upper case.
+def digests_of(paths: Sequence[str | os.PathLike]) -> dict[str, str]:
+    """SHA-256 of each file of sequences.
 
     Raises
     ------
     DPLM2Error
-        If the file is missing or neither of the two.
+        If one cannot be read.
+    """
+    try:
+        return {str(path): artifacts.sha256_of_file(path) for path in paths}
+    except OSError as error:
+        raise DPLM2Error(f"{error.filename}: cannot be read as a file of sequences ({error.strerror})") from error
+
+
+def read_sequences(path: str | os.PathLike) -> Iterator[str]:
+    """Yield the sequences of a FASTA or Parquet file (column ``sequence``) by the rules of `dplm2.core.fasta`.
+
+    Raises
+    ------
+    DPLM2Error
+        If the file is missing or neither of the two, or a sequence is wrong; the message names file and record.
     """
     path = Path(path)
     if not path.is_file():
         raise DPLM2Error(f"{path}: no such file of sequences")
-    records = _parquet(path) if path.suffix == ".parquet" else _fasta(path)
-    for record in records:
-        # J (leucine or isoleucine) and the end of translation are not in ESM-2's vocabulary.
-        sequence = record.upper().rstrip("*").replace("J", "X")
-        if sequence:
-            yield sequence
+    if path.suffix == ".parquet":
+        yield from _of_parquet(path)
+    else:
+        yield from (record.sequence for record in read_records(path))
 
 
-def _parquet(path: Path) -> Iterator[str]:
-    file = pq.ParquetFile(path)
-    if _COLUMN not in file.schema_arrow.names:
-        raise DPLM2Error(f"{path}: no column {_COLUMN!r}; it has {', '.join(file.schema_arrow.names)}")
-    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[_COLUMN]):
-        yield from batch.column(0).drop_null().to_pylist()
+def _of_parquet(path: Path) -> Iterator[str]:
+    row, empty, gapped, first_gapped = 0, 0, 0, 0
+    for text in _column(path):
+        row += 1
+        sequence = clean_sequence(text or "", f"{path}, row {row}")
+        if not sequence:
+            empty += 1
+            continue
+        if has_gaps(text):
+            gapped, first_gapped = gapped + 1, first_gapped or row
+        yield sequence
+    if empty:
+        _log.warning("%s: %d rows without a sequence are left out", path, empty)
+    if gapped:
+        say_gaps(path, some([f"row {first_gapped}"], count=gapped))
 
 
-def _fasta(path: Path) -> Iterator[str]:
-    with gzip.open(path, "rt", encoding="ascii") if path.suffix == ".gz" else path.open(encoding="ascii") as stream:
-        lines: list[str] | None = None
-        try:
-            for line in stream:
-                line = line.strip()
-                if line.startswith(">"):
-                    if lines is not None:
-                        yield "".join(lines)
-                    lines = []
-                elif line:
-                    if lines is None:
-                        raise DPLM2Error(f"{path}: not FASTA, its first line does not begin with '>'")
-                    lines.append(line)
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise DPLM2Error(f"{path}: cannot be read ({error})") from error
-        if lines is not None:
-            yield "".join(lines)
+def _column(path: Path) -> Iterator[str | None]:
+    try:
+        with pq.ParquetFile(path) as file:
+            if _COLUMN not in file.schema_arrow.names:
+                raise DPLM2Error(f"{path}: no column {_COLUMN!r}; it has {', '.join(file.schema_arrow.names)}")
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[_COLUMN]):
+                yield from batch.column(0).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DPLM2Error(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())})") from error
 
 
 class SequenceStore:
@@ -135,11 +151,9 @@ class SequenceStore:
             ids, ends, lengths = (stack.enter_context(path.open("wb")) for path in paths)
             for source in sources:
                 number = 0
-                for number, sequence in enumerate(read_sequences(source), start=1):
-                    try:
-                        encoded = vocabulary.encode_sequence(sequence)
-                    except DPLM2Error as error:
-                        raise DPLM2Error(f"{source}, sequence {number}: {error}") from error
+                for sequence in read_sequences(source):
+                    number += 1
+                    encoded = vocabulary.encode_sequence(sequence)
                     end += len(encoded)
                     ids.write(encoded.astype(np.uint8).tobytes())
                     ends.write(np.int64(end).tobytes())

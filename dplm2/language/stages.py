@@ -12,11 +12,11 @@ from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.language import lora, warmup
 from dplm2.language.chains import Chains
 from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm
-from dplm2.language.sequences import SequenceStore
+from dplm2.language.sequences import SequenceStore, digests_of
 from dplm2.language.training import MultimodalTask, SequenceTask
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.fields import deciding, plain
-from dplm2.settings.model import ModelSettings, SCRATCH, sequence_diffusion, WarmupSettings
+from dplm2.settings.model import SCRATCH, ModelSettings, WarmupSettings, sequence_diffusion
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import parts_of, read_tokens
 from dplm2.training.loop import FitResult, fit
@@ -124,7 +124,7 @@ def _sequence_stage(
     rows = splits_of(table)
     parts = {split: part["sequence"].to_pylist() for split, part in rows.items()}
     if chosen.sequence_files:
-        files = {name: sha256_of_file(name) for name in chosen.sequence_files}
+        files = digests_of(chosen.sequence_files)
         store = SequenceStore.build(chosen.sequence_files, state / "sequences" / fingerprint(files))
     else:
         files, store = {}, SequenceStore.of(parts["train"], rows["train"]["chain_id"].to_pylist())

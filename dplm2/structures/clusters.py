@@ -1,12 +1,12 @@
 """Clusters of related chains: from MMseqs2, or from a table that the user gives."""
 
-import csv
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dplm2.core.text import read_table
 from dplm2.errors import DPLM2Error
 from dplm2.settings.dataset import Clusters
 
@@ -43,13 +43,7 @@ def find_clusters(
 def _from_table(ids: Sequence[str], entries: Sequence[str], path: str | None) -> list[str | None]:
     if path is None:
         raise DPLM2Error("clusters.file: give the table of clusters, or another clusters.source than 'file'")
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as stream:
-            first = stream.readline()
-            stream.seek(0)
-            rows = list(csv.DictReader(stream, delimiter="\t" if "\t" in first else ","))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DPLM2Error(f"{path}: cannot be read as a table of clusters ({error})") from error
+    rows = list(read_table(path))
     if not rows or not {"chain_id", "cluster"} <= set(rows[0]):
         raise DPLM2Error(f"{path}: a table of clusters needs a header with the columns chain_id and cluster")
     named = {row["chain_id"]: row["cluster"] for row in rows if row["cluster"]}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.settings.command_line import add_settings, choose, Chosen, named_sections
+from dplm2.settings.command_line import Chosen, add_settings, choose, named_sections
 from dplm2.structures.rejects import CODES
 from dplm2.structures.targets import Source
 from dplm2.structures.workers import start_server
@@ -37,6 +37,9 @@ Download structures by name: PDB ids, UniProt accessions (from AlphaFold DB) or 
 
 Files that are there already are not fetched again; downloads.tsv records the address, size and SHA-256 of each, and
 rejected.parquet what could not be had. Exit status 1 if anything could not be had.
+
+Servers may send us on to sites of the list and of the archives (PDB, AlphaFold DB) alone, never to private addresses
+that the list does not name. A line such as https://files.example.org, an address without a path, allows another site.
 """
 
 
@@ -188,7 +191,7 @@ def run_fetch(options: argparse.Namespace) -> int:
     """Download what a list names."""
     from dplm2.structures.fetching import fetch, write_rejected
     from dplm2.structures.manifest import write_manifest
-    from dplm2.structures.targets import read_targets
+    from dplm2.structures.targets import read_sites, read_targets
 
     for name in ("concurrency", "tries", "max_megabytes"):
         if getattr(options, name) < 1:
@@ -196,7 +199,7 @@ def run_fetch(options: argparse.Namespace) -> int:
     source = Source(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Source)})
     # A shard of a short list may be empty.
     targets = read_targets(options.list, source, may_be_empty=options.manifest is not None)
-    outcome = fetch(targets, options.out, source)
+    outcome = fetch(targets, options.out, source, read_sites(options.list))
     if options.manifest:
         write_manifest(options.manifest, outcome.files)
     else:

@@ -24,6 +24,7 @@ from dplm2.structures.atoms import UnreadableError
 from dplm2.structures.manifest import SourceFile
 from dplm2.structures.reading import MEBIBYTE, default_reading, is_archive, parse
 from dplm2.structures.rejects import Reject
+from dplm2.structures.sites import RefusedError, Sites
 from dplm2.structures.store import REJECTED, REJECTED_FILE, write_table
 from dplm2.structures.targets import Source, Target, endings
 
@@ -53,7 +54,7 @@ class FailedError(Exception):
         self.again, self.wait = again, wait
 
 
-def fetch(targets: Sequence[Target], folder: Path, source: Source) -> Outcome:
+def fetch(targets: Sequence[Target], folder: Path, source: Source, allowed: Sequence[str] = ()) -> Outcome:
     """Fetch what is not there yet.
 
     Several processes may fetch into one folder, if their targets are different ones.
@@ -67,7 +68,11 @@ def fetch(targets: Sequence[Target], folder: Path, source: Source) -> Outcome:
         recorded is not fetched again.
     source
         Addresses, tries and limits.
+    allowed
+        Addresses of further sites that servers may send us to; see `dplm2.structures.sites`.
     """
+    configured = (source.pdb_address.format(id=""), source.alphafold_address.format(id=""))
+    sites = Sites.of([*configured, *(target.address for target in targets), *allowed])
     folder.mkdir(parents=True, exist_ok=True)
     known, outcome, lock = _read_list(folder), Outcome(), threading.Lock()
 
@@ -78,7 +83,7 @@ def fetch(targets: Sequence[Target], folder: Path, source: Source) -> Outcome:
                 outcome.present += 1
         else:
             try:
-                row = _fetch_one(target, folder, source)
+                row = _fetch_one(target, folder, source, sites)
             except FailedError as error:
                 return SourceFile(target.address, 0, "", " ".join(str(error).split()))
             with lock:
@@ -130,15 +135,15 @@ def _record(folder: Path, name: str, row: tuple[str, ...]) -> None:
         stream.write(("" if stream.seek(0, 2) else LIST_HEADER) + "\t".join((name, *row)) + "\n")
 
 
-def _fetch_one(target: Target, folder: Path, source: Source) -> tuple[str, str, str, str]:
+def _fetch_one(target: Target, folder: Path, source: Source, sites: Sites) -> tuple[str, str, str, str]:
     address, file = target.address, target.file
     if target.indirect:
-        address = _retrying(lambda: _file_address(target.address, source), source)
+        address = _retrying(lambda: _file_address(target.address, source, sites), source)
         file += endings(address)
 
     def download() -> tuple[str, str]:
         with atomic_path(folder / file) as temporary:
-            _download(address, temporary, source)
+            _download(address, temporary, source, sites)
             _check(temporary)
             return str(temporary.stat().st_size), sha256_of_file(temporary)
 
@@ -158,10 +163,12 @@ def _retrying(work: Callable, source: Source):  # noqa: ANN202
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _open(address: str, source: Source) -> http.client.HTTPResponse:
+def _open(address: str, source: Source, sites: Sites) -> http.client.HTTPResponse:
     request = urllib.request.Request(address, headers={"User-Agent": "dplm2", "Accept-Encoding": "identity"})
     try:
-        return urllib.request.urlopen(request, timeout=source.timeout)
+        return sites.opener(address).open(request, timeout=source.timeout)
+    except RefusedError as error:
+        raise FailedError(str(error), again=False) from error
     except urllib.error.HTTPError as error:
         wait = error.headers.get("Retry-After", "")
         raise FailedError(
@@ -171,9 +178,9 @@ def _open(address: str, source: Source) -> http.client.HTTPResponse:
         raise FailedError(f"no connection ({getattr(error, 'reason', error)})", again=True) from error
 
 
-def _download(address: str, path: Path, source: Source) -> None:
+def _download(address: str, path: Path, source: Source, sites: Sites) -> None:
     size, most = 0, source.max_megabytes * MEBIBYTE
-    with _open(address, source) as response, path.open("wb") as stream:
+    with _open(address, source, sites) as response, path.open("wb") as stream:
         announced = response.headers.get("Content-Length", "")
         try:
             while piece := response.read(PIECE):
@@ -199,13 +206,17 @@ def _check(path: Path) -> None:
         raise FailedError(f"what came is no sound structure file: {error}", again=True) from error
 
 
-def _file_address(address: str, source: Source) -> str:
+def _file_address(address: str, source: Source, sites: Sites) -> str:
     """Follow AlphaFold DB's answer, a JSON list of models, to the first model's file."""
-    with _open(address, source) as response:
+    with _open(address, source, sites) as response:
         try:
             models = json.loads(response.read(16 * MEBIBYTE))
-            return next(models[0][key] for key in ALPHAFOLD_KEYS if models[0].get(key))
-        except (http.client.HTTPException, OSError, ValueError) as error:
+            named = str(next(models[0][key] for key in ALPHAFOLD_KEYS if models[0].get(key)))
+            sites.check(named, address)
+            return named
+        except RefusedError as error:
+            raise FailedError(str(error), again=False) from error
+        except (http.client.HTTPException, OSError, ValueError, RecursionError) as error:
             raise FailedError(f"an answer that is not JSON ({type(error).__name__})", again=True) from error
         except (LookupError, TypeError, AttributeError, StopIteration) as error:
             raise FailedError("AlphaFold DB names no file for it", again=False) from error

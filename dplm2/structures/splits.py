@@ -1,17 +1,20 @@
 """Which chains train, validate and test, and that nothing related stands on both sides."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
+from dplm2.core.text import read_lines, some
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.settings.dataset import Split
 from dplm2.structures.similarity import WordIndex
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+LISTED_NAMES = 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,11 @@ def _by_list(members: Members, settings: Split, assignment: Assignment) -> None:
     for name, path in ((TEST, settings.test_list), (VALIDATION, settings.validation_list)):
         if path is None:
             continue
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DPLM2Error(f"split.{name}_list: {path} cannot be read ({error})") from error
-        listed = {line.split("#")[0].strip() for line in text.splitlines()} - {""}
-        used = set()
+        listed = dict.fromkeys(line.split("#")[0].strip() for line in read_lines(path))
+        listed.pop("", None)
+        used: set[str] = set()
         for i, own in enumerate(zip(members.ids, members.entries, strict=True)):
-            matching = listed.intersection(own)
+            matching = listed.keys() & set(own)
             if not matching:
                 continue
             if assignment.splits[i] != TRAIN:
@@ -96,8 +96,15 @@ def _by_list(members: Members, settings: Split, assignment: Assignment) -> None:
             assignment.splits[i] = name
             used |= matching
         if not used:
-            raise DPLM2Error(f"split.{name}_list: {path} names none of the {len(members)} chains")
-        assignment.unmatched[name] = len(listed - used)
+            raise DPLM2Error(
+                f"split.{name}_list: {path} names none of the {len(members)} chains; it lists {some([*listed], 3)}, "
+                f"but the chains are called {some(members.ids, 3)}"
+            )
+        unmatched = [one for one in listed if one not in used]
+        assignment.unmatched[name] = len(unmatched)
+        if unmatched:
+            text = "split.%s_list: %s: %d of %d names match no chain: %s"
+            _log.warning(text, name, path, len(unmatched), len(listed), some(unmatched, LISTED_NAMES))
 
 
 def _by_date(members: Members, settings: Split, assignment: Assignment) -> None:

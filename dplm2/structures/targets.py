@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from dplm2.core.text import read_lines, shown
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.structures.manifest import shard_of, write_if_changed
+from dplm2.structures.sites import names_site, site_of
 
 PDB_ADDRESS = "https://models.rcsb.org/{id}.bcif.gz"
 ALPHAFOLD_ADDRESS = "https://alphafold.ebi.ac.uk/api/prediction/{id}"
@@ -52,6 +54,8 @@ def read_targets(
 ) -> list[Target]:
     """The targets of lists: PDB ids, UniProt accessions or addresses, one a line; ``#`` begins a comment.
 
+    An address without a path is no target, but a site; see `dplm2.structures.sites`.
+
     Addresses that end in the same file name get a piece of the address's hash into theirs, so that what a file is
     called does not depend on the order of the list.
 
@@ -63,29 +67,50 @@ def read_targets(
         If a line is none of the three.
     """
     lists = [lists] if isinstance(lists, str | os.PathLike) else lists
-    targets = {target.address: target for path in lists for target in _read(Path(path), source)}
+    targets = {target.address: target for path in lists for target in _read(path, source)}
     if not targets and not may_be_empty:
         raise DPLM2Error(f"{', '.join(map(str, lists))}: an empty list")
     times = Counter(target.file.lower() for target in targets.values())
     return [_told_apart(target) if times[target.file.lower()] > 1 else target for target in targets.values()]
 
 
-def _read(path: Path, source: Source) -> Iterator[Target]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DPLM2Error(f"{path}: cannot be read ({error})") from error
-    for number, line in enumerate(lines, 1):
+def read_sites(lists: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    """The sites that lists allow servers to send us to: their lines that are an address without a path."""
+    lists = [lists] if isinstance(lists, str | os.PathLike) else lists
+    return sorted({text for path in lists for _, text in _entries(path) if names_site(text)})
+
+
+def _sites_of_shards(lists: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    """The sites that every shard's list must name, so that a redirect is followed whatever else is in its shard.
+
+    Those that the lists allow and, where their addresses are of several sites, all of these.
+    """
+    paths = [lists] if isinstance(lists, str | os.PathLike) else lists
+    parts = (urlsplit(text) for path in paths for _, text in _entries(path) if site_of(text) is not None)
+    own = sorted({f"{part.scheme}://{part.netloc}" for part in parts})
+    return own if len(own) > 1 else read_sites(lists)
+
+
+def _entries(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """The lines of a list that are no comments, with their numbers."""
+    for number, line in enumerate(read_lines(path), 1):
         text = line.split(" #")[0].strip()
         if text and not text.startswith("#"):
-            target = _target(text, source)
-            if target is None:
-                raise ConfigError(f"{path}, line {number}: {text!r} is no PDB id, UniProt accession or address")
-            yield target
+            yield number, text
+
+
+def _read(path: str | os.PathLike, source: Source) -> Iterator[Target]:
+    for number, text in _entries(path):
+        if names_site(text):
+            continue
+        target = _target(text, source)
+        if target is None:
+            raise ConfigError(f"{path}, line {number}: {shown(text)} is no PDB id, UniProt accession or address")
+        yield target
 
 
 def _target(text: str, source: Source) -> Target | None:
-    if urlsplit(text).scheme in ("http", "https"):
+    if site_of(text) is not None:
         # The name is taken from the address and made safe: it never leads out of the folder.
         name = UNSAFE.sub("_", unquote(urlsplit(text).path).rsplit("/", 1)[-1]).lstrip(".") or "download"
         return Target(text, text, name[-LONGEST_NAME:])
@@ -164,4 +189,6 @@ def list_targets(lists: str | Sequence[str], folder: str | os.PathLike, shards: 
     for target in read_targets(lists, source):
         # Without the hash that tells equal names apart: those must meet in one shard, where all of them are seen.
         names[shard_of(_target(target.name, source).file, shards)].append(target.name)
-    return TargetLists(Path(folder), ["".join(f"{name}\n" for name in sorted(part)).encode() for part in names])
+    sites = _sites_of_shards(lists)
+    lines = ([*(sites if part else []), *sorted(part)] for part in names)
+    return TargetLists(Path(folder), ["".join(f"{line}\n" for line in part).encode() for part in lines])

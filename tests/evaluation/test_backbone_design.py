@@ -151,7 +151,9 @@ class JobWithFolds(Job):
 
 
 def job(tmp_path: Path, folds: dict[str, np.ndarray]) -> JobWithFolds:
-    settings = EvaluationSettings.make(inverse_folding_backend="proteinmpnn", proteinmpnn=vars(mpnn()), bootstrap_samples=0)
+    settings = EvaluationSettings.make(
+        inverse_folding_backend="proteinmpnn", proteinmpnn=vars(mpnn()), bootstrap_samples=0
+    )
     places = tmp_path / "samples", tmp_path / "out"
     return JobWithFolds("backbone", *places, settings, state=tmp_path / "state", folds=folds)
 

@@ -3,6 +3,7 @@
 import csv
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,71 @@ def test_contig_notation():
         ("20-5", "'20-5' ends before it begins"),
         ("A35-16", "'A35-16' ends before it begins"),
         ("A16-35:shape", "'shape' is not one of both, sequence, structure"),
+        ("5,,5", "'' is neither a spacer"),
+        ("5,AB10-20", "'AB10-20' is neither .* in quotes"),
+        ("5-15/A10-x/3", "'A10-x' is neither a spacer"),
+        ("[A1-150/0 70-100]", "'A1-150/0 70-100' is of 2 chains, but a sample is one chain"),
+        ("5 A10-20 5", "is of 3 chains"),
+        ("x" * 10_000, "is neither a spacer"),
     ],
 )
 def test_wrong_contigs_are_refused(contig, message):
     with pytest.raises(DPLM2Error, match=message):
         parse_contig(contig)
+
+
+@pytest.mark.parametrize(
+    ("contig", "parts"),
+    [
+        ("H52-52A", [Segment("H", 52, 52, "both", "", "A")]),
+        ("H52A", [Segment("H", 52, 52, "both", "A", "A")]),
+        ("H-3B--1C:structure", [Segment("H", -3, -1, "structure", "B", "C")]),
+        ("5,A-2/10-20,5", [Spacer(5, 5), Segment("A-2", 10, 20, "both"), Spacer(5, 5)]),
+        ('"A-2"10-20', [Segment("A-2", 10, 20, "both")]),
+        ('5/"A-2"/10-20/5', [Spacer(5, 5), Segment("A-2", 10, 20, "both"), Spacer(5, 5)]),
+        ('5,"a, b/c"10-20', [Spacer(5, 5), Segment("a, b/c", 10, 20, "both")]),
+        ("5,*/10A-20,*7", [Spacer(5, 5), Segment("*", 10, 20, "both", "A"), Segment("*", 7, 7, "both")]),
+        ("1/5-6,AA*/5", [Segment("1", 5, 6, "both"), Segment("AA*", 5, 5, "both")]),
+        ('""10-20,_/3', [Segment("", 10, 20, "both"), Segment("_", 3, 3, "both")]),
+        ("heavy/16-35", [Segment("heavy", 16, 35, "both")]),
+    ],
+)
+def test_insertion_codes_and_chain_ids(contig, parts):
+    assert list(parse_contig(contig)) == parts
+    written = ",".join(str(part) for part in parts if isinstance(part, Segment) and part.given == "both")
+    read = [replace(part, given="both") for part in parse_contig(written)] if written else []
+    assert read == [part for part in parts if isinstance(part, Segment) and part.given == "both"]
+
+
+@pytest.mark.parametrize(
+    "contig",
+    [
+        "[5-15/A10-25/30-40]", "5-15/A10-25/30-40", "[5-15/A10-25/30-40/0]", "[5-15/A10-25/30-40/0 ]",
+        " [ 5-15 / A10-25 / 30-40 ] ", "[5-15,A10-25,30-40]",
+    ],
+)  # fmt: skip
+def test_contigs_of_rfdiffusion(contig, tmp_path):
+    parts = (Spacer(5, 15), Segment("A", 10, 25, "both"), Spacer(30, 40))
+    assert parse_contig(contig) == parts
+    for text in (contig, f"'{contig}'"):  # plain in YAML, brackets are a list
+        (tmp_path / "p.yaml").write_text(f"reference: x.pdb\ncontig: {text}\n")
+        assert read_problem(tmp_path / "p.yaml").parts == parts
+
+
+def test_what_reads_both_ways_is_read_as_rfdiffusion_does():
+    assert parse_contig("A-2/10-20") == (Segment("A", -2, -2, "both"), Spacer(10, 20))
+    assert parse_contig("10/20-30") == (Spacer(10, 10), Spacer(20, 30))
+    assert parse_contig("A5/B7") == (Segment("A", 5, 5, "both"), Segment("B", 7, 7, "both"))
+
+
+def test_lengths_follow_the_reference():
+    problem = Problem("p", Path("p.pdb"), parse_contig("5,H45-60,5-6"), 26, 27, limited=False)
+    found = problem.with_residues([19])
+    assert (found.shortest, found.longest, sum(found.draw_lengths(np.random.default_rng(0))) in (29, 30)) == (29, 30, 1)
+    limited = Problem("p", Path("p.pdb"), parse_contig("5,H45-60,5"), 29, 29)
+    assert limited.with_residues([19]).draw_lengths(np.random.default_rng(0)) == [5, 19, 5]
+    with pytest.raises(DPLM2Error, match="fewer than the total of 29"):
+        limited.with_residues([16])
 
 
 def test_lengths_are_drawn_evenly_from_all_that_are_allowed():
@@ -102,6 +163,19 @@ def test_problem_files(tmp_path):
         ("reference: x\ncontig: A1\ntotal_length: [5, 2]", r"total_length is \[5, 2\]"),
         ("reference: x\ncontig: A1\noffset: many", "offset is a whole number"),
         ("a: [", "cannot be read as a motif problem"),
+        ("[" * 5000, "cannot be read as a motif problem"),
+        ("reference: x\ncontig: 5,10-20,5", "problem one: no motif: its contig names no residues"),
+        ("reference: x\ncontig: 30", "problem one: no motif"),
+        ("reference: x\ncontig: 5-999999999,A1-3", "problem one: its contig or total_length allows more than 20000"),
+        ("reference: x\ncontig: A1-999999999", "problem one: its contig or total_length allows more than 20000"),
+        (
+            "reference: x\ncontig: A1-3\ntotal_length: 999999",
+            "problem one: its contig or total_length allows more than 20000",
+        ),
+        ("reference: x\ncontig: {A: 3}", "problem one: contig: text is wanted"),
+        ("reference: [x]\ncontig: A1", "reference is a value of type list, but text is wanted"),
+        ("reference: x\ncontig: A1\ntotal_length: yes", "total_length is a value of type bool"),
+        ("reference: x\ncontig: A1\n1: 2\nb: 3", "unknown key 1, b; allowed"),
     ]:
         path.write_text(text)
         with pytest.raises(DPLM2Error, match=message):

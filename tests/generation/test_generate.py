@@ -12,13 +12,12 @@ from biotite.structure.io import pdb, pdbx
 
 from dplm2 import DPLM2, StructureTokenizer
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.generation import inputs
 from dplm2.generation.samples import read_samples, write_rows, write_trajectory
 from dplm2.generation.selection import log_likelihoods
-from dplm2.settings.generation import resolve
 from dplm2.generation.tasks import Target, of_targets, parse_residues
 from dplm2.language.guidance import composition
 from dplm2.language.sampling import sample as draw
+from dplm2.settings.generation import resolve
 from dplm2.structures import store
 from dplm2.structures.reading import read_structure
 from dplm2.structures.residues import protein_chains
@@ -146,11 +145,11 @@ def test_a_motif_given_on_one_track_alone(model, tmp_path, ubiquitin, given):
         assert np.array_equal(sample.given[given], inside) and not sample.given[other].any()
 
 
-def test_a_contig_without_a_motif_is_co_generation(model, tmp_path, ubiquitin):
+def test_a_contig_without_a_motif_is_refused(model, tmp_path, ubiquitin):
     path = tmp_path / "empty.yaml"
     path.write_text(f"reference: {ubiquitin}\ncontig: 8-12\n")
-    (sample,) = model.generate("scaffolding", problems=[path], samples=1, steps=3)
-    assert 8 <= sample.length <= 12 and not sample.given["sequence"].any() and len(sample.motif.positions) == 0
+    with pytest.raises(DPLM2Error, match="problem empty: no motif"):
+        model.generate("scaffolding", problems=[path], samples=1, steps=3)
 
 
 def test_problems_that_cannot_be_solved_are_refused_before_anything_runs(
@@ -272,21 +271,12 @@ def test_lengths_drawn_from_a_data_set(model, dataset):
         model.generate("sequence", chains=[dataset], samples=30)
 
 
-def test_fasta(tmp_path):
-    path = tmp_path / "x.fasta"
-    path.write_text(">one first protein\nacd\nEFG*\n\n>two\nKK\n")
-    assert inputs.read_fasta(path) == {"one": "ACDEFG", "two": "KK"}
-    for text, message in [(">a\nA\n>a\nC\n", "two sequences named a"), ("ACD", "FASTA header"), ("", "no sequences")]:
-        path.write_text(text)
-        with pytest.raises(DPLM2Error, match=message):
-            inputs.read_fasta(path)
-
-
 def test_sequences_with_foreign_letters_and_names_are_named(model):
     with pytest.raises(DPLM2Error, match="odd: '1' is not an amino acid"):
         model.generate("folding", sequences={"odd": "AC1D"})
-    with pytest.raises(DPLM2Error, match="1 names stand for more than one protein, a_b for example"):
-        model.generate("folding", sequences={"a/b": "ACD", "a:b": "ACD"})
+    samples = model.generate("folding", sequences={"a/b": "ACD", "a:b": "ACD", "a_b": "ACD"}, steps=1)
+    assert [sample.problem for sample in samples] == ["a/b", "a:b", "a_b"]
+    assert len({sample.sample_id for sample in samples}) == 3 and samples[2].sample_id == "a_b_0000"
     with pytest.raises(DPLM2Error, match="p: 3 letters for a backbone of 4 residues"):
         model.generate("infilling", sequences={"p": "ACD"}, backbones={"p": np.zeros((4, 3, 3))}, mask_sequence="1")
     with pytest.raises(ConfigError, match="task folding needs something to work on"):

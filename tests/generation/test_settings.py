@@ -6,7 +6,7 @@ import pytest
 
 from dplm2 import config
 from dplm2.errors import ConfigError
-from dplm2.settings.generation import GenerationSettings, resolve, TASKS
+from dplm2.settings.generation import TASKS, GenerationSettings, resolve
 
 
 def test_fields_are_the_keys_of_the_schema():

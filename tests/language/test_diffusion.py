@@ -8,8 +8,8 @@ import torch
 from dplm2.errors import ConfigError
 from dplm2.language import diffusion
 from dplm2.language.diffusion import TASKS, DiffusionObjective
-from dplm2.settings.model import DiffusionSettings
 from dplm2.language.vocabulary import TRACKS, Vocabulary
+from dplm2.settings.model import DiffusionSettings
 
 RECORDED = {
     "loss_linear": {"weighting": "linear"},

@@ -172,7 +172,9 @@ def test_compiled_objective_gives_the_same_loss_and_gradients(small_network):
     loss, eager = loss_and_gradients(without_dropout(small_network), packing=True)
     small_network.packing = None
     small_network.zero_grad()
-    compiled = torch.compile(DiffusionObjective(small_network, DiffusionSettings.make()), dynamic=True, backend="aot_eager")
+    compiled = torch.compile(
+        DiffusionObjective(small_network, DiffusionSettings.make()), dynamic=True, backend="aot_eager"
+    )
     compiled_loss, _ = compiled(batch_of(small_network))
     compiled_loss.backward()
     assert compiled_loss.item() == pytest.approx(loss, rel=1e-5)

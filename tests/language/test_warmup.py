@@ -156,7 +156,9 @@ def test_new_rows_are_drawn_as_in_the_paper():
 @pytest.mark.parametrize("like_codes", [False, True])
 def test_new_rows_follow_from_the_seed_alone(like_codes):
     """Whatever was drawn before them, and another seed gives others."""
-    quantizer = Quantizer(TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [3, 3], "bound": "tanh"}).quantizer)
+    quantizer = Quantizer(
+        TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [3, 3], "bound": "tanh"}).quantizer
+    )
     values = quantizer.code_values() if like_codes else None
     rows = []
     for place, seed in enumerate((4, 4, 5)):

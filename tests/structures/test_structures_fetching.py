@@ -1,12 +1,15 @@
 """Downloads from a local server that misbehaves in every way that servers do."""
 
 import concurrent.futures
+import contextlib
 import gzip
 import hashlib
 import json
+import socket
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote, unquote
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +18,7 @@ from dplm2 import cli, config
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.structures.fetching import fetch, write_rejected
 from dplm2.structures.manifest import SourceFile, read_manifest
+from dplm2.structures.sites import RefusedError, Sites
 from dplm2.structures.store import read_rejected
 from dplm2.structures.targets import Source, read_targets, update_lists
 from tests.structures.made import chain
@@ -74,20 +78,42 @@ class Unruly(BaseHTTPRequestHandler):
         models = [] if "Q00000" in self.path else [{"cifUrl": f"{host}/good/AF.cif.gz"}]
         self._send(json.dumps(models).encode())
 
+    def answer_to(self):
+        """Redirect to the address that the query holds, with the status that the path ends with."""
+        path, _, address = self.path.partition("?")
+        self._send(b"", int(path.rsplit("/", 1)[-1][:3]), Location=unquote(address))
+
+    def answer_says(self):
+        """AlphaFold DB's answer with the address that is set for this test."""
+        self._send(json.dumps([{"cifUrl": self.says}]).encode())
+
     def log_message(self, *arguments):
         pass
+
+
+@contextlib.contextmanager
+def running():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Unruly)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 @pytest.fixture
 def server():
     Unruly.requests = Counter()
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Unruly)
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{running.server_address[1]}"
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with running() as address:
+        yield address
+
+
+@pytest.fixture
+def another():
+    """A second server: another port of the loopback address, as another service of this machine has it."""
+    with running() as address:
+        yield address
 
 
 def source(server, **more) -> Source:
@@ -261,3 +287,125 @@ def test_processes_that_fetch_into_one_folder_share_the_record(server, tmp_path)
     (tmp_path / "all").write_text((tmp_path / "list0").read_text() + "\n" + (tmp_path / "list1").read_text())
     outcome = fetch(read_targets(tmp_path / "all", own), tmp_path / "out", own)
     assert (outcome.fetched, outcome.present) == (0, 18)
+
+
+# Addresses that a server names ----------------------------------------------------------------------------------------
+
+
+def redirect(server, address, status=302):
+    return f"{server}/to/{status}.pdb?{quote(address, safe='')}"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_within_a_site_are_followed(server, tmp_path, status):
+    outcome = run(server, tmp_path, [redirect(server, f"{server}/good/x.pdb", status), redirect(server, "/good/y")])
+    assert (outcome.fetched, outcome.rejects) == (2, [])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("file:///etc/passwd", "no plain http or https address"),
+        ("ftp://127.0.0.1/x", "no plain http or https address"),
+        ("data:text/plain,x", "no plain http or https address"),
+        ("//user@evil.example.org/x", "no plain http or https address"),
+        ("http://localhost/x", "a loopback or private address"),
+        ("http://127.0.0.1:1/x", "a loopback or private address"),
+        ("http://127.1.2.3/x", "a loopback or private address"),
+        ("http://[::1]/x", "a loopback or private address"),
+        ("http://[::ffff:127.0.0.1]/x", "a loopback or private address"),
+        ("http://10.0.0.1/x", "a loopback or private address"),
+        ("http://192.168.1.1/x", "a loopback or private address"),
+        ("http://169.254.169.254/latest/meta-data", "a loopback or private address"),
+        ("http://0.0.0.0/x", "a loopback or private address"),
+        ("http://evil.example.org/x", "of another site; to allow it, add the line 'https://evil.example.org'"),
+        ("http://2130706433/x", "of another site"),
+        ("http://rcsb.org.example.org/x", "of another site"),
+    ],
+)
+def test_redirects_elsewhere_are_refused(server, tmp_path, address, reason, status):
+    line = redirect(server, address, status)
+    outcome = run(server, tmp_path, [line, "1abc"])
+    assert outcome.fetched == 1 and files(tmp_path) == {"1abc.pdb.gz"}
+    (reject,) = outcome.rejects
+    assert reason in reject.reason and "\n" not in reject.reason
+    assert sum(Unruly.requests.values()) == 2  # and not tried again
+
+
+def test_another_service_of_this_machine_is_reached_only_if_the_list_names_it(server, another, tmp_path):
+    line = redirect(server, f"{another}/good/x.pdb")
+    (reject,) = run(server, tmp_path, [line]).rejects
+    assert "loopback" in reject.reason
+    assert Unruly.requests["/good/x.pdb"] == 0
+    assert run(server, tmp_path, [line, f"{another}/good/y.pdb"]).rejects == []
+    (tmp_path / "list").write_text(f"{another}\n{line}\n")
+    call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(tmp_path / "o"), "--first-wait", "0.01"]
+    assert cli.main(call) == 0
+    (tmp_path / "list").write_text(f"{line}\n")
+    assert cli.main([*call[:-3], str(tmp_path / "o2"), *call[-2:]]) == 1
+
+
+def test_redirects_of_redirects_are_looked_at(server, another, tmp_path):
+    once = redirect(server, redirect(server, f"{server}/good/x.pdb"))
+    elsewhere = redirect(server, redirect(server, f"{another}/good/x.pdb"))
+    outcome = run(server, tmp_path, [once, elsewhere])
+    assert outcome.fetched == 1 and "loopback" in outcome.rejects[0].reason
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ("file:///etc/passwd", "no plain http or https address"),
+        ("http://10.0.0.1/x.cif", "a loopback or private address"),
+        ("{another}/good/x.cif", "a loopback or private address"),
+        ("https://evil.example.org/x.cif", "of another site"),
+        ("http://x\r\nHost: y/x.cif", "no plain http or https address"),
+        (["a", "list"], "no plain http or https address"),
+        ("{server}/good/x.cif", None),
+    ],
+)
+def test_what_alphafold_db_names_is_looked_at(server, another, tmp_path, says, reason):
+    Unruly.says = says.format(server=server, another=another) if isinstance(says, str) else says
+    (tmp_path / "list").write_text("P12345\n")
+    own = Source(alphafold_address=f"{server}/says/{{id}}", first_wait=0.01, timeout=2, tries=3)
+    outcome = fetch(read_targets(tmp_path / "list", own), tmp_path / "out", own)
+    if reason is None:
+        assert (outcome.fetched, outcome.rejects) == (1, [])
+    else:
+        assert reason in outcome.rejects[0].reason and sum(Unruly.requests.values()) == 1
+
+
+def test_a_public_name_that_resolves_to_this_machine_is_refused(server, tmp_path, monkeypatch):
+    """The name is a part of a site that the list names, but its server may not lead into this network."""
+    port = int(server.rsplit(":", 1)[1])
+    resolve = socket.getaddrinfo
+    local = {"mirror.example.org", "inner.mirror.example.org"}
+
+    def resolved(host, *others, **more):
+        return resolve("127.0.0.1" if host in local else host, *others, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    named = f"http://mirror.example.org:{port}"
+    lines = [redirect(named, f"http://inner.mirror.example.org:{port}/good/x.pdb"), f"{named}/good/y.pdb"]
+    outcome = run(server, tmp_path, lines)
+    assert outcome.fetched == 1  # what the list itself names is fetched, wherever it lies
+    assert "which is 127.0.0.1, a loopback or private address" in outcome.rejects[0].reason
+    assert Unruly.requests["/good/x.pdb"] == 0
+
+
+def test_sites():
+    sites = Sites.of(["https://models.rcsb.org/{id}", "http://lab.example.org/x", "http://10.1.1.1:8080/x"])
+    for address in (
+        "https://files.rcsb.org/x", "https://alphafold.ebi.ac.uk/files/x", "https://lab.example.org/y",
+        "http://www.lab.example.org", "https://cdn.lab.example.org/y", "http://10.1.1.1:8080/y",
+        "https://lab.example.org:8443/y",
+    ):  # fmt: skip
+        sites.check(address, "https://models.rcsb.org/1abc")
+    for address in (
+        "https://evil.org/x", "https://xlab.example.org/y", "http://10.1.1.1/y", "http://10.1.1.2:8080/y",
+        "https://models.rcsb.org@evil.org/x", "https://other.org/?lab.example.org", "javascript:x", "", "http://",
+        "http://[bad/x", "http://lab.example.org:x/", "http://org/x", "https://evil.org\\@models.rcsb.org/",
+    ):  # fmt: skip
+        with pytest.raises(RefusedError):
+            sites.check(address, "https://models.rcsb.org/1abc")

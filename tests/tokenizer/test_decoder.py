@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 
+from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import decoder_names, transition, trunk
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.post_quant import PostQuantization
-from dplm2.settings.tokenizer import TokenizerSettings
 
 CASES = ("single_missing", "batch_padded", "single_full")
 
@@ -208,7 +208,9 @@ def test_every_official_key_of_the_full_size_has_a_place(recorded):
 
 def test_without_triangle_attention_the_trunk_has_none_of_its_weights():
     settings = dataclasses.replace(tiny_settings(), triangle_attention=False)
-    assert not [name for name in Decoder(settings, TokenizerSettings.make().quantizer).state_dict() if "attend_" in name]
+    assert not [
+        name for name in Decoder(settings, TokenizerSettings.make().quantizer).state_dict() if "attend_" in name
+    ]
 
 
 def test_bfloat16_arithmetic_moves_atoms_little(decoder, recorded_tensors):

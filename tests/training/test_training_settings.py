@@ -6,7 +6,7 @@ import pytest
 
 from dplm2 import config
 from dplm2.errors import ConfigError
-from dplm2.settings.training import decisive, INCIDENTAL, TrainingSettings
+from dplm2.settings.training import INCIDENTAL, TrainingSettings, decisive
 
 PROPERTIES = config.schema("training")["properties"]
 

@@ -1,0 +1,171 @@
+"""Motifs whose references number residues and name chains in ways other than 1, 2, 3 and A.
+
+What a user expects of the files of ``cases`` stands in their MANIFEST.csv; the made files are of the same kinds.
+"""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from dplm2.cli import main
+from dplm2.errors import DPLM2Error
+from dplm2.generation import inputs
+from dplm2.generation.samples import read_samples
+from tests.structures.made import residue
+
+LETTERS = "ACDEFGHIKL"
+NAMES = ["ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU"]
+
+
+def reference(path, numbers, chain="A", gap_after=None):
+    """Ten residues ``ACDEFGHIKL`` with the numbers given (``52A``), in a row; beyond ``gap_after`` 40 angstrom off."""
+    lines = []
+    for place, (name, number) in enumerate(zip(NAMES, numbers, strict=True)):
+        digits, insertion = re.fullmatch(r"(-?\d+)([A-Z]?)", number).groups()
+        offset = (40.0, 0.0, 0.0) if gap_after is not None and place > gap_after else (0.0, 0.0, 0.0)
+        lines += residue(place, name, int(digits), offset, chain=chain, insertion=insertion)
+    path.write_text("\n".join([*lines, "END", ""]))
+    return path
+
+
+def motif(tmp_path, contig, total=None, **made):
+    """The motif that a contig means in a made reference."""
+    reference(tmp_path / "r.pdb", **made)
+    limit = "" if total is None else f"\ntotal_length: {total}"
+    (tmp_path / "p.yaml").write_text(f"reference: r.pdb\ncontig: {contig}{limit}\n")
+    (found,) = inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
+    return found
+
+
+def no_tokens(backbones):
+    return [np.zeros(len(backbone), np.uint16) for backbone in backbones]
+
+
+KABAT = ["50", "51", "52", "52A", "52B", "52C", "53", "54", "55", "56"]
+IMGT = ["110", "111", "111A", "112B", "112A", "112", "113", "114", "115", "116"]
+SKIPPING = ["9", "10", "13", "14", "15", "16", "17", "18", "19", "20"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "contig", "sequence"),
+    [
+        (KABAT, "2,A52-52A,2", "DE"),
+        (KABAT, "2,A52,2", "D"),
+        (KABAT, "2,A52B,2", "F"),
+        (KABAT, "2,A51-53,2", "CDEFGH"),
+        (KABAT, "2,A52B-54,2", "FGHI"),
+        (KABAT, "[2/A51-52/1/A52C-53/2]", "CDGH"),
+        (IMGT, "2,A111-112,2", "CDEFG"),
+        (IMGT, "2,A111A-112A,2", "DEF"),
+        (SKIPPING, "2,A10-14,2", "CDE"),
+    ],
+)
+def test_insertion_codes_run_in_the_order_of_the_file(tmp_path, numbers, contig, sequence):
+    found = motif(tmp_path, contig, numbers=numbers)
+    assert found.sequence == sequence
+    rows = [LETTERS.index(letter) for letter in sequence]
+    whole = inputs.chains_of(tmp_path / "r.pdb")[0].backbone
+    np.testing.assert_array_equal(found.backbone, whole[rows])
+
+
+def test_the_total_counts_inserted_residues(tmp_path):
+    assert motif(tmp_path, "2,A51-53,2", total=10, numbers=KABAT).problem.draw_lengths(np.random.default_rng(0)) == [
+        2, 6, 2
+    ]  # fmt: skip
+    with pytest.raises(DPLM2Error, match="problem p: motif and longest spacers are 10 residues, fewer than .* 11"):
+        motif(tmp_path, "2,A51-53,2", total=11, numbers=KABAT)
+
+
+@pytest.mark.parametrize(
+    ("contig", "message", "more"),
+    [
+        ("A52D", "problem p: its reference has no residue 52D in chain A, but 52, 52A, 52B, 52C", {}),
+        ("A53A-55", "no residue 53A in chain A, but 53", {}),
+        ("A54-60", "no residue 57 in chain A", {}),
+        ("A52B-52", "residue numbers of its reference do not rise along A52B-52", {}),
+        ("A10-14", "no residue 11 in chain A", {"numbers": SKIPPING, "gap_after": 1}),
+        ("B1-3", "has no chain B; there are: A", {}),
+        ('"A-2"1-3', 'has no chain "A-2"; there are: A', {}),
+    ],
+)
+def test_residues_that_are_not_there_are_named(tmp_path, contig, message, more):
+    with pytest.raises(DPLM2Error, match=message):
+        motif(tmp_path, f"2,{contig},2", **{"numbers": KABAT, **more})
+
+
+@pytest.mark.parametrize("contig", ["A3-5", "B3-5", '""3-5', "_/3-5"])
+def test_the_only_chain_with_a_blank_id_may_be_named_anyhow(tmp_path, contig):
+    assert motif(tmp_path, f"2,{contig},2", numbers=list("123456789") + ["10"], chain=" ").sequence == "DEF"
+
+
+def test_of_several_chains_the_blank_one_is_named_outright(tmp_path):
+    numbers = list("123456789") + ["10"]
+    blank = reference(tmp_path / "r.pdb", numbers, chain=" ").read_text().removesuffix("END\n")
+    other = reference(tmp_path / "b.pdb", numbers, chain="B").read_text()
+    (tmp_path / "r.pdb").write_text(blank + "TER\n" + other)
+    for contig, message in [("A3-5", 'has no chain A; there are: "", B'), ("_/3-5", None), ('""3-5', None)]:
+        (tmp_path / "p.yaml").write_text(f"reference: r.pdb\ncontig: 2,{contig},2\n")
+        if message:
+            with pytest.raises(DPLM2Error, match=message):
+                inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
+        else:
+            assert inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)[0].sequence == "DEF"
+
+
+@pytest.mark.parametrize("chain", ["A-2", "*", "A*", "1", "AA", "A.1"])
+@pytest.mark.parametrize("contig", ["2,{}/3-5,2", '2,"{}"/3-5,2', '[2/"{}"3-5/2]'])
+def test_any_chain_id_can_be_written(tmp_path, chain, contig):
+    from biotite.structure import concatenate
+    from biotite.structure.io import pdb, pdbx
+
+    atoms = pdb.PDBFile.read(reference(tmp_path / "r.pdb", list("123456789") + ["10"])).get_structure(model=1)
+    other = atoms.copy()
+    atoms.chain_id = np.array([chain] * len(atoms), dtype="U8")
+    other.chain_id = np.array(["Z"] * len(atoms), dtype="U8")
+    other.coord += 100
+    file = pdbx.CIFFile()
+    pdbx.set_structure(file, concatenate([other, atoms]))
+    file.write(str(tmp_path / "r.cif"))
+    (tmp_path / "p.yaml").write_text(f"reference: r.cif\ncontig: {contig.format(chain)}\n")
+    (found,) = inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
+    assert found.sequence == "DEF" and found.backbone[:, :, 0].max() < 60
+
+
+# The shared cases, by the command ------------------------------------------------------------------------------------
+
+CASES = {
+    "explicit.yaml": ("DG", 12, "5,H52-52A,5"),
+    "through.yaml": ("FAGKQLEDGRTLSDYNIQK", 29, "5,H45-60,5"),
+    "blank_A.yaml": ("GKTITLEVEPS", 21, "5,A10-20,5"),
+    "dash.yaml": ("GKTITLEVEPS", 21, '5,"A-2"10-20,5'),
+}
+
+
+def scaffold(folders, problem, out):
+    call = ["generate", "scaffolding", "--model", str(folders / "model"), "--out", str(out), "--device", "cpu"]
+    return main([*call, "--problems", str(problem), "--set", "steps=1", "samples=1"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cases(name, cases_folder, folders, tmp_path):
+    sequence, length, contig = CASES[name]
+    assert scaffold(folders, cases_folder / name, tmp_path / "out") == 0
+    (row,) = read_samples(tmp_path / "out").to_pylist()
+    assert row["length"] == length and "".join(row["sequence"][p] for p in row["motif_positions"]) == sequence
+    assert json.loads(row["settings"])["sampled_contig"] == contig
+    assert len(row["motif_backbone"]) == len(sequence) * 12
+
+
+def test_the_case_without_a_motif(cases_folder, folders, tmp_path, capsys):
+    assert scaffold(folders, cases_folder / "blank.yaml", tmp_path / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "problem blank: no motif" in line and not (tmp_path / "out").exists()
+
+
+def test_every_case_is_tested(cases_folder):
+    with (cases_folder / "MANIFEST.csv").open() as stream:
+        names = {row["file"] for row in csv.DictReader(stream) if row["kind"] == "motif"}
+    assert names <= {*CASES, "blank.yaml"}
