@@ -6,8 +6,8 @@ from collections.abc import Hashable, Iterator, Sequence
 def by_length(
     lengths: Sequence[int],
     budget: int,
-    *,
     pair_budget: int | None = None,
+    *,
     kinds: Sequence[Hashable] | None = None,
     longest_first: bool = True,
 ) -> Iterator[list[int]]:
