@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from dplm2.core.batching import by_length
 from dplm2.evaluation import alignment
 from dplm2.evaluation.lddt import lddt_ca_scores
 from dplm2.evaluation.superposition import pad, rmsd

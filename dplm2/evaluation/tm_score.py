@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dplm2.core.batching import by_length
 from dplm2.evaluation.quaternion import best_rotation
 from dplm2.evaluation.superposition import move, pad, superpose
 
