@@ -4,11 +4,12 @@ Names, defaults and the tasks that a key has an effect on stand in ``dplm2/schem
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from dplm2 import config
 from dplm2.errors import ConfigError
+from dplm2.language import heads
 from dplm2.language.schedule import Remasking, SamplerSettings, Schedule, Strategy, Unmasking
 from dplm2.language.vocabulary import TRACKS, Track
 
@@ -50,11 +51,11 @@ class GenerationSettings:
     renoise: float | None
     steps: int
     steps_per_residue: float | None
-    strategy: str | Mapping[Track, str]
+    strategy: str | Mapping[Track, str] | None
     unmasking: str | Mapping[Track, str]
     schedule: Schedule
     remasking: Remasking
-    nucleus: float
+    nucleus: float | Mapping[Track, float] | None
     guidance: float
     amino_acids: Literal["standard", "official"]
     best_of: int
@@ -65,13 +66,15 @@ class GenerationSettings:
 
     @property
     def sampler(self) -> SamplerSettings:
-        """What the sampler needs to know.
+        """What the sampler needs to know; what is left to the model's head is as of the default head.
 
         Raises
         ------
         ConfigError
             If a strategy or unmasking is not known.
         """
+        if None in (self.strategy, self.nucleus):
+            return self.for_head(heads.HEADS[heads.DEFAULT].sampling).sampler
         return SamplerSettings(
             strategy={track: Strategy.parse(text) for track, text in _by_track(self.strategy).items()},
             unmasking={track: Unmasking.parse(text) for track, text in _by_track(self.unmasking).items()},
@@ -80,6 +83,14 @@ class GenerationSettings:
             nucleus=self.nucleus,
             guidance=self.guidance,
             amino_acids=self.amino_acids,
+        )
+
+    def for_head(self, defaults: heads.Sampling) -> "GenerationSettings":
+        """These settings with what they leave to the model's structure head filled in."""
+        return replace(
+            self,
+            strategy=defaults.strategy if self.strategy is None else self.strategy,
+            nucleus=dict(defaults.nucleus) if self.nucleus is None else self.nucleus,
         )
 
     @property
@@ -114,6 +125,8 @@ def _properties() -> Mapping[str, Mapping]:
 
 def resolve(section: Mapping[str, Any]) -> GenerationSettings:
     """Check a section, fill in the defaults (the paper's values for its task) and make settings of it.
+
+    What depends on the model stays None until `GenerationSettings.for_head`.
 
     Raises
     ------

@@ -121,7 +121,7 @@ class SamplerSettings:
         ``fresh``: every open position is ranked by the score of the new prediction (the authors); ``kept``: decoded
         positions by the probability of the token that they hold; ``never``: what is decoded stays.
     nucleus
-        Probability mass kept before a draw.
+        Probability mass kept before a draw; one number, or one per track.
     guidance
         Classifier-free guidance: logits are ``u + guidance * (c - u)``, u those without the given tokens. 1: off.
     amino_acids
@@ -132,7 +132,7 @@ class SamplerSettings:
     unmasking: Mapping[Track, Unmasking]
     schedule: Schedule = "linear"
     remasking: Remasking = "fresh"
-    nucleus: float = 0.95
+    nucleus: float | Mapping[Track, float] = 0.95
     guidance: float = 1.0
     amino_acids: Literal["standard", "official"] = "standard"
 
@@ -142,3 +142,7 @@ class SamplerSettings:
         return cls(
             dict.fromkeys(TRACKS, Strategy.parse(strategy)), dict.fromkeys(TRACKS, Unmasking.parse(unmasking)), **others
         )
+
+    def nucleus_of(self, track: Track) -> float:
+        """Probability mass kept before a draw on a track."""
+        return self.nucleus[track] if isinstance(self.nucleus, Mapping) else self.nucleus

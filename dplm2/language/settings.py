@@ -110,6 +110,7 @@ class ModelSettings:
     datasets: tuple[str, ...] = ()
     pretrained: str | None = None
     network: NetworkSettings | None = None
+    structure_head: str | None = None
 
 
 def diffusion_settings(**replaced: Any) -> DiffusionSettings:
