@@ -27,7 +27,9 @@ rule train_model:
         gpu=GPUS,
     params:
         config=lambda wildcards: stage_config(
-            "models", wildcards.model, without(SETTINGS["models"][wildcards.model], "warmup", "network", "structure_head")
+            "models",
+            wildcards.model,
+            without(SETTINGS["models"][wildcards.model], "warmup", "network", "structure_head"),
         ),
         initial=subpath(input.initial, parent=True),
         tokens=lambda wildcards: model_token_folders(wildcards.model),
