@@ -183,21 +183,26 @@ class Pairs(nn.Module):
             self.leave.decoder.weight.copy_(row_spread * self._drawn(width, code_values_CV, generator))
 
     def _drawn(self, width: int, code_values_CV: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Rows (R, D) of mean 0 and variance 1."""
-        if code_values_CV is None:
-            return torch.randn(self.enter.num_embeddings, width, generator=generator)
-        levels = self.levels()
-        own_values = torch.arange(len(self.groups))  # which group each value is in
-        if self.groups != self.layout:
-            own_values = own_values.repeat_interleave(torch.tensor(self.groups))
+        """Rows (R, D) of mean 0 and variance 1 over the rows of each term."""
         parts = []
         for term in self.terms:
-            others = [number for number in range(len(self.groups)) if number not in term]
-            # The codes whose other levels are 0 come in the order of the term's rows.
-            chosen = (levels[:, others] == 0).all(1)
-            values = code_values_CV[chosen][:, torch.isin(own_values, torch.tensor(term))]
-            parts.append(smooth_features(values, width, generator))
+            if code_values_CV is None:
+                rows = torch.randn(len(self.rows[term]), width, generator=generator)
+            else:
+                rows = smooth_features(self._values_of(term, code_values_CV), width, generator)
+            # A term has few rows, and what they have in common would be in all codes.
+            parts.append((rows - rows.mean(0)) / rows.std(0, correction=0))
         return torch.cat(parts)
+
+    def _values_of(self, term: tuple[int, ...], code_values_CV: Tensor) -> Tensor:
+        """The values (rows, values of the term's groups) that the rows of a term stand for."""
+        group_of_value = torch.arange(len(self.groups))
+        if self.groups != self.layout:
+            group_of_value = group_of_value.repeat_interleave(torch.tensor(self.groups))
+        others = [number for number in range(len(self.groups)) if number not in term]
+        # The codes whose other levels are 0 come in the order of the term's rows.
+        chosen_C = (self.levels()[:, others] == 0).all(1)
+        return code_values_CV[chosen_C][:, torch.isin(group_of_value, torch.tensor(term))]
 
     def check(self, settings: DiffusionSettings) -> None:
         if settings.classes == "all":
