@@ -15,7 +15,7 @@ values of a code.
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import Any
 
 import torch
@@ -80,11 +80,12 @@ class Pairs(nn.Module):
         numbers = range(len(self.groups))
         self.terms = [*combinations(numbers, 1), *combinations(numbers, 2)]
         sizes = [2 ** sum(self.groups[number] for number in term) for term in self.terms]
-        self.rows = dict(zip(self.terms, torch.arange(sum(sizes)).split(sizes), strict=True))
+        ends = list(accumulate(sizes))
+        self.rows = {term: slice(end - size, end) for term, size, end in zip(self.terms, sizes, ends, strict=True)}
         self.register_buffer("code_rows_CR", self._code_rows(), persistent=False)
-        self.enter = nn.Embedding(sum(sizes), width)
+        self.enter = nn.Embedding(ends[-1], width)
         self.special = nn.Embedding(4, width)
-        self.leave = OutputLayer(width, sum(sizes))
+        self.leave = OutputLayer(width, ends[-1])
         self.parts = _cut(self.groups)
 
     @property
@@ -105,7 +106,7 @@ class Pairs(nn.Module):
             place = torch.zeros(len(levels), dtype=torch.long)
             for number in term:
                 place = (place << self.groups[number]) + levels[:, number]
-            columns.append(int(self.rows[term][0]) + place)
+            columns.append(self.rows[term].start + place)
         return torch.stack(columns, 1)
 
     def embed(self, table: nn.Embedding, ids_BT: Tensor) -> Tensor:
@@ -145,9 +146,8 @@ class Pairs(nn.Module):
             sizes = [2 ** self.groups[number] for number in numbers]
             total = rows_RD.new_zeros(*sizes, rows_RD.shape[1])
             for term in inside:
-                rows = rows_RD[int(self.rows[term][0]) : int(self.rows[term][-1]) + 1]
                 shape = [size if number in term else 1 for number, size in zip(numbers, sizes, strict=True)]
-                total = total + rows.view(*shape, -1)
+                total = total + rows_RD[self.rows[term]].view(*shape, -1)
             split = math.prod(sizes[: len(first)])
             tables.append(total.reshape(split, math.prod(sizes) // split, -1))
         return tables
@@ -185,9 +185,9 @@ class Pairs(nn.Module):
     def _drawn(self, width: int, code_values_CV: Tensor | None, generator: torch.Generator) -> Tensor:
         """Rows (R, D) of mean 0 and variance 1 over the rows of each term."""
         parts = []
-        for term in self.terms:
+        for term, place in self.rows.items():
             if code_values_CV is None:
-                rows = torch.randn(len(self.rows[term]), width, generator=generator)
+                rows = torch.randn(place.stop - place.start, width, generator=generator)
             else:
                 rows = smooth_features(self._values_of(term, code_values_CV), width, generator)
             # A term has few rows, and what they have in common would be in all codes.
