@@ -362,7 +362,8 @@ class MultimodalEsm(nn.Module):
             If it is not a folder of this package, or weights are missing, left over or of another shape.
         """
         folder = local_folder(source)
-        described: Mapping = read_config(folder).get("dplm2")
+        config = read_config(folder)
+        described: Mapping | None = config.get("dplm2")
         if described is None:
             raise DPLM2Error(
                 f"{source}: its config.json has no entry 'dplm2': not a model of this package; "
@@ -370,7 +371,7 @@ class MultimodalEsm(nn.Module):
             )
         # A sequence model never meets an id of the structure track: any codebook will do.
         vocabulary = Vocabulary(described["codebook_size"]) if described["codebook_size"] else Vocabulary()
-        head = heads.of_description(described, vocabulary, read_config(folder)["hidden_size"])
+        head = heads.of_description(described, vocabulary, config["hidden_size"])
         model = load_masked_lm(folder, head)
         rows = head.table_rows if described["codebook_size"] else SEQUENCE_IDS
         if model.config.vocab_size != rows:

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +14,7 @@ from head_networks import network_with
 from safetensors.torch import load_file, save_file
 from small_run import CODES, TRAINING, configuration, run
 from test_sampling import assert_drawn_from
+from test_training_options import TORCHRUN
 from test_warmup import sequence_model
 from transformers import AutoModelForMaskedLM
 
@@ -26,6 +30,7 @@ from dplm2.language.schedule import SamplerSettings
 from dplm2.language.settings import diffusion_settings, lora_settings
 from dplm2.language.stages import splits_of
 from dplm2.language.vocabulary import TRACKS
+from dplm2.training.devices import SHARDS_ON_CPU
 
 OWN_WEIGHTS = [name for name in heads.HEADS if name != heads.DEFAULT]
 
@@ -376,3 +381,32 @@ def test_metrics_have_each_track_and_task(trained):
         row = list(csv.DictReader(stream))[-1]
     for name in ("structure", "sequence", "structure_folding", "sequence_inverse_folding", "structure_joint"):
         assert float(row[f"validation_cross_entropy_{name}"]) > 0
+
+
+@pytest.mark.skipif(torch.__version__ < SHARDS_ON_CPU, reason="older torch does not average sharded gradients on CPUs")
+def test_two_processes_are_one_with_twice_the_accumulation(trained, tokens_folder, tmp_path):
+    """Data-parallel with low-rank updates, and sharded with all weights trained."""
+    head, folder = trained
+
+    def arguments(out, low_rank, **options):
+        training = {"steps": 4, "token_budget": 200, "learning_rate": 5e-3, "warmup_steps": 1, "log_every": 1}
+        text = section_of(head, training=training | options, lora={"enabled": True} if low_rank else {})
+        common = ["--initial", folder / "initial", "--tokens", tokens_folder, "--state", tmp_path / out / "state"]
+        return [str(a) for a in ["model", "train", *common, "--out", tmp_path / out / "m", "--config", text]]
+
+    runs = [arguments("ddp", True), arguments("fsdp", False, strategy="fsdp")]
+    (tmp_path / "runs.py").write_text(
+        "import json, sys; from dplm2.cli import main; [main(a) for a in json.loads(sys.argv[1])]"
+    )
+    command = [sys.executable, *TORCHRUN, tmp_path / "runs.py", json.dumps(runs)]
+    finished = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+    def losses(metrics):
+        with metrics.open() as stream:
+            return [float(row["loss"]) for row in csv.DictReader(stream)]
+
+    for name, low_rank in (("ddp", True), ("fsdp", False)):
+        assert main(arguments(f"one-{name}", low_rank, accumulate=2)) == 0
+        found, expected = (losses(tmp_path / out / "m/metrics.csv") for out in (name, f"one-{name}"))
+        assert len(found) == 4 and found == pytest.approx(expected, rel=1e-5)
