@@ -6,6 +6,9 @@ import pytest
 
 from dplm2 import config
 from dplm2.errors import ConfigError
+from dplm2.language import heads
+from dplm2.language.schedule import Strategy
+from dplm2.language.vocabulary import TRACKS
 from dplm2.settings.generation import TASKS, GenerationSettings, resolve
 
 
@@ -20,8 +23,10 @@ def test_fields_are_the_keys_of_the_schema():
 
 def test_values_of_the_paper():
     designed, folded = resolve({"task": "co-generation"}), resolve({"task": "folding"})
-    assert (designed.steps, designed.strategy, designed.unmasking) == (500, "annealing@2.0:1.0", "stochastic@1.0")
-    assert (designed.lengths, designed.samples, designed.nucleus) == ((100, 200, 300, 400, 500), 100, 0.95)
+    assert (designed.steps, designed.unmasking) == (500, "stochastic@1.0")
+    assert (designed.lengths, designed.samples) == ((100, 200, 300, 400, 500), 100)
+    assert set(designed.sampler.strategy.values()) == {Strategy.parse("annealing@2.0:0.1")}
+    assert {designed.sampler.nucleus_of(track) for track in TRACKS} == {0.95}
     assert (folded.steps, folded.strategy, folded.unmasking) == (100, "argmax", "deterministic")
     assert folded.lengths is None
 
@@ -100,3 +105,13 @@ def test_each_track_may_have_its_own_strategy():
 def test_steps_can_be_bounded_by_the_length():
     settings = resolve({"task": "co-generation", "steps": 500, "steps_per_residue": 1})
     assert [settings.steps_for(length) for length in (1, 100, 600)] == [1, 100, 500]
+
+
+def test_what_is_left_to_the_model_is_its_heads():
+    """DPLM-2 Bit: ``generate`` of the authors' dplm2_bit.py. What is given stays, whatever the head."""
+    bits = heads.HEADS["bits"].sampling
+    designed, folded = (resolve({"task": task}).for_head(bits) for task in ("co-generation", "folding"))
+    assert designed.strategy == "annealing@1.1:0.1" and designed.nucleus == {"structure": 1.0, "sequence": 0.95}
+    assert designed.sampler.nucleus_of("structure") == 1.0 and folded.strategy == "argmax"
+    given = resolve({"task": "co-generation", "strategy": "annealing@2.0:1.0", "nucleus": 0.5}).for_head(bits)
+    assert (given.strategy, given.nucleus) == ("annealing@2.0:1.0", 0.5)
