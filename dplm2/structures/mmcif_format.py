@@ -111,6 +111,8 @@ def _atoms(site: Any, limits: Reading) -> Atoms:
         "b_factor": _floats(site, "B_iso_or_equiv", default=np.nan),
         "coords": np.stack([_floats(site, f"Cartn_{axis}") for axis in "xyz"], axis=-1),
         "hetero": _strings(site, "group_PDB") == "HETATM",
+        "segment": label_chain if "label_asym_id" in site else np.full(count, "", "U1"),
+        "section": np.zeros(count, np.int32),
     }
     return Atoms(**{name: column[chosen] for name, column in columns.items()})
 

@@ -10,11 +10,12 @@ import re
 import numpy as np
 
 from dplm2.structures.atoms import Atoms, Entry, UnreadableError
-from dplm2.structures.components import component
+from dplm2.structures.components import FORCE_FIELD_NAMES, STANDARD, TERMINAL_NAMES, component
 from dplm2.structures.settings import Reading
 
-RECORD_WIDTH = 80
-LAST_COORDINATE_COLUMN = 54
+RECORD_WIDTH = 81
+SEGMENT = (72, 76)
+LAST_RESIDUE_NAME_COLUMN, LAST_COORDINATE_COLUMN = 20, 54
 MONTHS = {
     m: i for i, m in enumerate(["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"], 1)
 }
@@ -22,10 +23,23 @@ RESOLUTION = re.compile(rb"^REMARK   2 RESOLUTION\.\s+(\d+\.?\d*)\s+ANGSTROM", r
 FIRST_RELEASE = re.compile(rb"^REVDAT   1.{3}(\d\d)-([A-Z]{3})-(\d\d)", re.M)
 ASSEMBLY = re.compile(rb"^REMARK 350 (?:AUTHOR|SOFTWARE) DETERMINED .*?: +(\S+)", re.M)
 METHOD = re.compile(rb"^EXPDTA.{4}(.*)$", re.M)
-PREDICTED = re.compile(
-    rb"^(?:TITLE|REMARK|EXPDTA|HEADER).*(?:ALPHAFOLD|ESMFOLD|THEORETICAL MODEL|COLABFOLD|ROSETTAFOLD)", re.M
+PREDICTION_PROGRAMS = (
+    rb"ALPHA ?FOLD|COLAB ?FOLD|ESM-?FOLD|OPEN-?FOLD|OMEGA ?FOLD|ROSE?TTAFOLD|UNI-FOLD|HELIXFOLD|\bBOLTZ-?[12]?\b|\bCHAI-1\b"
 )
-ATOM_RECORDS = (b"ATOM  ", b"HETATM")
+PREDICTION_NAMES = re.compile(PREDICTION_PROGRAMS, re.I)
+PREDICTED = re.compile(
+    rb"^(?:TITLE|REMARK|HEADER|COMPND|SOURCE)(?!.{7}AUTH).*(?:THEORETICAL MODEL|" + PREDICTION_PROGRAMS + rb")", re.M | re.I
+)
+# Serial numbers of six digits begin in column 6 ("ATOM 100000"): the record's name is four letters, then.
+ATOM_RECORDS = (b"ATOM", b"HETATM")
+MOLECULE_ENDS = (b"TER", b"END")
+LONG_NAMES = FORCE_FIELD_NAMES.keys() | STANDARD.keys()
+# Columns (from 0) of the tens digit of a serial number that grew by one to the right, and of the points of x, y and z.
+OVERFLOWN_SERIAL, COORDINATE_POINTS = 11, (34, 42, 50)
+# AlphaFold's own writer, which ColabFold and others took over, puts the model's number into a column of its own.
+ALPHAFOLD_MODEL = re.compile(rb"\s*MODEL {5}1 *\r?\n")
+# OpenFold's writer, ESMFold's therefore too, names the templates of a model.
+PARENT = re.compile(rb"^PARENT +\S", re.M)
 
 
 def read_pdb(data: bytes, limits: Reading) -> Entry:
@@ -40,23 +54,42 @@ def read_pdb(data: bytes, limits: Reading) -> Entry:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if data.count(b"\nMODEL") > limits.max_models:
         raise UnreadableError(f"more than {limits.max_models} models")
-    lines, first_line = _atom_lines(_first_model(data))
+    lines, places, sections = _atom_lines(_first_model(data))
     if not lines:
         raise UnreadableError("a PDB file without ATOM records")
     if len(lines) > limits.max_atoms:
         raise UnreadableError(f"more than {limits.max_atoms} atoms")
     head = data[: data.find(lines[0])]
+    atoms = _parse(lines, places, sections)
     resolution, method, assembly = RESOLUTION.search(head), METHOD.search(head), ASSEMBLY.search(head)
     return Entry(
-        atoms=_parse(lines, first_line),
+        atoms=atoms,
         format="PDB",
         polymers=_seqres(head),
         method=method[1].decode("ascii", "replace").strip().lower() or None if method else None,
         resolution=(float(resolution[1]) or None) if resolution else None,
         release_date=_date(FIRST_RELEASE.search(head)),
-        predicted=PREDICTED.search(head) is not None,
+        predicted=_predicted(head, method, atoms),
         monomeric=assembly[1] == b"MONOMERIC" if assembly else None,
     )
+
+
+def _predicted(head: bytes, method: re.Match | None, atoms: Atoms) -> bool:
+    """Whether the file is a prediction: what its header says, or marks that only prediction programs leave."""
+    if method is not None and method[1].strip():
+        # An experiment's header may well name the predicted model that phased it.
+        return b"THEORETICAL" in method[1].upper() or PREDICTION_NAMES.search(method[1]) is not None
+    if PREDICTED.search(head) is not None or PARENT.search(head) is not None:
+        return True
+    return ALPHAFOLD_MODEL.fullmatch(head) is not None and _one_confidence_a_residue(atoms)
+
+
+def _one_confidence_a_residue(atoms: Atoms) -> bool:
+    """Whether B factors could be pLDDT: from 0 to 100, the same for all atoms of a residue."""
+    changed = atoms.b_factor[1:] != atoms.b_factor[:-1]
+    between = (atoms.number[1:] != atoms.number[:-1]) | (atoms.author_chain[1:] != atoms.author_chain[:-1])
+    largest = atoms.b_factor.max()
+    return bool((atoms.b_factor >= 0).all() and 0 < largest <= 100 and not (changed & ~between).any())
 
 
 def _first_model(data: bytes) -> bytes:
@@ -66,34 +99,38 @@ def _first_model(data: bytes) -> bytes:
     return data if end < 0 else data[: end + 1]
 
 
-def _atom_lines(data: bytes) -> tuple[list[bytes], list[int]]:
+def _atom_lines(data: bytes) -> tuple[list[bytes], list[int], np.ndarray]:
+    """Lines of atoms, the place of each in the file, and how many TER and END records stand before each."""
     lines = data.split(b"\n")
     places = [i for i, line in enumerate(lines) if line.startswith(ATOM_RECORDS)]
-    return [lines[i] for i in places], places
+    ends = []
+    if places and b"\nTER" in data or b"\nEND" in data:
+        ends = [i for i, line in enumerate(lines[: places[-1]]) if line.startswith(MOLECULE_ENDS)] if places else []
+    return [lines[i] for i in places], places, np.searchsorted(ends, places).astype(np.int32)
 
 
-def _parse(lines: list[bytes], places: list[int]) -> Atoms:
-    matrix = np.array(lines, dtype=f"S{RECORD_WIDTH}").view("S1").reshape(len(lines), RECORD_WIDTH)
+def _parse(lines: list[bytes], places: list[int], sections: np.ndarray) -> Atoms:
+    matrix = _matrix(lines)
     hetero = matrix[:, 0] == b"H"
-    residue = _text(matrix, 17, 20)
+    residue, chain = _residues_and_chains(matrix)
     coords, broken = _numbers(matrix, [(30, 38), (38, 46), (46, 54)])
     # numpy cannot tell a short line from one padded with blanks, and a cut number may still look like a number.
-    broken |= np.fromiter((len(line) < LAST_COORDINATE_COLUMN for line in lines), bool, len(lines))
+    broken |= np.fromiter(map(len, lines), np.int64, len(lines)) < LAST_COORDINATE_COLUMN
     number, bad_number = _residue_numbers(matrix)
     broken |= bad_number
     if broken.any():
         _refuse_broken_protein(lines, places, broken, hetero, residue)
-    values, unknown = _numbers(matrix, [(54, 60), (60, 66)])
+    values, _ = _numbers(matrix, [(54, 60), (60, 66)])
     # Columns that many programs leave blank or write something of their own into: taken as not given.
     occupancy = np.where(np.isnan(values[:, 0]), 1.0, values[:, 0])
-    chain = _text(matrix, 21, 22)
     empty = np.full(len(lines), "", "U1")
+    insertion = _text(matrix, 26, 27)
     atoms = Atoms(
         author_chain=chain,
         label_chain=empty,
         entity=empty,
         number=number,
-        insertion=_text(matrix, 26, 27),
+        insertion=insertion,
         position=np.zeros(len(lines), np.int32),
         residue=residue,
         name=_text(matrix, 12, 16),
@@ -102,15 +139,78 @@ def _parse(lines: list[bytes], places: list[int]) -> Atoms:
         b_factor=values[:, 1].astype(np.float32),
         coords=coords.astype(np.float32),
         hetero=hetero,
+        segment=_segments(matrix, number, insertion, residue, chain),
+        section=sections,
     )
     return atoms.take(~broken) if broken.any() else atoms
+
+
+def _matrix(lines: list[bytes]) -> np.ndarray:
+    """The lines as characters (atoms, columns); a serial number too long for its columns shifts nothing."""
+    matrix = np.array(lines, dtype=f"S{RECORD_WIDTH}").view("S1").reshape(len(lines), RECORD_WIDTH)
+    if _filled(matrix, OVERFLOWN_SERIAL, OVERFLOWN_SERIAL + 1):
+        points = np.array(COORDINATE_POINTS)
+        shifted = (matrix[:, points + 1] == b".").all(1) & (matrix[:, points] != b".").any(1)
+        matrix[shifted, OVERFLOWN_SERIAL:-1] = matrix[shifted, OVERFLOWN_SERIAL + 1 :]
+    return matrix
+
+
+def _residues_and_chains(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Residue names and chain ids, whose columns meet in column 21.
+
+    Force fields have residue names of four letters (``NMET``, ``TIP3``), ChimeraX chain ids of two. Names of amino
+    acids tell the two apart: ``CGLU`` is one, and so is ``MET`` before a two-letter chain.
+    """
+    if not _filled(matrix, 20, 21):
+        return _text(matrix, 17, 20), _text(matrix, 21, 22)
+    columns = np.ascontiguousarray(matrix[:, 17:22]).view("S5").reshape(-1)
+    codes, inverse = np.unique(columns, return_inverse=True)
+    texts = [code.decode("latin-1").replace("\0", " ").ljust(5) for code in codes.tolist()]
+    two_letters = any(text[:3].upper() in STANDARD and text[:4].strip().upper() not in LONG_NAMES for text in texts)
+    pairs = [(text[:cut], text[cut:]) for text in texts for cut in [_length_of_name(text, two_letters)]]
+    names, chains = (np.array([text.strip() for text in column]) for column in zip(*pairs, strict=True))
+    return names[inverse], chains[inverse]
+
+
+def _length_of_name(text: str, two_letters: bool) -> int:
+    """Characters of a residue's name in columns 18-22."""
+    name = text[:4].strip().upper()
+    right_aligned = text[0] == " " and name in STANDARD
+    return 4 if right_aligned or name in TERMINAL_NAMES or not (two_letters or text[3] == " ") else 3
+
+
+def _filled(matrix: np.ndarray, start: int, stop: int) -> bool:
+    """Whether any character in columns is neither blank nor missing."""
+    return bool((matrix.view(np.uint8)[:, start:stop] > ord(" ")).any())
+
+
+def _segments(
+    matrix: np.ndarray, number: np.ndarray, insertion: np.ndarray, residue: np.ndarray, chain: np.ndarray
+) -> np.ndarray:
+    """Segment ids (columns 73-76), empty where they are all the same or something else stands in their columns.
+
+    Partial charges and atom types change within residues; segment ids change between them, at most once within what
+    looks like one (two molecules whose residues alternate).
+    """
+    empty = np.full(len(matrix), "", "U1")
+    columns = matrix.view(np.uint8)[:, SEGMENT[0] : SEGMENT[1]]
+    if not (columns[1:] != columns[:-1]).any():
+        return empty
+    segment = _text(matrix, *SEGMENT)
+    changed = segment[1:] != segment[:-1]
+    between = np.zeros(len(changed), bool)
+    for column in (number, insertion, residue, chain):
+        between |= column[1:] != column[:-1]
+    return segment if (changed & ~between).sum() <= between.sum() else empty
 
 
 def _refuse_broken_protein(
     lines: list[bytes], places: list[int], broken: np.ndarray, hetero: np.ndarray, residue: np.ndarray
 ) -> None:
+    """Only a broken record of the protein refuses the file, or one that breaks off before it says what it is."""
     for i in np.flatnonzero(broken):
-        if not hetero[i] or component(str(residue[i])).amino_acid:
+        cut_short = not hetero[i] and len(lines[i].rstrip()) < LAST_RESIDUE_NAME_COLUMN
+        if cut_short or component(str(residue[i])).amino_acid:
             shown = lines[i][:66].decode("ascii", "replace").strip()
             raise UnreadableError(f"line {places[i] + 1} is broken: {shown!r}")
 
@@ -149,17 +249,20 @@ def _residue_numbers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.zeros(len(field), np.int32)
     for i, text in enumerate(field.tolist()):
         try:
-            values[i] = _hybrid36(text.strip())
+            values[i] = _long_number(text.strip())
         except ValueError:
             broken[i] = True
     return values, broken
 
 
-def _hybrid36(text: bytes) -> int:
-    """A residue number of four characters; beyond 9999 they count on from A000 in base 36 (cctbx's hybrid-36)."""
+def _long_number(text: bytes) -> int:
+    """A residue number of four characters that goes on beyond 9999.
+
+    From A000 in base 36 (cctbx's hybrid-36), or in hexadecimal (VMD), which a digit before the letters tells.
+    """
     if len(text) == 4 and text[:1].isalpha():
         return int(text, 36) + 10**4 + (16 if text[:1].islower() else -10) * 36**3
-    return int(text)
+    return int(text, 16 if len(text) == 4 and not text.lstrip(b"+-").isdigit() else 10)
 
 
 def _seqres(head: bytes) -> dict[str, tuple[str, ...]]:
@@ -167,7 +270,7 @@ def _seqres(head: bytes) -> dict[str, tuple[str, ...]]:
     start = head.find(b"SEQRES")
     for line in head[start:].split(b"\n") if start >= 0 else []:
         if line.startswith(b"SEQRES"):
-            found.setdefault(line[11:12].decode("latin-1").strip(), []).extend(line[19:70].decode("latin-1").split())
+            found.setdefault(line[10:12].decode("latin-1").strip(), []).extend(line[19:70].decode("latin-1").split())
     return {chain: tuple(names) for chain, names in found.items()}
 
 
