@@ -38,7 +38,7 @@ LONGEST_STRAINED_STEP = 6.0
 # 11,000 chains of the Protein Data Bank: 5 beside a TER record, 10 beside a terminal oxygen.
 LONGEST_GAP_AT_TER, LONGEST_GAP_AT_OXYGEN = 40, 15
 # Beyond this, in angstrom, residues that ought to be neighbours are none, unless the file names their molecule.
-FARTHEST_NEIGHBOURS = 15.0
+FARTHEST_NEIGHBOURS = 16.0
 MOST_FRAGMENTS = 1000
 
 
@@ -106,6 +106,9 @@ class _Chain:
     def molecules(self) -> list[ChainResidues]:
         """The molecules in the order of the file; a single ambiguous one where they cannot be told apart."""
         residues = self.residues
+        if not np.isfinite(residues.backbone_RAX[:, :3]).all((1, 2)).any():
+            # Rejected for that, however many molecules there are.
+            return [residues]
         if residues.mixed.any():
             number = residues.number[np.argmax(residues.mixed)]
             return self._ambiguous(f"atoms of residue {number} stand twice, far apart: molecules whose atoms alternate")
@@ -169,21 +172,16 @@ class _Chain:
             linked &= residues.segment[tails][:, None] == residues.segment[heads]
         if not linked.any():
             return fragments
+        # Where the numbers run on in the file, its order stands, even if the geometry has another.
+        number = residues.number
+        for i, (tail, head) in enumerate(zip(tails[:-1], heads[1:], strict=True)):
+            if number[head] == number[tail] + 1:
+                linked[i], linked[:, i + 1] = False, False
         following: dict[int, int] = {}
         for tail, head in np.argwhere(linked).tolist():
             if tail not in following and head not in following.values():
                 following[tail] = head
-        starts = [i for i in range(len(fragments)) if i not in set(following.values())]
-        spliced, used = [], set()
-        for start in [*starts, *following]:
-            row, at = [], start
-            while at is not None and at not in used:
-                used.add(at)
-                row.append(fragments[at])
-                at = following.get(at)
-            if row:
-                spliced.append(np.concatenate(row))
-        return spliced
+        return [np.concatenate([fragments[i] for i in row]) for row in _rows(len(fragments), following)]
 
     @cached_property
     def _keys(self) -> list[tuple]:
@@ -271,6 +269,21 @@ class _Chain:
         """Whether the file's own sequence of the chain holds the residues of all these fragments, in order."""
         polymer = self.entry.polymers.get(self.residues.author_chain, ()) if self.entry.format == "PDB" else ()
         return bool(polymer) and fits(subset(self.residues, np.concatenate(fragments)), polymer)
+
+
+def _rows(count: int, following: dict[int, int]) -> list[list[int]]:
+    """Put what follows each other into rows, sorted by the least of each; a ring is cut before its least."""
+    starts = set(range(count)) - set(following.values())
+    rows, used = [], set()
+    for start in [*sorted(starts), *range(count)]:
+        row, at = [], start
+        while at is not None and at not in used:
+            used.add(at)
+            row.append(at)
+            at = following.get(at)
+        if row:
+            rows.append(row)
+    return sorted(rows, key=min)
 
 
 def _atom_names(atoms: Atoms, runs: Runs, run: int) -> set[str]:
