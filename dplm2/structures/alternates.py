@@ -93,13 +93,13 @@ def _compare(i: int, known: list[int], backbone: np.ndarray, labels: list[set[st
 
 def _grouped(members: list[int], kinds: np.ndarray, origins: list[int]) -> list[list[int]]:
     """Residues out of the kinds of their stretches; repeats in a row are judged together."""
-    repeats = np.isin(kinds, (IN_PLACE, ELSEWHERE))
+    repeats = np.isin(kinds, (LABELLED, IN_PLACE, ELSEWHERE))
     row = np.cumsum(np.append(True, repeats[1:] != repeats[:-1]))
-    share = np.bincount(row, weights=kinds == IN_PLACE) / np.maximum(np.bincount(row), 1)
+    share = np.bincount(row, weights=kinds != ELSEWHERE) / np.maximum(np.bincount(row), 1)
     residue_of: list[int] = []
     groups: dict[int, list[int]] = {}
     for i, kind in enumerate(kinds.tolist()):
-        alone = kind == NEW or (repeats[i] and share[row[i]] < LEAST_IN_PLACE)
+        alone = kind == NEW or (kind in (IN_PLACE, ELSEWHERE) and share[row[i]] < LEAST_IN_PLACE)
         residue_of.append(i if alone else residue_of[origins[i]])
         groups.setdefault(residue_of[i], []).append(members[i])
     return list(groups.values())

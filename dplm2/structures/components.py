@@ -19,8 +19,8 @@ THREE_LETTERS = {
 }  # fmt: skip
 # One-letter codes beyond the twenty, with the amino acid they derive from: selenocysteine, pyrrolysine.
 RARE_LETTERS = {"U": "C", "O": "K"}
-# Names that force fields and their tools give to protonation states, disulfides and deprotonated residues: Amber, CHARMM,
-# GROMACS (its ports of both, OPLS, GROMOS), PDB2PQR, Schroedinger's tools.
+# Names that force fields and their tools give to protonation states and disulfides: Amber, CHARMM, GROMACS (its ports of
+# both, OPLS, GROMOS), PDB2PQR, Schroedinger's tools.
 PROTONATION_NAMES = {
     "HID": "H", "HIE": "H", "HIP": "H", "HSD": "H", "HSE": "H", "HSP": "H", "HISA": "H", "HISB": "H", "HISH": "H",
     "HISD": "H", "HISE": "H", "HISP": "H", "HIS1": "H", "HIS2": "H", "CYX": "C", "CYM": "C", "CYN": "C", "CYZ": "C",
@@ -31,12 +31,13 @@ PROTONATION_NAMES = {
 SMALL_MOLECULES = frozenset(("AR0", "ARN", "CYN", "CYZ", "LSN", "LYP", "TYM"))
 # Amber and GROMACS name the ends of a chain NMET, CGLU, NHIE ...
 TERMINAL_LETTERS = ("N", "C")
+STANDARD_LETTERS = {name: letter for letter, name in THREE_LETTERS.items() if letter in LETTERS}
 TERMINAL_NAMES = {
     f"{end}{name}": letter
     for end in TERMINAL_LETTERS
-    for name, letter in [*PROTONATION_NAMES.items(), ("HYP", "P"), *((name, one) for one, name in THREE_LETTERS.items())]
-    if len(name) == 3 and letter in LETTERS
-}  # fmt: skip
+    for name, letter in (STANDARD_LETTERS | PROTONATION_NAMES | {"HYP": "P"}).items()
+    if len(name) == 3
+}
 FORCE_FIELD_NAMES = PROTONATION_NAMES | TERMINAL_NAMES
 D_TYPES = ("D-PEPTIDE", "D-BETA", "D-GAMMA")
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dplm2.structures.atoms import Atoms, Entry, UnreadableError
 from dplm2.structures.components import FORCE_FIELD_NAMES, STANDARD, TERMINAL_NAMES, component
+from dplm2.structures.predictions import by_method, by_pdb_header
 from dplm2.structures.settings import Reading
 
 RECORD_WIDTH = 81
@@ -23,13 +24,6 @@ RESOLUTION = re.compile(rb"^REMARK   2 RESOLUTION\.\s+(\d+\.?\d*)\s+ANGSTROM", r
 FIRST_RELEASE = re.compile(rb"^REVDAT   1.{3}(\d\d)-([A-Z]{3})-(\d\d)", re.M)
 ASSEMBLY = re.compile(rb"^REMARK 350 (?:AUTHOR|SOFTWARE) DETERMINED .*?: +(\S+)", re.M)
 METHOD = re.compile(rb"^EXPDTA.{4}(.*)$", re.M)
-PREDICTION_PROGRAMS = (
-    rb"ALPHA ?FOLD|COLAB ?FOLD|ESM-?FOLD|OPEN-?FOLD|OMEGA ?FOLD|ROSE?TTAFOLD|UNI-FOLD|HELIXFOLD|\bBOLTZ-?[12]?\b|\bCHAI-1\b"
-)
-PREDICTION_NAMES = re.compile(PREDICTION_PROGRAMS, re.I)
-PREDICTED = re.compile(
-    rb"^(?:TITLE|REMARK|HEADER|COMPND|SOURCE)(?!.{7}AUTH).*(?:THEORETICAL MODEL|" + PREDICTION_PROGRAMS + rb")", re.M | re.I
-)
 # Serial numbers of six digits begin in column 6 ("ATOM 100000"): the record's name is four letters, then.
 ATOM_RECORDS = (b"ATOM", b"HETATM")
 MOLECULE_ENDS = (b"TER", b"END")
@@ -38,8 +32,6 @@ LONG_NAMES = FORCE_FIELD_NAMES.keys() | STANDARD.keys()
 OVERFLOWN_SERIAL, COORDINATE_POINTS = 11, (34, 42, 50)
 # AlphaFold's own writer, which ColabFold and others took over, puts the model's number into a column of its own.
 ALPHAFOLD_MODEL = re.compile(rb"\s*MODEL {5}1 *\r?\n")
-# OpenFold's writer, ESMFold's therefore too, names the templates of a model.
-PARENT = re.compile(rb"^PARENT +\S", re.M)
 
 
 def read_pdb(data: bytes, limits: Reading) -> Entry:
@@ -75,11 +67,10 @@ def read_pdb(data: bytes, limits: Reading) -> Entry:
 
 
 def _predicted(head: bytes, method: re.Match | None, atoms: Atoms) -> bool:
-    """Whether the file is a prediction: what its header says, or marks that only prediction programs leave."""
+    """Whether the file is a prediction: what its header says, or a mark that only AlphaFold's writer leaves."""
     if method is not None and method[1].strip():
-        # An experiment's header may well name the predicted model that phased it.
-        return b"THEORETICAL" in method[1].upper() or PREDICTION_NAMES.search(method[1]) is not None
-    if PREDICTED.search(head) is not None or PARENT.search(head) is not None:
+        return by_method(method[1].decode("latin-1"))
+    if by_pdb_header(head.decode("latin-1")):
         return True
     return ALPHAFOLD_MODEL.fullmatch(head) is not None and _one_confidence_a_residue(atoms)
 

@@ -27,9 +27,9 @@ class ChainResidues:
     """Residues that have atoms, in order: those of one author's chain, or of one molecule of it.
 
     ``position`` is 0 where the file gives none; ``bonded`` (R - 1,) tells which neighbours a peptide bond links.
-    ``segment`` and ``section`` are those of the first atom, ``run`` finds a residue's atoms in the file. ``mixed`` marks
-    residues of which an atom stands twice, too far apart for one molecule. ``name`` is the author's chain id, made
-    unique within the entry; ``ambiguous`` says why the chain cannot be told from others, empty if it can.
+    ``segment`` and ``section`` are those of the first atom, ``run`` finds a residue's atoms in the file. ``mixed``
+    marks residues of which an atom stands twice, too far apart for one molecule. ``name`` is the author's chain id,
+    made unique within the entry; ``ambiguous`` says why its molecules cannot be told apart, empty if they can.
     """
 
     author_chain: str
@@ -179,7 +179,7 @@ def _run_of_highest_occupancy(atoms: Atoms, runs: Runs, candidates: list[int]) -
 def _backbones(
     atoms: Atoms, run_of_atom: np.ndarray, group_of_run: np.ndarray, code: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Backbone (R, 4, 3), NaN where missing; B factor (R,) of C-alpha, or of what there is; which residues are mixed."""
+    """Backbone (R, 4, 3), NaN where missing; B factor (R,) of C-alpha, or of what there is; mask of mixed residues."""
     group = group_of_run[run_of_atom]
     at = np.flatnonzero((code >= 0) & (group >= 0))
     at = at[placed(atoms.coords[at])]

@@ -175,8 +175,8 @@ def test_chains_of_an_archive_have_names_of_their_own(archive, tmp_path):
     )
     table = read_chains(part)
     first, second = table["chain_id"].to_pylist()
-    assert first == "set.one_A"
-    assert second.startswith("set.one_A-")
+    assert first == "one_A"
+    assert second.startswith("one_A-")
     assert table["source_file"].to_pylist() == [f"{archive}:a/one.pdb", f"{archive}:b/one.pdb.gz"]
     assert counts.chains + sum(counts.rejects.values()) == 5
 
