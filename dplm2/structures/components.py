@@ -19,8 +19,8 @@ THREE_LETTERS = {
 }  # fmt: skip
 # One-letter codes beyond the twenty, with the amino acid they derive from: selenocysteine, pyrrolysine.
 RARE_LETTERS = {"U": "C", "O": "K"}
-# Names that force fields and their tools give to protonation states and disulfides: Amber, CHARMM, GROMACS (its ports of
-# both, OPLS, GROMOS), PDB2PQR, Schroedinger's tools.
+# Names that force fields and their tools give to protonation states and disulfides: Amber, CHARMM, GROMACS (with OPLS
+# and GROMOS), PDB2PQR, Schroedinger's tools.
 PROTONATION_NAMES = {
     "HID": "H", "HIE": "H", "HIP": "H", "HSD": "H", "HSE": "H", "HSP": "H", "HISA": "H", "HISB": "H", "HISH": "H",
     "HISD": "H", "HISE": "H", "HISP": "H", "HIS1": "H", "HIS2": "H", "CYX": "C", "CYM": "C", "CYN": "C", "CYZ": "C",

@@ -152,6 +152,8 @@ class _Chain:
         linked = residues.bonded
         if self.entry.peptides is not None:
             linked = linked & (residues.segment[1:] == residues.segment[:-1])
+        if linked.all():
+            return [np.arange(len(residues))]
         fragments = np.split(np.arange(len(residues)), np.flatnonzero(~linked) + 1)
         if 1 < len(fragments) <= MOST_FRAGMENTS:
             fragments = self._spliced(fragments)

@@ -101,8 +101,9 @@ def _runs(entry: Entry, code: np.ndarray) -> Runs:
     change[0] = True
     for column in (atoms.author_chain, atoms.number, atoms.insertion, atoms.residue, atoms.position, atoms.hetero):
         change[1:] |= column[1:] != column[:-1]
-    for column in (atoms.segment, atoms.section):
-        change[1:] |= column[1:] != column[:-1]
+    change[1:] |= atoms.segment[1:] != atoms.segment[:-1]
+    if atoms.section[0] != atoms.section[-1]:
+        change[1:] |= atoms.section[1:] != atoms.section[:-1]
     start = np.flatnonzero(change)
     run_of_atom = np.cumsum(change) - 1
     name, chain = atoms.residue[start].tolist(), atoms.author_chain[start].tolist()
@@ -125,26 +126,23 @@ def _runs(entry: Entry, code: np.ndarray) -> Runs:
 def _assemble(entry: Entry, runs: Runs, members: list[int], code: np.ndarray) -> ChainResidues:
     """Put the stretches of one chain together: alternate locations of a residue are several stretches."""
     atoms = entry.atoms
-    keys = [runs.key[run] for run in members]
-    if len(set(keys)) == len(keys):
-        groups, unique = [[run] for run in members], True
-    else:
-        groups = combine(atoms, runs, members, code)
-        unique = len({runs.key[group[0]] for group in groups}) == len(groups)
-    groups = _ordered(runs, groups, by_position=entry.peptides is not None and unique)
-    chosen = [_run_of_highest_occupancy(atoms, runs, group) for group in groups]
     group_of_run = np.full(len(runs.start), -1)
-    group_of_run[chosen] = np.arange(len(chosen))
-    for place, (group, run) in enumerate(zip(groups, chosen, strict=True)):
-        if len(group) > 1:
-            group_of_run[[other for other in group if runs.name[other] == runs.name[run]]] = place
-    backbone, b_factor, mixed = _backbones(atoms, runs.run_of_atom, group_of_run, code, len(groups))
+    if len({runs.key[run] for run in members}) == len(members):
+        chosen = _ordered(atoms, runs, np.array(members), by_position=entry.peptides is not None)
+        group_of_run[chosen] = np.arange(len(chosen))
+    else:
+        groups = {_run_of_highest_occupancy(atoms, runs, group): group for group in combine(atoms, runs, members, code)}
+        unique = len({runs.key[run] for run in groups}) == len(groups)
+        chosen = _ordered(atoms, runs, np.array(list(groups)), by_position=entry.peptides is not None and unique)
+        for place, run in enumerate(chosen.tolist()):
+            group_of_run[[other for other in groups[run] if runs.name[other] == runs.name[run]]] = place
+    backbone, b_factor, mixed = _backbones(atoms, runs.run_of_atom, group_of_run, code, len(chosen))
     first = runs.start[chosen]
     return ChainResidues(
         author_chain=runs.chain[members[0]],
         label_chain=str(atoms.label_chain[first[0]]) or None,
         entity=str(atoms.entity[first[0]]),
-        names=[runs.name[run] for run in chosen],
+        names=[runs.name[run] for run in chosen.tolist()],
         number=atoms.number[first],
         insertion=atoms.insertion[first].tolist(),
         position=atoms.position[first],
@@ -154,17 +152,20 @@ def _assemble(entry: Entry, runs: Runs, members: list[int], code: np.ndarray) ->
         hetero=runs.hetero[chosen],
         segment=atoms.segment[first],
         section=atoms.section[first],
-        run=np.array(chosen),
+        run=chosen,
         mixed=mixed,
     )
 
 
-def _ordered(runs: Runs, groups: list[list[int]], by_position: bool) -> list[list[int]]:
+def _ordered(atoms: Atoms, runs: Runs, chosen: np.ndarray, by_position: bool) -> np.ndarray:
     """Residues of one segment side by side; scattered ones at their place in the polymer, where the file tells it."""
-    rank = {segment: i for i, segment in enumerate(dict.fromkeys(runs.key[group[0]][0] for group in groups))}
-    if by_position:
-        return sorted(groups, key=lambda group: (rank[runs.key[group[0]][0]], runs.key[group[0]][1]))
-    return sorted(groups, key=lambda group: rank[runs.key[group[0]][0]]) if len(rank) > 1 else groups
+    segment = atoms.segment[runs.start[chosen]]
+    rank = np.zeros(len(chosen), int)
+    if (segment != segment[0]).any():
+        _, first, inverse = np.unique(segment, return_index=True, return_inverse=True)
+        rank = first[inverse]
+    place = atoms.position[runs.start[chosen]] if by_position else np.arange(len(chosen))
+    return chosen[np.lexsort((place, rank))]
 
 
 def _run_of_highest_occupancy(atoms: Atoms, runs: Runs, candidates: list[int]) -> int:
