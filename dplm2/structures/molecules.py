@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -39,7 +39,8 @@ LONGEST_STRAINED_STEP = 6.0
 LONGEST_GAP_AT_TER, LONGEST_GAP_AT_OXYGEN = 40, 15
 # Beyond this, in angstrom, residues that ought to be neighbours are none, unless the file names their molecule.
 FARTHEST_NEIGHBOURS = 16.0
-MOST_FRAGMENTS = 1000
+# Bounds on the time that a broken file may cost.
+MOST_FRAGMENTS, MOST_ALIGNMENTS = 2000, 20
 
 
 class Verdict(Enum):
@@ -102,6 +103,7 @@ class _Chain:
     entry: Entry
     runs: Runs
     residues: ChainResidues
+    alignments: int = 0
 
     def molecules(self) -> list[ChainResidues]:
         """The molecules in the order of the file; a single ambiguous one where they cannot be told apart."""
@@ -115,15 +117,19 @@ class _Chain:
         fragments = self._fragments()
         if not fragments:
             return []
-        groups = [[fragments[0]]]
+        groups, used = [[fragments[0]]], self._keys_of(fragments[0])
         for i in range(1, len(fragments)):
-            verdict = self._judge(groups[-1], fragments[i:])
+            verdict = self._judge(fragments, i, groups[-1], used)
             if verdict is Verdict.UNCLEAR:
                 return self._ambiguous(self._doubt(groups[-1][-1][-1], fragments[i][0]))
             if verdict is Verdict.OTHER:
                 groups.append([])
+                used = set()
             groups[-1].append(fragments[i])
+            used |= self._keys_of(fragments[i])
         places = [np.concatenate(group) for group in groups]
+        if self._alternating and self._incomplete(places):
+            return self._ambiguous("residues of several molecules alternate, and gaps hide which belong together")
         long = [group for group in places if len(group) >= FEWEST_RESIDUES]
         if not long and len(residues) >= FEWEST_RESIDUES:
             return self._ambiguous(f"none of its {len(residues)} residues is linked to another")
@@ -174,11 +180,10 @@ class _Chain:
             linked &= residues.segment[tails][:, None] == residues.segment[heads]
         if not linked.any():
             return fragments
-        # Where the numbers run on in the file, its order stands, even if the geometry has another.
-        number = residues.number
-        for i, (tail, head) in enumerate(zip(tails[:-1], heads[1:], strict=True)):
-            if number[head] == number[tail] + 1:
-                linked[i], linked[:, i + 1] = False, False
+        if not self._repeats:
+            # Where the numbers run on in the file, its order stands, even if the geometry has another.
+            run_on = np.flatnonzero(residues.number[heads[1:]] == residues.number[tails[:-1]] + 1)
+            linked[run_on], linked[:, run_on + 1] = False, False
         following: dict[int, int] = {}
         for tail, head in np.argwhere(linked).tolist():
             if tail not in following and head not in following.values():
@@ -190,45 +195,61 @@ class _Chain:
         return [self.runs.key[run] for run in self.residues.run.tolist()]
 
     @cached_property
+    def _repeats(self) -> bool:
+        """Whether any residue's number comes again."""
+        return len(set(self._keys)) < len(self._keys)
+
+    @cached_property
     def _alternating(self) -> bool:
         """Whether residues of molecules of one numbering stand between each other in the file."""
-        if len(set(self._keys)) == len(self._keys):
+        if not self._repeats:
             return False
         run, segment = self.residues.run, self.residues.segment
         spans = sorted((segment[one[0]], run[one].min(), run[one].max()) for one in self._fragments())
         return any(one[0] == other[0] and other[1] < one[2] for one, other in pairwise(spans))
 
-    def _judge(self, molecule: list[np.ndarray], rest: list[np.ndarray]) -> Verdict:
-        """Whether the first fragment of ``rest`` goes on with the molecule whose fragments came before."""
-        residues, fragment = self.residues, rest[0]
-        last, first = molecule[-1][-1], fragment[0]
+    def _keys_of(self, fragment: np.ndarray) -> set[tuple]:
+        return {self._keys[i] for i in fragment.tolist()}
+
+    def _incomplete(self, places: list[np.ndarray]) -> bool:
+        """Whether two of the molecules found may be pieces of one: no residue's number stands in both."""
+        keys = [self._keys_of(group) for group in places]
+        segments = [self.residues.segment[group[0]] for group in places]
+        pairs = combinations(range(len(places)), 2)
+        return any(segments[i] == segments[k] and keys[i].isdisjoint(keys[k]) for i, k in pairs)
+
+    def _judge(self, fragments: list[np.ndarray], i: int, molecule: list[np.ndarray], used: set[tuple]) -> Verdict:
+        """Whether fragment ``i`` goes on with the molecule before it, whose residues' keys are ``used``."""
+        residues = self.residues
+        last, first = molecule[-1][-1], fragments[i][0]
         segments = residues.segment[last], residues.segment[first]
         if segments[0] != segments[1] and all(segments):
             return Verdict.OTHER
-        used = {self._keys[i] for piece in molecule for i in piece.tolist()}
-        if any(self._keys[i] in used for i in fragment.tolist()):
+        if not used.isdisjoint(self._keys_of(fragments[i])):
             return Verdict.OTHER
         if self.entry.peptides is not None:
             return self._if_not_alternating(Verdict.SAME)
-        verdict = self._judge_numbers(last, first, self._comes_again(used, rest))
-        if verdict is not Verdict.SAME and self._in_seqres([*molecule, fragment]):
+        verdict = self._judge_numbers(last, first)
+        if verdict is not Verdict.OTHER and residues.number[first] < residues.number[last]:
+            verdict = Verdict.OTHER if self._comes_again(used, fragments, i) else verdict
+        if verdict is not Verdict.SAME and self._in_seqres([*molecule, fragments[i]]):
             return Verdict.SAME
         return self._if_not_alternating(verdict)
 
     def _if_not_alternating(self, verdict: Verdict) -> Verdict:
         return Verdict.UNCLEAR if verdict is Verdict.SAME and self._alternating else verdict
 
-    def _comes_again(self, used: set[tuple], rest: list[np.ndarray]) -> bool:
-        """Whether residues used before come again in the fragments that follow, as far as their numbers rise."""
+    def _comes_again(self, used: set[tuple], fragments: list[np.ndarray], i: int) -> bool:
+        """Whether residues used before come again in the fragments from ``i`` on, as far as their numbers rise."""
         number = self.residues.number
-        for before, fragment in pairwise(rest):
-            if number[fragment[0]] < number[before[-1]]:
+        for k in range(i + 1, len(fragments)):
+            if number[fragments[k][0]] < number[fragments[k - 1][-1]]:
                 return False
-            if any(self._keys[i] in used for i in fragment.tolist()):
+            if not used.isdisjoint(self._keys_of(fragments[k])):
                 return True
         return False
 
-    def _judge_numbers(self, last: int, first: int, comes_again: bool) -> Verdict:
+    def _judge_numbers(self, last: int, first: int) -> Verdict:
         """By ends of chains, numbers and distance: see the table in the documentation."""
         residues = self.residues
         distance = self._ca_distance(last, first)
@@ -236,8 +257,6 @@ class _Chain:
         missing = int(residues.number[first]) - int(residues.number[last]) - 1
         # Insertion codes: equal numbers are neighbours.
         falls, missing = missing < -1, max(missing, 0)
-        if comes_again and falls:
-            return Verdict.OTHER
         if ter or end:
             longest = 0 if ter and end else LONGEST_GAP_AT_TER if ter else LONGEST_GAP_AT_OXYGEN
             spanned = not distance > CA_STEP * (missing + 1) + STRAIN
@@ -270,7 +289,10 @@ class _Chain:
     def _in_seqres(self, fragments: list[np.ndarray]) -> bool:
         """Whether the file's own sequence of the chain holds the residues of all these fragments, in order."""
         polymer = self.entry.polymers.get(self.residues.author_chain, ()) if self.entry.format == "PDB" else ()
-        return bool(polymer) and fits(subset(self.residues, np.concatenate(fragments)), polymer)
+        self.alignments += bool(polymer)
+        if not polymer or self.alignments > MOST_ALIGNMENTS:
+            return False
+        return fits(subset(self.residues, np.concatenate(fragments)), polymer)
 
 
 def _rows(count: int, following: dict[int, int]) -> list[list[int]]:

@@ -73,9 +73,18 @@ def residues_by_chain(entry: Entry) -> tuple[Runs, list[ChainResidues]]:
     A residue belongs to a protein if it is an amino acid by name (or has N, CA and C) and the file says that it is part
     of a polypeptide; where the file does not say, any amino acid may be one, ligands too.
     """
-    atoms = entry.atoms
-    code = _backbone_codes(atoms)
-    runs = _runs(entry, code)
+    code = _backbone_codes(entry.atoms)
+    runs = _runs(entry, code, repeats=None)
+    chains = _by_chain(entry, runs, code)
+    mixed = [run for chain in chains for run in chain.run[chain.mixed].tolist()]
+    if mixed:
+        # Residues of one number that follow each other atom by atom are two, not one.
+        runs = _runs(entry, code, _repeats(entry.atoms, runs, mixed))
+        chains = _by_chain(entry, runs, code)
+    return runs, chains
+
+
+def _by_chain(entry: Entry, runs: Runs, code: np.ndarray) -> list[ChainResidues]:
     chains = []
     for chain in dict.fromkeys(runs.chain):
         members = [
@@ -85,7 +94,18 @@ def residues_by_chain(entry: Entry) -> tuple[Runs, list[ChainResidues]]:
         ]
         if len(members) >= FEWEST_RESIDUES:
             chains.append(_assemble(entry, runs, members, code))
-    return runs, chains
+    return chains
+
+
+def _repeats(atoms: Atoms, runs: Runs, mixed: list[int]) -> np.ndarray:
+    """Where the first atom of a stretch comes again (atoms,), so that another residue may begin there."""
+    found = np.zeros(len(atoms), bool)
+    stops = np.append(runs.start[1:], len(atoms))
+    for run in mixed:
+        start, stop = runs.start[run], stops[run]
+        again = (atoms.name[start:stop] == atoms.name[start]) & (atoms.altloc[start:stop] == atoms.altloc[start])
+        found[start:stop] = again
+    return found
 
 
 def _backbone_codes(atoms: Atoms) -> np.ndarray:
@@ -95,9 +115,9 @@ def _backbone_codes(atoms: Atoms) -> np.ndarray:
     return code
 
 
-def _runs(entry: Entry, code: np.ndarray) -> Runs:
+def _runs(entry: Entry, code: np.ndarray, repeats: np.ndarray | None) -> Runs:
     atoms = entry.atoms
-    change = np.zeros(len(atoms), bool)
+    change = np.zeros(len(atoms), bool) if repeats is None else repeats
     change[0] = True
     for column in (atoms.author_chain, atoms.number, atoms.insertion, atoms.residue, atoms.position, atoms.hetero):
         change[1:] |= column[1:] != column[:-1]

@@ -99,9 +99,9 @@ def test_residues_that_alternate_are_told_apart_by_segments_or_bonds():
     first, second = molecule(FIRST, ter=False), molecule(SECOND, 1, ter=False)
     segments = in_segment(first, "PROA"), in_segment(second, "PROB")
     assert named(by_residue(*segments)) == {"A": FIRST, "A-2": SECOND}
-    chains, refusals = clean(by_residue(first, second))
-    assert all(len(places(one)) == 1 for one in chains)
-    assert len(chains) == 2 or [one.code for one in refusals] == ["ambiguous_chain"]
+    assert named(by_residue(first, second)) == {"A": FIRST, "A-2": SECOND}
+    third = molecule(FIRST, 2, ter=False)
+    assert named(by_residue(first, second, third)) == {"A": FIRST, "A-2": SECOND, "A-3": FIRST}
 
 
 def test_atoms_that_alternate_are_ambiguous():
@@ -116,9 +116,7 @@ def test_atoms_that_alternate_are_ambiguous():
 def test_residues_of_alternating_molecules_with_gaps_are_never_joined():
     first = molecule(FIRST, ter=False, oxygen=False, missing=(10, 11))
     second = molecule(FIRST, 1, ter=False, oxygen=False, missing=(20, 21, 22))
-    chains, refusals = clean(by_residue(first, second))
-    assert all(len(places(one)) == 1 for one in chains)
-    assert chains or [one.code for one in refusals] == ["ambiguous_chain"]
+    assert refusal(by_residue(first, second)).code == "ambiguous_chain"
 
 
 def test_ter_inside_a_chain_is_no_end():
