@@ -15,6 +15,8 @@ from dplm2.structures.geometry import lengths
 SAME_PLACE = 2.0
 # Alternate locations of a backbone atom lie closer than this.
 FARTHEST_ALTERNATE = 8.0
+# Within one residue's atoms labels say so, but not for copies of a whole molecule.
+FARTHEST_LABELLED = 20.0
 # Of residues that repeat in a row, so many must share the place of their first: the rest are disordered.
 LEAST_IN_PLACE = 0.5
 NEW, PART, LABELLED, IN_PLACE, ELSEWHERE = range(5)

@@ -34,9 +34,9 @@ CAPS = frozenset(("ACE", "FOR", "NME", "NMA", "NHE", "NH2", "CT3"))
 CA_STEP, STRAIN = 3.8, 1.0
 # A bond that poor geometry has torn, in angstrom between C-alpha.
 LONGEST_STRAINED_STEP = 6.0
-# Longest gaps, in residues, that explain a TER record or a terminal oxygen inside a chain. The largest real ones among
+# Longest gap, in residues, that explains a TER record or a terminal oxygen inside a chain. The largest real ones among
 # 11,000 chains of the Protein Data Bank: 5 beside a TER record, 10 beside a terminal oxygen.
-LONGEST_GAP_AT_TER, LONGEST_GAP_AT_OXYGEN = 40, 15
+LONGEST_GAP_AT_END = 15
 # Beyond this, in angstrom, residues that ought to be neighbours are none, unless the file names their molecule.
 FARTHEST_NEIGHBOURS = 16.0
 # Bounds on the time that a broken file may cost.
@@ -225,6 +225,9 @@ class _Chain:
         segments = residues.segment[last], residues.segment[first]
         if segments[0] != segments[1] and all(segments):
             return Verdict.OTHER
+        atoms, start = self.entry.atoms, self.runs.start[residues.run]
+        if atoms.entity[start[last]] != atoms.entity[start[first]]:
+            return Verdict.OTHER
         if not used.isdisjoint(self._keys_of(fragments[i])):
             return Verdict.OTHER
         if self.entry.peptides is not None:
@@ -258,11 +261,9 @@ class _Chain:
         # Insertion codes: equal numbers are neighbours.
         falls, missing = missing < -1, max(missing, 0)
         if ter or end:
-            longest = 0 if ter and end else LONGEST_GAP_AT_TER if ter else LONGEST_GAP_AT_OXYGEN
-            spanned = not distance > CA_STEP * (missing + 1) + STRAIN
-            gap = 1 <= missing <= longest and spanned
-            torn = missing == 0 and distance < LONGEST_STRAINED_STEP and not (ter and end)
-            return Verdict.SAME if (gap or torn) and not falls else Verdict.OTHER
+            gap = 1 <= missing <= LONGEST_GAP_AT_END and not distance > CA_STEP * (missing + 1) + STRAIN
+            torn = missing == 0 and distance < LONGEST_STRAINED_STEP
+            return Verdict.SAME if (gap or torn) and not (falls or (ter and end)) else Verdict.OTHER
         named = self.entry.format != "PDB" and residues.segment[first] != ""
         excess = 0.0 if falls else CA_STEP * missing
         return Verdict.UNCLEAR if distance > FARTHEST_NEIGHBOURS + excess and not named else Verdict.SAME

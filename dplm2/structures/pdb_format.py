@@ -25,8 +25,8 @@ RESOLUTION = re.compile(rb"^REMARK   2 RESOLUTION\.\s+(\d+\.?\d*)\s+ANGSTROM", r
 FIRST_RELEASE = re.compile(rb"^REVDAT   1.{3}(\d\d)-([A-Z]{3})-(\d\d)", re.M)
 ASSEMBLY = re.compile(rb"^REMARK 350 (?:AUTHOR|SOFTWARE) DETERMINED .*?: +(\S+)", re.M)
 METHOD = re.compile(rb"^EXPDTA.{4}(.*)$", re.M)
-# Serial numbers of six digits begin in column 6 ("ATOM 100000"): the record's name is four letters, then.
-ATOM_RECORDS = (b"ATOM", b"HETATM")
+# Serial numbers of six digits begin in column 6, right behind the blank ("ATOM 100000").
+ATOM_RECORDS = (b"ATOM ", b"HETATM")
 MOLECULE_ENDS = (b"TER", b"END")
 LONG_NAMES = FORCE_FIELD_NAMES.keys() | STANDARD.keys()
 # Columns (from 0) of the tens digit of a serial number that grew by one to the right, and of the points of x, y and z.
@@ -193,7 +193,14 @@ def _segments(
     between = np.zeros(len(changed), bool)
     for column in (number, insertion, residue, chain):
         between |= column[1:] != column[:-1]
-    return segment if (changed & ~between).sum() <= between.sum() else empty
+    if (changed & ~between).sum() > between.sum():
+        return empty
+    # Atoms that another program added, without a segment id, belong to that of their residue.
+    residue_of = np.append(0, np.cumsum(between))
+    filled, first = np.unique(residue_of[segment != ""], return_index=True)
+    own = np.full(residue_of[-1] + 1, "", segment.dtype)
+    own[filled] = segment[segment != ""][first]
+    return np.where(segment == "", own[residue_of], segment)
 
 
 def _refuse_broken_protein(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dplm2.structures.alternates import FARTHEST_ALTERNATE, combine
+from dplm2.structures.alternates import FARTHEST_ALTERNATE, FARTHEST_LABELLED, combine
 from dplm2.structures.atoms import Atoms, Entry
 from dplm2.structures.components import component
 from dplm2.structures.geometry import lengths
@@ -74,12 +74,11 @@ def residues_by_chain(entry: Entry) -> tuple[Runs, list[ChainResidues]]:
     of a polypeptide; where the file does not say, any amino acid may be one, ligands too.
     """
     code = _backbone_codes(entry.atoms)
-    runs = _runs(entry, code, repeats=None)
+    runs = _runs(entry, code)
     chains = _by_chain(entry, runs, code)
-    mixed = [run for chain in chains for run in chain.run[chain.mixed].tolist()]
-    if mixed:
-        # Residues of one number that follow each other atom by atom are two, not one.
-        runs = _runs(entry, code, _repeats(entry.atoms, runs, mixed))
+    if any(chain.mixed.any() for chain in chains):
+        entry, begins = _without_mixtures(entry, runs, chains)
+        runs = _runs(entry, code, begins)
         chains = _by_chain(entry, runs, code)
     return runs, chains
 
@@ -97,15 +96,26 @@ def _by_chain(entry: Entry, runs: Runs, code: np.ndarray) -> list[ChainResidues]
     return chains
 
 
-def _repeats(atoms: Atoms, runs: Runs, mixed: list[int]) -> np.ndarray:
-    """Where the first atom of a stretch comes again (atoms,), so that another residue may begin there."""
-    found = np.zeros(len(atoms), bool)
+def _without_mixtures(entry: Entry, runs: Runs, chains: list[ChainResidues]) -> tuple[Entry, np.ndarray]:
+    """The entry, and where residues begin beside the usual (atoms,), if stretches of one number hold two molecules.
+
+    Another residue may begin at the name that a stretch begins with. Where the two have labels of alternate locations,
+    these are taken as segment ids.
+    """
+    atoms = entry.atoms
+    begins, segment = np.zeros(len(atoms), bool), atoms.segment
     stops = np.append(runs.start[1:], len(atoms))
-    for run in mixed:
-        start, stop = runs.start[run], stops[run]
-        again = (atoms.name[start:stop] == atoms.name[start]) & (atoms.altloc[start:stop] == atoms.altloc[start])
-        found[start:stop] = again
-    return found
+    for chain in chains:
+        labels = set()
+        for run in chain.run[chain.mixed].tolist():
+            start, stop = runs.start[run], stops[run]
+            name, label = atoms.name[start:stop], atoms.altloc[start:stop]
+            begins[start:stop] = (name == name[0]) & (label == label[0])
+            labels |= set(label.tolist()) - {""}
+        if len(labels) > 1:
+            own = atoms.author_chain == chain.author_chain
+            segment = np.where(own, np.char.add(segment.astype(str), atoms.altloc.astype(str)), segment)
+    return replace(entry, atoms=replace(atoms, segment=segment)), begins
 
 
 def _backbone_codes(atoms: Atoms) -> np.ndarray:
@@ -115,9 +125,9 @@ def _backbone_codes(atoms: Atoms) -> np.ndarray:
     return code
 
 
-def _runs(entry: Entry, code: np.ndarray, repeats: np.ndarray | None) -> Runs:
+def _runs(entry: Entry, code: np.ndarray, begins: np.ndarray | None = None) -> Runs:
     atoms = entry.atoms
-    change = np.zeros(len(atoms), bool) if repeats is None else repeats
+    change = np.zeros(len(atoms), bool) if begins is None else begins
     change[0] = True
     for column in (atoms.author_chain, atoms.number, atoms.insertion, atoms.residue, atoms.position, atoms.hetero):
         change[1:] |= column[1:] != column[:-1]
@@ -226,12 +236,12 @@ def placed(coords: np.ndarray) -> np.ndarray:
 
 
 def _too_far_apart(atoms: Atoms, run_of_atom: np.ndarray, at: np.ndarray, slot: np.ndarray) -> np.ndarray:
-    """Atoms that stand in one residue a second time under the same alternate location, and elsewhere."""
+    """Atoms that stand in one stretch a second time, too far away for an alternate location."""
     order = np.lexsort((np.arange(len(at)), atoms.altloc[at], slot))
     before, after = at[order[:-1]], at[order[1:]]
-    same = (slot[order[:-1]] == slot[order[1:]]) & (atoms.altloc[before] == atoms.altloc[after])
-    same &= run_of_atom[before] == run_of_atom[after]
-    return after[same & (lengths(atoms.coords[after] - atoms.coords[before]) > FARTHEST_ALTERNATE)]
+    twice = (slot[order[:-1]] == slot[order[1:]]) & (run_of_atom[before] == run_of_atom[after])
+    limit = np.where(atoms.altloc[before] == atoms.altloc[after], FARTHEST_ALTERNATE, FARTHEST_LABELLED)
+    return after[twice & (lengths(atoms.coords[after] - atoms.coords[before]) > limit)]
 
 
 def _one_atom_per_slot(

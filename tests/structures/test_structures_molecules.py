@@ -187,6 +187,27 @@ def test_alternate_locations_written_one_after_another_are_one_chain():
         assert found.backbone_LAX[:, 1, 1] == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize("order", ["one after another", "by residue", "by atom"])
+def test_labels_of_alternate_locations_far_apart_are_molecules(order):
+    """Unequal occupancies, in no order of rank along the chain."""
+    one, other = (molecule(FIRST, place, ter=False, oxygen=False, altloc="AB"[place]) for place in (0, 1))
+    one = [line[:54] + f"{(0.4, 0.6)[i // 4 % 2]:6.2f}" + line[60:] for i, line in enumerate(one)]
+    other = [line[:54] + f"{(0.6, 0.4)[i // 4 % 2]:6.2f}" + line[60:] for i, line in enumerate(other)]
+    by_atom = [line for pair in zip(one, other, strict=True) for line in pair]
+    lines = {"one after another": one + other, "by residue": by_residue(one, other), "by atom": by_atom}[order]
+    assert named(lines) == {"A": FIRST, "A-2": FIRST}
+
+
+def test_atoms_without_a_segment_id_belong_to_that_of_their_residue():
+    lines = []
+    for place, segment in ((0, "PROA"), (1, "PROB")):
+        for number, line in enumerate(molecule(FIRST, place, segment=segment)):
+            lines.append(line)
+            if line != TER and number % 4 == 3:
+                lines.append(f"{line[:12]} H  {line[16:72]}    {line[76:]}")
+    assert named(lines) == {"A": FIRST, "A-2": FIRST}
+
+
 def test_models_written_into_one_chain_keep_the_first():
     draw = np.random.default_rng(0)
     lines = []
