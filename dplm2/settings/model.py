@@ -53,9 +53,9 @@ class WarmupSettings(Section):
     embedding_scaling: Literal["auto", "none", "once", "released", "released_bit"] = decides(
         "auto",
         "ESM-2's scaling of the input embeddings by the share of masks. `none`: not at all. `once`: as ESM-2 does. "
-        "`released`: twice, as the released DPLM-2 models compute it. `released_bit`: as DPLM-2 Bit computes it, of the "
-        "amino acids alone and then of both tracks. `auto`: as the source does, so that on sequences the model gives "
-        "the source's logits; `none` for scratch.",
+        "`released`: twice, as the released DPLM-2 models compute it. `released_bit`: as DPLM-2 Bit computes it, of "
+        "the amino acids alone and then of both tracks. `auto`: as the source does, so that on sequences the model "
+        "gives the source's logits; `none` for scratch.",
     )
     structure_tokens: Literal["random", "code"] = decides(
         "random",
