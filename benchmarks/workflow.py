@@ -38,10 +38,18 @@ def make_files(folder: Path, number: int, size: int) -> None:
 def dry_run(work: Path, *arguments: str) -> dict:
     """Seconds and peak memory of a dry run, and how many jobs it plans."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--dry-run", "--quiet", "rules"]
-    child = subprocess.Popen(
-        [*command, *arguments], cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        *arguments,
+        "--snakefile",
+        ROOT / "Snakefile",
+        "--dry-run",
+        "--quiet",
+        "rules",
+    ]
+    child = subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     if status:
