@@ -14,12 +14,13 @@ import pandas as pd
 import pyarrow as pa
 
 from dplm2.artifacts import RunRecord, sha256_of_file
+from dplm2.core.folders import local_folder
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import dataset_name, set_name
 from dplm2.evaluation.results import Source, describe, summary_row, write_results
 from dplm2.language.chains import Chains
 from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_entropy
-from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm, local_folder
+from dplm2.language.network import FOLDER_FILES, WEIGHTS_FILE, MultimodalEsm
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.model import DiffusionSettings
 from dplm2.tokenizer.tokens import read_tokens
@@ -70,7 +71,9 @@ def run(job: Job) -> int:
     splits = list(dict.fromkeys(table["split"].to_pylist()))
     name, model = dataset_name(job.tokens), job.name or Path(job.model).name
     summary, details = [], []
-    inputs = {label: sha256_of_file(local_folder(folder) / WEIGHTS_FILE) for label, folder in networks.items()}
+    inputs = {
+        label: sha256_of_file(local_folder(folder, FOLDER_FILES) / WEIGHTS_FILE) for label, folder in networks.items()
+    }
     record = RunRecord(f"evaluate {TASK}", {"split": job.split, "seed": job.seed}, inputs, job.device)
     for label, folder in networks.items():
         network = MultimodalEsm.from_pretrained(folder, job.device)

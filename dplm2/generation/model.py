@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from dplm2.artifacts import fingerprint, sha256_of_file
+from dplm2.core.folders import local_folder
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.generation import inputs, tasks
 from dplm2.generation.samples import Sample
 from dplm2.generation.selection import log_likelihoods
 from dplm2.language.denoising import Adjust, Sampled
-from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm, local_folder
+from dplm2.language.network import FOLDER_FILES, WEIGHTS_FILE, MultimodalEsm
 from dplm2.language.sampling import batches, sample, sample_seed
 from dplm2.language.schedule import sampler_settings
 from dplm2.language.vocabulary import Vocabulary
@@ -80,7 +81,7 @@ class DPLM2:
         DPLM2Error
             If it is no model of this package, or the tokenizer is not the one that the model has learned.
         """
-        folder = local_folder(source)
+        folder = local_folder(source, FOLDER_FILES)
         network = MultimodalEsm.from_pretrained(folder, device=device)
         chosen = None if tokenizer is None else StructureTokenizer.from_pretrained(tokenizer, device=device)
         return cls(network, chosen, folder)

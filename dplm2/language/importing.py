@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import EsmForMaskedLM
 
 from dplm2 import artifacts
+from dplm2.core.weights import read_weights
 from dplm2.errors import DPLM2Error
-from dplm2.language import checkpoints, heads
+from dplm2.language import heads
 from dplm2.language.network import CONFIG_FILE, WEIGHTS_FILE, EmbeddingScaling, MultimodalEsm, esm_config
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 
@@ -68,7 +69,7 @@ def import_model(
     DPLM2Error
         Names the weights that have no place, are missing, or have another shape, or the head that it has instead.
     """
-    weights = plain_weights(checkpoints.read_weights(source))
+    weights = plain_weights(read_weights(source))
     described = artifacts.read_json(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
     unread = {name: weights.pop(name) for name in (_POSITIONS,) if name in weights}
     kind = _kind_of(weights, described, structure_head, str(source))

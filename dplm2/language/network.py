@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +22,7 @@ from transformers import EsmConfig, EsmForMaskedLM
 from transformers.utils import logging
 
 from dplm2.artifacts import atomic_path, write_json, write_text
+from dplm2.core.folders import local_folder
 from dplm2.errors import DPLM2Error
 from dplm2.language import attention, heads, layers
 from dplm2.language.heads.output import features
@@ -31,6 +30,7 @@ from dplm2.language.vocabulary import SEQUENCE_IDS, TRACKS, Track, Vocabulary
 
 EmbeddingScaling = Literal["none", "once", "released", "released_bit"]
 EMBEDDING_SCALINGS: tuple[EmbeddingScaling, ...] = get_args(EmbeddingScaling)
+FOLDER_FILES = ("*.json", "*.safetensors", "*.txt", "*.bin")  # of a repository on the hub
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocab.txt"
 # ESM-2 was pre-trained with 15 % of the tokens selected and 80 % of those masked.
 _UNMASKED_IN_PRETRAINING = 1 - 0.15 * 0.8
@@ -361,7 +361,7 @@ class MultimodalEsm(nn.Module):
         DPLM2Error
             If it is not a folder of this package, or weights are missing, left over or of another shape.
         """
-        folder = local_folder(source)
+        folder = local_folder(source, FOLDER_FILES)
         config = read_config(folder)
         described: Mapping | None = config.get("dplm2")
         if described is None:
@@ -394,23 +394,6 @@ def _esm_scale(masked_BT: Tensor, counted_BT: Tensor) -> Tensor:
     """ESM-2's scale (B, 1) of unmasked input, by the share of masks among the tokens that count."""
     share_B = masked_BT.sum(-1, keepdim=True) / counted_BT.sum(-1, keepdim=True).clamp(min=1)
     return _UNMASKED_IN_PRETRAINING / (1 - share_B)
-
-
-def local_folder(source: str | os.PathLike) -> Path:
-    """``source`` itself if it is a folder, else the local copy of the hub repository of that name.
-
-    Raises
-    ------
-    DPLM2Error
-        If it is neither.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.bin"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DPLM2Error(f"{source}: neither a folder nor a Hugging Face repository within reach ({reason})") from error
 
 
 @contextlib.contextmanager

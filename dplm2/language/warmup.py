@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import EsmForMaskedLM
 
+from dplm2.core.folders import local_folder
+from dplm2.core.weights import read_pickled
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.language import checkpoints, heads
-from dplm2.language.network import MultimodalEsm, esm_config, load_masked_lm, local_folder, read_config
+from dplm2.language import heads
+from dplm2.language.network import FOLDER_FILES, MultimodalEsm, esm_config, load_masked_lm, read_config
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 from dplm2.settings.model import NetworkSettings
 
@@ -94,10 +96,10 @@ def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
         If it is none of these.
     """
     if source.endswith(".pt"):
-        return _from_fair_esm(checkpoints.read_pickled(source), source)
+        return _from_fair_esm(read_pickled(source), source)
     if _FAIR_ESM.fullmatch(source) and not Path(source).is_dir():
         return _from_fair_esm(_download(source), source)
-    folder = local_folder(source)
+    folder = local_folder(source, FOLDER_FILES)
     config = read_config(folder)
     description = config.get("dplm2")
     if description and description["codebook_size"]:
@@ -127,7 +129,7 @@ def _download(name: str) -> dict:
             torch.hub.download_url_to_file(url, str(path), progress=False)
         except OSError as error:
             raise DPLM2Error(f"{name}: cannot be fetched from {url} ({error})") from error
-    return checkpoints.read_pickled(path)
+    return read_pickled(path)
 
 
 def _from_fair_esm(content: dict, source: str) -> EsmForMaskedLM:

@@ -4,7 +4,6 @@ Every key of a checkpoint is either given a place under our names or dropped by 
 it without ever using it; a key that is neither is refused, and so is a missing one.
 """
 
-import argparse
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,11 +12,10 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dplm2.artifacts import RunRecord, sha256_of_file
+from dplm2.core.weights import read_weights
 from dplm2.errors import DPLM2Error
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.decoder_names import from_official
@@ -137,7 +135,7 @@ def import_tokenizer(
     weights_file, config_file = find_checkpoint(Path(source))
     config_file = Path(model_config) if model_config is not None else config_file
     given = read_official_config(config_file) if config_file else {}
-    weights = read_weights(weights_file)
+    weights = read_plain_weights(weights_file)
     record = RunRecord("import tokenizer", {"model_config": given}, {weights_file.name: sha256_of_file(weights_file)})
     tokenizer = tokenizer_of(weights, given)
     tokenizer.save_pretrained(destination)
@@ -202,7 +200,9 @@ def load_encoder_weights(encoder: Encoder, path: str | os.PathLike) -> None:
     DPLM2Error
         If the file holds other keys or sizes.
     """
-    renamed = {modern_name(name): value for name, value in read_weights(Path(path)).items() if "version" not in name}
+    renamed = {
+        modern_name(name): value for name, value in read_plain_weights(Path(path)).items() if "version" not in name
+    }
     others = [name for name in renamed if not name.startswith(("encoder.", "decoder."))]
     if others:
         raise DPLM2Error(f"{path}: not ESM-IF1, it holds {', '.join(others[:5])}")
@@ -243,33 +243,9 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
     return weights, None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name, without what training frameworks put before the names.
-
-    Pickled code is never run: a checkpoint that holds more than tensors and plain values is refused.
-
-    Raises
-    ------
-    DPLM2Error
-        If the file cannot be read in this way.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever a broken file makes it raise
-        if not isinstance(error, OSError | SafetensorError | RuntimeError | ValueError | KeyError | EOFError):
-            error_name = type(error).__name__
-            raise DPLM2Error(f"{path}: not a checkpoint of plain tensors ({error_name}: {str(error)[:300]})") from error
-        raise DPLM2Error(f"{path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise DPLM2Error(f"{path}: holds no tensors")
+def read_plain_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint by name, without what training frameworks put before the names; see `read_weights`."""
+    tensors = read_weights(path)
     for wrapper in WRAPPERS:
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}

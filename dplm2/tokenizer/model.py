@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dplm2.artifacts import atomic_path, read_json, write_json
 from dplm2.core.batching import by_length
+from dplm2.core.folders import local_folder
 from dplm2.errors import DPLM2Error
 from dplm2.memory import Result, halving
 from dplm2.settings.fields import plain
@@ -293,7 +294,7 @@ class StructureTokenizer(nn.Module):
         DPLM2Error
             If there is no tokenizer, or its weights do not fit its configuration.
         """
-        folder = local_folder(source)
+        folder = local_folder(source, (CONFIG_FILE, WEIGHTS_FILE))
         config = read_json(folder / CONFIG_FILE)
         if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
             raise DPLM2Error(
@@ -340,19 +341,3 @@ def as_backbone(backbone: np.ndarray) -> np.ndarray:
     if values.ndim != 3 or values.shape[1] < 3 or values.shape[2] != 3:
         raise DPLM2Error(f"a backbone has the shape (residues, 3 or 4 atoms, 3), not {values.shape}")
     return values
-
-
-def local_folder(source: str | os.PathLike) -> Path:
-    """The folder itself, or where the hub's repository of that name lies on this machine."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if str(source).count("/") != 1 or str(source).startswith((".", "/")):
-        raise DPLM2Error(f"{source}: no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
-        raise DPLM2Error(f"{source}: neither a folder nor a repository that the Hugging Face hub gives") from error

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dplm2.cli import main
+from dplm2.core.weights import read_weights
 from dplm2.errors import DPLM2Error
-from dplm2.language import checkpoints, importing
+from dplm2.language import importing
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 
@@ -109,7 +110,7 @@ def test_a_checkpoint_that_would_run_something_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "evil": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(DPLM2Error, match="without running"):
-        checkpoints.read_weights(tmp_path / "evil.ckpt")
+        read_weights(tmp_path / "evil.ckpt")
     assert not (tmp_path / "was-run").exists()
 
 
@@ -218,5 +219,5 @@ def test_what_their_program_cannot_compute_is_not_exported(small_network, tmp_pa
 
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(DPLM2Error, match="none of model.safetensors"):
-        checkpoints.read_weights(tmp_path)
+        read_weights(tmp_path)
     assert Vocabulary.of_size(8229) == Vocabulary()

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ def read_pickled(path: str | os.PathLike) -> dict:
 
 
 def read_weights(source: Path) -> dict[str, Tensor]:
-    """The tensors of a Hugging Face folder (one file or several) or of a Lightning checkpoint, under their own names.
+    """The tensors of a Hugging Face folder (one file or several) or of a checkpoint file, under their own names.
 
     Raises
     ------
@@ -70,12 +71,15 @@ def read_weights(source: Path) -> dict[str, Tensor]:
     """
     if not source.is_dir():
         content = read_pickled(source) if source.suffix != ".safetensors" else _read_safetensors(source)
-        weights = content.get("state_dict", content)
+        for key in ("state_dict", "model"):
+            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+                content = content[key]
+        weights = content if isinstance(content, Mapping) else {}
     else:
         weights = {}
         for part in _parts(source):
             weights |= _read_safetensors(part) if part.suffix == ".safetensors" else read_pickled(part)
-    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    weights = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
     if not weights:
         raise DPLM2Error(f"{source}: holds no weights")
     return weights
