@@ -134,24 +134,3 @@ def test_wrong_input_is_named(small_tokenizer, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(DPLM2Error, match="not the weights of this tokenizer"):
         StructureTokenizer.from_pretrained(tmp_path)
-
-
-def test_settings_are_those_of_the_schema():
-    import dataclasses
-
-    from dplm2 import config
-    from dplm2.tokenizer import settings
-
-    properties = config.schema("tokenizer")["properties"]
-    for name, section in [
-        ("encoder", settings.EncoderSettings),
-        ("quantizer", settings.QuantizerSettings),
-        ("decoder", settings.DecoderSettings),
-        ("loss", settings.LossSettings),
-        ("tokenization", settings.TokenizationSettings),
-    ]:
-        assert {field.name for field in dataclasses.fields(section)} == set(properties[name]["properties"])
-    assert {field.name for field in dataclasses.fields(settings.TokenizerSettings)} == set(properties)
-    assert not list(config.problems_of({"datasets": ["demo"]}, "tokenizer"))
-    assert not list(config.problems_of({"pretrained": "folder"}, "tokenizer"))
-    assert list(config.problems_of({"encoder": {"layer": 2}}, "tokenizer"))
