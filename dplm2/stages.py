@@ -16,7 +16,7 @@ from dplm2.core.layout import WEIGHTS_FILE, Layout
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.resources import Need, needs
 from dplm2.settings import Configuration, Section, deciding, load, operating
-from dplm2.settings.fields import FileReference, fields_read, files_named
+from dplm2.settings.fields import FileReference, fields_read, files_named, meaning_of
 from dplm2.settings.files import WEIGHTS
 from dplm2.settings.loading import STAGE
 
@@ -80,6 +80,8 @@ class Plan:
     ----------
     configuration
         As Snakemake read it.
+    files
+        The files that it was read from.
 
     Raises
     ------
@@ -88,8 +90,8 @@ class Plan:
         run works without data.
     """
 
-    def __init__(self, configuration: Mapping[str, Any]) -> None:
-        self.settings: Configuration = load(configuration)
+    def __init__(self, configuration: Mapping[str, Any], files: Iterable[str | Path] = ()) -> None:
+        self.settings: Configuration = load(configuration, [Path(file).parent for file in files])
         open_questions = list(self.settings.missing_for_a_run())
         if open_questions:
             raise ConfigError("the configuration is wrong:\n  " + "\n  ".join(open_questions))
@@ -185,7 +187,7 @@ class Plan:
         entry = self.entry(stage.kind, name)
         found = {}
         for part, section in self._parts(stage, entry):
-            for reference in self._references(part, section, task or stage.reader):
+            for reference in self._references(entry, part, section, task or stage.reader):
                 if self.made_here(reference.path) is None:
                     found.setdefault(reference.place, []).append(self.identity(reference.path, reference.meaning.files))
         if stage.kind == "generation":
@@ -247,9 +249,11 @@ class Plan:
             yield part, getattr(entry, part)
 
     @staticmethod
-    def _references(part: str | None, section: Any, reader: str | None) -> Iterator[FileReference]:
-        if isinstance(section, Section):
-            yield from files_named(section, reader, part or "")
+    def _references(entry: Section, part: str | None, value: Any, reader: str | None) -> Iterator[FileReference]:
+        if isinstance(value, Section):
+            yield from files_named(value, reader, part or "")
+        elif part is not None and value is not None:
+            yield FileReference(part, value, meaning_of(type(entry).model_fields[part]))
 
     def _motif_references(self, name: str) -> list[str]:
         """The structure files that a task's motif problems take their motifs from."""

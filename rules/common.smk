@@ -12,7 +12,7 @@ from dplm2.stages import Plan
 
 let_jobs_stop_first()
 try:
-    PLAN = Plan(config)
+    PLAN = Plan(config, workflow.configfiles)
 except DPLM2Error as error:
     raise WorkflowError(str(error)) from None
 SETTINGS, LAYOUT = PLAN.settings, PLAN.layout

@@ -14,6 +14,7 @@ from dplm2.evaluation import alignment
 from dplm2.evaluation.lddt import lddt_ca_scores
 from dplm2.evaluation.superposition import pad, rmsd
 from dplm2.evaluation.tm_score import tm_scores
+from dplm2.geometry.backbone import observed_residues
 from dplm2.tokenizer.model import length_buckets
 
 N, CA, C = 0, 1, 2
@@ -73,8 +74,8 @@ def released_tm_scores(predictions: Sequence[np.ndarray], references: Sequence[n
     """`dplm2.evaluation.alignment.tm_score_released` of each pair, over residues whose C-alpha the reference has."""
     scores = np.full(len(predictions), np.nan)
     for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        there = np.isfinite(np.asarray(reference)[:, : C + 1]).all((1, 2))
-        there &= np.isfinite(np.asarray(prediction)[:, : C + 1]).all((1, 2))
+        there = observed_residues(reference)
+        there &= observed_residues(prediction)
         if there.sum() >= 3:
             scores[row] = alignment.tm_score_released(prediction[there], reference[there])
     return scores

@@ -10,10 +10,10 @@ from transformers import EsmConfig, EsmForProteinFolding
 from transformers.models.esm.openfold_utils import residue_constants
 
 from dplm2.artifacts import fingerprint, sha256_of_file
+from dplm2.core.batching import by_length
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.folding import Folded
 from dplm2.settings.evaluation import EsmfoldSettings
-from dplm2.tokenizer.model import length_buckets
 
 LONG_CHAIN, LONG_CHAIN_CHUNK = 512, 64
 BACKBONE_ATOMS = slice(0, 4)  # of the 14 atom positions of a residue: N, CA, C, O
@@ -52,7 +52,7 @@ class Esmfold:
 
     def batches(self, sequences: Sequence[str]) -> Iterable[list[str]]:
         """Groups of similar length within the budget of residues."""
-        groups = length_buckets([len(sequence) for sequence in sequences], self.settings.residues_per_batch)
+        groups = by_length([len(sequence) for sequence in sequences], self.settings.residues_per_batch)
         return ([sequences[index] for index in group] for group in groups)
 
     @torch.inference_mode()

@@ -15,11 +15,12 @@ from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.results import Source, describe, summarize, summary_row, write_results
 from dplm2.evaluation.secondary_structure import FRACTIONS, secondary_structure_fractions
+from dplm2.geometry.backbone import observed_residues
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.fields import plain
 from dplm2.structures import store
 from dplm2.tokenizer.model import StructureTokenizer
-from dplm2.tokenizer.tokens import observed_of, read_tokens
+from dplm2.tokenizer.tokens import read_tokens
 
 TASK = "reconstruction"
 NATIVE = "native_"
@@ -88,7 +89,7 @@ def run(job: Job) -> int:
     # What the chains themselves are made of: designs are compared with it.
     composition = [secondary_structure_fractions(backbones[i]) for i in chosen]
     metrics = pd.concat([metrics, pd.DataFrame(composition).add_prefix(NATIVE)], axis=1)
-    observed = [observed_of(backbones[i]) for i in chosen]
+    observed = [observed_residues(backbones[i]) for i in chosen]
     summary = _summary(job, model, metrics, tokens, observed, tokenizer.codebook_size)
     suffix = _suffix(job)
     renamed = metrics.rename(columns={name: name + suffix for name in COLUMNS})

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from dplm2.core.batching import by_length
 from dplm2.generation.model import DPLM2
 from dplm2.generation.tasks import Target
 from dplm2.language.layout import join
@@ -53,21 +54,9 @@ def embed(model: DPLM2, targets: Sequence[Target], pool: str = "mean", token_bud
 
 def _batches(targets: Sequence[Target], token_budget: int) -> Iterator[list[int]]:
     """Indices of proteins with the same tracks and about the same length, within the budget."""
-
-    def kind(index: int) -> tuple[bool, bool, int]:
-        target = targets[index]
-        return target.sequence is None, target.structure_tokens is None, target.length
-
-    batch: list[int] = []
-    for index in sorted(range(len(targets)), key=kind):
-        if batch:
-            full = (len(batch) + 1) * 2 * (targets[index].length + 2) > token_budget
-            if full or kind(index)[:2] != kind(batch[0])[:2]:
-                yield batch
-                batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    costs = [2 * (target.length + 2) for target in targets]
+    kinds = [(target.sequence is None, target.structure_tokens is None) for target in targets]
+    return by_length(costs, token_budget, kinds=kinds, longest_first=False)
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from dplm2.core.text import shown
 from dplm2.errors import DPLM2Error
 from dplm2.generation.contigs import BLANK_CHAIN, Problem, Segment, read_problems, written_chain
 from dplm2.generation.tasks import ReferenceMotif, Target
+from dplm2.geometry.backbone import observed_residues
 
 Tokenize = Callable[[list[np.ndarray]], list[np.ndarray]]
 """From backbones to structure tokens."""
@@ -87,7 +88,7 @@ def observed_tokens(backbones: Sequence[np.ndarray], tokenize: Tokenize) -> list
     """Structure tokens (L,) int64 of backbones; -1 for a residue without all of N, CA, C, which must be generated."""
     tokens = []
     for backbone, codes in zip(backbones, tokenize(list(backbones)), strict=True):
-        observed = np.isfinite(np.asarray(backbone)[:, :3]).all((1, 2))
+        observed = observed_residues(backbone)
         tokens.append(np.where(observed, codes.astype(np.int64), -1))
     return tokens
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dplm2.core.batching import by_length
 from dplm2.language import diffusion, layout
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm
@@ -139,14 +140,9 @@ def _of_task(
 
 def batches(indices: Iterable[int], costs: Sequence[int]) -> Iterator[list[int]]:
     """Batches of samples of similar cost (tokens that the network sees), few enough for a small machine."""
-    batch: list[int] = []
-    for index in sorted(indices, key=costs.__getitem__):
-        if batch and costs[index] * (len(batch) + 1) > _TOKENS_AT_ONCE:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    indices = list(indices)
+    groups = by_length([costs[index] for index in indices], _TOKENS_AT_ONCE, longest_first=False)
+    return ([indices[place] for place in group] for group in groups)
 
 
 def pooled(cross_entropies: Sequence[CrossEntropy]) -> dict[Track, tuple[float, int]]:

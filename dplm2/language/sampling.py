@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from dplm2.core.batching import by_length
 from dplm2.errors import DPLM2Error
 from dplm2.language.denoising import Adjust, Conditioning, Denoiser, Sampled, Uniforms
 from dplm2.language.layout import EDGES
@@ -53,18 +54,9 @@ def batches(conditionings: Sequence[Conditioning], token_budget: int) -> Iterato
 
     Samples of a batch have the same tracks. A sample that alone is above the budget is a batch of its own.
     """
-    order = sorted(range(len(conditionings)), key=lambda i: (conditionings[i].tracks, -conditionings[i].length))
-    batch: list[int] = []
-    for index in order:
-        if batch:
-            longest = conditionings[batch[0]]
-            full = cost(longest) * (len(batch) + 1) > token_budget
-            if full or conditionings[index].tracks != longest.tracks:
-                yield batch
-                batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    return by_length(
+        [cost(each) for each in conditionings], token_budget, kinds=[each.tracks for each in conditionings]
+    )
 
 
 def sample(

@@ -4,7 +4,6 @@ A set of any size (UniRef50 has 42 million sequences) needs the memory of one bl
 that goes on reads what it would have read.
 """
 
-import fcntl
 import logging
 import os
 from bisect import bisect_right
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from dplm2 import artifacts
 from dplm2.core.fasta import clean_sequence, has_gaps, read_records, say_gaps
+from dplm2.core.locks import locked
 from dplm2.core.text import some
 from dplm2.errors import DPLM2Error
 from dplm2.language.vocabulary import Vocabulary
@@ -135,8 +135,7 @@ class SequenceStore:
         made_of = {"format": _FORMAT, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
         folder.mkdir(parents=True, exist_ok=True)
         meta = folder / _META
-        with (folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder / "lock"):
             if not (meta.is_file() and artifacts.read_json(meta).items() >= made_of.items()):
                 meta.unlink(missing_ok=True)
                 artifacts.write_json(meta, {**made_of, "counts": cls._write(sources, folder)})

@@ -2,12 +2,12 @@
 
 import argparse
 import csv
-import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from dplm2.artifacts import RUN_FILE
+from dplm2.core.locks import is_held
 
 STAGES = ("structures", "tokenizers", "tokens", "models", "samples", "evaluation", "report")
 
@@ -38,7 +38,7 @@ def unfinished(state: Path) -> Iterator[tuple[str, str]]:
         loss = _last_loss(folder / "metrics.csv")
         if loss is not None:
             remark += f", loss {loss}"
-        yield str(folder.relative_to(state)), remark + (", running" if _is_locked(folder / "lock") else "")
+        yield str(folder.relative_to(state)), remark + (", running" if is_held(folder / "lock") else "")
 
 
 def _last_loss(path: Path) -> str | None:
@@ -48,17 +48,6 @@ def _last_loss(path: Path) -> str | None:
     except OSError:
         return None
     return f"{float(losses[-1]):.4g}" if losses else None
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open() as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:

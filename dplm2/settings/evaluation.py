@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dplm2.settings.fields import Section, decides, operates, refers
-from dplm2.settings.files import WEIGHTS
+from dplm2.settings.files import OBTAIN_ESMFOLD, OBTAIN_FOLDSEEK, WEIGHTS
 
 UNCONDITIONAL = ("co-generation", "sequence", "backbone")
 COMPARED = ("reconstruction", "co-generation", "backbone", "folding", "inverse-folding", "scaffolding")
@@ -31,6 +31,7 @@ class EsmfoldSettings(Section):
         min_length=1,
         files=WEIGHTS,
         hub=True,
+        obtain=OBTAIN_ESMFOLD,
     )
     precision: Literal["float32", "bfloat16"] = decides(
         "float32",
@@ -129,6 +130,7 @@ class FoldseekSettings(Section):
         "Foldseek database, or folder of structure files, of known structures; needed for novelty.",
         min_length=1,
         files=("*",),
+        obtain=OBTAIN_FOLDSEEK,
     )
     threads: int = operates(2, "Threads of the program.", ge=1)
 

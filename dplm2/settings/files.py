@@ -4,4 +4,9 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.ckpt", "config.json", "*.index.j
 
 OBTAIN_STRUCTURES = "put structure files there, or name what to download under 'fetch' in place of 'files'"
 OBTAIN_LIST = "write it: one name a line"
+OBTAIN_TOKENIZER = "import it with `dplm2 import tokenizer`, or name another folder"
+OBTAIN_MODEL = "import it with `dplm2 import model`, or name another folder"
+OBTAIN_ESMFOLD = "download facebook/esmfold_v1 from the Hugging Face hub into that folder, or name the hub id"
+OBTAIN_FOLDSEEK = "a Foldseek database or a folder of structures, for example of the PDB"
+OBTAIN_PROBLEMS = "motif problems are YAML files; config/motifs holds the paper's"
 OBTAIN_ESM_IF1 = "download esm_if1_gvp4_t16_142M_UR50.pt, the ESM-IF1 weights of fair-esm, to that place"

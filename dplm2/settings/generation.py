@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from dplm2.settings.fields import Section, Text, decides, fields_read, meaning_of, operates, plain, refers, text_like
+from dplm2.settings.files import OBTAIN_PROBLEMS
 
 Task = Literal["co-generation", "sequence", "backbone", "folding", "inverse-folding", "scaffolding", "infilling"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -122,6 +123,7 @@ class GenerationSettings(Section):
         "structure_token; empty where something is to be generated).",
         readers=("scaffolding", "infilling"),
         files=("*.yaml", "*.yml", "*.csv", "*.parquet"),
+        obtain=OBTAIN_PROBLEMS,
     )
     references: str | None = refers(
         None,

@@ -13,19 +13,26 @@ from dplm2.settings.fields import validated
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 40
+BASE = "base"  # key of a file that names the one it builds on
+MAX_BASES = 5
+SECTIONS = ("datasets", "tokenizers", "models", "generation")  # whose entries have names
 STAGE = "stage"  # key of a text that holds what one stage reads, which was checked with the whole
 
 Source = str | os.PathLike | Mapping
 
 
-def load(source: Source | Iterable[Source]) -> Configuration:
+def load(source: Source | Iterable[Source], folders: Iterable[str | os.PathLike] = ()) -> Configuration:
     """Read and check a configuration.
 
     Parameters
     ----------
     source
-        Path of a YAML or JSON file, or a JSON text (it starts with ``{``), or a mapping; or several, each laid over
-        the one before: mappings are merged key by key, any other value replaces. Sections may be left out.
+        Path of a YAML or JSON file, or a JSON text (it starts with ``{``), or a mapping; or several, later ones
+        overriding the ones before: mappings are merged key by key, any other value replaces. Sections may be left
+        out. A file may name another one that it builds on (``base: other.yaml``); ``null`` in place of a dataset,
+        tokenizer, model or task removes it.
+    folders
+        Where to look for the base of a mapping: the folders of the files that it was read from.
 
     Raises
     ------
@@ -35,7 +42,10 @@ def load(source: Source | Iterable[Source]) -> Configuration:
     sources = [source] if isinstance(source, str | os.PathLike | Mapping) else list(source)
     given: dict = {}
     for each in sources:
-        given = merged(given, read(each))
+        given = merged(given, read(each, folders))
+    for kind in SECTIONS:
+        if isinstance(given.get(kind), Mapping):
+            given[kind] = {name: entry for name, entry in given[kind].items() if entry is not None}
     stage = given.pop(STAGE, None)
     return validated(Configuration, given, lenient=stage is not None)
 
@@ -49,15 +59,30 @@ def merged(lower: Mapping, upper: Mapping) -> dict:
     return result
 
 
-def read(source: Source) -> dict:
-    """The mapping that a file or a text holds, unchecked but bounded in size and depth."""
+def read(source: Source, folders: Iterable[str | os.PathLike] = (), depth: int = 0) -> dict:
+    """The mapping that a file or a text holds, with what it builds on; unchecked but bounded in size and depth."""
+    folders = [*map(Path, folders)]
     if isinstance(source, Mapping):
-        return dict(source)
-    text, name = str(source), "the configuration given in place"
-    if not text.lstrip().startswith("{"):
-        name = text
-        text = _text_of(Path(text))
-    return parse_yaml(text, name)
+        given = dict(source)
+    elif str(source).lstrip().startswith("{"):
+        given = parse_yaml(str(source), "the configuration given in place")
+    else:
+        folders = [Path(source).parent]
+        given = parse_yaml(_text_of(Path(source)), str(source))
+    base = given.pop(BASE, None)
+    if base is None:
+        return given
+    if depth == MAX_BASES:
+        raise ConfigError(f"{BASE}: more than {MAX_BASES} files build on one another")
+    return merged(read(_base_file(base, folders), depth=depth + 1), given)
+
+
+def _base_file(base: Any, folders: list[Path]) -> Path:
+    """Where the file that another one builds on lies: beside it, or in the working directory."""
+    for folder in [*folders, Path()]:
+        if isinstance(base, str) and (folder / base).is_file():
+            return folder / base
+    raise ConfigError(f"{BASE}: {base!r}: no such file")
 
 
 def _text_of(path: Path) -> str:

@@ -22,7 +22,9 @@ INTRODUCTION = """\
 This page is generated from the settings that every run is checked against (`python -m dplm2.settings.manual >
 config/README.md`; `--schema` prints the JSON Schema, for editors). An unknown key, a wrong type or an impossible value
 stops a run before any job, with the key's path and what is allowed. `config.yaml` at the top of the repository is the
-demo; `--configfile FILE` replaces it, `--config key=value` changes a key of it.
+demo; `--configfile FILE` replaces it, `--config key=value` changes a key of it. Several files are merged, later ones
+override earlier ones; a file can name the one it builds on (`base: config/paper.yaml`), and `null` in place of a
+dataset, tokenizer, model or task removes it.
 
 The column *effect* says what a change of the key makes run again: **decides** the stages whose results it can alter,
 **operates** nothing (how the work is done), **refers** the stages that read what it names, if the content differs.

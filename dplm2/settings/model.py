@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from dplm2.settings.fields import Section, decides, operates, refers, section
-from dplm2.settings.files import WEIGHTS
+from dplm2.settings.files import OBTAIN_MODEL, WEIGHTS
 from dplm2.settings.training import TrainingSettings
 
 SCRATCH = "scratch"
@@ -232,6 +232,7 @@ class ModelSettings(Section):
         min_length=1,
         files=WEIGHTS,
         hub=True,
+        obtain=OBTAIN_MODEL,
     )
     network: NetworkSettings | None = decides(
         None,

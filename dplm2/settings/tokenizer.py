@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dplm2.settings.fields import Section, decides, operates, refers, section
-from dplm2.settings.files import OBTAIN_ESM_IF1, WEIGHTS
+from dplm2.settings.files import OBTAIN_ESM_IF1, OBTAIN_TOKENIZER, WEIGHTS
 from dplm2.settings.training import TrainingSettings
 
 
@@ -320,6 +320,7 @@ class TokenizerSettings(Section):
         min_length=1,
         files=WEIGHTS,
         hub=True,
+        obtain=OBTAIN_TOKENIZER,
     )
     initial: str | None = refers(
         None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dplm2.geometry.backbone import observed_residues
 from dplm2.settings.dataset import DatasetSettings, Filters
 from dplm2.structures.atoms import Entry
 from dplm2.structures.gaps import lay_out
@@ -40,7 +41,7 @@ class Chain:
     @property
     def observed_L(self) -> np.ndarray:
         """Which residues have N, CA and C."""
-        return np.isfinite(self.backbone_LAX[:, :3]).all((1, 2))
+        return observed_residues(self.backbone_LAX)
 
     def cut(self, start: int, stop: int) -> None:
         """Keep the residues from ``start`` up to ``stop``."""

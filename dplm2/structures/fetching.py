@@ -5,7 +5,6 @@ file is checked by reading it, and written under its name only then.
 """
 
 import concurrent.futures
-import fcntl
 import http.client
 import json
 import threading
@@ -20,6 +19,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from dplm2.artifacts import atomic_path, sha256_of_file
+from dplm2.core.locks import locked
 from dplm2.structures.atoms import UnreadableError
 from dplm2.structures.manifest import SourceFile
 from dplm2.structures.reading import MEBIBYTE, default_reading, is_archive, parse
@@ -130,8 +130,7 @@ def _read_list(folder: Path) -> dict[str, tuple[str, ...]]:
 
 def _record(folder: Path, name: str, row: tuple[str, ...]) -> None:
     """Set down one file at once, so that it counts whatever happens next; other processes may do the same."""
-    with (folder / LIST_FILE).open("a", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with locked(folder / f".{LIST_FILE}.lock"), (folder / LIST_FILE).open("a", encoding="utf-8") as stream:
         stream.write(("" if stream.seek(0, 2) else LIST_HEADER) + "\t".join((name, *row)) + "\n")
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dplm2.geometry.backbone import observed_residues
 from dplm2.tokenizer import frames
 from dplm2.tokenizer.structure_module import compose_along
 
@@ -43,7 +44,7 @@ def bridge_gaps(backbone: np.ndarray) -> np.ndarray:
         The same, where missing residues between observed ones have N, CA and C; at the ends of the chain they stay
         missing. A gap that is too wide for its residues is bridged as far as they reach.
     """
-    observed = np.isfinite(backbone[:, :3]).all((1, 2))
+    observed = observed_residues(backbone)
     known = np.flatnonzero(observed)
     before = known[:-1][np.diff(known) > 1]
     if len(before) == 0:

@@ -16,12 +16,10 @@ zero: the tokens trained on would not be those of the tokenizer that is saved.
 Shapes: N residues of all chains one after another, L residues of a chain, D width.
 """
 
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +27,12 @@ import torch
 from torch import Tensor
 
 from dplm2.artifacts import fingerprint, read_json, write_json
+from dplm2.core.batching import by_length
+from dplm2.core.locks import locked
 from dplm2.errors import DPLM2Error
 from dplm2.settings import deciding
 from dplm2.tokenizer.encoder import Encoder
-from dplm2.tokenizer.model import length_buckets, pad_backbones
+from dplm2.tokenizer.model import pad_backbones
 
 FEATURES_FILE, PROGRESS_FILE = "features.npy", "progress.json"
 RESIDUES_PER_BATCH = 2000
@@ -91,8 +91,8 @@ def cached_features(
     lengths = [len(backbone) for backbone in backbones]
     folder = folder / fingerprint([_encoder_digest(encoder), _chains_digest(backbones), RESIDUES_PER_BATCH])
     shape = sum(lengths), encoder.settings.width
-    with _held(folder):
-        groups = list(length_buckets(lengths, RESIDUES_PER_BATCH))
+    with locked(folder / "lock"):
+        groups = list(by_length(lengths, RESIDUES_PER_BATCH))
         done = _groups_done(folder)
         if done < len(groups):
             _compute(encoder, backbones, groups, done, folder, shape, log)
@@ -144,14 +144,6 @@ def _groups_done(folder: Path) -> int:
     if not (folder / PROGRESS_FILE).exists() or not (folder / FEATURES_FILE).exists():
         return 0
     return read_json(folder / PROGRESS_FILE)["groups"]
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _encoder_digest(encoder: Encoder) -> str:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dplm2.artifacts import atomic_path, read_json, write_json
+from dplm2.core.batching import by_length
 from dplm2.errors import DPLM2Error
 from dplm2.memory import Result, halving
 from dplm2.settings.fields import plain
@@ -54,30 +55,6 @@ class Decoded(NamedTuple):
 
     backbone: np.ndarray
     plddt: np.ndarray | None
-
-
-def length_buckets(lengths: Sequence[int], token_budget: int, pair_budget: int | None = None) -> Iterator[list[int]]:
-    """Group chains of similar length, longest first, so that no padded group exceeds the budgets.
-
-    Parameters
-    ----------
-    lengths
-        Residues of each chain.
-    token_budget
-        Residues of a group, padding counted; a chain that is longer goes alone.
-    pair_budget
-        Pairs of residues of a group, likewise. None: any number.
-    """
-    group: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if group:
-            longest, chains = lengths[group[0]], len(group) + 1
-            if longest * chains > token_budget or (pair_budget is not None and longest**2 * chains > pair_budget):
-                yield group
-                group = []
-        group.append(index)
-    if group:
-        yield group
 
 
 def pad_backbones(backbones: Sequence[np.ndarray], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
@@ -212,7 +189,7 @@ class StructureTokenizer(nn.Module):
             batch = pad_backbones([chains[index] for index in group], self.device)
             return self.quantizer.indices(self.values(*batch, products_in), batch[1]).cpu().numpy()
 
-        groups = length_buckets([len(chain) for chain in chains], token_budget)
+        groups = by_length([len(chain) for chain in chains], token_budget)
         for group, indices in _halving((group for group in groups if len(chains[group[0]])), work, chains):
             for row, index in enumerate(group):
                 tokens[index][:] = indices[row, : len(chains[index])]
@@ -262,7 +239,7 @@ class StructureTokenizer(nn.Module):
 
     def decoding_groups(self, lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
         """Which chains of these lengths are best decoded together."""
-        return length_buckets(lengths, token_budget, PAIRS_AT_ONCE.get(self.device.type))
+        return by_length(lengths, token_budget, PAIRS_AT_ONCE.get(self.device.type))
 
     def _as_tokens(self, tokens) -> np.ndarray:
         values = np.asarray(tokens)

@@ -5,10 +5,9 @@ and tokenizer is kept, and inside a shard the chains that are done are set down 
 the same files share them.
 """
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dplm2.artifacts import atomic_path, sha256_of_file
+from dplm2.core.batching import by_length
+from dplm2.core.locks import HeldError, locked
 from dplm2.errors import DPLM2Error
+from dplm2.geometry.backbone import observed_residues
 from dplm2.settings.tokenizer import TokenizationSettings
 from dplm2.structures.store import SELECTION_FILE, backbones, part_files, shards_selected
-from dplm2.tokenizer.model import Decoded, StructureTokenizer, length_buckets
+from dplm2.tokenizer.model import Decoded, StructureTokenizer
 
 SCHEMA = pa.schema(
     [
@@ -98,11 +100,10 @@ def encode_parts(
 @contextmanager
 def _claimed(out: Path, wait: bool) -> Iterator[bool]:
     path = out.with_name(f".{out.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+            stack.enter_context(locked(path, None if wait else 0))
+        except HeldError:
             yield False
             return
         try:
@@ -180,10 +181,10 @@ def _encode_chains(
     total, finished, start = sum(lengths), 0, time.monotonic()
     noted = start
     with tqdm(total=total, unit="residue", unit_scale=True, desc=name, disable=None) as bar:
-        for group in length_buckets(lengths, settings.token_budget):
+        for group in by_length(lengths, settings.token_budget):
             tokens = tokenizer.encode([chains[index] for index in group], settings.token_budget, settings.precision)
             for index, values in zip(group, tokens, strict=True):
-                done[names[index]] = values, observed_of(chains[index])
+                done[names[index]] = values, observed_residues(chains[index])
             step = sum(lengths[index] for index in group)
             finished += step
             bar.update(step)
@@ -195,11 +196,6 @@ def _encode_chains(
                 noted = now
     if total:
         log(f"{name}: {len(chains)} chains, {total} residues, {total / (time.monotonic() - start):.0f} residues/s")
-
-
-def observed_of(backbone: np.ndarray) -> np.ndarray:
-    """Which residues of a backbone (L, 3 or 4, 3) have N, CA and C: the ones whose token means something."""
-    return np.isfinite(backbone[:, :3]).all((1, 2))
 
 
 def _origin(part: Path, tokenizer: StructureTokenizer, settings: TokenizationSettings) -> dict[str, str]:
@@ -342,7 +338,7 @@ def decode_tokens(
     names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
     tokens = [np.array(row, np.int64) for row in table["structure_tokens"].to_pylist()]
     with tqdm(total=sum(map(len, tokens)), unit="residue", unit_scale=True, desc="decode", disable=None) as bar:
-        for group in length_buckets([len(row) for row in tokens], token_budget):
+        for group in by_length([len(row) for row in tokens], token_budget):
             decoded = tokenizer.decode([tokens[index] for index in group], token_budget, precision)
             for index, chain in zip(group, decoded, strict=True):
                 yield names[index], sequences[index], chain

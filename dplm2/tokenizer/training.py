@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
 from dplm2.errors import DPLM2Error
+from dplm2.geometry.backbone import observed_residues as finite_residues
 from dplm2.settings.fields import deciding, plain
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures.store import SELECTION_FILE, read_chains
@@ -190,7 +191,7 @@ class Chains:
         self.lengths = table["length"].to_pylist()
         self.sequences = table["sequence"].to_pylist()
         backbones = [np.asarray(row, np.float32).reshape(-1, 4, 3) for row in table["backbone"].to_numpy()]
-        self.observed = [np.isfinite(backbone[:, :3]).all((1, 2)) for backbone in backbones]
+        self.observed = [finite_residues(backbone) for backbone in backbones]
         self.backbones = [bridge_gaps(backbone) for backbone in backbones] if bridged else backbones
         self.numbering = [np.asarray(row, np.int32) for row in table["residue_index"].to_numpy()]
 

@@ -8,10 +8,6 @@ moment a process is killed at, the newest checkpoint that counts is whole.
 
 import contextlib
 import errno
-import fcntl
-import os
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dplm2.artifacts import atomic_path, read_json, sha256_of_file, write_json
+from dplm2.core.locks import HeldError, locked
 from dplm2.errors import DPLM2Error
 
 FORMAT_VERSION = 1
@@ -84,12 +81,15 @@ class StateFolder:
         """
         with self.explained("create the state folder"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            stream = (self.folder / "lock").open("a+")
-        with stream:
-            self._wait_for_lock(stream)
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            stream.flush()
+        with contextlib.ExitStack() as stack:
+            try:
+                with self.explained("open the lock"):
+                    stack.enter_context(locked(self.folder / "lock", LOCK_PATIENCE_SECONDS))
+            except HeldError as error:
+                raise DPLM2Error(
+                    f"{self.label}: {error.holder} is at work on this already (it holds {self.folder / 'lock'}); "
+                    "wait for it or end it, then run again"
+                ) from None
             self._remove_leftovers()
             yield
 
@@ -100,22 +100,6 @@ class StateFolder:
         for file in self.folder.glob("step-*.safetensors"):
             if not file.with_suffix(".json").exists():
                 file.unlink(missing_ok=True)
-
-    def _wait_for_lock(self, stream: Any) -> None:
-        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    stream.seek(0)
-                    holder = stream.read().strip() or "another process"
-                    raise DPLM2Error(
-                        f"{self.label}: {holder} is at work on this already (it holds {self.folder / 'lock'}); "
-                        "wait for it or end it, then run again"
-                    ) from None
-                time.sleep(0.2)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], progress: Mapping[str, Any], keep: int) -> Path:
         """Write a checkpoint, make it the newest, and remove all but the newest ``keep``.

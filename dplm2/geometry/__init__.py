@@ -1,0 +1,1 @@
+"""Mathematics on coordinates; no files, no settings."""
