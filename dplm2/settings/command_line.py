@@ -127,17 +127,14 @@ def nested(assignments: list[str]) -> dict[str, Any]:
     ConfigError
         If an assignment has no ``=`` or its value is not YAML.
     """
-    import yaml
+    from dplm2.settings.loading import parse_value
 
     values: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: must be KEY=VALUE, for example samples=10")
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: the value is not YAML ({' '.join(str(error).split())})") from error
+        read = parse_value(value, f"--set {text[:200]}")
         place, *parents = reversed(key.strip().split("."))
         inner = values
         for part in reversed(parents):
