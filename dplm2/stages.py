@@ -16,7 +16,7 @@ from dplm2.core.layout import WEIGHTS_FILE, Layout
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.resources import Need, needs
 from dplm2.settings import Configuration, Section, deciding, load, operating
-from dplm2.settings.fields import FileReference, fields_read, files_named, meaning_of
+from dplm2.settings.fields import FileReference, fields_read, files_named, meaning_of, plain
 from dplm2.settings.files import WEIGHTS
 from dplm2.settings.loading import STAGE
 
@@ -63,7 +63,7 @@ STAGES: Mapping[str, Stage] = {
     ),
     "train_tokenizer": Stage("tokenizers", ("encoder", "quantizer", "decoder", "loss", "training", "initial")),
     "encode_tokens": Stage("tokenizers", ("tokenization",), draws=never),
-    "warm_up_model": Stage("models", ("network", "warmup")),
+    "warm_up_model": Stage("models", ("network", "structure_head", "warmup")),
     "train_model": Stage("models", ("lora", "diffusion", "training")),
     "generate": Stage("generation"),
     "evaluate_tokenizer": Stage("evaluation", reader="reconstruction"),
@@ -170,8 +170,11 @@ class Plan:
         reader = task or stage.reader or (entry.task if stage.kind == "generation" else None)
         values = {}
         for part, section in self._parts(stage, entry):
-            chosen = deciding(section, reader) if isinstance(section, Section) else None
-            values = chosen if part is None else {**values, part: chosen}
+            if isinstance(section, Section):
+                chosen = deciding(section, reader)
+                values = chosen if part is None else {**values, part: chosen}
+            elif meaning_of(type(entry).model_fields[part]).role == "decides":
+                values[part] = plain(section)
         seed = {"seed": self.settings.seed} if stage.draws(entry) else {}
         return _text({STAGE: rule, **seed, stage.kind: values if name is None else {name: values}})
 

@@ -12,7 +12,7 @@ from transformers import EsmForMaskedLM
 from dplm2.cli import main
 from dplm2.evaluation.tm_score import tm_score
 from dplm2.generation.model import DPLM2
-from dplm2.language import attention, diffusion, layout
+from dplm2.language import attention, diffusion, heads, layout
 from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings
@@ -35,11 +35,12 @@ def chains():
     return [chain + rng.normal(0, 0.1, chain.shape) for chain in backbones(table_of((18, 25, 60, 41, 140)))]
 
 
-def network_of(device, width=64):
+def network_of(device, width=64, head=heads.DEFAULT):
     torch.manual_seed(0)
     vocabulary = Vocabulary()
-    model = EsmForMaskedLM(esm_config(vocabulary.size, width, 3, 2, 2 * width))
-    return MultimodalEsm(model, vocabulary, tokenizer=SMALL_TOKENIZER).eval().to(device)
+    made = heads.make(head, vocabulary, width, (5, 4, 4))
+    model = EsmForMaskedLM(esm_config(made.table_rows, width, 3, 2, 2 * width))
+    return MultimodalEsm(model, vocabulary, tokenizer=SMALL_TOKENIZER, head=made).eval().to(device)
 
 
 def batch_of(vocabulary):
@@ -66,22 +67,29 @@ def test_lower_precision_is_near():
         assert np.abs(one.backbone - other.backbone).max() < 1.0
 
 
+@pytest.mark.parametrize("head", heads.HEADS)
 @torch.no_grad()
-def test_the_network_gives_what_it_gives_on_the_processor():
-    there, here = network_of("cpu"), network_of("cuda")
+def test_the_network_gives_what_it_gives_on_the_processor(head):
+    there, here = network_of("cpu", head=head), network_of("cuda", head=head)
     ids_BT, single_B = batch_of(there.vocabulary)
-    real_BT = ids_BT != there.vocabulary.pad
-    expected = there(ids_BT, single_B)[real_BT]
-    found = here(ids_BT.cuda(), single_B.cuda()).cpu()[real_BT]
-    assert torch.allclose(expected, found, atol=1e-4 * float(expected.abs().max()))
+    expected, found = there(ids_BT, single_B), here(ids_BT.cuda(), single_B.cuda()).cpu()
+    structure_BT = there.is_scored(ids_BT, "structure")
+    for track, chosen_BT in (("structure", structure_BT), ("sequence", there.is_scored(ids_BT, "sequence"))):
+        classes, chosen_BT = there.classes(track), chosen_BT & (ids_BT != there.vocabulary.pad)
+        one, other = (logits[chosen_BT][:, classes.start : classes.stop] for logits in (expected, found))
+        assert torch.allclose(one, other, atol=1e-4 * float(one.abs().max()))
+    hidden_ND, ids_N = there.hidden(ids_BT)[structure_BT], ids_BT[structure_BT]
+    nll_N = here.nll(hidden_ND.cuda(), ids_N.cuda(), "structure").cpu()
+    assert torch.allclose(there.nll(hidden_ND, ids_N, "structure"), nll_N, rtol=1e-4)
 
 
+@pytest.mark.parametrize("head", heads.HEADS)
 @pytest.mark.parametrize("is_compiled", [False, True])
-def test_attention_within_bounds_is_that_with_a_mask(is_compiled):
+def test_attention_within_bounds_is_that_with_a_mask(is_compiled, head):
     """Losses and gradients in bfloat16 with the kernel for segments and with a mask."""
     if not attention.takes_bounds(torch.device("cuda"), torch.bfloat16):
         pytest.skip("this version of torch has no such kernel")
-    network = network_of("cuda")
+    network = network_of("cuda", head=head)
     objective = diffusion.DiffusionObjective(network, DiffusionSettings.make())
     ids_BT, _ = batch_of(network.vocabulary)
     generator, tasks_B = torch.Generator().manual_seed(0), torch.tensor([0, 1, 2, 3])

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from dplm2.core.batching import by_length
 from dplm2.evaluation import alignment
 from dplm2.evaluation.lddt import lddt_ca_scores
 from dplm2.evaluation.superposition import pad, rmsd
 from dplm2.evaluation.tm_score import tm_scores
 from dplm2.geometry.backbone import observed_residues
-from dplm2.tokenizer.model import length_buckets
 
 N, CA, C = 0, 1, 2
 POINTS_AT_ONCE = 65536
@@ -63,7 +63,7 @@ def rmsds(
 ) -> np.ndarray:
     """RMSD after superposition of pairs of point sets (N, 3) of different sizes, over points present in both."""
     values = np.full(len(models), np.nan)
-    for batch in length_buckets([len(model) for model in models], POINTS_AT_ONCE):
+    for batch in by_length([len(model) for model in models], POINTS_AT_ONCE):
         model_BN3, in_model_BN = pad([models[pair] for pair in batch], device)
         native_BN3, in_native_BN = pad([natives[pair] for pair in batch], device)
         values[batch] = rmsd(model_BN3, native_BN3, in_model_BN & in_native_BN).cpu().numpy()

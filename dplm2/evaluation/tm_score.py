@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dplm2.core.batching import by_length
 from dplm2.evaluation.quaternion import best_rotation
 from dplm2.evaluation.superposition import move, pad, superpose
-from dplm2.tokenizer.model import length_buckets
 
 SHORTEST_FRAGMENT = 4
 SMALLEST_D0 = 0.5
@@ -221,7 +221,7 @@ def tm_scores(
         Residues that are worked on at a time, padding counted.
     """
     scores = np.full(len(models), np.nan)
-    for batch in length_buckets([len(model) for model in models], residues_per_batch):
+    for batch in by_length([len(model) for model in models], residues_per_batch):
         model_PN3, in_model_PN = pad([models[pair] for pair in batch], device)
         native_PN3, in_native_PN = pad([natives[pair] for pair in batch], device)
         lengths_P = in_native_PN.sum(-1)

@@ -175,10 +175,16 @@ class DPLM2:
         DPLM2Error
             If a chain or problem cannot be worked on; the message names it. Nothing has run then.
         """
-        resolved = GenerationSettings.make(task=task, **{key: _plain(value) for key, value in settings.items()})
+        resolved = self.settled(
+            GenerationSettings.make(task=task, **{key: _plain(value) for key, value in settings.items()})
+        )
         given = inputs.in_memory(sequences, backbones, self._tokens_of)
         requests = self.requests(resolved, seed, chains, given)
         return self.run(requests, resolved, seed, adjust=adjust, progress=progress)
+
+    def settled(self, settings: GenerationSettings) -> GenerationSettings:
+        """Settings with what they leave to the model filled in."""
+        return settings.for_head(self.network.head.sampling)
 
     def requests(
         self,

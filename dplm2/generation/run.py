@@ -83,6 +83,7 @@ def generate_folder(
     """
     out, name = Path(out), model_name or Path(model).resolve().name
     opened = DPLM2.from_pretrained(model, tokenizer, device)
+    settings = opened.settled(settings)
     record = RunRecord(f"generate {settings.task}", {**settings.described, "seed": seed}, {}, device)
     requests = opened.requests(settings, seed, chains)
     record.inputs = _inputs(opened, settings, chains)

@@ -80,12 +80,9 @@ def _score_part(network: MultimodalEsm, samples: Sequence[Sampled], masks: Seque
     half = ids_BT.shape[1] // len(tracks)
     results: list[list[np.ndarray]] = [[] for _ in samples]
     for number, track in enumerate(tracks):
-        first = vocabulary.classes(track).start
         for row, (sample, mask) in enumerate(zip(samples, masks, strict=True)):
             chosen = np.flatnonzero(mask[track] == part)
             positions = torch.from_numpy(chosen + number * half + 1).to(network.device)
-            logits_NC = network.track_logits(hidden_BTD[row, positions], track).float()
-            truth = torch.from_numpy(sample.tokens[track][chosen] - first).to(network.device)
-            scores = logits_NC.log_softmax(-1).gather(-1, truth[:, None])[:, 0]
-            results[row].append(scores.cpu().numpy())
+            truth = torch.from_numpy(sample.tokens[track][chosen]).to(network.device)
+            results[row].append(-network.nll(hidden_BTD[row, positions], truth, track).cpu().numpy())
     return [np.concatenate(scores) for scores in results]

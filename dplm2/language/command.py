@@ -24,8 +24,8 @@ IMPORT_EXAMPLE = """\
 examples:
   dplm2 import model downloads/dplm2_650m models/dplm2_650m --tokenizer tokenizers/released
   dplm2 import model last.ckpt models/mine --embedding-scaling released
-SOURCE is an official DPLM-2 or DPLM model: a Hugging Face folder, or a Lightning checkpoint (LoRA merged or not). Every
-weight gets its place, or nothing is written.
+SOURCE is an official DPLM-2, DPLM-2 Bit or DPLM model: a Hugging Face folder, or a Lightning checkpoint (LoRA merged or
+not). Every weight gets its place, or nothing is written.
 """
 EXPORT_EXAMPLE = """\
 example:
@@ -81,14 +81,21 @@ def _add_train(actions: argparse._SubParsersAction) -> None:
 
 
 def _add_import(actions: argparse._SubParsersAction) -> None:
-    parser = _add(actions, "model", "Turn an official DPLM-2 or DPLM model into one of ours.", IMPORT_EXAMPLE)
+    parser = _add(
+        actions, "model", "Turn an official DPLM-2, DPLM-2 Bit or DPLM model into one of ours.", IMPORT_EXAMPLE
+    )
     parser.add_argument("source", type=Path, help="Hugging Face folder or Lightning checkpoint")
     parser.add_argument("destination", type=Path, help="folder of the model to write")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of its structure tokenizer, to be named")
     parser.add_argument(
         "--embedding-scaling",
-        choices=["none", "once", "released"],
+        choices=["none", "once", "released", "released_bit"],
         help="default: as its config.json says; without one, as in the released models",
+    )
+    parser.add_argument(
+        "--structure-head",
+        choices=["codes", "bits"],
+        help="refuse a model of the other kind: codes (DPLM-2) or bits (DPLM-2 Bit); default: either",
     )
     parser.set_defaults(run=run_import)
 
@@ -168,9 +175,10 @@ def run_import(options: argparse.Namespace) -> None:
         tokenizer=tokenizer,
         tokenizer_fingerprint=fingerprint,
         embedding_scaling=options.embedding_scaling,
+        structure_head=options.structure_head,
     )
-    kind = "DPLM" if network.is_sequence_model else "DPLM-2"
-    print(f"{kind} model, embedding_scaling {network.embedding_scaling}: {options.destination}")
+    kind = "DPLM model" if network.is_sequence_model else f"DPLM-2 model, structure_head {network.head.name}"
+    print(f"{kind}, embedding_scaling {network.embedding_scaling}: {options.destination}")
 
 
 def run_export(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dplm2.errors import DPLM2Error
 from dplm2.language import layout
-from dplm2.language.filtering import draw, draw_gumbel, take_best
+from dplm2.language.filtering import draw, draw_gumbel, filtered_logits, take_best
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings, masked_count, masked_share
 from dplm2.language.unmasking import lowest, noised_scores
@@ -318,7 +318,7 @@ class Denoiser:
         kept_BL = score_BL.clone()
         strategy = self.settings.strategy[track.track]
         progress = torch.tensor([s / c.steps for s, c in zip(self.step, self.samples, strict=True)], device=self.device)
-        columns = len(self.vocabulary) if strategy.kind == "argmax" else len(self.classes[track.track])
+        columns = len(self.network.competing(track.track) if strategy.kind == "argmax" else self.classes[track.track])
         at_once = _LOGITS_AT_ONCE_CPU if self.device.type == "cpu" else _LOGITS_AT_ONCE_GPU
         for part in torch.arange(len(row_N), device=self.device).split(max(1, at_once // columns)):
             rows, positions = row_N[part], position_N[part]
@@ -339,22 +339,25 @@ class Denoiser:
     def _logits(
         self, track: _TrackState, rows: Tensor, positions: Tensor, hidden_BTD: Tensor, unconditional_BTD: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits (N, C) of the classes that may be generated; for argmax also the log of the weight of all classes."""
-        all_classes = self.settings.strategy[track.track].kind == "argmax"
+        """Logits (N, C) of the classes that may be generated; for argmax also the log of the weight of all classes.
+
+        The latter only where both tracks share a softmax: else an argmax competes with what passes the filter alone.
+        """
+        name = track.track
+        among_all = self.settings.strategy[name].kind == "argmax" and self.network.head.one_softmax
 
         def of(hidden_BTD: Tensor) -> Tensor:
             hidden_ND = hidden_BTD[rows, positions + track.offset]
-            if all_classes:
-                return self.network.logits(hidden_ND).float()
-            return self.network.track_logits(hidden_ND, track.track).float()
+            logits_of = self.network.logits if among_all else self.network.track_logits
+            return logits_of(hidden_ND, name).float()
 
         logits = of(hidden_BTD)
         if unconditional_BTD is not None:
             without = of(unconditional_BTD)
             logits = without + self.settings.guidance * (logits - without)
-        log_total_N = logits.logsumexp(-1) if all_classes else None
-        classes = self.classes[track.track]
-        first = 0 if all_classes else self.vocabulary.classes(track.track).start
+        log_total_N = logits.logsumexp(-1) if among_all else None
+        classes = self.classes[name]
+        first = (self.network.competing(name) if among_all else self.network.classes(name)).start
         if int(classes[-1] - classes[0]) == len(classes) - 1:  # a slice is a view, an index a copy
             start = int(classes[0]) - first
             return logits[:, start : start + len(classes)], log_total_N
@@ -374,7 +377,10 @@ class Denoiser:
         if self.settings.remasking == "kept":
             # A masked position has no class; whichever is scored in its place is not used.
             kept_N = torch.searchsorted(classes, track.ids_BL[rows, positions]).clamp_(max=len(classes) - 1)
+        nucleus = self.settings.nucleus_of(track.track)
         if strategy.kind == "argmax":
+            if log_total_N is None:
+                log_total_N = filtered_logits(logits_NC, nucleus).logsumexp(-1)
             index_N, score_N = take_best(logits_NC, log_total_N)
             kept_score_N = None if kept_N is None else logits_NC.gather(-1, kept_N[:, None])[:, 0] - log_total_N
             return index_N, score_N, kept_score_N
@@ -382,8 +388,8 @@ class Denoiser:
         temperature_N = strategy.temperature(progress_N)
         if strategy.kind == "gumbel_argmax":
             uniform = self._uniform_numbers([count * len(classes) for count in counts])
-            return draw_gumbel(logits_NC, temperature_N, self.settings.nucleus, uniform.view(-1, len(classes)), kept_N)
-        return draw(logits_NC, temperature_N, self.settings.nucleus, self._uniform_numbers(counts), kept_N)
+            return draw_gumbel(logits_NC, temperature_N, nucleus, uniform.view(-1, len(classes)), kept_N)
+        return draw(logits_NC, temperature_N, nucleus, self._uniform_numbers(counts), kept_N)
 
     def _draw_uniforms(self, wanted_BL: Tensor) -> Tensor:
         return self._uniform_numbers(wanted_BL.sum(1).tolist())

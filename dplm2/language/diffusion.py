@@ -32,6 +32,8 @@ NOISED_TRACKS: dict[Task, tuple[Track, ...]] = {
 }
 """Which tracks a task asks for; the other one is given."""
 
+_PREDICTED_AT_ONCE = 512  # positions; with 8,192 codes 16 MB of logits
+
 
 @dataclass(frozen=True)
 class Noised:
@@ -215,17 +217,15 @@ class DiffusionObjective(nn.Module):
         self, hidden_BTD: Tensor, batch: dict[str, Tensor], chosen_BT: Tensor, track: Track
     ) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood (N,) in nats and weight (N,) of the chosen positions of a track."""
-        vocabulary = self.network.vocabulary
-        structure_BT = ~vocabulary.is_sequence(batch["target_ids"])
-        of_track_BT = chosen_BT & (structure_BT if track == "structure" else ~structure_BT)
+        # What a head cannot give (an unobserved residue's token, say) is no target of it.
+        of_track_BT = chosen_BT & self.network.is_scored(batch["target_ids"], track)
         # The head runs on these positions alone: it is a third of a small network's work.
         hidden_ND, targets_N = hidden_BTD[of_track_BT], batch["target_ids"][of_track_BT]
         if self.settings.classes == "track" or self._measuring:
-            logits_NC = self.network.track_logits(hidden_ND, track)
-            targets_N = targets_N - vocabulary.classes(track).start
+            nll_N = self.network.nll(hidden_ND, targets_N, track)
         else:
-            logits_NC = self.network.logits(hidden_ND)
-        nll_N = nn.functional.cross_entropy(logits_NC.float(), targets_N, reduction="none")
+            logits_NC = self.network.logits(hidden_ND, track)
+            nll_N = nn.functional.cross_entropy(logits_NC.float(), targets_N, reduction="none")
         return nll_N, batch["weight"][of_track_BT]
 
     @torch.no_grad()
@@ -234,8 +234,8 @@ class DiffusionObjective(nn.Module):
 
         Where the first input was masked stands now the model's own prediction, and where it showed the truth stands a
         mask: the model learns to correct what it predicted. ``released`` does as the authors' code (given tracks are
-        masked too, predictions over the whole vocabulary, dropout on in the first pass); ``clean`` keeps given tracks,
-        predicts codes and amino acids only, and switches dropout off in the first pass.
+        masked too, predictions over all ids of the softmax, dropout on in the first pass); ``clean`` keeps given
+        tracks, predicts codes and amino acids only, and switches dropout off in the first pass.
         """
         vocabulary, released = self.network.vocabulary, self.settings.self_mixup == "released"
         training = self.network.training
@@ -250,10 +250,14 @@ class DiffusionObjective(nn.Module):
             mixed_BT[of_track_BT] = self._predictions(hidden_BTD[of_track_BT], track, released)
         return mixed_BT, chosen_BT
 
-    def _predictions(self, hidden_ND: Tensor, track: Track, whole_vocabulary: bool) -> Tensor:
-        if whole_vocabulary:
-            return self.network.logits(hidden_ND).argmax(-1)
-        vocabulary = self.network.vocabulary
-        first, generated = vocabulary.classes(track).start, vocabulary.generated(track)
-        logits_NC = self.network.track_logits(hidden_ND, track)[:, generated.start - first : generated.stop - first]
-        return logits_NC.argmax(-1) + generated.start
+    def _predictions(self, hidden_ND: Tensor, track: Track, all_competing: bool) -> Tensor:
+        """The most probable ids (N,), a slice of the positions at a time."""
+        network = self.network
+        allowed = network.competing(track) if all_competing else network.vocabulary.generated(track)
+        first = network.competing(track).start if all_competing else network.classes(track).start
+        columns = slice(allowed.start - first, allowed.stop - first)
+        best = []
+        for part_ND in hidden_ND.split(_PREDICTED_AT_ONCE):
+            logits_NC = network.logits(part_ND, track) if all_competing else network.track_logits(part_ND, track)
+            best.append(logits_NC[:, columns].argmax(-1) + allowed.start)
+        return torch.cat(best)

@@ -1,8 +1,10 @@
-"""The authors' DPLM-2 and DPLM models as ours, and back: every weight gets its place, or the whole is refused.
+"""The authors' DPLM-2, DPLM-2 Bit and DPLM models as ours, and back: every weight gets its place, or all are refused.
 
-Their network has ESM-2's weight names, as ours has. What differs: prefixes of their training program, LoRA weights that
-are not merged, copies of layers that peft keeps, one table of rotary frequencies per layer where we have one, and a
-table of absolute positions that is never read (kept beside the model, so that an export gives it back).
+Their network has ESM-2's weight names, as ours has. What differs: prefixes of their training program, the structure
+tokenizer that some checkpoints carry along, LoRA weights that are not merged, copies of layers that peft keeps, one
+table of rotary frequencies per layer where we have one, and a table of absolute positions that is never read (kept
+beside the model, so that an export gives it back). DPLM-2 and DPLM-2 Bit are told apart by the weights that their
+structure heads have; what the source's ``config.json`` says must agree.
 """
 
 import re
@@ -16,12 +18,16 @@ from transformers import EsmForMaskedLM
 
 from dplm2 import artifacts
 from dplm2.errors import DPLM2Error
-from dplm2.language import checkpoints
+from dplm2.language import checkpoints, heads
 from dplm2.language.network import CONFIG_FILE, WEIGHTS_FILE, EmbeddingScaling, MultimodalEsm, esm_config
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 
 _LORA_ALPHA = 32  # written into the authors' code; their rank is seen from the shapes
-_PREFIX = re.compile(r"^(?:(?:module|model|net|base_model)\.)*(?=(?:esm|lm_head)\.)")
+_OF_HEADS = [theirs for kind in heads.HEADS.values() if kind.official for theirs in kind.official.names.values()]
+_PREFIX = re.compile(
+    r"^(?:(?:module|model|net|base_model)\.)*(?=esm\.|lm_head\.|" + "|".join(map(re.escape, _OF_HEADS)) + ")"
+)
+_TOKENIZER = re.compile(r"(?:^|\.)_struct_tokenizer\.")  # rides along in Lightning checkpoints
 _LORA = re.compile(r"(.*)\.lora_([AB])\.(?:\w+\.)?weight")
 _POSITIONS = "esm.embeddings.position_embeddings.weight"
 # transformers 5 itself writes one table for all layers with a star, and normalisations under their names of old.
@@ -39,8 +45,9 @@ def import_model(
     tokenizer: str | None = None,
     tokenizer_fingerprint: str | None = None,
     embedding_scaling: EmbeddingScaling | None = None,
+    structure_head: str | None = None,
 ) -> MultimodalEsm:
-    """Read an official DPLM-2 or DPLM model and write it as a folder of ours.
+    """Read an official DPLM-2, DPLM-2 Bit or DPLM model and write it as a folder of ours.
 
     Parameters
     ----------
@@ -52,23 +59,27 @@ def import_model(
         Where its structure tokenizer lies as seen from ``destination`` (or a hub id), and which one it is.
     embedding_scaling
         By default what ``token_dropout`` in the source's ``config.json`` means (true where there is none, as in the
-        released models): twice for DPLM-2, once for DPLM.
+        released models): twice for DPLM-2 (in its own way for DPLM-2 Bit), once for DPLM.
+    structure_head
+        The head that the source must have: ``codes`` (DPLM-2) or ``bits`` (DPLM-2 Bit); either by default.
 
     Raises
     ------
     DPLM2Error
-        Names the weights that have no place, are missing, or have another shape.
+        Names the weights that have no place, are missing, or have another shape, or the head that it has instead.
     """
     weights = plain_weights(checkpoints.read_weights(source))
     described = artifacts.read_json(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
     unread = {name: weights.pop(name) for name in (_POSITIONS,) if name in weights}
+    kind = _kind_of(weights, described, structure_head, str(source))
     model = _empty_model(weights, described, str(source))
+    of_head = _take_head(weights, kind)
     _place(model, weights, str(source))
+    head = _filled_head(kind, of_head, model, str(source))
     if embedding_scaling is None:
-        twice = "once" if model.config.vocab_size == SEQUENCE_IDS else "released"
+        twice = kind.official.scaling if model.config.vocab_size == head.table_rows else "once"
         embedding_scaling = twice if described.get("token_dropout", True) else "none"
-    vocabulary = _vocabulary_of(model.config.vocab_size, str(source))
-    network = MultimodalEsm(model, vocabulary, embedding_scaling, tokenizer, tokenizer_fingerprint)
+    network = MultimodalEsm(model, head.vocabulary, embedding_scaling, tokenizer, tokenizer_fingerprint, head)
     network.save_pretrained(destination)
     if unread:
         with artifacts.atomic_path(destination / _UNREAD_FILE) as path:
@@ -87,6 +98,8 @@ def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain: dict[str, Tensor] = {}
     updates: dict[str, dict[str, Tensor]] = {}
     for name, value in weights.items():
+        if _TOKENIZER.search(name):
+            continue
         short = _PREFIX.sub("", name)
         if match := _LORA.fullmatch(short):
             updates.setdefault(f"{match[1]}.weight", {})[match[2]] = value
@@ -104,9 +117,64 @@ def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
+def _kind_of(
+    weights: Mapping[str, Tensor], described: Mapping, wanted: str | None, source: str
+) -> type[heads.StructureHead]:
+    """The head that the weights are of; it must be that of ``config.json`` and the one wanted, if any is."""
+    official = [kind for kind in heads.HEADS.values() if kind.official is not None]
+    own = [kind for kind in official if any(name.startswith(tuple(kind.official.names.values())) for name in weights)]
+    found = own[0] if own else heads.HEADS[heads.DEFAULT]
+    said = next((kind for kind in official if kind.official.kind == described.get("dplm_type")), None)
+    if said not in (None, found):
+        raise DPLM2Error(
+            f"{source}: not imported, {CONFIG_FILE} says {said.official.architecture} (structure_head {said.name}), "
+            f"but the weights are those of {found.official.architecture} (structure_head {found.name})"
+        )
+    if wanted not in (None, found.name):
+        raise DPLM2Error(
+            f"{source}: not imported, a model of structure_head {wanted} is asked for, "
+            f"but this is {found.official.architecture} (structure_head {found.name})"
+        )
+    return found
+
+
+def _take_head(weights: dict[str, Tensor], kind: type[heads.StructureHead]) -> dict[str, Tensor]:
+    """Take the head's own weights out of ``weights``; returns them under our names."""
+    taken = {}
+    for ours, theirs in kind.official.names.items():
+        for name in [name for name in weights if name.startswith(theirs)]:
+            taken[ours + name.removeprefix(theirs)] = weights.pop(name).float().contiguous()
+    return taken
+
+
+def _filled_head(
+    kind: type[heads.StructureHead], own: Mapping[str, Tensor], model: EsmForMaskedLM, source: str
+) -> heads.StructureHead:
+    """A head with its own weights; its codebook is what the weights say."""
+    rows = model.config.vocab_size
+    if own:
+        vocabulary = Vocabulary(kind.official.codes_of(own))
+        if rows != SEQUENCE_IDS:
+            raise DPLM2Error(f"{source}: {rows} ids in its embeddings; with structure_head {kind.name} {SEQUENCE_IDS}")
+    else:
+        vocabulary = Vocabulary() if rows == SEQUENCE_IDS else _vocabulary_of(rows, source)
+    head = heads.make(kind.name, vocabulary, model.config.hidden_size)
+    expected = head.state_dict()
+    unfit = sorted(
+        name
+        for name in set(own) | set(expected)
+        if name not in own or name not in expected or own[name].shape != expected[name].shape
+    )
+    if unfit:
+        raise DPLM2Error(
+            f"{source}: not imported, since weights of the structure head {kind.name} are missing, "
+            f"left over or of another shape {unfit[:5]}"
+        )
+    head.load_state_dict(own)
+    return head
+
+
 def _vocabulary_of(size: int, source: str) -> Vocabulary:
-    if size == SEQUENCE_IDS:
-        return Vocabulary()
     try:
         return Vocabulary.of_size(size)
     except DPLM2Error as error:
@@ -166,10 +234,14 @@ def export_model(folder: Path, destination: Path) -> None:
     Raises
     ------
     DPLM2Error
-        If their network cannot compute what the model computes (``embedding_scaling: once`` with structure tokens).
+        If their network cannot compute what the model computes: it has no such head, or no such scaling of embeddings
+        (``once`` with structure tokens).
     """
     network = MultimodalEsm.from_pretrained(folder)
-    twice = "once" if network.is_sequence_model else "released"
+    official = network.head.official
+    if official is None:
+        raise DPLM2Error(f"{folder}: the authors' program has no structure_head {network.head.name}")
+    twice = "once" if network.is_sequence_model else official.scaling
     if network.embedding_scaling not in ("none", twice):
         raise DPLM2Error(
             f"{folder}: embedding_scaling {network.embedding_scaling} has no counterpart in the authors' program, "
@@ -177,6 +249,7 @@ def export_model(folder: Path, destination: Path) -> None:
         )
     model = network.model
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    weights |= _official_names(network.head)
     frequencies = weights.pop(_OUR_FREQUENCIES)
     for layer in range(model.config.num_hidden_layers):
         # One copy each: a file of tensors holds none twice.
@@ -189,9 +262,18 @@ def export_model(folder: Path, destination: Path) -> None:
     config = {key: value for key, value in model.config.to_dict().items() if key != "dplm2"}
     config |= {
         "token_dropout": network.embedding_scaling != "none",
-        "dplm_type": "dplm_esm" if network.is_sequence_model else "dplm2_esm",
-        "architectures": ["EsmForDPLM" if network.is_sequence_model else "EsmForDPLM2"],
+        "dplm_type": "dplm_esm" if network.is_sequence_model else official.kind,
+        "architectures": ["EsmForDPLM" if network.is_sequence_model else official.architecture],
     }
     artifacts.write_json(destination / CONFIG_FILE, config)
-    tokens = network.vocabulary.tokens[: model.config.vocab_size]
+    tokens = network.vocabulary.tokens[: SEQUENCE_IDS if network.is_sequence_model else None]
     artifacts.write_text(destination / "vocab.txt", "\n".join(tokens) + "\n")
+
+
+def _official_names(head: heads.StructureHead) -> dict[str, Tensor]:
+    """The head's own weights under the authors' names."""
+    named = {}
+    for name, value in head.state_dict().items():
+        ours = next(ours for ours in head.official.names if name.startswith(ours))
+        named[head.official.names[ours] + name.removeprefix(ours)] = value.contiguous()
+    return named

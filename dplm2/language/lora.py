@@ -12,6 +12,8 @@ TARGETS = r".*\.(attention\.self\.(query|key|value)|attention\.output\.dense|int
 """The matrices that get an update: attention and feed-forward layers."""
 
 TRAINED_FULLY = ("lm_head.", "esm.embeddings.")
+"""What of the network is trained beside the updates; so is a structure head, which is no part of it."""
+
 _ADAPTER = "default"
 
 

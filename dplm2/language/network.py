@@ -2,7 +2,7 @@
 
 The network itself is transformers' ``EsmForMaskedLM``; this module decides what it sees: both tracks on the same
 residue positions, padding and single-modality samples by an attention mask, embeddings scaled or not (paper section
-3.1).
+3.1). How structure tokens enter and leave it is the structure head's (`dplm2.language.heads`).
 
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, V vocabulary, C classes of one track.
 """
@@ -12,26 +12,32 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EsmConfig, EsmForMaskedLM
 from transformers.utils import logging
 
 from dplm2.artifacts import atomic_path, write_json, write_text
 from dplm2.errors import DPLM2Error
-from dplm2.language import attention, layers
-from dplm2.language.vocabulary import SEQUENCE_IDS, Track, Vocabulary
+from dplm2.language import attention, heads, layers
+from dplm2.language.heads.output import features
+from dplm2.language.vocabulary import SEQUENCE_IDS, TRACKS, Track, Vocabulary
 
-EmbeddingScaling = Literal["none", "once", "released"]
+EmbeddingScaling = Literal["none", "once", "released", "released_bit"]
+EMBEDDING_SCALINGS: tuple[EmbeddingScaling, ...] = get_args(EmbeddingScaling)
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocab.txt"
 # ESM-2 was pre-trained with 15 % of the tokens selected and 80 % of those masked.
 _UNMASKED_IN_PRETRAINING = 1 - 0.15 * 0.8
 _LONGEST = 1026  # ESM-2's max_position_embeddings; rotary positions set no limit
+_OWN_TYPE = "dplm2"  # model_type of what transformers' ESM classes could open only in part
+_OWN_CLASS = "MultimodalEsm"
+_HEAD = "structure_head."  # before the names of the head's own weights
 
 
 def esm_config(vocabulary_size: int, hidden_size: int, layers: int, heads: int, intermediate_size: int) -> EsmConfig:
@@ -77,11 +83,13 @@ class MultimodalEsm(nn.Module):
     vocabulary
         Ids of the tokens.
     embedding_scaling
-        ``none`` for new models; ``once`` and ``released``: see `embeddings`.
+        ``none`` for new models; the others: see `embeddings`.
     tokenizer
         Where the structure tokenizer lies: a path relative to the model's folder, or a hub id.
     tokenizer_fingerprint
         Which tokenizer's codes the model has learned.
+    head
+        How structure tokens enter and leave; by default each has a row of its own (`dplm2.language.heads.codes`).
 
     Attributes
     ----------
@@ -97,9 +105,11 @@ class MultimodalEsm(nn.Module):
         embedding_scaling: EmbeddingScaling = "none",
         tokenizer: str | None = None,
         tokenizer_fingerprint: str | None = None,
+        head: heads.StructureHead | None = None,
     ) -> None:
         super().__init__()
         layers.install(model)
+        self.head = heads.make(heads.DEFAULT, vocabulary, model.config.hidden_size) if head is None else head
         self.packing: bool | None = None
         self.model, self.vocabulary, self.embedding_scaling = model, vocabulary, embedding_scaling
         self.tokenizer, self.tokenizer_fingerprint = tokenizer, tokenizer_fingerprint
@@ -110,8 +120,20 @@ class MultimodalEsm(nn.Module):
         return self.model.lm_head.bias.device
 
     def forward(self, input_ids_BT: Tensor, single_modality_B: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V) over the whole vocabulary at every position; those at padding mean nothing."""
-        return self.model.lm_head(self.hidden(input_ids_BT, single_modality_B))
+        """Logits (B, T, V) over the whole vocabulary at every position; those at padding mean nothing.
+
+        Where each track has a softmax of its own only the logits of one track compare with one another; -inf for ids
+        that the head cannot give.
+        """
+        hidden_BTD = self.hidden(input_ids_BT, single_modality_B)
+        if self.head.one_softmax:
+            return self.model.lm_head(hidden_BTD)
+        hidden_ND = hidden_BTD.flatten(0, 1)
+        logits_NV = hidden_ND.new_full((len(hidden_ND), len(self.vocabulary)), -torch.inf)
+        for track in TRACKS:
+            classes = self.classes(track)
+            logits_NV[:, classes.start : classes.stop] = self.track_logits(hidden_ND, track).to(logits_NV.dtype)
+        return logits_NV.unflatten(0, hidden_BTD.shape[:2])
 
     def hidden(self, input_ids_BT: Tensor, single_modality_B: Tensor | None = None) -> Tensor:
         """Representations (B, T, D) after the last layer.
@@ -198,34 +220,58 @@ class MultimodalEsm(nn.Module):
             lengths += [first, whole - first] if apart else [whole]
         return [length for length in lengths if length]
 
-    def track_logits(self, hidden_ND: Tensor, track: Track) -> Tensor:
-        """Logits (N, C) over the classes of one track alone: ids ``vocabulary.classes(track)``, in their order."""
-        head, rows = self.model.lm_head, self.vocabulary.classes(track)
-        features_ND = head.layer_norm(nn.functional.gelu(head.dense(hidden_ND)))
-        chosen = slice(rows.start, rows.stop)
-        return nn.functional.linear(features_ND, head.decoder.weight[chosen], head.bias[chosen])
+    def classes(self, track: Track) -> range:
+        """Ids that can be predicted on a track: the columns of `track_logits`."""
+        return self.head.classes if track == "structure" else self.vocabulary.classes("sequence")
 
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits (N, V) over the whole vocabulary for chosen positions."""
-        return self.model.lm_head(hidden_ND)
+    def competing(self, track: Track) -> range:
+        """Ids that share a softmax with those of a track: the columns of `logits`."""
+        return range(len(self.vocabulary)) if self.head.one_softmax else self.classes(track)
+
+    def is_scored(self, ids: Tensor, track: Track) -> Tensor:
+        """True where an id (of any shape) is of a track and can be predicted there."""
+        classes = self.classes(track)
+        return (ids >= classes.start) & (ids < classes.stop)
+
+    def track_logits(self, hidden_ND: Tensor, track: Track) -> Tensor:
+        """Logits (N, C) over the classes of one track alone: ids ``classes(track)``, in their order."""
+        lm_head = self.model.lm_head
+        if track == "structure":
+            return self.head.logits(lm_head, hidden_ND)
+        rows = slice(SEQUENCE_IDS)
+        return nn.functional.linear(features(lm_head, hidden_ND), lm_head.decoder.weight[rows], lm_head.bias[rows])
+
+    def logits(self, hidden_ND: Tensor, track: Track) -> Tensor:
+        """Logits (N, C) over all ids that share a softmax with a track's: ids ``competing(track)``, in their order."""
+        return self.model.lm_head(hidden_ND) if self.head.one_softmax else self.track_logits(hidden_ND, track)
+
+    def nll(self, hidden_ND: Tensor, ids_N: Tensor, track: Track) -> Tensor:
+        """Negative log-probability (N,) in nats, in float32, of ids among the classes of their track."""
+        if track == "structure":
+            return self.head.nll(self.model.lm_head, hidden_ND, ids_N)
+        return nn.functional.cross_entropy(self.track_logits(hidden_ND, track).float(), ids_N, reduction="none")
 
     def embeddings(self, input_ids_BT: Tensor) -> Tensor:
         """Input embeddings (B, T, D); zero at padding.
 
         With ``embedding_scaling: once``, amino-acid masks are zero and the rest is multiplied by ``0.88 / (1 - r)``, r
         the share of amino-acid masks among a sample's tokens: ESM-2's own scaling. The released DPLM-2 models were
-        trained with that applied twice (``released``): the square of it.
+        trained with that applied twice (``released``): the square of it. DPLM-2 Bit (``released_bit``) applies it to
+        the amino acids first, r then being the share among them alone, and again to both tracks.
         """
         table = self.model.esm.embeddings.word_embeddings
-        embeddings_BTD = table(input_ids_BT) * (input_ids_BT != self.vocabulary.pad).unsqueeze(-1)
+        embeddings_BTD = self.head.embed(table, input_ids_BT) * (input_ids_BT != self.vocabulary.pad).unsqueeze(-1)
         if self.embedding_scaling == "none":
             return embeddings_BTD
         masked_BT = input_ids_BT == self.vocabulary.mask_sequence
-        tokens_B = (input_ids_BT != self.vocabulary.pad).sum(-1)
-        scale_B = _UNMASKED_IN_PRETRAINING / (1 - masked_BT.sum(-1) / tokens_B)
+        real_BT = input_ids_BT != self.vocabulary.pad
+        scale_BT = _esm_scale(masked_BT, real_BT)
         if self.embedding_scaling == "released":
-            scale_B = scale_B.square()
-        scaled_BTD = embeddings_BTD * scale_B.to(embeddings_BTD.dtype)[:, None, None]
+            scale_BT = scale_BT.square()
+        elif self.embedding_scaling == "released_bit":
+            sequence_BT = self.vocabulary.is_sequence(input_ids_BT)
+            scale_BT = scale_BT * torch.where(sequence_BT, _esm_scale(masked_BT, real_BT & sequence_BT), 1.0)
+        scaled_BTD = embeddings_BTD * scale_BT.to(embeddings_BTD.dtype).unsqueeze(-1)
         return scaled_BTD.masked_fill(masked_BT.unsqueeze(-1), 0.0)
 
     def halves(self, input_ids_BT: Tensor) -> tuple[Tensor, int]:
@@ -264,7 +310,12 @@ class MultimodalEsm(nn.Module):
     @property
     def is_sequence_model(self) -> bool:
         """Whether it has no structure tokens (yet): DPLM and what it came from."""
-        return self.model.config.vocab_size == SEQUENCE_IDS
+        return self.model.config.vocab_size < self.head.table_rows
+
+    @property
+    def opens_as_esm(self) -> bool:
+        """Whether all of it is transformers' network, so that ``AutoModelForMaskedLM`` opens the saved folder."""
+        return not self.head.state_dict()
 
     @property
     def description(self) -> dict[str, Any]:
@@ -274,10 +325,14 @@ class MultimodalEsm(nn.Module):
             "tokenizer": self.tokenizer,
             "tokenizer_fingerprint": self.tokenizer_fingerprint,
             "embedding_scaling": self.embedding_scaling,
+            **self.head.description,
         }
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write a Hugging Face folder that ``AutoModelForMaskedLM`` opens too.
+        """Write a Hugging Face folder.
+
+        ``AutoModelForMaskedLM`` opens it, too, unless the head has weights of its own: then it says that it does not
+        know the model's type, instead of leaving them out.
 
         Raises
         ------
@@ -287,13 +342,15 @@ class MultimodalEsm(nn.Module):
         if any("lora_" in name for name, _ in self.model.named_parameters()):
             raise DPLM2Error("merge the LoRA weights (dplm2.language.lora.merge) before saving")
         config = self.model.config.to_dict() | {"dplm2": self.description, "architectures": ["EsmForMaskedLM"]}
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        if not self.opens_as_esm:
+            config |= {"model_type": _OWN_TYPE, "architectures": [_OWN_CLASS]}
+        weights = self.model.state_dict() | {_HEAD + name: value for name, value in self.head.state_dict().items()}
+        weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         with atomic_path(Path(folder) / WEIGHTS_FILE) as path:
             save_file(weights, path, metadata={"format": "pt"})
         write_json(Path(folder) / CONFIG_FILE, config)
-        write_text(
-            Path(folder) / VOCABULARY_FILE, "\n".join(self.vocabulary.tokens[: self.model.config.vocab_size]) + "\n"
-        )
+        rows = SEQUENCE_IDS if self.is_sequence_model else len(self.vocabulary)
+        write_text(Path(folder) / VOCABULARY_FILE, "\n".join(self.vocabulary.tokens[:rows]) + "\n")
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, device: torch.device | str = "cpu") -> "MultimodalEsm":
@@ -305,19 +362,22 @@ class MultimodalEsm(nn.Module):
             If it is not a folder of this package, or weights are missing, left over or of another shape.
         """
         folder = local_folder(source)
-        model = load_masked_lm(folder)
-        described: Mapping = getattr(model.config, "dplm2", None)
+        config = read_config(folder)
+        described: Mapping | None = config.get("dplm2")
         if described is None:
             raise DPLM2Error(
                 f"{source}: its config.json has no entry 'dplm2': not a model of this package; "
-                "bring it in with `dplm2 import model` (DPLM-2) or `dplm2 model warmup` (a sequence model)"
+                "bring it in with `dplm2 import model` (DPLM-2, DPLM-2 Bit) or `dplm2 model warmup` (a sequence model)"
             )
         # A sequence model never meets an id of the structure track: any codebook will do.
         vocabulary = Vocabulary(described["codebook_size"]) if described["codebook_size"] else Vocabulary()
-        if model.config.vocab_size != (vocabulary.size if described["codebook_size"] else SEQUENCE_IDS):
+        head = heads.of_description(described, vocabulary, config["hidden_size"])
+        model = load_masked_lm(folder, head)
+        rows = head.table_rows if described["codebook_size"] else SEQUENCE_IDS
+        if model.config.vocab_size != rows:
             raise DPLM2Error(
                 f"{source}: {model.config.vocab_size} ids in its weights, but its codebook_size "
-                f"{vocabulary.codebook_size} makes {vocabulary.size}"
+                f"{vocabulary.codebook_size} makes {rows}"
             )
         network = cls(
             model,
@@ -325,8 +385,15 @@ class MultimodalEsm(nn.Module):
             described.get("embedding_scaling", "none"),
             described.get("tokenizer"),
             described.get("tokenizer_fingerprint"),
+            head,
         )
         return network.eval().to(device)
+
+
+def _esm_scale(masked_BT: Tensor, counted_BT: Tensor) -> Tensor:
+    """ESM-2's scale (B, 1) of unmasked input, by the share of masks among the tokens that count."""
+    share_B = masked_BT.sum(-1, keepdim=True) / counted_BT.sum(-1, keepdim=True).clamp(min=1)
+    return _UNMASKED_IN_PRETRAINING / (1 - share_B)
 
 
 def local_folder(source: str | os.PathLike) -> Path:
@@ -357,24 +424,44 @@ def _without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_masked_lm(folder: Path) -> EsmForMaskedLM:
-    """Open an ``EsmForMaskedLM`` folder in fp32, every weight in its place.
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a model's folder.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is none, or it is of another kind of model.
+    """
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DPLM2Error(f"{folder}: no readable {CONFIG_FILE} ({error})") from error
+    if config.get("model_type") not in ("esm", _OWN_TYPE):
+        raise DPLM2Error(f"{folder}: its model_type is {config.get('model_type')!r}; an 'esm' model is needed")
+    return config
+
+
+def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> EsmForMaskedLM:
+    """Open an ``EsmForMaskedLM`` folder in fp32, every weight in its place; those of a structure head go to ``head``.
 
     Raises
     ------
     DPLM2Error
         Names the weights that are missing or left over.
     """
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DPLM2Error(f"{folder}: no readable {CONFIG_FILE} ({error})") from error
-    if config.get("model_type") != "esm":
-        raise DPLM2Error(f"{folder}: its model_type is {config.get('model_type')!r}; an 'esm' model is needed")
+    config = read_config(folder)
+    opened: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
     try:
         with _without_progress_bars():
-            model, loaded = EsmForMaskedLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-    except (OSError, RuntimeError, ValueError) as error:
+            if config["model_type"] == _OWN_TYPE:
+                own = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+                weights = _load_head(folder, head)
+                model, loaded = EsmForMaskedLM.from_pretrained(
+                    None, config=EsmConfig(**own), state_dict=weights, **opened
+                )
+            else:
+                model, loaded = EsmForMaskedLM.from_pretrained(folder, **opened)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise DPLM2Error(f"{folder}: cannot be opened ({str(error).splitlines()[0]})") from error
     wrong = {
         kind: sorted(str(key) for key in loaded[kind])
@@ -387,3 +474,13 @@ def load_masked_lm(folder: Path) -> EsmForMaskedLM:
     if wrong:
         raise DPLM2Error(f"{folder}: weights do not fit: {json.dumps({k: v[:5] for k, v in wrong.items()})}")
     return model
+
+
+def _load_head(folder: Path, head: heads.StructureHead | None) -> dict[str, Tensor]:
+    """Fill ``head`` from a folder of ours; returns the weights that are not a head's."""
+    if head is None:
+        raise DPLM2Error(f"{folder}: its structure head is no part of an ESM-2; open it with {_OWN_CLASS}")
+    weights = load_file(folder / WEIGHTS_FILE)
+    own = {name.removeprefix(_HEAD): weights.pop(name) for name in list(weights) if name.startswith(_HEAD)}
+    head.load_state_dict(own)
+    return weights

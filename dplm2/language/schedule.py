@@ -123,7 +123,7 @@ class SamplerSettings:
         ``fresh``: every open position is ranked by the score of the new prediction (the authors); ``kept``: decoded
         positions by the probability of the token that they hold; ``never``: what is decoded stays.
     nucleus
-        Probability mass kept before a draw.
+        Probability mass kept before a draw; one number, or one per track.
     guidance
         Classifier-free guidance: logits are ``u + guidance * (c - u)``, u those without the given tokens. 1: off.
     amino_acids
@@ -134,7 +134,7 @@ class SamplerSettings:
     unmasking: Mapping[Track, Unmasking]
     schedule: Schedule = "linear"
     remasking: Remasking = "fresh"
-    nucleus: float = 0.95
+    nucleus: float | Mapping[Track, float] = 0.95
     guidance: float = 1.0
     amino_acids: Literal["standard", "official"] = "standard"
 
@@ -145,9 +145,17 @@ class SamplerSettings:
             dict.fromkeys(TRACKS, Strategy.parse(strategy)), dict.fromkeys(TRACKS, Unmasking.parse(unmasking)), **others
         )
 
+    def nucleus_of(self, track: Track) -> float:
+        """Probability mass kept before a draw on a track."""
+        return self.nucleus[track] if isinstance(self.nucleus, Mapping) else self.nucleus
+
 
 def sampler_settings(task: GenerationSettings) -> SamplerSettings:
-    """What the sampler needs to know of a generation task."""
+    """What the sampler needs to know of a task; what is left to the model's head is as of the default head."""
+    if None in (task.strategy, task.nucleus):
+        from dplm2.language import heads
+
+        task = task.for_head(heads.HEADS[heads.DEFAULT].sampling)
 
     def by_track(value: str | Section) -> Mapping[Track, str]:
         return dict.fromkeys(TRACKS, value) if isinstance(value, str) else dict(value)
@@ -157,7 +165,7 @@ def sampler_settings(task: GenerationSettings) -> SamplerSettings:
         unmasking={track: Unmasking.parse(text) for track, text in by_track(task.unmasking).items()},
         schedule=task.schedule,
         remasking=task.remasking,
-        nucleus=task.nucleus,
+        nucleus=dict(task.nucleus) if isinstance(task.nucleus, Section) else task.nucleus,
         guidance=task.guidance,
         amino_acids=task.amino_acids,
     )

@@ -10,7 +10,7 @@ import pyarrow as pa
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
 from dplm2.core.inputs import hash_of
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.language import lora, warmup
+from dplm2.language import heads, lora, warmup
 from dplm2.language.chains import Chains
 from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm
 from dplm2.language.sequences import SequenceStore, digests_of
@@ -70,13 +70,13 @@ def warm_up(
     if opened.fingerprint != made_by:
         raise DPLM2Error(f"the tokens are of tokenizer {made_by}, but {tokenizer} is tokenizer {opened.fingerprint}")
     inputs = _inputs(tokens, selections, made_by) | _source_files(settings.warmup.source, state)
-    record = RunRecord("model warmup", _resolved(settings, "network", "warmup"), inputs, device)
+    record = RunRecord("model warmup", _resolved(settings, "network", "structure_head", "warmup"), inputs, device)
     source = settings.warmup.source
     model = warmup.random_model(settings.network, seed) if source == SCRATCH else warmup.open_source(source)
     result = None
     if isinstance(model, MultimodalEsm):
         network = model
-        _check_multimodal_source(settings.warmup)
+        _check_multimodal_source(settings, network)
         _check_fits(network, made_by, source)
     else:
         scaling = warmup.resolve_scaling(model, settings.warmup.embedding_scaling)
@@ -88,19 +88,32 @@ def warm_up(
             if not result.main:
                 return
         values_CV = opened.quantizer.code_values() if settings.warmup.structure_tokens == "code" else None
-        warmup.add_structure_tokens(model.cpu(), vocabulary, seed, values_CV)
+        network.head = warmup.add_structure_tokens(
+            model.cpu(),
+            vocabulary,
+            seed,
+            values_CV,
+            settings.structure_head or heads.DEFAULT,
+            opened.settings.quantizer.layout,
+        )
     network.tokenizer, network.tokenizer_fingerprint = warmup.relative_to(out, tokenizer), made_by
     network.save_pretrained(out)
     record.write(out, source=source, **_outcome(result))
 
 
-def _check_multimodal_source(chosen: WarmupSettings) -> None:
+def _check_multimodal_source(settings: ModelSettings, network: MultimodalEsm) -> None:
     """Refuse what only a source without structure tokens takes."""
+    chosen = settings.warmup
     for name, value in (("structure_tokens", "code"), ("sequence_stage", "always")):
         if getattr(chosen, name) == value:
             raise ConfigError(
                 f"warmup.{name}: {value} has no effect, {chosen.source} has structure tokens; leave it out"
             )
+    if settings.structure_head not in (None, network.head.name):
+        raise ConfigError(
+            f"structure_head: {settings.structure_head}, but {chosen.source} has the head {network.head.name}; "
+            "leave it out"
+        )
 
 
 def _check_fits(network: MultimodalEsm, made_by: str, source: str) -> None:
@@ -179,6 +192,7 @@ def train(
     _check_fits(network, made_by, str(initial))
     if network.is_sequence_model:
         raise DPLM2Error(f"{initial}: a sequence model; `dplm2 model warmup` adds the structure tokens")
+    network.head.check(settings.diffusion)
     inputs = {"initial": sha256_of_file(initial / WEIGHTS_FILE), **_inputs(tokens, selections, made_by)}
     record = RunRecord("model train", _resolved(settings, "lora", "diffusion", "training"), inputs, device)
     rows = splits_of(table)

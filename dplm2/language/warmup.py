@@ -3,16 +3,16 @@
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import EsmForMaskedLM
 
-from dplm2.artifacts import read_json
 from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.language import checkpoints
-from dplm2.language.network import CONFIG_FILE, MultimodalEsm, esm_config, load_masked_lm, local_folder
+from dplm2.language import checkpoints, heads
+from dplm2.language.network import MultimodalEsm, esm_config, load_masked_lm, local_folder, read_config
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 from dplm2.settings.model import NetworkSettings
 
@@ -33,11 +33,8 @@ _FAIR_ESM_LAYER_PARTS = {
     "fc2.": "output.dense.",
     "final_layer_norm.": "LayerNorm.",
 }
-_NEW_ROW_SPREAD = 0.02  # of the output head, as the authors draw them
 # ESM-2's scaling of unmasked input: 1 - 0.15 * 0.8.
 _SCALE_WITHOUT_MASKS = 0.88
-# How far apart the codes are that a new row's features tell apart, by the distance of two typical codes.
-_REACHES = (0.1, 0.2, 0.4, 0.8)
 # Where heads look that start near, one after the other through all layers, and how far above distant residues.
 _OFFSETS = (0, -1, 1, -2, 2, -4, 4, -3, 3)
 _ADVANTAGE = 8.0
@@ -101,9 +98,14 @@ def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
     if _FAIR_ESM.fullmatch(source) and not Path(source).is_dir():
         return _from_fair_esm(_download(source), source)
     folder = local_folder(source)
-    description = read_json(folder / CONFIG_FILE).get("dplm2")
+    config = read_config(folder)
+    description = config.get("dplm2")
     if description and description["codebook_size"]:
         return MultimodalEsm.from_pretrained(folder)
+    if config.get("dplm_type") in {kind.official.kind for kind in heads.HEADS.values() if kind.official}:
+        raise DPLM2Error(
+            f"{source}: an official multimodal model ({config['dplm_type']}); bring it in with `dplm2 import model`"
+        )
     model = load_masked_lm(folder)
     if model.config.vocab_size != SEQUENCE_IDS or model.config.position_embedding_type != "rotary":
         raise DPLM2Error(
@@ -206,14 +208,15 @@ def set_dropout(model: EsmForMaskedLM, dropout: float) -> None:
             module.p = dropout
 
 
-@torch.no_grad()
 def add_structure_tokens(
-    model: EsmForMaskedLM, vocabulary: Vocabulary, seed: int, code_values_CV: Tensor | None = None
-) -> None:
-    """Give a sequence model the ids of the structure track, in place.
-
-    The 33 rows of the sequence model stay. New embeddings are drawn, dimension by dimension, from the normal
-    distribution with the mean and standard deviation of those; new rows of the output head from N(0, 0.02), bias 0.
+    model: EsmForMaskedLM,
+    vocabulary: Vocabulary,
+    seed: int,
+    code_values_CV: Tensor | None = None,
+    head: str = heads.DEFAULT,
+    layout: Sequence[int] = (),
+) -> heads.StructureHead:
+    """Give a sequence model the structure track; the model changes in place where the head lives in its tables.
 
     Parameters
     ----------
@@ -224,43 +227,21 @@ def add_structure_tokens(
     seed
         Of what is drawn.
     code_values_CV
-        The values that each code stands for. If given, mean and spread of the codes' rows are the same, but rows of
-        near codes are alike, so that what is learnt of a code holds for its neighbours from the first step.
+        The values that each code stands for. If given, what belongs to near codes begins alike, so that what is learnt
+        of a code holds for its neighbours from the first step.
+    head
+        Name of the structure head.
+    layout
+        Bits of each of the tokenizer's values.
+
+    Returns
+    -------
+    StructureHead
+        The head, its weights drawn as `StructureHead.start` says.
     """
-    generator = torch.Generator().manual_seed(seed)
-    table, head = model.esm.embeddings.word_embeddings, model.lm_head
-    new = vocabulary.size - table.num_embeddings
-    width = table.embedding_dim
-    mean, spread = table.weight.mean(0), table.weight.std(0)
-    drawn, drawn_of_head = (torch.randn(new, width, generator=generator) for _ in range(2))
-    if code_values_CV is not None:
-        first = vocabulary.first_code - table.num_embeddings
-        for rows in (drawn, drawn_of_head):
-            rows[first : first + vocabulary.codebook_size] = _smooth_features(code_values_CV, width, generator)
-    rows = mean + spread * drawn
-    extended = nn.Embedding(vocabulary.size, width, padding_idx=vocabulary.pad, _weight=_stack(table.weight, rows))
-    model.esm.embeddings.word_embeddings = extended
-    decoder = nn.Linear(width, vocabulary.size, bias=False, device="meta")
-    decoder.weight = nn.Parameter(_stack(head.decoder.weight, _NEW_ROW_SPREAD * drawn_of_head))
-    head.decoder = decoder
-    head.bias = nn.Parameter(_stack(head.bias, torch.zeros(new)))
-    model.config.vocab_size = vocabulary.size
-
-
-def _smooth_features(values_CV: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """Random functions (C, D) of codes, of mean 0 and variance 1, smooth over short and long distances.
-
-    Their products fall with the distance of two codes like a mixture of Gaussians (Rahimi and Recht 2007).
-    """
-    typical = (2 * values_CV.var(0, correction=0).sum()).sqrt()
-    reach_D = typical * torch.tensor(_REACHES)[torch.arange(width) % len(_REACHES)]
-    directions_VD = torch.randn(values_CV.shape[1], width, generator=generator) / reach_D
-    phase_D = 2 * math.pi * torch.rand(width, generator=generator)
-    return math.sqrt(2) * torch.cos(values_CV @ directions_VD + phase_D)
-
-
-def _stack(old: Tensor, new: Tensor) -> Tensor:
-    return torch.cat([old.detach(), new.to(old)])
+    made = heads.make(head, vocabulary, model.config.hidden_size, layout)
+    made.start(model, seed, code_values_CV)
+    return made
 
 
 def relative_to(folder: str | os.PathLike, target: str | os.PathLike) -> str:

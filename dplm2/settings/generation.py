@@ -39,8 +39,9 @@ WITHOUT_EFFECT_ON_SAMPLES = (
     *("samples", "lengths", "problems", "dataset", "split", "references"),
     *("token_budget", "format", "trajectory"),
 )
-# The paper's values for each task, where the configuration says nothing.
-_FREE = {"steps": 500, "strategy": "annealing@2.0:1.0", "unmasking": "stochastic@1.0"}
+# The paper's values for each task, where the configuration says nothing. Strategy and nucleus follow from the model's
+# structure head where they are not given.
+_FREE = {"steps": 500, "unmasking": "stochastic@1.0"}
 _GIVEN = {"samples": 1, "steps": 100, "strategy": "argmax", "unmasking": "deterministic"}
 _UNCONDITIONAL = {"lengths": (100, 200, 300, 400, 500), "samples": 100, **_FREE}
 TASK_DEFAULTS: Mapping[Task, Mapping[str, Any]] = {
@@ -71,6 +72,13 @@ class TrackStrategies(Section):
 
     structure: StrategyText = decides(..., "Of structure tokens.")
     sequence: StrategyText = decides(..., "Of amino acids.")
+
+
+class TrackNucleus(Section):
+    """A probability mass for each track."""
+
+    structure: float = decides(..., "Of structure tokens.", gt=0, le=1)
+    sequence: float = decides(..., "Of amino acids.", gt=0, le=1)
 
 
 class TrackUnmasking(Section):
@@ -175,8 +183,9 @@ class GenerationSettings(Section):
     strategy: StrategyText | TrackStrategies | None = decides(
         None,
         "How a token is drawn: argmax; annealing@HIGH:LOW (temperature falls over the steps); temperature@T;"
-        " gumbel_argmax@T; or {structure: ..., sequence: ...}. null: annealing@2.0:1.0, or argmax for "
-        "folding and inverse folding.",
+        " gumbel_argmax@T; or {structure: ..., sequence: ...}. null: argmax for folding "
+        "and inverse folding; else what suits the model's structure_head: annealing@2.0:0.1, or annealing@1.1:0.1 for "
+        "bits. The paper's tables are made with annealing@2.0:1.0.",
     )
     unmasking: UnmaskingText | TrackUnmasking | None = decides(
         None,
@@ -191,11 +200,11 @@ class GenerationSettings(Section):
         "prediction at its place (the paper); kept: yes, ranked by the probability of the token itself; "
         "never: no, which is faster.",
     )
-    nucleus: float = decides(
-        0.95,
-        "Probability mass of the most probable tokens that are drawn from; 1: all tokens. Without effect on argmax.",
-        gt=0,
-        le=1,
+    nucleus: Annotated[float, Field(gt=0, le=1)] | TrackNucleus | None = decides(
+        None,
+        "Probability mass of the most probable tokens that are drawn from, 1: all tokens; or {structure: ..., "
+        "sequence: ...}. Without effect on which token argmax takes. null: 0.95, but 1 on the structure track of a "
+        "model with structure_head bits.",
     )
     guidance: float = decides(
         1.0,
@@ -273,6 +282,19 @@ class GenerationSettings(Section):
     def tracks(self) -> tuple[Literal["structure", "sequence"], ...]:
         """The tracks of the samples."""
         return {"sequence": ("sequence",), "backbone": ("structure",)}.get(self.task, ("structure", "sequence"))
+
+    def for_head(self, defaults: Any) -> "GenerationSettings":
+        """These settings with what they leave to the model's structure head filled in.
+
+        Parameters
+        ----------
+        defaults
+            With ``strategy`` and ``nucleus``, of the head.
+        """
+        left = {key: getattr(defaults, key) for key in ("strategy", "nucleus") if getattr(self, key) is None}
+        return self.replaced(
+            **{key: dict(value) if isinstance(value, Mapping) else value for key, value in left.items()}
+        )
 
     def steps_for(self, length: int) -> int:
         """Steps for a protein of so many residues."""

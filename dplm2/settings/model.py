@@ -50,18 +50,19 @@ class WarmupSettings(Section):
         " a second stage). Stands instead of `source`.",
         min_length=1,
     )
-    embedding_scaling: Literal["auto", "none", "once", "released"] = decides(
+    embedding_scaling: Literal["auto", "none", "once", "released", "released_bit"] = decides(
         "auto",
-        "ESM-2's scaling of the input embeddings by the share of masks. `none`: not at all. `once`: as ESM-2"
-        " does. `released`: twice, as the released DPLM-2 models compute it. `auto`: as the source does, so "
-        "that on sequences the model gives the source's logits; `none` for scratch.",
+        "ESM-2's scaling of the input embeddings by the share of masks. `none`: not at all. `once`: as ESM-2 does. "
+        "`released`: twice, as the released DPLM-2 models compute it. `released_bit`: as DPLM-2 Bit computes it, of "
+        "the amino acids alone and then of both tracks. `auto`: as the source does, so that on sequences the model "
+        "gives the source's logits; `none` for scratch.",
     )
     structure_tokens: Literal["random", "code"] = decides(
         "random",
-        "How the rows of new structure tokens begin in embeddings and output head. `random`: each by itself "
-        "(paper). `code`: drawn as smooth functions of what the tokenizer's codes stand for, so that near "
-        "codes begin alike; a small model then needs to see a code less often. Not for a source that has "
-        "structure tokens.",
+        "How the rows of new structure tokens begin in embeddings and output head. `random`: each by itself (paper). "
+        "`code`: drawn as smooth functions of what the tokenizer's codes stand for, so that near codes begin alike; a "
+        "small model then needs to see a code less often. Not for a source that has structure tokens, nor for "
+        "`structure_head: bits`, where near codes are alike anyway.",
     )
     dropout: float = decides(
         0.1,
@@ -239,6 +240,14 @@ class ModelSettings(Section):
         "Size of the ESM-2 network; only for `warmup.source: scratch`, since every other source brings its "
         "own. ESM-2's sizes: 150M is 640, 30, 20, 2560; 650M is 1280, 33, 20, 5120; 3B is 2560, 36, 40, "
         "10240.",
+    )
+    structure_head: Literal["codes", "bits", "pairs"] | None = decides(
+        None,
+        "How structure tokens enter and leave the network. `codes`: each has an embedding and an output of its own "
+        "(DPLM-2). `bits`: each is its bits, predicted independently of one another (DPLM-2 Bit). `pairs`: each is a "
+        "few levels, by the tokenizer's bits_per_value, and its embedding and its output are sums over levels and "
+        "pairs of levels; with little data it learns several times faster. null: codes, or what a source that has "
+        "structure tokens was trained with.",
     )
     warmup: WarmupSettings = section(
         "Where the weights come from before the multimodal training (paper, section 3.1).",

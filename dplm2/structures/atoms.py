@@ -16,7 +16,8 @@ class Atoms:
 
     Coordinates are in angstrom. ``number`` and ``insertion`` are the author's residue number and insertion code;
     ``position`` is the residue's place in the polymer sequence of its entity, counted from 1, 0 where the file has
-    none.
+    none. ``segment`` is what the file itself calls one molecule within an author's chain: the segment id of PDB, the
+    ``label_asym_id`` of mmCIF, empty where there is none. ``section`` counts the TER and END records before the atom.
     """
 
     author_chain: np.ndarray
@@ -32,6 +33,8 @@ class Atoms:
     b_factor: np.ndarray
     coords: np.ndarray
     hetero: np.ndarray
+    segment: np.ndarray
+    section: np.ndarray
 
     def __len__(self) -> int:
         return len(self.number)

@@ -12,12 +12,16 @@ from dplm2.settings.dataset import DatasetSettings, Filters
 from dplm2.structures.atoms import Entry
 from dplm2.structures.gaps import lay_out
 from dplm2.structures.geometry import fractions, radius_of_gyration
-from dplm2.structures.residues import ChainResidues, clashing, protein_chains
+from dplm2.structures.molecules import protein_chains
+from dplm2.structures.residues import ChainResidues, clashing
 
 
 @dataclass
 class Chain:
-    """A clean chain; the units and shapes are those of the Parquet columns of the same names."""
+    """A clean chain; the units and shapes are those of the Parquet columns of the same names.
+
+    ``author_chain`` is unique within the entry: where several molecules share a chain id, see ``molecules``.
+    """
 
     author_chain: str
     label_chain: str | None
@@ -80,7 +84,9 @@ def clean_entry(entry: Entry, settings: DatasetSettings) -> tuple[list[Chain], l
 
 
 def _clean_chain(entry: Entry, residues: ChainResidues, monomeric: bool, settings: DatasetSettings) -> Chain | Refusal:
-    name, filters = residues.author_chain, settings.filters
+    name, filters = residues.name, settings.filters
+    if residues.ambiguous:
+        return Refusal(name, "ambiguous_chain", residues.ambiguous)
     chain = _chain(entry, residues, settings)
     observed = np.flatnonzero(chain.observed_L)
     if len(observed) == 0:
@@ -112,7 +118,7 @@ def _chain(entry: Entry, residues: ChainResidues, settings: DatasetSettings) -> 
         plddt[there] = residues.b_factor[layout.source[there]]
         plddt = _as_percent(plddt)
     return Chain(
-        author_chain=residues.author_chain,
+        author_chain=residues.name,
         label_chain=residues.label_chain,
         sequence=layout.sequence,
         residue_index=layout.number,

@@ -19,11 +19,26 @@ THREE_LETTERS = {
 }  # fmt: skip
 # One-letter codes beyond the twenty, with the amino acid they derive from: selenocysteine, pyrrolysine.
 RARE_LETTERS = {"U": "C", "O": "K"}
-# Names that force fields give to protonation states and disulfides, and old files to methionine with selenium.
-FORCE_FIELD_NAMES = {
-    "HID": "H", "HIE": "H", "HSD": "H", "HSE": "H", "HSP": "H", "CYX": "C", "CYM": "C", "ASH": "D", "GLH": "E",
-    "LYN": "K",
+# Names that force fields and their tools give to protonation states and disulfides: Amber, CHARMM, GROMACS (with OPLS
+# and GROMOS), PDB2PQR, Schroedinger's tools.
+PROTONATION_NAMES = {
+    "HID": "H", "HIE": "H", "HIP": "H", "HSD": "H", "HSE": "H", "HSP": "H", "HISA": "H", "HISB": "H", "HISH": "H",
+    "HISD": "H", "HISE": "H", "HISP": "H", "HIS1": "H", "HIS2": "H", "CYX": "C", "CYM": "C", "CYN": "C", "CYZ": "C",
+    "CYS1": "C", "CYS2": "C", "CYSH": "C", "ASH": "D", "ASPH": "D", "ASPP": "D", "GLH": "E", "GLUH": "E", "GLUP": "E",
+    "LYN": "K", "LYP": "K", "LSN": "K", "LYSH": "K", "LYSN": "K", "ARN": "R", "AR0": "R", "ARGN": "R", "TYM": "Y",
 }  # fmt: skip
+# Also names of small molecules (cyanide, cyclothiazide ...): amino acids only where there is a backbone.
+SMALL_MOLECULES = frozenset(("AR0", "ARN", "CYN", "CYZ", "LSN", "LYP", "TYM"))
+# Amber and GROMACS name the ends of a chain NMET, CGLU, NHIE ...
+TERMINAL_LETTERS = ("N", "C")
+STANDARD_LETTERS = {name: letter for letter, name in THREE_LETTERS.items() if letter in LETTERS}
+TERMINAL_NAMES = {
+    f"{end}{name}": letter
+    for end in TERMINAL_LETTERS
+    for name, letter in (STANDARD_LETTERS | PROTONATION_NAMES | {"HYP": "P"}).items()
+    if len(name) == 3
+}
+FORCE_FIELD_NAMES = PROTONATION_NAMES | TERMINAL_NAMES
 D_TYPES = ("D-PEPTIDE", "D-BETA", "D-GAMMA")
 
 
@@ -46,9 +61,15 @@ STANDARD = {
 
 @cache
 def component(name: str) -> Component:
-    """What the residue name (three letters, mostly) means; names that nobody knows are no amino acids."""
+    """What the residue name means; names that nobody knows are no amino acids.
+
+    Three letters, mostly; four where force fields name the ends of a chain. Lower case is as good as upper case, except
+    in the names of sugars, which differ in case alone (``0YB`` and ``0Yb``).
+    """
+    if name.islower() or name.istitle():
+        name = name.upper()
     if name in FORCE_FIELD_NAMES:
-        return Component(amino_acid=True, letter=FORCE_FIELD_NAMES[name], d_residue=False)
+        return Component(name not in SMALL_MOLECULES, FORCE_FIELD_NAMES[name], d_residue=False)
     return STANDARD.get(name) or _dictionary().get(name, STRANGER)
 
 

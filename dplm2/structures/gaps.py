@@ -60,6 +60,11 @@ def lay_out(residues: ChainResidues, polymer: tuple[str, ...], max_numbering_gap
     return Layout("".join(sequence), source, _numbers(residues, source), _insertions(residues, source))
 
 
+def fits(residues: ChainResidues, polymer: tuple[str, ...]) -> bool:
+    """Whether the residues stand in a polymer sequence in this order."""
+    return _rows_by_alignment(residues, letters(residues.names), letters(polymer)) is not None
+
+
 def _rows_by_position(residues: ChainResidues, observed: str, whole: str) -> np.ndarray | None:
     rows = residues.position.astype(np.int64) - 1
     if (rows < 0).any() or rows[-1] >= len(whole) or (np.diff(rows) <= 0).any():

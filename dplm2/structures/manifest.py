@@ -295,8 +295,11 @@ def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
         elif Path(source).exists():
             found[source] = Path(source).stat()
         elif any(mark in source for mark in "*?["):
-            matches = (path for path in glob.iglob(source, recursive=True) if Path(path).is_file())  # noqa: PTH207
-            found.update((path, Path(path).stat()) for path in matches)
+            for path in glob.iglob(source, recursive=True):  # noqa: PTH207
+                if is_broken_link(path):
+                    found[path] = Path(path).lstat()
+                elif Path(path).is_file():
+                    found[path] = Path(path).stat()
         else:
             raise DPLM2Error(f"{source}: no such file or folder")
         if len(found) == before and not any(path.startswith(source) for path in found):
@@ -316,16 +319,58 @@ def _is_unicode(text: str) -> bool:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    waiting = [folder]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif entry.is_file() and os.path.splitext(entry.name)[1].lower() not in NO_STRUCTURE_ENDINGS:  # noqa: PTH122
-                    yield entry.path, entry.stat()
+    """Files below a folder; linked folders are followed, each folder once, under its own path rather than a link's."""
+    seen = {os.path.realpath(folder)}
+    waiting, links = [folder], []
+    while waiting or links:
+        if not waiting:
+            # Links last and in order of names, so that what a file is called does not depend on the disk.
+            links.sort(reverse=True)
+            target = os.path.realpath(link := links.pop())
+            if target in seen:
+                continue
+            seen.add(target)
+            waiting.append(link)
+        for entry in _entries(waiting.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                seen.add(os.path.realpath(entry.path))
+                waiting.append(entry.path)
+            elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
+                _refuse_cycle(entry.path, folder)
+                links.append(entry.path)
+            elif (found := _stat(entry)) is not None:
+                yield entry.path, found
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DPLM2Error(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def _stat(entry: os.DirEntry) -> os.stat_result | None:
+    """The stat of what may be a structure file; of a broken link its own, so that reading it becomes a reject."""
+    if os.path.splitext(entry.name)[1].lower() in NO_STRUCTURE_ENDINGS:  # noqa: PTH122
+        return None
+    if entry.is_symlink() and is_broken_link(entry.path):
+        return entry.stat(follow_symlinks=False)
+    return entry.stat() if entry.is_file() else None
+
+
+def is_broken_link(path: str) -> bool:
+    """Whether a path is a link that leads nowhere."""
+    return not os.path.exists(path) and os.path.islink(path)  # noqa: PTH110, PTH114
+
+
+def _refuse_cycle(link: str, folder: str) -> None:
+    """Refuse a link below ``folder`` to a folder above it, which would be walked without end."""
+    target, above = os.path.realpath(link), link
+    while len(above) > len(folder):
+        above = os.path.dirname(above)  # noqa: PTH120
+        if f"{os.path.realpath(above)}/".startswith(f"{target.rstrip('/')}/"):
+            raise DPLM2Error(f"{link}: a link to a folder above it ({target}); remove it, or name the folders below it")
 
 
 def _companions(path: str) -> list[str]:
@@ -343,6 +388,8 @@ def sha256_of_source(path: str) -> str:
 
 
 def _hash(path: str) -> str:
+    if is_broken_link(path):
+        return hashlib.sha256(os.fsencode(os.readlink(path))).hexdigest()  # noqa: PTH115
     try:
         return sha256_of_source(path)
     except OSError as error:

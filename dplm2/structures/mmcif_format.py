@@ -9,13 +9,26 @@ import numpy as np
 
 from dplm2.settings.dataset import Reading
 from dplm2.structures.atoms import Atoms, Entry, UnreadableError
-from dplm2.structures.components import THREE_LETTERS
+from dplm2.structures.components import THREE_LETTERS, component
+from dplm2.structures.predictions import by_method, names_program
 
 # More would be no real file: a string or run-length encoding may claim any size in a few bytes.
 VALUES_PER_ATOM = 4
 # In an entity's sequence a residue is a letter, or a name in brackets: "MK(MSE)L".
 ONE_RESIDUE = re.compile(r"\(([^)\s]+)\)|([A-Za-z])")
-PREDICTION_CATEGORIES = ("ma_qa_metric", "ma_qa_metric_local", "ma_qa_metric_global")
+# ModelCIF's categories, which only models have.
+PREDICTION_PREFIX = "ma_"
+# What is read of a file, as the dictionary spells it: CIF ignores case in keywords and names, biotite does not.
+CATEGORIES = ("atom_site", "database_PDB_rev")
+ITEMS = (
+    "group_PDB", "Cartn_x", "Cartn_y", "Cartn_z", "B_iso_or_equiv", "pdbx_PDB_ins_code", "pdbx_PDB_model_num",
+    "label_asym_id",
+)  # fmt: skip
+SPELLING = {name.lower(): name for name in (*CATEGORIES, *ITEMS)}
+KEYWORDS_AND_NAMES = ("data_", "loop_", "_atom_site.", "_entity_poly.", ".Cartn_x", ".group_PDB")
+KEYWORD = re.compile(r"^(?:data_|loop_|save_)", re.M | re.I)
+NAME = re.compile(r"^_([^\s.]+)\.(\S+)", re.M)
+NUCLEIC_OR_SUGAR = re.compile("nucleotide|nucleic|saccharide|dna|rna")
 
 
 def read_mmcif(data: bytes, limits: Reading) -> Entry:
@@ -28,11 +41,24 @@ def read_mmcif(data: bytes, limits: Reading) -> Entry:
     """
     from biotite.structure.io.pdbx import CIFFile
 
-    text = data.decode("utf-8", "replace")
+    text = _spelled(data.decode("utf-8", "replace"))
     longest = max(map(len, text.split("\n")), default=0)
     if longest > limits.max_line_length:
         raise UnreadableError(f"a line of {longest} characters; at most {limits.max_line_length} are taken")
     return _read_blocks(CIFFile.read(io.StringIO(text)), "mmCIF", limits)
+
+
+def _spelled(text: str) -> str:
+    """Keywords and names in the dictionary's case, whatever case the file has them in."""
+    lower = text.lower()
+    if all(text.count(word) == lower.count(word.lower()) for word in KEYWORDS_AND_NAMES):
+        return text
+    text = KEYWORD.sub(lambda match: match[0].lower(), text)
+    return NAME.sub(lambda match: f"_{_spelling(match[1])}.{_spelling(match[2])}", text)
+
+
+def _spelling(name: str) -> str:
+    return SPELLING.get(name.lower(), name.lower())
 
 
 def read_binary_cif(data: bytes, limits: Reading) -> Entry:
@@ -69,8 +95,9 @@ def _read_blocks(file: Any, kind: str, limits: Reading) -> Entry:
     block = next((file[name] for name in file if "atom_site" in file[name]), None)
     if block is None:
         raise UnreadableError(f"{'an' if kind[0] == 'm' else 'a'} {kind} file without atoms (no category atom_site)")
-    polymers, peptides = _polymers(block)
     atoms = _atoms(block["atom_site"], limits)
+    polymers = _polymers(block)
+    peptides = _peptides(block, atoms, polymers)
     if peptides is not None and not ((atoms.position > 0) & np.isin(atoms.entity, list(peptides))).any():
         # Some programs write entities, but not which atoms belong to them.
         peptides = None if peptides else peptides
@@ -111,6 +138,8 @@ def _atoms(site: Any, limits: Reading) -> Atoms:
         "b_factor": _floats(site, "B_iso_or_equiv", default=np.nan),
         "coords": np.stack([_floats(site, f"Cartn_{axis}") for axis in "xyz"], axis=-1),
         "hetero": _strings(site, "group_PDB") == "HETATM",
+        "segment": label_chain if "label_asym_id" in site else np.full(count, "", "U1"),
+        "section": np.zeros(count, np.int32),
     }
     return Atoms(**{name: column[chosen] for name, column in columns.items()})
 
@@ -155,12 +184,31 @@ def _first(block: Any, category: str, name: str) -> str | None:
     return str(value) if value not in ("", "?", ".") else None
 
 
-def _polymers(block: Any) -> tuple[dict[str, tuple[str, ...]], frozenset[str] | None]:
-    peptides = None
-    if "entity_poly" in block and "type" in block["entity_poly"]:
-        table = block["entity_poly"]
-        kinds = zip(_strings(table, "entity_id").tolist(), _strings(table, "type").tolist(), strict=True)
-        peptides = frozenset(entity for entity, kind in kinds if "polypeptide" in kind.lower())
+def _peptides(block: Any, atoms: Atoms, polymers: dict[str, tuple[str, ...]]) -> frozenset[str] | None:
+    """The entities that are polypeptides; None where the file has no types of polymers.
+
+    A type that says neither yes nor no (``?``, ``other``) is decided by the residues.
+    """
+    if "entity_poly" not in block or "type" not in block["entity_poly"]:
+        return None
+    table = block["entity_poly"]
+    kinds = zip(_strings(table, "entity_id").tolist(), _strings(table, "type").tolist(), strict=True)
+    found = set()
+    for entity, kind in kinds:
+        text = kind.lower()
+        told = "polypeptide" in text or "protein" in text
+        if told or not NUCLEIC_OR_SUGAR.search(text) and _mostly_amino_acids(entity, atoms, polymers):
+            found.add(entity)
+    return frozenset(found)
+
+
+def _mostly_amino_acids(entity: str, atoms: Atoms, polymers: dict[str, tuple[str, ...]]) -> bool:
+    names = polymers.get(entity) or atoms.residue[(atoms.entity == entity) & (atoms.name == "CA")].tolist()
+    return 2 * sum(component(name).amino_acid for name in names) > len(names)
+
+
+def _polymers(block: Any) -> dict[str, tuple[str, ...]]:
+    """Residue names of the sequence of each entity."""
     polymers: dict[str, list[str]] = {}
     if "entity_poly_seq" in block:
         table = block["entity_poly_seq"]
@@ -177,7 +225,7 @@ def _polymers(block: Any) -> tuple[dict[str, tuple[str, ...]], frozenset[str] | 
         for entity, text in zip(_strings(table, "entity_id").tolist(), texts, strict=True):
             found = ONE_RESIDUE.findall(text)
             polymers[entity] = [longer or THREE_LETTERS.get(letter, "UNK") for longer, letter in found]
-    return {entity: tuple(names) for entity, names in polymers.items()}, peptides
+    return {entity: tuple(names) for entity, names in polymers.items()}
 
 
 def _resolution(block: Any) -> float | None:
@@ -206,11 +254,14 @@ def _release_date(block: Any) -> str | None:
 
 
 def _predicted(block: Any) -> bool:
-    if any(category in block for category in PREDICTION_CATEGORIES):
+    """Whether the file is a prediction: what its method, else its categories and its title say."""
+    method = _first(block, "exptl", "method")
+    if method:
+        return by_method(method)
+    if any(category.startswith(PREDICTION_PREFIX) for category in block):
         return True
-    method = _first(block, "exptl", "method") or ""
-    entry = _first(block, "entry", "id") or ""
-    return "theoretical" in method.lower() or entry.upper().startswith("AF-")
+    named = [_first(block, *where) or "" for where in (("struct", "title"), ("software", "name"))]
+    return (_first(block, "entry", "id") or "").upper().startswith("AF-") or any(map(names_program, named))
 
 
 def _monomeric(block: Any) -> bool | None:

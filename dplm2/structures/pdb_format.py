@@ -11,10 +11,13 @@ import numpy as np
 
 from dplm2.settings.dataset import Reading
 from dplm2.structures.atoms import Atoms, Entry, UnreadableError
-from dplm2.structures.components import component
+from dplm2.structures.components import FORCE_FIELD_NAMES, STANDARD, TERMINAL_NAMES, component
+from dplm2.structures.predictions import by_method, by_pdb_header
 
-RECORD_WIDTH = 80
-LAST_COORDINATE_COLUMN = 54
+RECORD_WIDTH = 81
+SEGMENT = (72, 76)
+LAST_RESIDUE_NAME_COLUMN, LAST_COORDINATE_COLUMN = 20, 54
+COORDINATE_WIDTH = 8
 MONTHS = {
     m: i for i, m in enumerate(["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"], 1)
 }
@@ -22,10 +25,14 @@ RESOLUTION = re.compile(rb"^REMARK   2 RESOLUTION\.\s+(\d+\.?\d*)\s+ANGSTROM", r
 FIRST_RELEASE = re.compile(rb"^REVDAT   1.{3}(\d\d)-([A-Z]{3})-(\d\d)", re.M)
 ASSEMBLY = re.compile(rb"^REMARK 350 (?:AUTHOR|SOFTWARE) DETERMINED .*?: +(\S+)", re.M)
 METHOD = re.compile(rb"^EXPDTA.{4}(.*)$", re.M)
-PREDICTED = re.compile(
-    rb"^(?:TITLE|REMARK|EXPDTA|HEADER).*(?:ALPHAFOLD|ESMFOLD|THEORETICAL MODEL|COLABFOLD|ROSETTAFOLD)", re.M
-)
-ATOM_RECORDS = (b"ATOM  ", b"HETATM")
+# Serial numbers of six digits begin in column 6, right behind the blank ("ATOM 100000").
+ATOM_RECORDS = (b"ATOM ", b"HETATM")
+MOLECULE_ENDS = (b"TER", b"END")
+LONG_NAMES = FORCE_FIELD_NAMES.keys() | STANDARD.keys()
+# Columns (from 0) of the tens digit of a serial number that grew by one to the right, and of the points of x, y and z.
+OVERFLOWN_SERIAL, COORDINATE_POINTS = 11, (34, 42, 50)
+# AlphaFold's own writer, which ColabFold and others took over, puts the model's number into a column of its own.
+ALPHAFOLD_MODEL = re.compile(rb"\s*MODEL {5}1 *\r?\n")
 
 
 def read_pdb(data: bytes, limits: Reading) -> Entry:
@@ -40,23 +47,41 @@ def read_pdb(data: bytes, limits: Reading) -> Entry:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if data.count(b"\nMODEL") > limits.max_models:
         raise UnreadableError(f"more than {limits.max_models} models")
-    lines, first_line = _atom_lines(_first_model(data))
+    lines, places, sections = _atom_lines(_first_model(data))
     if not lines:
         raise UnreadableError("a PDB file without ATOM records")
     if len(lines) > limits.max_atoms:
         raise UnreadableError(f"more than {limits.max_atoms} atoms")
     head = data[: data.find(lines[0])]
+    atoms = _parse(lines, places, sections)
     resolution, method, assembly = RESOLUTION.search(head), METHOD.search(head), ASSEMBLY.search(head)
     return Entry(
-        atoms=_parse(lines, first_line),
+        atoms=atoms,
         format="PDB",
         polymers=_seqres(head),
         method=method[1].decode("ascii", "replace").strip().lower() or None if method else None,
         resolution=(float(resolution[1]) or None) if resolution else None,
         release_date=_date(FIRST_RELEASE.search(head)),
-        predicted=PREDICTED.search(head) is not None,
+        predicted=_predicted(head, method, atoms),
         monomeric=assembly[1] == b"MONOMERIC" if assembly else None,
     )
+
+
+def _predicted(head: bytes, method: re.Match | None, atoms: Atoms) -> bool:
+    """Whether the file is a prediction: what its header says, or a mark that only AlphaFold's writer leaves."""
+    if method is not None and method[1].strip():
+        return by_method(method[1].decode("latin-1"))
+    if by_pdb_header(head.decode("latin-1")):
+        return True
+    return ALPHAFOLD_MODEL.fullmatch(head) is not None and _one_confidence_a_residue(atoms)
+
+
+def _one_confidence_a_residue(atoms: Atoms) -> bool:
+    """Whether B factors could be pLDDT: from 0 to 100, the same for all atoms of a residue."""
+    changed = atoms.b_factor[1:] != atoms.b_factor[:-1]
+    between = (atoms.number[1:] != atoms.number[:-1]) | (atoms.author_chain[1:] != atoms.author_chain[:-1])
+    largest = atoms.b_factor.max()
+    return bool((atoms.b_factor >= 0).all() and 0 < largest <= 100 and not (changed & ~between).any())
 
 
 def _first_model(data: bytes) -> bytes:
@@ -66,34 +91,38 @@ def _first_model(data: bytes) -> bytes:
     return data if end < 0 else data[: end + 1]
 
 
-def _atom_lines(data: bytes) -> tuple[list[bytes], list[int]]:
+def _atom_lines(data: bytes) -> tuple[list[bytes], list[int], np.ndarray]:
+    """Lines of atoms, the place of each in the file, and how many TER and END records stand before each."""
     lines = data.split(b"\n")
     places = [i for i, line in enumerate(lines) if line.startswith(ATOM_RECORDS)]
-    return [lines[i] for i in places], places
+    ends = []
+    if places and b"\nTER" in data or b"\nEND" in data:
+        ends = [i for i, line in enumerate(lines[: places[-1]]) if line.startswith(MOLECULE_ENDS)] if places else []
+    return [lines[i] for i in places], places, np.searchsorted(ends, places).astype(np.int32)
 
 
-def _parse(lines: list[bytes], places: list[int]) -> Atoms:
-    matrix = np.array(lines, dtype=f"S{RECORD_WIDTH}").view("S1").reshape(len(lines), RECORD_WIDTH)
+def _parse(lines: list[bytes], places: list[int], sections: np.ndarray) -> Atoms:
+    matrix = _matrix(lines)
     hetero = matrix[:, 0] == b"H"
-    residue = _text(matrix, 17, 20)
+    residue, chain = _residues_and_chains(matrix)
     coords, broken = _numbers(matrix, [(30, 38), (38, 46), (46, 54)])
     # numpy cannot tell a short line from one padded with blanks, and a cut number may still look like a number.
-    broken |= np.fromiter((len(line) < LAST_COORDINATE_COLUMN for line in lines), bool, len(lines))
+    broken |= np.fromiter(map(len, lines), np.int64, len(lines)) < LAST_COORDINATE_COLUMN
     number, bad_number = _residue_numbers(matrix)
     broken |= bad_number
     if broken.any():
         _refuse_broken_protein(lines, places, broken, hetero, residue)
-    values, unknown = _numbers(matrix, [(54, 60), (60, 66)])
+    values, _ = _numbers(matrix, [(54, 60), (60, 66)])
     # Columns that many programs leave blank or write something of their own into: taken as not given.
     occupancy = np.where(np.isnan(values[:, 0]), 1.0, values[:, 0])
-    chain = _text(matrix, 21, 22)
     empty = np.full(len(lines), "", "U1")
+    insertion = _text(matrix, 26, 27)
     atoms = Atoms(
         author_chain=chain,
         label_chain=empty,
         entity=empty,
         number=number,
-        insertion=_text(matrix, 26, 27),
+        insertion=insertion,
         position=np.zeros(len(lines), np.int32),
         residue=residue,
         name=_text(matrix, 12, 16),
@@ -102,15 +131,85 @@ def _parse(lines: list[bytes], places: list[int]) -> Atoms:
         b_factor=values[:, 1].astype(np.float32),
         coords=coords.astype(np.float32),
         hetero=hetero,
+        segment=_segments(matrix, number, insertion, residue, chain),
+        section=sections,
     )
     return atoms.take(~broken) if broken.any() else atoms
+
+
+def _matrix(lines: list[bytes]) -> np.ndarray:
+    """The lines as characters (atoms, columns); a serial number too long for its columns shifts nothing."""
+    matrix = np.array(lines, dtype=f"S{RECORD_WIDTH}").view("S1").reshape(len(lines), RECORD_WIDTH)
+    if _filled(matrix, OVERFLOWN_SERIAL, OVERFLOWN_SERIAL + 1):
+        points = np.array(COORDINATE_POINTS)
+        shifted = (matrix[:, points + 1] == b".").all(1) & (matrix[:, points] != b".").any(1)
+        matrix[shifted, OVERFLOWN_SERIAL:-1] = matrix[shifted, OVERFLOWN_SERIAL + 1 :]
+    return matrix
+
+
+def _residues_and_chains(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Residue names and chain ids, whose columns meet in column 21.
+
+    Force fields have residue names of four letters (``NMET``, ``TIP3``), ChimeraX chain ids of two. Names of amino
+    acids tell the two apart: ``CGLU`` is one, and so is ``MET`` before a two-letter chain.
+    """
+    if not _filled(matrix, 20, 21):
+        return _text(matrix, 17, 20), _text(matrix, 21, 22)
+    columns = np.ascontiguousarray(matrix[:, 17:22]).view("S5").reshape(-1)
+    codes, inverse = np.unique(columns, return_inverse=True)
+    texts = [code.decode("latin-1").replace("\0", " ").ljust(5) for code in codes.tolist()]
+    two_letters = any(text[:3].upper() in STANDARD and text[:4].strip().upper() not in LONG_NAMES for text in texts)
+    pairs = [(text[:cut], text[cut:]) for text in texts for cut in [_length_of_name(text, two_letters)]]
+    names, chains = (np.array([text.strip() for text in column]) for column in zip(*pairs, strict=True))
+    return names[inverse], chains[inverse]
+
+
+def _length_of_name(text: str, two_letters: bool) -> int:
+    """Characters of a residue's name in columns 18-22."""
+    name = text[:4].strip().upper()
+    right_aligned = text[0] == " " and name in STANDARD
+    return 4 if right_aligned or name in TERMINAL_NAMES or not (two_letters or text[3] == " ") else 3
+
+
+def _filled(matrix: np.ndarray, start: int, stop: int) -> bool:
+    """Whether any character in columns is neither blank nor missing."""
+    return bool((matrix.view(np.uint8)[:, start:stop] > ord(" ")).any())
+
+
+def _segments(
+    matrix: np.ndarray, number: np.ndarray, insertion: np.ndarray, residue: np.ndarray, chain: np.ndarray
+) -> np.ndarray:
+    """Segment ids (columns 73-76), empty where they are all the same or something else stands in their columns.
+
+    Partial charges and atom types change within residues; segment ids change between them, at most once within what
+    looks like one (two molecules whose residues alternate).
+    """
+    empty = np.full(len(matrix), "", "U1")
+    columns = matrix.view(np.uint8)[:, SEGMENT[0] : SEGMENT[1]]
+    if not (columns[1:] != columns[:-1]).any():
+        return empty
+    segment = _text(matrix, *SEGMENT)
+    changed = segment[1:] != segment[:-1]
+    between = np.zeros(len(changed), bool)
+    for column in (number, insertion, residue, chain):
+        between |= column[1:] != column[:-1]
+    if (changed & ~between).sum() > between.sum():
+        return empty
+    # Atoms that another program added, without a segment id, belong to that of their residue.
+    residue_of = np.append(0, np.cumsum(between))
+    filled, first = np.unique(residue_of[segment != ""], return_index=True)
+    own = np.full(residue_of[-1] + 1, "", segment.dtype)
+    own[filled] = segment[segment != ""][first]
+    return np.where(segment == "", own[residue_of], segment)
 
 
 def _refuse_broken_protein(
     lines: list[bytes], places: list[int], broken: np.ndarray, hetero: np.ndarray, residue: np.ndarray
 ) -> None:
+    """Only a broken record of the protein refuses the file, or one that breaks off before it says what it is."""
     for i in np.flatnonzero(broken):
-        if not hetero[i] or component(str(residue[i])).amino_acid:
+        cut_short = not hetero[i] and len(lines[i].rstrip()) < LAST_RESIDUE_NAME_COLUMN
+        if cut_short or component(str(residue[i])).amino_acid:
             shown = lines[i][:66].decode("ascii", "replace").strip()
             raise UnreadableError(f"line {places[i] + 1} is broken: {shown!r}")
 
@@ -127,6 +226,9 @@ def _numbers(matrix: np.ndarray, columns: list[tuple[int, int]]) -> tuple[np.nda
     values = np.empty((len(matrix), len(columns)))
     broken = np.zeros(len(matrix), bool)
     for i, (start, stop) in enumerate(columns):
+        if (plain := _plain_numbers(matrix.view(np.uint8)[:, start:stop])) is not None:
+            values[:, i] = plain
+            continue
         field = np.ascontiguousarray(matrix[:, start:stop]).view(f"S{stop - start}").reshape(-1)
         try:
             values[:, i] = field.astype(np.float64)
@@ -139,6 +241,32 @@ def _numbers(matrix: np.ndarray, columns: list[tuple[int, int]]) -> tuple[np.nda
     return values, broken
 
 
+def _plain_numbers(characters: np.ndarray) -> np.ndarray | None:
+    """Numbers as the format has them (``%8.3f``, ``%6.2f``), None if any is written otherwise.
+
+    Digits are added up for all atoms at once, several times quicker than reading one number after another; the values
+    are those of ``float``, as whole numbers and powers of ten are exact.
+    """
+    width = characters.shape[1]
+    decimals = 3 if width == COORDINATE_WIDTH else 2
+    point = width - decimals - 1
+    columns = np.ascontiguousarray(characters.T)
+    digits = columns - np.uint8(ord("0"))
+    is_digit = digits <= 9
+    minus = columns[:point] == ord("-")
+    before = is_digit[:point]
+    sound = (columns[point] == ord(".")).all() and is_digit[point + 1 :].all() and before[-1].all()
+    # Blanks, at most one sign, then digits.
+    sound = sound and (before | minus | (columns[:point] == ord(" "))).all()
+    if not sound or (~before[1:] & (before[:-1] | minus[:-1])).any():
+        return None
+    total = np.zeros(len(characters), np.int32)
+    for i in range(width):
+        if i != point:
+            total = 10 * total + np.where(is_digit[i], digits[i], 0)
+    return np.where(minus.any(0), -total, total) / 10.0**decimals
+
+
 def _residue_numbers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     field = np.ascontiguousarray(matrix[:, 22:26]).view("S4").reshape(-1)
     broken = np.zeros(len(field), bool)
@@ -149,17 +277,20 @@ def _residue_numbers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.zeros(len(field), np.int32)
     for i, text in enumerate(field.tolist()):
         try:
-            values[i] = _hybrid36(text.strip())
+            values[i] = _long_number(text.strip())
         except ValueError:
             broken[i] = True
     return values, broken
 
 
-def _hybrid36(text: bytes) -> int:
-    """A residue number of four characters; beyond 9999 they count on from A000 in base 36 (cctbx's hybrid-36)."""
+def _long_number(text: bytes) -> int:
+    """A residue number of four characters that goes on beyond 9999.
+
+    From A000 in base 36 (cctbx's hybrid-36), or in hexadecimal (VMD), which a digit before the letters tells.
+    """
     if len(text) == 4 and text[:1].isalpha():
         return int(text, 36) + 10**4 + (16 if text[:1].islower() else -10) * 36**3
-    return int(text)
+    return int(text, 16 if len(text) == 4 and not text.lstrip(b"+-").isdigit() else 10)
 
 
 def _seqres(head: bytes) -> dict[str, tuple[str, ...]]:
@@ -167,7 +298,7 @@ def _seqres(head: bytes) -> dict[str, tuple[str, ...]]:
     start = head.find(b"SEQRES")
     for line in head[start:].split(b"\n") if start >= 0 else []:
         if line.startswith(b"SEQRES"):
-            found.setdefault(line[11:12].decode("latin-1").strip(), []).extend(line[19:70].decode("latin-1").split())
+            found.setdefault(line[10:12].decode("latin-1").strip(), []).extend(line[19:70].decode("latin-1").split())
     return {chain: tuple(names) for chain, names in found.items()}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dplm2.settings.dataset import Reading
 from dplm2.structures.atoms import Entry, UnreadableError
-from dplm2.structures.manifest import entry_name, sha256_of_source
+from dplm2.structures.manifest import entry_name, is_broken_link, sha256_of_source
 from dplm2.structures.mmcif_format import read_binary_cif, read_mmcif
 from dplm2.structures.pdb_format import read_pdb
 
@@ -23,7 +23,7 @@ GZIP_MAGIC, FOLDCOMP_MAGIC, TAR_MAGIC = b"\x1f\x8b", b"FCMP", b"ustar"
 TAR_MAGIC_AT, SNIFFED_BYTES = 257, 4096
 MEBIBYTE = 1 << 20
 PDB_RECORDS = (
-    b"ATOM  ", b"HETATM", b"HEADER", b"TITLE ", b"COMPND", b"SOURCE", b"KEYWDS", b"EXPDTA", b"AUTHOR", b"REMARK",
+    b"ATOM ", b"HETATM", b"HEADER", b"TITLE ", b"COMPND", b"SOURCE", b"KEYWDS", b"EXPDTA", b"AUTHOR", b"REMARK",
     b"REVDAT", b"SEQRES", b"CRYST1", b"MODEL", b"DBREF", b"TER", b"END", b"OBSLTE", b"NUMMDL", b"MDLTYP", b"SPLIT ",
     b"CAVEAT", b"JRNL  ", b"HELIX ", b"SHEET ", b"SSBOND", b"LINK  ", b"MODRES", b"ORIGX1", b"SCALE1", b"MTRIX1",
     b"CONECT", b"PARENT", b"USER  ",
@@ -128,7 +128,7 @@ def _read_text(data: bytes, limits: Reading) -> Entry:
             return read_pdb(data, limits)
         if line.strip() and not line.startswith(b"#"):
             break
-    if b"\nATOM  " in data or b"\nHETATM" in data:
+    if b"\nATOM " in data or b"\nHETATM" in data:
         return read_pdb(data, limits)
     if data.lstrip()[:1] == b"<":
         raise UnreadableError("a web page or XML, " + NO_FORMAT)
@@ -208,7 +208,8 @@ def items_of(path: str, sha256: str, limits: Reading) -> Iterator[Item]:
     try:
         archive = is_archive(Path(path))
     except OSError as error:
-        yield Item(path, sha256, entry_name(path), problem=f"cannot be read ({error.strerror})")
+        problem = "a broken link" if is_broken_link(path) else f"cannot be read ({error.strerror})"
+        yield Item(path, sha256, entry_name(path), problem=problem)
         return
     if not archive:
         yield Item(path, sha256, entry_name(path))
@@ -220,8 +221,7 @@ def items_of(path: str, sha256: str, limits: Reading) -> Iterator[Item]:
 
 def _member(path: str, sha256: str, name: str, content: bytes | None = None, problem: str = "") -> Item:
     name = name.encode("utf-8", "replace").decode()
-    # Named after the archive too, so that two archives with members of one name stay apart.
-    return Item(path, sha256, f"{entry_name(path)}.{entry_name(name)}", name, content, problem)
+    return Item(path, sha256, entry_name(name), name, content, problem)
 
 
 def _tar_members(path: str, sha256: str, limits: Reading) -> Iterator[Item]:

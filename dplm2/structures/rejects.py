@@ -5,6 +5,7 @@ from typing import NamedTuple
 CODES = {
     "unreadable": "The file or archive member cannot be read: no known format, cut short, broken, beyond a limit.",
     "no_protein": "The entry has no protein chain of two or more residues.",
+    "ambiguous_chain": "Several molecules may share the chain id, and the file does not tell them apart.",
     "no_backbone": "No residue has N, CA and C with finite coordinates (C-alpha traces, coarse-grained beads).",
     "too_short": "Fewer residues than filters.min_length.",
     "too_long": "More residues than filters.max_length.",

@@ -3,10 +3,11 @@
 Arrays of coordinates: R residues, A backbone atoms (N, CA, C, O), X Cartesian coordinates.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dplm2.structures.alternates import FARTHEST_ALTERNATE, FARTHEST_LABELLED, combine
 from dplm2.structures.atoms import Atoms, Entry
 from dplm2.structures.components import component
 from dplm2.structures.geometry import lengths
@@ -23,7 +24,13 @@ MOST_NEIGHBOURS = 500
 
 @dataclass
 class ChainResidues:
-    """The residues of one author's chain that have atoms, in order; ``position`` is 0 where the file gives none."""
+    """Residues that have atoms, in order: those of one author's chain, or of one molecule of it.
+
+    ``position`` is 0 where the file gives none; ``bonded`` (R - 1,) tells which neighbours a peptide bond links.
+    ``segment`` and ``section`` are those of the first atom, ``run`` finds a residue's atoms in the file. ``mixed``
+    marks residues of which an atom stands twice, too far apart for one molecule. ``name`` is the author's chain id,
+    made unique within the entry; ``ambiguous`` says why its molecules cannot be told apart, empty if they can.
+    """
 
     author_chain: str
     label_chain: str | None
@@ -35,13 +42,20 @@ class ChainResidues:
     backbone_RAX: np.ndarray
     b_factor: np.ndarray
     bonded: np.ndarray
+    hetero: np.ndarray
+    segment: np.ndarray
+    section: np.ndarray
+    run: np.ndarray
+    mixed: np.ndarray
+    name: str = ""
+    ambiguous: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 @dataclass
-class _Runs:
+class Runs:
     """Stretches of consecutive atoms of one residue, with what is the same for all atoms of a stretch."""
 
     start: np.ndarray
@@ -53,18 +67,23 @@ class _Runs:
     candidate: np.ndarray
 
 
-def protein_chains(entry: Entry) -> list[ChainResidues]:
-    """The protein chains of an entry, by the author's chain id, in the order of the file.
+def residues_by_chain(entry: Entry) -> tuple[Runs, list[ChainResidues]]:
+    """The residues of proteins by the author's chain id, in the order of the file.
 
-    A residue belongs to a chain if it is an amino acid by name (or has N, CA and C) and the file says that it is part
-    of a polypeptide; where the file does not say, if its record is ATOM or peptide bonds lead to one whose record is.
-    A chain has at least two residues.
+    A residue belongs to a protein if it is an amino acid by name (or has N, CA and C) and the file says that it is part
+    of a polypeptide; where the file does not say, any amino acid may be one, ligands too.
     """
-    atoms = entry.atoms
-    if len(atoms) == 0:
-        return []
-    code = _backbone_codes(atoms)
+    code = _backbone_codes(entry.atoms)
     runs = _runs(entry, code)
+    chains = _by_chain(entry, runs, code)
+    if any(chain.mixed.any() for chain in chains):
+        entry, begins = _without_mixtures(entry, runs, chains)
+        runs = _runs(entry, code, begins)
+        chains = _by_chain(entry, runs, code)
+    return runs, chains
+
+
+def _by_chain(entry: Entry, runs: Runs, code: np.ndarray) -> list[ChainResidues]:
     chains = []
     for chain in dict.fromkeys(runs.chain):
         members = [
@@ -73,10 +92,30 @@ def protein_chains(entry: Entry) -> list[ChainResidues]:
             if yes and name == chain
         ]
         if len(members) >= FEWEST_RESIDUES:
-            residues = _assemble(entry, runs, members, code)
-            if len(residues) >= FEWEST_RESIDUES:
-                chains.append(residues)
+            chains.append(_assemble(entry, runs, members, code))
     return chains
+
+
+def _without_mixtures(entry: Entry, runs: Runs, chains: list[ChainResidues]) -> tuple[Entry, np.ndarray]:
+    """The entry, and where residues begin beside the usual (atoms,), if stretches of one number hold two molecules.
+
+    Another residue may begin at the name that a stretch begins with. Where the two have labels of alternate locations,
+    these are taken as segment ids.
+    """
+    atoms = entry.atoms
+    begins, segment = np.zeros(len(atoms), bool), atoms.segment
+    stops = np.append(runs.start[1:], len(atoms))
+    for chain in chains:
+        labels = set()
+        for run in chain.run[chain.mixed].tolist():
+            start, stop = runs.start[run], stops[run]
+            name, label = atoms.name[start:stop], atoms.altloc[start:stop]
+            begins[start:stop] = (name == name[0]) & (label == label[0])
+            labels |= set(label.tolist()) - {""}
+        if len(labels) > 1:
+            own = atoms.author_chain == chain.author_chain
+            segment = np.where(own, np.char.add(segment.astype(str), atoms.altloc.astype(str)), segment)
+    return replace(entry, atoms=replace(atoms, segment=segment)), begins
 
 
 def _backbone_codes(atoms: Atoms) -> np.ndarray:
@@ -86,63 +125,80 @@ def _backbone_codes(atoms: Atoms) -> np.ndarray:
     return code
 
 
-def _runs(entry: Entry, code: np.ndarray) -> _Runs:
+def _runs(entry: Entry, code: np.ndarray, begins: np.ndarray | None = None) -> Runs:
     atoms = entry.atoms
-    change = np.zeros(len(atoms), bool)
+    change = np.zeros(len(atoms), bool) if begins is None else begins
     change[0] = True
     for column in (atoms.author_chain, atoms.number, atoms.insertion, atoms.residue, atoms.position, atoms.hetero):
         change[1:] |= column[1:] != column[:-1]
+    change[1:] |= atoms.segment[1:] != atoms.segment[:-1]
+    if atoms.section[0] != atoms.section[-1]:
+        change[1:] |= atoms.section[1:] != atoms.section[:-1]
     start = np.flatnonzero(change)
     run_of_atom = np.cumsum(change) - 1
     name, chain = atoms.residue[start].tolist(), atoms.author_chain[start].tolist()
     hetero, position = atoms.hetero[start], atoms.position[start]
+    segment = atoms.segment[start].tolist()
     if entry.peptides is not None:
         in_polymer = np.array([entity in entry.peptides for entity in atoms.entity[start].tolist()]) & (position > 0)
-        key = list(zip(chain, position.tolist(), strict=True))
+        key = list(zip(segment, position.tolist(), strict=True))
     else:
         in_polymer = np.ones(len(start), bool)
-        key = list(zip(chain, atoms.number[start].tolist(), atoms.insertion[start].tolist(), strict=True))
+        key = list(zip(segment, atoms.number[start].tolist(), atoms.insertion[start].tolist(), strict=True))
     known = {residue: component(residue).amino_acid for residue in set(name)}
     amino_acid = np.array([known[residue] for residue in name])
     if not amino_acid.all():
         has = [np.bincount(run_of_atom[code == i], minlength=len(start)) > 0 for i in range(3)]
         amino_acid |= has[0] & has[1] & has[2]
-    return _Runs(start, run_of_atom, chain, key, name, hetero, amino_acid & in_polymer)
+    return Runs(start, run_of_atom, chain, key, name, hetero, amino_acid & in_polymer)
 
 
-def _assemble(entry: Entry, runs: _Runs, members: list[int], code: np.ndarray) -> ChainResidues:
-    """Put the stretches of one chain together: alternate locations and repeats are stretches of one key."""
+def _assemble(entry: Entry, runs: Runs, members: list[int], code: np.ndarray) -> ChainResidues:
+    """Put the stretches of one chain together: alternate locations of a residue are several stretches."""
     atoms = entry.atoms
-    groups: dict[tuple, list[int]] = {}
-    for run in members:
-        groups.setdefault(runs.key[run], []).append(run)
-    # Residues scattered over the file (a modified one behind the chain's end) still know their place in the polymer.
-    ordered = sorted(groups) if entry.peptides is not None else list(groups)
-    chosen = [_run_of_highest_occupancy(atoms, runs, groups[key]) for key in ordered]
     group_of_run = np.full(len(runs.start), -1)
-    group_of_run[chosen] = np.arange(len(chosen))
-    for group, (key, run) in enumerate(zip(ordered, chosen, strict=True)):
-        if len(groups[key]) > 1:
-            group_of_run[[other for other in groups[key] if runs.name[other] == runs.name[run]]] = group
-    backbone, b_factor = _backbones(atoms, group_of_run[runs.run_of_atom], code, len(ordered))
-    bonded = _bonded(backbone)
+    if len({runs.key[run] for run in members}) == len(members):
+        chosen = _ordered(atoms, runs, np.array(members), by_position=entry.peptides is not None)
+        group_of_run[chosen] = np.arange(len(chosen))
+    else:
+        groups = {_run_of_highest_occupancy(atoms, runs, group): group for group in combine(atoms, runs, members, code)}
+        unique = len({runs.key[run] for run in groups}) == len(groups)
+        chosen = _ordered(atoms, runs, np.array(list(groups)), by_position=entry.peptides is not None and unique)
+        for place, run in enumerate(chosen.tolist()):
+            group_of_run[[other for other in groups[run] if runs.name[other] == runs.name[run]]] = place
+    backbone, b_factor, mixed = _backbones(atoms, runs.run_of_atom, group_of_run, code, len(chosen))
     first = runs.start[chosen]
-    residues = ChainResidues(
+    return ChainResidues(
         author_chain=runs.chain[members[0]],
         label_chain=str(atoms.label_chain[first[0]]) or None,
         entity=str(atoms.entity[first[0]]),
-        names=[runs.name[run] for run in chosen],
+        names=[runs.name[run] for run in chosen.tolist()],
         number=atoms.number[first],
         insertion=atoms.insertion[first].tolist(),
         position=atoms.position[first],
         backbone_RAX=backbone,
         b_factor=b_factor,
-        bonded=bonded,
+        bonded=bonds(backbone),
+        hetero=runs.hetero[chosen],
+        segment=atoms.segment[first],
+        section=atoms.section[first],
+        run=chosen,
+        mixed=mixed,
     )
-    return residues if entry.peptides is not None else _without_ligands(residues, runs.hetero[chosen])
 
 
-def _run_of_highest_occupancy(atoms: Atoms, runs: _Runs, candidates: list[int]) -> int:
+def _ordered(atoms: Atoms, runs: Runs, chosen: np.ndarray, by_position: bool) -> np.ndarray:
+    """Residues of one segment side by side; scattered ones at their place in the polymer, where the file tells it."""
+    segment = atoms.segment[runs.start[chosen]]
+    rank = np.zeros(len(chosen), int)
+    if (segment != segment[0]).any():
+        _, first, inverse = np.unique(segment, return_index=True, return_inverse=True)
+        rank = first[inverse]
+    place = atoms.position[runs.start[chosen]] if by_position else np.arange(len(chosen))
+    return chosen[np.lexsort((place, rank))]
+
+
+def _run_of_highest_occupancy(atoms: Atoms, runs: Runs, candidates: list[int]) -> int:
     """Of residues on one place (micro-heterogeneity) the one of highest mean occupancy, the first of equals."""
     if len(candidates) == 1 or len({runs.name[run] for run in candidates}) == 1:
         return candidates[0]
@@ -151,16 +207,17 @@ def _run_of_highest_occupancy(atoms: Atoms, runs: _Runs, candidates: list[int]) 
     return candidates[int(np.argmax(means))]
 
 
-def _backbones(atoms: Atoms, group: np.ndarray, code: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Backbone (R, 4, 3), NaN where missing, and B factor (R,) of C-alpha, or of what there is of the backbone."""
+def _backbones(
+    atoms: Atoms, run_of_atom: np.ndarray, group_of_run: np.ndarray, code: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Backbone (R, 4, 3), NaN where missing; B factor (R,) of C-alpha, or of what there is; mask of mixed residues."""
+    group = group_of_run[run_of_atom]
     at = np.flatnonzero((code >= 0) & (group >= 0))
-    coords = atoms.coords[at]
-    # The origin is where programs put atoms that they have no coordinates for.
-    with np.errstate(invalid="ignore"):
-        sound = (np.abs(coords) < LARGEST_COORDINATE).all(-1) & (coords != 0).any(-1)
-    at = at[sound]
+    at = at[placed(atoms.coords[at])]
     slot = group[at] * len(BACKBONE_ATOMS) + code[at]
+    mixed = np.zeros(count, bool)
     if len(at) and np.bincount(slot).max() > 1:
+        mixed[group[_too_far_apart(atoms, run_of_atom, at, slot)]] = True
         at, slot = _one_atom_per_slot(atoms, group, at, slot)
     backbone = np.full((count * len(BACKBONE_ATOMS), 3), np.nan, np.float32)
     backbone[slot] = atoms.coords[at]
@@ -169,7 +226,22 @@ def _backbones(atoms: Atoms, group: np.ndarray, code: np.ndarray, count: int) ->
     factors = factors.reshape(count, -1)
     fallback = np.where(np.isnan(factors[:, 0]), factors[:, 2], factors[:, 0])
     b_factor = np.where(np.isnan(factors[:, 1]), fallback, factors[:, 1])
-    return backbone.reshape(count, len(BACKBONE_ATOMS), 3), b_factor
+    return backbone.reshape(count, len(BACKBONE_ATOMS), 3), b_factor, mixed
+
+
+def placed(coords: np.ndarray) -> np.ndarray:
+    """Which atoms have coordinates; the origin is where programs put atoms that they have none for."""
+    with np.errstate(invalid="ignore"):
+        return (np.abs(coords) < LARGEST_COORDINATE).all(-1) & (coords != 0).any(-1)
+
+
+def _too_far_apart(atoms: Atoms, run_of_atom: np.ndarray, at: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    """Atoms that stand in one stretch a second time, too far away for an alternate location."""
+    order = np.lexsort((np.arange(len(at)), atoms.altloc[at], slot))
+    before, after = at[order[:-1]], at[order[1:]]
+    twice = (slot[order[:-1]] == slot[order[1:]]) & (run_of_atom[before] == run_of_atom[after])
+    limit = np.where(atoms.altloc[before] == atoms.altloc[after], FARTHEST_ALTERNATE, FARTHEST_LABELLED)
+    return after[twice & (lengths(atoms.coords[after] - atoms.coords[before]) > limit)]
 
 
 def _one_atom_per_slot(
@@ -194,43 +266,30 @@ def _one_atom_per_slot(
     return at[chosen], slot[chosen]
 
 
-def _bonded(backbone_RAX: np.ndarray) -> np.ndarray:
+def bonds(backbone_RAX: np.ndarray) -> np.ndarray:
     """Whether residues i and i + 1 are linked (R - 1,): by C-N distance, or C-alpha distance where one is missing."""
+    return linked(backbone_RAX[:-1], backbone_RAX[1:])
+
+
+def linked(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Whether a peptide bond leads from one residue to the other; backbones (..., A, X)."""
     with np.errstate(invalid="ignore"):
-        peptide = lengths(backbone_RAX[1:, 0] - backbone_RAX[:-1, 2])
-        alpha = lengths(backbone_RAX[1:, 1] - backbone_RAX[:-1, 1])
+        peptide = lengths(after[..., 0, :] - before[..., 2, :])
+        alpha = lengths(after[..., 1, :] - before[..., 1, :])
         return np.where(np.isnan(peptide), alpha < LONGEST_CA_DISTANCE, peptide < LONGEST_PEPTIDE_BOND)
 
 
-def _without_ligands(residues: ChainResidues, hetero: np.ndarray) -> ChainResidues:
-    """Drop amino acids of HETATM records that no peptide bond links to the chain: free ones, peptides as ligands."""
-    if not hetero.any():
+def subset(residues: ChainResidues, places: np.ndarray) -> ChainResidues:
+    """The residues at these places, in this order."""
+    if len(places) == len(residues) and (np.diff(places) == 1).all():
         return residues
-    stretch = np.append(0, np.cumsum(~residues.bonded))
-    anchored = np.unique(stretch[~hetero])
-    if len(anchored) == 0:
-        anchored = np.flatnonzero(np.bincount(stretch) >= FEWEST_RESIDUES)
-    return subset(residues, np.isin(stretch, anchored))
-
-
-def subset(residues: ChainResidues, kept: np.ndarray) -> ChainResidues:
-    """The residues that a mask keeps."""
-    if kept.all():
-        return residues
-    places = np.flatnonzero(kept)
     backbone = residues.backbone_RAX[places]
-    return ChainResidues(
-        residues.author_chain,
-        residues.label_chain,
-        residues.entity,
-        [residues.names[i] for i in places],
-        residues.number[places],
-        [residues.insertion[i] for i in places],
-        residues.position[places],
-        backbone,
-        residues.b_factor[places],
-        _bonded(backbone),
-    )
+    columns = {
+        name: getattr(residues, name)[places]
+        for name in ("number", "position", "b_factor", "hetero", "segment", "section", "run", "mixed")
+    }
+    listed = {name: [getattr(residues, name)[i] for i in places.tolist()] for name in ("names", "insertion")}
+    return replace(residues, **columns, **listed, backbone_RAX=backbone, bonded=bonds(backbone))
 
 
 def clashing(backbone_RAX: np.ndarray, closest: float = 1.0) -> np.ndarray:

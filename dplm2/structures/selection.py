@@ -5,6 +5,8 @@ Writes ``selection.parquet`` (the chains that stay, each with its cluster and sp
 them all.
 """
 
+import functools
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -48,6 +50,7 @@ COLUMNS = [
 ]
 # Below this number of chains a quantile for each length means nothing.
 FEWEST_FOR_QUANTILE = 20
+_log = logging.getLogger(__name__)
 
 
 def select_chains(
@@ -92,6 +95,7 @@ def select_chains(
     table = pa.concat_tables(tables)
     _refuse_equal_names(table)
     rejected = _rejects_of_shards(folder, parts)
+    unjudged = _warn_of_unjudged(parts, settings)
     work = _Selection(table, settings, seed, threads)
     work.run()
     rejected = pa.concat_tables([rejected, work.rejected()])
@@ -103,7 +107,9 @@ def select_chains(
     counts = count_splits(work.splits)
     codes = dict(sorted(Counter(rejected["code"].to_pylist()).items()))
     record.inputs.update({part.name: sha256_of_file(part) for part in parts})
-    record.write(folder, chains=len(work.kept), splits=counts, rejected=codes, unmatched=work.unmatched)
+    record.write(
+        folder, chains=len(work.kept), splits=counts, rejected=codes, unmatched=work.unmatched, unjudged=unjudged
+    )
     return {"chains": len(work.kept), **counts, "rejected": len(rejected)}
 
 
@@ -115,6 +121,29 @@ def describe(rejected: pa.Table) -> str:
     first = {name: rejected[name][0].as_py() for name in rejected.column_names}
     chain = f" chain {first['chain']}" if first["chain"] else ""
     return f"{', '.join(f'{n} {code}' for code, n in codes)} (first: {first['source_file']}{chain}: {first['reason']})"
+
+
+def _warn_of_unjudged(parts: Iterable[Path], settings: DatasetSettings) -> int:
+    """Count, and say once, the chains that filters on pLDDT let through because nothing tells what B factors are."""
+    filters = settings.filters
+    wanted = (filters.min_plddt, filters.max_plddt_deviation, filters.trim_plddt)
+    if settings.reading.plddt != "auto" or all(value is None for value in wanted):
+        return 0
+    count, dataset = 0, ""
+    for part in parts:
+        table = pq.read_table(part, columns=["dataset", "plddt", "method", "resolution"], partitioning=None)
+        unknown = (pc.is_null(table[name]) for name in ("plddt", "method", "resolution"))
+        table = table.filter(functools.reduce(pc.and_, unknown))
+        if len(table):
+            count, dataset = count + len(table), table["dataset"][0].as_py()
+    if count:
+        _log.warning(
+            "warning: dataset %s: the pLDDT filters did not judge %d chains, whose files say neither that they are "
+            "predicted nor which experiment they come from; set datasets.%s.reading.plddt to b_factor if their B "
+            "factors are pLDDT, to none if they are experimental",
+            dataset, count, dataset,
+        )  # fmt: skip
+    return count
 
 
 def _refuse_equal_names(table: pa.Table) -> None:

@@ -20,8 +20,8 @@ from dplm2.language.sampling import sample as draw
 from dplm2.language.schedule import sampler_settings
 from dplm2.settings.generation import GenerationSettings
 from dplm2.structures import store
+from dplm2.structures.molecules import protein_chains
 from dplm2.structures.reading import read_structure
-from dplm2.structures.residues import protein_chains
 from dplm2.structures.writing import write_structure
 
 MOTIF = """\

@@ -3,7 +3,9 @@
 import pytest
 
 from dplm2.errors import ConfigError
-from dplm2.language.schedule import sampler_settings
+from dplm2.language import heads
+from dplm2.language.schedule import Strategy, sampler_settings
+from dplm2.language.vocabulary import TRACKS
 from dplm2.settings import load
 from dplm2.settings.fields import meaning_of, plain
 from dplm2.settings.generation import TASK_DEFAULTS, TASKS, GenerationSettings
@@ -29,8 +31,11 @@ OTHER = {
 
 def test_values_of_the_paper():
     designed, folded = GenerationSettings.make(task="co-generation"), GenerationSettings.make(task="folding")
-    assert (designed.steps, designed.strategy, designed.unmasking) == (500, "annealing@2.0:1.0", "stochastic@1.0")
-    assert (designed.lengths, designed.samples, designed.nucleus) == ((100, 200, 300, 400, 500), 100, 0.95)
+    assert (designed.steps, designed.unmasking) == (500, "stochastic@1.0")
+    assert (designed.lengths, designed.samples) == ((100, 200, 300, 400, 500), 100)
+    sampler = sampler_settings(designed)
+    assert set(sampler.strategy.values()) == {Strategy.parse("annealing@2.0:0.1")}
+    assert {sampler.nucleus_of(track) for track in TRACKS} == {0.95}
     assert (folded.steps, folded.strategy, folded.unmasking) == (100, "argmax", "deterministic")
     assert folded.lengths is None
 
@@ -108,3 +113,13 @@ def test_each_track_may_have_its_own_strategy():
 def test_steps_can_be_bounded_by_the_length():
     settings = GenerationSettings.make(task="co-generation", steps=500, steps_per_residue=1)
     assert [settings.steps_for(length) for length in (1, 100, 600)] == [1, 100, 500]
+
+
+def test_what_is_left_to_the_model_is_its_heads():
+    """DPLM-2 Bit: ``generate`` of the authors' dplm2_bit.py. What is given stays, whatever the head."""
+    bits = heads.HEADS["bits"].sampling
+    designed, folded = (GenerationSettings.make(task=task).for_head(bits) for task in ("co-generation", "folding"))
+    assert designed.strategy == "annealing@1.1:0.1" and plain(designed.nucleus) == {"structure": 1.0, "sequence": 0.95}
+    assert sampler_settings(designed).nucleus_of("structure") == 1.0 and folded.strategy == "argmax"
+    given = GenerationSettings.make(task="co-generation", strategy="annealing@2.0:1.0", nucleus=0.5).for_head(bits)
+    assert (given.strategy, given.nucleus) == ("annealing@2.0:1.0", 0.5)

@@ -5,27 +5,31 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dplm2.language import heads
+from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings import load
 from dplm2.settings.fields import plain
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "config"
 PRESETS = ("paper_150m", "paper_650m", "paper_3b", "ablations")
+BIT = "paper_bit_650m"
 DEVICES = 8  # DPLM-2, section 3.3: eight A100; one batch for each
 TOKENS_PER_DEVICE = 2 * 8192
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [*PRESETS, BIT])
 def test_preset_is_complete_and_consistent(name):
     for model in load(FOLDER / f"{name}.yaml").models.values():
         training = model.training
-        assert (training.steps, training.warmup, training.learning_rate) == (100_000, 2000, 1e-4)
+        steps = 300_000 if name == BIT else 100_000
+        assert (training.steps, training.warmup, training.learning_rate) == (steps, 2000, 1e-4)
         assert training.last_learning_rate == 1e-5 and training.gradient_clip == 0.5
         assert training.token_budget * training.accumulate == DEVICES * TOKENS_PER_DEVICE
         assert model.diffusion.steps == 500
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [*PRESETS, BIT])
 def test_the_tokenizer_is_trained_on_five_chains_for_each_device(name):
     """structok_lfq_8k_pdb_swissprot_c512.yaml of the authors: batch_size 5 for each device, crop_size 512."""
     [tokenizer] = load(FOLDER / f"{name}.yaml").tokenizers.values()
@@ -40,7 +44,7 @@ def test_slurm_gives_both_trainings_the_devices_that_they_are_sized_for():
     assert [training["gpu"] for training in trainings] == [DEVICES, DEVICES]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [*PRESETS, BIT])
 def test_chains_pass_the_filters_of_the_authors(name):
     """Tokenizer: ``filter`` of the same file. Language model: ``preprocess_dataset`` in their tokenized_protein.py."""
     datasets = load(FOLDER / f"{name}.yaml").datasets
@@ -68,3 +72,19 @@ def test_ablations_of_the_paper_are_there():
     without = {name for name, section in models.items() if section.warmup.sequence_stage == "never"}
     assert without == {"no-pretraining", "no-pretraining-pdb-only"}
     assert models["pdb-only"].datasets == ("pdb",) and models["full"].datasets == ("pdb", "swissprot")
+
+
+def test_dplm2_bit_is_trained_fully_on_bits_by_an_objective_that_the_head_has():
+    """dplm2_bit_650m.yaml of the authors, but for the number of updates, which is that of arXiv 2504.11454."""
+    [model] = load(FOLDER / f"{BIT}.yaml").models.values()
+    heads.make(model.structure_head, Vocabulary(), 8).check(model.diffusion)
+    assert (model.structure_head, model.lora.enabled, model.diffusion.self_mixup) == ("bits", False, "off")
+    assert model.warmup.embedding_scaling == heads.HEADS["bits"].official.scaling
+
+
+def test_paper_tables_of_the_index_models_are_made_with_the_papers_temperatures():
+    """The default is a later recommendation; DPLM-2's tables are of 2.0 to 1.0, DPLM-2 Bit's of 1.1 to 0.1."""
+    for name in (*PRESETS, BIT, "benchmark"):
+        for section in load(FOLDER / f"{name}.yaml").generation.values():
+            if section.task not in ("folding", "inverse-folding"):
+                assert section.strategy == ("annealing@1.1:0.1" if name == BIT else "annealing@2.0:1.0")

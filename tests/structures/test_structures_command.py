@@ -129,3 +129,29 @@ def test_several_processes_give_the_bytes_of_one(inputs, tmp_path, monkeypatch):
         assert (counts.files, counts.chains, counts.rejects) == (15, 14, {"unreadable": 1})
     for name in ("part-00000.parquet", "rejected.parquet"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("plddt", "head", "warned"),
+    [
+        ("auto", "", True),
+        ("none", "", False),
+        ("b_factor", "", False),
+        ("auto", "PARENT N/A\n", False),
+        ("auto", "EXPDTA    X-RAY DIFFRACTION\n", False),
+    ],
+)
+def test_filters_without_anything_to_judge_by_say_so_once(inputs, tmp_path, caplog, plddt, head, warned):
+    """Four models of pLDDT 90 whose headers say it, or do not."""
+    for file in inputs.glob("[ACDE].pdb"):
+        file.write_text(head + file.read_text().replace(" 20.00 ", " 90.00 "))
+    found = {"reading": {"plddt": plddt}, "filters": {"min_plddt": 70}, "shards": 3}
+    assert clean(inputs, tmp_path / "out", **found) == 0
+    messages = [record.getMessage() for record in caplog.records if "pLDDT" in record.getMessage()]
+    assert len(messages) == warned
+    if warned:
+        assert "dataset d: the pLDDT filters did not judge 4 chains" in messages[0]
+        assert "datasets.d.reading.plddt" in messages[0]
+    assert json.loads((tmp_path / "out/run.json").read_text())["unjudged"] == 4 * warned
+    assert clean(inputs, tmp_path / "out", reading={"plddt": plddt}) == 0
+    assert len([one for one in caplog.records if "pLDDT" in one.getMessage()]) == warned

@@ -278,3 +278,65 @@ def test_a_foldcomp_database_is_its_index_and_names_too(tmp_path, ending):
     touched.write()
     replaced(part, part.read_text().replace("0", "1").replace("r", "R"))
     assert changed(before, list_files(str(base.parent), tmp_path / "m", 1)) == {0}
+
+
+def found_in(source, tmp_path) -> list[str]:
+    return [file.path for file in read_manifest(list_files(str(source), tmp_path / "m", 1).write()[0])]
+
+
+def test_linked_folders_are_followed_once(files, tmp_path):
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "9xyz.cif").write_text("data_9")
+    (files / "linked").symlink_to(other)
+    (files / "twice").symlink_to(other)
+    # A folder that is there anyway keeps its own path; a link to it adds nothing.
+    (files / "again").symlink_to(files / "deeper")
+    found = found_in(files, tmp_path)
+    assert len(found) == 41
+    assert str(files / "linked/9xyz.cif") in found
+    assert str(files / "deeper/1abc.cif") in found
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_links_in_a_circle_are_refused(files, tmp_path, through):
+    if through:
+        other = tmp_path / "elsewhere"
+        other.mkdir()
+        (files / "linked").symlink_to(other)
+        (other / "back").symlink_to(files)
+    else:
+        (files / "deeper/loop").symlink_to(files)
+    with pytest.raises(DPLM2Error, match=r"(back|loop): a link to a folder above it"):
+        found_in(files, tmp_path)
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+def test_broken_links_become_rejects(files, tmp_path, pattern):
+    import pyarrow.parquet as pq
+
+    from dplm2.structures.shards import clean_shard
+    from tests.structures.made import settings
+
+    (files / "gone.cif").symlink_to(tmp_path / "nowhere.cif")
+    (files / "self.cif").symlink_to(files / "self.cif")
+    (files / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    source = f"{files}/*.cif" if pattern else str(files)
+    before = list_files(source, tmp_path / "m", 1)
+    [path] = before.write()
+    broken = [file for file in read_manifest(path) if file.path.endswith(("gone.cif", "self.cif"))]
+    assert len(broken) == 2
+    clean_shard(broken, settings(), "d", tmp_path / "part.parquet", tmp_path / "rejected.parquet", 0)
+    rows = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
+    assert [(row["code"], row["reason"]) for row in rows] == [("unreadable", "a broken link")] * 2
+    # Mended, it is another file.
+    (tmp_path / "nowhere.cif").write_text("data_x")
+    assert changed(before, list_files(source, tmp_path / "m", 1)) == {0}
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    (tmp_path / "x").mkdir(mode=0)
+    with pytest.raises(DPLM2Error, match="x: cannot be read"):
+        found_in(tmp_path, tmp_path / "out")

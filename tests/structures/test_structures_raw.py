@@ -17,6 +17,7 @@ BOUNDS = {"min_length": 40, "max_length": 1022, "min_observed_fraction": 0.75, "
 # Where the manifest's notes allow more than one answer, ours: (protein chains, usable chains).
 OURS = {
     "pdb2nwl-opm.pdb": (4, 3),  # chain D: three free aspartates in ATOM records
+    "4m48_bound.pdb": (3, 3),  # chain B is the light and the heavy chain of an antibody, renumbered
     "2kl8_clean.pdb": (1, 1),  # twenty models in one chain: the first is kept
     "broken_mmcif_named.pdb": (1, 1),  # read by content, whatever the ending says
     "broken_pdb_named.cif": (2, 2),

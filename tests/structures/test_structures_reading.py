@@ -175,10 +175,26 @@ def test_chains_of_an_archive_have_names_of_their_own(archive, tmp_path):
     )
     table = read_chains(part)
     first, second = table["chain_id"].to_pylist()
-    assert first == "set.one_A"
-    assert second.startswith("set.one_A-")
+    assert first == "one_A"
+    assert second.startswith("one_A-")
     assert table["source_file"].to_pylist() == [f"{archive}:a/one.pdb", f"{archive}:b/one.pdb.gz"]
     assert counts.chains + sum(counts.rejects.values()) == 5
+
+
+def test_members_of_one_name_in_two_archives_are_told_apart_whatever_their_order(archive, tmp_path):
+    from dplm2.structures.store import read_chains
+
+    other = tmp_path / "other.tar.gz"
+    other.write_bytes(archive.read_bytes())
+    ids = []
+    for order in ([archive, other], [archive, other]):
+        part = tmp_path / "part-00000.parquet"
+        files = [SourceFile(str(path), 1, "0" * 64) for path in order]
+        clean_shard(files, settings(), "d", part, tmp_path / "rejected.parquet", 0)
+        ids.append(read_chains(part)["chain_id"].to_pylist())
+    assert ids[0] == ids[1]
+    assert len(set(ids[0])) == 4
+    assert all(name.startswith("one_A") for name in ids[0])
 
 
 def test_an_archive_that_breaks_off_gives_what_came_before(archive):

@@ -262,7 +262,7 @@ def with_preset(folder: Path, preset: str) -> Workdir:
     return workdir
 
 
-@pytest.mark.parametrize("preset", ["paper_150m", "paper_650m", "paper_3b", "ablations", "benchmark"])
+@pytest.mark.parametrize("preset", ["paper_150m", "paper_650m", "paper_3b", "paper_bit_650m", "ablations", "benchmark"])
 def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
     workdir = with_preset(tmp_path / "run", preset)
     configuration = workdir.configuration

@@ -1,0 +1,84 @@
+"""``codes``: a row of its own for each structure token, as of the released DPLM-2 (paper section 3.1).
+
+The rows lie in the network's own tables, after those of the amino acids, so that the whole is an ``EsmForMaskedLM``.
+
+Shapes: B batch, T tokens (both tracks), N selected positions, D model width, C classes of the structure track, V
+values of a code.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import EsmForMaskedLM
+
+from dplm2.language.heads.interface import Official, Sampling
+from dplm2.language.heads.output import NEW_ROW_SPREAD, features, smooth_features
+from dplm2.language.vocabulary import Vocabulary
+from dplm2.settings.model import DiffusionSettings
+
+
+class Codes(nn.Module):
+    """See `dplm2.language.heads.interface.StructureHead`; has no weights of its own."""
+
+    name = "codes"
+    one_softmax = True
+    # What users of the released index models came to recommend; the paper's tables are made with annealing@2.0:1.0.
+    sampling = Sampling("annealing@2.0:0.1", {"structure": 0.95, "sequence": 0.95})
+    official = Official("dplm2_esm", "EsmForDPLM2", "released", {})
+
+    def __init__(self, vocabulary: Vocabulary, width: int, layout: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.vocabulary, self.classes, self.table_rows = vocabulary, vocabulary.classes("structure"), vocabulary.size
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"structure_head": self.name}
+
+    def embed(self, table: nn.Embedding, ids_BT: Tensor) -> Tensor:
+        return table(ids_BT)
+
+    def logits(self, lm_head: nn.Module, hidden_ND: Tensor) -> Tensor:
+        rows = slice(self.classes.start, self.classes.stop)
+        return functional.linear(features(lm_head, hidden_ND), lm_head.decoder.weight[rows], lm_head.bias[rows])
+
+    def nll(self, lm_head: nn.Module, hidden_ND: Tensor, ids_N: Tensor) -> Tensor:
+        logits_NC = self.logits(lm_head, hidden_ND).float()
+        return functional.cross_entropy(logits_NC, ids_N - self.classes.start, reduction="none")
+
+    @torch.no_grad()
+    def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
+        """Add the rows to the network's tables.
+
+        The 33 rows of the sequence model stay. New embeddings are drawn, dimension by dimension, from the normal
+        distribution with the mean and standard deviation of those; new rows of the output head from N(0, 0.02), bias 0.
+        With ``code_values_CV`` mean and spread of the codes' rows are the same, but rows of near codes are alike, so
+        that what is learnt of a code holds for its neighbours from the first step.
+        """
+        vocabulary, generator = self.vocabulary, torch.Generator().manual_seed(seed)
+        table, head = model.esm.embeddings.word_embeddings, model.lm_head
+        new = vocabulary.size - table.num_embeddings
+        width = table.embedding_dim
+        mean, spread = table.weight.mean(0), table.weight.std(0)
+        drawn, drawn_of_head = (torch.randn(new, width, generator=generator) for _ in range(2))
+        if code_values_CV is not None:
+            first = vocabulary.first_code - table.num_embeddings
+            for rows in (drawn, drawn_of_head):
+                rows[first : first + vocabulary.codebook_size] = smooth_features(code_values_CV, width, generator)
+        rows = mean + spread * drawn
+        extended = nn.Embedding(vocabulary.size, width, padding_idx=vocabulary.pad, _weight=_stack(table.weight, rows))
+        model.esm.embeddings.word_embeddings = extended
+        decoder = nn.Linear(width, vocabulary.size, bias=False, device="meta")
+        decoder.weight = nn.Parameter(_stack(head.decoder.weight, NEW_ROW_SPREAD * drawn_of_head))
+        head.decoder = decoder
+        head.bias = nn.Parameter(_stack(head.bias, torch.zeros(new)))
+        model.config.vocab_size = vocabulary.size
+
+    def check(self, settings: DiffusionSettings) -> None:
+        """Every objective suits this head."""
+
+
+def _stack(old: Tensor, new: Tensor) -> Tensor:
+    return torch.cat([old.detach(), new.to(old)])

@@ -1,0 +1,235 @@
+"""``pairs``: a structure token is a few levels; its logit is a sum over its levels and pairs of levels.
+
+The bits of a code fall into groups, one for each value of a tokenizer with ``bits_per_value``, and a group of k bits
+has 2^k levels. With groups of 5, 4 and 4 bits, 32 + 16 + 16 levels and 512 + 512 + 256 pairs give the logits of all
+8,192 codes; the embedding of a code is such a sum, too. `Codes` is the case in which every combination of levels has a
+row of its own; without pairs, levels would be independent.
+
+Probabilities are normalised over all codes, exactly. For this the groups are cut into three parts A, B and C, so that a
+logit is ``ab[a, b] + ac[a, c] + bc[b, c]``, and the sum over c of its exponential is a product of two small matrices:
+the loss needs no number per code.
+
+Shapes: B batch, T tokens (both tracks), N selected positions, D model width, R rows (levels and pairs), C codes, V
+values of a code.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate, combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import EsmForMaskedLM
+
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.language.heads.interface import Sampling
+from dplm2.language.heads.output import NEW_ROW_SPREAD, OutputLayer, features, smooth_features
+from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
+from dplm2.settings.model import DiffusionSettings
+
+_WIDEST_GROUP = 5  # bits; a pair of such groups has 1,024 rows
+_PARTS = 3
+_SMALLEST_SUM = 1e-37  # below it a float32 loses digits
+
+
+def groups_of(layout: Sequence[int]) -> tuple[int, ...]:
+    """Bits of each group of a tokenizer whose values have so many bits each.
+
+    Values of one bit each (lookup-free quantization proper) are cut into groups as equal as can be, at least three.
+    """
+    if max(layout) > 1:
+        return tuple(layout)
+    count = min(len(layout), max(_PARTS, math.ceil(len(layout) / _WIDEST_GROUP)))
+    smaller, larger = divmod(len(layout), count)
+    return tuple(smaller + (number < larger) for number in range(count))
+
+
+class Pairs(nn.Module):
+    """See `dplm2.language.heads.interface.StructureHead`.
+
+    Parameters
+    ----------
+    vocabulary, width
+        The model's.
+    layout
+        Bits of each of the tokenizer's values; one of each if not known.
+
+    Raises
+    ------
+    DPLM2Error
+        If the codes are not as many as the combinations of the bits.
+    """
+
+    name = "pairs"
+    table_rows = SEQUENCE_IDS
+    one_softmax = False
+    sampling = Sampling("annealing@2.0:0.1", {"structure": 0.95, "sequence": 0.95})
+    official = None
+
+    def __init__(self, vocabulary: Vocabulary, width: int, layout: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.layout = tuple(layout) or (1,) * (vocabulary.codebook_size.bit_length() - 1)
+        if vocabulary.codebook_size != 2 ** sum(self.layout) or vocabulary.codebook_size == 1:
+            raise DPLM2Error(
+                f"structure_head pairs: {vocabulary.codebook_size} codes are not the combinations of {self.layout} bits"
+            )
+        self.groups = groups_of(self.layout)
+        self.vocabulary, self.classes = vocabulary, vocabulary.generated("structure")
+        numbers = range(len(self.groups))
+        self.terms = [*combinations(numbers, 1), *combinations(numbers, 2)]
+        sizes = [2 ** sum(self.groups[number] for number in term) for term in self.terms]
+        ends = list(accumulate(sizes))
+        self.rows = {term: slice(end - size, end) for term, size, end in zip(self.terms, sizes, ends, strict=True)}
+        self.register_buffer("code_rows_CR", self._code_rows(), persistent=False)
+        self.enter = nn.Embedding(ends[-1], width)
+        self.special = nn.Embedding(4, width)
+        self.leave = OutputLayer(width, ends[-1])
+        self.parts = _cut(self.groups)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"structure_head": self.name, "bits_per_value": list(self.layout)}
+
+    def levels(self) -> Tensor:
+        """Level (C, groups) of each code in each group."""
+        ends = torch.tensor(self.groups).cumsum(0)
+        shifts = sum(self.groups) - ends
+        return (torch.arange(len(self.classes))[:, None] >> shifts) & (2 ** torch.tensor(self.groups) - 1)
+
+    def _code_rows(self) -> Tensor:
+        """The rows (C, terms) whose sum is a code's."""
+        levels = self.levels()
+        columns = []
+        for term in self.terms:
+            place = torch.zeros(len(levels), dtype=torch.long)
+            for number in term:
+                place = (place << self.groups[number]) + levels[:, number]
+            columns.append(self.rows[term].start + place)
+        return torch.stack(columns, 1)
+
+    def embed(self, table: nn.Embedding, ids_BT: Tensor) -> Tensor:
+        vocabulary = self.vocabulary
+        sequence_BT = vocabulary.is_sequence(ids_BT)
+        codes_BT = (ids_BT - vocabulary.first_code).clamp(0, vocabulary.codebook_size - 1)
+        rows = self.code_rows_CR[codes_BT.flatten()]
+        codes_BTD = functional.embedding_bag(rows, self.enter.weight, mode="sum").unflatten(0, ids_BT.shape)
+        # Beginning, end and unknown have the ids before the codes, the mask that after them.
+        places_BT = torch.where(ids_BT == vocabulary.mask_structure, 3, ids_BT - vocabulary.cls_structure).clamp(0, 3)
+        is_code_BT = (ids_BT >= self.classes.start) & (ids_BT < self.classes.stop)
+        structure_BTD = torch.where(is_code_BT.unsqueeze(-1), codes_BTD, self.special(places_BT))
+        rows_BT = ids_BT.masked_fill(~sequence_BT, vocabulary.pad)
+        return torch.where(sequence_BT.unsqueeze(-1), table(rows_BT), structure_BTD)
+
+    def tables(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The tables (N, A, B), (N, A, C) and (N, B, C) of three parts whose sums are the logits, in float32."""
+        weights = self._part_rows(self.leave.decoder.weight)
+        biases = self._part_rows(self.leave.bias.unsqueeze(-1))
+        outputs = functional.linear(
+            features(self.leave, hidden_ND),
+            torch.cat([weight.flatten(0, 1) for weight in weights]),
+            torch.cat([bias.flatten() for bias in biases]),
+        )
+        tables = outputs.float().split([bias.numel() for bias in biases], -1)
+        ab, ac, bc = (part.unflatten(-1, bias.shape[:2]) for part, bias in zip(tables, biases, strict=True))
+        return ab, ac, bc
+
+    def _part_rows(self, rows_RD: Tensor) -> list[Tensor]:
+        """Rows of the three tables, each (levels of one part, levels of the other, D): every term is in one of them."""
+        left = list(self.terms)
+        tables = []
+        for first, second in combinations(self.parts, 2):
+            numbers = (*first, *second)
+            inside = [term for term in left if set(term) <= set(numbers)]
+            left = [term for term in left if term not in inside]
+            sizes = [2 ** self.groups[number] for number in numbers]
+            total = rows_RD.new_zeros(*sizes, rows_RD.shape[1])
+            for term in inside:
+                shape = [size if number in term else 1 for number, size in zip(numbers, sizes, strict=True)]
+                total = total + rows_RD[self.rows[term]].view(*shape, -1)
+            split = math.prod(sizes[: len(first)])
+            tables.append(total.reshape(split, math.prod(sizes) // split, -1))
+        return tables
+
+    def logits(self, lm_head: nn.Module, hidden_ND: Tensor) -> Tensor:
+        ab, ac, bc = self.tables(hidden_ND)
+        return (ab[:, :, :, None] + ac[:, :, None, :] + bc[:, None, :, :]).flatten(1)
+
+    def nll(self, lm_head: nn.Module, hidden_ND: Tensor, ids_N: Tensor) -> Tensor:
+        ab, ac, bc = self.tables(hidden_ND)
+        bits_b, bits_c = (sum(self.groups[number] for number in part) for part in self.parts[1:])
+        codes_N = ids_N - self.classes.start
+        a, b, c = codes_N >> (bits_b + bits_c), (codes_N >> bits_c) & (2**bits_b - 1), codes_N & (2**bits_c - 1)
+        each = torch.arange(len(codes_N), device=codes_N.device)
+        return log_total(ab, ac, bc) - (ab[each, a, b] + ac[each, a, c] + bc[each, b, c])
+
+    @torch.no_grad()
+    def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
+        """As of the interface: codes are embedded with the mean and spread of the amino acids' embeddings.
+
+        With ``code_values_CV`` the rows of near levels begin alike.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        table = model.esm.embeddings.word_embeddings.weight
+        mean, spread = table.mean(0), table.std(0)
+        count, width = len(self.terms), table.shape[1]
+        self.special.weight.copy_(mean + spread * torch.randn(4, width, generator=generator))
+        drawn = self._drawn(width, code_values_CV, generator)
+        self.enter.weight.copy_(mean / count + spread / count**0.5 * drawn)
+        row_spread = NEW_ROW_SPREAD / count**0.5
+        self.leave.start(model.config.initializer_range, row_spread, generator)
+        if code_values_CV is not None:
+            self.leave.decoder.weight.copy_(row_spread * self._drawn(width, code_values_CV, generator))
+
+    def _drawn(self, width: int, code_values_CV: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Rows (R, D) of mean 0 and variance 1 over the rows of each term."""
+        parts = []
+        for term, place in self.rows.items():
+            if code_values_CV is None:
+                rows = torch.randn(place.stop - place.start, width, generator=generator)
+            else:
+                rows = smooth_features(self._values_of(term, code_values_CV), width, generator)
+            # A term has few rows, and what they have in common would be in all codes.
+            parts.append((rows - rows.mean(0)) / rows.std(0, correction=0))
+        return torch.cat(parts)
+
+    def _values_of(self, term: tuple[int, ...], code_values_CV: Tensor) -> Tensor:
+        """The values (rows, values of the term's groups) that the rows of a term stand for."""
+        group_of_value = torch.arange(len(self.groups))
+        if self.groups != self.layout:
+            group_of_value = group_of_value.repeat_interleave(torch.tensor(self.groups))
+        others = [number for number in range(len(self.groups)) if number not in term]
+        # The codes whose other levels are 0 come in the order of the term's rows.
+        chosen_C = (self.levels()[:, others] == 0).all(1)
+        return code_values_CV[chosen_C][:, torch.isin(group_of_value, torch.tensor(term))]
+
+    def check(self, settings: DiffusionSettings) -> None:
+        if settings.classes == "all":
+            raise ConfigError(f"diffusion.classes: with structure_head {self.name} each track has its own; use track")
+
+
+def log_total(ab: Tensor, ac: Tensor, bc: Tensor) -> Tensor:
+    """Logarithm (N,) of the sum over all a, b, c of ``exp(ab[a, b] + ac[a, c] + bc[b, c])``.
+
+    Exact in float32 as long as neither ``ac`` nor ``bc`` varies by more than 40 nats along c.
+    """
+    with torch.autocast(ab.device.type, enabled=False):
+        most_a, most_b = ac.detach().amax(-1, keepdim=True), bc.detach().amax(-1, keepdim=True)
+        sums = (ac - most_a).exp() @ (bc - most_b).exp().mT
+        shared = sums.clamp(min=_SMALLEST_SUM).log() + most_a + most_b.mT
+        return (ab + shared).flatten(1).logsumexp(-1)
+
+
+def _cut(groups: Sequence[int]) -> list[tuple[int, ...]]:
+    """The groups' numbers in three runs, cut where the tables of two runs are smallest; runs may be empty."""
+
+    def cost(cuts: tuple[int, int]) -> int:
+        first, second = cuts
+        bits = [sum(part) for part in (groups[:first], groups[first:second], groups[second:])]
+        return sum(2 ** (one + other) for one, other in combinations(bits, 2))
+
+    places = range(1, len(groups) + 1)
+    first, second = min(((i, j) for i in places for j in places if i <= j), key=cost)
+    numbers = tuple(range(len(groups)))
+    return [numbers[:first], numbers[first:second], numbers[second:]]

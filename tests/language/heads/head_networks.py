@@ -1,0 +1,21 @@
+"""Networks with each structure head."""
+
+import torch
+from transformers import EsmForMaskedLM
+
+from dplm2.language import heads
+from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.vocabulary import Vocabulary
+
+
+def network_with(head, codes=64, layout=(2, 2, 2), width=32, layers=2):
+    """A network of random weights, those of the head among them."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(codes)
+    made = heads.make(head, vocabulary, width, layout)
+    network = MultimodalEsm(
+        EsmForMaskedLM(esm_config(made.table_rows, width, layers, 4, 2 * width)), vocabulary, head=made
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network.eval()
