@@ -333,7 +333,7 @@ def _without(given: Mapping, paths: list[tuple]) -> dict:
 
 def explain(problems: Iterable[Mapping[str, Any]], model: type[Section], values: Mapping[str, Any]) -> list[str]:
     """One line for each thing that is wrong: the key's path, the value, what is allowed."""
-    lines, reasons = [], {}
+    lines, reasons, further = [], {}, []
     for problem in problems:
         kind, location = problem["type"], problem["loc"]
         path = _path_in(values, location)
@@ -341,9 +341,11 @@ def explain(problems: Iterable[Mapping[str, Any]], model: type[Section], values:
         if kind == CONTRADICTION:
             lines += [_within(place, line) for line in problem["ctx"]["lines"].splitlines()]
         elif kind == "extra_forbidden":
+            further.append(path)
             place = ".".join(map(str, path[:-1])) or "(top level)"
             lines.append(f"{place}: {_unknown_key(location[-1], _section_at(model, location[:-1]))}")
         elif kind == "missing":
+            further.append((*path, location[-1]))
             lines.append(f"{_within(place, str(location[-1]))}: missing; it has to be given")
         elif location and location[-1] == "[key]":
             place, quotes = (
@@ -358,7 +360,7 @@ def explain(problems: Iterable[Mapping[str, Any]], model: type[Section], values:
             reasons.setdefault(path, (problem["input"], []))[1].append(_reason(problem))
     for path, (value, texts) in reasons.items():
         # A value that fits none of several kinds has a problem with each; one that came further is what was meant.
-        if not any(len(other) > len(path) and other[: len(path)] == path for other in reasons):
+        if not any(len(other) > len(path) and other[: len(path)] == path for other in (*reasons, *further)):
             place = ".".join(map(str, path)) or "(top level)"
             lines.append(f"{place}: {_shown(value)}: must be {' or '.join(dict.fromkeys(texts))}")
     return lines

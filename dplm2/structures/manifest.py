@@ -279,7 +279,8 @@ def unchanged_since_listed(file: SourceFile) -> bool:
     if not file.stamp:
         return True
     try:
-        stats = [Path(path).stat() for path in (file.path, *_companions(file.path))]
+        own = Path(file.path).lstat() if is_broken_link(file.path) else Path(file.path).stat()
+        stats = [own, *(Path(path).stat() for path in _companions(file.path))]
     except OSError:
         return False
     return "-".join(f"{one.st_size}.{one.st_mtime_ns}" for one in stats) == file.stamp
