@@ -26,6 +26,12 @@ def _the_same_draws_in_any_order() -> None:
     torch.manual_seed(int(os.environ.get("DPLM2_TEST_SEED", "1")))
 
 
+def _folder(name: str) -> Path:
+    if not (SHARED / name).is_dir():
+        _skip(f"{name}/")
+    return SHARED / name
+
+
 def _skip(what: str) -> None:
     pytest.skip(f"needs {what} (set DPLM2_SHARED to the folder of the shared test data)")
 
@@ -87,9 +93,7 @@ def cases_folder() -> Path:
 @pytest.fixture(scope="session")
 def corpus_folder() -> Path:
     """Real structures: chains to train on, the CAMEO 2022 test set, awkward raw files, the motif benchmark."""
-    if not (SHARED / "corpus").is_dir():
-        _skip("corpus/")
-    return SHARED / "corpus"
+    return _folder("corpus")
 
 
 @pytest.fixture(scope="session")

@@ -55,13 +55,7 @@ def identity(path: str | os.PathLike, patterns: Iterable[str], state: str | os.P
 
 
 def _identity(file: Path, state: Path) -> str:
-    stat = file.stat()
-    if stat.st_size <= SMALL:
-        return sha256_of_file(file)
-    known = _known(file, state)
-    if known is not None and (known["seen"] == _seen(stat) or _same_content(file, stat, known)):
-        return known["identity"]
-    return _stamp(stat)
+    return sha256_of_file(file) if file.stat().st_size <= SMALL else _recognised(file.absolute(), state)[0]
 
 
 def hash_of(file: str | os.PathLike, state: str | os.PathLike) -> str:
@@ -70,36 +64,43 @@ def hash_of(file: str | os.PathLike, state: str | os.PathLike) -> str:
     stat = file.stat()
     if stat.st_size <= SMALL:
         return sha256_of_file(file)
-    known = _known(file, state)
-    if known is not None and known["seen"] == _seen(stat):
-        return known["sha256"]
-    sha256 = sha256_of_file(file)
-    same = known is not None and known["sha256"] == sha256
-    note = {"file": str(file), "seen": _seen(stat), "sha256": sha256}
-    write_json(_record(file, state), {**note, "identity": known["identity"] if same else _stamp(stat)})
+    known, sha256 = _recognised(file, state)
+    sha256 = sha256 or sha256_of_file(file)
+    note = {"file": str(file), "seen": _seen(stat), "sha256": sha256, "identity": known}
+    record = _record(file, stat.st_size, state)
+    if _read(record) != note:
+        write_json(record, note)
     return sha256
 
 
-def _same_content(file: Path, stat: os.stat_result, known: dict) -> bool:
-    return known["seen"].split("-")[0] == str(stat.st_size) and sha256_of_file(file) == known["sha256"]
+def _recognised(file: Path, state: Path) -> tuple[str, str | None]:
+    """The identity of a large file, and its SHA-256 where that had to be known to tell."""
+    stat = file.stat()
+    own = _read(_record(file, stat.st_size, state))
+    if own is not None and own["seen"] == _seen(stat):
+        return own["identity"], own["sha256"]
+    others = map(_read, sorted((state / RECORDS).glob(f"{stat.st_size}-*.json")))
+    notes = [note for note in (own, *others) if note is not None]
+    sha256 = sha256_of_file(file) if notes else None
+    for note in notes:
+        if note["sha256"] == sha256:
+            return note["identity"], sha256
+    stamp = f"{stat.st_size}-{stat.st_mtime_ns}"
+    # Other content of the same size and time of change.
+    return f"{stamp}-{stat.st_ctime_ns}" if any(note["identity"] == stamp for note in notes) else stamp, sha256
 
 
-def _known(file: Path, state: Path) -> dict | None:
-    record = _record(file.absolute(), state)
+def _read(record: Path) -> dict | None:
     try:
-        known = read_json(record) if record.is_file() else None
+        note = read_json(record)
     except DPLM2Error:
         return None
-    return known if isinstance(known, dict) and {"seen", "sha256", "identity"} <= set(known) else None
+    return note if isinstance(note, dict) and {"seen", "sha256", "identity"} <= set(note) else None
 
 
-def _record(file: Path, state: Path) -> Path:
-    return state / RECORDS / f"{hashlib.sha256(os.fsencode(file)).hexdigest()[:16]}.json"
+def _record(file: Path, size: int, state: Path) -> Path:
+    return state / RECORDS / f"{size}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:16]}.json"
 
 
 def _seen(stat: os.stat_result) -> str:
     return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
-
-
-def _stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size}-{stat.st_mtime_ns}"

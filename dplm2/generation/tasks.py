@@ -138,7 +138,7 @@ def drawn_lengths(
         if of_chains is not None:
             length = int(random.choice(np.sort(np.asarray(of_chains))))
         else:
-            length = int(random.integers(settings.lengths["minimum"], settings.lengths["maximum"], endpoint=True))
+            length = int(random.integers(settings.lengths.minimum, settings.lengths.maximum, endpoint=True))
         yield sample_id, f"length-{length}", length
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from dplm2 import artifacts
 from dplm2.core.fasta import clean_sequence, has_gaps, read_records, say_gaps
+from dplm2.core.inputs import hash_of
 from dplm2.core.locks import locked
 from dplm2.core.text import some
 from dplm2.errors import DPLM2Error
@@ -29,8 +30,8 @@ _FORMAT = 3
 _log = logging.getLogger(__name__)
 
 
-def digests_of(paths: Sequence[str | os.PathLike]) -> dict[str, str]:
-    """SHA-256 of each file of sequences.
+def digests_of(paths: Sequence[str | os.PathLike], state: str | os.PathLike) -> dict[str, str]:
+    """SHA-256 of each file of sequences, noted in the state folder.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def digests_of(paths: Sequence[str | os.PathLike]) -> dict[str, str]:
         If one cannot be read.
     """
     try:
-        return {str(path): artifacts.sha256_of_file(path) for path in paths}
+        return {str(path): hash_of(path, state) for path in paths}
     except OSError as error:
         raise DPLM2Error(f"{error.filename}: cannot be read as a file of sequences ({error.strerror})") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.core.inputs import hash_of
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.language import heads, lora, warmup
 from dplm2.language.chains import Chains
@@ -68,7 +69,7 @@ def warm_up(
     opened = StructureTokenizer.from_pretrained(tokenizer)
     if opened.fingerprint != made_by:
         raise DPLM2Error(f"the tokens are of tokenizer {made_by}, but {tokenizer} is tokenizer {opened.fingerprint}")
-    inputs = _inputs(tokens, selections, made_by) | _source_files(settings.warmup.source)
+    inputs = _inputs(tokens, selections, made_by) | _source_files(settings.warmup.source, state)
     record = RunRecord("model warmup", _resolved(settings, "network", "structure_head", "warmup"), inputs, device)
     source = settings.warmup.source
     model = warmup.random_model(settings.network, seed) if source == SCRATCH else warmup.open_source(source)
@@ -137,7 +138,7 @@ def _sequence_stage(
     rows = splits_of(table)
     parts = {split: part["sequence"].to_pylist() for split, part in rows.items()}
     if chosen.sequence_files:
-        files = digests_of(chosen.sequence_files)
+        files = digests_of(chosen.sequence_files, state)
         store = SequenceStore.build(chosen.sequence_files, state / "sequences" / fingerprint(files))
     else:
         files, store = {}, SequenceStore.of(parts["train"], rows["train"]["chain_id"].to_pylist())
@@ -250,11 +251,11 @@ def _inputs(tokens: Sequence[Path], selections: Sequence[Path], made_by: str) ->
     return {"tokenizer": made_by, **{f"{i}:{Path(f).name}": sha256_of_file(f) for i, f in enumerate(files)}}
 
 
-def _source_files(source: str) -> dict[str, str]:
+def _source_files(source: str, state: Path) -> dict[str, str]:
     """The weights that a warm-up starts from, where they are at hand; what a hub id names does not change."""
     path = Path(source)
     files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
-    return {} if source == SCRATCH else {_SOURCE + file.name: sha256_of_file(file) for file in files}
+    return {} if source == SCRATCH else {_SOURCE + file.name: hash_of(file, state) for file in files}
 
 
 def _resolved(settings: ModelSettings, *names: str) -> dict[str, Any]:

@@ -101,18 +101,22 @@ def _name(options: argparse.Namespace, kind: str, named: Mapping, task: str | No
         for name, section in named.items()
         if task is None or isinstance(section, Mapping) and section.get("task") == task
     ]
-    if options.name is not None and named:
+    if options.name is not None and options.config:
         if options.name not in named:
             raise ConfigError(f"--name: {kind} has no {options.name!r}; there: {', '.join(sorted(named)) or 'none'}")
         if options.name not in fitting:
-            raise ConfigError(f"{kind}.{options.name} is of the task {named[options.name].get('task')}, not {task}")
+            raise ConfigError(f"{kind}.{options.name} is of the task {_task_of(named[options.name])}, not {task}")
         return options.name
     if len(fitting) > 1:
-        raise ConfigError(f"--name: which of the {kind} {', '.join(sorted(fitting))}?")
+        raise ConfigError(f"--name: the section {kind} has {', '.join(sorted(fitting))}; choose one")
     if named and not fitting:
-        there = ", ".join(sorted(named))
+        there = ", ".join(f"{name} ({_task_of(section)})" for name, section in sorted(named.items()))
         raise ConfigError(f"the configuration's section {kind} has no task {task}; there: {there}")
     return fitting[0] if fitting else None
+
+
+def _task_of(section: Any) -> Any:
+    return section.get("task") if isinstance(section, Mapping) else None
 
 
 def nested(assignments: list[str]) -> dict[str, Any]:
@@ -123,17 +127,14 @@ def nested(assignments: list[str]) -> dict[str, Any]:
     ConfigError
         If an assignment has no ``=`` or its value is not YAML.
     """
-    import yaml
+    from dplm2.settings.loading import parse_value
 
     values: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: must be KEY=VALUE, for example samples=10")
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: the value is not YAML ({' '.join(str(error).split())})") from error
+        read = parse_value(value, f"--set {text[:200]}")
         place, *parents = reversed(key.strip().split("."))
         inner = values
         for part in reversed(parents):

@@ -36,6 +36,7 @@ from dplm2.errors import ConfigError
 
 Role = Literal["decides", "operates", "refers"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+NAME_HINT = "letters, digits, '.', '_' and '-', beginning with a letter or digit"
 EXPONENT = r"^[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+$"
 CONTRADICTION = "contradiction"
 SPELT = {False: "off", True: "on"}  # YAML 1.1 reads these words as truth values
@@ -134,7 +135,9 @@ def meaning_of(info: FieldInfo) -> Meaning:
 class Section(BaseModel):
     """One section of the configuration: frozen, closed to unknown keys, and consistent in itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=False, allow_inf_nan=False, protected_namespaces=()
+    )
 
     @classmethod
     def make(cls, **values: Any) -> Self:
@@ -204,6 +207,8 @@ def plain_value(value: Any, annotation: Any) -> Any:
     YAML 1.1 reads ``1e-4`` as text, and Snakemake's ``--config 'key={inner: 5}'`` hands every inner value on as text.
     """
     kinds, words = set(_kinds(annotation)), set(_words(annotation))
+    if isinstance(value, list | tuple):
+        return [plain_value(item, inner) for item, inner in zip(value, _items(annotation, len(value)), strict=True)]
     if isinstance(value, str) and value in words:
         return value
     if isinstance(value, bool) and SPELT[value] in words:
@@ -240,6 +245,18 @@ def _kinds(annotation: Any) -> Iterator[type]:
         yield from {type(option) for option in typing.get_args(annotation)} - {str}
     else:
         yield origin or annotation
+
+
+def _items(annotation: Any, count: int) -> list[Any]:
+    """The annotation of each item of a list of that many; object where the annotation takes no such list."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is tuple:
+        arguments = arguments[:1] * count if arguments[-1] is Ellipsis else arguments
+        return list(arguments) if len(arguments) == count else [object] * count
+    if origin in (Annotated, typing.Union, types.UnionType):
+        options = (_items(option, count) for option in (arguments[:1] if origin is Annotated else arguments))
+        return next((items for items in options if items != [object] * count), [object] * count)
+    return [object] * count
 
 
 def _words(annotation: Any) -> Iterator[str]:
@@ -316,7 +333,7 @@ def _without(given: Mapping, paths: list[tuple]) -> dict:
 
 def explain(problems: Iterable[Mapping[str, Any]], model: type[Section], values: Mapping[str, Any]) -> list[str]:
     """One line for each thing that is wrong: the key's path, the value, what is allowed."""
-    lines, reasons = [], {}
+    lines, reasons, further = [], {}, []
     for problem in problems:
         kind, location = problem["type"], problem["loc"]
         path = _path_in(values, location)
@@ -324,18 +341,26 @@ def explain(problems: Iterable[Mapping[str, Any]], model: type[Section], values:
         if kind == CONTRADICTION:
             lines += [_within(place, line) for line in problem["ctx"]["lines"].splitlines()]
         elif kind == "extra_forbidden":
+            further.append(path)
             place = ".".join(map(str, path[:-1])) or "(top level)"
             lines.append(f"{place}: {_unknown_key(location[-1], _section_at(model, location[:-1]))}")
         elif kind == "missing":
+            further.append((*path, location[-1]))
             lines.append(f"{_within(place, str(location[-1]))}: missing; it has to be given")
         elif location and location[-1] == "[key]":
-            place = ".".join(map(str, path[:-1]))
-            lines.append(f"{place}: {problem['input']!r} is not a name: letters, digits, '.', '_', '-'; first no sign")
+            place, quotes = (
+                ".".join(map(str, _path_in(values, location[:-2]))),
+                "" if isinstance(problem["input"], str) else ", in quotes",
+            )
+            lines.append(f"{place}: {_shown(problem['input'])} is not a name: must be {NAME_HINT}{quotes}")
+        elif kind == "invalid_key":
+            place = ".".join(map(str, location[:-1])) or "(top level)"
+            lines.append(f"{place}: {_unknown_key(location[-1], _section_at(model, location[:-1]))}")
         else:
             reasons.setdefault(path, (problem["input"], []))[1].append(_reason(problem))
     for path, (value, texts) in reasons.items():
         # A value that fits none of several kinds has a problem with each; one that came further is what was meant.
-        if not any(len(other) > len(path) and other[: len(path)] == path for other in reasons):
+        if not any(len(other) > len(path) and other[: len(path)] == path for other in (*reasons, *further)):
             place = ".".join(map(str, path)) or "(top level)"
             lines.append(f"{place}: {_shown(value)}: must be {' or '.join(dict.fromkeys(texts))}")
     return lines

@@ -102,19 +102,35 @@ def parse_yaml(text: str, name: str) -> dict:
     ConfigError
         If the text is no YAML, no mapping, nested too deeply, or its aliases expand to more than the text allows.
     """
-    try:
-        value = yaml.load(text, Loader=_BoundedLoader)  # noqa: S506  (a safe loader, with bounds)
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ConfigError(f"{name}: not YAML ({reason[:300]})") from error
-    except (ValueError, OverflowError, TypeError) as error:
-        raise ConfigError(f"{name}: not YAML ({' '.join(str(error).split())[:300]})") from error
+    value = parse_value(text, name)
     if not isinstance(value, dict):
         raise ConfigError(f"{name}: a configuration is a mapping of keys to values")
     return value
 
 
-class _BoundedLoader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):
+def parse_value(text: str, name: str) -> Any:
+    """Any YAML value; what `parse_yaml` raises, this raises."""
+    try:
+        _refuse_depth(text)
+        return yaml.load(text, Loader=_BoundedLoader)  # noqa: S506  (a safe loader, with bounds)
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError, TypeError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ConfigError(f"{name}: not YAML ({reason[:300]})") from error
+
+
+def _refuse_depth(text: str) -> None:
+    """Refuse deep nesting before anything recursive sees the text: composing it would overflow the stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested more than {MAX_DEPTH} levels deep")
+
+
+_SafeLoader = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
+
+
+class _BoundedLoader(_SafeLoader):
     """A safe loader that refuses deep nesting, repeated keys, and aliases that expand to many nodes."""
 
     MAX_NODES = 200_000

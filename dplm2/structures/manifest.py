@@ -28,6 +28,7 @@ NO_STRUCTURE_ENDINGS = frozenset((
     ".part", ".index", ".lookup", ".dbtype", ".source",
 ))  # fmt: skip
 DATABASE_ENDINGS = (".index", ".lookup", ".dbtype")
+LINE = re.compile(rb"[^\t]+\t\d+\t[\d.-]+\t[\d-]+(\t[\d.-]+)?")
 CHAIN_SUFFIX = re.compile(r"[_.][A-Za-z0-9]{1,2}$")
 COMPRESSED_ENDINGS = (".gz", ".tgz")
 NO_DATABASE_ENDINGS = (".pdb", ".cif", ".bcif", ".gz", ".ent")
@@ -175,10 +176,21 @@ def _with_identities(fresh: bytes, path: Path) -> bytes:
         return fresh
     if before == fresh:
         return fresh
-    known, hashes = {_name(line): line for line in before.split(b"\n")[1:-1]}, _hashes_beside(path)
     header, *lines = fresh.split(b"\n")[:-1]
-    identified = (_identified(line, known.get(_name(line)), hashes) for line in lines)
+    lines_before = set(before.split(b"\n"))
+    gone = [line for line in lines_before.difference(lines) if LINE.fullmatch(line)]
+    # The same path comes first: files of one name may lie in several folders.
+    known = {_name(line): line for line in gone} | {_path(line): line for line in gone}
+    hashes = _hashes_beside(path)
+    identified = (
+        line if line in lines_before else _identified(line, known.get(_path(line)) or known.get(_name(line)), hashes)
+        for line in lines
+    )
     return b"".join(line + b"\n" for line in [header, *identified])
+
+
+def _path(line: bytes) -> bytes:
+    return line.split(b"\t", 1)[0]
 
 
 def _name(line: bytes) -> bytes:
@@ -186,28 +198,31 @@ def _name(line: bytes) -> bytes:
     return path[int(start) :]
 
 
-def _identified(line: bytes, before: bytes | None, hashes: Mapping[bytes, tuple[bytes, str]]) -> bytes:
-    if before is None or before == line:
+def _identified(line: bytes, before: bytes | None, hashes: Mapping[bytes, Sequence[tuple[bytes, str]]]) -> bytes:
+    if before is None:
         return line
     path, _, stamp, changed = line.split(b"\t")
     path_before, _, stamp_before, changed_before, *identity = before.split(b"\t")
     if stamp == stamp_before and (path != path_before or changed == changed_before):
         return b"\t".join([line, *identity])
     size = stamp.split(b".")[0]
-    stamp_read, sha256 = hashes.get(_name(line), (b"", ""))
-    if size == stamp_before.split(b".")[0] and stamp_read == stamp_before and _hash(os.fsdecode(path)) == sha256:
+    # Where the job was not run again because the content was the same, the hash is that of the first time of change.
+    read = [sha256 for stamp_read, sha256 in hashes.get(_name(line), ()) if stamp_read in (stamp_before, *identity)]
+    if read and size == stamp_before.split(b".")[0] and _hash(os.fsdecode(path)) in read:
         return b"\t".join([line, *(identity or [stamp_before])])
     return line if stamp != stamp_before else b"\t".join([line, stamp + b"-" + changed])
 
 
-def _hashes_beside(manifest: Path) -> dict[bytes, tuple[bytes, str]]:
-    """Stamp and SHA-256 of each file, by its name, as the job that last read the shard found them."""
+def _hashes_beside(manifest: Path) -> dict[bytes, list[tuple[bytes, str]]]:
+    """Stamp and SHA-256 of the files of each name, as the job that last read the shard found them."""
     try:
         lines = _hash_file(manifest).read_bytes().split(b"\n")
     except OSError:
         return {}
-    fields = (line.split(b"\t") for line in lines)
-    return {name: (stamp, sha.decode("ascii", "replace")) for name, stamp, sha in (f for f in fields if len(f) == 3)}
+    found: dict[bytes, list[tuple[bytes, str]]] = {}
+    for name, stamp, sha256 in (fields for line in lines if len(fields := line.split(b"\t")) == 3):
+        found.setdefault(name, []).append((stamp, sha256.decode("ascii", "replace")))
+    return found
 
 
 def write_hashes(manifest: str | os.PathLike, files: Iterable[SourceFile]) -> None:
@@ -264,15 +279,15 @@ def unchanged_since_listed(file: SourceFile) -> bool:
     if not file.stamp:
         return True
     try:
-        first = Path(file.path).lstat() if is_broken_link(file.path) else Path(file.path).stat()
-        stats = [first, *(Path(path).stat() for path in _companions(file.path))]
+        own = Path(file.path).lstat() if is_broken_link(file.path) else Path(file.path).stat()
+        stats = [own, *(Path(path).stat() for path in _companions(file.path))]
     except OSError:
         return False
     return "-".join(f"{one.st_size}.{one.st_mtime_ns}" for one in stats) == file.stamp
 
 
 def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
-    """The files that ``sources`` name, sorted by path, each with its stat; see `update_manifest`."""
+    """The files that ``sources`` name, sorted by path, each with its stat; see `list_files`."""
     found: dict[str, os.stat_result] = {}
     for source in map(str, sources):
         before = len(found)

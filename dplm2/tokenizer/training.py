@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.core.inputs import hash_of
 from dplm2.errors import DPLM2Error
 from dplm2.geometry.backbone import observed_residues as finite_residues
 from dplm2.settings.fields import deciding, plain
@@ -263,7 +264,7 @@ def train_tokenizer(
     learnt, held_out = table.filter(pc.equal(split, "train")), table.filter(pc.equal(split, "validation"))
     if len(learnt) == 0:
         raise DPLM2Error(f"{', '.join(map(str, chains))}: no chain of the split train; there is nothing to train on")
-    inputs = _inputs(chains, settings)
+    inputs = _inputs(chains, settings, state)
     record = RunRecord("tokenizer train", plain(settings), inputs, device)
     tokenizer = initial_tokenizer(settings, seed)
     features = state / FEATURES_FOLDER if cached else None
@@ -318,15 +319,17 @@ def freeze_unlearnt(tokenizer: StructureTokenizer, settings: TokenizerSettings) 
             decoder.trunk.pair_start.requires_grad_(False)
 
 
-def _inputs(chains: Sequence[Path], settings: TokenizerSettings) -> dict[str, str]:
+def _inputs(chains: Sequence[Path], settings: TokenizerSettings, state: Path) -> dict[str, str]:
     """SHA-256 of every file that decides the training, by its part in it: a moved folder is the same input."""
     parts = parts_of(chains, "chains")
     files = {f"chains {i}": part for i, part in enumerate(parts)}
     files |= {
         f"selection {i}": folder / SELECTION_FILE for i, folder in enumerate(dict.fromkeys(p.parent for p in parts))
     }
+    given = {}
     if settings.encoder.weights is not None:
-        files["encoder weights"] = Path(settings.encoder.weights)
+        given["encoder weights"] = Path(settings.encoder.weights)
     if settings.initial is not None:
-        files["initial weights"] = Path(settings.initial) / WEIGHTS_FILE
-    return {name: sha256_of_file(file) for name, file in files.items() if file.exists()}
+        given["initial weights"] = Path(settings.initial) / WEIGHTS_FILE
+    hashes = {name: sha256_of_file(file) for name, file in files.items() if file.exists()}
+    return hashes | {name: hash_of(file, state) for name, file in given.items() if file.exists()}

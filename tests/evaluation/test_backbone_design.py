@@ -56,8 +56,8 @@ def runs(program: Path) -> list[str]:
 
 
 def mpnn(**replaced) -> ProteinMpnnSettings:
-    settings = ProteinMpnnSettings("mpnn {pdb} {out} {sequences} {temperature} {seed}", 2, 0.1, 38)
-    return replace(settings, **replaced)
+    settings = ProteinMpnnSettings.make(template="mpnn {pdb} {out} {sequences} {temperature} {seed}", sequences=2)
+    return settings.replaced(**replaced)
 
 
 def backbone(length: int) -> np.ndarray:

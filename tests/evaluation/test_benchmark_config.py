@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from dplm2 import config
 from dplm2.evaluation.published import MISSING, compare
-from dplm2.settings.evaluation import EvaluationSettings
-from dplm2.settings.generation import resolve
+from dplm2.settings import load
+from dplm2.settings.fields import plain
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
@@ -26,9 +25,8 @@ METRICS = {"folding": "tm_score", "inverse-folding": "recovery"}
 
 
 def test_benchmark_configuration_is_valid_and_as_published():
-    whole = config.load(CONFIG / "benchmark.yaml")
-    tasks = {name: resolve(section) for name, section in whole["generation"].items()}
-    settings = config.build(EvaluationSettings, whole["evaluation"])
+    whole = load(CONFIG / "benchmark.yaml")
+    tasks, settings = whole.generation, whole.evaluation
     assert tasks["co-generation"].lengths == (100, 200, 300, 400, 500)
     assert (tasks["co-generation"].steps, tasks["co-generation"].samples) == (500, 100)
     assert (tasks["folding-cameo2022"].steps, tasks["folding-cameo2022"].strategy) == (100, "argmax")
@@ -38,7 +36,7 @@ def test_benchmark_configuration_is_valid_and_as_published():
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "ablations"])
 def test_designs_are_folded_by_the_program_of_the_paper(name):
-    assert config.load(CONFIG / f"{name}.yaml")["evaluation"]["folding_backend"] == "esmfold"
+    assert load(CONFIG / f"{name}.yaml").evaluation.folding_backend == "esmfold"
 
 
 def without_figures(task: str, dataset: str) -> pd.DataFrame:
@@ -47,20 +45,20 @@ def without_figures(task: str, dataset: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_test_sets_find_the_figures_published_for_the_size(name):
-    whole = config.load(CONFIG / f"{name}.yaml")
-    tasks = {(section["task"], section["dataset"]) for section in whole["generation"].values() if section["dataset"]}
+    whole = load(CONFIG / f"{name}.yaml")
+    tasks = {(section.task, section.dataset) for section in whole.generation.values() if section.dataset}
     assert tasks == {(task, dataset) for task in METRICS for dataset in TEST_SETS}
     for task, metric in METRICS.items():
         for dataset, expected in zip(TEST_SETS, PUBLISHED[name][task], strict=True):
-            table = compare(without_figures(task, dataset), whole["report"]["published_model"])
+            table = compare(without_figures(task, dataset), whole.report.published_model)
             table = table[(table["metric"] == metric) & (table["statistic"] == "mean")]
             assert pytest.approx(expected) in table["published"].tolist()
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "ablations"])
 def test_reconstructions_stand_beside_the_published_tokenizer(name):
-    whole = config.load(CONFIG / f"{name}.yaml")
-    assert set(TEST_SETS) <= set(whole["datasets"]) and "cameo2022" in whole["evaluation"]["reconstruction"]
+    whole = load(CONFIG / f"{name}.yaml")
+    assert set(TEST_SETS) <= set(whole.datasets) and "cameo2022" in whole.evaluation.reconstruction
     table = compare(without_figures("reconstruction", "cameo2022"), "")
     assert len(table) and MISSING not in table["published"].tolist()
 
@@ -72,8 +70,8 @@ def packages(environment: str) -> set[str]:
 
 
 def test_samples_are_evaluated_where_all_is_that_the_benchmark_calls():
-    evaluation = config.load(CONFIG / "benchmark.yaml")["evaluation"]
-    assert evaluation["diversity"] == evaluation["novelty"] == "foldseek" and evaluation["released_tm_score"]
+    evaluation = load(CONFIG / "benchmark.yaml").evaluation
+    assert evaluation.diversity == evaluation.novelty == "foldseek" and evaluation.released_tm_score
     rule = (ROOT / "rules" / "evaluation.smk").read_text(encoding="utf-8").split("rule evaluate_samples:")[1]
     there = packages(re.search(r'conda:\s+"\.\./envs/(.+)\.yaml"', rule)[1])
     assert packages("foldseek") | {"tmtools"} <= there
@@ -95,15 +93,14 @@ def test_cameo_list_is_that_of_the_corpus(corpus_folder):
 
 
 def test_the_two_small_models_have_the_same_budget():
-    whole = config.load(CONFIG / "small.yaml")
-    scratch, warmed = whole["models"]["scratch"], whole["models"]["warmed-up"]
-    before = warmed["warmup"]["sequence_training"]
-    assert scratch["warmup"]["sequence_stage"] == "never"
-    assert before["steps"] + warmed["training"]["steps"] == scratch["training"]["steps"]
+    whole = load(CONFIG / "small.yaml")
+    scratch, warmed = whole.models["scratch"], whole.models["warmed-up"]
+    before = warmed.warmup.sequence_training
+    assert scratch.warmup.sequence_stage == "never"
+    assert before.steps + warmed.training.steps == scratch.training.steps
     for part in ("network", "diffusion", "tokenizer", "datasets"):
-        assert scratch[part] == warmed[part]
-    for training in (before, warmed["training"]):
-        assert training | {"steps": 0} == scratch["training"] | {"steps": 0}
-    settings = config.build(EvaluationSettings, whole["evaluation"])
-    assert "cameo2022" in settings.reconstruction
-    assert {task["task"] for task in whole["generation"].values()} == {"folding", "inverse-folding"}
+        assert getattr(scratch, part) == getattr(warmed, part)
+    for training in (before, warmed.training):
+        assert plain(training) | {"steps": 0} == plain(scratch.training) | {"steps": 0}
+    assert "cameo2022" in whole.evaluation.reconstruction
+    assert {task.task for task in whole.generation.values()} == {"folding", "inverse-folding"}

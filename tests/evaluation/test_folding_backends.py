@@ -109,7 +109,7 @@ def esmfold(folder: Path, **changed):
     from dplm2.evaluation.esmfold import Esmfold
 
     values = {"precision": "float32", "chunk_size": None, "recycles": 1, "residues_per_batch": 1000} | changed
-    return Esmfold(EsmfoldSettings(model=str(folder), **values))
+    return Esmfold(EsmfoldSettings.make(model=str(folder), **values))
 
 
 def test_esmfold_gives_what_transformers_gives(esmfold_folder):
@@ -187,7 +187,7 @@ def program(tmp_path) -> Path:
 def command(template: str, **changed) -> CommandBackend:
     values = {"input": "together", "header": "{id}", "structures": "**/*_model_0.pdb", "plddt": "fraction"}
     values |= {"sequences_per_run": 2, "timeout": None} | changed
-    return CommandBackend(CommandSettings(template=template, **values))
+    return CommandBackend(CommandSettings.make(template=template, **values))
 
 
 @pytest.mark.parametrize("given", ["together", "separate"])

@@ -8,20 +8,19 @@ ProteinMPNN (seen in a real run of the package proteinmpnn 0.1.3; ``test_protein
 
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from dplm2 import config
-from dplm2.errors import DPLM2Error
+from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.backbone_design import proteinmpnn
 from dplm2.evaluation.command_backend import CommandBackend, read_backbone
 from dplm2.evaluation.folding import predict
 from dplm2.evaluation.samples import Sample
-from dplm2.settings.evaluation import EvaluationSettings, ProteinMpnnSettings
+from dplm2.settings import load
+from dplm2.settings.evaluation import CommandSettings, ProteinMpnnSettings
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("boltz", "chai", "colabfold")
@@ -188,8 +187,7 @@ def runs(tmp_path, monkeypatch) -> Path:
 
 
 def backend(program: str) -> CommandBackend:
-    whole = config.load(ROOT / "config" / f"folding_{program}.yaml")
-    settings = config.build(EvaluationSettings, whole["evaluation"])
+    settings = load(ROOT / "config" / f"folding_{program}.yaml").evaluation
     assert settings.folding_backend == "command"
     return CommandBackend(settings.command)
 
@@ -208,8 +206,7 @@ def test_the_configuration_folds(program, expected_runs, runs, tmp_path):
 
 
 def inverse_folding() -> ProteinMpnnSettings:
-    whole = config.load(ROOT / "config" / "inverse_folding_proteinmpnn.yaml")
-    settings = config.build(EvaluationSettings, whole["evaluation"])
+    settings = load(ROOT / "config" / "inverse_folding_proteinmpnn.yaml").evaluation
     assert settings.inverse_folding_backend == "proteinmpnn"
     return settings.proteinmpnn
 
@@ -222,7 +219,7 @@ def test_the_configuration_designs(runs):
     places = [np.arange(12), np.array([3, 1, 4])]
     samples = [backbone_sample(np.tile(x[:, None, None], (1, 4, 3)).astype(np.float32)) for x in places]
     assert proteinmpnn(samples, inverse_folding()) == [["DEFGHIKLMCDE"], ["GEH"]]
-    assert proteinmpnn(samples[1:], replace(inverse_folding(), sequences=3)) == [["GEH", "HFI", "IGK"]]
+    assert proteinmpnn(samples[1:], inverse_folding().replaced(sequences=3)) == [["GEH", "HFI", "IGK"]]
     assert runs.read_text().splitlines() == ["proteinmpnn"] * 3
 
 
@@ -238,7 +235,7 @@ def test_proteinmpnn_itself():
     native = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG"  # ubiquitin
     sample = backbone_sample(read_backbone(ROOT / "data" / "demo" / "motifs" / "1ubq_A.bcif.gz")[0])
     template = inverse_folding().template.removeprefix("conda run --name proteinmpnn ")
-    settings = replace(inverse_folding(), template=template, sequences=4)
+    settings = inverse_folding().replaced(template=template, sequences=4)
     designs = proteinmpnn([sample], settings)
     assert designs == proteinmpnn([sample], settings)
     [sequences] = designs
@@ -258,8 +255,7 @@ def test_each_program_has_the_environment_that_its_configuration_calls(program):
 
 def test_proteinmpnn_has_the_environment_that_its_configurations_call():
     assert inverse_folding().template.startswith("conda run --name proteinmpnn proteinmpnn ")
-    benchmark = config.load(ROOT / "config" / "benchmark.yaml")["evaluation"]
-    assert ProteinMpnnSettings(**benchmark["proteinmpnn"]) == inverse_folding()
+    assert load(ROOT / "config" / "benchmark.yaml").evaluation.proteinmpnn == inverse_folding()
     text = (ROOT / "envs" / "proteinmpnn.yaml").read_text(encoding="utf-8")
     assert "conda env create --name proteinmpnn --file envs/proteinmpnn.yaml" in text
     [packages] = [entry["pip"] for entry in yaml.safe_load(text)["dependencies"] if isinstance(entry, dict)]
@@ -267,27 +263,22 @@ def test_proteinmpnn_has_the_environment_that_its_configurations_call():
 
 
 @pytest.mark.parametrize("below", ["config.yaml", "config/paper_650m.yaml"])
-def test_inverse_folding_may_be_laid_over_another_configuration(below):
-    lower = yaml.safe_load((ROOT / below).read_text(encoding="utf-8"))
-    upper = yaml.safe_load((ROOT / "config" / "inverse_folding_proteinmpnn.yaml").read_text(encoding="utf-8"))
-    lower["evaluation"].update(upper["evaluation"])
-    section = config.load(lower)["evaluation"]
-    assert config.build(EvaluationSettings, section).proteinmpnn == inverse_folding()
+def test_inverse_folding_may_be_combined_with_another_configuration(below):
+    whole = load([ROOT / below, ROOT / "config" / "inverse_folding_proteinmpnn.yaml"])
+    assert whole.evaluation.proteinmpnn == inverse_folding()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("below", ["config.yaml", "config/benchmark.yaml", "config/paper_650m.yaml"])
-def test_the_configuration_may_be_laid_over_another(program, below):
-    lower = yaml.safe_load((ROOT / below).read_text(encoding="utf-8"))
-    upper = yaml.safe_load((ROOT / "config" / f"folding_{program}.yaml").read_text(encoding="utf-8"))
-    lower["evaluation"].update(upper["evaluation"])
-    section = config.load(lower)["evaluation"]
-    assert (section["folding_backend"], section["esmfold"]) == ("command", None)
-    assert config.build(EvaluationSettings, section).command == backend(program).settings
+def test_the_configuration_may_be_combined_with_another(program, below):
+    evaluation = load([ROOT / below, ROOT / "config" / f"folding_{program}.yaml"]).evaluation
+    assert (evaluation.folding_backend, evaluation.esmfold) == ("command", None)
+    assert evaluation.command == backend(program).settings
 
 
 def test_a_backend_that_is_not_chosen_still_has_no_settings():
     command = {"folding_backend": "command", "command": {"template": "x {fasta} {out}"}}
-    assert config.load({"evaluation": command | {"esmfold": None, "self": None}})
-    with pytest.raises(config.ConfigError, match="folding_backend"):
-        config.load({"evaluation": command | {"esmfold": {"recycles": 1}}})
+    chosen = load({"evaluation": command | {"esmfold": None, "self": None}}).evaluation
+    assert (chosen.command, chosen.esmfold) == (CommandSettings.make(template="x {fasta} {out}"), None)
+    with pytest.raises(ConfigError, match="folding_backend"):
+        load({"evaluation": command | {"esmfold": {"recycles": 1}}})

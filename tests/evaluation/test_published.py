@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dplm2 import config
 from dplm2.evaluation.published import COUNTERPARTS, beside_published, compare, compare_summaries, published
 from dplm2.evaluation.results import Source, describe, rule_note, summary_row
+from dplm2.settings import load
 
 
 def rows(task: str, dataset: str, *figures: tuple, group: str = "") -> pd.DataFrame:
@@ -56,9 +56,9 @@ def test_each_ablation_stands_beside_its_own():
     table = compare(pd.concat([ours.assign(model=name) for name in (*names, "unnamed")]), names)
     table = table[(table["metric"] == "sc_tm") & (table["group"] == "length=100")].set_index("model")
     assert table["published"].to_dict() == {"plain": 0.9241, "warm": 0.961}
-    ablations = config.load(Path(__file__).parents[2] / "config" / "ablations.yaml")
-    named = ablations["report"]["published_model"]
-    assert set(named) == set(ablations["models"])
+    ablations = load(Path(__file__).parents[2] / "config" / "ablations.yaml")
+    named = ablations.report.published_model
+    assert set(named) == set(ablations.models)
     assert set(named.values()) <= {row["model"] for row in published() if row["task"] == "ablation_cogen"}
 
 

@@ -159,7 +159,7 @@ def test_foldseek_that_is_not_there_says_how_to_get_it(tmp_path):
     from dplm2.evaluation.foldseek import cluster
     from dplm2.settings.evaluation import FoldseekSettings
 
-    settings = FoldseekSettings(program="foldseek-that-is-not-there", database=None, threads=1)
+    settings = FoldseekSettings.make(program="foldseek-that-is-not-there", threads=1)
     with pytest.raises(DPLM2Error, match=r"envs/foldseek\.yaml"):
         cluster({"a": np.zeros((5, 4, 3))}, settings, 0.5)
 
@@ -189,7 +189,7 @@ def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, recorded):
     program.chmod(0o755)
     chains = recorded("foldseek/chains.txt").read_text().split()
     structures = {name: np.arange(60, dtype=np.float32).reshape(5, 4, 3) for name in chains}
-    settings = FoldseekSettings(program=str(program), database="known", threads=3)
+    settings = FoldseekSettings.make(program=str(program), database="known", threads=3)
     assert len(set(cluster(structures, settings, 0.5).values())) == 38
     # Each of them is among what is searched.
     assert set(novelty(structures, settings).values()) == {1.0}

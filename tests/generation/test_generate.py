@@ -17,7 +17,8 @@ from dplm2.generation.selection import log_likelihoods
 from dplm2.generation.tasks import Target, of_targets, parse_residues
 from dplm2.language.guidance import composition
 from dplm2.language.sampling import sample as draw
-from dplm2.settings.generation import resolve
+from dplm2.language.schedule import sampler_settings
+from dplm2.settings.generation import GenerationSettings
 from dplm2.structures import store
 from dplm2.structures.molecules import protein_chains
 from dplm2.structures.reading import read_structure
@@ -94,7 +95,7 @@ def test_fixed_residues_of_folding_and_inverse_folding(model, ubiquitin):
 
 
 def test_an_unknown_residue_is_designed_also_where_residues_are_fixed(model):
-    tokens, settings = np.arange(6) % 4, resolve({"task": "inverse-folding", "fixed": "1-4"})
+    tokens, settings = np.arange(6) % 4, GenerationSettings.make(task="inverse-folding", fixed="1-4")
     (request,) = of_targets(settings, model.network.vocabulary, [Target("p", "AXCXXD", tokens)], 0)[:1]
     vocabulary, ids = model.network.vocabulary, request.conditioning.tokens["sequence"]
     assert request.conditioning.fixed["sequence"].tolist() == [True, False, True, False, False, False]
@@ -303,11 +304,11 @@ def test_best_of_takes_the_candidate_of_highest_likelihood(model):
     best, single = model.generate("co-generation", best_of=4, **options), model.generate("co-generation", **options)
     assert all(sample.log_likelihood is None for sample in single)
     # The first candidate is the sample there would be without others: taking the best cannot be worse.
-    settings = resolve({"task": "co-generation", **options})
+    settings = GenerationSettings.make(task="co-generation", **options)
     requests = model.requests(settings, 0)
     conditionings = [request.conditioning for request in requests]
     first = log_likelihoods(
-        model.network, conditionings, draw(model.network, conditionings, settings.sampler, 0), 0, 8192
+        model.network, conditionings, draw(model.network, conditionings, sampler_settings(settings), 0), 0, 8192
     )
     assert all(b.log_likelihood >= f for b, f in zip(best, first, strict=True))
     assert any(b.log_likelihood > f for b, f in zip(best, first, strict=True))
@@ -315,9 +316,9 @@ def test_best_of_takes_the_candidate_of_highest_likelihood(model):
 
 
 def test_likelihood_of_a_sample_does_not_depend_on_its_batch(model):
-    settings = resolve({"task": "co-generation", "lengths": [4, 9, 15], "samples": 1, "steps": 3})
+    settings = GenerationSettings.make(task="co-generation", lengths=[4, 9, 15], samples=1, steps=3)
     conditionings = [request.conditioning for request in model.requests(settings, 0)]
-    samples = draw(model.network, conditionings, settings.sampler, 0)
+    samples = draw(model.network, conditionings, sampler_settings(settings), 0)
     together = log_likelihoods(model.network, conditionings, samples, 0, 8192)
     alone = log_likelihoods(model.network, conditionings, samples, 0, 1)
     np.testing.assert_allclose(together, alone, rtol=1e-5)

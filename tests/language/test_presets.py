@@ -5,85 +5,78 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dplm2 import config
 from dplm2.language import heads
 from dplm2.language.vocabulary import Vocabulary
-from dplm2.settings.model import ModelSettings
-from dplm2.settings.training import TrainingSettings
+from dplm2.settings import load
+from dplm2.settings.fields import plain
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "config"
 PRESETS = ("paper_150m", "paper_650m", "paper_3b", "ablations")
 BIT = "paper_bit_650m"
+DEVICES = 8  # DPLM-2, section 3.3: eight A100; one batch for each
 TOKENS_PER_DEVICE = 2 * 8192
-TOKENIZER_DEVICES = 8  # DPLM-2, section 3.3: eight A100
 
 
 @pytest.mark.parametrize("name", [*PRESETS, BIT])
 def test_preset_is_complete_and_consistent(name):
-    whole = config.load(FOLDER / f"{name}.yaml")
-    for section in whole["models"].values():
-        model = config.build(ModelSettings, section)
-        training = config.build(TrainingSettings, model.training)
-        training.check()
+    for model in load(FOLDER / f"{name}.yaml").models.values():
+        training = model.training
         steps = 300_000 if name == BIT else 100_000
         assert (training.steps, training.warmup, training.learning_rate) == (steps, 2000, 1e-4)
         assert training.last_learning_rate == 1e-5 and training.gradient_clip == 0.5
-        assert training.token_budget * training.accumulate == TOKENS_PER_DEVICE
+        assert training.token_budget * training.accumulate == DEVICES * TOKENS_PER_DEVICE
         assert model.diffusion.steps == 500
-    for section in whole["tokenizers"].values():
-        config.build(TrainingSettings, section["training"]).check()
 
 
 @pytest.mark.parametrize("name", [*PRESETS, BIT])
-def test_the_tokenizer_is_trained_on_all_devices_by_five_chains_each(name):
+def test_the_tokenizer_is_trained_on_five_chains_for_each_device(name):
     """structok_lfq_8k_pdb_swissprot_c512.yaml of the authors: batch_size 5 for each device, crop_size 512."""
-    [tokenizer] = config.load(FOLDER / f"{name}.yaml")["tokenizers"].values()
-    training, crop = tokenizer["training"], tokenizer["loss"]["crop"]
-    assert training["devices"] == "auto"
-    assert (training["max_batch_size"], training["token_budget"], training["accumulate"]) == (5, 5 * crop, 1)
+    [tokenizer] = load(FOLDER / f"{name}.yaml").tokenizers.values()
+    training, crop = tokenizer.training, tokenizer.loss.crop
+    assert training.devices == "auto"
+    assert (training.max_batch_size, training.token_budget, training.accumulate) == (5, 5 * crop, DEVICES)
 
 
 def test_slurm_gives_both_trainings_the_devices_that_they_are_sized_for():
     profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8"))
     trainings = [profile["set-resources"][rule] for rule in ("train_tokenizer", "train_model")]
-    assert [training["gpu"] for training in trainings] == [TOKENIZER_DEVICES, 65536 // 8192]
+    assert [training["gpu"] for training in trainings] == [DEVICES, DEVICES]
 
 
 @pytest.mark.parametrize("name", [*PRESETS, BIT])
 def test_chains_pass_the_filters_of_the_authors(name):
     """Tokenizer: ``filter`` of the same file. Language model: ``preprocess_dataset`` in their tokenized_protein.py."""
-    datasets = config.load(FOLDER / f"{name}.yaml")["datasets"]
+    datasets = load(FOLDER / f"{name}.yaml").datasets
     shared = {"min_length": 60, "max_length": 1024, "max_coil": 0.5, "radius_of_gyration_quantile": 0.96}
     language = {"min_plddt": 85, "max_plddt_deviation": 15, "trim_plddt": 70}
-    filters = {dataset: datasets[dataset]["filters"] for dataset in ("pdb", "swissprot")}
+    filters = {dataset: plain(section.filters) for dataset, section in datasets.items()}
     assert filters["pdb"].items() >= (shared | dict.fromkeys(language) | {"monomers_only": True}).items()
     assert filters["swissprot"].items() >= (shared | language).items()
     for test_set in ("cameo2022", "pdb_date"):
-        assert {datasets[test_set]["filters"][key] for key in (*shared, *language)} == {None}
+        assert {filters[test_set][key] for key in (*shared, *language)} == {None}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_self_mixup_is_a_second_stage_of_the_trained_model(name):
-    models = config.load(FOLDER / f"{name}.yaml")["models"]
-    second = {model: section for model, section in models.items() if section["diffusion"]["self_mixup"] != "off"}
+    models = load(FOLDER / f"{name}.yaml").models
+    second = {model: section for model, section in models.items() if section.diffusion.self_mixup != "off"}
     assert len(second) == 1
     for model, section in second.items():
-        assert section["warmup"]["model"] == model.removesuffix("-self-mixup")
-        assert section["warmup"]["model"] in models
+        assert section.warmup.model == model.removesuffix("-self-mixup")
+        assert section.warmup.model in models
 
 
 def test_ablations_of_the_paper_are_there():
-    models = config.load(FOLDER / "ablations.yaml")["models"]
-    without = {name for name, section in models.items() if section["warmup"]["sequence_stage"] == "never"}
+    models = load(FOLDER / "ablations.yaml").models
+    without = {name for name, section in models.items() if section.warmup.sequence_stage == "never"}
     assert without == {"no-pretraining", "no-pretraining-pdb-only"}
-    assert models["pdb-only"]["datasets"] == ["pdb"] and models["full"]["datasets"] == ["pdb", "swissprot"]
+    assert models["pdb-only"].datasets == ("pdb",) and models["full"].datasets == ("pdb", "swissprot")
 
 
 def test_dplm2_bit_is_trained_fully_on_bits_by_an_objective_that_the_head_has():
     """dplm2_bit_650m.yaml of the authors, but for the number of updates, which is that of arXiv 2504.11454."""
-    [section] = config.load(FOLDER / f"{BIT}.yaml")["models"].values()
-    model = config.build(ModelSettings, section)
+    [model] = load(FOLDER / f"{BIT}.yaml").models.values()
     heads.make(model.structure_head, Vocabulary(), 8).check(model.diffusion)
     assert (model.structure_head, model.lora.enabled, model.diffusion.self_mixup) == ("bits", False, "off")
     assert model.warmup.embedding_scaling == heads.HEADS["bits"].official.scaling
@@ -92,6 +85,6 @@ def test_dplm2_bit_is_trained_fully_on_bits_by_an_objective_that_the_head_has():
 def test_paper_tables_of_the_index_models_are_made_with_the_papers_temperatures():
     """The default is a later recommendation; DPLM-2's tables are of 2.0 to 1.0, DPLM-2 Bit's of 1.1 to 0.1."""
     for name in (*PRESETS, BIT, "benchmark"):
-        for section in config.load(FOLDER / f"{name}.yaml")["generation"].values():
-            if section["task"] not in ("folding", "inverse-folding"):
-                assert section["strategy"] == ("annealing@1.1:0.1" if name == BIT else "annealing@2.0:1.0")
+        for section in load(FOLDER / f"{name}.yaml").generation.values():
+            if section.task not in ("folding", "inverse-folding"):
+                assert section.strategy == ("annealing@1.1:0.1" if name == BIT else "annealing@2.0:1.0")

@@ -10,19 +10,11 @@ import torch
 from small_run import CODES, TRAINING, configuration, run
 from test_warmup import sequence_model
 
-from dplm2 import config
 from dplm2.cli import main
 from dplm2.language import attention, likelihood
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm
-from dplm2.settings.model import (
-    DiffusionSettings,
-    LoraSettings,
-    ModelSettings,
-    NetworkSettings,
-    TaskRatios,
-    WarmupSettings,
-)
+from dplm2.settings.model import DiffusionSettings
 from dplm2.tokenizer.model import StructureTokenizer
 
 
@@ -177,17 +169,3 @@ def test_the_attention_that_is_told_is_the_one_that_is_used(
     run("model", "train", "--initial", trained / "initial", "--out", tmp_path / "m", *common)
     told = "scaled_dot_product_attention with a mask" if compiled else "dplm2_segments: each sample by itself"
     assert f"attention: {told}" in capsys.readouterr().err and bool(masked) == compiled
-
-
-def test_settings_have_the_keys_of_the_schema():
-    schema = config.schema("model")["properties"]
-    parts = {
-        "network": NetworkSettings,
-        "warmup": WarmupSettings,
-        "lora": LoraSettings,
-        "diffusion": DiffusionSettings,
-    }
-    for name, settings in parts.items():
-        assert set(settings.__dataclass_fields__) == set(schema[name]["properties"])
-    assert set(ModelSettings.__dataclass_fields__) == set(schema)
-    assert set(TaskRatios.__dataclass_fields__) == set(schema["diffusion"]["properties"]["task_ratios"]["properties"])

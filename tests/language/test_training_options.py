@@ -121,10 +121,11 @@ def test_resumes_bit_for_bit_with_dropout_and_accumulation(initial, tokens_folde
 
 
 @pytest.mark.skipif(torch.__version__ < SHARDS_ON_CPU, reason="older torch does not average sharded gradients on CPUs")
-def test_two_processes_are_one_with_twice_the_accumulation(initial, tokens_folder, tmp_path):
-    """Data-parallel and sharded, with LoRA's frozen weights and with all of them trained."""
-    sharded = {"strategy": "fsdp"}
-    runs = {"ddp": {}, "ddp-lora": {"lora": True}, "fsdp": sharded, "fsdp-lora": {**sharded, "lora": True}}
+def test_two_processes_are_one_that_accumulates(initial, tokens_folder, tmp_path):
+    """Data-parallel and sharded, with LoRA's frozen weights and with all of them trained: two batches an update."""
+    options = {"ddp": {}, "ddp-lora": {"lora": True}, "fsdp": {"strategy": "fsdp"}}
+    options["fsdp-lora"] = options["fsdp"] | options["ddp-lora"]
+    runs = {name: {"accumulate": 2, **chosen} for name, chosen in options.items()}
     script = "import json, sys; from dplm2.cli import main; [main(a) for a in json.loads(sys.argv[1])]"
     (tmp_path / "runs.py").write_text(script)
     lines = [arguments(initial, tokens_folder, tmp_path / name, **options) for name, options in runs.items()]

@@ -16,6 +16,7 @@ from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.quantizer import Quantizer
 
 TOLERANCE = 1e-4
+SMALLEST = NetworkSettings.make(hidden_size=16, layers=1, heads=2, intermediate_size=32)
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 IDS = torch.tensor([[0, 5, 6, 32, 8, 9, 2, 1, 1], [0, 10, 11, 12, 13, 14, 32, 15, 2]])
 UNMASKED = torch.tensor([[0, 5, 6, 7, 8, 9, 2, 1, 1], [0, 10, 11, 12, 13, 14, 16, 15, 2]])
@@ -138,7 +139,7 @@ def test_dplm_folder(tmp_path, tables):
 
 
 def test_new_rows_are_drawn_as_in_the_paper():
-    model = warmup.random_model(NetworkSettings(16, 1, 2, 32, "random"), seed=0)
+    model = warmup.random_model(SMALLEST, seed=0)
     torch.nn.init.normal_(model.esm.embeddings.word_embeddings.weight, mean=2.0, std=0.5)
     old = model.esm.embeddings.word_embeddings.weight.detach().clone()
     old_head = model.lm_head.decoder.weight.detach().clone()
@@ -162,7 +163,7 @@ def test_new_rows_follow_from_the_seed_alone(like_codes):
     values = quantizer.code_values() if like_codes else None
     rows = []
     for place, seed in enumerate((4, 4, 5)):
-        model = warmup.random_model(NetworkSettings(16, 1, 2, 32, "random"), seed=0)
+        model = warmup.random_model(SMALLEST, seed=0)
         torch.manual_seed(place)
         warmup.add_structure_tokens(model, Vocabulary(64), seed, values)
         rows.append((model.esm.embeddings.word_embeddings.weight[33:], model.lm_head.decoder.weight[33:]))
@@ -178,7 +179,7 @@ def test_rows_of_near_codes_begin_alike():
     ).code_values()
     rows = {}
     for name, values in {"random": None, "code": values_CV}.items():
-        model = warmup.random_model(NetworkSettings(2048, 1, 2, 32, "random"), seed=0)
+        model = warmup.random_model(SMALLEST.replaced(hidden_size=2048), seed=0)
         torch.nn.init.ones_(model.esm.embeddings.word_embeddings.weight[::2])
         warmup.prepare(model, "none", 0.1)
         warmup.add_structure_tokens(model, Vocabulary(64), 0, values)
@@ -196,7 +197,9 @@ def test_rows_of_near_codes_begin_alike():
 
 def test_heads_that_start_near_look_at_their_place():
     """Where only the biases speak, attention is the softmax of the sum of cosines that the docstring derives."""
-    model = warmup.random_model(NetworkSettings(64, 2, 4, 32, "near"), seed=0)
+    model = warmup.random_model(
+        NetworkSettings.make(hidden_size=64, layers=2, heads=4, intermediate_size=32, attention="near"), seed=0
+    )
     model.set_attn_implementation("eager")
     for layer in model.esm.encoder.layer:
         for part in (layer.attention.self.query, layer.attention.self.key):
@@ -214,7 +217,7 @@ def test_heads_that_start_near_look_at_their_place():
 
 
 def test_scratch_is_a_function_of_its_seed():
-    first, again, other = (warmup.random_model(NetworkSettings(16, 1, 2, 32, "random"), seed) for seed in (1, 1, 2))
+    first, again, other = (warmup.random_model(SMALLEST, seed) for seed in (1, 1, 2))
     weights = [model.lm_head.dense.weight for model in (first, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
@@ -230,7 +233,7 @@ def test_what_is_no_sequence_model_is_refused(tmp_path):
 
 def test_a_network_size_without_effect_is_refused():
     with pytest.raises(ConfigError, match="brings its own"):
-        warmup.check_network("folder", NetworkSettings(16, 1, 2, 32, "random"))
+        warmup.check_network("folder", SMALLEST)
     with pytest.raises(ConfigError, match="needs"):
         warmup.check_network("scratch", None)
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from dplm2 import config
 from dplm2.report.writing import write_report
 from dplm2.settings.report import ReportSettings
 from tests.report.tree import make_results
@@ -18,5 +17,5 @@ def run_folder(tmp_path_factory):
 def report_folder(run_folder, tmp_path_factory):
     """The report of `run_folder`; not to be changed."""
     out = tmp_path_factory.mktemp("report")
-    write_report(run_folder, out, config.build(ReportSettings, config.defaults("report")))
+    write_report(run_folder, out, ReportSettings())
     return out

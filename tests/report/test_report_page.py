@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from dplm2 import config
 from dplm2.report import figures
 from dplm2.report.markup import json_block, table
 from dplm2.report.page import build_page
@@ -27,7 +26,7 @@ VOID = {"meta", "input", "br", "hr", "img", "link"}
 
 
 def settings(**replaced) -> ReportSettings:
-    return config.build(ReportSettings, config.complete(replaced, "report"))
+    return ReportSettings.make(**replaced)
 
 
 class Page(HTMLParser):

@@ -8,25 +8,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dplm2 import config
 from dplm2.cli import main
 from dplm2.errors import DPLM2Error
 from dplm2.report import tables
 from dplm2.report.labels import number, quantity, task_kind, threshold_columns
 from dplm2.report.results import TokenUsage, read_results
 from dplm2.report.scale import count_parameters, scales, warning
-from dplm2.settings.report import ReportSettings
 from tests.report.tree import make_results
 
 
 @pytest.fixture(scope="module")
 def results(run_folder):
     return read_results(run_folder)
-
-
-def test_settings_are_the_schema():
-    assert set(ReportSettings.__annotations__) == set(config.schema("report")["properties"])
-    config.build(ReportSettings, config.defaults("report"))
 
 
 def test_summary_holds_every_row_of_every_evaluation_unchanged(run_folder, results):

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from dplm2 import config
 from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.atoms import Entry
 from dplm2.structures.cleaning import Chain, Refusal, clean_entry
@@ -17,9 +16,7 @@ ATOMS = {"N": (0.0, 0.0, 0.0), "CA": (1.46, 0.0, 0.0), "C": (2.47, 0.0, 0.0), "O
 def settings(**sections) -> DatasetSettings:
     """Settings of a dataset; filters that a test does not set are off, so that one rule is seen at a time."""
     off = dict.fromkeys(("min_length", "max_length", "min_observed_fraction", "max_unknown_fraction"))
-    given = {"files": "-", **sections, "filters": {**off, **sections.get("filters", {})}}
-    assert not list(config.problems_of(given, "dataset"))
-    return config.build(DatasetSettings, config.complete(given, "dataset"))
+    return DatasetSettings.make(**{"files": "-", **sections, "filters": {**off, **sections.get("filters", {})}})
 
 
 def atom(

@@ -43,11 +43,11 @@ def test_a_folder_becomes_a_dataset(inputs, tmp_path, capsys):
 
 def test_parts_cleaned_one_by_one_give_the_same_files(inputs, tmp_path):
     """What the workflow does, manifest by manifest, is what the command for a whole dataset does."""
-    from dplm2.structures.manifest import update_manifest
+    from dplm2.structures.manifest import list_files
 
     assert clean(inputs, tmp_path / "whole", shards=2) == 0
     source = json.dumps({"datasets": {"d": {"files": str(inputs), "shards": 2}}})
-    for manifest in update_manifest(str(inputs), tmp_path / "m", 2):
+    for manifest in list_files(str(inputs), tmp_path / "m", 2).write():
         call = ["structures", "clean", "--manifest", str(manifest), "--out", str(tmp_path / "parts")]
         assert cli.main([*call, "--config", source, "--name", "d", *ALONE]) == 0
     assert cli.main(["structures", "select", str(tmp_path / "parts"), "--config", source, "--name", "d"]) == 0
@@ -80,7 +80,11 @@ def test_a_run_without_a_usable_chain_is_one_line_and_exit_1(inputs, tmp_path, c
         (["clean", "absent", "--out", "out"], 1, "absent: no such file or folder"),
         (["clean", "--out", "out"], 2, "give files or folders, or --manifest, or a --config"),
         (["clean", "x", "--out", "out", "--config", '{"datasets": {"d": {"files": "x", "sharts": 1}}}'], 2, "sharts"),
-        (["clean", "x", "--out", "out", "--config", "{}", "--name", "d"], 2, "datasets.d: not in the configuration"),
+        (
+            ["clean", "x", "--out", "out", "--config", "{}", "--name", "d"],
+            2,
+            "--name: datasets has no 'd'; there: none",
+        ),
         (["select", "absent"], 1, "absent: no such folder"),
     ],
 )

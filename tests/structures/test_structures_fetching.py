@@ -14,13 +14,14 @@ from urllib.parse import quote, unquote
 import pyarrow.parquet as pq
 import pytest
 
-from dplm2 import cli, config
+from dplm2 import cli
 from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.fetching import fetch, write_rejected
 from dplm2.structures.manifest import SourceFile, read_manifest
 from dplm2.structures.sites import RefusedError, Sites
 from dplm2.structures.store import read_rejected
-from dplm2.structures.targets import Source, read_targets, update_lists
+from dplm2.structures.targets import Source, list_targets, read_targets
 from tests.structures.made import chain
 
 BODY = gzip.compress("\n".join(chain("ACDEFGHIKL") * 5).encode())
@@ -228,18 +229,18 @@ def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, caps
 
 
 def test_the_defaults_of_the_configuration_are_those_of_the_command():
-    given = config.complete({"fetch": {"list": "x"}}, "dataset")["fetch"]
-    assert {key: given[key] for key in vars(Source())} == vars(Source())
+    fetch = DatasetSettings.make(fetch={"list": "x"}).fetch
+    assert {key: getattr(fetch, key) for key in vars(Source())} == vars(Source())
 
 
 def test_a_new_entry_changes_the_list_of_one_shard(tmp_path):
     ids = [f"{i}{a}{b}c" for i in range(1, 6) for a in "abcd" for b in "xyz"]
     (tmp_path / "list").write_text("\n".join(ids))
-    paths = update_lists(str(tmp_path / "list"), tmp_path / "lists", 4, Source())
+    paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 4, Source()).write()
     before = {path: (path.read_text(), path.stat().st_mtime_ns) for path in paths}
     assert sorted("".join(text for text, _ in before.values()).split()) == ids
     (tmp_path / "list").write_text("\n".join(["P12345", *reversed(ids)]))
-    update_lists(str(tmp_path / "list"), tmp_path / "lists", 4, Source())
+    list_targets(str(tmp_path / "list"), tmp_path / "lists", 4, Source()).write()
     changed = [path for path in paths if (path.read_text(), path.stat().st_mtime_ns) != before[path]]
     assert len(changed) == 1
     assert "P12345" in changed[0].read_text()
@@ -248,7 +249,7 @@ def test_a_new_entry_changes_the_list_of_one_shard(tmp_path):
 def test_addresses_of_one_file_name_meet_in_one_shard(tmp_path):
     lines = [f"http://here/{i}/model.pdb" for i in range(8)]
     (tmp_path / "list").write_text("\n".join(lines))
-    paths = update_lists(str(tmp_path / "list"), tmp_path / "lists", 16, Source())
+    paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 16, Source()).write()
     assert sorted(len(path.read_text().split()) for path in paths) == [0] * 15 + [8]
     shard = next(path for path in paths if path.read_text())
     assert {t.file for t in read_targets(shard, Source())} == {

@@ -8,7 +8,7 @@ import pytest
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.structures.clusters import find_clusters
 from dplm2.structures.splits import LISTED_NAMES, Members, assign_splits
-from dplm2.structures.targets import Source, read_sites, read_targets, update_lists
+from dplm2.structures.targets import Source, list_targets, read_sites, read_targets
 from tests.structures.made import settings
 
 NAMES = ["ubq_A", "poh_A", "other_A", "fourth_A"]
@@ -113,10 +113,10 @@ def test_a_site_is_no_target_and_goes_to_every_shard(tmp_path):
     (tmp_path / "list").write_text("\n".join(lines))
     assert [target.name for target in read_targets(tmp_path / "list", Source())] == lines[2:]
     assert read_sites(tmp_path / "list") == sorted(lines[:2])
-    paths = update_lists(str(tmp_path / "list"), tmp_path / "lists", 8, Source())
+    paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 8, Source()).write()
     texts = [path.read_text() for path in paths]
     (tmp_path / "list").write_text("https://files.example.org\n1abc\n")
-    (path,) = update_lists(str(tmp_path / "list"), tmp_path / "lists", 1, Source())
+    (path,) = list_targets(str(tmp_path / "list"), tmp_path / "lists", 1, Source()).write()
     assert path.read_text().split() == ["https://files.example.org", "1abc"]
     sites = ["https://a.org", "https://data.example.org", "https://files.example.org"]
     assert all(text == "" or text.splitlines()[:3] == sites for text in texts)

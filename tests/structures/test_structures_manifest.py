@@ -1,16 +1,27 @@
-"""Manifests: one changed file, one changed shard; nothing read twice; quick enough to run at every start."""
+"""Listings: one changed file, one changed shard; no file is read, and nothing written, to tell."""
 
-import hashlib
+import builtins
+import io
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dplm2.errors import DPLM2Error
 from dplm2.structures import manifest
-from dplm2.structures.manifest import entry_name, read_manifest, shard_of, update_manifest
+from dplm2.structures.manifest import (
+    Listing,
+    entry_name,
+    list_files,
+    read_manifest,
+    sha256_of_source,
+    shard_of,
+    write_hashes,
+)
 
 SHARDS = 8
 
@@ -24,59 +35,175 @@ def files(tmp_path):
     return folder
 
 
-def state(manifests):
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in manifests}
+@pytest.fixture
+def listed(files, tmp_path):
+    """The listing of a run that has finished: manifests are written, its jobs left hashes behind."""
+    return run(list_files(str(files), tmp_path / "m", SHARDS))
 
 
-def changed(before, after):
-    return {name for name in after if after[name] != before.get(name)}
+def run(listing: Listing) -> Listing:
+    """What a run of the workflow does with a listing."""
+    for path in listing.write():
+        write_hashes(path, [replace(file, sha256=sha256_of_source(file.path)) for file in read_manifest(path)])
+    return listing
 
 
-def test_a_manifest_lists_every_file_with_its_size_and_hash(files, tmp_path):
-    manifests = update_manifest(str(files), tmp_path / "m", SHARDS)
+def identities(listing: Listing) -> list[str]:
+    return [listing.identity(shard) for shard in range(len(listing.manifests))]
+
+
+def changed(before: Listing, after: Listing) -> set[int]:
+    return {i for i, pair in enumerate(zip(identities(before), identities(after), strict=True)) if len(set(pair)) > 1}
+
+
+def contents(folder: Path) -> dict:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def touch(path: Path) -> None:
+    """Another time of change, the same content."""
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+
+
+def replaced(path: Path, text: str) -> None:
+    """Other content of the same size and time of change."""
+    times = path.stat()
+    assert len(text) == times.st_size
+    path.write_text(text)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_manifest_lists_every_file_with_its_size_and_time(files, tmp_path):
+    manifests = list_files(str(files), tmp_path / "m", SHARDS).write()
     assert [path.name for path in manifests] == [f"part-{i:05d}.tsv" for i in range(SHARDS)]
-    listed = [file for path in manifests for file in read_manifest(path)]
-    assert len(listed) == 40
-    for file in listed:
-        data = open(file.path, "rb").read()  # noqa: PTH123, SIM115
-        assert (file.size, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    found = [file for path in manifests for file in read_manifest(path)]
+    assert {file.path for file in found} == {str(path) for path in files.rglob("*.cif")}
+    for file in found:
+        stat = Path(file.path).stat()
+        assert (file.size, file.stamp, file.sha256) == (stat.st_size, f"{stat.st_size}.{stat.st_mtime_ns}", "")
+        assert file.name == str(Path(file.path).relative_to(files))
 
 
-@pytest.mark.parametrize("change", ["add", "change", "remove", "replace with an older time"])
-def test_one_file_changes_one_shard(files, tmp_path, change):
-    before = state(update_manifest(str(files), tmp_path / "m", SHARDS))
+@pytest.mark.parametrize("finished", [True, False], ids=["after a run", "before any"])
+@pytest.mark.parametrize("change", ["add", "change", "remove", "replace with the same time"])
+def test_one_file_changes_one_shard(files, tmp_path, change, finished):
+    before = list_files(str(files), tmp_path / "m", SHARDS)
+    run(before) if finished else before.write()
     target = files / "deeper" / ("new.cif" if change == "add" else "3abc.cif")
     if change == "remove":
         target.unlink()
-    elif change == "replace with an older time":
-        times = target.stat()
-        target.write_text("data_x")
-        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif change == "replace with the same time":
+        replaced(target, "data_x")
     else:
         target.write_text("data_new")
-    after = state(update_manifest(str(files), tmp_path / "m", SHARDS))
-    assert changed(before, after) == {f"part-{shard_of(str(target), SHARDS):05d}.tsv"}
+    after = list_files(str(files), tmp_path / "m", SHARDS)
+    assert changed(before, after) == {shard_of(str(target), SHARDS)}
+    after.write()
+    assert changed(after, list_files(str(files), tmp_path / "m", SHARDS)) == set()
 
 
-def test_nothing_changed_writes_nothing_and_reads_nothing(files, tmp_path, monkeypatch):
-    before = state(update_manifest(str(files), tmp_path / "m", SHARDS))
-    monkeypatch.setattr(manifest, "sha256_of_file", lambda path: pytest.fail(f"{path} was read again"))
-    assert changed(before, state(update_manifest(str(files), tmp_path / "m", SHARDS))) == set()
+def test_listing_opens_no_structure_file_and_writes_nothing(files, listed, tmp_path, monkeypatch):
+    before = contents(tmp_path / "m")
+
+    def guarded(opener):
+        def opened(path, *others, **more):
+            assert not str(path).startswith(str(files)), f"{path} was opened"
+            return opener(path, *others, **more)
+
+        return opened
+
+    monkeypatch.setattr(io, "open", guarded(io.open))
+    monkeypatch.setattr(os, "open", guarded(os.open))
+    monkeypatch.setattr(builtins, "open", guarded(open))
+    for folder in ("m", "elsewhere"):
+        again = list_files(str(files), tmp_path / folder, SHARDS)
+        assert identities(again) == identities(listed)
+    assert contents(tmp_path / "m") == before
+    assert not (tmp_path / "elsewhere").exists()
+    again.folder = tmp_path / "m"
+    again.write()
+    assert contents(tmp_path / "m") == before  # nor is a manifest written that is there already
+
+
+def test_a_touched_file_keeps_its_identity_once_its_content_is_known(files, listed, tmp_path):
+    target = files / "4abc.cif"
+    for _ in range(3):
+        touch(target)
+        again = list_files(str(files), tmp_path / "m", SHARDS)
+        assert identities(again) == identities(listed)
+        again.write()
+    replaced(target, "data_x")
+    assert changed(listed, list_files(str(files), tmp_path / "m", SHARDS)) == {shard_of(str(target), SHARDS)}
+
+
+def test_a_touched_file_that_nobody_has_read_counts_as_changed(files, tmp_path):
+    before = list_files(str(files), tmp_path / "m", SHARDS)
+    before.write()
+    touch(files / "4abc.cif")
+    assert changed(before, list_files(str(files), tmp_path / "m", SHARDS)) == {shard_of("4abc.cif", SHARDS)}
+
+
+def test_a_file_that_was_changed_and_changed_back_has_its_first_identity_no_more(files, listed, tmp_path):
+    """The run in between made results of the other content."""
+    target = files / "4abc.cif"
+    target.write_text("data_x")
+    between = run(list_files(str(files), tmp_path / "m", SHARDS))
+    target.write_text("data_4")
+    after = list_files(str(files), tmp_path / "m", SHARDS)
+    assert changed(listed, between) == changed(between, after) == {shard_of(str(target), SHARDS)}
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree], ids=["moved", "copied with its times"])
+def test_a_folder_keeps_its_identity_wherever_it_lies(files, tmp_path, move):
+    before = list_files(str(files), tmp_path / "m", SHARDS)
+    before.write()
+    (tmp_path / "other").mkdir()
+    move(str(files), str(tmp_path / "other" / "place"))
+    assert identities(list_files(str(tmp_path / "other" / "place"), tmp_path / "m", SHARDS)) == identities(before)
+
+
+def test_a_copy_with_new_times_is_known_by_its_content(files, listed, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(files, copy)
+    for path in copy.rglob("*.cif"):
+        touch(path)
+    replaced(copy / "4abc.cif", "data_x")
+    after = list_files(str(copy), tmp_path / "m", SHARDS)
+    assert changed(listed, after) == {shard_of("4abc.cif", SHARDS)}
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "x.cif").write_text("data")
+        os.utime(folder / "x.cif", ns=(10**18, 10**18))
+    sources = [str(folder) for folder in folders]
+    before = run(list_files(sources, tmp_path / "m", 1))
+    replaced(folders[0] / "x.cif", "DATA")
+    assert changed(before, list_files(sources, tmp_path / "m", 1)) == {0}
+    replaced(folders[0] / "x.cif", "data")
+    assert identities(list_files(sources, tmp_path / "m", 1)) == identities(before)
+    touch(folders[0] / "x.cif")
+    assert identities(touched := list_files(sources, tmp_path / "m", 1)) == identities(before)
+    touched.write()
+    replaced(folders[0] / "x.cif", "DATA")
+    assert changed(before, list_files(sources, tmp_path / "m", 1)) == {0}
 
 
 def test_fewer_shards_leave_no_stale_manifest(files, tmp_path):
-    update_manifest(str(files), tmp_path / "m", SHARDS)
-    update_manifest(str(files), tmp_path / "m", 2)
+    list_files(str(files), tmp_path / "m", SHARDS).write()
+    list_files(str(files), tmp_path / "m", 2).write()
     assert len(list((tmp_path / "m").glob("part-*.tsv"))) == 2
 
 
 def test_hidden_files_and_endings_without_structures_are_skipped_unless_named(files, tmp_path):
     for name in ("notes.md", ".hidden.cif", "MANIFEST.csv", "plain"):
         (files / name).write_text("x")
-    found = [file.path for file in read_manifest(update_manifest(str(files), tmp_path / "m", 1)[0])]
+    found = [file.path for file in read_manifest(list_files(str(files), tmp_path / "m", 1).write()[0])]
     assert len(found) == 41
     assert str(files / "plain") in found
-    named = update_manifest([str(files / "notes.md"), str(files / "deeper" / "*.cif")], tmp_path / "n", 1)
+    named = list_files([str(files / "notes.md"), str(files / "deeper" / "*.cif")], tmp_path / "n", 1).write()
     assert len(read_manifest(named[0])) == 21
 
 
@@ -97,16 +224,36 @@ def test_entry_names():
 
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(DPLM2Error, match="absent: no such file or folder"):
-        update_manifest("absent", tmp_path / "m", 1)
+        list_files("absent", tmp_path / "m", 1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DPLM2Error, match="no structure files"):
-        update_manifest(str(tmp_path / "empty"), tmp_path / "m", 1)
+        list_files(str(tmp_path / "empty"), tmp_path / "m", 1)
     (tmp_path / "empty" / "a\tb.cif").touch()
     with pytest.raises(DPLM2Error, match="with a tab"):
-        update_manifest(str(tmp_path / "empty"), tmp_path / "m", 1)
-    (tmp_path / "x.tsv").write_text("a\tb\n")
-    with pytest.raises(DPLM2Error, match="not a manifest"):
+        list_files(str(tmp_path / "empty"), tmp_path / "m", 1)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\tb\n", "not a manifest"),
+        (f"{manifest.HEADER}\na.cif\t0\t3.1", "cut short"),
+        (f"{manifest.HEADER}\na.cif\t0\n", "a line that no manifest has"),
+        (f"{manifest.HEADER}\na.cif\tzero\t3.1\t5\n", "a line that no manifest has"),
+    ],
+)
+def test_a_broken_manifest_is_refused(tmp_path, text, message):
+    (tmp_path / "x.tsv").write_text(text)
+    with pytest.raises(DPLM2Error, match=message):
         read_manifest(tmp_path / "x.tsv")
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"\xff\t\t\n\n", b"\nx\t9\n4abc.cif\tx\t1\t1\n"])
+def test_a_damaged_manifest_or_hash_file_of_an_earlier_run_does_no_harm(files, listed, tmp_path, damage):
+    for path in (tmp_path / "m").iterdir():
+        path.write_bytes(damage)
+    assert identities(list_files(str(files), tmp_path / "m", SHARDS)) == identities(listed)
 
 
 def test_the_module_needs_no_heavy_library():
@@ -121,23 +268,20 @@ def test_a_foldcomp_database_is_its_index_and_names_too(tmp_path, ending):
     base.parent.mkdir()
     for other, content in (("", "records"), (".index", "0\t0\t7\n"), (".lookup", "0\tone\t0\n"), (".dbtype", "x")):
         Path(f"{base}{other}").write_text(content)
-    [manifest] = update_manifest(str(base.parent), tmp_path / "manifests", 1)
-    [before] = read_manifest(manifest)
-    assert (before.path, before.size) == (str(base), 7)
-    times = manifest.stat().st_mtime_ns
-    update_manifest(str(base.parent), tmp_path / "manifests", 1)
-    assert manifest.stat().st_mtime_ns == times
-    changed = Path(f"{base}{ending}")
-    changed.write_text(changed.read_text().replace("0", "1").replace("r", "R"))
-    update_manifest(str(base.parent), tmp_path / "manifests", 1)
-    [after] = read_manifest(manifest)
-    assert (after.path, after.size) == (before.path, before.size)
-    assert after.sha256 != before.sha256
+    before = run(list_files(str(base.parent), tmp_path / "m", 1))
+    [file] = read_manifest(before.path(0))
+    assert (file.path, file.size) == (str(base), 7)
+    part = Path(f"{base}{ending}")
+    touch(part)
+    touched = list_files(str(base.parent), tmp_path / "m", 1)
+    assert identities(touched) == identities(before)
+    touched.write()
+    replaced(part, part.read_text().replace("0", "1").replace("r", "R"))
+    assert changed(before, list_files(str(base.parent), tmp_path / "m", 1)) == {0}
 
 
-def listed(source, tmp_path) -> list[str]:
-    folder = tmp_path / "m"
-    return [file.path for path in update_manifest(str(source), folder, 1) for file in read_manifest(path)]
+def found_in(source, tmp_path) -> list[str]:
+    return [file.path for file in read_manifest(list_files(str(source), tmp_path / "m", 1).write()[0])]
 
 
 def test_linked_folders_are_followed_once(files, tmp_path):
@@ -148,7 +292,7 @@ def test_linked_folders_are_followed_once(files, tmp_path):
     (files / "twice").symlink_to(other)
     # A folder that is there anyway keeps its own path; a link to it adds nothing.
     (files / "again").symlink_to(files / "deeper")
-    found = listed(files, tmp_path)
+    found = found_in(files, tmp_path)
     assert len(found) == 41
     assert str(files / "linked/9xyz.cif") in found
     assert str(files / "deeper/1abc.cif") in found
@@ -164,7 +308,7 @@ def test_links_in_a_circle_are_refused(files, tmp_path, through):
     else:
         (files / "deeper/loop").symlink_to(files)
     with pytest.raises(DPLM2Error, match=r"(back|loop): a link to a folder above it"):
-        listed(files, tmp_path)
+        found_in(files, tmp_path)
 
 
 @pytest.mark.parametrize("pattern", [False, True])
@@ -177,17 +321,17 @@ def test_broken_links_become_rejects(files, tmp_path, pattern):
     (files / "gone.cif").symlink_to(tmp_path / "nowhere.cif")
     (files / "self.cif").symlink_to(files / "self.cif")
     (files / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
-    [path] = update_manifest(f"{files}/*.cif" if pattern else str(files), tmp_path / "m", 1)
+    source = f"{files}/*.cif" if pattern else str(files)
+    before = list_files(source, tmp_path / "m", 1)
+    [path] = before.write()
     broken = [file for file in read_manifest(path) if file.path.endswith(("gone.cif", "self.cif"))]
     assert len(broken) == 2
     clean_shard(broken, settings(), "d", tmp_path / "part.parquet", tmp_path / "rejected.parquet", 0)
     rows = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
     assert [(row["code"], row["reason"]) for row in rows] == [("unreadable", "a broken link")] * 2
     # Mended, it is another file.
-    before = path.read_bytes()
     (tmp_path / "nowhere.cif").write_text("data_x")
-    update_manifest(f"{files}/*.cif" if pattern else str(files), tmp_path / "m", 1)
-    assert path.read_bytes() != before
+    assert changed(before, list_files(source, tmp_path / "m", 1)) == {0}
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path):
@@ -195,4 +339,4 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path):
         pytest.skip("root may read everything")
     (tmp_path / "x").mkdir(mode=0)
     with pytest.raises(DPLM2Error, match="x: cannot be read"):
-        listed(tmp_path, tmp_path / "out")
+        found_in(tmp_path, tmp_path / "out")

@@ -152,7 +152,7 @@ def test_mmseqs2_is_called_and_its_table_read(tmp_path, monkeypatch):
     assert named == {"p|q r": "p|q r", "s": "s", "t": "p|q r"}
     call = (tmp_path / "call").read_text()
     assert call.startswith("easy-cluster ")
-    assert "--min-seq-id 0.4 -c 0.6 --cov-mode 0 -s 5 --threads 3" in call
+    assert "--min-seq-id 0.4 -c 0.6 --cov-mode 0 -s 5.0 --threads 3" in call
     program.write_text("#!/bin/sh\necho 'no space left' >&2\nexit 3\n")
     with pytest.raises(DPLM2Error, match="status 3: no space left"):
         run_mmseqs2({"a": "AAA"}, own, 1)

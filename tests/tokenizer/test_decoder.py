@@ -1,6 +1,5 @@
 """The decoder against recorded values of the authors' implementation and against transformers' folding trunk."""
 
-import dataclasses
 import json
 
 import pytest
@@ -207,7 +206,7 @@ def test_every_official_key_of_the_full_size_has_a_place(recorded):
 
 
 def test_without_triangle_attention_the_trunk_has_none_of_its_weights():
-    settings = dataclasses.replace(tiny_settings(), triangle_attention=False)
+    settings = tiny_settings().replaced(triangle_attention=False, pairwise_head_width=32)
     assert not [
         name for name in Decoder(settings, TokenizerSettings.make().quantizer).state_dict() if "attend_" in name
     ]

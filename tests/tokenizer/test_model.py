@@ -8,7 +8,7 @@ import torch
 
 from dplm2.errors import DPLM2Error
 from dplm2.settings.tokenizer import TokenizerSettings
-from dplm2.tokenizer.model import StructureTokenizer, length_buckets
+from dplm2.tokenizer.model import StructureTokenizer
 from tests.tokenizer.synthetic import SMALL, chain, rotation
 
 
@@ -103,22 +103,6 @@ def test_a_frozen_encoder_is_never_in_training_mode():
     assert not any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
 
 
-def test_length_buckets_hold_every_chain_once_within_the_budget():
-    lengths = np.random.default_rng(0).integers(1, 300, 200).tolist()
-    groups = list(length_buckets(lengths, 1000))
-    assert sorted(sum(groups, [])) == list(range(200))
-    assert all(len(group) * max(lengths[index] for index in group) <= 1000 for group in groups)
-    padding = sum(len(group) * max(lengths[index] for index in group) for group in groups) / sum(lengths)
-    assert padding < 1.1
-    assert list(length_buckets([50, 5000], 1000)) == [[1], [0]]
-    by_pairs = list(length_buckets(lengths, 1000, 40_000))
-    assert sorted(sum(by_pairs, [])) == list(range(200))
-    longest = [max(lengths[index] for index in group) for group in by_pairs]
-    assert all(len(group) * length <= 1000 for group, length in zip(by_pairs, longest, strict=True))
-    pairs = [len(group) * length**2 for group, length in zip(by_pairs, longest, strict=True)]
-    assert all(count <= 40_000 or len(group) == 1 for group, count in zip(by_pairs, pairs, strict=True))
-
-
 def test_wrong_input_is_named(small_tokenizer, tmp_path):
     with pytest.raises(DPLM2Error, match=r"\(residues, 3 or 4 atoms, 3\), not \(5, 2, 3\)"):
         small_tokenizer.encode(np.zeros((5, 2, 3)))
@@ -134,24 +118,3 @@ def test_wrong_input_is_named(small_tokenizer, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(DPLM2Error, match="not the weights of this tokenizer"):
         StructureTokenizer.from_pretrained(tmp_path)
-
-
-def test_settings_are_those_of_the_schema():
-    import dataclasses
-
-    from dplm2 import config
-    from dplm2.tokenizer import settings
-
-    properties = config.schema("tokenizer")["properties"]
-    for name, section in [
-        ("encoder", settings.EncoderSettings),
-        ("quantizer", settings.QuantizerSettings),
-        ("decoder", settings.DecoderSettings),
-        ("loss", settings.LossSettings),
-        ("tokenization", settings.TokenizationSettings),
-    ]:
-        assert {field.name for field in dataclasses.fields(section)} == set(properties[name]["properties"])
-    assert {field.name for field in dataclasses.fields(settings.TokenizerSettings)} == set(properties)
-    assert not list(config.problems_of({"datasets": ["demo"]}, "tokenizer"))
-    assert not list(config.problems_of({"pretrained": "folder"}, "tokenizer"))
-    assert list(config.problems_of({"encoder": {"layer": 2}}, "tokenizer"))

@@ -1,6 +1,5 @@
 """Training of the tokenizer on helices and strands made here: windows, terms, and a loss that falls."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -175,7 +174,7 @@ def test_passes_can_be_trained_after_the_first_trace(tmp_path):
     first = settings_of(**WITHOUT_PASSES)
     initial_tokenizer(first, seed=0).save_pretrained(tmp_path)
     changes = {**WITHOUT_PASSES, "decoder": {"blocks": 0}}
-    tokenizer = initial_tokenizer(dataclasses.replace(settings_of(**changes), initial=str(tmp_path)), seed=1)
+    tokenizer = initial_tokenizer(settings_of(**changes).replaced(initial=str(tmp_path)), seed=1)
     codes = torch.ones(1, 12, 6)
     traces = [
         each.eval().decoder(codes, distogram=False).passes.chain_shifts
