@@ -108,7 +108,11 @@ def test_the_example_is_right():
             "temperature@T",
         ),
         ("evaluation.designable_sc_tm", [0], "evaluation.designable_sc_tm.0: 0: must be greater than 0"),
-        ("models.scratch.network", {"layers": 1}, "models.scratch.network.hidden_size: missing; it has to be given"),
+        (
+            "models.scratch.network",
+            {"layers": 1, "heads": 2, "intermediate_size": 4},
+            "models.scratch.network.hidden_size: missing; it has to be given",
+        ),
     ],
 )
 def test_a_value_that_cannot_be(place, value, said):
@@ -155,7 +159,7 @@ def test_an_unknown_key_suggests_the_near_one(place, said):
         ("a\n", "datasets: 'a\\n' is not a name"),
         (
             7,
-            "datasets: 7 is not a name: must be letters, digits, '.', '_' and '-', beginning with a letter or digit, in",
+            "datasets: 7 is not a name: must be letters, digits, '.', '_' and '-', beginning with a letter",
         ),
         (None, "datasets: None is not a name"),
         (True, "datasets: True is not a name"),
