@@ -264,6 +264,9 @@ class _Chain:
             gap = 1 <= missing <= LONGEST_GAP_AT_END and not distance > CA_STEP * (missing + 1) + STRAIN
             torn = missing == 0 and distance < LONGEST_STRAINED_STEP
             return Verdict.SAME if (gap or torn) and not (falls or (ter and end)) else Verdict.OTHER
+        if self.entry.format == "PDB" and not residues.author_chain and missing > LONGEST_GAP_AT_END:
+            # Not even a chain id says that the two belong together.
+            return Verdict.UNCLEAR
         named = self.entry.format != "PDB" and residues.segment[first] != ""
         excess = 0.0 if falls else CA_STEP * missing
         return Verdict.UNCLEAR if distance > FARTHEST_NEIGHBOURS + excess and not named else Verdict.SAME
