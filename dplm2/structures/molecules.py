@@ -93,7 +93,8 @@ class _Names:
                 attempt += 1
                 name = f"{base or 'blank'}-{attempt}"
             self._taken.add(name)
-            yield replace(molecule, name=name)
+            molecule.name = name
+            yield molecule
 
 
 @dataclass
@@ -138,6 +139,8 @@ class _Chain:
 
     def _molecule(self, places: np.ndarray) -> ChainResidues:
         found = subset(self.residues, places)
+        if found is self.residues:
+            return found
         first = self.runs.start[found.run[0]]
         atoms = self.entry.atoms
         return replace(found, label_chain=str(atoms.label_chain[first]) or None, entity=str(atoms.entity[first]))
