@@ -114,7 +114,7 @@ class Plan:
         except DPLM2Error as error:
             key = "files" if dataset.fetch is None else "fetch"
             self.missing.append(f"datasets.{name}.{key}: {error}")
-            return Listing(folder, [b""] * dataset.shards)
+            return Listing(folder, ["missing"] * dataset.shards)
 
     def _note_missing_files(self) -> None:
         for reference in files_named(self.settings):

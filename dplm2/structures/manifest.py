@@ -9,16 +9,18 @@ Imported by the Snakefile at every start, so this module needs the standard libr
 
 import glob
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dplm2.artifacts import atomic_path, sha256_of_file
+from dplm2.artifacts import atomic_path, read_json, sha256_of_file
 from dplm2.errors import DPLM2Error
 
 HEADER = "# structure files: path, where its name begins, size and time of change, inode's time of change, identity"
+LISTING_FILE = "listing.json"
 FETCHED_HEADER = "# fetched structure files: path, size, sha256, problem"
 # What lies beside structures in people's folders. A file that is named outright, or by a pattern, is always taken.
 NO_STRUCTURE_ENDINGS = frozenset((
@@ -93,32 +95,37 @@ class Listing:
     ----------
     folder
         Where the manifests ``part-00000.tsv`` ... lie.
+    identities
+        Of each shard, the name of its files' content: equal as long as none of them changed, wherever they lie.
     manifests
-        The text of each.
+        The text of each manifest; None where those in ``folder`` are up to date.
+    listed
+        Names the state of all files, times included.
     """
 
     folder: Path
-    manifests: list[bytes]
+    identities: list[str]
+    manifests: list[bytes] | None = None
+    listed: str = ""
 
     def path(self, shard: int) -> Path:
         """Where the manifest of a shard lies."""
         return self.folder / f"part-{shard:05d}.tsv"
 
     def identity(self, shard: int) -> str:
-        """Names the content of a shard's files: equal as long as none of them changed, wherever their folder lies."""
-        digest = hashlib.sha256()
-        for line in self.manifests[shard].split(b"\n")[1:-1]:
-            path, start, *stamps = line.split(b"\t")
-            digest.update(path[int(start) :] + b"\t" + (stamps[2] if len(stamps) > 2 else stamps[0]) + b"\n")
-        return digest.hexdigest()[:16]
+        """Names the content of a shard's files."""
+        return self.identities[shard]
 
     def write(self) -> list[Path]:
         """Write the manifests whose content changed, and remove those of shards that are no more."""
-        paths = [self.path(shard) for shard in range(len(self.manifests))]
-        for path, content in zip(paths, self.manifests, strict=True):
-            write_if_changed(path, content)
-        for stale in set(self.folder.glob("part-*.tsv")) - set(paths):
-            stale.unlink()
+        paths = [self.path(shard) for shard in range(len(self.identities))]
+        if self.manifests is not None:
+            for path, content in zip(paths, self.manifests, strict=True):
+                write_if_changed(path, content)
+            for stale in set(self.folder.glob("part-*.tsv")) - set(paths):
+                stale.unlink()
+            note = json.dumps({"listed": self.listed, "identities": self.identities}, indent=2)
+            write_if_changed(self.folder / LISTING_FILE, note.encode())
         return paths
 
 
@@ -140,28 +147,72 @@ def list_files(files: str | Sequence[str], folder: str | os.PathLike, shards: in
     DPLM2Error
         If something named is missing, or no file is found.
     """
-    lines: list[list[tuple[str, str]]] = [[] for _ in range(shards)]
-    for name, path, stamp, changed in _named([files] if isinstance(files, str) else files):
-        start = len(os.fsencode(path)) - len(os.fsencode(name.split(":", 1)[1]))
-        lines[shard_of(path, shards)].append((name, f"{path}\t{start}\t{stamp}\t{changed}\n"))
-    listing = Listing(Path(folder), [])
-    for shard, rows in enumerate(lines):
-        rows.sort()
-        fresh = os.fsencode("".join([f"{HEADER}\n", *(line for _, line in rows)]))
+    folder, sources = Path(folder), [files] if isinstance(files, str) else list(map(str, files))
+    found = [scan([source]) for source in sources]
+    listed = _state_of(found)
+    known = _last_listing(folder)
+    if known is not None and known["listed"] == listed and len(known["identities"]) == shards:
+        return Listing(folder, known["identities"], None, listed)
+    listing = Listing(folder, [], [], listed)
+    for shard, rows in enumerate(_sharded(sources, found, shards)):
+        fresh = os.fsencode("".join([f"{HEADER}\n", *(line for _, line in sorted(rows))]))
         rows.clear()
         listing.manifests.append(_with_identities(fresh, listing.path(shard)))
+        listing.identities.append(_identity_of(listing.manifests[-1]))
     return listing
 
 
-def _named(sources: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
+def _sharded(sources: list[str], found: list[dict[str, os.stat_result]], shards: int) -> list[list[tuple[str, str]]]:
+    """Of each shard its files' names within the dataset, each with its line of the manifest."""
+    lines: list[list[tuple[str, str]]] = [[] for _ in range(shards)]
+    for name, path, stamp, changed in _named(sources, found):
+        start = len(os.fsencode(path)) - len(os.fsencode(name.split(":", 1)[1]))
+        lines[shard_of(path, shards)].append((name, f"{path}\t{start}\t{stamp}\t{changed}\n"))
+    return lines
+
+
+def _state_of(found: list[dict[str, os.stat_result]]) -> str:
+    """A digest of which files there are, with sizes and times: what tells cheaply that nothing changed."""
+    digest = hashlib.sha256(HEADER.encode())
+    for files in found:
+        lines = []
+        for path, stat in files.items():
+            lines += [
+                f"{path}\t{one.st_size}\t{one.st_mtime_ns}\t{one.st_ctime_ns}"
+                for one in (stat, *map(os.stat, _companions(path)))
+            ]
+        digest.update(os.fsencode("\n".join([*lines, "", ""])))
+    return digest.hexdigest()
+
+
+def _last_listing(folder: Path) -> dict | None:
+    """What the last run listed, if its manifests are still there."""
+    try:
+        known = read_json(folder / LISTING_FILE)
+        shards = len(known["identities"])
+        there = all((folder / f"part-{shard:05d}.tsv").is_file() for shard in range(shards))
+        return known if there and isinstance(known["listed"], str) else None
+    except (DPLM2Error, KeyError, TypeError):
+        return None
+
+
+def _identity_of(manifest: bytes) -> str:
+    digest = hashlib.sha256()
+    for line in manifest.split(b"\n")[1:-1]:
+        path, start, *stamps = line.split(b"\t")
+        digest.update(path[int(start) :] + b"\t" + (stamps[2] if len(stamps) > 2 else stamps[0]) + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _named(sources: list[str], found: list[dict[str, os.stat_result]]) -> Iterator[tuple[str, str, str, str]]:
     """Name within the dataset (``<source>:<path below it>``), path, stamp and inode times of each file, once each."""
     seen: set[str] = set()
-    for number, source in enumerate(map(str, sources)):
+    for number, (source, files) in enumerate(zip(sources, found, strict=True)):
         root = source if Path(source).is_dir() else os.path.dirname(source.split("*", 1)[0])  # noqa: PTH120
-        for path, stat in scan([source]).items():
+        for path, stat in files.items():
             if path not in seen:
                 seen.add(path)
-                stats = [stat, *(Path(other).stat() for other in _companions(path))]
+                stats = [stat, *map(os.stat, _companions(path))]
                 stamp = "-".join(f"{one.st_size}.{one.st_mtime_ns}" for one in stats)
                 changed = "-".join(str(one.st_ctime_ns) for one in stats)
                 inside = path[len(root) :].lstrip("/") if path.startswith(root) else path
@@ -353,7 +404,8 @@ def _entries(folder: str) -> list[os.DirEntry]:
 
 def _stat(entry: os.DirEntry) -> os.stat_result | None:
     """The stat of what may be a structure file; of a broken link its own, so that reading it becomes a reject."""
-    if os.path.splitext(entry.name)[1].lower() in NO_STRUCTURE_ENDINGS:  # noqa: PTH122
+    dot = entry.name.rfind(".")
+    if dot > 0 and entry.name[dot:].lower() in NO_STRUCTURE_ENDINGS:
         return None
     if entry.is_symlink() and is_broken_link(entry.path):
         return entry.stat(follow_symlinks=False)

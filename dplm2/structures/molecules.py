@@ -93,7 +93,8 @@ class _Names:
                 attempt += 1
                 name = f"{base or 'blank'}-{attempt}"
             self._taken.add(name)
-            yield replace(molecule, name=name)
+            molecule.name = name
+            yield molecule
 
 
 @dataclass
@@ -138,6 +139,8 @@ class _Chain:
 
     def _molecule(self, places: np.ndarray) -> ChainResidues:
         found = subset(self.residues, places)
+        if found is self.residues:
+            return found
         first = self.runs.start[found.run[0]]
         atoms = self.entry.atoms
         return replace(found, label_chain=str(atoms.label_chain[first]) or None, entity=str(atoms.entity[first]))
@@ -264,6 +267,9 @@ class _Chain:
             gap = 1 <= missing <= LONGEST_GAP_AT_END and not distance > CA_STEP * (missing + 1) + STRAIN
             torn = missing == 0 and distance < LONGEST_STRAINED_STEP
             return Verdict.SAME if (gap or torn) and not (falls or (ter and end)) else Verdict.OTHER
+        if self.entry.format == "PDB" and not residues.author_chain and missing > LONGEST_GAP_AT_END:
+            # Not even a chain id says that the two belong together.
+            return Verdict.UNCLEAR
         named = self.entry.format != "PDB" and residues.segment[first] != ""
         excess = 0.0 if falls else CA_STEP * missing
         return Verdict.UNCLEAR if distance > FARTHEST_NEIGHBOURS + excess and not named else Verdict.SAME

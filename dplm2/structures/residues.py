@@ -189,13 +189,12 @@ def _assemble(entry: Entry, runs: Runs, members: list[int], code: np.ndarray) ->
 
 def _ordered(atoms: Atoms, runs: Runs, chosen: np.ndarray, by_position: bool) -> np.ndarray:
     """Residues of one segment side by side; scattered ones at their place in the polymer, where the file tells it."""
-    segment = atoms.segment[runs.start[chosen]]
-    rank = np.zeros(len(chosen), int)
-    if (segment != segment[0]).any():
-        _, first, inverse = np.unique(segment, return_index=True, return_inverse=True)
-        rank = first[inverse]
-    place = atoms.position[runs.start[chosen]] if by_position else np.arange(len(chosen))
-    return chosen[np.lexsort((place, rank))]
+    first = runs.start[chosen]
+    segment, place = atoms.segment[first], atoms.position[first] if by_position else np.arange(len(chosen))
+    if (segment[1:] == segment[:-1]).all():
+        return chosen if (place[1:] > place[:-1]).all() else chosen[np.argsort(place, kind="stable")]
+    _, begin, inverse = np.unique(segment, return_index=True, return_inverse=True)
+    return chosen[np.lexsort((place, begin[inverse]))]
 
 
 def _run_of_highest_occupancy(atoms: Atoms, runs: Runs, candidates: list[int]) -> int:

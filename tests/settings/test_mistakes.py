@@ -159,7 +159,7 @@ def test_an_unknown_key_suggests_the_near_one(place, said):
         ("a\n", "datasets: 'a\\n' is not a name"),
         (
             7,
-            "datasets: 7 is not a name: must be letters, digits, '.', '_' and '-', beginning with a letter",
+            "datasets: 7 is not a name: must be letters, digits, '.', '_' and '-', beginning with a letter or digit",
         ),
         (None, "datasets: None is not a name"),
         (True, "datasets: True is not a name"),

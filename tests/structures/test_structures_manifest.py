@@ -49,7 +49,7 @@ def run(listing: Listing) -> Listing:
 
 
 def identities(listing: Listing) -> list[str]:
-    return [listing.identity(shard) for shard in range(len(listing.manifests))]
+    return listing.identities
 
 
 def changed(before: Listing, after: Listing) -> set[int]:
