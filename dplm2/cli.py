@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from dplm2 import __version__
@@ -67,8 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if options.log is None:
         return _run(options)
-    with copied_to(options.log):
+    try:
+        with copied_to(options.log):
+            return _run_to_the_end(options)
+    except DPLM2Error as error:
+        print(f"dplm2: {error}", file=sys.stderr)
+        return 1
+
+
+def _run_to_the_end(options: argparse.Namespace) -> int:
+    """Run a parsed command; the traceback of an unforeseen error is printed here, so that the log has it."""
+    try:
         return _run(options)
+    except Exception:  # noqa: BLE001
+        traceback.print_exc()
+        return 1
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -67,8 +67,14 @@ def needs(settings: Configuration, rule: str, name: str | None = None) -> Need:
 
 
 def _devices(settings: Configuration, rule: str, name: str | None) -> int:
-    training = {"train_tokenizer": settings.tokenizers, "train_model": settings.models}.get(rule, {}).get(name)
-    devices = 1 if training is None else training.training.devices
+    if rule == "train_tokenizer":
+        devices = settings.tokenizers[name].training.devices
+    elif rule == "train_model":
+        devices = settings.models[name].training.devices
+    elif rule == "warm_up_model" and settings.models[name].warmup.trains_on_sequences:
+        devices = settings.models[name].warmup.sequence_training.devices
+    else:
+        devices = 1
     return devices if isinstance(devices, int) else 1
 
 

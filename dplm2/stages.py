@@ -180,9 +180,15 @@ class Plan:
 
     def operating(self, rule: str, name: str | None = None) -> str:
         """The rest of what a rule's job is told: how the work is done, and names of what it works on."""
-        kind = STAGES[rule].kind
-        values = operating(self.entry(kind, name))
-        return _text({"device": self.settings.device, kind: values if name is None else {name: values}})
+        stage = STAGES[rule]
+        entry = self.entry(stage.kind, name)
+        values = {
+            key: value
+            for key, value in operating(entry, stage.reader).items()
+            # Another stage's section may contradict itself without what decides in it.
+            if not stage.parts or key in stage.parts or not isinstance(getattr(entry, key), Section)
+        }
+        return _text({"device": self.settings.device, stage.kind: values if name is None else {name: values}})
 
     def inputs(self, rule: str, name: str | None = None, task: str | None = None) -> str:
         """Names the content of the files that the configuration gives a rule's job, whatever their names."""

@@ -7,17 +7,30 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from dplm2.errors import DPLM2Error
+
 CHUNK = 1 << 16
+OUT, ERR = 1, 2  # descriptors, which children inherit whatever Python's streams are
 
 
 @contextlib.contextmanager
 def copied_to(path: str | os.PathLike) -> Iterator[None]:
-    """Within this context, what this process and its children print also goes to a file."""
+    """Within this context, what this process and its children print also goes to a file.
+
+    Raises
+    ------
+    DPLM2Error
+        If the file cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as log, contextlib.ExitStack() as stack:
-        for stream in (sys.stdout, sys.stderr):
-            stack.enter_context(_copied(stream.fileno(), stream, log))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("wb")
+    except OSError as error:
+        raise DPLM2Error(f"{path}: cannot be written ({error.strerror})") from error
+    with opened as log, contextlib.ExitStack() as stack:
+        for descriptor, stream in ((OUT, sys.stdout), (ERR, sys.stderr)):
+            stack.enter_context(_copied(descriptor, stream, log))
         yield
 
 

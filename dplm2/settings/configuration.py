@@ -44,14 +44,15 @@ class Configuration(Section):
     report: ReportSettings = section("The HTML page and the tables.")
 
     def contradictions(self) -> Iterator[str]:
-        """Names that stand for nothing, and names that are taken."""
-        yield from self._unknown_names()
+        """Names that are taken."""
         for kind, names in TAKEN.items():
             for name in names:
                 if name in getattr(self, kind):
                     yield f"{kind}.{name}: this name is taken, the results folder uses it; choose another"
 
-    def _unknown_names(self) -> Iterator[str]:
+    def unresolved(self) -> Iterator[str]:
+        """Names that stand for nothing."""
+
         def unknown(place: str, kind: str, names: Iterable[str | None]) -> Iterator[str]:
             known = getattr(self, kind)
             for name in names:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from dplm2.settings.fields import Section, decides, operates, refers
+from dplm2.settings.fields import LENIENT, Section, decides, operates, refers
 from dplm2.settings.files import OBTAIN_ESMFOLD, OBTAIN_FOLDSEEK, WEIGHTS
 
 UNCONDITIONAL = ("co-generation", "sequence", "backbone")
@@ -270,10 +270,13 @@ class EvaluationSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_chosen_backends(cls, given: Any) -> Any:
+    def _with_chosen_backends(cls, given: Any, info: ValidationInfo) -> Any:
         """A chosen backend whose section is not given has its defaults."""
         if not isinstance(given, Mapping):
             return given
+        if (info.context or {}).get(LENIENT) and "template" not in (given.get("command") or {"template": ""}):
+            # A stage that does not read the command is only told how it would work.
+            given = {key: value for key, value in given.items() if key != "command"}
         chosen = {
             "self": "self" in (given.get("folding_backend", "self"), given.get("inverse_folding_backend")),
             "esmfold": given.get("folding_backend") == "esmfold",
@@ -281,24 +284,29 @@ class EvaluationSettings(Section):
         }
         return {**given, **{name: {} for name, used in chosen.items() if used and given.get(name) is None}}
 
-    def contradictions(self) -> Iterator[str]:
-        """Sections without effect, and backends without what they need."""
+    def _backends(self) -> Iterator[tuple[str, bool, str]]:
+        """Name of each backend's section, whether the backend is chosen, and the key that chooses it."""
         folds, designs = self.folding_backend, self.inverse_folding_backend
-        searched = "foldseek" in (self.diversity, self.novelty)
-        for name, used, where in (
-            ("self", "self" in (folds, designs), "folding_backend or inverse_folding_backend: self"),
-            ("esmfold", folds == "esmfold", "folding_backend: esmfold"),
-            ("command", folds == "command", "folding_backend: command"),
-            ("proteinmpnn", designs == "proteinmpnn", "inverse_folding_backend: proteinmpnn"),
-            ("foldseek", searched, "diversity or novelty: foldseek"),
-        ):
+        yield "self", "self" in (folds, designs), "folding_backend or inverse_folding_backend: self"
+        yield "esmfold", folds == "esmfold", "folding_backend: esmfold"
+        yield "command", folds == "command", "folding_backend: command"
+        yield "proteinmpnn", designs == "proteinmpnn", "inverse_folding_backend: proteinmpnn"
+        yield "foldseek", "foldseek" in (self.diversity, self.novelty), "diversity or novelty: foldseek"
+
+    def idle(self) -> Iterator[str]:
+        """Sections of backends that are not chosen."""
+        for name, used, where in self._backends():
             if getattr(self, name) is not None and not used:
                 yield f"{name}: has no effect without {where}; leave it out"
-            elif getattr(self, name) is None and used:
+
+    def contradictions(self) -> Iterator[str]:
+        """Backends without what they need."""
+        for name, used, where in self._backends():
+            if getattr(self, name) is None and used:
                 yield f"{name}: missing; {where} needs it"
         if self.novelty == "foldseek" and self.foldseek is not None and self.foldseek.database is None:
             yield "foldseek.database: missing; novelty: foldseek needs known structures to search"
-        if self.folding_baseline and folds == "self":
+        if self.folding_baseline and self.folding_backend == "self":
             yield "folding_baseline: needs folding_backend: esmfold or command; the model is no baseline of itself"
 
     def without_effect(self, reader: str) -> set[str]:

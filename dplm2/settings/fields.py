@@ -88,9 +88,9 @@ def decides(default: Any, text: str, *, readers: Iterable[str] | None = None, **
     return _declared(default, text, Meaning("decides", None if readers is None else tuple(readers)), bounds)
 
 
-def operates(default: Any, text: str, **bounds: Any) -> Any:
+def operates(default: Any, text: str, *, readers: Iterable[str] | None = None, **bounds: Any) -> Any:
     """Declare a field that says how the work is done, and never triggers a rerun."""
-    return _declared(default, text, Meaning("operates"), bounds)
+    return _declared(default, text, Meaning("operates", None if readers is None else tuple(readers)), bounds)
 
 
 def refers(
@@ -169,6 +169,10 @@ class Section(BaseModel):
         """Yield one line for each key that is set but has no effect beside the others."""
         return iter(())
 
+    def unresolved(self) -> Iterator[str]:
+        """Yield one line for each name that stands for nothing; not asked of what one stage alone is told."""
+        return iter(())
+
     def without_effect(self, reader: str) -> set[str]:
         """Fields that ``reader`` reads only under a condition that does not hold."""
         return set()
@@ -195,7 +199,7 @@ class Section(BaseModel):
             return self
         found = list(self.contradictions())
         if not context.get(LENIENT):
-            found += self.idle()
+            found += [*self.idle(), *self.unresolved()]
         if found:
             raise PydanticCustomError(CONTRADICTION, "{lines}", {"lines": "\n".join(found)})
         return self
@@ -446,9 +450,15 @@ def deciding(part: Section, reader: str | None = None) -> dict[str, Any]:
     return _selected(part, reader, "decides")
 
 
-def operating(part: Section) -> dict[str, Any]:
-    """The other values of a section that are not the defaults: how the work is done, and names of what it works on."""
-    return _selected(part, None, "operates")
+def operating(part: Section, reader: str | None = None) -> dict[str, Any]:
+    """The other values of a section that are not the defaults: how the work is done, and names of what it works on.
+
+    Parameters
+    ----------
+    part, reader
+        See `deciding`.
+    """
+    return _selected(part, reader, "operates")
 
 
 def _selected(part: Section, reader: str | None, wanted: Role) -> dict[str, Any]:

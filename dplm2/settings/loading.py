@@ -63,6 +63,7 @@ def read(source: Source, folders: Iterable[str | os.PathLike] = (), depth: int =
     """The mapping that a file or a text holds, with what it builds on; unchecked but bounded in size and depth."""
     folders = [*map(Path, folders)]
     if isinstance(source, Mapping):
+        _refuse_deep(source)
         given = dict(source)
     elif str(source).lstrip().startswith("{"):
         given = parse_yaml(str(source), "the configuration given in place")
@@ -116,6 +117,17 @@ def parse_value(text: str, name: str) -> Any:
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError, TypeError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ConfigError(f"{name}: not YAML ({reason[:300]})") from error
+
+
+def _refuse_deep(values: Any) -> None:
+    """Refuse nesting, in values that were read elsewhere, that nothing recursive may see."""
+    level, depth = [values], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"the configuration given in place: nested more than {MAX_DEPTH} levels deep")
+        inner = (item.values() if isinstance(item, Mapping) else item for item in level)
+        level = [value for items in inner for value in items if isinstance(value, Mapping | list | tuple)]
+        depth += 1
 
 
 def _refuse_depth(text: str) -> None:

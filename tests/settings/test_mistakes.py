@@ -108,7 +108,11 @@ def test_the_example_is_right():
             "temperature@T",
         ),
         ("evaluation.designable_sc_tm", [0], "evaluation.designable_sc_tm.0: 0: must be greater than 0"),
-        ("models.scratch.network", {"layers": 1}, "models.scratch.network.hidden_size: missing; it has to be given"),
+        (
+            "models.scratch.network",
+            {"layers": 1, "heads": 2, "intermediate_size": 4},
+            "models.scratch.network.hidden_size: missing; it has to be given",
+        ),
     ],
 )
 def test_a_value_that_cannot_be(place, value, said):

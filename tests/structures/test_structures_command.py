@@ -9,7 +9,7 @@ import pytest
 
 from dplm2 import cli
 from dplm2.structures import shards
-from dplm2.structures.manifest import SourceFile
+from dplm2.structures.manifest import SourceFile, list_files
 from dplm2.structures.store import read_chains, read_rejected
 from tests.structures.made import chain, settings
 
@@ -43,8 +43,6 @@ def test_a_folder_becomes_a_dataset(inputs, tmp_path, capsys):
 
 def test_parts_cleaned_one_by_one_give_the_same_files(inputs, tmp_path):
     """What the workflow does, manifest by manifest, is what the command for a whole dataset does."""
-    from dplm2.structures.manifest import list_files
-
     assert clean(inputs, tmp_path / "whole", shards=2) == 0
     source = json.dumps({"datasets": {"d": {"files": str(inputs), "shards": 2}}})
     for manifest in list_files(str(inputs), tmp_path / "m", 2).write():
@@ -72,6 +70,52 @@ def test_a_run_without_a_usable_chain_is_one_line_and_exit_1(inputs, tmp_path, c
     assert message.count("\n") == 1
     assert "no usable chain; 1 unreadable" in message
     assert not (tmp_path / "out/selection.parquet").exists()
+
+
+@pytest.mark.parametrize("change", ["content", "touched", "removed"])
+def test_a_file_that_changed_after_its_manifest_is_refused(inputs, tmp_path, capsys, change):
+    """What the job would record is not what the workflow planned with."""
+    [manifest] = list_files(str(inputs), tmp_path / "m", 1).write()
+    file = inputs / "D.pdb"
+    if change == "content":
+        file.write_text("\n".join([*chain("D" * 60), "END\n"]))
+    elif change == "touched":
+        os.utime(file, (0, 0))
+    else:
+        file.unlink()
+    call = ["structures", "clean", "--manifest", str(manifest), "--out", str(tmp_path / "out")]
+    assert cli.main([*call, *ALONE]) == 1
+    message = capsys.readouterr().err
+    assert message == f"dplm2: {file}: changed or removed since the dataset was listed; run again\n"
+    assert not list(tmp_path.glob("out/part-*")) and not list(tmp_path.glob("m/hashes-*"))
+
+
+def test_a_cleaned_part_leaves_the_hashes_of_its_files_behind(inputs, tmp_path):
+    before = list_files(str(inputs), tmp_path / "m", 1)
+    [manifest] = before.write()
+    call = ["structures", "clean", "--manifest", str(manifest), "--out", str(tmp_path / "out")]
+    assert cli.main([*call, *ALONE]) == 0
+    for path in inputs.iterdir():
+        os.utime(path, (0, 0))
+    again = list_files(str(inputs), tmp_path / "m", 1)
+    assert again.identity(0) == before.identity(0)
+    assert again.manifests != before.manifests
+
+
+def test_parts_beyond_the_shards_do_not_count_and_stay(inputs, tmp_path):
+    """A run with more parts may come again."""
+    out = tmp_path / "out"
+    assert clean(inputs, out, shards=2) == 0
+    files, everything = sorted(out.glob("part-*.parquet")), read_chains(out)["chain_id"].to_pylist()
+    parts = [path.read_bytes() for path in files]
+    for count in (1, 2):
+        assert cli.main(["structures", "select", str(out), "--shards", str(count)]) == 0
+        assert [path.read_bytes() for path in files] == parts
+        found = read_chains(out)["chain_id"].to_pylist()
+        assert found == [name for path in files[:count] for name in read_chains(path)["chain_id"].to_pylist()]
+    assert 0 < len(read_chains(files[0])) < len(everything)
+    assert found == everything
+    assert cli.main(["structures", "select", str(out), "--shards", "3"]) == 1
 
 
 @pytest.mark.parametrize(

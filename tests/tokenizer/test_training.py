@@ -51,6 +51,9 @@ SIZES = {
 
 def settings_of(**changes):
     sections = {name: {**values, **changes.get(name, {})} for name, values in SIZES.items()}
+    if sections["decoder"]["blocks"] == 0:
+        for key in ("sequence_head_width", "pairwise_head_width"):
+            del sections["decoder"][key]
     return TokenizerSettings.make(datasets=["any"], **sections)
 
 
@@ -183,11 +186,10 @@ def test_passes_can_be_trained_after_the_first_trace(tmp_path):
     assert torch.equal(*traces)
 
 
-def test_what_has_no_effect_without_passes_is_refused(tmp_path):
+def test_what_has_no_effect_without_passes_is_refused():
     loss = {**WITHOUT_PASSES["loss"], "distance": 1.0}
-    settings = settings_of(**{**WITHOUT_PASSES, "loss": loss})
     with pytest.raises(ConfigError, match="loss.distance: has no effect"):
-        train_tokenizer([tmp_path], tmp_path / "out", tmp_path / "state", settings, seed=0, device="cpu")
+        settings_of(**{**WITHOUT_PASSES, "loss": loss})
     with pytest.raises(ConfigError, match="decoder.structure_blocks: .* set start: chain"):
         settings_of(decoder={"structure_blocks": 0, "start": "origin"})
 
@@ -320,9 +322,8 @@ def test_training_with_cached_features_leaves_them_in_the_state(tmp_path):
     state = tmp_path / "state"
     train_tokenizer([tmp_path / "chains"], tmp_path / "out", state, settings, seed=3, device="cpu")
     assert len(list(state.glob("encoder_features/*/features.npy"))) == 1
-    settings = settings_of(encoder={"cached_features": True})
-    with pytest.raises(ConfigError, match="no effect unless encoder.frozen"):
-        train_tokenizer([tmp_path / "chains"], tmp_path / "out", state, settings, seed=3, device="cpu")
+    with pytest.raises(ConfigError, match="encoder.cached_features: has no effect unless frozen"):
+        settings_of(encoder={"cached_features": True})
 
 
 def test_rmsd_and_lddt_of_moved_and_changed_chains():

@@ -1,0 +1,124 @@
+"""``dplm2 --log FILE``: all that a command and its children print is in the file too, and on the terminal as before."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dplm2.core.output import copied_to
+from dplm2.errors import Preempted
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+COMMAND = """\
+import logging, os, subprocess, sys
+from dplm2 import cli
+from dplm2.errors import ConfigError, DPLM2Error, Preempted
+
+def run(options):
+    print("out of the command")
+    print("err of the command", file=sys.stderr)
+    os.write(1, b"past Python\\n")
+    subprocess.run(["sh", "-c", "echo out of a child; echo err of a child >&2"], check=True)
+    end = {end}
+    if isinstance(end, BaseException):
+        raise end
+    return end
+
+cli._registrations = lambda: [lambda sub: sub.add_parser("work").set_defaults(run=run)]
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def call(*arguments, end="None", **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", COMMAND.replace("{end}", end), *map(str, arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("None", 0, ""),
+        ("3", 3, ""),
+        ("DPLM2Error('no such thing')", 1, "dplm2: no such thing\n"),
+        ("ConfigError('a wrong key')", 2, "dplm2: a wrong key\n"),
+        ("Preempted('saved')", Preempted.EXIT_STATUS, "dplm2: saved\n"),
+        ("KeyboardInterrupt()", 130, "dplm2: interrupted\n"),
+    ],
+)
+def test_everything_that_is_printed_is_in_the_file_and_the_exit_status_is_kept(tmp_path, end, status, said):
+    log = tmp_path / "new" / "folder" / "work.log"
+    plain, logged = call("work", end=end), call("--log", log, "work", end=end)
+    assert (logged.returncode, logged.stdout, logged.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+    assert logged.returncode == status and logged.stderr.endswith(said)
+    text = log.read_text()
+    for line in (logged.stdout + logged.stderr).splitlines():
+        assert line in text
+    assert len(text) == len(logged.stdout) + len(logged.stderr)
+    for line in ("out of the command", "err of the command", "past Python", "out of a child", "err of a child"):
+        assert text.count(f"{line}\n") == 1
+
+
+def test_a_traceback_is_in_the_file(tmp_path):
+    done = call("--log", tmp_path / "log", "work", end="ValueError('unforeseen')")
+    assert done.returncode == 1 and "ValueError: unforeseen" in done.stderr
+    assert "ValueError: unforeseen" in (tmp_path / "log").read_text()
+
+
+def test_a_log_is_of_the_last_run_alone(tmp_path):
+    for _ in range(2):
+        call("--log", tmp_path / "log", "work")
+    assert (tmp_path / "log").read_text().count("out of the command") == 1
+
+
+def test_without_a_log_nothing_is_written(tmp_path):
+    call("work", cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    done = call("--log", tmp_path / "file" / "log", "work")
+    assert done.returncode == 1
+    assert (
+        done.stderr.startswith(f"dplm2: {tmp_path / 'file' / 'log'}: cannot be written")
+        and done.stderr.count("\n") == 1
+    )
+
+
+def test_the_log_goes_on_when_nobody_reads_the_terminal(tmp_path):
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-c", COMMAND.replace("{end}", "None"), "--log", str(tmp_path / "log"), "work"]
+    done = subprocess.run(command, env=ENVIRONMENT, stdout=writes, stderr=writes)
+    os.close(writes)
+    assert done.returncode == 0
+    text = (tmp_path / "log").read_text()
+    assert "out of the command" in text and "err of a child" in text
+
+
+def test_much_output_is_copied_whole(tmp_path):
+    script = "import sys; from dplm2.core.output import copied_to\nwith copied_to(sys.argv[1]):\n    print('x' * 10**7)"
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "log"], env=ENVIRONMENT, capture_output=True)
+    assert done.returncode == 0
+    assert len(done.stdout) == (tmp_path / "log").stat().st_size == 10**7 + 1
+
+
+def test_a_child_that_outlives_the_command_does_not_keep_it(tmp_path):
+    """A daemon that holds the pipe open, such as a server of workers."""
+    script = (
+        "import subprocess, sys; from dplm2.core.output import copied_to\n"
+        "with copied_to(sys.argv[1]):\n    print('done'); subprocess.Popen(['sleep', '60'])"
+    )
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", script, tmp_path / "log"], env=ENVIRONMENT, stdout=out, timeout=40)
+    assert (tmp_path / "log").read_text() == "done\n"
+
+
+def test_the_streams_are_as_before_afterwards(tmp_path, capfd):
+    with copied_to(tmp_path / "log"):
+        os.write(1, b"inside\n")
+    os.write(1, b"outside\n")
+    assert capfd.readouterr().out == "inside\noutside\n"
+    assert (tmp_path / "log").read_text() == "inside\n"

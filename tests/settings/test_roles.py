@@ -1,0 +1,151 @@
+"""What decides and what operates: together everything that is not the default, nothing twice, and enough for a job."""
+
+import json
+
+import pytest
+
+from dplm2.settings import Section, deciding, load, operating
+from dplm2.settings.fields import fields_read, plain
+from dplm2.stages import STAGES, Plan
+from tests.settings.example import WHOLE
+
+ENTRIES = [(kind, name) for kind in ("datasets", "tokenizers", "models", "generation") for name in WHOLE[kind]] + [
+    ("evaluation", None),
+    ("report", None),
+]
+
+
+def entry(whole, kind: str, name: str | None) -> Section:
+    return getattr(whole, kind) if name is None else getattr(whole, kind)[name]
+
+
+def leaves(values, place: str = "") -> dict:
+    """Values by the path of their key."""
+    found = {}
+    for key, value in values.items():
+        here = f"{place}.{key}".lstrip(".")
+        found |= leaves(value, here) if isinstance(value, dict) and value else {here: value}
+    return found
+
+
+def changed(section: Section, place: str = "") -> set[str]:
+    """The paths of all values of a section that are not the defaults."""
+    found = set()
+    for key in type(section).model_fields:
+        value, here = getattr(section, key), f"{place}.{key}".lstrip(".")
+        if isinstance(value, Section):
+            found |= changed(value, here)
+        elif section.differs(key):
+            found.add(here)
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_together_they_hold_every_value_that_is_not_the_default_and_nothing_twice(kind, name):
+    section = entry(load(WHOLE), kind, name)
+    decides, operates = leaves(deciding(section)), leaves(operating(section))
+    # A mapping of names is a value by itself.
+    assert decides.keys() & operates.keys() == set()
+    missing = {place for place in changed(section) if place not in decides and place not in operates}
+    assert all(any(held.startswith(f"{place}.") for held in decides) for place in missing), missing
+    own = leaves(plain(section))
+    assert all(own[place] == value for place, value in (decides | operates).items() if place in own)
+
+
+def test_the_example_changes_a_value_of_every_role_in_every_section():
+    whole = load(WHOLE)
+    for kind in ("datasets", "tokenizers", "models", "generation", "evaluation"):
+        sections = [entry(whole, *where) for where in ENTRIES if where[0] == kind]
+        assert any(operating(section) for section in sections), kind
+        assert any(changed(section) & leaves(deciding(section)).keys() for section in sections), kind
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_the_two_texts_give_the_same_section(kind, name):
+    whole = load(WHOLE)
+    section = entry(whole, kind, name)
+    texts = [
+        json.dumps({"stage": "x", kind: values if name is None else {name: values}})
+        for values in (deciding(section), operating(section))
+    ]
+    assert entry(load(texts), kind, name) == section
+    assert entry(load(texts[::-1]), kind, name) == section
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch) -> Plan:
+    monkeypatch.chdir(tmp_path)
+    return Plan(json.loads(json.dumps(WHOLE)))
+
+
+JOBS = [
+    (rule, name, task)
+    for rule, stage in STAGES.items()
+    for kind, name in ENTRIES
+    if kind == stage.kind and not (rule == "fetch_structures" and name != "fetched")
+    for task in (("co-generation", "folding", "backbone") if rule == "evaluate_samples" else (None,))
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "task"), JOBS)
+def test_what_a_job_is_told_gives_all_that_it_reads(plan, rule, name, task):
+    """As the rules do it: both texts for ``--config``, whatever else the configuration holds."""
+    stage = STAGES[rule]
+    told = load([plan.deciding(rule, name, task), plan.operating(rule, name)])
+    ours, theirs = (entry(one, stage.kind, name) for one in (told, plan.settings))
+    reader = task or stage.reader or getattr(theirs, "task", None)
+    for part in stage.parts or (None,):
+        mine, original = ((section if part is None else getattr(section, part)) for section in (ours, theirs))
+        if isinstance(original, Section):
+            read = {key: value for key, _, value in fields_read(original, reader)}
+            assert {key: getattr(mine, key) for key in read} == read
+        else:
+            assert mine == original
+    assert told.device == plan.settings.device
+    assert told.seed == (plan.settings.seed if stage.draws(theirs) else 0)
+
+
+@pytest.mark.parametrize(("rule", "name", "task"), JOBS)
+def test_what_decides_does_not_depend_on_how_the_work_is_done(plan, rule, name, task):
+    other = json.loads(json.dumps(WHOLE))
+    other |= {"results": "elsewhere", "state": "elsewhere too", "device": "auto", "threads": 1}
+    other["datasets"]["fetched"]["fetch"]["concurrency"] = 9
+    for kind, path in (("tokenizers", ("trained", "training")), ("models", ("scratch", "training"))):
+        section = other[kind][path[0]].setdefault(path[1], {})
+        section |= {"log_every": 3, "keep": 7, "workers": 5, "compile": True, "activation_checkpointing": True}
+    other["tokenizers"]["trained"]["training"]["devices"] = 2
+    other["tokenizers"]["trained"]["tokenization"]["token_budget"] = 12
+    other["generation"]["designs"]["token_budget"] = 12
+    other["evaluation"]["esmfold"]["chunk_size"] = 12
+    other["evaluation"]["self"]["batch_size"] = 12
+    assert Plan(other).deciding(rule, name, task) == plan.deciding(rule, name, task)
+
+
+def test_a_name_of_something_that_is_no_file_decides_and_a_file_does_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    warm = load(WHOLE).models["warm"].warmup
+    assert deciding(warm)["source"] == "facebook/esm2_t30_150M_UR50D"
+    (tmp_path / "facebook" / "esm2_t30_150M_UR50D").mkdir(parents=True)
+    assert "source" not in deciding(warm)
+    assert operating(warm)["source"] == "facebook/esm2_t30_150M_UR50D"
+
+
+def test_fields_of_other_tasks_decide_nothing(plan):
+    folding, designs = (
+        json.loads(plan.deciding("evaluate_samples", None, task))["evaluation"] for task in ("folding", "co-generation")
+    )
+    assert "match_tm_score" in folding and "match_tm_score" not in designs
+    assert "diversity" in designs and "diversity" not in folding
+    assert "bootstrap_samples" in folding and "bootstrap_samples" in designs
+
+
+@pytest.mark.parametrize("task", ["co-generation", "folding"])
+def test_a_stage_is_not_stopped_by_what_it_does_not_read_of_a_command(tmp_path, monkeypatch, task):
+    monkeypatch.chdir(tmp_path)
+    command = {"template": "fold {fasta} {out}", "sequences_per_run": 5}
+    plan = Plan({"evaluation": {"folding_backend": "command", "command": command}})
+    for rule in ("evaluate_tokenizer", "evaluate_likelihood"):
+        assert load([plan.deciding(rule), plan.operating(rule)]).evaluation.command is None
+    told = load([plan.deciding("evaluate_samples", task=task), plan.operating("evaluate_samples")]).evaluation
+    read = plan.settings.evaluation.command if task == "co-generation" else None
+    assert told.command == read

@@ -1,0 +1,113 @@
+"""What the workflow asks of a scheduler for each job: memory and GPUs, from the sizes that the configuration gives."""
+
+from pathlib import Path
+
+import pytest
+
+from dplm2.resources import ESM2, MINUTES, ON_NETWORKS, needs, shape_of
+from dplm2.settings import Configuration, load
+from dplm2.stages import STAGES
+
+ROOT = Path(__file__).parents[1]
+MODEL_RULES = ("warm_up_model", "train_model", "generate", "evaluate_likelihood", "evaluate_samples")
+
+
+def demo(**changes) -> Configuration:
+    return load([ROOT / "config.yaml", changes])
+
+
+def sized(millions: int) -> dict:
+    """A model of ESM-2's architecture."""
+    return {"network": dict(zip(("hidden_size", "layers", "intermediate_size"), ESM2[millions], strict=True))}
+
+
+def first(settings: Configuration, rule: str) -> str | None:
+    """The name of an entry that a rule's job may be about; jobs that work with a model are asked for by its name."""
+    kind = "models" if rule in MODEL_RULES else STAGES[rule].kind
+    entries = getattr(settings, kind)
+    return next(iter(entries)) if isinstance(entries, dict) else None
+
+
+def test_every_rule_has_its_time_and_its_memory():
+    assert set(MINUTES) == set(STAGES) >= ON_NETWORKS
+    settings = demo()
+    for rule in STAGES:
+        need = needs(settings, rule, first(settings, rule))
+        assert 1500 < need.memory_mb < 16_000 and MINUTES[rule] > 0
+
+
+@pytest.mark.parametrize("rule", STAGES)
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 0), ("mps", 0), ("cuda", 1), ("auto", 1)])
+def test_gpus_are_asked_for_where_a_network_runs_on_one(rule, device, expected):
+    settings = demo(device=device)
+    assert needs(settings, rule, first(settings, rule)).gpus == (expected if rule in ON_NETWORKS else 0)
+
+
+def test_a_training_asks_for_as_many_gpus_as_devices():
+    training = {"training": {"devices": 4, "accumulate": 8}}
+    settings = demo(device="cuda", models={"demo": training}, tokenizers={"demo": training})
+    for rule in ("train_model", "train_tokenizer"):
+        assert needs(settings, rule, "demo").gpus == 4
+    for rule in ("generate", "encode_tokens", "evaluate_likelihood"):
+        assert needs(settings, rule, "demo").gpus == 1
+    on_cpu = demo(device="cpu", models={"demo": training})
+    assert needs(on_cpu, "train_model", "demo").gpus == 0
+    # What `auto` finds is not known before the job has its machine: one is asked for.
+    assert needs(demo(models={"demo": {"training": {"devices": "auto"}}}), "train_model", "demo").gpus == 1
+
+
+def test_the_sequence_stage_asks_for_as_many_gpus_as_its_own_devices():
+    training = {"devices": 2, "accumulate": 2}
+    settings = demo(device="cuda", models={"demo": {"warmup": {"sequence_training": training}}})
+    assert needs(settings, "warm_up_model", "demo").gpus == 2
+    assert needs(settings, "train_model", "demo").gpus == 1
+
+
+@pytest.mark.parametrize("rule", MODEL_RULES)
+def test_a_larger_model_needs_more_memory(rule):
+    larger = [demo(models={"demo": sized(millions)}) for millions in ESM2]
+    needed = [needs(settings, rule, "demo").memory_mb for settings in (demo(), *larger)]
+    assert needed == sorted(needed) and len(set(needed)) == len(needed), needed
+    paper = load(ROOT / "config" / "paper_650m.yaml")
+    assert needs(paper, rule, first(paper, rule)).memory_mb > needed[0]
+
+
+def test_memory_holds_the_weights_their_gradients_and_moments():
+    """650M in fp32: 2.6 GB of weights; all of them trained, four times that."""
+    full = demo(models={"demo": sized(650)})
+    gigabytes = needs(full, "train_model", "demo").memory_mb / 1000
+    assert 4 * 2.6 < gigabytes < 40
+    assert needs(demo(models={"demo": sized(650) | {"lora": {"enabled": True}}}), "train_model", "demo").memory_mb < (
+        needs(full, "train_model", "demo").memory_mb
+    )
+    assert 2.6 < needs(full, "generate", "demo").memory_mb / 1000 < 4 * 2.6
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ({"warmup": {"source": "facebook/esm2_t30_150M_UR50D"}}, 150),
+        ({"warmup": {"source": "airkingbd/dplm_650m"}}, 650),
+        ({"warmup": {"source": "airkingbd/dplm_3b"}}, 3000),
+        ({"pretrained": "./models/dplm2_650m"}, 650),
+        ({"warmup": {"source": "esm2_t6_8M_UR50D"}}, 8),
+        ({"warmup": {"source": "some/folder"}}, 650),  # nothing is known: rather too much
+    ],
+)
+def test_the_size_of_a_model_that_is_named(model, size):
+    settings = load({"models": {"m": {"tokenizer": "t", **model}}})
+    assert shape_of(settings.models["m"], settings) == ESM2[size]
+
+
+def test_a_second_stage_has_the_size_of_its_first():
+    settings = demo(models={"second": {"tokenizer": "demo", "datasets": ["demo"], "warmup": {"model": "demo"}}})
+    assert shape_of(settings.models["second"], settings) == (128, 3, 512)
+
+
+@pytest.mark.parametrize("change", [{"token_budget": 40_000}, {"precision": "fp32"}])
+def test_a_larger_batch_needs_more_memory(change):
+    small = demo(models={"demo": {"training": {"precision": "bf16"}}})
+    large = demo(models={"demo": {"training": {"precision": "bf16"} | change}})
+    assert needs(large, "train_model", "demo").memory_mb > needs(small, "train_model", "demo").memory_mb
+    lean = demo(models={"demo": {"training": {"precision": "bf16", "activation_checkpointing": True} | change}})
+    assert needs(lean, "train_model", "demo").memory_mb < needs(large, "train_model", "demo").memory_mb
