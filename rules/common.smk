@@ -16,14 +16,16 @@ try:
 except DPLM2Error as error:
     raise WorkflowError(str(error)) from None
 SETTINGS, LAYOUT = PLAN.settings, PLAN.layout
-RESULTS, STATE = LAYOUT.results, LAYOUT.state
+RESULTS = LAYOUT.results
 LOGS, TIMINGS = RESULTS / "logs", RESULTS / "timings"
 DATASETS, TOKENIZERS, MODELS, TASKS = map(
     list, (SETTINGS.datasets, SETTINGS.tokenizers, SETTINGS.models, SETTINGS.generation)
 )
 
 # Rules run the package of this folder, installed or not; exec lets signals reach it.
-DPLM2 = f"export PYTHONPATH={shlex.quote(str(Path(workflow.basedir)))}:${{PYTHONPATH:-}}; exec python -m dplm2"
+shell.prefix(
+    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(Path(workflow.basedir)))}:${{{{PYTHONPATH:-}}}}; exec "
+)
 
 
 onstart:
@@ -43,7 +45,7 @@ wildcard_constraints:
     variant="trained|untrained",
 
 
-# What a rule's job is told. The first two are recorded by Snakemake: when one changes, the job runs again.
+# The first two are recorded by Snakemake: when one changes, the job runs again.
 def decides(rule, wildcard=None):
     return lambda wildcards: PLAN.deciding(rule, wildcard and getattr(wildcards, wildcard))
 
@@ -75,7 +77,6 @@ def trained_here(kind):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-# Inputs of rules.
 def chains(datasets):
     return LAYOUT.chains(datasets, PLAN.shards)
 
@@ -116,8 +117,8 @@ def task_datasets(task, natives=False):
 
 def option(name, values):
     """An option of the command line with its values, or nothing."""
-    values = list(values)
-    return " ".join([name, *(shlex.quote(str(value)) for value in values)]) if values else ""
+    quoted = [shlex.quote(str(value)) for value in values]
+    return " ".join([name, *quoted]) if quoted else ""
 
 
 def folders_of(files):

@@ -43,7 +43,7 @@ rule evaluate_tokenizer:
         ),
         out=subpath(output.metrics, parent=True),
     shell:
-        "{DPLM2} --log {log:q} evaluate reconstruction --tokenizer {params.tokenizer:q} --chains {params.chains:q}"
+        "python -m dplm2 --log {log:q} evaluate reconstruction --tokenizer {params.tokenizer:q} --chains {params.chains:q}"
         " {params.split} {params.tokens} --name {wildcards.tokenizer} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q}"
 
@@ -85,7 +85,7 @@ rule evaluate_likelihood:
         tokens=lambda wildcards, input: LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, wildcards.dataset),
         out=subpath(output.metrics, parent=True),
     shell:
-        "{DPLM2} --log {log:q} evaluate likelihood --model {params.model:q} {params.initial} --tokens {params.tokens:q}"
+        "python -m dplm2 --log {log:q} evaluate likelihood --model {params.model:q} {params.initial} --tokens {params.tokens:q}"
         " --selection {input.selection:q} {params.split} --name {wildcards.model} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q}"
 
@@ -130,6 +130,7 @@ rule evaluate_samples:
         ),
         samples=subpath(input.samples, parent=True),
         out=subpath(output.metrics, parent=True),
+        state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "{DPLM2} --log {log:q} evaluate {params.kind} --samples {params.samples:q} --model {params.model:q}"
-        " {params.chains} --out {params.out:q} --state {STATE:q} --config {params.decides:q} {params.operates:q}"
+        "python -m dplm2 --log {log:q} evaluate {params.kind} --samples {params.samples:q} --model {params.model:q}"
+        " {params.chains} --out {params.out:q} --state {params.state:q} --config {params.decides:q} {params.operates:q}"

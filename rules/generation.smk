@@ -29,7 +29,8 @@ rule generate:
         model=lambda wildcards, input: folder("models", wildcards.model),
         chains=lambda wildcards, input: option("--chains", map(LAYOUT.structures, task_datasets(wildcards.task))),
         out=subpath(output.samples, parent=True),
+        state=lambda wildcards, threads: LAYOUT.state / "samples",
     shell:
-        "{DPLM2} --log {log:q} generate {params.kind} --model {params.model:q} --model-name {wildcards.model}"
-        " {params.chains} --out {params.out:q} --state {STATE:q}/samples"
+        "python -m dplm2 --log {log:q} generate {params.kind} --model {params.model:q} --model-name {wildcards.model}"
+        " {params.chains} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.task}"

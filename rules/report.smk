@@ -49,7 +49,8 @@ rule report:
     params:
         decides=decides("report"),
         names=lambda wildcards: PLAN.names(),
+        results=lambda wildcards, threads: RESULTS,
         out=subpath(output.page, parent=True),
     shell:
-        "{DPLM2} --log {log:q} report --results {RESULTS:q} --out {params.out:q} --config {params.decides:q}"
+        "python -m dplm2 --log {log:q} report --results {params.results:q} --out {params.out:q} --config {params.decides:q}"
         " --only {params.names:q}"

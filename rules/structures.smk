@@ -24,7 +24,7 @@ rule fetch_structures:
         list=lambda wildcards, threads: PLAN.listings[wildcards.dataset].path(int(wildcards.shard)),
         out=lambda wildcards, threads: LAYOUT.downloads(wildcards.dataset) / "files",
     shell:
-        "{DPLM2} --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
+        "python -m dplm2 --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 
@@ -57,7 +57,7 @@ rule clean_structures:
         ),
         out=subpath(output.chains, parent=True),
     shell:
-        "{DPLM2} --log {log:q} structures clean --manifest {params.manifest:q} --workers {threads} --out {params.out:q}"
+        "python -m dplm2 --log {log:q} structures clean --manifest {params.manifest:q} --workers {threads} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 
@@ -90,5 +90,5 @@ rule select_structures:
         shards=lambda wildcards, threads: PLAN.shards[wildcards.dataset],
         out=subpath(output.selection, parent=True),
     shell:
-        "{DPLM2} --log {log:q} structures select {params.out:q} --shards {params.shards} --workers {threads}"
+        "python -m dplm2 --log {log:q} structures select {params.out:q} --shards {params.shards} --workers {threads}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"

@@ -31,6 +31,7 @@ rule train_tokenizer:
             LAYOUT.structures(name) for name in SETTINGS.tokenizers[wildcards.tokenizer].datasets
         ],
         out=subpath(output.weights, parent=True),
+        state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "{DPLM2} --log {log:q} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {STATE:q}"
+        "python -m dplm2 --log {log:q} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

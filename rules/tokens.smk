@@ -24,5 +24,5 @@ rule encode_tokens:
         operates=operates("encode_tokens", "tokenizer"),
         tokenizer=lambda wildcards, input: folder("tokenizers", wildcards.tokenizer),
     shell:
-        "{DPLM2} --log {log:q} tokens encode {input.chains:q} --tokenizer {params.tokenizer:q} --out {output.tokens:q}"
+        "python -m dplm2 --log {log:q} tokens encode {input.chains:q} --tokenizer {params.tokenizer:q} --out {output.tokens:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

@@ -34,7 +34,8 @@ rule train_model:
         ],
         selections=lambda wildcards, input: selections(SETTINGS.models[wildcards.model].datasets),
         out=subpath(output.weights, parent=True),
+        state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "{DPLM2} --log {log:q} model train --initial {params.initial:q} --tokens {params.tokens:q}"
-        " --selection {params.selections:q} --out {params.out:q} --state {STATE:q}"
+        "python -m dplm2 --log {log:q} model train --initial {params.initial:q} --tokens {params.tokens:q}"
+        " --selection {params.selections:q} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.model}"

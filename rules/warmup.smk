@@ -36,7 +36,8 @@ rule warm_up_model:
         selections=lambda wildcards, input: selections(SETTINGS.models[wildcards.model].datasets),
         source=lambda wildcards, input: option("--source", folders_of(input.source)),
         out=subpath(output.weights, parent=True),
+        state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "{DPLM2} --log {log:q} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
-        " --selection {params.selections:q} {params.source} --out {params.out:q} --state {STATE:q}"
+        "python -m dplm2 --log {log:q} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
+        " --selection {params.selections:q} {params.source} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.model}"

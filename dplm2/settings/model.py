@@ -261,6 +261,16 @@ class ModelSettings(Section):
     )
     training: TrainingSettings = section("Optimiser, batches and checkpoints of the multimodal training.")
 
+    def contradictions(self) -> Iterator[str]:
+        """Contradictions between the values. Where the source of the weights brings the head, the head itself tells."""
+        head = self.structure_head
+        if head in ("bits", "pairs") and self.diffusion.classes == "all":
+            yield f"diffusion.classes: all: with structure_head {head} each track has its own; use track"
+        if head == "bits" and self.diffusion.unobserved_structure == "unknown":
+            yield "diffusion.unobserved_structure: unknown: structure_head bits has no <unk_struct>; use mask or learn"
+        if head == "bits" and self.warmup.structure_tokens == "code":
+            yield "warmup.structure_tokens: code: structure_head bits has no rows of its own to begin; leave it out"
+
     def idle(self) -> Iterator[str]:
         """Keys that have no effect beside the others."""
         if self.pretrained is not None:

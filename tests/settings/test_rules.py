@@ -142,6 +142,20 @@ CONTRADICTIONS = [
         "crop_min_length: 60 is above max_length (50)",
         {"max_length": 50, "crop_probability": 0},
     ),
+    *[
+        (
+            ModelSettings,
+            {"tokenizer": "t", "structure_head": head, **wrong},
+            f"{said} with structure_head {head}" if "classes" in said else said,
+            {"tokenizer": "t", "structure_head": "codes", **wrong},
+        )
+        for head, wrong, said in (
+            ("bits", {"diffusion": {"classes": "all"}}, "diffusion.classes: all:"),
+            ("pairs", {"diffusion": {"classes": "all"}}, "diffusion.classes: all:"),
+            ("bits", {"diffusion": {"unobserved_structure": "unknown"}}, "diffusion.unobserved_structure: unknown:"),
+            ("bits", {"warmup": {"structure_tokens": "code"}}, "warmup.structure_tokens: code:"),
+        )
+    ],
     (LengthRange, {"minimum": 9, "maximum": 5}, "minimum: 9 is above maximum (5)", {"minimum": 5, "maximum": 5}),
     (
         GenerationSettings,

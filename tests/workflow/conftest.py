@@ -16,7 +16,7 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 FEW_STEPS = {"steps": 3, "token_budget": 400, "validate_every": None, "log_every": 1}
 
 
-def smallest_configuration(folder: Path) -> dict:
+def smallest_configuration() -> dict:
     """All stages, sizes of a few channels, a few steps."""
     task = {"steps": 4, "format": "pdb"}
     encoder = {
@@ -43,12 +43,12 @@ def smallest_configuration(folder: Path) -> dict:
         "post_quant_heads": 2,
         "confidence_hidden": 8,
     }
-    motif = str(folder / "motifs" / "ubiquitin-helix.yaml")
+    motif = "motifs/ubiquitin-helix.yaml"
     return {
         "device": "cpu",
         "threads": 1,
         "datasets": {
-            "own": {"files": str(folder / "files"), "shards": 2},
+            "own": {"files": "files", "shards": 2},
             "test": {"files": str(DEMO / "train" / "1shg_A.bcif.gz")},
         },
         "tokenizers": {
@@ -67,7 +67,7 @@ def smallest_configuration(folder: Path) -> dict:
                 "network": {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 16},
                 "warmup": {
                     "source": "scratch",
-                    "sequence_files": [str(folder / "sequences.fasta.gz")],
+                    "sequence_files": ["sequences.fasta.gz"],
                     "sequence_training": FEW_STEPS,
                 },
                 "training": FEW_STEPS,
@@ -93,7 +93,7 @@ class Workdir:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.configuration = smallest_configuration(folder)
+        self.configuration = smallest_configuration()
         self.files = folder / "files"
         self.files.mkdir(parents=True)
         for name in ("motifs/ubiquitin-helix.yaml", "motifs/1ubq_A.bcif.gz"):

@@ -230,3 +230,27 @@ def test_another_working_directory_runs_nothing(finished, tmp_path):
     folders = {name: str(finished.folder / name) for name in ("results", "state")}
     other.configuration = merged(finished.configuration, folders)
     assert planned(other) == set()
+
+
+def test_spaces_and_letters_in_every_path_give_the_same_bytes(finished, tmp_path):
+    other = Workdir(tmp_path / "a b ü")
+    other.configuration |= {"results": "my results; touch X; x", "state": "ståte of mine"}
+    done = other.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = {
+        "a b ü": {"files", "motifs", "my results; touch X; x", "ståte of mine", "config.yaml", "sequences.fasta.gz"}
+    }
+    assert {path.name for path in other.folder.iterdir()} - {".snakemake"} == kept["a b ü"]
+    ours, theirs = other.folder / "my results; touch X; x", finished.folder / "results"
+    compared = 0
+    for path in sorted(theirs.rglob("*")):
+        name = path.relative_to(theirs)
+        # Records and tables of speed hold times, and the report shows them.
+        if (
+            path.is_file()
+            and path.suffix in (".safetensors", ".parquet", ".pdb", ".bcif")
+            and name.parts[0] != "report"
+        ):
+            assert (ours / name).read_bytes() == path.read_bytes(), name
+            compared += 1
+    assert compared > 20
