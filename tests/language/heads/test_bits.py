@@ -34,9 +34,9 @@ SAMPLER = {"nucleus": dict(Bits.sampling.nucleus)}
 
 
 @pytest.fixture(scope="session")
-def recorded_bit(fixtures_folder):
+def recorded_bit(recorded):
     """Recorded values of DPLM-2 Bit at tiny random weights."""
-    return fixtures_folder / "lm_bit_tiny"
+    return recorded("lm_bit_tiny")
 
 
 @pytest.fixture
@@ -291,9 +291,9 @@ def test_folder_there_and_back_is_bit_for_bit(released_bit, bit_network, tmp_pat
     assert again.embedding_scaling == "released_bit"
 
 
-def test_every_key_of_the_released_model_has_its_place(fixtures_folder, tmp_path):
+def test_every_key_of_the_released_model_has_its_place(recorded, tmp_path):
     """The real key list at a small width, as folder and as Lightning checkpoint with its structure tokenizer."""
-    listed = json.loads((fixtures_folder / "keys_dplm2_bit_650m.json").read_text())
+    listed = json.loads(recorded("keys_dplm2_bit_650m.json").read_text())
     shapes = scaled_shapes(listed["state_dict"], 1280, 20)
     weights = weights_of(shapes)
     (tmp_path / "source").mkdir()
@@ -364,7 +364,7 @@ def test_transformers_refuses_our_folder_instead_of_leaving_half_of_it_out(bit_n
 
 def test_start_from_a_sequence_model_is_the_authors(recorded_bit):
     """The sequence model stays; new weights have the distributions of a fresh model of the authors."""
-    model = warmup.random_model(NetworkSettings(64, 1, 4, 64, "random"), seed=0)
+    model = warmup.random_model(NetworkSettings.make(hidden_size=64, layers=1, heads=4, intermediate_size=64), seed=0)
     model.config.initializer_range = 0.02
     before = {name: value.clone() for name, value in model.state_dict().items()}
     head = warmup.add_structure_tokens(model, VOCABULARY, 0, None, "bits")
