@@ -39,6 +39,12 @@ def recorded_bit(recorded):
     return recorded("lm_bit_tiny")
 
 
+@pytest.fixture(scope="session")
+def bit_values(recorded_tensors):
+    """The tensors of one of these recordings, by its name."""
+    return lambda name: recorded_tensors(f"lm_bit_tiny/{name}")
+
+
 @pytest.fixture
 def released_bit(recorded_bit, tmp_path):
     """Their folder as the hub would have it."""
@@ -77,8 +83,8 @@ def test_bits_of_all_codes_are_those_of_the_quantizer():
 
 @pytest.mark.parametrize("name", FORWARD + UNSCALED)
 @torch.no_grad()
-def test_network_gives_the_recorded_values(recorded_bit, bit_network, name):
-    values = load_file(recorded_bit / f"forward_{name}.safetensors")
+def test_network_gives_the_recorded_values(bit_values, bit_network, name):
+    values = bit_values(f"forward_{name}")
     network, ids_BT, half = bit_network, values["input_ids"], values["input_ids"].shape[1] // 2
     network.embedding_scaling = "none" if name in UNSCALED else "released_bit"
     hidden_BTD = network.hidden(ids_BT, values.get("single_modality"))
@@ -134,9 +140,10 @@ def parameters_of(network):
         ("loss_selfmixup_linear", {"weighting": "linear", "self_mixup": "released"}),
     ],
 )
-def test_loss_and_gradients_are_the_recorded_ones(recorded_bit, bit_network, name, options):
+def test_loss_and_gradients_are_the_recorded_ones(bit_values, recorded_bit, bit_network, name, options):
     settings = DiffusionSettings.make(**options)
-    values, batch = recorded_batch(recorded_bit / f"{name}.safetensors", settings)
+    values = bit_values(name)
+    batch = recorded_batch(values, settings)
     loss, metrics = DiffusionObjective(bit_network, settings)(batch)
     loss.backward()
     assert loss.item() == pytest.approx(values["loss"].item(), rel=TOLERANCE)
@@ -154,18 +161,20 @@ def test_loss_and_gradients_are_the_recorded_ones(recorded_bit, bit_network, nam
             assert torch.allclose(ours, gradient, atol=TOLERANCE * float(gradient.abs().max()))
 
 
-def test_self_mixup_gives_the_recorded_second_input(recorded_bit, bit_network):
+def test_self_mixup_gives_the_recorded_second_input(bit_values, bit_network):
     settings = DiffusionSettings.make(self_mixup="released")
-    values, batch = recorded_batch(recorded_bit / "loss_selfmixup_linear.safetensors", settings)
+    values = bit_values("loss_selfmixup_linear")
+    batch = recorded_batch(values, settings)
     mixed_BT, chosen_BT = DiffusionObjective(bit_network, settings).mixed_up(batch)
     assert torch.equal(mixed_BT, values["mixup_x_t"])
     assert torch.equal(chosen_BT, values["mixup_loss_mask"])
 
 
-def test_unknown_structure_is_left_out_of_the_loss(recorded_bit, bit_network):
+def test_unknown_structure_is_left_out_of_the_loss(bit_values, bit_network):
     """The authors train ``<unk_struct>`` as the code of all bits set; all other positions cost what theirs cost."""
     settings = DiffusionSettings.make(unobserved_structure="learn")
-    values, batch = recorded_batch(recorded_bit / "loss_unk_struct.safetensors", settings)
+    values = bit_values("loss_unk_struct")
+    batch = recorded_batch(values, settings)
     unknown_BL = values["struct_target"] == VOCABULARY.unknown_structure
     kept_BL = values["struct_mask"] & ~unknown_BL
     assert (values["struct_mask"] & unknown_BL).any()
@@ -175,9 +184,10 @@ def test_unknown_structure_is_left_out_of_the_loss(recorded_bit, bit_network):
     assert metrics["loss_sequence"].item() == pytest.approx(values["loss_aatype"].item(), rel=TOLERANCE)
 
 
-def test_every_bit_of_a_target_has_a_gradient_as_the_released_criterion_has_not(recorded_bit, bit_network):
+def test_every_bit_of_a_target_has_a_gradient_as_the_released_criterion_has_not(bit_values, bit_network):
     """Their criterion ignores targets equal to 1, the id of padding, and by it each bit that is set."""
-    values, batch = recorded_batch(recorded_bit / "loss_linear.safetensors", DiffusionSettings.make())
+    values = bit_values("loss_linear")
+    batch = recorded_batch(values, DiffusionSettings.make())
     set_BLQ, chosen_BL = values["struct_target_bits"], values["struct_mask"]
     released_BLQ = values["struct_nll_per_bit"].masked_fill(set_BLQ, 0.0)
     assert torch.equal(released_BLQ, values["struct_nll_per_bit_released"])
@@ -211,8 +221,8 @@ def test_loss_at_zero_logits_is_that_of_8192_equal_codes(bit_network):
         "cogen_argmax_stochastic1.0",
     ],
 )
-def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded_bit, bit_network):
-    recorded = load_file(recorded_bit / f"generate_{name}.safetensors")
+def test_every_token_of_every_step_is_that_of_the_authors_program(name, bit_values, recorded_bit, bit_network):
+    recorded = bit_values(f"generate_{name}")
     settings = json.loads((recorded_bit / "meta.json").read_text())[f"generate_{name}"]
     unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
     samples = conditionings_of(recorded, settings["max_iter"])
@@ -233,9 +243,9 @@ def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded
     assert torch.equal(denoiser.ids_BT, recorded["output_tokens"])
 
 
-def test_annealed_run_follows_the_authors_when_the_random_numbers_are_theirs(recorded_bit, bit_network, monkeypatch):
+def test_annealed_run_follows_the_authors_when_the_random_numbers_are_theirs(bit_values, bit_network, monkeypatch):
     """Amino acids and bits are drawn from our distributions by their exponentials; scores are ours, too."""
-    recorded = load_file(recorded_bit / "generate_cogen_annealing1.1_0.1.safetensors")
+    recorded = bit_values("generate_cogen_annealing1.1_0.1")
     steps = len(recorded["steps.in_tokens"])
     samples = conditionings_of(recorded, steps)
     half = recorded["input_tokens"].shape[1] // 2
@@ -316,7 +326,7 @@ def test_every_key_of_the_released_model_has_its_place(recorded, tmp_path):
 def test_index_and_bit_models_are_told_apart(recorded, released_bit, tmp_path, capsys):
     index = tmp_path / "index"
     index.mkdir()
-    shutil.copy(recorded / "weights.safetensors", index / "model.safetensors")
+    shutil.copy(recorded("lm_tiny/weights.safetensors"), index / "model.safetensors")
     shutil.copy(recorded / "config.json", index / "config.json")
     assert importing.import_model(index, tmp_path / "1", structure_head="codes").head.name == "codes"
     assert importing.import_model(released_bit, tmp_path / "2", structure_head="bits").head.name == "bits"
