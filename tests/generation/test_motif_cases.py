@@ -21,7 +21,7 @@ NAMES = ["ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU"]
 
 
 def reference(path, numbers, chain="A", gap_after=None):
-    """Ten residues ``ACDEFGHIKL`` with the numbers given (``52A``), in a row; after ``gap_after`` there is room for two more."""
+    """Ten residues ``ACDEFGHIKL`` with the numbers given (``52A``), in a row; after ``gap_after`` is room for two."""
     lines = []
     for place, (name, number) in enumerate(zip(NAMES, numbers, strict=True)):
         digits, insertion = re.fullmatch(r"(-?\d+)([A-Z]?)", number).groups()
