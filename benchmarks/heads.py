@@ -26,7 +26,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,9 +181,9 @@ def projected(options: argparse.Namespace, chains: Path) -> Path:
     if (out / "config.json").is_file():
         return out
     given = StructureTokenizer.from_pretrained(options.tokenizer)
-    quantizer = replace(given.settings.quantizer, bits=BITS, bits_per_value=None, hidden=2 * BITS, bound="none")
+    quantizer = given.settings.quantizer.replaced(bits=BITS, bits_per_value=None, hidden=2 * BITS, bound="none")
     torch.manual_seed(0)
-    made = StructureTokenizer(replace(given.settings, quantizer=quantizer)).eval()
+    made = StructureTokenizer(given.settings.replaced(quantizer=quantizer)).eval()
     made.encoder.load_state_dict(given.encoder.state_dict())
     rows = pq.read_table(parts_of([chains], "chains")[0]).slice(0, CHAINS_PROJECTED)
     with torch.no_grad():
@@ -218,7 +217,11 @@ def project(layers: torch.nn.Sequential, features_ND: torch.Tensor) -> None:
 def network_of(head: str, tokenizer: StructureTokenizer) -> tuple[MultimodalEsm, str]:
     """A fresh network, and how its structure tokens began."""
     vocabulary = Vocabulary(tokenizer.codebook_size)
-    model = warmup.random_model(NetworkSettings(*SMALL, "near"), seed=0)
+    width, layers, count, wide = SMALL
+    model = warmup.random_model(
+        NetworkSettings.make(hidden_size=width, layers=layers, heads=count, intermediate_size=wide, attention="near"),
+        seed=0,
+    )
     warmup.prepare(model, "none", 0.0)
     values, layout = tokenizer.quantizer.code_values(), tokenizer.settings.quantizer.layout
     try:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dplm2.artifacts import library_versions, write_json
-from dplm2.structures.manifest import update_manifest
+from dplm2.structures.manifest import list_files
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL, LARGE, CHECKED = 1000, 10_000, 100_000
@@ -137,7 +137,7 @@ def up_to_date(options: argparse.Namespace, work: Path) -> dict:
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        update_manifest(str(folder), work / "manifests", 32)
+        list_files(str(folder), work / "manifests", 32).write()
         seconds.append(time.perf_counter() - start)
     return {"files": CHECKED, "first_seconds": seconds[0], "up_to_date_seconds": seconds[1]}
 

@@ -178,8 +178,11 @@ class Section(BaseModel):
         return set()
 
     def replaced(self, **values: Any) -> Self:
-        """A copy with other values for some fields, checked again."""
-        return validated(type(self), {**dict(self), **values})
+        """A copy with other values for some fields, checked for contradictions.
+
+        Keys without effect are accepted: a section that an artifact recorded may hold some.
+        """
+        return validated(type(self), {**dict(self), **values}, lenient=True)
 
     def differs(self, key: str) -> bool:
         """Whether a field has another value than its default."""

@@ -441,6 +441,11 @@ def test_a_section_is_frozen_and_a_copy_is_checked_again():
         settings.replaced(steps=5, warmup_steps=7)
 
 
+def test_a_section_of_an_artifact_can_be_changed_though_it_holds_keys_without_effect():
+    recorded = TokenizerSettings.restored({"encoder": {"layers": 0, "heads": 2}})
+    assert recorded.replaced(initial="x").encoder == recorded.encoder
+
+
 def test_chosen_backends_have_their_sections():
     assert EvaluationSettings().self.steps == 100
     chosen = EvaluationSettings.make(folding_backend="esmfold", diversity="foldseek")
