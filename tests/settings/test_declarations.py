@@ -47,8 +47,7 @@ def test_every_key_is_found():
 def test_a_field_is_described_and_has_a_role_and_a_valid_default(place, model, key):
     info = model.model_fields[key]
     meaning = meaning_of(info)
-    track = key in ("structure", "sequence") and "Track" in model.__name__
-    assert len(info.description) >= 15 or track, "say what the key means"
+    assert len(info.description) >= 15, "say what the key means"
     assert (
         info.description[0].isupper()
         or info.description[0] in "`.0123456789"
