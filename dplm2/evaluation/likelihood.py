@@ -17,6 +17,7 @@ from dplm2.artifacts import RunRecord, sha256_of_file
 from dplm2.core.folders import local_folder
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import dataset_name, set_name
+from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK, PERPLEXITY
 from dplm2.evaluation.results import Source, describe, summary_row, write_results
 from dplm2.language.chains import Chains
 from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_entropy
@@ -101,9 +102,8 @@ def _rows(
     entries = masked_cross_entropies(network, chains, seed=seed, progress=f"likelihood of {source.dataset} ({label})")
     rows = _track_rows(pooled(entries), source, label)
     for entry in entries:
-        rows.append(
-            summary_row(source, f"{entry.track}_cross_entropy_{label}_{entry.task}", entry.value, entry.positions)
-        )
+        name = CROSS_ENTROPY_OF_TASK.column(track=entry.track, network=label, given=entry.task)
+        rows.append(summary_row(source, name, entry.value, entry.positions))
         details.append(
             {
                 "model": source.model,
@@ -124,8 +124,8 @@ def _track_rows(entropies: Mapping[str, tuple[float, int]], source: Source, labe
     """Cross-entropy and perplexity of each track, from its value and number of positions."""
     rows = []
     for track, (value, positions) in entropies.items():
-        rows.append(summary_row(source, f"{track}_cross_entropy_{label}", value, positions))
-        rows.append(summary_row(source, f"{track}_perplexity_{label}", np.exp(value), positions))
+        rows.append(summary_row(source, CROSS_ENTROPY.column(track=track, network=label), value, positions))
+        rows.append(summary_row(source, PERPLEXITY.column(track=track, network=label), np.exp(value), positions))
     return rows
 
 
