@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from dplm2.artifacts import RUN_FILE, read_json
 from dplm2.errors import DPLM2Error
-from dplm2.report.labels import canonical, split_variant, task_kind, task_order
+from dplm2.evaluation.metrics.registry import declared
+from dplm2.report.labels import task_kind, task_order
 from dplm2.structures.store import SELECTION_FILE, part_files, shards_selected
 
 SUMMARY_COLUMNS = ("model", "task", "dataset", "metric", "value", "n", "backend")
@@ -281,9 +282,13 @@ def _evaluation(
 
 def _plain_columns(metrics: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The frame under the house's names, without the variant that they may all carry, and that variant."""
-    variants = {variant for name in metrics if (variant := split_variant(name)[1])}
+    known = {name: metric for name in metrics if (metric := declared(name)) is not None}
+    variants = {metric.parameters["weights"] for metric in known.values() if "weights" in metric.parameters}
     variant = variants.pop() if len(variants) == 1 else ""
-    renamed = {name: canonical(split_variant(name)[0] if variant else name) for name in metrics}
+    renamed = {
+        name: metric.base.name if metric.parameters.get("weights") == variant else metric.name
+        for name, metric in known.items()
+    }
     taken = set(metrics)
     renamed = {old: new for old, new in renamed.items() if new != old and new not in taken}
     return metrics.rename(columns=renamed), variant

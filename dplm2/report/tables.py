@@ -1,30 +1,19 @@
 """Tables of the report: all summaries in one, the few rows that matter, and what is written as CSV."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
+from dplm2.evaluation.metrics.metric import Metric
+from dplm2.evaluation.metrics.registry import HEADLINES, metric_of
 from dplm2.evaluation.results import rule_note
-from dplm2.report.labels import number, quantity, task_kind, task_order
+from dplm2.report.labels import number, task_kind, task_order
 from dplm2.report.models import cross_entropies
 from dplm2.report.results import SUMMARY_COLUMNS, Results
 from dplm2.report.speed import sampling_speed
 
 MIDDLE_DOT = "\u00b7"
-VARIANT = "(_trained|_untrained)?"
-# The metrics that tell most of a task, in the order in which they are read; the others stand in the whole table.
-HEADLINES = {
-    "reconstruction": (rf"ca_rmsd{VARIANT}", rf"lddt_ca{VARIANT}", rf"tm_score{VARIANT}", rf"codebook_use{VARIANT}"),
-    "likelihood": (r".*cross_entropy_(trained|untrained|unigram)", r".*perplexity_trained"),
-    "co-generation": (r"sc_tm", r"sc_rmsd", r"plddt", r"designable_.*"),
-    "backbone": (r"sc_tm", r"sc_rmsd", r"designable_.*"),
-    "sequence": (r"plddt",),
-    "folding": (r"ca_rmsd", r"tm_score", r"lddt_ca"),
-    "inverse-folding": (r"recovery", r"sc_tm"),
-    "scaffolding": (r"problems_solved", r"success_.*", r"motif_rmsd", r"sc_tm"),
-}
 ROWS_OF_ONE_CARD = 8
 # Tables with a row per sample, step or file: nobody prints them.
 ROWS_WITHOUT_END = ("samples-", "training", "rejected")
@@ -61,7 +50,7 @@ def headlines(table: pd.DataFrame) -> list[Headline]:
     found = []
     for (task, model, dataset), rows in table.groupby(["task", "model", "dataset"], sort=False):
         kind = task_kind(task)
-        chosen = _chosen(rows, HEADLINES.get(kind, (r".*",)))
+        chosen = _chosen(rows, HEADLINES.get(kind))
         if len(chosen):
             backends = [name for name in dict.fromkeys(chosen["backend"]) if name not in ("", "none")]
             found.append((task_order(kind), Headline(task, model, dataset, ", ".join(backends), chosen)))
@@ -72,13 +61,14 @@ def _names(headline: Headline) -> tuple[str, str, str]:
     return headline.task, headline.model, headline.dataset
 
 
-def _chosen(rows: pd.DataFrame, patterns: tuple[str, ...]) -> pd.DataFrame:
-    chosen: list[int] = []
-    for pattern in patterns:
-        # By name: which of several summaries was read first must not decide.
-        named = sorted(rows["metric"].items(), key=lambda item: item[1])
-        fitting = [index for index, metric in named if re.fullmatch(pattern, metric)]
-        chosen += [index for index in fitting if index not in chosen]
+def _chosen(rows: pd.DataFrame, headlines: tuple[Metric, ...] | None) -> pd.DataFrame:
+    """The rows of these metrics, of a task that is not known all; not more than a card holds."""
+    # By name: which of several summaries was read first must not decide.
+    named = sorted(rows["metric"].items(), key=lambda item: item[1])
+    if headlines is None:
+        chosen = [index for index, _ in named]
+    else:
+        chosen = [index for metric in headlines for index, column in named if metric.match(column)]
     return rows.loc[chosen[:ROWS_OF_ONE_CARD]]
 
 
@@ -105,7 +95,7 @@ def as_text(table: pd.DataFrame) -> str:
     for headline in headlines(table):
         for index, (_, row) in enumerate(headline.rows.iterrows()):
             names = (headline.task, headline.model, headline.dataset) if index == 0 else ("", "", "")
-            unit = quantity(row["metric"]).unit
+            unit = metric_of(row["metric"]).unit
             metric = row["metric"] + (f" ({unit})" if unit else "")
             median, failed = shown(row.get("median", "")), row.get("n_failed", "")
             figures = (shown(row["value"]), interval(row), median, row["n"], failed)

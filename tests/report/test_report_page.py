@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dplm2.report import figures
-from dplm2.report.markup import json_block, table
-from dplm2.report.page import build_page
+from dplm2.report.blocks import Table, Viewer
+from dplm2.report.page import build_page, render
 from dplm2.report.results import Curve, read_results
 from dplm2.report.sections import likelihood
 from dplm2.report.viewer import chosen_samples
@@ -117,8 +117,8 @@ def test_hostile_names_are_text(tmp_path):
 
 
 def test_data_for_scripts_cannot_end_their_element():
-    block = json_block("x", [HOSTILE])
-    inner = block.removeprefix('<script type="application/json" id="x">').removesuffix("</script>")
+    html = render("viewer.html", block=Viewer([HOSTILE]))
+    inner = html.rstrip().split('<script type="application/json" id="viewer-data">')[1].removesuffix("</script>")
     assert "<" not in inner
     assert json.loads(inner) == [HOSTILE]
 
@@ -146,7 +146,7 @@ def test_the_notice_is_there_and_the_note(tmp_path):
 
 
 def test_numbers_sort_by_their_full_value():
-    html = table("t", ["a"], [[0.123456789], [np.float64(2)], [None], [True], ["x"]])
+    html = render("table.html", block=Table("t", ["a"], [[0.123456789], [np.float64(2)], [None], [True], ["x"]]))
     assert 'data-value="0.123456789"' in html
     assert html.count("data-value") == 2
 
@@ -266,7 +266,7 @@ def test_published_figures_stand_beside_ours(tmp_path):
     assert ">0.5<" in svg
     shutil.rmtree(scaffolding)
     html, _ = build_page(read_results(tmp_path), settings(published_model="nobody"))
-    assert "no figure of this run has a published counterpart for nobody" in html.lower()
+    assert "no result of this run has a published counterpart for nobody" in html.lower()
 
 
 @pytest.mark.parametrize("name", ["summary-table", "published-table"])

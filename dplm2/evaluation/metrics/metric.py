@@ -13,7 +13,7 @@ AT_LEAST, AT_MOST = "\u2265", "\u2264"
 ARROWS = {"higher": "\u2191", "lower": "\u2193", None: ""}
 NUMBER = r"\d[\d.e+-]*"
 # Values of parameters that are no plain words.
-NAMES = {"tm_align": "TM-align", "tm_score": "TM-score"}
+NAMES = {"tm_align": "TM-align", "tm_score": "TM-score", "unigram": "unigram baseline"}
 # What may stand in a column's name for each parameter.
 PARAMETERS = {
     "threshold": NUMBER,
@@ -83,6 +83,11 @@ class Metric:
     def axis(self) -> str:
         """Title and unit, for an axis."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def suffix(self) -> str:
+        """What stands behind a value: a space and the unit, if it is one of measurement."""
+        return f" {self.unit}" if self.unit in (ANGSTROM, NATS) else ""
 
     @property
     def arrow(self) -> str:

@@ -40,6 +40,7 @@ MATCH = Metric(
     "match_tm_score_{threshold}", f"match (TM-score {AT_LEAST} {{threshold}})", SHARE, "higher", of="samples",
     judges=TM_SCORE, source="DPLM-2's released evaluator",
 )  # fmt: skip
+LENGTH = Metric("length", "length", "residues", source="the sample or chain itself")
 COMPARED = (CA_RMSD, BB_RMSD, TM_SCORE, LDDT_CA, TM_SCORE_RELEASED)
 BASELINES = tuple(
     metric.under("baseline_{name}", "{title}, folding program")
@@ -60,5 +61,5 @@ BOND_DEVIATION = Metric("bond_deviation", "deviation of peptide bond lengths", A
 GEOMETRY = (CLASHES, BROKEN_BONDS, BOND_DEVIATION)
 
 METRICS = (
-    *COMPARED, PLDDT, TOKENIZER_PLDDT, MATCH, *BASELINES, *COMPOSITION, *NATIVE_COMPOSITION, *GEOMETRY,
+    LENGTH, *COMPARED, PLDDT, TOKENIZER_PLDDT, MATCH, *BASELINES, *COMPOSITION, *NATIVE_COMPOSITION, *GEOMETRY,
 )  # fmt: skip
