@@ -142,7 +142,7 @@ def run_reconstruction(options: argparse.Namespace) -> int:
     if options.untrained and options.tokens:
         raise ConfigError("--tokens: tokens of the trained tokenizer mean nothing to random weights (--untrained)")
     status = reconstruction.run(
-        reconstruction.Job(
+        reconstruction.ReconstructionJob(
             tokenizer=options.tokenizer,
             chains=tuple(options.chains),
             split=options.split,
@@ -161,7 +161,7 @@ def run_likelihood(options: argparse.Namespace) -> int:
     from dplm2.evaluation import likelihood
 
     return likelihood.run(
-        likelihood.Job(
+        likelihood.LikelihoodJob(
             model=options.model,
             initial=options.initial,
             tokens=tuple(options.tokens),

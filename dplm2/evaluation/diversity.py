@@ -23,7 +23,7 @@ from dplm2.evaluation import alignment, foldseek
 from dplm2.evaluation.metrics.diversity import CLUSTERS, INNER_TM, MAX_CLUSTER
 from dplm2.evaluation.pairs import all_pairs_tm_score
 from dplm2.evaluation.results import COUNTED, INTERVAL, Source, summary_row
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.evaluation.self_consistency import designable_columns
 from dplm2.settings.evaluation import EvaluationSettings
 
@@ -77,7 +77,7 @@ class LengthDiversity:
 def diversity_rows(
     metrics: pd.DataFrame,
     structures: Sequence[np.ndarray | None],
-    samples: Sequence[Sample],
+    samples: Sequence[EvaluatedSample],
     settings: EvaluationSettings,
     source: Source,
 ) -> list[dict]:
@@ -180,7 +180,7 @@ def _foldseek_count(
 def novelty_columns(
     metrics: pd.DataFrame,
     structures: Sequence[np.ndarray | None],
-    samples: Sequence[Sample],
+    samples: Sequence[EvaluatedSample],
     settings: EvaluationSettings,
 ) -> pd.DataFrame:
     """``metrics`` with the column ``pdb_tm``, if novelty is asked for."""

@@ -23,7 +23,7 @@ from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.folding import Failure
 from dplm2.evaluation.metrics import structure
 from dplm2.evaluation.results import summarize
-from dplm2.evaluation.samples import Native, Sample
+from dplm2.evaluation.samples import EvaluatedSample, Native
 
 COLUMNS = [
     metric.name
@@ -80,7 +80,7 @@ def _compared(
     return rows
 
 
-def _baseline(job: Job, samples: Sequence[Sample], natives: Sequence[Native]) -> tuple[pd.DataFrame, str]:
+def _baseline(job: Job, samples: Sequence[EvaluatedSample], natives: Sequence[Native]) -> tuple[pd.DataFrame, str]:
     """Columns ``baseline_...`` of the folding program's models of the same sequences, and its name."""
     sequences = [native.sequence for native in natives]
     folded, name = job.fold(sequences)

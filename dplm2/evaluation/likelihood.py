@@ -30,7 +30,7 @@ TASK = "likelihood"
 
 
 @dataclass(frozen=True)
-class Job:
+class LikelihoodJob:
     """One evaluation of a model.
 
     Attributes
@@ -63,7 +63,7 @@ class Job:
     device: str = "cpu"
 
 
-def run(job: Job) -> int:
+def run(job: LikelihoodJob) -> int:
     """Measure; returns the exit status."""
     table = read_tokens(job.tokens, job.split, job.selections)
     if not len(table):

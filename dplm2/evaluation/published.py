@@ -147,14 +147,16 @@ def simplified(name: str) -> str:
     return DATASETS.get(plain, plain)
 
 
-def compare(summary: pd.DataFrame, model: str | Mapping[str, str]) -> pd.DataFrame:
+def compare_with_published(summary: pd.DataFrame, model: str | Mapping[str, str]) -> pd.DataFrame:
     """Lay summary rows (with a column ``group``, empty for whole datasets) beside the published figures of ``model``.
 
     A figure that only one side has gets a row too, where the other is said to be missing. For a mapping, each of our
     models is laid beside the published one that it names; a model that it does not name has tokenizer figures alone.
     """
     if isinstance(model, Mapping):
-        parts = [compare(part, model.get(ours, "")) for ours, part in summary.groupby("model", sort=False)]
+        parts = [
+            compare_with_published(part, model.get(ours, "")) for ours, part in summary.groupby("model", sort=False)
+        ]
         parts = [part for part in parts if len(part)]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=TABLE_COLUMNS)
     rows = []
@@ -261,7 +263,7 @@ def read_summaries(sources: Sequence[Path]) -> pd.DataFrame:
 
 def compare_summaries(sources: Sequence[Path], model: str | Mapping[str, str], out: Path) -> int:
     """Write ``comparison.csv``, ``comparison.parquet`` and a LaTeX table for each task; returns the exit status."""
-    table = compare(read_summaries(sources), model)
+    table = compare_with_published(read_summaries(sources), model)
     if table.empty:
         raise DPLM2Error(f"none of these figures has a published counterpart for {model!r}")
     write_table(out, "comparison", table, latex=False)  # too wide for a page: a narrower one for each task
@@ -290,7 +292,7 @@ def _cell(value: object) -> object:
 
 def beside_published(folder: Path) -> str:
     """The summary in a folder beside the published tokenizer, as text; a line if nothing was published for its data."""
-    table = compare(read_summaries([folder]), "")
+    table = compare_with_published(read_summaries([folder]), "")
     table = table[table["published"] != MISSING]
     if table.empty:
         return "no published figures for these chains"

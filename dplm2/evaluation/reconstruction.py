@@ -29,7 +29,7 @@ NATIVE = "native_"
 
 
 @dataclass(frozen=True)
-class Job:
+class ReconstructionJob:
     """One evaluation of a tokenizer.
 
     Attributes
@@ -66,7 +66,7 @@ class Job:
     device: str = "cpu"
 
 
-def run(job: Job) -> int:
+def run(job: ReconstructionJob) -> int:
     """Reconstruct every chain and measure; returns the exit status."""
     tokenizer = StructureTokenizer.from_pretrained(job.tokenizer, job.device)
     if job.untrained:
@@ -103,7 +103,7 @@ def run(job: Job) -> int:
     return 0
 
 
-def _columns(job: Job) -> dict[str, str]:
+def _columns(job: ReconstructionJob) -> dict[str, str]:
     """Names of metrics with what they were measured on: trained or untrained weights."""
     weights = "untrained" if job.untrained else "trained"
     return {metric.name: of_weights(metric).column(weights=weights) for metric in (*COMPARED, *CODEBOOK)}
@@ -122,7 +122,7 @@ def _chosen(
     return [i for i, name in enumerate(names) if name not in left_out], left_out
 
 
-def _tokens_of(job: Job, names: list[str], tokenizer: StructureTokenizer) -> list[np.ndarray]:
+def _tokens_of(job: ReconstructionJob, names: list[str], tokenizer: StructureTokenizer) -> list[np.ndarray]:
     """The tokens (L,) of the named chains, as the tokenizer made them before."""
     selections = [path / store.SELECTION_FILE for path in job.chains if (path / store.SELECTION_FILE).is_file()]
     table = read_tokens(list(job.tokens), selections=selections or None)
@@ -171,7 +171,7 @@ def reconstruct(
 
 
 def _summary(
-    job: Job,
+    job: ReconstructionJob,
     model: str,
     metrics: pd.DataFrame,
     tokens: list[np.ndarray],

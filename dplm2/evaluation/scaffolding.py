@@ -22,7 +22,7 @@ from dplm2.evaluation.comparison import rmsds
 from dplm2.evaluation.folding import Folded
 from dplm2.evaluation.metrics import design, structure
 from dplm2.evaluation.results import COUNTED, Source, misses_filled, summary_row
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
 from dplm2.settings.evaluation import EvaluationSettings
 
@@ -66,7 +66,7 @@ def success_column(settings: EvaluationSettings) -> str:
     return design.SUCCESS.column(threshold=settings.motif_rmsd)
 
 
-def _check_motif(sample: Sample) -> None:
+def _check_motif(sample: EvaluatedSample) -> None:
     if sample.motif_positions is None or sample.motif_backbone is None:
         raise DPLM2Error(
             f"sample {sample.sample_id}: no motif_positions and motif_backbone; is it of task scaffolding?"
@@ -77,7 +77,7 @@ def _check_motif(sample: Sample) -> None:
         raise DPLM2Error(f"sample {sample.sample_id}: its motif's positions do not fit its motif or its length")
 
 
-def motif_rmsds(samples: Sequence[Sample], structures: Sequence[np.ndarray | None]) -> np.ndarray:
+def motif_rmsds(samples: Sequence[EvaluatedSample], structures: Sequence[np.ndarray | None]) -> np.ndarray:
     """C-alpha RMSD of the motif in each structure (L, 4, 3) against the reference's; NaN without a structure."""
     values = np.full(len(samples), np.nan)
     there = [i for i, structure in enumerate(structures) if structure is not None]

@@ -17,7 +17,7 @@ from dplm2.evaluation.folding import Failure, Folded
 from dplm2.evaluation.metrics import design, diversity, structure
 from dplm2.evaluation.recovery import sequence_entropy
 from dplm2.evaluation.results import misses_filled
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.evaluation.secondary_structure import secondary_structure_fractions
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
 
@@ -54,7 +54,7 @@ def run(job: Job) -> int:
     return finish(job, record, metrics, columns, source, left_out, extra_rows=extra)
 
 
-def _folded(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded | Failure], str]:
+def _folded(job: Job, samples: Sequence[EvaluatedSample]) -> tuple[list[str], list[Folded | Failure], str]:
     """Which sequence counts for each sample, its prediction, and the backends' names."""
     if job.task != "backbone" or job.settings.inverse_folding_backend == "none":
         if not any(sample.sequence for sample in samples):
@@ -69,7 +69,7 @@ def _folded(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded
     return best_designs(job, samples)
 
 
-def own_metrics(sample: Sample, sequence: str) -> dict[str, object]:
+def own_metrics(sample: EvaluatedSample, sequence: str) -> dict[str, object]:
     """What a sample shows without any folding; ``sequence`` is empty where none could be designed."""
     values: dict[str, object] = {"sequence_entropy": sequence_entropy(sequence) if sequence else None}
     if sample.backbone is not None:

@@ -48,7 +48,7 @@ def compared(results: Results, model: str | Mapping[str, str] | None) -> pd.Data
         # Summaries of other programs may lack all but the value.
         ours[name] = pd.to_numeric(ours[name], errors="coerce") if name in ours else math.nan
     ours["failed_rule"] = ours["failed_rule"].fillna("") if "failed_rule" in ours else ""
-    table = published.compare(ours[ours["value"].notna()], model)
+    table = published.compare_with_published(ours[ours["value"].notna()], model)
     both = (table["ours"] != published.MISSING) & (table["published"] != published.MISSING)
     shared = both.groupby([table["task"], table["dataset"]]).transform("any")
     return table[shared].reset_index(drop=True)

@@ -13,6 +13,7 @@ from dplm2.evaluation.metrics.registry import metric_of
 from dplm2.report.drawing import FAINT, GRID, HEIGHT, INK, MARKERS, SERIES, Figure, axes, logarithmic, shorten, slug
 from dplm2.report.labels import number
 from dplm2.report.results import Curve, TokenUsage
+from dplm2.training.log import VALIDATION
 
 MOST_NAMED_CHAINS = 48
 MOST_DOTS = 60
@@ -20,7 +21,7 @@ MOST_SCATTERED = 2000
 LARGEST_LINEAR_RATIO = 30
 SMALLEST_VIOLIN = 4
 NOT_CURVES = {"step", "epoch", "learning_rate", "gradient_norm", "tokens", "seconds"}
-VALIDATION = "validation_"
+
 TRENDS = {
     "higher": "It should rise and level off.",
     "lower": "It should fall and level off.",

@@ -19,7 +19,7 @@ from dplm2.evaluation.metrics.registry import declared
 from dplm2.report.labels import task_kind, task_order
 from dplm2.structures.store import SELECTION_FILE, part_files, shards_selected
 
-SUMMARY_COLUMNS = ("model", "task", "dataset", "metric", "value", "n", "backend")
+REQUIRED_COLUMNS = ("model", "task", "dataset", "metric", "value", "n", "backend")
 PARTS = "part-*.parquet"
 
 
@@ -235,11 +235,11 @@ def _read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
 def _evaluations(root: Path) -> Iterator[Evaluation]:
     folders = {path.parent for name in ("summary.csv", "metrics.parquet") for path in root.rglob(name)}
     for folder in sorted(folders):
-        summary = groups = pd.DataFrame(columns=list(SUMMARY_COLUMNS), dtype=str)
+        summary = groups = pd.DataFrame(columns=list(REQUIRED_COLUMNS), dtype=str)
         if (folder / "summary.csv").is_file():
-            summary = _read_csv(folder / "summary.csv", SUMMARY_COLUMNS)
+            summary = _read_csv(folder / "summary.csv", REQUIRED_COLUMNS)
         if (folder / "groups.csv").is_file():
-            groups = _read_csv(folder / "groups.csv", ("group", *SUMMARY_COLUMNS))
+            groups = _read_csv(folder / "groups.csv", ("group", *REQUIRED_COLUMNS))
         metrics = pd.DataFrame()
         if (folder / "metrics.parquet").is_file():
             metrics = read_table(folder / "metrics.parquet").to_pandas()

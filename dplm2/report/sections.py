@@ -25,7 +25,7 @@ from dplm2.report import figures
 from dplm2.report.blocks import MOST_UNFILTERED_ROWS, Block, Details, Heading, Table, frame_table, typed
 from dplm2.report.drawing import Figure, slug
 from dplm2.report.models import FREQUENCIES, cross_entropies, validation_curves
-from dplm2.report.results import SUMMARY_COLUMNS, Evaluation, Results
+from dplm2.report.results import REQUIRED_COLUMNS, Evaluation, Results
 from dplm2.report.scale import scales
 from dplm2.report.tables import further_tables, run_row, summary
 from dplm2.settings.report import ReportSettings
@@ -111,7 +111,7 @@ KINDS = {
 
 def summary_table(results: Results) -> Table:
     """Every row of every summary, sortable, with its interval."""
-    table = _summary_rows("summary-table", summary(results), SUMMARY_COLUMNS)
+    table = _summary_rows("summary-table", summary(results), REQUIRED_COLUMNS)
     return replace(
         table,
         filtered=True,

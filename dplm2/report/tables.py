@@ -10,7 +10,7 @@ from dplm2.evaluation.metrics.registry import HEADLINES, metric_of
 from dplm2.evaluation.results import rule_note
 from dplm2.report.labels import number, task_kind, task_order
 from dplm2.report.models import cross_entropies
-from dplm2.report.results import SUMMARY_COLUMNS, Results
+from dplm2.report.results import REQUIRED_COLUMNS, Results
 from dplm2.report.speed import sampling_speed
 
 MIDDLE_DOT = "\u00b7"
@@ -39,10 +39,10 @@ def summary(results: Results) -> pd.DataFrame:
     """Every row of every ``summary.csv`` as text; the seven columns of the contract first, then what else there is."""
     frames = [evaluation.summary for evaluation in results.evaluations if len(evaluation.summary)]
     if not frames:
-        return pd.DataFrame(columns=list(SUMMARY_COLUMNS), dtype=str)
+        return pd.DataFrame(columns=list(REQUIRED_COLUMNS), dtype=str)
     whole = pd.concat(frames, ignore_index=True).fillna("")
-    extras = [name for name in whole if name not in SUMMARY_COLUMNS]
-    return whole[[*SUMMARY_COLUMNS, *extras]]
+    extras = [name for name in whole if name not in REQUIRED_COLUMNS]
+    return whole[[*REQUIRED_COLUMNS, *extras]]
 
 
 def headlines(table: pd.DataFrame) -> list[Headline]:

@@ -11,7 +11,7 @@ from dplm2.report import tables
 from dplm2.report.comparison import compared
 from dplm2.report.drawing import Figure
 from dplm2.report.page import build_page
-from dplm2.report.results import SUMMARY_COLUMNS, input_files, read_results
+from dplm2.report.results import REQUIRED_COLUMNS, input_files, read_results
 from dplm2.report.scale import scales, warning
 from dplm2.settings.fields import plain
 from dplm2.settings.report import ReportSettings
@@ -48,7 +48,7 @@ def write_report(
     results = read_results(folder, only)
     page, figures = build_page(results, settings)
     whole = tables.summary(results)
-    contract = whole[list(SUMMARY_COLUMNS)]
+    contract = whole[list(REQUIRED_COLUMNS)]
     frames = {SUMMARY.stem: contract, INTERVALS.stem: whole, **tables.further_tables(results, settings.published_model)}
     if len(published := compared(results, settings.published_model)):
         frames["published"] = published
