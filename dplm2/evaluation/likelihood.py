@@ -1,7 +1,7 @@
 """Benchmark of the language model as a likelihood: cross-entropy of masked tokens, per track and task.
 
-Three figures for each track: the trained model's, the model's before training (after warm-up), and the entropy of the
-track's token frequencies (``unigram``), which a model that looks at nothing can reach. Each is given as cross-entropy
+Three values for each track: the trained model's, the model's before training (after warm-up), and the entropy of the
+track's token frequencies (``unigram``), the best that a model without context can reach. Each is given as cross-entropy
 in nats and as perplexity, its exponential.
 """
 

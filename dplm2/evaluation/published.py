@@ -1,7 +1,7 @@
-"""Our figures beside the published ones: ours, published, difference, and whether it lies in our interval.
+"""Comparison with published results: ours, published, difference, and whether it lies in our interval.
 
 ``dplm2/assets/published.csv`` holds 1,692 published figures, each with its source and how surely it was seen
-(``confidence``). Only figures of the same quantity are laid side by side; what the definitions do not share (another
+(``confidence``). Only results of the same quantity are compared; what the definitions do not share (another
 folding program, the released evaluator's TM-score) stands in the columns ``backend`` and ``metric``.
 """
 
@@ -148,10 +148,10 @@ def simplified(name: str) -> str:
 
 
 def compare_with_published(summary: pd.DataFrame, model: str | Mapping[str, str]) -> pd.DataFrame:
-    """Lay summary rows (with a column ``group``, empty for whole datasets) beside the published figures of ``model``.
+    """Compare summary rows (with a column ``group``, empty for whole datasets) with the published results of ``model``.
 
-    A figure that only one side has gets a row too, where the other is said to be missing. For a mapping, each of our
-    models is laid beside the published one that it names; a model that it does not name has tokenizer figures alone.
+    A result that only one side has gets a row too, in which the other is "missing". For a mapping, each of our models
+    is compared with the published one that it names; a model that it does not name has tokenizer results alone.
     """
     if isinstance(model, Mapping):
         parts = [
@@ -291,7 +291,7 @@ def _cell(value: object) -> object:
 
 
 def beside_published(folder: Path) -> str:
-    """The summary in a folder beside the published tokenizer, as text; a line if nothing was published for its data."""
+    """The summary in a folder compared with the published tokenizer, as text; a line if nothing was published."""
     table = compare_with_published(read_summaries([folder]), "")
     table = table[table["published"] != MISSING]
     if table.empty:

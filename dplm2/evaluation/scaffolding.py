@@ -1,12 +1,12 @@
 """Benchmark of motif scaffolding: does the folded design hold the motif? (DPLM-2, section 4.4, C.1, table 9.)
 
 The sequence of each design is folded. Its motif RMSD is that of the motif's C-alpha atoms in the folded structure,
-laid over the reference's motif alone. A design succeeds if that is below ``motif_rmsd`` and scTM, between the folded
-and the generated structure, is above ``motif_sc_tm``; for designs by sequence alone, if mean pLDDT is above
+superimposed on the reference's motif alone. A design succeeds if that is below ``motif_rmsd`` and scTM, between the
+folded and the generated structure, is above ``motif_sc_tm``; for designs by sequence alone, if mean pLDDT is above
 ``motif_plddt``. ``passes_...`` counts a problem's designs that succeed, ``success_...`` is their share; a problem is
 solved if one of its designs succeeds.
 
-Of table 9's tracks, co-generation is regenerated and laid beside the published figures. Not regenerated are the
+Of table 9's tracks, co-generation is regenerated and compared with the published results. Not regenerated are the
 sequence-based track (designs by sequence alone are judged as it judges, but no preset makes them), the structure-based
 one (generated backbone, sequence by ProteinMPNN, best of eight), and co-generation's best of eight.
 """

@@ -1,13 +1,14 @@
-"""Parts of a section below its figures: tables, cards, the viewer. Each names the template that shows it."""
+"""Sections of the page, and their parts: tables, cards, the viewer. Each part names the template that shows it."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
+from dplm2.report.drawing import Figure
 from dplm2.report.labels import number
 
 ROWS_LOOKED_AT = 20  # to tell whether a column holds numbers
@@ -85,7 +86,7 @@ class CardRow:
 
 @dataclass(frozen=True)
 class Card:
-    """The metrics that matter most of one task, model and dataset."""
+    """The headline metrics of one task, model and dataset."""
 
     title: str
     subject: str
@@ -110,6 +111,37 @@ class Viewer:
 
 
 Block = Table | Heading | Details | Cards | Viewer
+
+
+@dataclass
+class Section:
+    """A part of the page.
+
+    Attributes
+    ----------
+    name, title
+        Id and heading.
+    about
+        A sentence below the heading.
+    figures
+        Drawn one beside the other.
+    body
+        What follows the figures.
+    absent
+        If there is nothing to show: what was not run.
+    """
+
+    name: str
+    title: str
+    about: str = ""
+    figures: list[Figure] = field(default_factory=list)
+    body: list[Block] = field(default_factory=list)
+    absent: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not self.figures and not self.body
 
 
 def _cell(value: object) -> Cell:

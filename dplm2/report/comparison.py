@@ -6,9 +6,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from dplm2.evaluation import published
-from dplm2.report.blocks import frame_table
+from dplm2.report.blocks import Section, frame_table
 from dplm2.report.results import Results
-from dplm2.report.sections import Section
 
 NUMBERS = ("value", "n", "n_failed", "median", "low", "high")
 COLUMNS = {

@@ -21,7 +21,6 @@ MOST_SCATTERED = 2000
 LARGEST_LINEAR_RATIO = 30
 SMALLEST_VIOLIN = 4
 NOT_CURVES = {"step", "epoch", "learning_rate", "gradient_norm", "tokens", "seconds"}
-
 TRENDS = {
     "higher": "It should rise and level off.",
     "lower": "It should fall and level off.",
@@ -108,9 +107,9 @@ def error_by_chain(name: str, title: str, series: Mapping[str, pd.DataFrame], co
         (ax.set_xlabel if named else ax.set_ylabel)(what.axis)
         if len(frames) > 1:
             ax.figure.legend(loc="outside lower center", ncols=3)
-    means = "; ".join(f"{label}: mean {number(float(frame[column].mean()))}" for label, frame in frames.items())
+    means = "; ".join(f"{label} {number(float(frame[column].mean()))}" for label, frame in frames.items())
     each = "Each row is a chain, sorted by error" if named else f"Each dot is a chain{_shown(frames)}"
-    caption = f"{each}. {_better(what)}{means}. Outliers deserve a closer look."
+    caption = f"{each}. {_better(what)}Means: {means}. Outliers deserve a closer look."
     return Figure(name, title, caption, out[0])
 
 
@@ -164,8 +163,8 @@ def histogram(
         ax.yaxis.get_major_locator().set_params(integer=True)
         if len(series) > 1:
             ax.legend()
-    medians = "; ".join(f"{label}: median {number(float(np.median(v)))}, n = {len(v)}" for label, v in series.items())
-    return Figure(name, title, f"{_better(what)}{medians}.{_dashed(thresholds)}", out[0])
+    medians = "; ".join(f"{label} {number(float(np.median(v)))} (n = {len(v)})" for label, v in series.items())
+    return Figure(name, title, f"{_better(what)}Medians: {medians}.{_dashed(thresholds)}", out[0])
 
 
 def _better(metric: Metric) -> str:
@@ -202,7 +201,7 @@ def by_length(name: str, title: str, frame: pd.DataFrame, column: str, threshold
         ax.set(xlabel="length (residues)", ylabel=what.axis)
     medians = ", ".join(f"{length}: {number(float(np.median(values)))}" for length, values in groups)
     caption = (
-        f"Medians (bars) by length: {medians}. {_better(what)}Longer chains are usually worse.{_dashed(thresholds)}"
+        f"Medians (bars) by length: {medians}. {_better(what)}Longer chains usually score worse.{_dashed(thresholds)}"
     )
     return Figure(name, title, caption, out[0])
 

@@ -12,12 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dplm2 import __version__
 from dplm2.evaluation.metrics.registry import metric_of
 from dplm2.report import tables
-from dplm2.report.blocks import Card, CardRow, Cards, Details, Viewer
+from dplm2.report.blocks import Card, CardRow, Cards, Details, Section, Viewer
 from dplm2.report.comparison import compared, comparison, published_success
 from dplm2.report.drawing import Figure
 from dplm2.report.results import Results
 from dplm2.report.scale import scales, warning
-from dplm2.report.sections import Section, metrics_table, run_details, sections, summary_table
+from dplm2.report.sections import metrics_table, run_details, sections, summary_table
 from dplm2.report.viewer import chosen_samples
 from dplm2.settings.report import ReportSettings
 

@@ -1,4 +1,4 @@
-"""What lies in a results folder: found by its place (design: where results lie), read, and given names.
+"""The contents of a results folder: found by their place, read, and named.
 
 Everything is optional: a run that stopped half-way, or that evaluates an imported checkpoint only, has a report too.
 """
@@ -40,7 +40,7 @@ class Evaluation:
     summary, groups
         ``summary.csv`` and ``groups.csv`` as text; empty frames where absent.
     metrics
-        ``metrics.parquet``, its columns under the house's names and without the variant's; an empty frame where absent.
+        ``metrics.parquet``, columns under their declared names without the variant; an empty frame where absent.
     folder
         Where it lies.
     """
@@ -59,7 +59,7 @@ class Evaluation:
 
     @property
     def label(self) -> str:
-        """What tells this evaluation from others, for people."""
+        """Label that distinguishes this evaluation from others."""
         return " \u00b7 ".join(dict.fromkeys(part for part in (self.model, self.task, self.dataset) if part))
 
     def values(self, column: str) -> np.ndarray:
@@ -124,7 +124,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """All that was found below ``folder``."""
+    """Everything found below ``folder``."""
 
     folder: Path
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -281,7 +281,7 @@ def _evaluation(
 
 
 def _plain_columns(metrics: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The frame under the house's names, without the variant that they may all carry, and that variant."""
+    """The frame with columns under their declared names, without the variant that all may carry, and that variant."""
     known = {name: metric for name in metrics if (metric := declared(name)) is not None}
     variants = {metric.parameters["weights"] for metric in known.values() if "weights" in metric.parameters}
     variant = variants.pop() if len(variants) == 1 else ""

@@ -1,4 +1,4 @@
-"""Tables of the report: all summaries in one, the few rows that matter, and what is written as CSV."""
+"""Tables of the report: all summaries in one, the headline metrics, and the CSV tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from dplm2.report.speed import sampling_speed
 
 MIDDLE_DOT = "\u00b7"
 ROWS_OF_ONE_CARD = 8
-# Tables with a row per sample, step or file: nobody prints them.
+# Tables with a row per sample, step or file are too long for a paper.
 ROWS_WITHOUT_END = ("samples-", "training", "rejected")
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The rows of one task, model and dataset that matter most, of what is trained and what is not together."""
+    """The headline metrics of one task, model and dataset, of trained and untrained weights together."""
 
     task: str
     model: str
@@ -46,7 +46,7 @@ def summary(results: Results) -> pd.DataFrame:
 
 
 def headlines(table: pd.DataFrame) -> list[Headline]:
-    """The rows of a summary that matter, by task in the order of the workflow, then model and dataset."""
+    """The headline metrics of a summary, by task in the order of the workflow, then model and dataset."""
     found = []
     for (task, model, dataset), rows in table.groupby(["task", "model", "dataset"], sort=False):
         kind = task_kind(task)
@@ -62,7 +62,7 @@ def _names(headline: Headline) -> tuple[str, str, str]:
 
 
 def _chosen(rows: pd.DataFrame, headlines: tuple[Metric, ...] | None) -> pd.DataFrame:
-    """The rows of these metrics, of a task that is not known all; not more than a card holds."""
+    """The rows of these metrics (of an unknown task: all), at most as many as a card holds."""
     # By name: which of several summaries was read first must not decide.
     named = sorted(rows["metric"].items(), key=lambda item: item[1])
     if headlines is None:
@@ -87,7 +87,7 @@ def interval(row: pd.Series) -> str:
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The rows that matter, aligned for a terminal; the rule for failed samples below."""
+    """The headline metrics, aligned for a terminal; the rule for failed samples below."""
     columns = ("task", "model", "dataset", "metric", "value", "95 % interval", "median", "n", "failed", "backend")
     optional = {"95 % interval", "median", "failed"}
     rules: list[str] = []
@@ -176,7 +176,7 @@ def _token_row(usage) -> dict:
 
 
 def run_row(place: str, record: dict) -> dict:
-    """What a table tells of one ``run.json``."""
+    """The row of one ``run.json``."""
     memory = record.get("peak_memory_bytes")
     seconds = record.get("wall_seconds")
     return {

@@ -37,7 +37,7 @@ def write_report(
     settings
         The section ``report``.
     only
-        Names of datasets, tokenizers, models and tasks (``generation``) that belong into it; None: all that is found.
+        Names of datasets, tokenizers, models and tasks (``generation``) to report; None: everything found.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def is_current(folder: Path, out: Path, given: Mapping | None) -> bool:
 
 
 def as_terminal_text(out: Path) -> str:
-    """The figures of a finished report that matter most, and the remarks about them, for a terminal."""
+    """The headline metrics of a finished report and the remarks about them, for a terminal."""
     table = pd.read_csv(out / INTERVALS, dtype=str, keep_default_na=False)
     record = read_json(out / RUN_FILE)
     remarks = [text for text in (record.get("settings", {}).get("note"), record.get("warning")) if text]

@@ -13,9 +13,9 @@ import pytest
 
 from dplm2.report import figures
 from dplm2.report.blocks import Table, Viewer
+from dplm2.report.evaluations import likelihood
 from dplm2.report.page import build_page, render
 from dplm2.report.results import Curve, read_results
-from dplm2.report.sections import likelihood
 from dplm2.report.viewer import chosen_samples
 from dplm2.report.writing import write_report
 from dplm2.settings.report import ReportSettings
@@ -132,6 +132,15 @@ def test_any_stage_alone_gives_a_page_that_says_what_was_not_run(tmp_path, stage
     assert "Not in this report" in page.texts
     assert ("<li>Folding was not evaluated.</li>" in html) == (stage != "evaluation")
     assert ("<li>Nothing was trained" in html) == (stage not in ("tokenizers", "models"))
+
+
+def test_cards_and_captions_say_which_way_is_better(html):
+    for title in ("scTM \u2191", "scRMSD \u2193", "problems solved \u2191", "sequence cross-entropy, trained \u2193"):
+        assert f"<dt>{title}</dt>" in html
+    table = re.search(r'<table id="metrics-table".*?</table>', html, flags=re.DOTALL)[0]
+    rows = [re.findall(r"<td>([^<]*)</td>", row) for row in table.split("<tr>")[2:]]
+    assert ["ca_rmsd", "C\u03b1 RMSD", "\u00c5", "lower \u2193"] in [row[:4] for row in rows]
+    assert len(rows) == len({row[0] for row in rows})
 
 
 def test_a_whole_run_lacks_nothing(html):
