@@ -36,42 +36,57 @@ localrules:
     benchmark,
 
 
-rule all:
-    default_target: True
-    input:
-        rules.report.output.page,
-
-
 rule structures:
     input:
-        selections(DATASETS),
+        [
+            made(rules.fetch_structures, dataset=name, shard=SHARDS[name])
+            for name in DATASETS
+            if SETTINGS.datasets[name].fetch
+        ],
+        [made(rules.clean_structures, dataset=name, shard=SHARDS[name]) for name in DATASETS],
+        made(rules.select_structures, dataset=DATASETS),
 
 
 rule tokenizers:
     input:
-        [weights("tokenizers", name) for name in TOKENIZERS],
+        made(rules.train_tokenizer, tokenizer=trained("tokenizers")),
 
 
 rule tokens:
     input:
-        [tokens(model.tokenizer, model.datasets) for model in SETTINGS.models.values()],
+        sorted({part for model in SETTINGS.models.values() for part in tokens(model.tokenizer, model.datasets)}),
 
 
 rule models:
     input:
-        [weights("models", name) for name in MODELS],
+        made(rules.warm_up_model, model=trained("models")),
+        made(rules.train_model, model=trained("models")),
 
 
 rule samples:
     input:
-        all_samples(),
+        rules.report.input.samples,
 
 
 rule evaluation:
     input:
-        all_evaluations(),
+        rules.report.input.reconstruction,
+        rules.report.input.likelihood,
+        rules.report.input.designs,
 
 
 rule benchmark:
     input:
-        rules.report.output.page,
+        rules.report.output,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.structures.input,
+        rules.tokenizers.input,
+        rules.tokens.input,
+        rules.models.input,
+        rules.samples.input,
+        rules.evaluation.input,
+        rules.benchmark.input,

@@ -21,6 +21,7 @@ LOGS, TIMINGS = RESULTS / "logs", RESULTS / "timings"
 DATASETS, TOKENIZERS, MODELS, TASKS = map(
     list, (SETTINGS.datasets, SETTINGS.tokenizers, SETTINGS.models, SETTINGS.generation)
 )
+SHARDS = {name: [f"{shard:05d}" for shard in range(PLAN.shards[name])] for name in DATASETS}
 
 # Rules run the package of this folder, installed or not; exec lets signals reach it.
 shell.prefix(
@@ -71,10 +72,13 @@ def gpus(rule, wildcard=None):
     return lambda wildcards: PLAN.need(rule, wildcard and getattr(wildcards, wildcard)).gpus
 
 
+def trained(kind):
+    return [name for name, section in getattr(SETTINGS, kind).items() if section.pretrained is None]
+
+
 def trained_here(kind):
     """A pattern of the names that are trained in this run: a finished one may lie where this run would put it."""
-    names = [name for name, section in getattr(SETTINGS, kind).items() if section.pretrained is None]
-    return "|".join(map(re.escape, names)) or "(?!)"
+    return "|".join(map(re.escape, trained(kind))) or "(?!)"
 
 
 def chains(datasets):
@@ -129,21 +133,6 @@ def split_option(dataset, trained_on):
     return "--split train" if dataset in trained_on else ""
 
 
-def all_samples():
-    return expand(rules.generate.output.samples, model=MODELS, task=TASKS)
-
-
-def all_evaluations():
-    # Infilled proteins have no metric of their own.
-    tasks = [task for task in TASKS if SETTINGS.generation[task].task != "infilling"]
-    measured = SETTINGS.evaluation
-    return (
-        expand(
-            rules.evaluate_tokenizer.output.summary,
-            tokenizer=TOKENIZERS,
-            dataset=measured.reconstruction,
-            variant=["trained", "untrained"],
-        )
-        + expand(rules.evaluate_likelihood.output.summary, model=MODELS, dataset=measured.likelihood)
-        + expand(rules.evaluate_samples.output.summary, model=MODELS, task=tasks)
-    )
+def made(rule, **names):
+    """Every output of a rule, so that a deleted one is made again."""
+    return expand(list(rule.output), **names)

@@ -6,13 +6,24 @@ report: "captions/workflow.rst"
 
 rule report:
     input:
-        evaluations=all_evaluations(),
-        samples=all_samples(),
+        reconstruction=made(
+            rules.evaluate_tokenizer,
+            tokenizer=TOKENIZERS,
+            dataset=SETTINGS.evaluation.reconstruction,
+            variant=["trained", "untrained"],
+        ),
+        likelihood=made(rules.evaluate_likelihood, model=MODELS, dataset=SETTINGS.evaluation.likelihood),
+        # Infilled proteins have no metric of their own.
+        designs=made(
+            rules.evaluate_samples,
+            model=MODELS,
+            task=[task for task in TASKS if SETTINGS.generation[task].task != "infilling"],
+        ),
+        samples=made(rules.generate, model=MODELS, task=TASKS),
         trained=[
             [RESULTS / kind / name / file for file in ("metrics.csv", "run.json")]
             for kind in ("tokenizers", "models")
-            for name, section in getattr(SETTINGS, kind).items()
-            if section.pretrained is None
+            for name in trained(kind)
         ],
         datasets=selections(DATASETS),
     output:

@@ -67,7 +67,7 @@ rule select_structures:
         rejected=lambda wildcards: expand(
             rules.clean_structures.output.rejected,
             dataset=wildcards.dataset,
-            shard=[f"{shard:05d}" for shard in range(PLAN.shards[wildcards.dataset])],
+            shard=SHARDS[wildcards.dataset],
         ),
     output:
         selection=RESULTS / "structures/{dataset}/selection.parquet",
