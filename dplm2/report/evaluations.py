@@ -13,6 +13,7 @@ from dplm2.evaluation.metrics.structure import (
     BASELINES,
     CA_RMSD,
     COMPOSITION,
+    HELIX,
     LDDT_CA,
     LENGTH,
     NATIVE_COMPOSITION,
@@ -89,7 +90,7 @@ def _compositions(results: Results) -> Iterator[Figure]:
             "generate and to fold; native proteins contain more strand."
         )
         title = "Secondary structure of generated and native structures"
-        yield figures.bars("secondary-structure", title, shares, "share of residues", caption, 1.0)
+        yield figures.bars("secondary-structure", title, shares, f"share of {HELIX.of}", caption, 1.0)
 
 
 def folding(results: Results) -> Section:
@@ -143,7 +144,7 @@ def scaffolding(results: Results, published: Mapping[str, float]) -> Section:
             )
             name = slug(task, "success")
             part.figures.append(
-                figures.bars(name, f"{task}: success by problem", rates, "share of designs", caption, 1.0)
+                figures.bars(name, f"{task}: success by problem", rates, f"share of {SUCCESS.of}", caption, 1.0)
             )
         part.figures += _histograms(task, evaluations, (MOTIF_RMSD, SC_TM))
     return part

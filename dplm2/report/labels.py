@@ -12,8 +12,6 @@ TASKS = (
     "inverse-folding",
     "scaffolding",
 )
-
-
 NOTHING = 1e-9  # what rounding errors leave of zero
 
 

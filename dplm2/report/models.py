@@ -7,6 +7,7 @@ import pandas as pd
 from dplm2.artifacts import read_json
 from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK
 from dplm2.evaluation.metrics.registry import declared
+from dplm2.evaluation.metrics.training import CROSS_ENTROPY as LOGGED_CROSS_ENTROPY
 from dplm2.report.drawing import SERIES, Figure, axes, slug
 from dplm2.report.labels import number
 from dplm2.report.results import Curve, Results
@@ -105,7 +106,7 @@ def _compared_curves(track: str, column: str, series: Mapping[str, tuple[pd.Data
             if before:
                 ax.axvline(before, color=color, linestyle=":", linewidth=1)
             ends.append(f"{name}: {number(float(measured[column].iloc[-1]))}")
-        ax.set(xlabel="updates, including the sequence stage", ylabel="cross-entropy (nats)", xlim=(0, None))
+        ax.set(xlabel="updates, including the sequence stage", ylabel=LOGGED_CROSS_ENTROPY.axis, xlim=(0, None))
         ax.legend()
     caption = (
         f"Validation chains, all tasks pooled. Final values: {'; '.join(ends)}. A dotted line marks where a sequence "
