@@ -24,8 +24,8 @@ def cross_entropies(results: Results) -> pd.DataFrame:
     """Cross-entropies (nats): a row for each dataset, track and task, a column for each model.
 
     ``task`` is what was given: ``all`` pools them; ``folding`` shows the sequence, ``inverse_folding`` the structure.
-    Figures of structure tokens compare within a tokenizer alone, whose fingerprint stands in its column where the
-    model lies in the results. `FREQUENCIES` is the entropy of the tokens' frequencies.
+    Values of structure tokens are comparable within one tokenizer only; the column ``tokenizer`` has its fingerprint
+    if the model is among the results. `FREQUENCIES` is the unigram baseline.
     """
     rows: dict[tuple[str, ...], dict[str, float]] = {}
     for curve in results.curves:

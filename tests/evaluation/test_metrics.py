@@ -1,5 +1,6 @@
 """Metrics are declared once, with the direction that the literature gives them."""
 
+import pkgutil
 import re
 
 import pandas as pd
@@ -66,6 +67,13 @@ def test_each_is_declared_once_and_says_what_it_is():
         assert metric.source
         assert bool(metric.of) or metric.unit != "share"
         assert re.findall("{.*?}", metric.name) == re.findall("{.*?}", metric.title)
+
+
+def test_functions_that_are_named_as_sources_exist():
+    named = {path for metric in METRICS for path in re.findall(r"dplm2(?:\.\w+)+", metric.source)}
+    assert len(named) > 10
+    for path in named:
+        pkgutil.resolve_name(path)
 
 
 def test_every_metric_of_a_whole_run_is_declared(run_folder):
