@@ -1,4 +1,4 @@
-"""Metrics are declared once, with the direction that the literature gives them."""
+"""Metrics are declared once, with the direction that is usual in the field."""
 
 import pkgutil
 import re
@@ -20,8 +20,8 @@ from dplm2.settings.evaluation import EvaluationSettings
 from tests.evaluation.conftest import undeclared
 from tests.report.tree import make_results
 
-# Written by hand from the papers: the DPLM-2 tables' arrows (scTM and pLDDT up, scRMSD, pdb-TM and inner-TM down,
-# MaxCluster up), and what the quantities are.
+# Written by hand. Novelty and diversity: a low TM-score to known structures and between samples is better, and so are
+# many clusters.
 HIGHER = """
     tm_score tm_score_released lddt_ca plddt tokenizer_plddt match_tm_score_0.8
     tm_score_trained tm_score_released_trained lddt_ca_trained codebook_use_trained codebook_perplexity_trained
