@@ -36,7 +36,8 @@ Download structures by name: PDB ids, UniProt accessions (from AlphaFold DB) or 
   dplm2 structures fetch list.txt --out downloads/
 
 Files that are there already are not fetched again; downloads.tsv records the address, size and SHA-256 of each, and
-rejected.parquet what could not be had. Exit status 1 if anything could not be had.
+rejected.parquet what could not be had. Exit status 1 if anything could not be had
+(--set fetch.allow_missing=true: 0). More keys: datasets.<name>.fetch in config/README.md.
 
 Servers may send us on to sites of the list and of the archives (PDB, AlphaFold DB) alone, never to private addresses
 that the list does not name. A line such as https://files.example.org, an address without a path, allows another site.
@@ -74,18 +75,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         type=Path,
         help="write what came, and what did not, as a manifest for 'structures clean --manifest', not rejected.parquet",
     )
-    for name, kind, text in (
-        ("concurrency", int, "downloads at a time"),
-        ("tries", int, "tries for each file"),
-        ("first_wait", float, "seconds before the second try"),
-        ("timeout", float, "seconds without an answer"),
-        ("max_megabytes", int, "largest file in MiB"),
-        ("pdb_address", str, "address of a PDB entry, with {id} for it"),
-        ("alphafold_address", str, "address that names AlphaFold DB's files, with {id} for the accession"),
-    ):
-        option, default = f"--{name.replace('_', '-')}", getattr(Source, name)
-        fetch.add_argument(option, type=kind, default=default, help=f"{text} (default: {default})")
-    fetch.add_argument("--allow-missing", action="store_true", help="exit with 0 although something could not be had")
+    add_settings(fetch, "datasets", device=False)
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str, text: str, run) -> argparse.ArgumentParser:  # noqa: A002, ANN001
@@ -193,10 +183,9 @@ def run_fetch(options: argparse.Namespace) -> int:
     from dplm2.structures.manifest import write_manifest
     from dplm2.structures.targets import read_sites, read_targets
 
-    for name in ("concurrency", "tries", "max_megabytes"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1")
-    source = Source(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Source)})
+    given = {"list": str(options.list)} | ({} if options.config else {"allow_missing": False})
+    settings = choose(options, "datasets", fetch=given).section.fetch
+    source = Source(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Source)})
     # A shard of a short list may be empty.
     targets = read_targets(options.list, source, may_be_empty=options.manifest is not None)
     outcome = fetch(targets, options.out, source, read_sites(options.list))
@@ -208,4 +197,4 @@ def run_fetch(options: argparse.Namespace) -> int:
     print(f"{options.out}: {outcome.fetched} fetched, {outcome.present} there already, {missing} could not be had")
     for reject in outcome.rejects[:5]:
         print(f"  {reject.chain}: {reject.reason} ({reject.source_file})", file=sys.stderr)
-    return 1 if missing and not options.allow_missing else 0
+    return 1 if missing and not settings.allow_missing else 0
