@@ -13,6 +13,7 @@ from dplm2.settings.training import TrainingSettings
 BASE_MB = 1500  # Python, torch and their libraries
 CODES = 8192
 BYTES = 4  # of a weight in fp32
+GPUS_OF_A_NODE = 8  # at most, commonly
 # Hidden size, layers and feed-forward width of ESM-2, by millions of weights.
 ESM2 = {8: (320, 6, 1280), 35: (480, 12, 1920), 150: (640, 30, 2560), 650: (1280, 33, 5120), 3000: (2560, 36, 10240)}
 HOURS = 60
@@ -62,20 +63,26 @@ def needs(settings: Configuration, rule: str, name: str | None = None) -> Need:
         The dataset, tokenizer, model or task that the job is about.
     """
     on_gpu = rule in ON_NETWORKS and settings.device in ("auto", "cuda")
-    gpus = _devices(settings, rule, name) if on_gpu else 0
-    return Need(math.ceil(BASE_MB + _megabytes(settings, rule, name)), gpus)
+    processes = _processes(settings, rule, name)
+    return Need(math.ceil(processes * (BASE_MB + _megabytes(settings, rule, name))), processes if on_gpu else 0)
 
 
-def _devices(settings: Configuration, rule: str, name: str | None) -> int:
+def _processes(settings: Configuration, rule: str, name: str | None) -> int:
+    """The processes of a training, each with its own network; of any other job one."""
     if rule == "train_tokenizer":
-        devices = settings.tokenizers[name].training.devices
+        training = settings.tokenizers[name].training
     elif rule == "train_model":
-        devices = settings.models[name].training.devices
+        training = settings.models[name].training
     elif rule == "warm_up_model" and settings.models[name].warmup.trains_on_sequences:
-        devices = settings.models[name].warmup.sequence_training.devices
+        training = settings.models[name].warmup.sequence_training
     else:
-        devices = 1
-    return devices if isinstance(devices, int) else 1
+        return 1
+    if isinstance(training.devices, int):
+        return training.devices
+    if settings.device not in ("auto", "cuda"):
+        return 1
+    # `auto` takes every GPU that the job has: as many are asked for as share its batches evenly.
+    return max(count for count in range(1, GPUS_OF_A_NODE + 1) if training.accumulate % count == 0)
 
 
 def _megabytes(settings: Configuration, rule: str, name: str | None) -> float:

@@ -52,8 +52,30 @@ def test_a_training_asks_for_as_many_gpus_as_devices():
         assert needs(settings, rule, "demo").gpus == 1
     on_cpu = demo(device="cpu", models={"demo": training})
     assert needs(on_cpu, "train_model", "demo").gpus == 0
-    # What `auto` finds is not known before the job has its machine: one is asked for.
-    assert needs(demo(models={"demo": {"training": {"devices": "auto"}}}), "train_model", "demo").gpus == 1
+
+
+@pytest.mark.parametrize(("batches", "gpus"), [(1, 1), (2, 2), (6, 6), (8, 8), (12, 6), (16, 8), (17, 1)])
+def test_auto_asks_for_as_many_gpus_as_share_the_batches_evenly(batches, gpus):
+    training = {"training": {"devices": "auto", "accumulate": batches}}
+    assert needs(demo(models={"demo": training}), "train_model", "demo").gpus == gpus
+    assert needs(demo(device="cpu", models={"demo": training}), "train_model", "demo").gpus == 0
+
+
+@pytest.mark.parametrize("name", ["paper_150m", "paper_650m", "paper_3b", "paper_bit_650m", "ablations"])
+def test_the_papers_trainings_get_the_eight_gpus_that_they_are_sized_for(name):
+    """DPLM-2, section 3.3: eight A100."""
+    settings = load(ROOT / "config" / f"{name}.yaml")
+    for rule, entries in (("train_tokenizer", settings.tokenizers), ("train_model", settings.models)):
+        assert {needs(settings, rule, entry).gpus for entry in entries} == {8}
+
+
+def test_each_process_needs_its_own_memory():
+    one, four = (
+        demo(models={"demo": {"training": {"devices": count, "accumulate": 4}}}, device="cpu") for count in (1, 4)
+    )
+    assert needs(four, "train_model", "demo").memory_mb == pytest.approx(
+        4 * needs(one, "train_model", "demo").memory_mb, abs=4
+    )
 
 
 def test_the_sequence_stage_asks_for_as_many_gpus_as_its_own_devices():

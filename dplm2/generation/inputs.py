@@ -236,11 +236,12 @@ def chains_of(path: Path) -> list[Chain]:
     switches = {key: False if isinstance(value, bool) else None for key, value in Filters()}
     settings = DatasetSettings(filters=Filters(**switches))
     try:
-        chains, _ = clean_entry(read_structure(path, settings.reading), settings)
+        chains, refusals = clean_entry(read_structure(path, settings.reading), settings)
     except UnreadableError as error:
         raise DPLM2Error(f"{path}: {error}") from error
     if not chains:
-        raise DPLM2Error(f"{path}: no protein chain with a backbone")
+        why = "; ".join(f"chain {refusal.chain}: {refusal.reason}" for refusal in refusals[:3])
+        raise DPLM2Error(f"{path}: no protein chain with a backbone" + (f" ({why})" if why else ""))
     return [
         Chain(
             chain_name(entry_name(str(path)), chain.author_chain),

@@ -17,31 +17,29 @@ TAKEN = {"models": ("tokenizers",), "generation": ("likelihood",)}
 
 
 class Configuration(Section):
-    """Everything that a run of the workflow, or a command, can be told."""
+    """All settings of a run of the workflow, or of a command."""
 
-    results: str = operates("results", "Folder for everything that a run makes and a user reads.", min_length=1)
+    results: str = operates("results", "Folder for the results of the run.", min_length=1)
     state: str = operates(
         "state",
-        "Folder for resumable training state and input manifests. It may be deleted between runs, at the cost of "
-        "starting unfinished stages again.",
+        "Folder for resumable training state and input manifests. It may be deleted between runs; unfinished stages"
+        " then start again.",
         min_length=1,
     )
-    seed: int = operates(0, "Seed of every random choice of the run.", ge=0)
-    device: Device = operates("auto", "Where networks run; auto takes a GPU if there is one.")
+    seed: int = operates(0, "Seed of all random choices of the run.", ge=0)
+    device: Device = operates("auto", "Device on which networks run; auto uses a GPU if there is one.")
     threads: int = operates(
         2,
-        "Processor threads of each job that runs a network. Small networks are as quick with 1, and then several jobs "
-        "run side by side.",
+        "Processor threads of each job that runs a network. Small networks are as fast with 1, so that several jobs"
+        " can run in parallel.",
         ge=1,
     )
-    datasets: dict[Name, DatasetSettings] = section(
-        "Sets of structures by name: where the files are and which chains are kept."
-    )
+    datasets: dict[Name, DatasetSettings] = section("Datasets of structures by name: input files and filters.")
     tokenizers: dict[Name, TokenizerSettings] = section("Structure tokenizers by name.")
     models: dict[Name, ModelSettings] = section("Language models by name.")
     generation: dict[Name, GenerationSettings] = section("Generation tasks by name; each runs for every model.")
-    evaluation: EvaluationSettings = section("Metrics, thresholds and backends.")
-    report: ReportSettings = section("The HTML page and the tables.")
+    evaluation: EvaluationSettings = section("Metrics, thresholds and backends of the evaluation.")
+    report: ReportSettings = section("The HTML report and its tables.")
 
     def contradictions(self) -> Iterator[str]:
         """Names that are taken."""

@@ -7,162 +7,167 @@ from dplm2.settings.fields import Address, Day, Section, Text, decides, operates
 
 
 class Fetch(Section):
-    """Structures to download, in place of 'files'. What cannot be had stands in rejected.parquet. A new entry of a
-    list fetches one file and cleans one shard."""
+    """Structures to download, instead of 'files'.
+
+    Failed downloads are listed in rejected.parquet. A new entry in a list downloads one file and reruns one shard.
+    """
 
     list: str | tuple[Text, ...] = refers(
         ...,
-        "Text file, or several: PDB ids, UniProt accessions (from AlphaFold DB) or addresses, one a line; # "
-        "begins a comment.",
+        "Text file, or several: PDB ids, UniProt accessions (from AlphaFold DB) or addresses, one per line; # "
+        "starts a comment.",
         min_length=1,
         files=("*",),
     )
     pdb_address: Address = decides(
         "https://models.rcsb.org/{id}.bcif.gz",
-        "Address of a PDB entry: http or https, with {id} for the entry.",
+        "Address of a PDB entry (http or https), with {id} for the entry.",
     )
     alphafold_address: Address = decides(
         "https://alphafold.ebi.ac.uk/api/prediction/{id}",
-        "Address that names AlphaFold DB's files for an accession: http or https, with {id} for the accession.",
+        "Address that lists the files of AlphaFold DB for an accession (http or https), with {id} for the accession.",
     )
-    concurrency: int = operates(8, "Downloads at a time, in each job.", ge=1, le=256)
-    tries: int = operates(5, "Tries for each file; the wait doubles from one to the next, up to a minute.", ge=1)
-    first_wait: float = operates(1.0, "Seconds before the second try.", ge=0)
-    timeout: float = operates(30.0, "Seconds without an answer after which a try has failed.", gt=0)
-    max_megabytes: int = decides(1024, "Largest file, in MiB.", ge=1)
+    concurrency: int = operates(8, "Number of simultaneous downloads in each job.", ge=1, le=256)
+    tries: int = operates(
+        5, "Maximum number of attempts per file; the waiting time doubles after each, up to one minute.", ge=1
+    )
+    first_wait: float = operates(1.0, "Waiting time before the second attempt, in seconds.", ge=0)
+    timeout: float = operates(30.0, "Time without a response after which an attempt fails, in seconds.", gt=0)
+    max_megabytes: int = decides(1024, "Maximum size of a file, in MiB.", ge=1)
     allow_missing: bool = operates(
         True,
-        "Go on without what cannot be had. false: stop; what came is kept, and the next run tries the rest again.",
+        "Continue if downloads fail. false: stop; finished downloads are kept, and the next run retries the others.",
     )
 
 
 class Reading(Section):
-    """How files are read, and the bounds that protect against broken or hostile ones."""
+    """How files are read, and limits that protect against damaged or malicious files."""
 
     plddt: Literal["auto", "b_factor", "none"] = decides(
         "auto",
-        "Whether B factors are pLDDT. auto: in predicted models (ModelCIF quality categories, an AlphaFold "
-        "DB header, method 'theoretical model', Foldcomp). Values of 0 to 1 are taken times 100.",
+        "Whether B factors are pLDDT values. auto: in predicted models (ModelCIF quality categories, an AlphaFold "
+        "DB header, method 'theoretical model', Foldcomp). Values between 0 and 1 are multiplied by 100.",
     )
     max_numbering_gap: int = decides(
         100,
-        "Longest run of unobserved residues that a jump in residue numbers alone stands for (with a broken "
-        "C-N bond, in files without a polymer sequence); a larger jump counts as a numbering convention and "
-        "adds no residue.",
+        "Maximum number of unobserved residues inferred from a jump in residue numbers alone (at a broken C-N bond,"
+        " in files without a polymer sequence); a larger jump is treated as a numbering convention and adds no "
+        "residues.",
         ge=0,
         le=10000,
     )
-    max_megabytes: int = decides(1024, "Largest decompressed file or archive member, in MiB.", ge=1)
-    max_atoms: int = decides(4000000, "Most atoms of one file, all models together.", ge=1)
-    max_models: int = decides(10000, "Most models of one file; only the first is used.", ge=1)
-    max_line_length: int = decides(20000, "Longest line of a text file, in bytes.", ge=80)
+    max_megabytes: int = decides(1024, "Maximum decompressed size of a file or archive member, in MiB.", ge=1)
+    max_atoms: int = decides(4000000, "Maximum number of atoms in a file, over all models.", ge=1)
+    max_models: int = decides(10000, "Maximum number of models in a file; only the first is used.", ge=1)
+    max_line_length: int = decides(20000, "Maximum length of a line of a text file, in bytes.", ge=80)
 
 
 class Filters(Section):
-    """Which chains are kept; null switches a filter off."""
+    """Which chains are kept; null disables a filter."""
 
     min_length: int | None = decides(
         40,
-        "Fewest residues of a chain, counted from the first to the last observed one, unobserved ones "
-        "between them included.",
+        "Minimum number of residues of a chain, from the first to the last observed one, including unobserved "
+        "residues between them.",
         ge=1,
     )
-    max_length: int | None = decides(512, "Most residues of a chain, counted in the same way.", ge=1)
+    max_length: int | None = decides(512, "Maximum number of residues of a chain, counted in the same way.", ge=1)
     min_observed_fraction: float | None = decides(
         0.75,
-        "Least fraction of residues whose N, CA and C were observed.",
+        "Minimum fraction of residues with observed N, CA and C.",
         ge=0,
         le=1,
     )
     max_unknown_fraction: float | None = decides(
         0.1,
-        "Largest fraction of X among the observed residues.",
+        "Maximum fraction of X among the observed residues.",
         ge=0,
         le=1,
     )
     min_plddt: float | None = decides(
         None,
-        "Least mean pLDDT (0 to 100) before ends are trimmed; chains without pLDDT pass. Paper: 85.",
+        "Minimum mean pLDDT (0 to 100) before the ends are trimmed; chains without pLDDT pass. Paper: 85.",
         ge=0,
         le=100,
     )
     max_plddt_deviation: float | None = decides(
         None,
-        "Largest standard deviation of pLDDT along the chain before ends are trimmed; chains without pLDDT "
+        "Maximum standard deviation of pLDDT along the chain before the ends are trimmed; chains without pLDDT "
         "pass. Authors' code: 15.",
         ge=0,
         le=100,
     )
     trim_plddt: float | None = decides(
         None,
-        "Ends are cut back to the first and last residue of at least this pLDDT; chains without pLDDT stay "
-        "whole. Paper: 50, authors' code: 70.",
+        "Trim the ends to the first and last residue with at least this pLDDT; chains without pLDDT are not "
+        "trimmed. Paper: 50, authors' code: 70.",
         ge=0,
         le=100,
     )
     max_coil: float | None = decides(
         None,
-        "Largest fraction of residues that are neither helix nor strand (P-SEA). MultiFlow: 0.5.",
+        "Maximum fraction of residues that are neither helix nor strand (P-SEA). MultiFlow: 0.5.",
         ge=0,
         le=1,
     )
     monomers_only: bool = decides(
         False,
-        "Keep only entries with one protein chain: by the first biological assembly where the file describes"
-        " it, by the chains in the file otherwise.",
+        "Keep only entries with one protein chain, according to the first biological assembly if the file describes"
+        " it, otherwise to the chains in the file.",
     )
     max_resolution: float | None = decides(
         None,
-        "Poorest resolution in angstrom. Experimental chains without one are left out, predicted ones pass.",
+        "Maximum resolution value, in angstrom. Experimental chains without a resolution are excluded, predicted "
+        "ones pass.",
         gt=0,
     )
     released_after: Day | None = decides(
-        None, "Keep only chains released on this day (YYYY-MM-DD) or later; chains without a date are left out."
+        None, "Keep only chains released on or after this day (YYYY-MM-DD); chains without a date are excluded."
     )
     released_before: Day | None = decides(
-        None, "Keep only chains released before this day (YYYY-MM-DD); chains without a date are left out."
+        None, "Keep only chains released before this day (YYYY-MM-DD); chains without a date are excluded."
     )
     deduplicate: bool = decides(
         True,
-        "Of chains of equal sequence keep one: the most completely observed, then the best resolved, then "
-        "the first by chain_id.",
+        "Keep one chain per sequence: the most completely observed, then the one with the best resolution, then the"
+        " first by chain_id.",
         readers=("select",),
     )
     radius_of_gyration_quantile: float | None = decides(
         None,
-        "Leave out chains whose radius of gyration is above this quantile for their length (residuals of a "
-        "fit of log radius on log length). MultiFlow: 0.96.",
+        "Exclude chains whose radius of gyration exceeds this quantile for their length (residuals of a fit of log "
+        "radius on log length). MultiFlow: 0.96.",
         gt=0,
         le=1,
         readers=("select",),
     )
     one_per_cluster: bool = decides(
-        False, "Keep one chain of each cluster, chosen as for 'deduplicate'; needs 'clusters'.", readers=("select",)
+        False, "Keep one chain per cluster, selected as for 'deduplicate'; requires 'clusters'.", readers=("select",)
     )
 
 
 class Clusters(Section):
-    """Groups of related chains, for splits, for one_per_cluster and for sampling."""
+    """Groups of related chains, for splits, one_per_cluster and sampling."""
 
     source: Literal["none", "file", "mmseqs2"] = decides(
         "none",
-        "Where clusters come from: nowhere, a table of the user's, or MMseqs2 (found on PATH; see envs/mmseqs2.yaml).",
+        "Source of the clusters: none, a table (file), or MMseqs2 (found on PATH; see envs/mmseqs2.yaml).",
     )
     file: str | None = refers(
         None,
-        "For source 'file': CSV or TSV with the columns chain_id and cluster (a header line); chain_id may "
-        "also be the entry's name, for all of its chains.",
+        "For source 'file': CSV or TSV with a header line and the columns chain_id and cluster; chain_id may also "
+        "be the name of an entry, for all of its chains.",
         min_length=1,
         files=("*",),
     )
-    identity: float = decides(0.3, "For source 'mmseqs2': least sequence identity within a cluster.", ge=0, le=1)
+    identity: float = decides(0.3, "For source 'mmseqs2': minimum sequence identity within a cluster.", ge=0, le=1)
     coverage: float = decides(
         0.5,
-        "For source 'mmseqs2': least fraction of either chain that is aligned.",
+        "For source 'mmseqs2': minimum aligned fraction of both chains.",
         ge=0,
         le=1,
     )
-    sensitivity: float = decides(7.5, "For source 'mmseqs2': its sensitivity (-s).", ge=1, le=9)
+    sensitivity: float = decides(7.5, "For source 'mmseqs2': sensitivity (-s).", ge=1, le=9)
 
     def contradictions(self) -> Iterator[str]:
         """Contradictions between the values."""
@@ -179,35 +184,43 @@ class Clusters(Section):
 
 
 class Split(Section):
-    """Which chains validate and test; the others train."""
+    """Which chains are used for validation and testing; all others are used for training."""
 
     validation_fraction: float = decides(
         0.0,
-        "Fraction of chains (or clusters) drawn at random for validation.",
+        "Fraction of chains (or clusters) randomly assigned to validation.",
         ge=0,
         lt=1,
     )
-    test_fraction: float = decides(0.0, "Fraction of chains (or clusters) drawn at random for testing.", ge=0, lt=1)
+    test_fraction: float = decides(0.0, "Fraction of chains (or clusters) randomly assigned to testing.", ge=0, lt=1)
     by: Literal["chain", "cluster"] = decides(
         "chain",
-        "What is drawn at random. Near-identical sequences always go to the same side.",
+        "Unit of the random assignment. Near-identical sequences are always assigned together.",
     )
     validation_list: str | None = refers(
-        None, "Text file of chain ids or entry names, one a line: these chains validate.", min_length=1, files=("*",)
+        None,
+        "Text file with the chain ids or entry names of the validation chains, one per line.",
+        min_length=1,
+        files=("*",),
     )
     test_list: str | None = refers(
-        None, "Text file of chain ids or entry names, one a line: these chains test.", min_length=1, files=("*",)
+        None,
+        "Text file with the chain ids or entry names of the test chains, one per line.",
+        min_length=1,
+        files=("*",),
     )
-    validation_from: Day | None = decides(None, "Chains released on this day (YYYY-MM-DD) or later validate.")
-    test_from: Day | None = decides(None, "Chains released on this day (YYYY-MM-DD) or later test.")
+    validation_from: Day | None = decides(
+        None, "Chains released on or after this day (YYYY-MM-DD) are used for validation."
+    )
+    test_from: Day | None = decides(None, "Chains released on or after this day (YYYY-MM-DD) are used for testing.")
     leaks: Literal["drop", "stop", "keep"] = decides(
         "drop",
-        "Training chains that share a cluster, or a near-identical sequence, with a chain that a list or a "
-        "date holds out: leave them out, stop with a message, or keep them.",
+        "Treatment of training chains that share a cluster, or a near-identical sequence, with a chain held out by "
+        "a list or a date: exclude them, stop with a message, or keep them.",
     )
     leak_identity: float = decides(
         0.9,
-        "Sequence identity from which sequences count as near-identical (judged by the k-mers that they share).",
+        "Sequence identity above which sequences count as near-identical (estimated from shared k-mers).",
         ge=0.5,
         le=1,
     )
@@ -228,28 +241,28 @@ class DatasetSettings(Section):
 
     files: str | tuple[Text, ...] | None = refers(
         None,
-        "Structure files, folders (searched at every depth) or patterns such as 'models/**/*.cif.gz'; one or"
-        " a list. PDB, mmCIF and BinaryCIF, plain or gzipped, told by content; Foldcomp files and databases;"
-        " .tar and .tar.gz of such files. This or 'fetch'.",
+        "Structure files, folders (searched recursively) or patterns such as 'models/**/*.cif.gz'; one or a list. "
+        "Formats: PDB, mmCIF and BinaryCIF, plain or gzipped, recognised by content; Foldcomp files and databases; "
+        ".tar and .tar.gz archives of such files. Give either this or 'fetch'.",
         min_length=1,
         files=("*",),
     )
     fetch: Fetch | None = decides(
         None,
-        "Structures to download, in place of 'files'. What cannot be had stands in rejected.parquet. A new "
-        "entry of a list fetches one file and cleans one shard.",
+        "Structures to download, instead of 'files'. Failed downloads are listed in rejected.parquet. A new entry "
+        "in a list downloads one file and reruns one shard.",
     )
     shards: int = decides(
         1,
-        "Number of parts in which the dataset is cleaned and tokenized; a new or changed file redoes the one"
-        " part that it is in. About 10,000 chains a part is a good size. Changing it redoes all parts.",
+        "Number of parts in which the dataset is cleaned and tokenized; a new or changed file reruns only the part "
+        "that contains it. About 10,000 chains per part work well. Changing this number reruns all parts.",
         ge=1,
         le=10000,
     )
-    reading: Reading = section("How files are read, and the bounds that protect against broken or hostile ones.")
-    filters: Filters = section("Which chains are kept; null switches a filter off.")
-    clusters: Clusters = section("Groups of related chains, for splits, for one_per_cluster and for sampling.")
-    split: Split = section("Which chains validate and test; the others train.")
+    reading: Reading = section("How files are read, and limits that protect against damaged or malicious files.")
+    filters: Filters = section("Which chains are kept; null disables a filter.")
+    clusters: Clusters = section("Groups of related chains, for splits, one_per_cluster and sampling.")
+    split: Split = section("Which chains are used for validation and testing; all others are used for training.")
 
     def contradictions(self) -> Iterator[str]:
         """Contradictions between the values."""

@@ -16,10 +16,10 @@ MEASURED = ("reconstruction", *FOLDED)
 
 
 class SelfSettings(Section):
-    """How the model folds its own sequences."""
+    """Folding by the model itself."""
 
-    steps: int = decides(100, "Unmasking steps; each takes the likeliest tokens (paper, section 4.2: 100).", ge=1)
-    batch_size: int = operates(16, "Sequences folded at a time.", ge=1)
+    steps: int = decides(100, "Unmasking steps; each takes the most probable tokens (paper, section 4.2: 100).", ge=1)
+    batch_size: int = operates(16, "Number of sequences folded at a time.", ge=1)
 
 
 class EsmfoldSettings(Section):
@@ -27,7 +27,7 @@ class EsmfoldSettings(Section):
 
     model: str = refers(
         "facebook/esmfold_v1",
-        "Folder with the weights in transformers' format, or a hub id.",
+        "Folder with weights in transformers' format, or a hub id.",
         min_length=1,
         files=WEIGHTS,
         hub=True,
@@ -35,37 +35,40 @@ class EsmfoldSettings(Section):
     )
     precision: Literal["float32", "bfloat16"] = decides(
         "float32",
-        "Arithmetic of its language model; the folding trunk stays in float32. (float16 gives NaN.)",
+        "Arithmetic of its language model; the folding trunk remains in float32. (float16 gives NaN.)",
     )
     chunk_size: int | None = operates(
         None,
-        "Rows of the pair representation worked on at a time: less memory, slower. null: all at once for "
-        "chains up to 512 residues, 64 above.",
+        "Rows of the pair representation processed at a time: smaller values need less memory and more time. null: "
+        "all at once for chains up to 512 residues, 64 above.",
         ge=1,
     )
-    recycles: int = decides(3, "Passes after the first one (ESMFold's own default: 3).", ge=0)
+    recycles: int = decides(3, "Number of passes after the first (ESMFold's default: 3).", ge=0)
     residues_per_batch: int = operates(
         1024,
-        "Residues folded at a time, padding counted; a longer chain goes alone.",
+        "Maximum number of residues per batch, including padding; a longer chain forms a batch of its own.",
         ge=1,
     )
 
 
 class CommandSettings(Section):
-    """An external folding program: FASTA in, folder of structures out. config/folding_boltz.yaml, folding_chai.yaml
-    and folding_colabfold.yaml are examples, to be combined with any configuration."""
+    """External folding program with FASTA input and a folder of structures as output.
+
+    Examples, to be combined with any configuration: config/folding_boltz.yaml, folding_chai.yaml and
+    folding_colabfold.yaml.
+    """
 
     template: str = decides(
         ...,
-        "The command line; {fasta} is the input file or folder, {out} the folder for structures, {id} the "
-        "sequence's name (input: separate only). Run where the evaluation runs; begin it with `conda run "
-        "--name NAME` for a program in an environment of its own.",
+        "Command line; {fasta} is the input file or folder, {out} the output folder, {id} the name of the sequence "
+        "(input: separate only). It runs in the environment of the evaluation; start it with `conda run --name "
+        "NAME` for a program in its own environment.",
         min_length=1,
     )
     input: Literal["together", "folder", "separate"] = decides(
         "together",
-        "One FASTA file with all sequences, a folder with a FASTA file for each sequence ({fasta} is the "
-        "folder), or the command once for each sequence.",
+        "Input of the command: one FASTA file with all sequences, a folder with one FASTA file per sequence "
+        "({fasta} is the folder), or one run of the command per sequence.",
     )
     header: str = decides(
         "{id}",
@@ -74,23 +77,23 @@ class CommandSettings(Section):
     )
     structures: str = decides(
         "**/*.pdb",
-        "Pattern of the structure files below {out} (.pdb, .cif, .bcif). A file belongs to the sequence "
-        "whose name occurs in its path; of several, the first by name counts.",
+        "Pattern of the structure files below {out} (.pdb, .cif, .bcif). A file belongs to the sequence whose name "
+        "occurs in its path; of several files, the first by name is used.",
         min_length=1,
     )
     plddt: Literal["percent", "fraction", "none"] = decides(
         "percent",
-        "What the files' B factors hold: pLDDT of 0 to 100, of 0 to 1, or something else.",
+        "Content of the files' B factors: pLDDT from 0 to 100, from 0 to 1, or something else.",
     )
     sequences_per_run: int = operates(
         100,
-        "Sequences in one run of the command (input: together, folder): what is finished is kept when the "
-        "next one fails.",
+        "Number of sequences per run of the command (input: together, folder); finished runs are kept if a later "
+        "one fails.",
         ge=1,
     )
     timeout: int | None = decides(
         None,
-        "Seconds after which a run of the command counts as failed. null: no limit.",
+        "Time after which a run of the command fails, in seconds. null: no limit.",
         ge=1,
     )
 
@@ -100,19 +103,19 @@ class ProteinMpnnSettings(Section):
 
     template: str = decides(
         ...,
-        "The command line; {pdb} is the backbone's file, {out} the folder below which the program writes "
-        "seqs/*.fa (ProteinMPNN or LigandMPNN), {sequences}, {temperature} and {seed} the keys below.",
+        "Command line; {pdb} is the backbone's file, {out} the folder in which the program writes seqs/*.fa "
+        "(ProteinMPNN or LigandMPNN), {sequences}, {temperature} and {seed} the keys below.",
         min_length=1,
     )
     sequences: int = decides(
         1,
-        "Sequences per backbone; the one that folds best counts (paper: 1; MultiFlow: 8).",
+        "Number of sequences per backbone; the one that folds best is used (paper: 1; MultiFlow: 8).",
         ge=1,
     )
     temperature: float = decides(0.1, "Sampling temperature (paper: 0.1).", gt=0)
     seed: int = decides(
         38,
-        "Seed of the program (released evaluator: 38). Not 0: for that the program draws one itself.",
+        "Seed of the program (released evaluator: 38). Not 0, which makes the program draw a seed.",
         ge=1,
     )
 
@@ -127,12 +130,12 @@ class FoldseekSettings(Section):
     )
     database: str | None = refers(
         None,
-        "Foldseek database, or folder of structure files, of known structures; needed for novelty.",
+        "Foldseek database, or folder of structure files, of known structures; required for novelty.",
         min_length=1,
         files=("*",),
         obtain=OBTAIN_FOLDSEEK,
     )
-    threads: int = operates(2, "Threads of the program.", ge=1)
+    threads: int = operates(2, "Number of threads of the program.", ge=1)
 
 
 class EvaluationSettings(Section):
@@ -143,46 +146,45 @@ class EvaluationSettings(Section):
 
     reconstruction: tuple[str, ...] = refers(
         (),
-        "Workflow: datasets that every tokenizer is asked to reconstruct; of a dataset that it was trained "
-        "on, the training split.",
+        "Workflow: datasets that every tokenizer reconstructs; of a dataset that it was trained on, the training "
+        "split.",
     )
     likelihood: tuple[str, ...] = refers(
         (),
-        "Workflow: datasets on whose masked tokens every model's cross-entropy is measured, beside its "
-        "initial state's and the entropy of the tokens' frequencies; of a dataset that it was trained on, "
-        "the training split.",
+        "Workflow: datasets on which the cross-entropy of masked tokens is measured for every model, for its "
+        "initial state and for a unigram baseline; of a dataset that it was trained on, the training split.",
     )
     folding_backend: Literal["self", "esmfold", "command"] = decides(
         "self",
-        "What folds designed sequences: self (the model that designed them; works offline), esmfold "
+        "Method that folds designed sequences: self (the model that designed them; works offline), esmfold "
         "(transformers), command (an external program).",
         readers=FOLDED,
     )
     self: SelfSettings | None = decides(
         None,
-        "How the model folds its own sequences. null: not given.",
+        "Folding by the model itself. null: default settings if the backend is chosen.",
         readers=FOLDED,
     )
     esmfold: EsmfoldSettings | None = decides(
         None,
-        "ESMFold by transformers' EsmForProteinFolding. null: not given.",
+        "ESMFold by transformers' EsmForProteinFolding. null: default settings if the backend is chosen.",
         readers=FOLDED,
     )
     command: CommandSettings | None = decides(
         None,
-        "An external folding program: FASTA in, folder of structures out. config/folding_boltz.yaml, "
-        "folding_chai.yaml and folding_colabfold.yaml are examples, to be combined with any configuration.",
+        "External folding program with FASTA input and a folder of structures as output. Examples, to be combined "
+        "with any configuration: config/folding_boltz.yaml, folding_chai.yaml and folding_colabfold.yaml.",
         readers=FOLDED,
     )
     folding_baseline: bool = decides(
         False,
-        "Fold the natives of task folding with the folding backend too (columns baseline_...), to see the "
-        "model's structures beside those of a folding program. Not with backend self.",
+        "Also fold the natives of the folding task with the folding backend (columns baseline_...), to compare the "
+        "model's structures with those of a folding program. Not with backend self.",
         readers=("folding",),
     )
     inverse_folding_backend: Literal["none", "self", "proteinmpnn"] = decides(
         "none",
-        "What designs sequences for generated backbones (task backbone): self (the model), proteinmpnn "
+        "Method that designs sequences for generated backbones (task backbone): self (the model), proteinmpnn "
         "(external). none: the backbones' own sequences are folded, if they have any.",
         readers=("backbone",),
     )
@@ -191,81 +193,91 @@ class EvaluationSettings(Section):
     )
     diversity: Literal["none", "foldseek", "tm_align", "tm_score"] = decides(
         "none",
-        "How the structures of a set are compared with one another: foldseek (clusters and searches, the "
-        "paper's way), tm_align (all pairs; needs tmtools, USalign or TMalign), tm_score (all pairs of equal"
-        " length, residue by residue: no program needed, but shifted similarity is not seen; searched "
-        "quickly, 0.002 too low on average), none.",
+        "Comparison of the structures within a set: foldseek (clusters and searches, as in the paper), tm_align "
+        "(all pairs; requires tmtools, USalign or TMalign), tm_score (all pairs of equal length, residue by "
+        "residue: requires no program, but does not detect shifted similarity; fast search, 0.002 too low on "
+        "average), none.",
         readers=UNCONDITIONAL,
     )
     cluster_tm_score: float = decides(
-        0.5, "TM-score from which two structures are of one cluster (paper: 0.5).", gt=0, le=1, readers=UNCONDITIONAL
+        0.5,
+        "TM-score above which two structures belong to the same cluster (paper: 0.5).",
+        gt=0,
+        le=1,
+        readers=UNCONDITIONAL,
     )
     novelty: Literal["none", "foldseek"] = decides(
         "none",
-        "Search each sample in known structures; the highest TM-score is what the paper calls pdb-TM.",
+        "Search for each sample among known structures; the highest TM-score is the paper's pdb-TM.",
         readers=UNCONDITIONAL,
     )
-    foldseek: FoldseekSettings | None = decides(None, "Foldseek, for diversity or novelty.", readers=UNCONDITIONAL)
+    foldseek: FoldseekSettings | None = decides(
+        None, "Settings of Foldseek, for diversity or novelty.", readers=UNCONDITIONAL
+    )
     designable_sc_tm: tuple[Annotated[float, Field(gt=0, le=1)], ...] = decides(
         (0.5,),
-        "A sample is designable if its self-consistency TM-score is at least this (the released evaluator: "
-        "0.5). One column for each threshold.",
+        "Minimum self-consistency TM-score of designable samples (the released evaluator: 0.5). One column per "
+        "threshold.",
         readers=DESIGNED,
     )
     designable_sc_rmsd: tuple[Annotated[float, Field(gt=0)], ...] = decides(
         (2.0,),
-        "A sample is designable if its self-consistency RMSD (N, CA, C) is at most this many angstrom (the "
-        "field's usual: 2). One column for each threshold.",
+        "Maximum self-consistency RMSD (N, CA, C) of designable samples, in angstrom (commonly 2). One column per "
+        "threshold.",
         readers=DESIGNED,
     )
     match_tm_score: float = decides(
         0.8,
-        "A prediction matches its native if their TM-score is at least this (the released evaluator: 0.8).",
+        "Minimum TM-score at which a prediction matches its native structure (the released evaluator: 0.8).",
         gt=0,
         le=1,
         readers=("folding",),
     )
     motif_rmsd: float = decides(
         1.0,
-        "Scaffolding succeeds if the motif's C-alpha RMSD in the folded design is below this many angstrom, and ...",
+        "Scaffolding succeeds if the motif's C-alpha RMSD in the folded design is below this value, in angstrom, "
+        "and ...",
         gt=0,
         readers=("scaffolding",),
     )
     motif_sc_tm: float = decides(
         0.8,
-        "... the self-consistency TM-score is above this (designs with a structure).",
+        "... the self-consistency TM-score is above this value (designs with a structure).",
         gt=0,
         le=1,
         readers=("scaffolding",),
     )
     motif_plddt: float = decides(
         70,
-        "... or the folding program's mean pLDDT is above this (designs by sequence alone).",
+        "... or the mean pLDDT of the folding program is above this value (designs of sequences alone).",
         ge=0,
         le=100,
         readers=("scaffolding",),
     )
     released_tm_score: bool = decides(
         False,
-        "Add columns tm_score_released: what the authors' released evaluator computes, which is not a "
-        "TM-score of the whole chain. For comparison with published figures. Needs tmtools, USalign or "
-        "TMalign.",
+        "Add columns tm_score_released: the value computed by the authors' released evaluator, which is not a "
+        "TM-score of the whole chain. For comparison with published figures. Requires tmtools, USalign or TMalign.",
         readers=COMPARED,
     )
     min_length: int = decides(
-        1, "Shorter samples and chains are left out, and counted as such.", ge=1, readers=MEASURED
+        1, "Minimum length; shorter samples and chains are excluded and counted.", ge=1, readers=MEASURED
     )
     max_length: int | None = decides(
-        None, "Longer samples and chains are left out, and counted as such. null: no limit.", ge=1, readers=MEASURED
+        None,
+        "Maximum length; longer samples and chains are excluded and counted. null: no limit.",
+        ge=1,
+        readers=MEASURED,
     )
-    excluded: tuple[str, ...] = decides(
-        (), "Names of targets that are left out, and counted as such.", readers=MEASURED
-    )
+    excluded: tuple[str, ...] = decides((), "Names of targets that are excluded and counted.", readers=MEASURED)
     bootstrap_samples: int = decides(
-        1000, "Resamples for the 95 % intervals of means. 0: no intervals.", ge=0, readers=MEASURED
+        1000,
+        "Number of bootstrap samples for the 95 % confidence intervals of means. 0: no intervals.",
+        ge=0,
+        readers=MEASURED,
     )
     batch_size: int = operates(
-        16, "Chains that networks of this package work on at a time.", ge=1, readers=("reconstruction",)
+        16, "Number of chains per batch for networks of this package.", ge=1, readers=("reconstruction",)
     )
 
     @model_validator(mode="before")

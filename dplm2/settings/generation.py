@@ -56,10 +56,10 @@ TASK_DEFAULTS: Mapping[Task, Mapping[str, Any]] = {
 
 
 class LengthRange(Section):
-    """Lengths drawn evenly from a range."""
+    """Range from which lengths are drawn uniformly."""
 
-    minimum: int = decides(..., "Shortest length, residues.", ge=1)
-    maximum: int = decides(..., "Longest length, residues.", ge=1)
+    minimum: int = decides(..., "Minimum length, in residues.", ge=1)
+    maximum: int = decides(..., "Maximum length, in residues.", ge=1)
 
     def contradictions(self) -> Iterator[str]:
         """Contradictions between the values."""
@@ -70,84 +70,84 @@ class LengthRange(Section):
 class TrackStrategies(Section):
     """A strategy for each track."""
 
-    structure: StrategyText = decides(..., "Of structure tokens.")
-    sequence: StrategyText = decides(..., "Of amino acids.")
+    structure: StrategyText = decides(..., "Strategy for structure tokens.")
+    sequence: StrategyText = decides(..., "Strategy for amino acids.")
 
 
 class TrackNucleus(Section):
     """A probability mass for each track."""
 
-    structure: float = decides(..., "Of structure tokens.", gt=0, le=1)
-    sequence: float = decides(..., "Of amino acids.", gt=0, le=1)
+    structure: float = decides(..., "Probability mass for structure tokens.", gt=0, le=1)
+    sequence: float = decides(..., "Probability mass for amino acids.", gt=0, le=1)
 
 
 class TrackUnmasking(Section):
-    """A way of unmasking for each track."""
+    """An unmasking method for each track."""
 
-    structure: UnmaskingText = decides(..., "Of structure tokens.")
-    sequence: UnmaskingText = decides(..., "Of amino acids.")
+    structure: UnmaskingText = decides(..., "Unmasking of structure tokens.")
+    sequence: UnmaskingText = decides(..., "Unmasking of amino acids.")
 
 
 class GenerationSettings(Section):
-    """What is generated with every model.
+    """A generation task, run for every model.
 
-    A key that has no effect on the task is an error. A key that is null takes the paper's value for the task.
+    Keys without effect on the task are refused; null selects the paper's value for the task.
     """
 
     task: Task = decides(
         ...,
-        "What is given and what is generated. co-generation: nothing given; sequence, backbone: the same "
-        "with one track alone; folding: structure for given sequences; inverse-folding: sequences for given "
-        "structures; scaffolding: a protein around motifs; infilling: any part of given proteins.",
+        "What is given and what is generated. co-generation: sequence and structure, nothing given; sequence, "
+        "backbone: one track, nothing given; folding: structures for given sequences; inverse-folding: sequences "
+        "for given structures; scaffolding: proteins around motifs; infilling: any part of given proteins.",
     )
     dataset: str | None = refers(
         None,
-        "Name of the data set whose chains are folded, inverse folded or infilled; for co-generation, "
-        "sequence and backbone, that whose lengths are drawn from.",
+        "Name of the dataset whose chains are folded, inverse folded or infilled; for co-generation, sequence and "
+        "backbone, the dataset from which lengths are drawn.",
         readers=CHAIN_TASKS,
     )
     split: Literal["train", "validation", "test"] | None = decides(
         None,
-        "Only the chains of this split of `dataset`; null: all.",
+        "Use only the chains of this split of `dataset`. null: all.",
         readers=CHAIN_TASKS,
     )
     lengths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | LengthRange | None = decides(
         None,
-        "Residues of the proteins: a list (`samples` of each), or {minimum, maximum} (each sample's length "
-        "is drawn evenly from the range); not together with `dataset`. null: 100, 200, 300, 400, 500 as in "
-        "the paper.",
+        "Lengths of the proteins, in residues: a list (`samples` of each), or {minimum, maximum} (the length of "
+        "each sample is drawn uniformly from the range); not together with `dataset`. null: 100, 200, 300, 400, 500"
+        " as in the paper.",
         readers=UNCONDITIONAL,
     )
     samples: int | None = decides(
         None,
-        "Samples of each length of a list, of each chain, or of each problem; with lengths from a range or a"
-        " data set, samples in all. null: 100, or 1 where chains are given.",
+        "Number of samples per length of a list, per chain, or per problem; with lengths from a range or a dataset,"
+        " the total number. null: 100, or 1 for given chains.",
         ge=1,
     )
     problems: tuple[Text, ...] = refers(
         (),
-        "Files or folders of them. scaffolding: motif problems (YAML in contig notation, as in "
-        "config/motifs); infilling: residue tables (CSV or Parquet with columns position, residue, "
-        "structure_token; empty where something is to be generated).",
+        "Files, or folders of files. scaffolding: motif problems (YAML in contig notation, as in config/motifs); "
+        "infilling: residue tables (CSV or Parquet with columns position, residue, structure_token; empty cells are"
+        " generated).",
         readers=("scaffolding", "infilling"),
         files=("*.yaml", "*.yml", "*.csv", "*.parquet"),
         obtain=OBTAIN_PROBLEMS,
     )
     references: str | None = refers(
         None,
-        "Folder of the motifs' reference structures; null: the path in each problem, relative to the problem's file.",
+        "Folder of the motifs' reference structures. null: the path in each problem, relative to the problem's file.",
         readers=("scaffolding",),
     )
     motif_tokens: Literal["reference", "motif"] = decides(
         "reference",
-        "Structure tokens of a motif come from the whole reference chain (as in the paper: they then know of"
-        " residues outside of the motif) or from the motif's residues alone.",
+        "Source of a motif's structure tokens: the whole reference chain (as in the paper; the tokens then contain "
+        "information on residues outside the motif), or the motif's residues alone.",
         readers=("scaffolding",),
     )
     fixed: Residues | None = decides(
         None,
-        "Residues, counted from 1 (for example 5,10-20), whose structure (folding of structures) or amino "
-        "acids (inverse folding) are given as well.",
+        "Residues, counted from 1 (for example 5,10-20), whose structure (folding) or amino acids (inverse folding)"
+        " are given in addition.",
         readers=("folding", "inverse-folding"),
     )
     mask_sequence: MaskedResidues | None = decides(
@@ -162,86 +162,88 @@ class GenerationSettings(Section):
     )
     renoise: float | None = decides(
         None,
-        "Variants of given proteins: mask this share of both tracks at random and run the same share of the "
-        "steps. With it, `mask_sequence` and `mask_structure` say what may change (null: everything). Steps "
-        "may mask and change more than this share; with `remasking: never` they do not.",
+        "Generate variants of given proteins: mask this fraction of both tracks at random and run the same fraction"
+        " of the steps. `mask_sequence` and `mask_structure` then select what may change (null: everything). Steps "
+        "may mask and change more than this fraction, except with `remasking: never`.",
         gt=0,
         le=1,
         readers=("infilling",),
     )
     steps: int | None = decides(
         None,
-        "Steps of unmasking. null: 500, or 100 for folding, inverse folding and infilling.",
+        "Number of unmasking steps. null: 500, or 100 for folding, inverse folding and infilling.",
         ge=1,
     )
     steps_per_residue: float | None = decides(
         None,
-        "At most so many steps per residue of the protein; more than 1 brings little, since a step then "
-        "often changes nothing. null: no limit.",
+        "Maximum number of steps per residue of the protein; values above 1 rarely help, since many steps then "
+        "change nothing. null: no limit.",
         gt=0,
     )
     strategy: StrategyText | TrackStrategies | None = decides(
         None,
-        "How a token is drawn: argmax; annealing@HIGH:LOW (temperature falls over the steps); temperature@T;"
-        " gumbel_argmax@T; or {structure: ..., sequence: ...}. null: argmax for folding "
-        "and inverse folding; else what suits the model's structure_head: annealing@2.0:0.1, or annealing@1.1:0.1 for "
-        "bits. The paper's tables are made with annealing@2.0:1.0.",
+        "How tokens are drawn: argmax; annealing@HIGH:LOW (the temperature decreases over the steps); "
+        "temperature@T; gumbel_argmax@T; or {structure: ..., sequence: ...}. null: argmax for folding and inverse "
+        "folding, otherwise according to the model's structure_head: annealing@2.0:0.1, or annealing@1.1:0.1 for "
+        "bits. The paper's tables use annealing@2.0:1.0.",
     )
     unmasking: UnmaskingText | TrackUnmasking | None = decides(
         None,
-        "Which positions stay masked: deterministic (the least certain), stochastic@SCALE (with Gumbel noise"
-        " of that scale on the certainty), or {structure: ..., sequence: ...}. null: stochastic@1.0, or "
+        "Which positions remain masked: deterministic (the least certain), stochastic@SCALE (with Gumbel noise of "
+        "that scale added to the certainty), or {structure: ..., sequence: ...}. null: stochastic@1.0, or "
         "deterministic for folding and inverse folding.",
     )
-    schedule: Literal["linear", "cosine"] = decides("linear", "How the number of masks falls over the steps.")
+    schedule: Literal["linear", "cosine"] = decides("linear", "How the number of masks decreases over the steps.")
     remasking: Literal["fresh", "kept", "never"] = decides(
         "fresh",
-        "Whether a decoded token may be masked again. fresh: yes, ranked by the certainty of the new "
-        "prediction at its place (the paper); kept: yes, ranked by the probability of the token itself; "
-        "never: no, which is faster.",
+        "Whether a decoded token may be masked again. fresh: yes, ranked by the certainty of the new prediction at "
+        "its position (the paper); kept: yes, ranked by the probability of the token itself; never: no, which is "
+        "faster.",
     )
     nucleus: Annotated[float, Field(gt=0, le=1)] | TrackNucleus | None = decides(
         None,
-        "Probability mass of the most probable tokens that are drawn from, 1: all tokens; or {structure: ..., "
-        "sequence: ...}. Without effect on which token argmax takes. null: 0.95, but 1 on the structure track of a "
+        "Probability mass of the most probable tokens from which tokens are drawn, 1: all tokens; or {structure: "
+        "..., sequence: ...}. No effect on the choice of argmax. null: 0.95, but 1 on the structure track of a "
         "model with structure_head bits.",
     )
     guidance: float = decides(
         1.0,
-        "Classifier-free guidance: logits are u + guidance * (c - u), c with and u without what is given. 1:"
-        " none; other values cost two passes of the network per step.",
+        "Classifier-free guidance: logits are u + guidance * (c - u), c with and u without the given tokens. 1: no "
+        "guidance; other values require two network passes per step.",
         ge=0,
         readers=("folding", "inverse-folding", "scaffolding", "infilling"),
     )
     amino_acids: Literal["standard", "official"] = decides(
         "standard",
-        "standard: exactly the 20 are generated; official: all that the authors' list does not forbid, '.', "
-        "'-' and <null_1> among them (written as X).",
+        "standard: only the 20 amino acids are generated; official: all tokens that the authors' list does not "
+        "forbid, including '.', '-' and <null_1> (written as X).",
         readers=("co-generation", "sequence", "inverse-folding", "scaffolding", "infilling"),
     )
     best_of: int = decides(
         1,
-        "Make so many candidates of each sample and keep that which the model itself finds most likely.",
+        "Generate this many candidates per sample; keep the most likely.",
         ge=1,
     )
     token_budget: int = operates(
         8192,
-        "Tokens (both tracks, padding included) that the network sees at once. If memory runs out the batch is halved.",
+        "Maximum number of tokens per batch (both tracks, including padding). Batches that exceed the memory are "
+        "halved.",
         ge=1,
     )
     precision: Literal["auto", "float32", "bfloat16"] = decides(
         "auto",
-        "Arithmetic of the network; auto: bfloat16 on a GPU, float32 elsewhere (there a sample does not "
-        "depend on its batch).",
+        "Arithmetic of the network; auto: bfloat16 on a GPU, float32 elsewhere (where a sample does not depend on "
+        "its batch).",
     )
     format: Literal["bcif", "pdb", "none"] = decides(
         "bcif",
-        "One structure file per sample, beside the Parquet file: BinaryCIF, PDB or none.",
+        "Format of the structure file written for each sample, in addition to the Parquet file: BinaryCIF, PDB or "
+        "none.",
         readers=WITH_STRUCTURE,
     )
     trajectory: int = decides(
         0,
-        "Write the prediction of every so many steps as one file of several models per sample; 0: none.",
+        "Save the prediction after every this many steps, as a file of several models per sample. 0: none.",
         ge=0,
         readers=("co-generation", "backbone", "folding", "scaffolding", "infilling"),
     )

@@ -1,4 +1,4 @@
-"""Reading a configuration: files and JSON texts, one laid over another."""
+"""Reading a configuration: files and JSON texts, combined."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -51,7 +51,7 @@ def load(source: Source | Iterable[Source], folders: Iterable[str | os.PathLike]
 
 
 def merged(lower: Mapping, upper: Mapping) -> dict:
-    """``upper`` laid over ``lower``: mappings are merged key by key, any other value replaces."""
+    """``lower`` with the values of ``upper``: mappings are merged key by key, any other value replaces."""
     result = dict(lower)
     for key, value in upper.items():
         below = result.get(key)
@@ -89,7 +89,7 @@ def _base_file(base: Any, folders: list[Path]) -> Path:
 def _text_of(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no configuration is")
+            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB, the maximum for a configuration")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error

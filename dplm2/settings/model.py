@@ -12,8 +12,10 @@ SCRATCH = "scratch"
 
 
 class NetworkSettings(Section):
-    """Size of the ESM-2 network; only for `warmup.source: scratch`, since every other source brings its own. ESM-2's
-    sizes: 150M is 640, 30, 20, 2560; 650M is 1280, 33, 20, 5120; 3B is 2560, 36, 40, 10240."""
+    """Size of the ESM-2 network, only for `warmup.source: scratch`; every other source determines its own.
+
+    ESM-2's sizes: 150M is 640, 30, 20, 2560; 650M is 1280, 33, 20, 5120; 3B is 2560, 36, 40, 10240.
+    """
 
     hidden_size: int = decides(..., "Width of the network; a multiple of twice the number of heads.", ge=2)
     layers: int = decides(..., "Number of transformer layers.", ge=1)
@@ -21,9 +23,9 @@ class NetworkSettings(Section):
     intermediate_size: int = decides(..., "Width of the feed-forward layers; 4 times hidden_size in ESM-2.", ge=1)
     attention: Literal["random", "near"] = decides(
         "random",
-        "Where the heads look before they have learnt anything. `random`: everywhere, as in ESM-2. `near`: "
-        "each at one place up to four residues away, in both tracks; a small model then learns from its "
-        "neighbours within hundreds of steps (without it, not in the 900 that were tried).",
+        "Initialisation of the attention heads. `random`: as in ESM-2. `near`: each head attends to one position at"
+        " most four residues away, in both tracks; a small model then learns from neighbouring residues within "
+        "hundreds of steps (without it, not within the 900 steps tested).",
     )
 
     def contradictions(self) -> Iterator[str]:
@@ -33,64 +35,64 @@ class NetworkSettings(Section):
 
 
 class WarmupSettings(Section):
-    """Where the weights come from before the multimodal training (paper, section 3.1)."""
+    """Initial weights of the multimodal training (paper, section 3.1)."""
 
     source: str = refers(
         "scratch",
-        "`scratch` (a network of the size `network`), a folder or Hugging Face id of an ESM-2 or DPLM model,"
-        " a fair-esm name (esm2_t30_150M_UR50D) or .pt file, or the folder of a multimodal model of this "
-        "package to go on from.",
+        "Initial weights: `scratch` (a network of the size `network`), a folder or Hugging Face id of an ESM-2 or "
+        "DPLM model, a fair-esm name (esm2_t30_150M_UR50D) or .pt file, or the folder of a multimodal model of this"
+        " package.",
         min_length=1,
         files=WEIGHTS,
         hub=True,
     )
     model: str | None = refers(
         None,
-        "Name of another model of this configuration whose trained weights are the start (self-mixup is such"
-        " a second stage). Stands instead of `source`.",
+        "Name of another model of this configuration whose trained weights are the initial weights (for example, "
+        "for self-mixup as a second stage). Replaces `source`.",
         min_length=1,
     )
     embedding_scaling: Literal["auto", "none", "once", "released", "released_bit"] = decides(
         "auto",
-        "ESM-2's scaling of the input embeddings by the share of masks. `none`: not at all. `once`: as ESM-2 does. "
-        "`released`: twice, as the released DPLM-2 models compute it. `released_bit`: as DPLM-2 Bit computes it, of "
-        "the amino acids alone and then of both tracks. `auto`: as the source does, so that on sequences the model "
-        "gives the source's logits; `none` for scratch.",
+        "ESM-2's scaling of the input embeddings by the fraction of masks. `none`: no scaling. `once`: as in ESM-2."
+        " `released`: twice, as in the released DPLM-2 models. `released_bit`: as in DPLM-2 Bit, for the amino "
+        "acids alone and then for both tracks. `auto`: as in the source, so that the model reproduces the source's "
+        "logits on sequences; `none` for scratch.",
     )
     structure_tokens: Literal["random", "code"] = decides(
         "random",
-        "How the rows of new structure tokens begin in embeddings and output head. `random`: each by itself (paper). "
-        "`code`: drawn as smooth functions of what the tokenizer's codes stand for, so that near codes begin alike; a "
-        "small model then needs to see a code less often. Not for a source that has structure tokens, nor for "
-        "`structure_head: bits`, where near codes are alike anyway.",
+        "Initialisation of the new structure tokens in embeddings and output head. `random`: independently (paper)."
+        " `code`: as smooth functions of the values that the tokenizer's codes stand for, so that similar codes "
+        "start with similar rows; a small model then needs fewer examples of each code. Not for a source that has "
+        "structure tokens, nor for `structure_head: bits`, where similar codes share bits anyway.",
     )
     dropout: float = decides(
         0.1,
-        "Dropout on the outputs of attention and feed-forward layers while training.",
+        "Dropout on the outputs of attention and feed-forward layers during training.",
         ge=0,
         lt=1,
     )
     sequence_stage: Literal["auto", "always", "never"] = decides(
         "auto",
-        "Training by absorbing diffusion on sequences alone (the predecessor, DPLM) before the structure "
-        "tokens are added. `auto`: for `source: scratch` only.",
+        "Training by absorbing diffusion on sequences alone (as the predecessor, DPLM) before the structure tokens "
+        "are added. `auto`: for `source: scratch` only.",
     )
     sequence_files: tuple[str, ...] = refers(
         (),
-        "Sequences of the sequence stage: FASTA or Parquet files (column `sequence`), .gz allowed for FASTA."
-        " They are read once, as a stream, into a memory-mapped file in the state folder, whatever their "
-        "number. Empty: the sequences of the model's own datasets.",
+        "Sequences of the sequence stage: FASTA or Parquet files (column `sequence`), FASTA optionally gzipped. "
+        "They are streamed once into a memory-mapped file in the state folder, whatever their number. Empty: the "
+        "sequences of the model's own datasets.",
         files=("*",),
     )
     sequence_max_length: int = decides(
         1022,
-        "Longer sequences are cut to a random window of this many residues in the sequence stage.",
+        "Longer sequences are cropped to a random window of this many residues in the sequence stage.",
         ge=1,
     )
-    sequence_steps: int = decides(500, "Diffusion steps of the sequence stage.", ge=1)
+    sequence_steps: int = decides(500, "Number of diffusion steps of the sequence stage.", ge=1)
     sequence_weighting: Literal["linear", "constant"] = decides(
         "linear",
-        "Weight of a time in the loss of the sequence stage: `linear` 1 - (t - 1) / steps, `constant` 1.",
+        "Weight of a time step in the loss of the sequence stage: `linear` 1 - (t - 1) / steps, `constant` 1.",
     )
     sequence_training: TrainingSettings = section("Optimiser, batches and checkpoints of the sequence stage.")
 
@@ -115,12 +117,12 @@ class WarmupSettings(Section):
 
 
 class LoraSettings(Section):
-    """Low-rank adaptation (paper, section 3.1): only low-rank updates of the attention and feed-forward matrices are
-    trained, and embeddings and output head fully. Merged into the weights at the end."""
+    """Low-rank adaptation (paper, section 3.1): low-rank updates of the attention and feed-forward matrices are
+    trained, embeddings and output head fully. The updates are merged into the weights at the end."""
 
-    enabled: bool = decides(False, "Train low-rank updates; otherwise all weights.")
+    enabled: bool = decides(False, "Train low-rank updates instead of all weights.")
     rank: int = decides(16, "Rank of the updates.", ge=1)
-    alpha: float = decides(32, "The updates are scaled by alpha / rank.", gt=0)
+    alpha: float = decides(32, "Scaling of the updates: alpha / rank.", gt=0)
     dropout: float = decides(0.1, "Dropout on the input of the updates.", ge=0, lt=1)
 
     def idle(self) -> Iterator[str]:
@@ -131,18 +133,18 @@ class LoraSettings(Section):
 
 
 class TaskRatios(Section):
-    """Shares of the training tasks; they sum to 1."""
+    """Fractions of the training tasks; they sum to 1."""
 
     single_modality: float = decides(
         0.25,
-        "Both tracks noised at their own times, neither sees the other.",
+        "Both tracks are noised at their own times, and neither sees the other.",
         ge=0,
         le=1,
     )
     folding: float = decides(0.25, "The sequence is given, the structure is noised.", ge=0, le=1)
     inverse_folding: float = decides(0.25, "The structure is given, the sequence is noised.", ge=0, le=1)
-    independent: float = decides(0.0, "Both tracks noised at their own times, each sees the other.", ge=0, le=1)
-    joint: float = decides(0.25, "Both tracks noised at the same time.", ge=0, le=1)
+    independent: float = decides(0.0, "Both tracks are noised at their own times, and each sees the other.", ge=0, le=1)
+    joint: float = decides(0.25, "Both tracks are noised at the same time.", ge=0, le=1)
 
     def contradictions(self) -> Iterator[str]:
         """Contradictions between the values."""
@@ -153,57 +155,59 @@ class TaskRatios(Section):
 
 
 class DiffusionSettings(Section):
-    """The objective: absorbing diffusion over both tracks (paper, section 3.1)."""
+    """Training objective: absorbing diffusion over both tracks (paper, section 3.1)."""
 
-    steps: int = decides(500, "Number of times; t is drawn from 1 to this.", ge=1)
+    steps: int = decides(500, "Number of time steps; t is drawn from 1 to this number.", ge=1)
     schedule: Literal["linear", "cosine"] = decides(
         "linear",
-        "Share of a track that is masked at time t: `linear` t / steps, `cosine` 1 - cos(pi t / 2 steps).",
+        "Fraction of a track that is masked at time t: `linear` t / steps, `cosine` 1 - cos(pi t / 2 steps).",
     )
     weighting: Literal["linear", "constant"] = decides(
         "linear",
-        "Weight of a time in the loss: `linear` 1 - (t - 1) / steps, `constant` 1.",
+        "Weight of a time step in the loss: `linear` 1 - (t - 1) / steps, `constant` 1.",
     )
-    task_ratios: TaskRatios = section("Shares of the training tasks; they sum to 1.")
+    task_ratios: TaskRatios = section("Fractions of the training tasks; they sum to 1.")
     task_assignment: Literal["draw", "split"] = decides(
         "draw",
-        "`draw`: each chain's task is drawn at random with the shares above, so that batches of few long "
-        "chains get all tasks. `split`: as the authors do, int(chains * share) of each batch get a task and "
-        "the rest is joint, so that a batch of fewer than 4 chains is all joint.",
+        "`draw`: the task of each chain is drawn with the probabilities above, so that batches of few long chains "
+        "include all tasks. `split`: as the authors do, int(chains * fraction) of each batch are assigned to a task"
+        " and the rest is joint, so that a batch of fewer than 4 chains is all joint.",
     )
     classes: Literal["track", "all"] = decides(
         "track",
-        "Classes of the cross-entropy: `track`, those of the position's own track, which are all that "
-        "sampling allows (and cost least); `all`, the whole vocabulary, as the authors do.",
+        "Classes of the cross-entropy: `track`, those of the position's own track, which are all that sampling "
+        "allows (and cheapest); `all`, the whole vocabulary, as the authors do.",
     )
     self_mixup: Literal["off", "clean", "released"] = decides(
         "off",
-        "Second stage from a trained model (paper, section A.1): the model learns to correct its own "
-        "predictions. `clean`: given tracks stay, predictions are codes and amino acids. `released`: as the "
-        "authors' code, which also masks given tracks and predicts over the whole vocabulary.",
+        "Second stage from a trained model (paper, section A.1): the model learns to correct its own predictions. "
+        "`clean`: given tracks are unchanged, predictions are codes and amino acids. `released`: as in the authors'"
+        " code, which also masks given tracks and predicts over the whole vocabulary.",
     )
     unobserved_structure: Literal["mask", "unknown", "learn"] = decides(
         "mask",
-        "Structure tokens of residues without coordinates: `mask` shows the mask, `unknown` shows "
-        "<unk_struct>, and neither is learned; `learn` treats them as any other token, as the authors do.",
+        "Structure tokens of residues without coordinates: `mask` shows the mask, `unknown` shows <unk_struct>, and"
+        " neither contributes to the loss; `learn` treats them as any other token, as the authors do.",
     )
     unknown_residues: Literal["skip", "learn"] = decides(
         "skip",
-        "Residues that are none of the 20 amino acids: `skip` shows them and never masks or learns them; "
-        "`learn` treats them as any other, as the authors do.",
+        "Residues other than the 20 amino acids: `skip` shows them, never masks them and excludes them from the "
+        "loss; `learn` treats them as any other, as the authors do.",
     )
-    max_length: int = decides(512, "Longer chains are cut to a random window of this many residues.", ge=1)
+    max_length: int = decides(512, "Longer chains are cropped to a random window of this many residues.", ge=1)
     crop_probability: float = decides(
         0.5,
-        "Probability that a chain is cut to a random window of random length.",
+        "Probability that a chain is cropped to a random window of random length.",
         ge=0,
         le=1,
     )
-    crop_min_length: int = decides(60, "Shortest random window, in residues; shorter chains stay whole.", ge=1)
+    crop_min_length: int = decides(
+        60, "Minimum length of the random window, in residues; shorter chains are not cropped.", ge=1
+    )
     validation_chains: int = operates(
         128,
-        "At most so many chains are used for validation during training, the first of the validation split "
-        "(of the training chains where there is none).",
+        "Maximum number of chains used for validation during training, the first of the validation split (of the "
+        "training chains if there is none).",
         ge=1,
     )
 
@@ -219,17 +223,17 @@ class DiffusionSettings(Section):
 
 
 class ModelSettings(Section):
-    """A language model: trained on `datasets` from the weights that `warmup` names, or `pretrained` (a folder or hub
-    id; then nothing is trained, and only `tokenizer` may stand beside it)."""
+    """A language model: either trained on `datasets` from the weights that `warmup` names, or `pretrained` (a folder
+    or hub id; without training, and only with `tokenizer` beside it)."""
 
     tokenizer: str = refers(..., "Name of the structure tokenizer.", min_length=1)
     datasets: tuple[str, ...] = refers(
         (),
-        "Names of the datasets whose training chains the model is trained on.",
+        "Names of the datasets to train on; only their training chains are used.",
     )
     pretrained: str | None = refers(
         None,
-        "Folder or hub id of a trained model (imported, or of another run); it is used as it is, without training.",
+        "Folder or hub id of a trained model (imported, or from another run), used without further training.",
         min_length=1,
         files=WEIGHTS,
         hub=True,
@@ -237,27 +241,26 @@ class ModelSettings(Section):
     )
     network: NetworkSettings | None = decides(
         None,
-        "Size of the ESM-2 network; only for `warmup.source: scratch`, since every other source brings its "
-        "own. ESM-2's sizes: 150M is 640, 30, 20, 2560; 650M is 1280, 33, 20, 5120; 3B is 2560, 36, 40, "
-        "10240.",
+        "Size of the ESM-2 network, only for `warmup.source: scratch`; every other source determines its own. "
+        "ESM-2's sizes: 150M is 640, 30, 20, 2560; 650M is 1280, 33, 20, 5120; 3B is 2560, 36, 40, 10240.",
     )
     structure_head: Literal["codes", "bits", "pairs"] | None = decides(
         None,
         "How structure tokens enter and leave the network. `codes`: each has an embedding and an output of its own "
-        "(DPLM-2). `bits`: each is its bits, predicted independently of one another (DPLM-2 Bit). `pairs`: each is a "
-        "few levels, by the tokenizer's bits_per_value, and its embedding and its output are sums over levels and "
-        "pairs of levels; with little data it learns several times faster. null: codes, or what a source that has "
-        "structure tokens was trained with.",
+        "(DPLM-2). `bits`: each is represented by its bits, predicted independently (DPLM-2 Bit). `pairs`: each is "
+        "represented by a few levels, according to the tokenizer's bits_per_value; its embedding and output are "
+        "sums over levels and pairs of levels, which learn several times faster from little data. null: codes, or "
+        "the head of a source that has structure tokens.",
     )
     warmup: WarmupSettings = section(
-        "Where the weights come from before the multimodal training (paper, section 3.1).",
+        "Initial weights of the multimodal training (paper, section 3.1).",
     )
     lora: LoraSettings = section(
-        "Low-rank adaptation (paper, section 3.1): only low-rank updates of the attention and feed-forward "
-        "matrices are trained, and embeddings and output head fully. Merged into the weights at the end.",
+        "Low-rank adaptation (paper, section 3.1): low-rank updates of the attention and feed-forward matrices are "
+        "trained, embeddings and output head fully. The updates are merged into the weights at the end.",
     )
     diffusion: DiffusionSettings = section(
-        "The objective: absorbing diffusion over both tracks (paper, section 3.1).",
+        "Training objective: absorbing diffusion over both tracks (paper, section 3.1).",
     )
     training: TrainingSettings = section("Optimiser, batches and checkpoints of the multimodal training.")
 

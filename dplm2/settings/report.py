@@ -8,32 +8,33 @@ from dplm2.settings.fields import Section, Text, decides
 
 
 class ReportSettings(Section):
-    """The HTML page, its tables and figures. Changing these keys makes the report again and nothing else."""
+    """The HTML report, its tables and figures. Changing these keys reruns only the report."""
 
-    title: str = decides("DPLM-2: results", "Heading of the page.", min_length=1)
+    title: str = decides("DPLM-2: results", "Title of the report.", min_length=1)
     note: str | None = decides(
         None,
-        "Remark shown at the top of the page and under the table in the terminal. Small or briefly trained models "
-        "are pointed out without it.",
+        "Note shown at the top of the report and below the table in the terminal. Small or briefly trained models "
+        "are marked automatically.",
     )
     published_model: Text | Annotated[dict[str, str], Field(min_length=1)] | None = decides(
         "DPLM-2 650M",
-        "Model whose published figures stand beside this run's, by its name in dplm2/assets/published.csv; "
-        "or one for each model of the run: {name: published name}. null: none.",
+        "Model whose published figures are shown beside those of this run, by its name in "
+        "dplm2/assets/published.csv; or one for each model of the run: {name: published name}. null: none.",
     )
     max_viewer_samples: int = decides(
         8,
-        "Maximum number of structures in the page's 3-D viewer: for each model and task the best, the median and "
-        "the worst in turn. 0: no viewer.",
+        "Maximum number of structures in the 3-D viewer: for each model and task the best, the median and the worst"
+        " in turn. 0: no viewer.",
         ge=0,
     )
     max_table_rows: int = decides(
         200,
-        "Maximum number of rows of a table of single chains or samples in the page; the CSV files have all of them.",
+        "Maximum number of rows of tables of single chains or samples in the report; the CSV files contain all of "
+        "them.",
         ge=1,
     )
     max_training_figures: int = decides(
         6,
-        "Maximum number of figures of one training: loss first, then validation metrics.",
+        "Maximum number of figures per training: loss first, then validation metrics.",
         ge=1,
     )

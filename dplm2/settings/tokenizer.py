@@ -11,54 +11,57 @@ from dplm2.settings.training import TrainingSettings
 
 
 class EncoderSettings(Section):
-    """The GVP transformer that turns a backbone into features per residue; the defaults are ESM-IF1's sizes."""
+    """The GVP transformer that computes features of each residue from the backbone; the defaults are ESM-IF1's
+    sizes."""
 
     weights: str | None = refers(
         None,
-        "File with ESM-IF1 weights under fair-esm's names (esm_if1_gvp4_t16_142M_UR50.pt or safetensors). "
-        "null: random weights, trained with the rest.",
+        "File with ESM-IF1 weights under fair-esm's names (esm_if1_gvp4_t16_142M_UR50.pt or safetensors). null: "
+        "random weights, which are trained.",
         min_length=1,
         files=("*",),
         obtain=OBTAIN_ESM_IF1,
     )
     frozen: bool = decides(
         False,
-        "Keep the encoder as it is while the rest is trained (the paper: true, with ESM-IF1's weights); "
-        "dropout is then off in it.",
+        "Do not train the encoder (the paper: true, with ESM-IF1's weights); its dropout is then off.",
     )
     cached_features: bool = decides(
         False,
-        "Compute the frozen encoder's features once per chain, keep them (float32) in the state folder, and "
-        "train on windows of them: far cheaper steps. They are features of whole chains, which is what "
-        "tokenization sees later; false encodes each crop alone, as the authors do. Only with frozen.",
+        "Compute the features of the frozen encoder once per chain, store them (float32) in the state folder, and "
+        "train on windows of them, which makes steps much cheaper. The features are those of whole chains, as in "
+        "tokenization; false: each crop is encoded by itself, as the authors do. Requires frozen.",
     )
-    width: int = decides(512, "Features per residue.", ge=6)
-    layers: int = decides(8, "Transformer layers after the GVP layers.", ge=0)
-    heads: int = decides(8, "Attention heads; they divide width.", ge=1)
-    feedforward_width: int = decides(2048, "Hidden width of the transformer's feed-forward part.", ge=1)
-    gvp_layers: int = decides(4, "Message-passing layers of geometric vector perceptrons.", ge=0)
+    width: int = decides(512, "Number of features per residue.", ge=6)
+    layers: int = decides(8, "Number of transformer layers after the GVP layers.", ge=0)
+    heads: int = decides(8, "Number of attention heads; a divisor of width.", ge=1)
+    feedforward_width: int = decides(2048, "Hidden width of the transformer's feed-forward layers.", ge=1)
+    gvp_layers: int = decides(4, "Number of message-passing layers of geometric vector perceptrons.", ge=0)
     node_scalars: int = decides(1024, "Scalar channels per residue in the GVP layers.", ge=1)
     node_vectors: int = decides(256, "Vector channels per residue in the GVP layers.", ge=1)
     edge_scalars: int = decides(32, "Scalar channels per edge.", ge=1)
     edge_vectors: int = decides(1, "Vector channels per edge.", ge=1)
     positions: bool = decides(
         True,
-        "Whether each residue's place in the chain is added to its features, as in ESM-IF1. It is of no use "
-        "without transformer layers, and what is learnt on short windows then fails beyond their length.",
+        "Add an encoding of the position in the chain to the features of each residue, as in ESM-IF1. It is useless"
+        " without transformer layers; an encoder trained with it on short windows does not generalise to longer "
+        "chains.",
     )
     bridge_gaps: bool = decides(
         False,
-        "Put missing residues between observed ones onto a bridge of ideal residues, so that their tokens "
-        "lead a decoder with `start: chain` from one side of a gap to the other. They still count as not "
-        "observed. false (the authors): their token is 0, which says nothing.",
+        "Replace missing residues between observed ones by ideal residues that bridge the gap, so that a decoder "
+        "with `start: chain` can place both sides of the gap from their tokens. They still count as unobserved. "
+        "false (the authors): their token is 0 and carries no information.",
     )
-    neighbours: int = decides(30, "Nearest residues (itself among them) that send messages to a residue.", ge=1)
-    dropout: float = decides(0.1, "Dropout while the encoder is trained.", ge=0, lt=1)
+    neighbours: int = decides(
+        30, "Number of nearest residues (including the residue itself) that send messages to each residue.", ge=1
+    )
+    dropout: float = decides(0.1, "Dropout during training of the encoder.", ge=0, lt=1)
 
     def contradictions(self) -> Iterator[str]:
         """Contradictions between the values."""
         if self.layers and self.width % self.heads:
-            yield f"heads: {self.heads} do not divide width ({self.width})"
+            yield f"heads: {self.heads} is not a divisor of width ({self.width})"
         if self.cached_features and not self.frozen:
             yield "cached_features: has no effect unless frozen is true; leave it out"
 
@@ -76,27 +79,28 @@ class QuantizerSettings(Section):
     bits: int = decides(13, "Bits per structure token; the codebook has 2^bits codes.", ge=1, le=16)
     bits_per_value: tuple[Annotated[int, Field(ge=1, le=8)], ...] | None = decides(
         None,
-        "Bits of each value, `bits` in all: a value of k bits is rounded to one of 2^k evenly spaced levels "
-        "(finite scalar quantization), which small networks learn about twice as precisely. Needs `bound: "
-        "tanh`. null: one bit each, the sign (the paper).",
+        "Bits of each value, `bits` in total: a value of k bits is rounded to one of 2^k evenly spaced levels "
+        "(finite scalar quantization), which makes small networks about twice as accurate. Requires `bound: tanh`. "
+        "null: one bit each, the sign (the paper).",
         min_length=1,
     )
     hidden: int | None = decides(
         None,
-        "Hidden width of the perceptron that gives the values to quantize. null: as many as bits (the "
-        "authors); more is learnt faster from random weights.",
+        "Hidden width of the perceptron that computes the values to quantize. null: equal to bits (the authors); "
+        "larger widths train faster from random weights.",
         ge=1,
     )
     bound: Literal["none", "tanh", "normalize"] = decides(
         "none",
-        "What is done to the values before their signs are taken: none (the authors), tanh, or normalize "
-        "(each residue's values to a root mean square of 1). Bounded values keep the bits from collapsing "
-        "when everything is trained from random weights. It never changes a token of given weights.",
+        "Transformation of the values before their signs are taken: none (the authors), tanh, or normalize (the "
+        "values of each residue are scaled to a root mean square of 1). Bounded values prevent the bits from "
+        "collapsing when all weights are trained from random initialisation. The tokens of given weights do not "
+        "depend on it.",
     )
     gradual_steps: int = decides(
         0,
-        "Training steps over which the bits are switched on one by one; a bit that is not on passes its "
-        "value through unquantized. 0: all are on from the start (the authors).",
+        "Training steps over which the bits are enabled one by one; the values of bits that are not yet enabled are"
+        " passed on unquantized. 0: all are enabled from the start (the authors).",
         ge=0,
     )
     commitment_weight: float = decides(
@@ -112,9 +116,9 @@ class QuantizerSettings(Section):
     entropy_temperature: float = decides(0.01, "Temperature of the code distribution in the entropy term.", gt=0)
     uniformity_weight: float = decides(
         0.0,
-        "Weight of the distance of the joint distribution of the bounded values over residues to one that "
-        "uses all codes alike, which keeps values of several bits (`bits_per_value`) spread: even each by "
-        "itself and together. 0: no such term (the paper).",
+        "Weight of the distance between the joint distribution of the bounded values over residues and the uniform "
+        "distribution over codes. It keeps values of several bits (`bits_per_value`) evenly distributed, "
+        "individually and jointly. 0: no such term (the paper).",
         ge=0,
     )
 
@@ -141,59 +145,59 @@ class QuantizerSettings(Section):
 
 
 class DecoderSettings(Section):
-    """Folding trunk and structure module that turn structure tokens into a backbone; the defaults are the paper's
+    """Folding trunk and structure module that convert structure tokens into a backbone; the defaults are the paper's
     sizes."""
 
-    sequence_dim: int = decides(128, "Width per residue.", ge=1)
-    pair_dim: int = decides(32, "Width per pair of residues.", ge=1)
-    blocks: int = decides(4, "Blocks of the folding trunk.", ge=0)
+    sequence_dim: int = decides(128, "Number of channels per residue.", ge=1)
+    pair_dim: int = decides(32, "Number of channels per pair of residues.", ge=1)
+    blocks: int = decides(4, "Number of blocks of the folding trunk.", ge=0)
     sequence_head_width: int = decides(
         32,
-        "Width of one head of the attention over residues; it divides sequence_dim.",
+        "Width of each head of the attention over residues; a divisor of sequence_dim.",
         ge=1,
     )
-    pairwise_head_width: int = decides(32, "Width of one head of triangle attention; it divides pair_dim.", ge=1)
+    pairwise_head_width: int = decides(32, "Width of each head of triangle attention; a divisor of pair_dim.", ge=1)
     structure_blocks: int = decides(
         8,
-        "Passes through the structure module's one shared block. 0, with `start: chain`: the first trace is "
-        "the result, for the first stage of a training.",
+        "Number of passes through the structure module's shared block. 0, with `start: chain`: the initial chain is"
+        " the result, for the first stage of a training.",
         ge=0,
     )
-    ipa_heads: int = decides(12, "Heads of invariant point attention.", ge=1)
-    post_quant_layers: int = decides(4, "Transformer layers between the codes and the trunk.", ge=0)
-    post_quant_heads: int = decides(8, "Attention heads of these layers; they divide sequence_dim.", ge=1)
+    ipa_heads: int = decides(12, "Number of heads of invariant point attention.", ge=1)
+    post_quant_layers: int = decides(4, "Number of transformer layers between the codes and the trunk.", ge=0)
+    post_quant_heads: int = decides(8, "Number of attention heads of these layers; a divisor of sequence_dim.", ge=1)
     post_quant_window: int | None = decides(
         None,
-        "How many residues to either side each of these layers looks at. What is learnt on short windows of "
-        "chains then holds for long chains; without it, it does not. null: the whole chain (the paper).",
+        "Attention window of these layers, in residues to either side. With a window, a decoder trained on short "
+        "crops generalises to long chains; without one it does not. null: the whole chain (the paper).",
         ge=1,
     )
-    dropout: float = decides(0.1, "Dropout in the structure module while it is trained.", ge=0, lt=1)
+    dropout: float = decides(0.1, "Dropout in the structure module during training.", ge=0, lt=1)
     confidence_hidden: int = decides(128, "Hidden width of the pLDDT head.", ge=1)
-    distogram_bins: int = decides(64, "Bins of the distance distribution head, between 2.3 and 21.7 angstrom.", ge=2)
+    distogram_bins: int = decides(64, "Number of bins of the distogram head, between 2.3 and 21.7 angstrom.", ge=2)
     triangle_attention: bool = decides(
         True,
-        "Triangle attention in the trunk (the paper: true). false leaves the triangle multiplications, for "
-        "small and fast tokenizers.",
+        "Triangle attention in the trunk (the paper: true). false: triangle multiplication only, for small and fast"
+        " tokenizers.",
     )
     start: Literal["origin", "chain"] = decides(
         "origin",
-        "Where the structure module's frames start: origin, all in one point (the authors); or chain, a "
-        "first trace laid out residue by residue, each frame predicted relative to the one before it. With "
-        "chain, small tokenizers learn in minutes what takes days from the origin.",
+        "Initial frames of the structure module: origin, all at one point (the authors); or chain, an initial chain"
+        " built residue by residue, with each frame predicted relative to the previous one. With chain, small "
+        "tokenizers learn in minutes what takes days from the origin.",
     )
 
     def contradictions(self) -> Iterator[str]:
         """Contradictions between the values."""
         if self.structure_blocks == 0 and self.start != "chain":
-            yield "structure_blocks: without any pass the first trace is the result; set start: chain"
+            yield "structure_blocks: without any pass the initial chain is the result; set start: chain"
         for key, width, used in (
             ("sequence_head_width", "sequence_dim", self.blocks > 0),
             ("pairwise_head_width", "pair_dim", self.blocks > 0 and self.triangle_attention),
             ("post_quant_heads", "sequence_dim", self.post_quant_layers > 0),
         ):
             if used and getattr(self, width) % getattr(self, key):
-                yield f"{key}: {getattr(self, key)} does not divide {width} ({getattr(self, width)})"
+                yield f"{key}: {getattr(self, key)} is not a divisor of {width} ({getattr(self, width)})"
 
     def idle(self) -> Iterator[str]:
         """Keys that have no effect beside the others."""
@@ -214,27 +218,27 @@ class LossSettings(Section):
 
     fape: float = decides(
         1.0,
-        "Frame-aligned point error of the backbone, mean over the structure module's passes.",
+        "Frame-aligned point error of the backbone, averaged over the passes of the structure module.",
         ge=0,
     )
     fape_clamp: float = decides(
         10.0,
-        "Distance in angstrom above which the frame-aligned point error does not grow.",
+        "Distance at which the frame-aligned point error is clamped, in angstrom.",
         gt=0,
     )
     unclamped_fraction: float = decides(
         0.0,
-        "Share of the frame-aligned point error that is not clamped, so that far domains give a gradient.",
+        "Fraction of the frame-aligned point error that is not clamped, so that distant domains contribute a gradient.",
         ge=0,
         le=1,
     )
-    distogram: float = decides(1.0, "Cross-entropy of the distance distribution.", ge=0)
+    distogram: float = decides(1.0, "Cross-entropy of the distogram.", ge=0)
     sequence: float = decides(1.0, "Cross-entropy of the amino acid head.", ge=0)
-    violation: float = decides(0.3, "Broken bond lengths and angles, and clashes.", ge=0)
-    codebook: float = decides(1.0, "The quantizer's loss (commitment and entropy).", ge=0)
+    violation: float = decides(0.3, "Violations of bond lengths and angles, and clashes.", ge=0)
+    codebook: float = decides(1.0, "Loss of the quantizer (commitment and entropy).", ge=0)
     confidence: float = decides(
         0.01,
-        "Cross-entropy of the pLDDT head. 0: the head is not trained and the tokenizer reports no confidence.",
+        "Cross-entropy of the pLDDT head. 0: the head is not trained, and the tokenizer reports no confidence.",
         ge=0,
     )
     length_scaling: bool = decides(
@@ -243,41 +247,42 @@ class LossSettings(Section):
     )
     local_fape: float = decides(
         0.0,
-        "Frame-aligned point error, unclamped, of points within local_fape_window residues of the frame "
-        "along the chain; 0: none (the authors).",
+        "Unclamped frame-aligned point error of points within local_fape_window residues of the frame along the "
+        "chain. 0: no such term (the authors).",
         ge=0,
     )
     local_fape_window: int = decides(
         12,
-        "Residues on either side that the local frame-aligned point error looks at.",
+        "Window of the local frame-aligned point error, in residues to either side.",
         ge=1,
     )
     distance: float = decides(
         0.0,
-        "Mean relative error of C-alpha distances, which pulls at any distance and from the first step; 0: "
-        "none (the authors).",
+        "Mean relative error of C-alpha distances, which gives a gradient at any distance from the first step. 0: "
+        "no such term (the authors).",
         ge=0,
     )
     chain: float = decides(
         1.0,
-        "Error of each frame of the first trace as seen from the frame before it; only with the decoder's "
-        "`start: chain`.",
+        "Error of each frame of the initial chain relative to the previous frame; only with the decoder's `start: "
+        "chain`.",
         ge=0,
     )
     chain_reach: int = decides(
         16,
-        "Longest number of residues that the error of the first trace looks along: 1, 2, 4, ... up to this.",
+        "Maximum separation, in residues, of the frames of the initial chain that are compared: 1, 2, 4, ... up to "
+        "this.",
         ge=1,
     )
     chain_outliers: float = decides(
         0.0,
-        "Squared error of the single steps of the first trace, so that what is rare and far off counts: a "
-        "cis peptide taken for a trans one turns the rest of the chain over. 0: none.",
+        "Squared error of the single steps of the initial chain, which emphasises rare, large errors: a cis peptide"
+        " predicted as trans turns the rest of the chain. 0: no such term.",
         ge=0,
     )
     crop: int | None = decides(
         512,
-        "Longer chains are cut to a random window of this many residues. null: chains stay whole.",
+        "Longer chains are cropped to a random window of this many residues. null: no cropping.",
         ge=8,
     )
 
@@ -290,33 +295,33 @@ class LossSettings(Section):
 
 
 class TokenizationSettings(Section):
-    """How chains are batched when they are encoded and decoded."""
+    """How chains are batched for encoding and decoding."""
 
     token_budget: int = operates(
         2000,
-        "Residues per batch, padding counted; chains of similar length are batched together, a longer chain "
-        "goes alone.",
+        "Maximum number of residues per batch, including padding; chains of similar length are batched together, "
+        "and a longer chain forms a batch of its own.",
         ge=1,
     )
     precision: Literal["float32", "bfloat16"] = decides(
         "float32",
-        "Arithmetic of the encoder's large products, and of the folding trunk in `dplm2 tokens decode`. "
-        "bfloat16 is faster where the processor has it and changes a small share of the tokens; encoders of "
-        "fewer than 128 node_scalars stay in float32.",
+        "Arithmetic of the encoder's large matrix products, and of the folding trunk in `dplm2 tokens decode`. "
+        "bfloat16 is faster on processors that support it and changes a small fraction of the tokens; encoders with"
+        " fewer than 128 node_scalars remain in float32.",
     )
 
 
 class TokenizerSettings(Section):
-    """A structure tokenizer: trained on `datasets`, or `pretrained` (a folder; then nothing is trained and only
-    `tokenization` may stand beside it)."""
+    """A structure tokenizer: either trained on `datasets`, or `pretrained` (a folder; without training, and only with
+    `tokenization` beside it)."""
 
     datasets: tuple[str, ...] = refers(
         (),
-        "Names of the datasets whose training chains the tokenizer is trained on.",
+        "Names of the datasets to train on; only their training chains are used.",
     )
     pretrained: str | None = refers(
         None,
-        "Folder of a trained tokenizer (imported, or of another run); it is used as it is, without training.",
+        "Folder of a trained tokenizer (imported, or from another run), used without further training.",
         min_length=1,
         files=WEIGHTS,
         hub=True,
@@ -324,24 +329,25 @@ class TokenizerSettings(Section):
     )
     initial: str | None = refers(
         None,
-        "Folder of a tokenizer whose weights training starts from; its architecture must be the one "
-        "configured here. null: random weights.",
+        "Folder of a tokenizer whose weights initialise the training; it must have the architecture configured "
+        "here. null: random weights.",
         min_length=1,
         files=WEIGHTS,
     )
     encoder: EncoderSettings = section(
-        "The GVP transformer that turns a backbone into features per residue; the defaults are ESM-IF1's sizes.",
+        "The GVP transformer that computes features of each residue from the backbone; the defaults are ESM-IF1's "
+        "sizes.",
     )
     quantizer: QuantizerSettings = section(
         "Lookup-free quantization: the sign of each of `bits` values is one bit of the structure token.",
     )
     decoder: DecoderSettings = section(
-        "Folding trunk and structure module that turn structure tokens into a backbone; the defaults are the"
-        " paper's sizes.",
+        "Folding trunk and structure module that convert structure tokens into a backbone; the defaults are the "
+        "paper's sizes.",
     )
     loss: LossSettings = section("Weights of the terms of the reconstruction loss.")
-    training: TrainingSettings = section("Optimiser, batches, checkpoints.")
-    tokenization: TokenizationSettings = section("How chains are batched when they are encoded and decoded.")
+    training: TrainingSettings = section("Optimiser, batches and checkpoints of the training.")
+    tokenization: TokenizationSettings = section("How chains are batched for encoding and decoding.")
 
     def idle(self) -> Iterator[str]:
         """Keys that have no effect beside the others."""

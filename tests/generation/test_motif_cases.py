@@ -14,18 +14,18 @@ from dplm2.cli import main
 from dplm2.errors import DPLM2Error
 from dplm2.generation import inputs
 from dplm2.generation.samples import read_samples
-from tests.structures.made import residue
+from tests.structures.made import STEP, residue
 
 LETTERS = "ACDEFGHIKL"
 NAMES = ["ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU"]
 
 
 def reference(path, numbers, chain="A", gap_after=None):
-    """Ten residues ``ACDEFGHIKL`` with the numbers given (``52A``), in a row; beyond ``gap_after`` 40 angstrom off."""
+    """Ten residues ``ACDEFGHIKL`` with the numbers given (``52A``), in a row; after ``gap_after`` is room for two."""
     lines = []
     for place, (name, number) in enumerate(zip(NAMES, numbers, strict=True)):
         digits, insertion = re.fullmatch(r"(-?\d+)([A-Z]?)", number).groups()
-        offset = (40.0, 0.0, 0.0) if gap_after is not None and place > gap_after else (0.0, 0.0, 0.0)
+        offset = (2 * STEP, 0.0, 0.0) if gap_after is not None and place > gap_after else (0.0, 0.0, 0.0)
         lines += residue(place, name, int(digits), offset, chain=chain, insertion=insertion)
     path.write_text("\n".join([*lines, "END", ""]))
     return path
@@ -94,6 +94,21 @@ def test_the_total_counts_inserted_residues(tmp_path):
 def test_residues_that_are_not_there_are_named(tmp_path, contig, message, more):
     with pytest.raises(DPLM2Error, match=message):
         motif(tmp_path, f"2,{contig},2", **{"numbers": KABAT, **more})
+
+
+def test_a_reference_whose_chain_cannot_be_used_says_why(tmp_path):
+    """Numbers rise by 3 over 40 angstrom: whether it is one molecule cannot be told."""
+    path = reference(tmp_path / "r.pdb", SKIPPING, gap_after=1)
+    far = [
+        f"{line[:30]}{float(line[30:38]) + 40 * (int(line[22:26]) > 10):8.3f}{line[38:]}"
+        if line[:4] == "ATOM"
+        else line
+        for line in path.read_text().splitlines()
+    ]
+    path.write_text("\n".join([*far, ""]))
+    (tmp_path / "p.yaml").write_text("reference: r.pdb\ncontig: 2,A10-13,2\n")
+    with pytest.raises(DPLM2Error, match=r"r.pdb: no protein chain with a backbone \(chain A: .+\)"):
+        inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
 
 
 @pytest.mark.parametrize("contig", ["A3-5", "B3-5", '""3-5', "_/3-5"])

@@ -127,7 +127,7 @@ def test_saved_model_opens_here_and_with_transformers(small_network, tmp_path):
 
 
 def test_folders_that_are_no_model_are_refused(small_network, tmp_path):
-    with pytest.raises(DPLM2Error, match="neither a folder"):
+    with pytest.raises(DPLM2Error, match="no such folder"):
         MultimodalEsm.from_pretrained(tmp_path / "nothing" / "at" / "all")
     with pytest.raises(DPLM2Error, match="config.json"):
         MultimodalEsm.from_pretrained(tmp_path)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dplm2.language import heads
 from dplm2.language.vocabulary import Vocabulary
@@ -36,12 +35,6 @@ def test_the_tokenizer_is_trained_on_five_chains_for_each_device(name):
     training, crop = tokenizer.training, tokenizer.loss.crop
     assert training.devices == "auto"
     assert (training.max_batch_size, training.token_budget, training.accumulate) == (5, 5 * crop, DEVICES)
-
-
-def test_slurm_gives_both_trainings_the_devices_that_they_are_sized_for():
-    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8"))
-    trainings = [profile["set-resources"][rule] for rule in ("train_tokenizer", "train_model")]
-    assert [training["gpu"] for training in trainings] == [DEVICES, DEVICES]
 
 
 @pytest.mark.parametrize("name", [*PRESETS, BIT])

@@ -95,7 +95,12 @@ CONTRADICTIONS = [
         {"accumulate": 4, "devices": 2},
     ),
     (TrainingSettings, {"devices": 2}, "accumulate: 1 batches per update", {"devices": "auto"}),
-    (EncoderSettings, {"heads": 7, "width": 128}, "heads: 7 do not divide width (128)", {"heads": 4, "width": 128}),
+    (
+        EncoderSettings,
+        {"heads": 7, "width": 128},
+        "heads: 7 is not a divisor of width (128)",
+        {"heads": 4, "width": 128},
+    ),
     (
         EncoderSettings,
         {"cached_features": True},
@@ -123,12 +128,17 @@ CONTRADICTIONS = [
     (
         DecoderSettings,
         {"structure_blocks": 0},
-        "structure_blocks: without any pass the first trace is the result",
+        "structure_blocks: without any pass the initial chain is the result",
         {"structure_blocks": 0, "start": "chain"},
     ),
-    (DecoderSettings, {"sequence_head_width": 48}, "sequence_head_width: 48 does not divide sequence_dim (128)", {}),
-    (DecoderSettings, {"pairwise_head_width": 12}, "pairwise_head_width: 12 does not divide pair_dim (32)", {}),
-    (DecoderSettings, {"post_quant_heads": 7}, "post_quant_heads: 7 does not divide sequence_dim (128)", {}),
+    (
+        DecoderSettings,
+        {"sequence_head_width": 48},
+        "sequence_head_width: 48 is not a divisor of sequence_dim (128)",
+        {},
+    ),
+    (DecoderSettings, {"pairwise_head_width": 12}, "pairwise_head_width: 12 is not a divisor of pair_dim (32)", {}),
+    (DecoderSettings, {"post_quant_heads": 7}, "post_quant_heads: 7 is not a divisor of sequence_dim (128)", {}),
     (
         NetworkSettings,
         {"hidden_size": 6, **SIZE},

@@ -177,7 +177,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (bytes(range(256)) * 20, "cannot be read"),
         ("seed: 1".encode("utf-16"), "cannot be read"),
         (b"seed: \x001", "not YAML"),
-        (b"x: " + b"a" * MAX_BYTES, "larger than 4 MiB, which no configuration is"),
+        (b"x: " + b"a" * MAX_BYTES, "larger than 4 MiB, the maximum for a configuration"),
     ],
     ids=lambda value: None if isinstance(value, str) and len(value) < 60 else "content",
 )

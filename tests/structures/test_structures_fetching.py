@@ -131,7 +131,8 @@ def run(server, tmp_path, lines, **more):
 
 
 def files(tmp_path) -> set[str]:
-    return {path.name for path in (tmp_path / "out").iterdir()} - {"downloads.tsv", "rejected.parquet"}
+    own = {"downloads.tsv", ".downloads.tsv.lock", "rejected.parquet"}
+    return {path.name for path in (tmp_path / "out").iterdir()} - own
 
 
 def test_ids_accessions_and_addresses(server, tmp_path):

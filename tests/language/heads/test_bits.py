@@ -34,18 +34,24 @@ SAMPLER = {"nucleus": dict(Bits.sampling.nucleus)}
 
 
 @pytest.fixture(scope="session")
-def recorded_bit(fixtures_folder):
-    """Recorded values of DPLM-2 Bit at tiny random weights."""
-    return fixtures_folder / "lm_bit_tiny"
+def recorded_bit(recorded_tensors):
+    """Values recorded from DPLM-2 Bit at tiny random weights, by the name of the recording."""
+    return lambda name: recorded_tensors(f"lm_bit_tiny/{name}")
+
+
+@pytest.fixture(scope="session")
+def recorded_settings(recorded):
+    """How each of them was recorded."""
+    return json.loads(recorded("lm_bit_tiny/meta.json").read_text())
 
 
 @pytest.fixture
-def released_bit(recorded_bit, tmp_path):
+def released_bit(recorded, tmp_path):
     """Their folder as the hub would have it."""
     folder = tmp_path / "released"
     folder.mkdir()
-    shutil.copy(recorded_bit / "weights.safetensors", folder / "model.safetensors")
-    shutil.copy(recorded_bit / "config.json", folder / "config.json")
+    shutil.copy(recorded("lm_bit_tiny/weights.safetensors"), folder / "model.safetensors")
+    shutil.copy(recorded("lm_bit_tiny/config.json"), folder / "config.json")
     return folder
 
 
@@ -78,7 +84,7 @@ def test_bits_of_all_codes_are_those_of_the_quantizer():
 @pytest.mark.parametrize("name", FORWARD + UNSCALED)
 @torch.no_grad()
 def test_network_gives_the_recorded_values(recorded_bit, bit_network, name):
-    values = load_file(recorded_bit / f"forward_{name}.safetensors")
+    values = recorded_bit(f"forward_{name}")
     network, ids_BT, half = bit_network, values["input_ids"], values["input_ids"].shape[1] // 2
     network.embedding_scaling = "none" if name in UNSCALED else "released_bit"
     hidden_BTD = network.hidden(ids_BT, values.get("single_modality"))
@@ -134,9 +140,10 @@ def parameters_of(network):
         ("loss_selfmixup_linear", {"weighting": "linear", "self_mixup": "released"}),
     ],
 )
-def test_loss_and_gradients_are_the_recorded_ones(recorded_bit, bit_network, name, options):
+def test_loss_and_gradients_are_the_recorded_ones(recorded_bit, recorded_settings, bit_network, name, options):
     settings = DiffusionSettings.make(**options)
-    values, batch = recorded_batch(recorded_bit / f"{name}.safetensors", settings)
+    values = recorded_bit(name)
+    batch = recorded_batch(values, settings)
     loss, metrics = DiffusionObjective(bit_network, settings)(batch)
     loss.backward()
     assert loss.item() == pytest.approx(values["loss"].item(), rel=TOLERANCE)
@@ -145,7 +152,7 @@ def test_loss_and_gradients_are_the_recorded_ones(recorded_bit, bit_network, nam
         plain = values[f"{theirs}_nll_per_token"][values[f"{theirs}_mask"]].mean().item()
         assert metrics[f"cross_entropy_{track}"].item() == pytest.approx(plain, rel=TOLERANCE)
     parameters = parameters_of(bit_network)
-    norms = json.loads((recorded_bit / "meta.json").read_text())[name]["grad_norms"]
+    norms = recorded_settings[name]["grad_norms"]
     for parameter, norm in norms.items():
         assert parameters[parameter].grad.norm().item() == pytest.approx(norm, rel=TOLERANCE, abs=1e-6)
     for entry, gradient in values.items():
@@ -156,7 +163,8 @@ def test_loss_and_gradients_are_the_recorded_ones(recorded_bit, bit_network, nam
 
 def test_self_mixup_gives_the_recorded_second_input(recorded_bit, bit_network):
     settings = DiffusionSettings.make(self_mixup="released")
-    values, batch = recorded_batch(recorded_bit / "loss_selfmixup_linear.safetensors", settings)
+    values = recorded_bit("loss_selfmixup_linear")
+    batch = recorded_batch(values, settings)
     mixed_BT, chosen_BT = DiffusionObjective(bit_network, settings).mixed_up(batch)
     assert torch.equal(mixed_BT, values["mixup_x_t"])
     assert torch.equal(chosen_BT, values["mixup_loss_mask"])
@@ -165,7 +173,8 @@ def test_self_mixup_gives_the_recorded_second_input(recorded_bit, bit_network):
 def test_unknown_structure_is_left_out_of_the_loss(recorded_bit, bit_network):
     """The authors train ``<unk_struct>`` as the code of all bits set; all other positions cost what theirs cost."""
     settings = DiffusionSettings.make(unobserved_structure="learn")
-    values, batch = recorded_batch(recorded_bit / "loss_unk_struct.safetensors", settings)
+    values = recorded_bit("loss_unk_struct")
+    batch = recorded_batch(values, settings)
     unknown_BL = values["struct_target"] == VOCABULARY.unknown_structure
     kept_BL = values["struct_mask"] & ~unknown_BL
     assert (values["struct_mask"] & unknown_BL).any()
@@ -177,7 +186,8 @@ def test_unknown_structure_is_left_out_of_the_loss(recorded_bit, bit_network):
 
 def test_every_bit_of_a_target_has_a_gradient_as_the_released_criterion_has_not(recorded_bit, bit_network):
     """Their criterion ignores targets equal to 1, the id of padding, and by it each bit that is set."""
-    values, batch = recorded_batch(recorded_bit / "loss_linear.safetensors", DiffusionSettings.make())
+    values = recorded_bit("loss_linear")
+    batch = recorded_batch(values, DiffusionSettings.make())
     set_BLQ, chosen_BL = values["struct_target_bits"], values["struct_mask"]
     released_BLQ = values["struct_nll_per_bit"].masked_fill(set_BLQ, 0.0)
     assert torch.equal(released_BLQ, values["struct_nll_per_bit_released"])
@@ -211,9 +221,9 @@ def test_loss_at_zero_logits_is_that_of_8192_equal_codes(bit_network):
         "cogen_argmax_stochastic1.0",
     ],
 )
-def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded_bit, bit_network):
-    recorded = load_file(recorded_bit / f"generate_{name}.safetensors")
-    settings = json.loads((recorded_bit / "meta.json").read_text())[f"generate_{name}"]
+def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded_bit, recorded_settings, bit_network):
+    recorded = recorded_bit(f"generate_{name}")
+    settings = recorded_settings[f"generate_{name}"]
     unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
     samples = conditionings_of(recorded, settings["max_iter"])
     half = recorded["input_tokens"].shape[1] // 2
@@ -235,7 +245,7 @@ def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded
 
 def test_annealed_run_follows_the_authors_when_the_random_numbers_are_theirs(recorded_bit, bit_network, monkeypatch):
     """Amino acids and bits are drawn from our distributions by their exponentials; scores are ours, too."""
-    recorded = load_file(recorded_bit / "generate_cogen_annealing1.1_0.1.safetensors")
+    recorded = recorded_bit("generate_cogen_annealing1.1_0.1")
     steps = len(recorded["steps.in_tokens"])
     samples = conditionings_of(recorded, steps)
     half = recorded["input_tokens"].shape[1] // 2
@@ -291,9 +301,9 @@ def test_folder_there_and_back_is_bit_for_bit(released_bit, bit_network, tmp_pat
     assert again.embedding_scaling == "released_bit"
 
 
-def test_every_key_of_the_released_model_has_its_place(fixtures_folder, tmp_path):
+def test_every_key_of_the_released_model_has_its_place(recorded, tmp_path):
     """The real key list at a small width, as folder and as Lightning checkpoint with its structure tokenizer."""
-    listed = json.loads((fixtures_folder / "keys_dplm2_bit_650m.json").read_text())
+    listed = json.loads(recorded("keys_dplm2_bit_650m.json").read_text())
     shapes = scaled_shapes(listed["state_dict"], 1280, 20)
     weights = weights_of(shapes)
     (tmp_path / "source").mkdir()
@@ -316,8 +326,8 @@ def test_every_key_of_the_released_model_has_its_place(fixtures_folder, tmp_path
 def test_index_and_bit_models_are_told_apart(recorded, released_bit, tmp_path, capsys):
     index = tmp_path / "index"
     index.mkdir()
-    shutil.copy(recorded / "weights.safetensors", index / "model.safetensors")
-    shutil.copy(recorded / "config.json", index / "config.json")
+    shutil.copy(recorded("lm_tiny/weights.safetensors"), index / "model.safetensors")
+    shutil.copy(recorded("lm_tiny/config.json"), index / "config.json")
     assert importing.import_model(index, tmp_path / "1", structure_head="codes").head.name == "codes"
     assert importing.import_model(released_bit, tmp_path / "2", structure_head="bits").head.name == "bits"
     for source, wanted, found in ((index, "bits", "EsmForDPLM2"), (released_bit, "codes", "EsmForDPLM2Bit")):
@@ -362,9 +372,9 @@ def test_transformers_refuses_our_folder_instead_of_leaving_half_of_it_out(bit_n
 # The start ----------------------------------------------------------------------------------------------------------
 
 
-def test_start_from_a_sequence_model_is_the_authors(recorded_bit):
+def test_start_from_a_sequence_model_is_the_authors():
     """The sequence model stays; new weights have the distributions of a fresh model of the authors."""
-    model = warmup.random_model(NetworkSettings(64, 1, 4, 64, "random"), seed=0)
+    model = warmup.random_model(NetworkSettings(hidden_size=64, layers=1, heads=4, intermediate_size=64), seed=0)
     model.config.initializer_range = 0.02
     before = {name: value.clone() for name, value in model.state_dict().items()}
     head = warmup.add_structure_tokens(model, VOCABULARY, 0, None, "bits")

@@ -371,8 +371,13 @@ def test_an_objective_that_the_head_cannot_have_is_refused_before_training(train
     head, folder = trained
     text = section_of(head, diffusion={"classes": "all"})
     arguments = ["model", "train", "--initial", folder / "initial", "--tokens", tokens_folder]
-    arguments += ["--state", tmp_path / "state", "--out", tmp_path / "m", "--config", text]
-    assert main([str(argument) for argument in arguments]) == 2
+    arguments += ["--state", tmp_path / "state", "--out", tmp_path / "m", "--config"]
+    assert main([str(argument) for argument in [*arguments, text]]) == 2
+    assert f"models.m.diffusion.classes: all: with structure_head {head}" in capsys.readouterr().err
+    # Where the configuration leaves the head to the initial model, the head itself tells.
+    left = json.loads(text)
+    del left["models"]["m"]["structure_head"]
+    assert main([str(argument) for argument in [*arguments, json.dumps(left)]]) == 2
     assert f"diffusion.classes: with structure_head {head}" in capsys.readouterr().err
 
 
@@ -384,7 +389,7 @@ def test_metrics_have_each_track_and_task(trained):
 
 
 @pytest.mark.skipif(torch.__version__ < SHARDS_ON_CPU, reason="older torch does not average sharded gradients on CPUs")
-def test_two_processes_are_one_with_twice_the_accumulation(trained, tokens_folder, tmp_path):
+def test_two_processes_are_one_that_accumulates(trained, tokens_folder, tmp_path):
     """Data-parallel with low-rank updates, and sharded with all weights trained."""
     head, folder = trained
 
@@ -394,7 +399,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(trained, tokens_folde
         common = ["--initial", folder / "initial", "--tokens", tokens_folder, "--state", tmp_path / out / "state"]
         return [str(a) for a in ["model", "train", *common, "--out", tmp_path / out / "m", "--config", text]]
 
-    runs = [arguments("ddp", True), arguments("fsdp", False, strategy="fsdp")]
+    runs = [arguments("ddp", True, accumulate=2), arguments("fsdp", False, accumulate=2, strategy="fsdp")]
     (tmp_path / "runs.py").write_text(
         "import json, sys; from dplm2.cli import main; [main(a) for a in json.loads(sys.argv[1])]"
     )

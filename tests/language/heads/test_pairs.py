@@ -130,7 +130,7 @@ def test_levels_are_those_of_the_tokenizers_values():
 @pytest.mark.parametrize("settings", [{"bits_per_value": [5, 4, 4], "bound": "tanh"}, {}])
 def test_start_has_the_spread_of_the_source_and_near_levels_alike_if_asked(settings, code):
     quantizer = Quantizer(TokenizerSettings.make(quantizer={"bits": 13, **settings}).quantizer)
-    model = warmup.random_model(NetworkSettings(256, 1, 4, 64, "random"), seed=0)
+    model = warmup.random_model(NetworkSettings.make(hidden_size=256, layers=1, heads=4, intermediate_size=64), seed=0)
     values = quantizer.code_values() if code else None
     head = warmup.add_structure_tokens(model, Vocabulary(), 0, values, "pairs", quantizer.settings.layout)
     assert head.groups == (5, 4, 4)
