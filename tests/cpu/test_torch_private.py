@@ -1,8 +1,12 @@
 """Private functions of torch against their plain forms, and the guard that chooses between them."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
+import dplm2
 from dplm2.cpu import attention, torch_private
 
 RELEASES = {"2.6.0": True, "2.13.0+cpu": True, "2.5.1": False, "2.14.0": False, "3.0.0a0+git1": False, "1.13": False}
@@ -55,3 +59,10 @@ def test_attention_in_bfloat16_has_the_derivatives_of_float32(release):
         gradients.append(torch.autograd.grad((found.float() * direction).sum(), inputs))
     for ours, expected in zip(*gradients, strict=True):
         assert torch.allclose(ours.float(), expected, atol=0.05)
+
+
+def test_private_functions_of_torch_stand_in_one_file():
+    private = re.compile(r"\btorch(\.\w+)*\.(_[a-z]\w*|ops\b)|\._version\b")
+    package = Path(dplm2.__file__).parent
+    found = {path.name for path in package.rglob("*.py") if private.search(path.read_text(encoding="utf-8"))}
+    assert found == {"torch_private.py"}
