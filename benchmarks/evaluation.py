@@ -21,7 +21,7 @@ from dplm2.artifacts import library_versions, write_json
 from dplm2.evaluation.diversity import diversity_rows
 from dplm2.evaluation.folding import Folded
 from dplm2.evaluation.results import Source, summarize
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.evaluation.self_consistency import self_consistency
 from dplm2.evaluation.tm_score import tm_scores
 from dplm2.evaluation.unconditional import own_metrics
@@ -94,7 +94,7 @@ def benchmark_cost(count: int = 500, length: int = 300) -> dict[str, object]:
     predictions, designs = pairs_of(count, length, seed=1)
     letters = np.random.default_rng(2).choice(list("ACDEFGHIKLMNPQRSTVWY"), size=(count, length))
     samples = [
-        Sample(f"sample_{i:04d}", "model", "co-generation", "".join(row), backbone=design)
+        EvaluatedSample(f"sample_{i:04d}", "model", "co-generation", "".join(row), backbone=design)
         for i, (row, design) in enumerate(zip(letters, designs, strict=True))
     ]
     folded = [Folded(backbone, np.full(length, 80.0, dtype=np.float32)) for backbone in predictions]

@@ -23,7 +23,7 @@ from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import Job
 from dplm2.evaluation.command_backend import run_command
 from dplm2.evaluation.folding import Failure, Folded
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.evaluation.tm_score import tm_scores
 from dplm2.settings.evaluation import ProteinMpnnSettings
 from dplm2.structures.writing import write_structure
@@ -33,7 +33,7 @@ TEMPLATE = "evaluation.proteinmpnn.template"
 DECIMALS = 3  # of a coordinate in a PDB file
 
 
-def best_designs(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded | Failure], str]:
+def best_designs(job: Job, samples: Sequence[EvaluatedSample]) -> tuple[list[str], list[Folded | Failure], str]:
     """For each backbone the designed sequence that folds best, its fold, and the names of both backends.
 
     A backbone without a design has the empty sequence and the failure in place of a fold.
@@ -61,7 +61,7 @@ def best_designs(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[F
     return chosen_sequences, chosen_folds, f"{name}+{folding_name}"
 
 
-def _best(sample: Sample, folds: Sequence[Folded | Failure]) -> int:
+def _best(sample: EvaluatedSample, folds: Sequence[Folded | Failure]) -> int:
     good = [i for i, fold in enumerate(folds) if isinstance(fold, Folded)]
     if len(good) < 2:
         return good[0] if good else 0
@@ -70,7 +70,7 @@ def _best(sample: Sample, folds: Sequence[Folded | Failure]) -> int:
 
 
 def proteinmpnn(
-    samples: Sequence[Sample], settings: ProteinMpnnSettings, cache: Path | None = None
+    samples: Sequence[EvaluatedSample], settings: ProteinMpnnSettings, cache: Path | None = None
 ) -> list[list[str] | Failure]:
     """Design sequences for each sample's backbone with ProteinMPNN, each distinct backbone once.
 
@@ -119,7 +119,7 @@ def _kept(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
     return {name: read_json(path) for name, path in paths.items() if path.exists()}
 
 
-def _design(sample: Sample, settings: ProteinMpnnSettings) -> list[str] | Failure:
+def _design(sample: EvaluatedSample, settings: ProteinMpnnSettings) -> list[str] | Failure:
     """Run the program for one backbone."""
     with tempfile.TemporaryDirectory(prefix="dplm2-mpnn-") as folder:
         path, out = Path(folder) / "backbone.pdb", Path(folder) / "out"

@@ -13,7 +13,7 @@ from dplm2.artifacts import RunRecord, atomic_path, sha256_of_file
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.folding import Failure, Folded, FoldingBackend, predict
 from dplm2.evaluation.results import Source, describe, summarize, write_results
-from dplm2.evaluation.samples import Native, Sample, kept, read_natives, read_samples
+from dplm2.evaluation.samples import EvaluatedSample, Native, kept, read_natives, read_samples
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.fields import plain
 
@@ -59,7 +59,7 @@ class Job:
         """Folder for what external programs gave, one folder in it for each backend and its settings."""
         return self.state / "folding"
 
-    def read(self) -> tuple[list[Sample], dict[str, str]]:
+    def read(self) -> tuple[list[EvaluatedSample], dict[str, str]]:
         """The samples to evaluate, and those left out with the reason."""
         return kept(read_samples(self.samples), self.settings)
 
@@ -115,7 +115,7 @@ class Job:
         return RunRecord(f"evaluate {self.task}", plain(self.settings), inputs, str(self.device))
 
 
-def identity(sample: Sample, backend: str) -> dict[str, object]:
+def identity(sample: EvaluatedSample, backend: str) -> dict[str, object]:
     """The columns with which every row of ``metrics.parquet`` begins."""
     return {
         "sample_id": sample.sample_id,
@@ -127,7 +127,7 @@ def identity(sample: Sample, backend: str) -> dict[str, object]:
     }
 
 
-def native_of(sample: Sample, natives: dict[str, Native]) -> Native:
+def native_of(sample: EvaluatedSample, natives: dict[str, Native]) -> Native:
     """The native of a sample's target.
 
     Raises
@@ -148,7 +148,7 @@ def native_of(sample: Sample, natives: dict[str, Native]) -> Native:
     return native
 
 
-def source_of(job: Job, samples: Sequence[Sample], dataset: str, backend: str) -> Source:
+def source_of(job: Job, samples: Sequence[EvaluatedSample], dataset: str, backend: str) -> Source:
     """The names that stand in the summary."""
     return Source(samples[0].model, job.task, dataset, backend)
 
@@ -196,7 +196,7 @@ def finish(
 
 
 def write_folded(
-    out: Path, samples: Sequence[Sample], sequences: Sequence[str], folded: Sequence[Folded | Failure]
+    out: Path, samples: Sequence[EvaluatedSample], sequences: Sequence[str], folded: Sequence[Folded | Failure]
 ) -> None:
     """Write what the folding program predicted for each sample, for the viewer: ``folded.parquet``."""
     rows = [

@@ -76,7 +76,9 @@ def _add_reconstruction(actions: argparse._SubParsersAction, name: str) -> None:
 
 
 def _add_likelihood(actions: argparse._SubParsersAction) -> None:
-    parser = _add(actions, "likelihood", "cross-entropy of masked tokens: trained, before training, token frequencies")
+    parser = _add(
+        actions, "likelihood", "cross-entropy of masked tokens: trained model, model before training, unigram baseline"
+    )
     parser.add_argument("--name", help="what the model is called in the tables (default: its folder's name)")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of the trained model, or hub id")
     parser.add_argument("--initial", metavar="DIR", help="folder of the model before training (models/NAME/initial)")
@@ -109,8 +111,8 @@ def _add_samples(actions: argparse._SubParsersAction, name: str, text: str) -> N
 def _add_compare(actions: argparse._SubParsersAction) -> None:
     parser = actions.add_parser(
         "compare",
-        help="lay summaries beside the published figures",
-        description="Lay summaries beside the published figures: CSV, Parquet and LaTeX tables.",
+        help="compare summaries with published results",
+        description="Compare summaries with published results: CSV, Parquet and LaTeX tables.",
     )
     parser.add_argument("summaries", nargs="+", type=Path, help="summary.csv files, or folders with them below")
     parser.add_argument(
@@ -142,7 +144,7 @@ def run_reconstruction(options: argparse.Namespace) -> int:
     if options.untrained and options.tokens:
         raise ConfigError("--tokens: tokens of the trained tokenizer mean nothing to random weights (--untrained)")
     status = reconstruction.run(
-        reconstruction.Job(
+        reconstruction.ReconstructionJob(
             tokenizer=options.tokenizer,
             chains=tuple(options.chains),
             split=options.split,
@@ -161,7 +163,7 @@ def run_likelihood(options: argparse.Namespace) -> int:
     from dplm2.evaluation import likelihood
 
     return likelihood.run(
-        likelihood.Job(
+        likelihood.LikelihoodJob(
             model=options.model,
             initial=options.initial,
             tokens=tuple(options.tokens),

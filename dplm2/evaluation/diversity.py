@@ -20,9 +20,10 @@ import pandas as pd
 
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation import alignment, foldseek
+from dplm2.evaluation.metrics.diversity import CLUSTERS, INNER_TM, MAX_CLUSTER
 from dplm2.evaluation.pairs import all_pairs_tm_score
 from dplm2.evaluation.results import COUNTED, INTERVAL, Source, summary_row
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.evaluation.self_consistency import designable_columns
 from dplm2.settings.evaluation import EvaluationSettings
 
@@ -76,7 +77,7 @@ class LengthDiversity:
 def diversity_rows(
     metrics: pd.DataFrame,
     structures: Sequence[np.ndarray | None],
-    samples: Sequence[Sample],
+    samples: Sequence[EvaluatedSample],
     settings: EvaluationSettings,
     source: Source,
 ) -> list[dict]:
@@ -107,16 +108,17 @@ def diversity_rows(
 
 def _rows(parts: Sequence[LengthDiversity], source: Source, settings: EvaluationSettings) -> list[dict]:
     samples, failed = sum(part.samples for part in parts), sum(part.failed for part in parts)
-    at = f"_{settings.diversity}_{settings.cluster_tm_score:g}"
+    criterion = {"program": settings.diversity, "cluster_threshold": settings.cluster_tm_score}
+    clusters, max_cluster = CLUSTERS.column(**criterion), MAX_CLUSTER.column(**criterion)
     rows = []
     for suffix in parts[0].clusters:
         count, clustered = (sum(part.clusters[suffix][i] for part in parts) for i in (0, 1))
         share = count / samples
-        rows.append(summary_row(source, f"clusters{at}{suffix}", count, clustered, failed))
-        rows.append(summary_row(source, f"max_cluster{at}{suffix}", share, samples, failed, failed_rule=COUNTED))
+        rows.append(summary_row(source, clusters + suffix, count, clustered, failed))
+        rows.append(summary_row(source, max_cluster + suffix, share, samples, failed, failed_rule=COUNTED))
     pairs = np.concatenate([part.scores[np.isfinite(part.scores)] for part in parts])
     if len(pairs):
-        name, median = f"inner_tm_{settings.diversity}", float(np.median(pairs))
+        name, median = INNER_TM.column(program=settings.diversity), float(np.median(pairs))
         low, high = mean_of_pairs_interval([part.scores for part in parts], settings.bootstrap_samples)
         rows.append(summary_row(source, name, pairs.mean(), len(pairs), failed, median, low, high))
     return rows
@@ -178,7 +180,7 @@ def _foldseek_count(
 def novelty_columns(
     metrics: pd.DataFrame,
     structures: Sequence[np.ndarray | None],
-    samples: Sequence[Sample],
+    samples: Sequence[EvaluatedSample],
     settings: EvaluationSettings,
 ) -> pd.DataFrame:
     """``metrics`` with the column ``pdb_tm``, if novelty is asked for."""

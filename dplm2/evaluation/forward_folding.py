@@ -21,10 +21,17 @@ from dplm2.evaluation.benchmark import (
 )
 from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.folding import Failure
+from dplm2.evaluation.metrics import structure
 from dplm2.evaluation.results import summarize
-from dplm2.evaluation.samples import Native, Sample
+from dplm2.evaluation.samples import EvaluatedSample, Native
 
-COLUMNS = ["ca_rmsd", "bb_rmsd", "tm_score", "tm_score_released", "lddt_ca", "tokenizer_plddt"]
+COLUMNS = [
+    metric.name
+    for metric in (
+        structure.CA_RMSD, structure.BB_RMSD, structure.TM_SCORE, structure.TM_SCORE_RELEASED, structure.LDDT_CA,
+        structure.TOKENIZER_PLDDT,
+    )
+]  # fmt: skip
 BASELINE = "baseline_"
 
 
@@ -34,7 +41,7 @@ def run(job: Job) -> int:
     record = job.record()
     all_natives = job.natives()
     natives = [native_of(sample, all_natives) for sample in samples]
-    match = f"match_tm_score_{job.settings.match_tm_score:g}"
+    match = structure.MATCH.column(threshold=job.settings.match_tm_score)
     failures = [_failure(sample.backbone, native.backbone) for sample, native in zip(samples, natives, strict=True)]
     values = _compared(job, [sample.backbone for sample in samples], natives, failures)
     rows = []
@@ -73,7 +80,7 @@ def _compared(
     return rows
 
 
-def _baseline(job: Job, samples: Sequence[Sample], natives: Sequence[Native]) -> tuple[pd.DataFrame, str]:
+def _baseline(job: Job, samples: Sequence[EvaluatedSample], natives: Sequence[Native]) -> tuple[pd.DataFrame, str]:
     """Columns ``baseline_...`` of the folding program's models of the same sequences, and its name."""
     sequences = [native.sequence for native in natives]
     folded, name = job.fold(sequences)

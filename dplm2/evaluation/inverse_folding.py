@@ -8,13 +8,17 @@ import numpy as np
 import pandas as pd
 
 from dplm2.evaluation.benchmark import Job, dataset_name, finish, identity, native_of, source_of, write_folded
+from dplm2.evaluation.metrics import design, structure
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
 from dplm2.evaluation.results import misses_filled
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
 
 COLUMNS = [
-    "recovery", "recovery_released", "sc_tm", "sc_tm_released", "sc_rmsd", "sc_ca_rmsd", "sc_lddt_ca", "plddt",
-    "sequence_entropy",
+    metric.name
+    for metric in (
+        design.RECOVERY, design.RECOVERY_RELEASED, design.SC_TM, design.SC_TM_RELEASED, design.SC_RMSD,
+        design.SC_CA_RMSD, design.SC_LDDT_CA, structure.PLDDT, design.SEQUENCE_ENTROPY,
+    )
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Benchmark of the language model as a likelihood: cross-entropy of masked tokens, per track and task.
 
-Three figures for each track: the trained model's, the model's before training (after warm-up), and the entropy of the
-track's token frequencies (``unigram``), which a model that looks at nothing can reach. Each is given as cross-entropy
+Three values for each track: the trained model's, the model's before training (after warm-up), and the entropy of the
+track's token frequencies (``unigram``), the best that a model without context can reach. Each is given as cross-entropy
 in nats and as perplexity, its exponential.
 """
 
@@ -17,6 +17,7 @@ from dplm2.artifacts import RunRecord, sha256_of_file
 from dplm2.core.folders import local_folder
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import dataset_name, set_name
+from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK, PERPLEXITY
 from dplm2.evaluation.results import Source, describe, summary_row, write_results
 from dplm2.language.chains import Chains
 from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_entropy
@@ -29,7 +30,7 @@ TASK = "likelihood"
 
 
 @dataclass(frozen=True)
-class Job:
+class LikelihoodJob:
     """One evaluation of a model.
 
     Attributes
@@ -62,7 +63,7 @@ class Job:
     device: str = "cpu"
 
 
-def run(job: Job) -> int:
+def run(job: LikelihoodJob) -> int:
     """Measure; returns the exit status."""
     table = read_tokens(job.tokens, job.split, job.selections)
     if not len(table):
@@ -101,9 +102,8 @@ def _rows(
     entries = masked_cross_entropies(network, chains, seed=seed, progress=f"likelihood of {source.dataset} ({label})")
     rows = _track_rows(pooled(entries), source, label)
     for entry in entries:
-        rows.append(
-            summary_row(source, f"{entry.track}_cross_entropy_{label}_{entry.task}", entry.value, entry.positions)
-        )
+        name = CROSS_ENTROPY_OF_TASK.column(track=entry.track, network=label, given=entry.task)
+        rows.append(summary_row(source, name, entry.value, entry.positions))
         details.append(
             {
                 "model": source.model,
@@ -124,8 +124,8 @@ def _track_rows(entropies: Mapping[str, tuple[float, int]], source: Source, labe
     """Cross-entropy and perplexity of each track, from its value and number of positions."""
     rows = []
     for track, (value, positions) in entropies.items():
-        rows.append(summary_row(source, f"{track}_cross_entropy_{label}", value, positions))
-        rows.append(summary_row(source, f"{track}_perplexity_{label}", np.exp(value), positions))
+        rows.append(summary_row(source, CROSS_ENTROPY.column(track=track, network=label), value, positions))
+        rows.append(summary_row(source, PERPLEXITY.column(track=track, network=label), np.exp(value), positions))
     return rows
 
 

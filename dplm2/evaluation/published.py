@@ -1,7 +1,7 @@
-"""Our figures beside the published ones: ours, published, difference, and whether it lies in our interval.
+"""Comparison with published results: ours, published, difference, and whether it lies in our interval.
 
 ``dplm2/assets/published.csv`` holds 1,692 published figures, each with its source and how surely it was seen
-(``confidence``). Only figures of the same quantity are laid side by side; what the definitions do not share (another
+(``confidence``). Only results of the same quantity are compared; what the definitions do not share (another
 folding program, the released evaluator's TM-score) stands in the columns ``backend`` and ``metric``.
 """
 
@@ -17,6 +17,9 @@ import pandas as pd
 
 from dplm2.artifacts import write_text
 from dplm2.errors import DPLM2Error
+from dplm2.evaluation.metrics import design, diversity, structure
+from dplm2.evaluation.metrics.metric import Metric
+from dplm2.evaluation.metrics.tokenizer import of_weights
 from dplm2.evaluation.results import SUMMARY_COLUMNS, rule_note
 from dplm2.evaluation.tables import as_latex, write_table
 
@@ -32,18 +35,18 @@ LATEX_COLUMNS = ["model", "dataset", "group", "metric", "statistic", *FIGURE_COL
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A metric of ours and what it is called in the published table.
+    """A metric of ours in a task, and where it stands in the published table.
 
     Attributes
     ----------
     task, metric
-        Of our summaries; a metric with a suffix (``..._trained``) is given with it.
-    published_task, published_metric
+        Of our summaries; parameters of the metric filled in.
+    published_task
         In ``published.csv``.
     models
         How the table spells the model there; ``{model}`` is the name asked for.
-    scale
-        Factor from the published unit to ours (percent to share: 0.01).
+    spelling
+        Which of the metric's published names is meant; None: its first.
     also
         Other metrics of ours of the same quantity.
     only
@@ -51,55 +54,77 @@ class Counterpart:
     """
 
     task: str
-    metric: str
+    metric: Metric
     published_task: str
-    published_metric: str
     models: tuple[str, ...] = ("{model}",)
-    scale: float = 1.0
-    also: tuple[str, ...] = ()
+    spelling: str | None = None
+    also: tuple[Metric, ...] = ()
     only: str | None = None
+
+    @property
+    def published_metric(self) -> str:
+        """The metric's name in ``published.csv``."""
+        return self.spelling or next(iter(self.metric.published))
+
+    @property
+    def scale(self) -> float:
+        """Factor from the published unit to ours."""
+        return self.metric.published[self.published_metric]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of ours of the same quantity."""
+        return [metric.name for metric in (self.metric, *self.also)]
 
 
 TOKENIZER, ZERO_SHOT = ("LFQ-8k",), ("{model} zero-shot", "{model}")
 JOINT, RELEASED = ("{model} co-generation",), ("{model} released ckpt",)
 # Table 9 names no size: it is taken as 650M, that of the paper's other tables of designs.
 MOTIF, MOTIF_SIZE = ("DPLM-2",), "DPLM-2 650M"
-CLUSTERS = "max_cluster_foldseek_0.5"
-DESIGNABLE_CLUSTERS = f"{CLUSTERS}_designable_sc_tm_0.5"
+FOLDSEEK = {"program": "foldseek", "cluster_threshold": 0.5}
+CLUSTERS = diversity.MAX_CLUSTER.filled(**FOLDSEEK)
+DESIGNABLE_CLUSTERS = diversity.of_designable(diversity.MAX_CLUSTER, design.DESIGNABLE_SC_TM).filled(
+    **FOLDSEEK, threshold=0.5
+)
 # Foldseek's scores of pairs are TM-align's.
-INNER_TM, INNER_TM_ALSO = "inner_tm_foldseek", ("inner_tm_tm_align",)
-SUCCESS = "success_motif_rmsd_1"
+INNER_TM, INNER_TM_ALSO = (
+    diversity.INNER_TM.filled(program="foldseek"), (diversity.INNER_TM.filled(program="tm_align"),),
+)  # fmt: skip
+SUCCESS = design.SUCCESS.filled(threshold=1)
 BACKBONES = "backbone_gen (1 ProteinMPNN seq)"
 COUNTERPARTS = (
-    Counterpart("reconstruction", "ca_rmsd_trained", "tokenizer_reconstruction", "RMSD_A", TOKENIZER),
-    Counterpart("reconstruction", "tm_score_trained", "tokenizer_reconstruction", "TM-score", TOKENIZER),
-    Counterpart("reconstruction", "lddt_ca_trained", "tokenizer_reconstruction", "lddt_ca", TOKENIZER),
-    Counterpart("folding", "bb_rmsd", "folding", "RMSD_A", ZERO_SHOT),
-    Counterpart("folding", "tm_score", "folding", "TM-score", ZERO_SHOT),
-    Counterpart("inverse-folding", "recovery", "inverse_folding", "AAR_pct", scale=0.01),
-    Counterpart("inverse-folding", "sc_tm", "inverse_folding", "scTM"),
-    Counterpart("co-generation", "sc_tm", "cogen", "scTM", JOINT),
-    Counterpart("co-generation", "sc_tm", "ablation_cogen", "scTM"),
-    Counterpart("co-generation", "sc_rmsd", "cogen", "scRMSD_A", JOINT),
-    Counterpart("co-generation", "plddt", "cogen", "pLDDT", JOINT),
-    Counterpart("co-generation", "pdb_tm", "cogen", "pdb-TM", JOINT),
-    Counterpart("co-generation", INNER_TM, "cogen", "inner-TM", JOINT, also=INNER_TM_ALSO),
-    Counterpart("co-generation", DESIGNABLE_CLUSTERS, "cogen", "MaxCluster_frac", JOINT),
-    Counterpart("co-generation", DESIGNABLE_CLUSTERS, "cogen", "foldseek_clusters_of_100", RELEASED, 0.01),
-    Counterpart("co-generation", DESIGNABLE_CLUSTERS, "ablation_cogen", "clusters_per_100", scale=0.01),
-    Counterpart("backbone", "sc_tm", BACKBONES, "scTM"),
-    Counterpart("backbone", "sc_rmsd", BACKBONES, "scRMSD_A"),
-    Counterpart("backbone", "pdb_tm", BACKBONES, "pdb-TM"),
-    Counterpart("backbone", INNER_TM, BACKBONES, "inner-TM", also=INNER_TM_ALSO),
-    Counterpart("backbone", DESIGNABLE_CLUSTERS, BACKBONES, "MaxCluster_frac"),
-    Counterpart("sequence", "plddt", "sequence_gen", "pLDDT"),
-    Counterpart("sequence", "pdb_tm", "sequence_gen", "pdb-TM"),
-    Counterpart("sequence", INNER_TM, "sequence_gen", "inner-TM", also=INNER_TM_ALSO),
+    *(
+        Counterpart(
+            "reconstruction", of_weights(metric).filled(weights="trained"), "tokenizer_reconstruction", TOKENIZER
+        )
+        for metric in (structure.CA_RMSD, structure.TM_SCORE, structure.LDDT_CA)
+    ),
+    Counterpart("folding", structure.BB_RMSD, "folding", ZERO_SHOT),
+    Counterpart("folding", structure.TM_SCORE, "folding", ZERO_SHOT),
+    Counterpart("inverse-folding", design.RECOVERY, "inverse_folding"),
+    Counterpart("inverse-folding", design.SC_TM, "inverse_folding"),
+    Counterpart("co-generation", design.SC_TM, "cogen", JOINT),
+    Counterpart("co-generation", design.SC_TM, "ablation_cogen"),
+    Counterpart("co-generation", design.SC_RMSD, "cogen", JOINT),
+    Counterpart("co-generation", structure.PLDDT, "cogen", JOINT),
+    Counterpart("co-generation", diversity.PDB_TM, "cogen", JOINT),
+    Counterpart("co-generation", INNER_TM, "cogen", JOINT, also=INNER_TM_ALSO),
+    Counterpart("co-generation", DESIGNABLE_CLUSTERS, "cogen", JOINT),
+    Counterpart("co-generation", DESIGNABLE_CLUSTERS, "cogen", RELEASED, "foldseek_clusters_of_100"),
+    Counterpart("co-generation", DESIGNABLE_CLUSTERS, "ablation_cogen", spelling="clusters_per_100"),
+    Counterpart("backbone", design.SC_TM, BACKBONES),
+    Counterpart("backbone", design.SC_RMSD, BACKBONES),
+    Counterpart("backbone", diversity.PDB_TM, BACKBONES),
+    Counterpart("backbone", INNER_TM, BACKBONES, also=INNER_TM_ALSO),
+    Counterpart("backbone", DESIGNABLE_CLUSTERS, BACKBONES),
+    Counterpart("sequence", structure.PLDDT, "sequence_gen"),
+    Counterpart("sequence", diversity.PDB_TM, "sequence_gen"),
+    Counterpart("sequence", INNER_TM, "sequence_gen", also=INNER_TM_ALSO),
     # Without a generated structure no sample is designable or not: all are clustered.
-    Counterpart("sequence", CLUSTERS, "sequence_gen", "MaxCluster_frac"),
-    Counterpart("scaffolding", SUCCESS, "motif_scaffolding", "success_rate", MOTIF, only=MOTIF_SIZE),
-    Counterpart("scaffolding", SUCCESS, "motif_scaffolding", "avg_success_rate", MOTIF, only=MOTIF_SIZE),
-    Counterpart("scaffolding", "problems_solved", "motif_scaffolding", "problems_solved_of_24", MOTIF, only=MOTIF_SIZE),
+    Counterpart("sequence", CLUSTERS, "sequence_gen"),
+    Counterpart("scaffolding", SUCCESS, "motif_scaffolding", MOTIF, only=MOTIF_SIZE),
+    Counterpart("scaffolding", SUCCESS, "motif_scaffolding", MOTIF, "avg_success_rate", only=MOTIF_SIZE),
+    Counterpart("scaffolding", design.PROBLEMS_SOLVED, "motif_scaffolding", MOTIF, only=MOTIF_SIZE),
 )
 # Datasets that have no name of their own with us.
 DATASETS = {
@@ -122,14 +147,16 @@ def simplified(name: str) -> str:
     return DATASETS.get(plain, plain)
 
 
-def compare(summary: pd.DataFrame, model: str | Mapping[str, str]) -> pd.DataFrame:
-    """Lay summary rows (with a column ``group``, empty for whole datasets) beside the published figures of ``model``.
+def compare_with_published(summary: pd.DataFrame, model: str | Mapping[str, str]) -> pd.DataFrame:
+    """Compare summary rows (with a column ``group``, empty for whole datasets) with the published results of ``model``.
 
-    A figure that only one side has gets a row too, where the other is said to be missing. For a mapping, each of our
-    models is laid beside the published one that it names; a model that it does not name has tokenizer figures alone.
+    A result that only one side has gets a row too, in which the other is "missing". For a mapping, each of our models
+    is compared with the published one that it names; a model that it does not name has tokenizer results alone.
     """
     if isinstance(model, Mapping):
-        parts = [compare(part, model.get(ours, "")) for ours, part in summary.groupby("model", sort=False)]
+        parts = [
+            compare_with_published(part, model.get(ours, "")) for ours, part in summary.groupby("model", sort=False)
+        ]
         parts = [part for part in parts if len(part)]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=TABLE_COLUMNS)
     rows = []
@@ -147,7 +174,7 @@ def compare(summary: pd.DataFrame, model: str | Mapping[str, str]) -> pd.DataFra
 
 def _compared(ours: pd.DataFrame, dataset: str, counterpart: Counterpart, model: str) -> Iterator[dict]:
     theirs = _published_rows(dataset, counterpart, model)
-    own = ours[ours["metric"].isin([counterpart.metric, *counterpart.also])]
+    own = ours[ours["metric"].isin(counterpart.columns)]
     used = set()
     for row in own.to_dict("records"):
         fitting = [other for other in theirs if _group_of(other) == (row["group"] or "")]
@@ -189,7 +216,7 @@ def _line(dataset: str, counterpart: Counterpart, ours: dict | None, theirs: dic
         "task": counterpart.task,
         "dataset": dataset,
         "group": ours["group"] if ours else _group_of(theirs),
-        "metric": ours["metric"] if ours else counterpart.metric,
+        "metric": ours["metric"] if ours else counterpart.metric.name,
         "statistic": statistic,
         "low": None,
         "high": None,
@@ -236,7 +263,7 @@ def read_summaries(sources: Sequence[Path]) -> pd.DataFrame:
 
 def compare_summaries(sources: Sequence[Path], model: str | Mapping[str, str], out: Path) -> int:
     """Write ``comparison.csv``, ``comparison.parquet`` and a LaTeX table for each task; returns the exit status."""
-    table = compare(read_summaries(sources), model)
+    table = compare_with_published(read_summaries(sources), model)
     if table.empty:
         raise DPLM2Error(f"none of these figures has a published counterpart for {model!r}")
     write_table(out, "comparison", table, latex=False)  # too wide for a page: a narrower one for each task
@@ -264,8 +291,8 @@ def _cell(value: object) -> object:
 
 
 def beside_published(folder: Path) -> str:
-    """The summary in a folder beside the published tokenizer, as text; a line if nothing was published for its data."""
-    table = compare(read_summaries([folder]), "")
+    """The summary in a folder compared with the published tokenizer, as text; a line if nothing was published."""
+    table = compare_with_published(read_summaries([folder]), "")
     table = table[table["published"] != MISSING]
     if table.empty:
         return "no published figures for these chains"

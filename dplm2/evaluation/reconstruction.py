@@ -13,8 +13,10 @@ from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import dataset_name, set_name
 from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.comparison import compare
+from dplm2.evaluation.metrics.structure import COMPARED, COMPOSITION
+from dplm2.evaluation.metrics.tokenizer import CODEBOOK, of_weights
 from dplm2.evaluation.results import Source, describe, summarize, summary_row, write_results
-from dplm2.evaluation.secondary_structure import FRACTIONS, secondary_structure_fractions
+from dplm2.evaluation.secondary_structure import secondary_structure_fractions
 from dplm2.geometry.backbone import observed_residues
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.fields import plain
@@ -24,11 +26,10 @@ from dplm2.tokenizer.tokens import read_tokens
 
 TASK = "reconstruction"
 NATIVE = "native_"
-COLUMNS = ("ca_rmsd", "bb_rmsd", "tm_score", "lddt_ca", "tm_score_released")
 
 
 @dataclass(frozen=True)
-class Job:
+class ReconstructionJob:
     """One evaluation of a tokenizer.
 
     Attributes
@@ -65,7 +66,7 @@ class Job:
     device: str = "cpu"
 
 
-def run(job: Job) -> int:
+def run(job: ReconstructionJob) -> int:
     """Reconstruct every chain and measure; returns the exit status."""
     tokenizer = StructureTokenizer.from_pretrained(job.tokenizer, job.device)
     if job.untrained:
@@ -91,8 +92,7 @@ def run(job: Job) -> int:
     metrics = pd.concat([metrics, pd.DataFrame(composition).add_prefix(NATIVE)], axis=1)
     observed = [observed_residues(backbones[i]) for i in chosen]
     summary = _summary(job, model, metrics, tokens, observed, tokenizer.codebook_size)
-    suffix = _suffix(job)
-    renamed = metrics.rename(columns={name: name + suffix for name in COLUMNS})
+    renamed = metrics.rename(columns=_columns(job))
     usage = np.bincount(np.concatenate([t[o] for t, o in zip(tokens, observed, strict=True)]), minlength=1)
     write_results(
         job.out, renamed, summary, record, left_out=left_out, untrained=job.untrained,
@@ -103,8 +103,10 @@ def run(job: Job) -> int:
     return 0
 
 
-def _suffix(job: Job) -> str:
-    return "_untrained" if job.untrained else "_trained"
+def _columns(job: ReconstructionJob) -> dict[str, str]:
+    """Names of metrics with what they were measured on: trained or untrained weights."""
+    weights = "untrained" if job.untrained else "trained"
+    return {metric.name: of_weights(metric).column(weights=weights) for metric in (*COMPARED, *CODEBOOK)}
 
 
 def _chosen(
@@ -120,7 +122,7 @@ def _chosen(
     return [i for i, name in enumerate(names) if name not in left_out], left_out
 
 
-def _tokens_of(job: Job, names: list[str], tokenizer: StructureTokenizer) -> list[np.ndarray]:
+def _tokens_of(job: ReconstructionJob, names: list[str], tokenizer: StructureTokenizer) -> list[np.ndarray]:
     """The tokens (L,) of the named chains, as the tokenizer made them before."""
     selections = [path / store.SELECTION_FILE for path in job.chains if (path / store.SELECTION_FILE).is_file()]
     table = read_tokens(list(job.tokens), selections=selections or None)
@@ -169,7 +171,7 @@ def reconstruct(
 
 
 def _summary(
-    job: Job,
+    job: ReconstructionJob,
     model: str,
     metrics: pd.DataFrame,
     tokens: list[np.ndarray],
@@ -177,18 +179,18 @@ def _summary(
     codebook_size: int,
 ) -> list[dict]:
     """Rows for each split of the dataset on its own."""
-    name, suffix, rows = dataset_name(job.chains), _suffix(job), []
+    name, names, rows = dataset_name(job.chains), _columns(job), []
     splits = list(dict.fromkeys(metrics["split"]))
     for split in splits:
         chosen = metrics["split"].isna() if split is None else metrics["split"] == split
         source = Source(model, TASK, set_name(name, split, len(splits) > 1 or job.split is not None))
-        part = metrics[chosen].rename(columns={column: column + suffix for column in COLUMNS})
-        columns = [column + suffix for column in COLUMNS]
+        part = metrics[chosen].rename(columns=names)
+        columns = [names[metric.name] for metric in COMPARED]
         if not job.untrained:
-            columns += [NATIVE + name for name in FRACTIONS]
+            columns += [NATIVE + metric.name for metric in COMPOSITION]
         rows += summarize(part, columns, source, job.settings.bootstrap_samples)
         indices = np.flatnonzero(chosen)
         use = codebook_use((tokens[i][observed[i]] for i in indices), codebook_size)
         residues = int(sum(observed[i].sum() for i in indices))
-        rows += [summary_row(source, column + suffix, value, residues) for column, value in use.items()]
+        rows += [summary_row(source, names[column], value, residues) for column, value in use.items()]
     return rows

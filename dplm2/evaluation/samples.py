@@ -17,7 +17,7 @@ NEEDED = ("sample_id", "model", "task", "sequence")
 
 
 @dataclass(frozen=True)
-class Sample:
+class EvaluatedSample:
     """One generated sample.
 
     Attributes
@@ -59,7 +59,7 @@ class Native:
     backbone: np.ndarray
 
 
-def read_samples(source: Path) -> list[Sample]:
+def read_samples(source: Path) -> list[EvaluatedSample]:
     """The samples of a folder (its ``samples.parquet``) or file.
 
     Raises
@@ -80,8 +80,8 @@ def read_samples(source: Path) -> list[Sample]:
     return [_sample(row) for row in table.to_pylist()]
 
 
-def _sample(row: dict) -> Sample:
-    return Sample(
+def _sample(row: dict) -> EvaluatedSample:
+    return EvaluatedSample(
         sample_id=row["sample_id"],
         model=row["model"],
         task=row["task"],
@@ -113,7 +113,9 @@ def read_natives(chains: Sequence[Path]) -> dict[str, Native]:
     }
 
 
-def kept(samples: Sequence[Sample], settings: EvaluationSettings) -> tuple[list[Sample], dict[str, str]]:
+def kept(
+    samples: Sequence[EvaluatedSample], settings: EvaluationSettings
+) -> tuple[list[EvaluatedSample], dict[str, str]]:
     """The samples that the settings let in, and the reason for each of the others."""
     left_out = {}
     for sample in samples:

@@ -1,12 +1,12 @@
 """Benchmark of motif scaffolding: does the folded design hold the motif? (DPLM-2, section 4.4, C.1, table 9.)
 
 The sequence of each design is folded. Its motif RMSD is that of the motif's C-alpha atoms in the folded structure,
-laid over the reference's motif alone. A design succeeds if that is below ``motif_rmsd`` and scTM, between the folded
-and the generated structure, is above ``motif_sc_tm``; for designs by sequence alone, if mean pLDDT is above
+superimposed on the reference's motif alone. A design succeeds if that is below ``motif_rmsd`` and scTM, between the
+folded and the generated structure, is above ``motif_sc_tm``; for designs by sequence alone, if mean pLDDT is above
 ``motif_plddt``. ``passes_...`` counts a problem's designs that succeed, ``success_...`` is their share; a problem is
 solved if one of its designs succeeds.
 
-Of table 9's tracks, co-generation is regenerated and laid beside the published figures. Not regenerated are the
+Of table 9's tracks, co-generation is regenerated and compared with the published results. Not regenerated are the
 sequence-based track (designs by sequence alone are judged as it judges, but no preset makes them), the structure-based
 one (generated backbone, sequence by ProteinMPNN, best of eight), and co-generation's best of eight.
 """
@@ -20,12 +20,17 @@ from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import Job, finish, identity, source_of, write_folded
 from dplm2.evaluation.comparison import rmsds
 from dplm2.evaluation.folding import Folded
+from dplm2.evaluation.metrics import design, structure
 from dplm2.evaluation.results import COUNTED, Source, misses_filled, summary_row
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
 from dplm2.settings.evaluation import EvaluationSettings
 
 DATASET = "motif problems"
+METRICS = (
+    design.MOTIF_RMSD, design.MOTIF_RMSD_GENERATED, design.SC_TM, design.SC_TM_RELEASED, design.SC_RMSD,
+    structure.PLDDT,
+)  # fmt: skip
 CA = 1
 
 
@@ -50,9 +55,7 @@ def run(job: Job) -> int:
     designable = designable_columns(job.settings)
     metrics = misses_filled(metrics, designable)
     write_folded(job.out, samples, sequences, folded)
-    columns = [
-        "motif_rmsd", "motif_rmsd_generated", "sc_tm", "sc_tm_released", "sc_rmsd", "plddt", success, *designable,
-    ]  # fmt: skip
+    columns = [*(metric.name for metric in METRICS), success, *designable]
     source = source_of(job, samples, DATASET, backend)
     counts = [solved_row(metrics, success, source), *passes_rows(metrics, success, source)]
     return finish(job, record, metrics, columns, source, left_out, by="problem", extra_rows=counts)
@@ -60,10 +63,10 @@ def run(job: Job) -> int:
 
 def success_column(settings: EvaluationSettings) -> str:
     """The name of the column that says whether a design succeeds, with the RMSD's threshold."""
-    return f"success_motif_rmsd_{settings.motif_rmsd:g}"
+    return design.SUCCESS.column(threshold=settings.motif_rmsd)
 
 
-def _check_motif(sample: Sample) -> None:
+def _check_motif(sample: EvaluatedSample) -> None:
     if sample.motif_positions is None or sample.motif_backbone is None:
         raise DPLM2Error(
             f"sample {sample.sample_id}: no motif_positions and motif_backbone; is it of task scaffolding?"
@@ -74,7 +77,7 @@ def _check_motif(sample: Sample) -> None:
         raise DPLM2Error(f"sample {sample.sample_id}: its motif's positions do not fit its motif or its length")
 
 
-def motif_rmsds(samples: Sequence[Sample], structures: Sequence[np.ndarray | None]) -> np.ndarray:
+def motif_rmsds(samples: Sequence[EvaluatedSample], structures: Sequence[np.ndarray | None]) -> np.ndarray:
     """C-alpha RMSD of the motif in each structure (L, 4, 3) against the reference's; NaN without a structure."""
     values = np.full(len(samples), np.nan)
     there = [i for i, structure in enumerate(structures) if structure is not None]
@@ -109,12 +112,12 @@ def solved_row(metrics: pd.DataFrame, success: str, source: Source) -> dict:
     """The summary row ``problems_solved``: how many problems have a successful design, of ``n``."""
     solved = metrics.groupby("problem")[success].any()
     failed = int(metrics["failed"].sum())
-    return summary_row(source, "problems_solved", solved.sum(), len(solved), failed, failed_rule=COUNTED)
+    return summary_row(source, design.PROBLEMS_SOLVED.name, solved.sum(), len(solved), failed, failed_rule=COUNTED)
 
 
 def passes_rows(metrics: pd.DataFrame, success: str, source: Source) -> list[dict]:
     """How many of ``n`` designs succeed: of all, and of each problem (``group``) where there are several."""
-    name = success.replace("success", "passes")
+    name = design.PASSES.column(**design.SUCCESS.match(success).parameters)
 
     def row(part: pd.DataFrame) -> dict:
         return summary_row(source, name, part[success].sum(), len(part), int(part["failed"].sum()), failed_rule=COUNTED)

@@ -10,7 +10,7 @@ import torch
 
 from dplm2.artifacts import fingerprint
 from dplm2.evaluation.folding import Folded, name_of
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.generation.model import DPLM2
 from dplm2.settings.evaluation import SelfSettings
 
@@ -50,7 +50,11 @@ class SelfFolding:
 
 
 def design_sequences(
-    folder: str, samples: Sequence[Sample], settings: SelfSettings, seed: int = 0, device: torch.device | str = "cpu"
+    folder: str,
+    samples: Sequence[EvaluatedSample],
+    settings: SelfSettings,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> list[list[str]]:
     """One sequence for each sample's backbone, by inverse folding with the model."""
     model = DPLM2.from_pretrained(folder, device=device)

@@ -1,4 +1,4 @@
-"""Self-consistency: fold a design's sequence and lay the prediction over the designed backbone.
+"""Self-consistency: fold a design's sequence and compare the prediction with the designed backbone.
 
 DPLM-2 (section 4.1, C.1) and Trippe et al. (2023): scTM is the TM-score, scRMSD the RMSD over N, CA and C, between the
 designed backbone and the folding program's model of the sequence. "Designable" has two meanings in the field (scTM >=
@@ -12,22 +12,23 @@ import torch
 
 from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.folding import Failure, Folded
+from dplm2.evaluation.metrics import design, structure
 from dplm2.settings.evaluation import EvaluationSettings
 
 # Names of `compare` in tables of self-consistency.
 COLUMNS = {
-    "tm_score": "sc_tm",
-    "bb_rmsd": "sc_rmsd",
-    "ca_rmsd": "sc_ca_rmsd",
-    "lddt_ca": "sc_lddt_ca",
-    "tm_score_released": "sc_tm_released",
+    structure.TM_SCORE.name: design.SC_TM.name,
+    structure.BB_RMSD.name: design.SC_RMSD.name,
+    structure.CA_RMSD.name: design.SC_CA_RMSD.name,
+    structure.LDDT_CA.name: design.SC_LDDT_CA.name,
+    structure.TM_SCORE_RELEASED.name: design.SC_TM_RELEASED.name,
 }
 
 
 def designable_columns(settings: EvaluationSettings) -> list[str]:
     """Names of the columns that say whether a sample is designable, one for each threshold."""
-    return [f"designable_sc_tm_{threshold:g}" for threshold in settings.designable_sc_tm] + [
-        f"designable_sc_rmsd_{threshold:g}" for threshold in settings.designable_sc_rmsd
+    return [design.DESIGNABLE_SC_TM.column(threshold=least) for least in settings.designable_sc_tm] + [
+        design.DESIGNABLE_SC_RMSD.column(threshold=most) for most in settings.designable_sc_rmsd
     ]
 
 
@@ -55,7 +56,7 @@ def self_consistency(
     list of dict
         A mapping of columns per design, with ``failed`` and ``failure``, the reason or None.
     """
-    rows: list[dict[str, object]] = [_row(design, result) for design, result in zip(designs, folded, strict=True)]
+    rows: list[dict[str, object]] = [_row(backbone, result) for backbone, result in zip(designs, folded, strict=True)]
     compared = [i for i, row in enumerate(rows) if not row["failed"] and designs[i] is not None]
     if compared:
         predictions, references = [folded[i].backbone for i in compared], [designs[i] for i in compared]
@@ -66,15 +67,15 @@ def self_consistency(
     return rows
 
 
-def _row(design: np.ndarray | None, result: Folded | Failure) -> dict[str, object]:
+def _row(backbone: np.ndarray | None, result: Folded | Failure) -> dict[str, object]:
     if isinstance(result, Failure):
         return {"failed": True, "failure": result.reason}
     row: dict[str, object] = {"failed": False, "failure": None}
     if result.plddt is not None:
         row["plddt"] = float(np.mean(result.plddt))
-    if design is not None and len(design) != len(result.backbone):
-        return row | {"failed": True, "failure": f"{len(design)} residues designed, {len(result.backbone)} folded"}
-    if design is not None and not np.isfinite(design[:, 1]).all(-1).any():
+    if backbone is not None and len(backbone) != len(result.backbone):
+        return row | {"failed": True, "failure": f"{len(backbone)} residues designed, {len(result.backbone)} folded"}
+    if backbone is not None and not np.isfinite(backbone[:, 1]).all(-1).any():
         return row | {"failed": True, "failure": "the designed backbone has no finite coordinates"}
     return row
 

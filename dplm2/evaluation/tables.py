@@ -12,10 +12,10 @@ from dplm2.artifacts import atomic_path, write_text
 FIGURES = {
     "value", "n", "n_failed", "median", "low", "high", "ours", "published", "difference", "seconds_per_sample",
 }  # fmt: skip
-_SPECIAL = {
+_SPECIAL = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
+})  # fmt: skip
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame, latex: bool = True) -> list[Path]:
@@ -52,22 +52,16 @@ def _of_one_type(column: pd.Series) -> pd.Series:
 def as_latex(table: pd.DataFrame, note: str = "") -> str:
     """A table in LaTeX (package booktabs), figures to the right with three significant digits, and a note below it."""
     figures = [name in FIGURES or pd.api.types.is_numeric_dtype(table[name]) for name in table]
-    lines = [
-        r"\begin{tabular}{" + "".join("r" if figure else "l" for figure in figures) + "}",
-        r"\toprule",
-        " & ".join(_latex_text(name.replace("_", " ")) for name in table) + r" \\",
-        r"\midrule",
-        *(" & ".join(map(_latex_cell, row, figures)) + r" \\" for row in table.itertuples(index=False, name=None)),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *([rf"\par{{\footnotesize {_latex_text(note)}}}"] if note else []),
-        "",
-    ]
-    return "\n".join(lines)
+    cells = [map(_latex_cell, row, figures) for row in table.itertuples(index=False, name=None)]
+    shown = pd.DataFrame(cells, columns=[_latex_text(name.replace("_", " ")) for name in table], dtype=object)
+    alignment = "".join("r" if figure else "l" for figure in figures)
+    # Escaped above: pandas would leave a space behind each command.
+    text = shown.to_latex(index=False, escape=False, column_format=alignment)
+    return text + (f"\\par{{\\footnotesize {_latex_text(note)}}}\n" if note else "")
 
 
 def _latex_cell(value: object, figure: bool) -> str:
-    if value is None or value is pd.NA or isinstance(value, float) and value != value or figure and value == "":
+    if pd.isna(value) or figure and value == "":
         return "--"
     if figure:
         number = pd.to_numeric(value, errors="coerce")
@@ -78,4 +72,4 @@ def _latex_cell(value: object, figure: bool) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+    return text.translate(_SPECIAL)

@@ -14,14 +14,20 @@ from dplm2.evaluation.backbone_geometry import backbone_geometry
 from dplm2.evaluation.benchmark import Job, finish, identity, mean_or_none, source_of, write_folded
 from dplm2.evaluation.diversity import diversity_rows, novelty_columns
 from dplm2.evaluation.folding import Failure, Folded
+from dplm2.evaluation.metrics import design, diversity, structure
 from dplm2.evaluation.recovery import sequence_entropy
 from dplm2.evaluation.results import misses_filled
-from dplm2.evaluation.samples import Sample
-from dplm2.evaluation.secondary_structure import FRACTIONS, secondary_structure_fractions
+from dplm2.evaluation.samples import EvaluatedSample
+from dplm2.evaluation.secondary_structure import secondary_structure_fractions
 from dplm2.evaluation.self_consistency import designable_columns, self_consistency
 
-GEOMETRY = ("clashes_per_100_residues", "broken_bonds", "bond_deviation")
 DATASET = "unconditional"
+# Summed up before and after the columns that hold thresholds.
+FOLDED = (
+    design.SC_TM, design.SC_TM_RELEASED, design.SC_RMSD, design.SC_CA_RMSD, design.SC_LDDT_CA, structure.PLDDT,
+    structure.TOKENIZER_PLDDT,
+)  # fmt: skip
+OWN = (*structure.COMPOSITION, *structure.GEOMETRY, design.SEQUENCE_ENTROPY, diversity.PDB_TM)
 
 
 def run(job: Job) -> int:
@@ -43,14 +49,12 @@ def run(job: Job) -> int:
     metrics = novelty_columns(metrics, structures, samples, job.settings)
     extra = diversity_rows(metrics, structures, samples, job.settings, source)
     write_folded(job.out, samples, sequences, folded)
-    columns = [
-        "sc_tm", "sc_tm_released", "sc_rmsd", "sc_ca_rmsd", "sc_lddt_ca", "plddt", "tokenizer_plddt",
-        *designable_columns(job.settings), *FRACTIONS, *GEOMETRY, "sequence_entropy", "pdb_tm",
-    ]  # fmt: skip
+    before, after = ([metric.name for metric in group] for group in (FOLDED, OWN))
+    columns = [*before, *designable_columns(job.settings), *after]
     return finish(job, record, metrics, columns, source, left_out, extra_rows=extra)
 
 
-def _folded(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded | Failure], str]:
+def _folded(job: Job, samples: Sequence[EvaluatedSample]) -> tuple[list[str], list[Folded | Failure], str]:
     """Which sequence counts for each sample, its prediction, and the backends' names."""
     if job.task != "backbone" or job.settings.inverse_folding_backend == "none":
         if not any(sample.sequence for sample in samples):
@@ -65,7 +69,7 @@ def _folded(job: Job, samples: Sequence[Sample]) -> tuple[list[str], list[Folded
     return best_designs(job, samples)
 
 
-def own_metrics(sample: Sample, sequence: str) -> dict[str, object]:
+def own_metrics(sample: EvaluatedSample, sequence: str) -> dict[str, object]:
     """What a sample shows without any folding; ``sequence`` is empty where none could be designed."""
     values: dict[str, object] = {"sequence_entropy": sequence_entropy(sequence) if sequence else None}
     if sample.backbone is not None:

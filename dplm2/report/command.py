@@ -10,8 +10,8 @@ EXAMPLE = """\
 examples:
   dplm2 report --results results --out results/report
   dplm2 report --results results --out results/report --config config.yaml --print
-Open DIR/report.html with any browser: it needs no network and no other file. The tables as CSV lie in DIR/tables, the
-figures as SVG in DIR/figures. What a run has not done is left out, with a line that says so.
+Open DIR/report.html in any browser; it needs no network and no other file. Tables are written as CSV to DIR/tables,
+figures as SVG to DIR/figures. The page lists the stages that were not run.
 """
 
 
@@ -20,7 +20,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "report",
         help="tables, plots and one HTML page",
-        description="Gather what a run has written into one HTML page, CSV tables and SVG figures.",
+        description="Collect the results of a run in one HTML page, CSV tables and SVG figures.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -32,13 +32,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--print",
         action="store_true",
-        help="print the figures that matter most; a report in --out that is up to date is not made again",
+        help="print the headline metrics; an up-to-date report in --out is not rebuilt",
     )
     parser.add_argument(
         "--only",
         metavar="JSON",
-        help='names of what to report, for example \'{"models": ["mine"]}\'; kinds: datasets, tokenizers, models, '
-        "generation (default: all that is found)",
+        help='names to report, for example \'{"models": ["mine"]}\'; kinds: datasets, tokenizers, models, '
+        "generation (default: everything found)",
     )
     parser.set_defaults(run=run_report)
 

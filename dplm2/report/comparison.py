@@ -1,4 +1,4 @@
-"""The page's part that lays this run's figures beside the published ones."""
+"""The section that compares this run with published results."""
 
 import math
 from collections.abc import Mapping
@@ -6,9 +6,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from dplm2.evaluation import published
-from dplm2.report import markup
+from dplm2.report.blocks import Section, frame_table
 from dplm2.report.results import Results
-from dplm2.report.sections import Section
 
 NUMBERS = ("value", "n", "n_failed", "median", "low", "high")
 COLUMNS = {
@@ -23,7 +22,7 @@ COLUMNS = {
     "high": "high",
     "published": "published",
     "difference": "difference",
-    "in_interval": "published in our 95 % interval",
+    "in_interval": "published value in our 95 % interval",
     "n": "n",
     "n_failed": "failed",
     "failed_rule": "failed samples are",
@@ -34,9 +33,9 @@ COLUMNS = {
 
 
 def compared(results: Results, model: str | Mapping[str, str] | None) -> pd.DataFrame:
-    """This run's figures beside those published for ``model``, for each task and dataset where one of them is in both.
+    """This run's results beside those published for ``model``, for tasks and datasets that they share.
 
-    There, what one side lacks has a row too, in which it is said to be missing.
+    A result that only one of them has gets a row too, in which the other is "missing".
     """
     frames = [evaluation.summary.assign(group="") for evaluation in results.evaluations]
     frames += [evaluation.groups for evaluation in results.evaluations]
@@ -48,7 +47,7 @@ def compared(results: Results, model: str | Mapping[str, str] | None) -> pd.Data
         # Summaries of other programs may lack all but the value.
         ours[name] = pd.to_numeric(ours[name], errors="coerce") if name in ours else math.nan
     ours["failed_rule"] = ours["failed_rule"].fillna("") if "failed_rule" in ours else ""
-    table = published.compare(ours[ours["value"].notna()], model)
+    table = published.compare_with_published(ours[ours["value"].notna()], model)
     both = (table["ours"] != published.MISSING) & (table["published"] != published.MISSING)
     shared = both.groupby([table["task"], table["dataset"]]).transform("any")
     return table[shared].reset_index(drop=True)
@@ -56,18 +55,18 @@ def compared(results: Results, model: str | Mapping[str, str] | None) -> pd.Data
 
 def comparison(table: pd.DataFrame, model: str | Mapping[str, str] | None, most: int) -> Section:
     """The section; ``table`` is that of `compared`."""
-    part = Section("published", "Beside the published figures")
+    part = Section("published", "Comparison with published results")
     if model is None:
         return part
     named = ", ".join(model.values()) if isinstance(model, Mapping) else model
-    part.absent = f"no figure of this run has a published counterpart for {named} (same task, dataset and metric)"
+    part.absent = f"no result of this run has a published counterpart for {named} (same task, dataset and metric)"
     if len(table):
         part.about = (
-            f"What was published for {named}. Figures can be compared only as far as the folding program, the dataset "
-            "and the number of samples are the same: see the columns."
+            f"Published results of {named}. They are comparable only if the folding program, the dataset and the "
+            "number of samples agree: see the columns."
         )
         shown = table[list(COLUMNS)].rename(columns=COLUMNS)
-        part.body.append(markup.frame_table("published-table", shown, most, "published.csv"))
+        part.body.append(frame_table("published-table", shown, most, "published.csv"))
     return part
 
 

@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from dplm2.evaluation.metrics.metric import Metric
+from dplm2.evaluation.metrics.registry import metric_of
 from dplm2.report.drawing import FAINT, GRID, HEIGHT, INK, MARKERS, SERIES, Figure, axes, logarithmic, shorten, slug
-from dplm2.report.labels import number, quantity
+from dplm2.report.labels import number
 from dplm2.report.results import Curve, TokenUsage
+from dplm2.training.log import VALIDATION
 
 MOST_NAMED_CHAINS = 48
 MOST_DOTS = 60
@@ -18,8 +21,11 @@ MOST_SCATTERED = 2000
 LARGEST_LINEAR_RATIO = 30
 SMALLEST_VIOLIN = 4
 NOT_CURVES = {"step", "epoch", "learning_rate", "gradient_norm", "tokens", "seconds"}
-VALIDATION = "validation_"
-RANGES = {"sc_tm": (0, 1), "tm_score": (0, 1), "lddt_ca": (0, 1), "plddt": (0, 100), "recovery": (0, 1)}
+TRENDS = {
+    "higher": "It should rise and level off.",
+    "lower": "It should fall and level off.",
+    None: "It should settle.",
+}
 
 
 def training(curve: Curve, most: int) -> list[Figure]:
@@ -38,7 +44,7 @@ def _curve_group(column: str) -> str:
 
 
 def _training_figure(curve: Curve, name: str, columns: list[str]) -> Figure:
-    what = quantity(name)
+    what = metric_of(name)
     bases = list(dict.fromkeys(column.removeprefix(VALIDATION) for column in columns))
     with axes() as (ax, out):
         for column in columns:
@@ -55,13 +61,11 @@ def _training_figure(curve: Curve, name: str, columns: list[str]) -> Figure:
         if len(columns) > 1:
             ax.legend()
     first, last = (float(curve.rows[columns[0]].dropna().iloc[i]) for i in (0, -1))
-    direction = {1: "It should rise and level off.", -1: "It should fall and level off."}
-    direction = direction.get(-1 if what.name.endswith("loss") else what.better, "It should settle.")
     overfit = ""
     if len({column.startswith(VALIDATION) for column in columns}) == 2:
-        overfit = " A dashed line that turns away from its solid one is overfitting."
-    caption = f"From {number(first)} in the first row to {number(last)} in the last. {direction}{overfit}"
-    return Figure(slug("training", curve.place, name), f"{curve.place}: {what.name}", caption, out[0])
+        overfit = " A validation curve that departs from its training curve indicates overfitting."
+    caption = f"From {number(first)} in the first row to {number(last)} in the last. {TRENDS[what.better]}{overfit}"
+    return Figure(slug("training", curve.place, name), f"{curve.place}: {what.title}", caption, out[0])
 
 
 def _curve_label(column: str, name: str, bases: list[str]) -> str:
@@ -88,7 +92,7 @@ def error_by_chain(name: str, title: str, series: Mapping[str, pd.DataFrame], co
     frames = {label: _with_ids(frame, column) for label, frame in series.items()}
     largest = max(len(frame) for frame in frames.values())
     named = largest <= MOST_NAMED_CHAINS
-    what = quantity(column)
+    what = metric_of(column)
     with axes(height=0.9 + 0.155 * largest if named else HEIGHT) as (ax, out):
         if named:
             _chain_rows(ax, frames, column)
@@ -103,10 +107,9 @@ def error_by_chain(name: str, title: str, series: Mapping[str, pd.DataFrame], co
         (ax.set_xlabel if named else ax.set_ylabel)(what.axis)
         if len(frames) > 1:
             ax.figure.legend(loc="outside lower center", ncols=3)
-    means = "; ".join(f"{label}: mean {number(float(frame[column].mean()))}" for label, frame in frames.items())
-    better = "Left is better" if named else "Low is better"
-    each = "Each row is a chain, the worst at the bottom" if named else f"Each dot is a chain{_shown(frames)}"
-    caption = f"{each}. {better} ({means}). Chains that stand apart are worth a look."
+    means = "; ".join(f"{label} {number(float(frame[column].mean()))}" for label, frame in frames.items())
+    each = "Each row is a chain, sorted by error" if named else f"Each dot is a chain{_shown(frames)}"
+    caption = f"{each}. {_better(what)}Means: {means}. Outliers deserve a closer look."
     return Figure(name, title, caption, out[0])
 
 
@@ -146,10 +149,10 @@ def histogram(
     name: str, title: str, series: Mapping[str, np.ndarray], column: str, thresholds: Sequence[float] = ()
 ) -> Figure:
     """How a metric is distributed over samples, with dashed lines at ``thresholds``."""
-    what = quantity(column)
+    what = metric_of(column)
     everything = np.concatenate(list(series.values()))
     with axes() as (ax, out):
-        edges = np.linspace(*RANGES[column], 21) if column in RANGES else np.histogram_bin_edges(everything, 20)
+        edges = np.linspace(*what.limits, 21) if what.limits else np.histogram_bin_edges(everything, 20)
         ax.hist(
             list(series.values()), bins=edges, label=list(series), color=[SERIES[i % 6] for i in range(len(series))]
         )
@@ -160,19 +163,26 @@ def histogram(
         ax.yaxis.get_major_locator().set_params(integer=True)
         if len(series) > 1:
             ax.legend()
-    medians = "; ".join(f"{label}: median {number(float(np.median(v)))} of {len(v)}" for label, v in series.items())
-    side = {1: " More to the right is better.", -1: " More to the left is better."}.get(what.better, "")
-    return Figure(name, title, f"{medians}.{side}{_dashed(thresholds)}", out[0])
+    medians = "; ".join(f"{label} {number(float(np.median(v)))} (n = {len(v)})" for label, v in series.items())
+    return Figure(name, title, f"{_better(what)}Medians: {medians}.{_dashed(thresholds)}", out[0])
+
+
+def _better(metric: Metric) -> str:
+    """The sentence that says which direction is better."""
+    return f"{metric.better.capitalize()} is better. " if metric.better else ""
 
 
 def _dashed(thresholds: Sequence[float]) -> str:
     """The sentence about threshold lines."""
-    return f" Dashed: the threshold of {' and '.join(map(number, thresholds))}." if thresholds else ""
+    if not thresholds:
+        return ""
+    lines, name = ("lines", "thresholds") if len(thresholds) > 1 else ("line", "threshold")
+    return f" Dashed {lines}: {name} of {' and '.join(map(number, thresholds))}."
 
 
 def by_length(name: str, title: str, frame: pd.DataFrame, column: str, thresholds: Sequence[float] = ()) -> Figure:
     """Violins of a metric by length, with the samples as dots and the medians as bars."""
-    what = quantity(column)
+    what = metric_of(column)
     groups = [(int(length), rows[column].to_numpy(float)) for length, rows in frame.groupby("length")]
     generator = np.random.default_rng(0)
     with axes() as (ax, out):
@@ -191,7 +201,7 @@ def by_length(name: str, title: str, frame: pd.DataFrame, column: str, threshold
         ax.set(xlabel="length (residues)", ylabel=what.axis)
     medians = ", ".join(f"{length}: {number(float(np.median(values)))}" for length, values in groups)
     caption = (
-        f"Medians (bars) by length: {medians}.{_dashed(thresholds)} Longer chains are harder: expect them to be worse."
+        f"Medians (bars) by length: {medians}. {_better(what)}Longer chains usually score worse.{_dashed(thresholds)}"
     )
     return Figure(name, title, caption, out[0])
 
@@ -216,24 +226,23 @@ def token_usage(tokenizer: str, usages: Sequence[TokenUsage]) -> Figure:
         f"{u.dataset}: {u.used:,} of {u.codebook_size:,} used, perplexity {number(u.perplexity)}" for u in usages
     )
     caption = (
-        f"{facts}. The dotted line is even use of all tokens; the flatter and longer a curve, the better the codebook "
-        "is used. A curve that drops at once means that few tokens say everything."
+        f"{facts}. The dotted line marks uniform use of all tokens; the flatter and longer a curve, the better the "
+        "codebook is used. A steep drop means that few tokens account for most residues."
     )
     return Figure(slug("token-usage", tokenizer), f"{tokenizer}: use of structure tokens", caption, out[0])
 
 
 def scatter(name: str, title: str, series: Mapping[str, pd.DataFrame], across: str, up: str, caption: str) -> Figure:
     """One metric against another (or against the length), a dot per sample."""
-    label = "length (residues)" if across == "length" else quantity(across).axis
     with axes() as (ax, out):
         for i, (model, frame) in enumerate(_thinned(series).items()):
             ax.scatter(
                 frame[across], frame[up], s=14, alpha=0.75, color=SERIES[i % 6], marker=MARKERS[i % 6], linewidths=0,
                 label=model,
             )  # fmt: skip
-        if up in RANGES:
-            ax.set_ylim(-0.03 * RANGES[up][1], 1.03 * RANGES[up][1])
-        ax.set(xlabel=label, ylabel=quantity(up).axis)
+        if limits := metric_of(up).limits:
+            ax.set_ylim(-0.03 * limits[1], 1.03 * limits[1])
+        ax.set(xlabel=metric_of(across).axis, ylabel=metric_of(up).axis)
         if len(series) > 1:
             ax.legend()
     return Figure(name, title, f"Each dot is a sample{_shown(series)}. {caption}", out[0])

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from dplm2.artifacts import read_json
+from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK
+from dplm2.evaluation.metrics.registry import declared
+from dplm2.evaluation.metrics.training import CROSS_ENTROPY as LOGGED_CROSS_ENTROPY
 from dplm2.report.drawing import SERIES, Figure, axes, slug
 from dplm2.report.labels import number
 from dplm2.report.results import Curve, Results
@@ -21,8 +24,8 @@ def cross_entropies(results: Results) -> pd.DataFrame:
     """Cross-entropies (nats): a row for each dataset, track and task, a column for each model.
 
     ``task`` is what was given: ``all`` pools them; ``folding`` shows the sequence, ``inverse_folding`` the structure.
-    Figures of structure tokens compare within a tokenizer alone, whose fingerprint stands in its column where the
-    model lies in the results. `FREQUENCIES` is the entropy of the tokens' frequencies.
+    Values of structure tokens are comparable within one tokenizer only; the column ``tokenizer`` has its fingerprint
+    if the model is among the results. `FREQUENCIES` is the unigram baseline.
     """
     rows: dict[tuple[str, ...], dict[str, float]] = {}
     for curve in results.curves:
@@ -61,11 +64,13 @@ def _add_validation(rows: dict, curve: Curve, model: str, tokenizer: str) -> Non
 
 
 def _add_measured(rows: dict, line: Mapping[str, str], tokenizer: str) -> None:
-    track, found, rest = line["metric"].partition("_cross_entropy_")
-    variant, _, task = rest.partition("_")
-    column = {"trained": line["model"], "unigram": FREQUENCIES}.get(variant)
-    if found and track in TRACKS and column:
-        key = (line["dataset"], tokenizer, track, task or ALL_TASKS)
+    metric = declared(line["metric"])
+    if metric is None or metric.family not in (CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK):
+        return
+    named = metric.parameters
+    column = {"trained": line["model"], "unigram": FREQUENCIES}.get(named["network"])
+    if column:
+        key = (line["dataset"], tokenizer, named["track"], named.get("given", ALL_TASKS))
         rows.setdefault(key, {})[column] = float(line["value"])
 
 
@@ -101,10 +106,10 @@ def _compared_curves(track: str, column: str, series: Mapping[str, tuple[pd.Data
             if before:
                 ax.axvline(before, color=color, linestyle=":", linewidth=1)
             ends.append(f"{name}: {number(float(measured[column].iloc[-1]))}")
-        ax.set(xlabel="updates, those of the sequence stage counted", ylabel="cross-entropy (nats)", xlim=(0, None))
+        ax.set(xlabel="updates, including the sequence stage", ylabel=LOGGED_CROSS_ENTROPY.axis, xlim=(0, None))
         ax.legend()
     caption = (
-        f"Validation chains, all tasks together. At the end {'; '.join(ends)}. Dotted: where a sequence stage ended "
-        "and training on both tracks began."
+        f"Validation chains, all tasks pooled. Final values: {'; '.join(ends)}. A dotted line marks where a sequence "
+        "stage ended and training on both tracks began."
     )
-    return Figure(slug("models", track), f"Models side by side: cross-entropy of the {track} track", caption, out[0])
+    return Figure(slug("models", track), f"All models: cross-entropy of the {track} track", caption, out[0])

@@ -1,4 +1,4 @@
-"""What lies in a results folder: found by its place (design: where results lie), read, and given names.
+"""The contents of a results folder: found by their place, read, and named.
 
 Everything is optional: a run that stopped half-way, or that evaluates an imported checkpoint only, has a report too.
 """
@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from dplm2.artifacts import RUN_FILE, read_json
 from dplm2.errors import DPLM2Error
-from dplm2.report.labels import canonical, split_variant, task_kind, task_order
+from dplm2.evaluation.metrics.registry import declared
+from dplm2.report.labels import task_kind, task_order
 from dplm2.structures.store import SELECTION_FILE, part_files, shards_selected
 
-SUMMARY_COLUMNS = ("model", "task", "dataset", "metric", "value", "n", "backend")
+REQUIRED_COLUMNS = ("model", "task", "dataset", "metric", "value", "n", "backend")
 PARTS = "part-*.parquet"
 
 
@@ -39,7 +40,7 @@ class Evaluation:
     summary, groups
         ``summary.csv`` and ``groups.csv`` as text; empty frames where absent.
     metrics
-        ``metrics.parquet``, its columns under the house's names and without the variant's; an empty frame where absent.
+        ``metrics.parquet``, columns under their declared names without the variant; an empty frame where absent.
     folder
         Where it lies.
     """
@@ -58,7 +59,7 @@ class Evaluation:
 
     @property
     def label(self) -> str:
-        """What tells this evaluation from others, for people."""
+        """Label that distinguishes this evaluation from others."""
         return " \u00b7 ".join(dict.fromkeys(part for part in (self.model, self.task, self.dataset) if part))
 
     def values(self, column: str) -> np.ndarray:
@@ -123,7 +124,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """All that was found below ``folder``."""
+    """Everything found below ``folder``."""
 
     folder: Path
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -234,11 +235,11 @@ def _read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
 def _evaluations(root: Path) -> Iterator[Evaluation]:
     folders = {path.parent for name in ("summary.csv", "metrics.parquet") for path in root.rglob(name)}
     for folder in sorted(folders):
-        summary = groups = pd.DataFrame(columns=list(SUMMARY_COLUMNS), dtype=str)
+        summary = groups = pd.DataFrame(columns=list(REQUIRED_COLUMNS), dtype=str)
         if (folder / "summary.csv").is_file():
-            summary = _read_csv(folder / "summary.csv", SUMMARY_COLUMNS)
+            summary = _read_csv(folder / "summary.csv", REQUIRED_COLUMNS)
         if (folder / "groups.csv").is_file():
-            groups = _read_csv(folder / "groups.csv", ("group", *SUMMARY_COLUMNS))
+            groups = _read_csv(folder / "groups.csv", ("group", *REQUIRED_COLUMNS))
         metrics = pd.DataFrame()
         if (folder / "metrics.parquet").is_file():
             metrics = read_table(folder / "metrics.parquet").to_pandas()
@@ -280,10 +281,14 @@ def _evaluation(
 
 
 def _plain_columns(metrics: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The frame under the house's names, without the variant that they may all carry, and that variant."""
-    variants = {variant for name in metrics if (variant := split_variant(name)[1])}
+    """The frame with columns under their declared names, without the variant that all may carry, and that variant."""
+    known = {name: metric for name in metrics if (metric := declared(name)) is not None}
+    variants = {metric.parameters["weights"] for metric in known.values() if "weights" in metric.parameters}
     variant = variants.pop() if len(variants) == 1 else ""
-    renamed = {name: canonical(split_variant(name)[0] if variant else name) for name in metrics}
+    renamed = {
+        name: metric.base.name if metric.parameters.get("weights") == variant else metric.name
+        for name, metric in known.items()
+    }
     taken = set(metrics)
     renamed = {old: new for old, new in renamed.items() if new != old and new not in taken}
     return metrics.rename(columns=renamed), variant

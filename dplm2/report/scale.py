@@ -1,4 +1,4 @@
-"""How large the models of a run are and how long they were trained, and whether that is next to nothing."""
+"""Size and training of the models of a run, and a warning if they are far from anything published."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from dplm2.training.log import duration
 # The smallest published DPLM-2 (150 M parameters, 100,000 steps) and the published tokenizer's training.
 SMALLEST_PUBLISHED_MODEL = 150_000_000
 PUBLISHED_STEPS = 100_000
-# Below this share of the published parameters and steps, figures say nothing about the method.
+# Below this share of the published parameters and steps, results say nothing about the method.
 TINY_SHARE = 0.1
 LONGEST_HEADER = 100_000_000
 
@@ -109,12 +109,13 @@ def in_words(count: int) -> str:
 
 
 def warning(scales: list[Scale]) -> str | None:
-    """The plain word about models that are tiny or hardly trained; None if there are none."""
+    """The warning about models that are tiny or briefly trained; None if there are none."""
     tiny = [scale for scale in scales if scale.tiny]
     if not tiny:
         return None
     return (
         f"These models are tiny and were trained briefly ({'; '.join(scale.sentence for scale in tiny)}). The smallest "
-        f"published DPLM-2 has {in_words(SMALLEST_PUBLISHED_MODEL)} parameters and took {PUBLISHED_STEPS:,} steps on "
-        "several GPUs. The figures show that every stage works, not what the method can do."
+        f"published DPLM-2 has {in_words(SMALLEST_PUBLISHED_MODEL)} parameters and was trained for "
+        f"{PUBLISHED_STEPS:,} steps on several GPUs. The results show that every stage works, not what "
+        "the method can achieve."
     )

@@ -1,4 +1,4 @@
-"""Sampling speed: seconds for each sample by length, beside the published ones."""
+"""Sampling speed: seconds per sample by length, beside published values."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,14 +14,14 @@ COLUMNS = [
 PUBLISHED_TASK, PUBLISHED_METRIC = "sampling_speed", "seconds_per_sample"
 MOST_LENGTHS = 12
 BIN = 100  # residues: lengths of a test set are too many for a row each
-EACH, WHOLE = "batch by batch", "whole job, loading included"
+EACH, WHOLE = "per batch", "whole job, including loading"
 
 
 def sampling_speed(results: Results, model: str | Mapping[str, str] | None) -> pd.DataFrame:
-    """A row for each model, task and length; where the samples hold no times of their own, one for each job.
+    """A row for each model, task and length; where the samples record no times, one for each job.
 
-    ``model`` is the published one to compare with, or one for each of ours; a figure that nobody published is said to
-    be missing.
+    ``model`` is the published one to compare with, or one for each of ours; values that were not published are
+    "missing".
     """
     rows = [row for run in results.runs if run.place.startswith("samples/") for row in _rows(results, run)]
     figures = {

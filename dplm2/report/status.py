@@ -1,4 +1,4 @@
-"""``dplm2 status``: which artifacts are there, and how far a training has come."""
+"""``dplm2 status``: finished artifacts and the progress of training."""
 
 import argparse
 import csv
@@ -20,19 +20,19 @@ def finished(results: Path) -> Iterator[tuple[str, str, str]]:
                 run = json.loads(record.read_text(encoding="utf-8"))
                 remark = f"{run['wall_seconds']:.0f} s on {run['device']}"
             except (OSError, ValueError, KeyError, TypeError):
-                remark = "its run.json cannot be read"
+                remark = "unreadable run.json"
             yield stage, str(record.parent.relative_to(results / stage)), remark
 
 
 def unfinished(state: Path) -> Iterator[tuple[str, str]]:
-    """Training and its progress, for each saved state: step, last loss, and whether a process is at work on it."""
+    """Training progress for each saved state: step, last loss, and whether a process is running."""
     for pointer in sorted(state.rglob("latest.json")):
         folder = pointer.parent
         try:
             newest = json.loads(pointer.read_text(encoding="utf-8"))
             record = json.loads((folder / newest["file"]).with_suffix(".json").read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError):
-            yield str(folder.relative_to(state)), "its record cannot be read"
+            yield str(folder.relative_to(state)), "unreadable record"
             continue
         remark = f"{record.get('label', 'training')}: step {newest['step']} saved"
         loss = _last_loss(folder / "metrics.csv")
@@ -54,9 +54,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     """Add ``dplm2 status``."""
     parser = subparsers.add_parser(
         "status",
-        help="what is finished, and how far a training has come",
-        description="List the artifacts that are there, and the progress of trainings whose state is saved.",
-        epilog="What a run would still do: snakemake --dry-run --quiet rules",
+        help="list finished artifacts and training progress",
+        description="List finished artifacts and the progress of training runs with saved state.",
+        epilog="To list what a run would still do: snakemake --dry-run --quiet rules",
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--state", type=Path, default=Path("state"), metavar="DIR", help="default: state")

@@ -1,38 +1,27 @@
-"""Tables of the report: all summaries in one, the few rows that matter, and what is written as CSV."""
+"""Tables of the report: all summaries in one, the headline metrics, and the CSV tables."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
+from dplm2.evaluation.metrics.metric import Metric
+from dplm2.evaluation.metrics.registry import HEADLINES, metric_of
 from dplm2.evaluation.results import rule_note
-from dplm2.report.labels import number, quantity, task_kind, task_order
+from dplm2.report.labels import number, task_kind, task_order
 from dplm2.report.models import cross_entropies
-from dplm2.report.results import SUMMARY_COLUMNS, Results
+from dplm2.report.results import REQUIRED_COLUMNS, Results
 from dplm2.report.speed import sampling_speed
 
 MIDDLE_DOT = "\u00b7"
-VARIANT = "(_trained|_untrained)?"
-# The metrics that tell most of a task, in the order in which they are read; the others stand in the whole table.
-HEADLINES = {
-    "reconstruction": (rf"ca_rmsd{VARIANT}", rf"lddt_ca{VARIANT}", rf"tm_score{VARIANT}", rf"codebook_use{VARIANT}"),
-    "likelihood": (r".*cross_entropy_(trained|untrained|unigram)", r".*perplexity_trained"),
-    "co-generation": (r"sc_tm", r"sc_rmsd", r"plddt", r"designable_.*"),
-    "backbone": (r"sc_tm", r"sc_rmsd", r"designable_.*"),
-    "sequence": (r"plddt",),
-    "folding": (r"ca_rmsd", r"tm_score", r"lddt_ca"),
-    "inverse-folding": (r"recovery", r"sc_tm"),
-    "scaffolding": (r"problems_solved", r"success_.*", r"motif_rmsd", r"sc_tm"),
-}
 ROWS_OF_ONE_CARD = 8
-# Tables with a row per sample, step or file: nobody prints them.
+# Tables with a row per sample, step or file are too long for a paper.
 ROWS_WITHOUT_END = ("samples-", "training", "rejected")
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The rows of one task, model and dataset that matter most, of what is trained and what is not together."""
+    """The headline metrics of one task, model and dataset, of trained and untrained weights together."""
 
     task: str
     model: str
@@ -50,18 +39,18 @@ def summary(results: Results) -> pd.DataFrame:
     """Every row of every ``summary.csv`` as text; the seven columns of the contract first, then what else there is."""
     frames = [evaluation.summary for evaluation in results.evaluations if len(evaluation.summary)]
     if not frames:
-        return pd.DataFrame(columns=list(SUMMARY_COLUMNS), dtype=str)
+        return pd.DataFrame(columns=list(REQUIRED_COLUMNS), dtype=str)
     whole = pd.concat(frames, ignore_index=True).fillna("")
-    extras = [name for name in whole if name not in SUMMARY_COLUMNS]
-    return whole[[*SUMMARY_COLUMNS, *extras]]
+    extras = [name for name in whole if name not in REQUIRED_COLUMNS]
+    return whole[[*REQUIRED_COLUMNS, *extras]]
 
 
 def headlines(table: pd.DataFrame) -> list[Headline]:
-    """The rows of a summary that matter, by task in the order of the workflow, then model and dataset."""
+    """The headline metrics of a summary, by task in the order of the workflow, then model and dataset."""
     found = []
     for (task, model, dataset), rows in table.groupby(["task", "model", "dataset"], sort=False):
         kind = task_kind(task)
-        chosen = _chosen(rows, HEADLINES.get(kind, (r".*",)))
+        chosen = _chosen(rows, HEADLINES.get(kind))
         if len(chosen):
             backends = [name for name in dict.fromkeys(chosen["backend"]) if name not in ("", "none")]
             found.append((task_order(kind), Headline(task, model, dataset, ", ".join(backends), chosen)))
@@ -72,13 +61,14 @@ def _names(headline: Headline) -> tuple[str, str, str]:
     return headline.task, headline.model, headline.dataset
 
 
-def _chosen(rows: pd.DataFrame, patterns: tuple[str, ...]) -> pd.DataFrame:
-    chosen: list[int] = []
-    for pattern in patterns:
-        # By name: which of several summaries was read first must not decide.
-        named = sorted(rows["metric"].items(), key=lambda item: item[1])
-        fitting = [index for index, metric in named if re.fullmatch(pattern, metric)]
-        chosen += [index for index in fitting if index not in chosen]
+def _chosen(rows: pd.DataFrame, headlines: tuple[Metric, ...] | None) -> pd.DataFrame:
+    """The rows of these metrics (of an unknown task: all), at most as many as a card holds."""
+    # By name: which of several summaries was read first must not decide.
+    named = sorted(rows["metric"].items(), key=lambda item: item[1])
+    if headlines is None:
+        chosen = [index for index, _ in named]
+    else:
+        chosen = [index for metric in headlines for index, column in named if metric.match(column)]
     return rows.loc[chosen[:ROWS_OF_ONE_CARD]]
 
 
@@ -97,7 +87,7 @@ def interval(row: pd.Series) -> str:
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The rows that matter, aligned for a terminal; the rule for failed samples below."""
+    """The headline metrics, aligned for a terminal; the rule for failed samples below."""
     columns = ("task", "model", "dataset", "metric", "value", "95 % interval", "median", "n", "failed", "backend")
     optional = {"95 % interval", "median", "failed"}
     rules: list[str] = []
@@ -105,7 +95,7 @@ def as_text(table: pd.DataFrame) -> str:
     for headline in headlines(table):
         for index, (_, row) in enumerate(headline.rows.iterrows()):
             names = (headline.task, headline.model, headline.dataset) if index == 0 else ("", "", "")
-            unit = quantity(row["metric"]).unit
+            unit = metric_of(row["metric"]).unit
             metric = row["metric"] + (f" ({unit})" if unit else "")
             median, failed = shown(row.get("median", "")), row.get("n_failed", "")
             figures = (shown(row["value"]), interval(row), median, row["n"], failed)
@@ -186,7 +176,7 @@ def _token_row(usage) -> dict:
 
 
 def run_row(place: str, record: dict) -> dict:
-    """What a table tells of one ``run.json``."""
+    """The row of one ``run.json``."""
     memory = record.get("peak_memory_bytes")
     seconds = record.get("wall_seconds")
     return {

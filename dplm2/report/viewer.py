@@ -1,4 +1,4 @@
-"""What the 3-D viewer shows: C-alpha traces of chosen samples, each laid over what it is compared with."""
+"""What the 3-D viewer shows: C-alpha traces of chosen samples, each superimposed on what it is compared with."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dplm2.report.labels import number, quantity
+from dplm2.evaluation.metrics import design, structure
+from dplm2.report.labels import number
 from dplm2.report.results import Evaluation, Results, read_table
 
 CA = 1
-FACTS = ("sc_tm", "sc_rmsd", "tm_score", "ca_rmsd", "motif_rmsd", "recovery", "plddt")
+FACTS = (
+    design.SC_TM, design.SC_RMSD, structure.TM_SCORE, structure.CA_RMSD, design.MOTIF_RMSD, design.RECOVERY,
+    structure.PLDDT,
+)  # fmt: skip
 NATIVE = "native structure"
 FOLDED_FILE = "folded.parquet"
 
@@ -21,7 +25,7 @@ def chosen_samples(results: Results, most: int) -> list[dict]:
 
     From each evaluation of samples the best, the median and the worst by scTM (or TM-score) are taken in turn. Each has
     ``label``, ``facts`` (pairs of text) and ``traces``: one or two of ``name``, ``points`` (x, y, z of each C-alpha, or
-    null where it is missing) and ``plddt`` (per residue, or null). The second trace is superposed on the first.
+    null where it is missing) and ``plddt`` (per residue, or null). The second trace is superimposed on the first.
     """
     queues = [list(_ranked(evaluation)) for evaluation in results.evaluations if evaluation.kind != "reconstruction"]
     turns = [pick for turn in zip_longest(*queues) for pick in turn if pick is not None]
@@ -102,12 +106,12 @@ def _entries(folder: Path, evaluation: Evaluation, rows: list[pd.Series], native
             yield {
                 "label": f"{evaluation.model}, {evaluation.task}: {name} ({row.name})",
                 "facts": _facts(row, len(pair[0][1])),
-                "traces": _superposed(pair),
+                "traces": _superimposed(pair),
             }
 
 
 def _pair(evaluation: Evaluation, sample, folded, native) -> list[tuple[str, np.ndarray, list[float] | None]]:
-    """What is laid over one another: name, trace and confidence, the fixed one first; a native alone is not shown."""
+    """The traces to superimpose: name, trace and confidence, the fixed one first; a native alone is not shown."""
     backend = evaluation.backend if evaluation.backend not in ("", "none") else "the folding program"
     pair = []
     if evaluation.kind in ("folding", "inverse-folding"):
@@ -118,28 +122,26 @@ def _pair(evaluation: Evaluation, sample, folded, native) -> list[tuple[str, np.
     elif sample is not None:
         pair.append(("generated structure", *sample))
     if folded is not None and evaluation.kind != "folding":
-        pair.append((f"its sequence folded by {backend}", *folded))
+        pair.append((f"its sequence, folded by {backend}", *folded))
     return [] if [name for name, *_ in pair] == [NATIVE] else pair
 
 
 def _facts(row: pd.Series, length: int) -> list[list[str]]:
     facts = [["length", f"{length} residues"]]
-    for column in FACTS:
-        value = row.get(column)
+    for metric in FACTS:
+        value = row.get(metric.name)
         if isinstance(value, float | np.floating) and np.isfinite(value):
-            what = quantity(column)
-            unit = f" {what.unit}" if what.unit and "to" not in what.unit else ""
-            facts.append([what.name, number(float(value)) + unit])
+            facts.append([metric.title, number(float(value)) + metric.suffix])
     return facts
 
 
-def _superposed(pair: list[tuple[str, np.ndarray, list[float] | None]]) -> list[dict]:
+def _superimposed(pair: list[tuple[str, np.ndarray, list[float] | None]]) -> list[dict]:
     fixed = pair[0][1]
     center, axes = _longest_first(fixed)
     traces = []
     for name, points, plddt in pair:
         if points is not fixed and len(points) == len(fixed):
-            points = _lay_over(points, fixed)
+            points = _superimpose(points, fixed)
         seen = (points - center) @ axes
         rounded = [None if not np.isfinite(p).all() else [round(float(x), 1) for x in p] for p in seen]
         traces.append({"name": name, "points": rounded, "plddt": None if plddt is None else _rounded(plddt)})
@@ -160,7 +162,7 @@ def _longest_first(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return center, axes
 
 
-def _lay_over(mobile: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+def _superimpose(mobile: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     import torch
 
     from dplm2.evaluation.superposition import move, superpose

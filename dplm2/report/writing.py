@@ -11,7 +11,7 @@ from dplm2.report import tables
 from dplm2.report.comparison import compared
 from dplm2.report.drawing import Figure
 from dplm2.report.page import build_page
-from dplm2.report.results import SUMMARY_COLUMNS, input_files, read_results
+from dplm2.report.results import REQUIRED_COLUMNS, input_files, read_results
 from dplm2.report.scale import scales, warning
 from dplm2.settings.fields import plain
 from dplm2.settings.report import ReportSettings
@@ -37,7 +37,7 @@ def write_report(
     settings
         The section ``report``.
     only
-        Names of datasets, tokenizers, models and tasks (``generation``) that belong into it; None: all that is found.
+        Names of datasets, tokenizers, models and tasks (``generation``) to report; None: everything found.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def write_report(
     results = read_results(folder, only)
     page, figures = build_page(results, settings)
     whole = tables.summary(results)
-    contract = whole[list(SUMMARY_COLUMNS)]
+    contract = whole[list(REQUIRED_COLUMNS)]
     frames = {SUMMARY.stem: contract, INTERVALS.stem: whole, **tables.further_tables(results, settings.published_model)}
     if len(published := compared(results, settings.published_model)):
         frames["published"] = published
@@ -99,7 +99,7 @@ def is_current(folder: Path, out: Path, given: Mapping | None) -> bool:
 
 
 def as_terminal_text(out: Path) -> str:
-    """The figures of a finished report that matter most, and the remarks about them, for a terminal."""
+    """The headline metrics of a finished report and the remarks about them, for a terminal."""
     table = pd.read_csv(out / INTERVALS, dtype=str, keep_default_na=False)
     record = read_json(out / RUN_FILE)
     remarks = [text for text in (record.get("settings", {}).get("note"), record.get("warning")) if text]

@@ -20,8 +20,7 @@ class Fetch(Section):
         files=("*",),
     )
     pdb_address: Address = decides(
-        "https://models.rcsb.org/{id}.bcif.gz",
-        "Address of a PDB entry (http or https), with {id} for the entry.",
+        "https://models.rcsb.org/{id}.bcif.gz", "Address of a PDB entry (http or https), with {id} for the entry."
     )
     alphafold_address: Address = decides(
         "https://alphafold.ebi.ac.uk/api/prediction/{id}",
@@ -73,17 +72,9 @@ class Filters(Section):
     )
     max_length: int | None = decides(512, "Maximum number of residues of a chain, counted in the same way.", ge=1)
     min_observed_fraction: float | None = decides(
-        0.75,
-        "Minimum fraction of residues with observed N, CA and C.",
-        ge=0,
-        le=1,
+        0.75, "Minimum fraction of residues with observed N, CA and C.", ge=0, le=1
     )
-    max_unknown_fraction: float | None = decides(
-        0.1,
-        "Maximum fraction of X among the observed residues.",
-        ge=0,
-        le=1,
-    )
+    max_unknown_fraction: float | None = decides(0.1, "Maximum fraction of X among the observed residues.", ge=0, le=1)
     min_plddt: float | None = decides(
         None,
         "Minimum mean pLDDT (0 to 100) before the ends are trimmed; chains without pLDDT pass. Paper: 85.",
@@ -105,10 +96,7 @@ class Filters(Section):
         le=100,
     )
     max_coil: float | None = decides(
-        None,
-        "Maximum fraction of residues that are neither helix nor strand (P-SEA). MultiFlow: 0.5.",
-        ge=0,
-        le=1,
+        None, "Maximum fraction of residues that are neither helix nor strand (P-SEA). MultiFlow: 0.5.", ge=0, le=1
     )
     monomers_only: bool = decides(
         False,
@@ -150,8 +138,7 @@ class Clusters(Section):
     """Groups of related chains, for splits, one_per_cluster and sampling."""
 
     source: Literal["none", "file", "mmseqs2"] = decides(
-        "none",
-        "Source of the clusters: none, a table (file), or MMseqs2 (found on PATH; see envs/mmseqs2.yaml).",
+        "none", "Source of the clusters: none, a table (file), or MMseqs2 (found on PATH; see envs/mmseqs2.yaml)."
     )
     file: str | None = refers(
         None,
@@ -161,21 +148,14 @@ class Clusters(Section):
         files=("*",),
     )
     identity: float = decides(0.3, "For source 'mmseqs2': minimum sequence identity within a cluster.", ge=0, le=1)
-    coverage: float = decides(
-        0.5,
-        "For source 'mmseqs2': minimum aligned fraction of both chains.",
-        ge=0,
-        le=1,
-    )
+    coverage: float = decides(0.5, "For source 'mmseqs2': minimum aligned fraction of both chains.", ge=0, le=1)
     sensitivity: float = decides(7.5, "For source 'mmseqs2': sensitivity (-s).", ge=1, le=9)
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         if self.source == "file" and self.file is None:
             yield "file: missing; source: file needs it"
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         keys = {"file": ("file",), "mmseqs2": ("identity", "coverage", "sensitivity")}
         for source, unread in keys.items():
             for key in unread:
@@ -187,15 +167,11 @@ class Split(Section):
     """Which chains are used for validation and testing; all others are used for training."""
 
     validation_fraction: float = decides(
-        0.0,
-        "Fraction of chains (or clusters) randomly assigned to validation.",
-        ge=0,
-        lt=1,
+        0.0, "Fraction of chains (or clusters) randomly assigned to validation.", ge=0, lt=1
     )
     test_fraction: float = decides(0.0, "Fraction of chains (or clusters) randomly assigned to testing.", ge=0, lt=1)
     by: Literal["chain", "cluster"] = decides(
-        "chain",
-        "Unit of the random assignment. Near-identical sequences are always assigned together.",
+        "chain", "Unit of the random assignment. Near-identical sequences are always assigned together."
     )
     validation_list: str | None = refers(
         None,
@@ -231,7 +207,6 @@ class Split(Section):
         return self.validation_fraction > 0 or self.test_fraction > 0
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         if self.validation_fraction + self.test_fraction >= 1:
             yield "validation_fraction: with test_fraction nothing is left to train on; they must sum to less than 1"
 
@@ -265,7 +240,6 @@ class DatasetSettings(Section):
     split: Split = section("Which chains are used for validation and testing; all others are used for training.")
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         if self.files is not None and self.fetch is not None:
             yield "files: give either 'files', or 'fetch' with a list of what to download, not both"
         lengths = self.filters.min_length, self.filters.max_length

@@ -34,8 +34,7 @@ class EsmfoldSettings(Section):
         obtain=OBTAIN_ESMFOLD,
     )
     precision: Literal["float32", "bfloat16"] = decides(
-        "float32",
-        "Arithmetic of its language model; the folding trunk remains in float32. (float16 gives NaN.)",
+        "float32", "Arithmetic of its language model; the folding trunk remains in float32. (float16 gives NaN.)"
     )
     chunk_size: int | None = operates(
         None,
@@ -45,9 +44,7 @@ class EsmfoldSettings(Section):
     )
     recycles: int = decides(3, "Number of passes after the first (ESMFold's default: 3).", ge=0)
     residues_per_batch: int = operates(
-        1024,
-        "Maximum number of residues per batch, including padding; a longer chain forms a batch of its own.",
-        ge=1,
+        1024, "Maximum number of residues per batch, including padding; a longer chain forms a batch of its own.", ge=1
     )
 
 
@@ -71,9 +68,7 @@ class CommandSettings(Section):
         "({fasta} is the folder), or one run of the command per sequence.",
     )
     header: str = decides(
-        "{id}",
-        "Header line of a sequence in the FASTA file, without '>'; {id} is its name.",
-        min_length=1,
+        "{id}", "Header line of a sequence in the FASTA file, without '>'; {id} is its name.", min_length=1
     )
     structures: str = decides(
         "**/*.pdb",
@@ -82,8 +77,7 @@ class CommandSettings(Section):
         min_length=1,
     )
     plddt: Literal["percent", "fraction", "none"] = decides(
-        "percent",
-        "Content of the files' B factors: pLDDT from 0 to 100, from 0 to 1, or something else.",
+        "percent", "Content of the files' B factors: pLDDT from 0 to 100, from 0 to 1, or something else."
     )
     sequences_per_run: int = operates(
         100,
@@ -92,9 +86,7 @@ class CommandSettings(Section):
         ge=1,
     )
     timeout: int | None = decides(
-        None,
-        "Time after which a run of the command fails, in seconds. null: no limit.",
-        ge=1,
+        None, "Time after which a run of the command fails, in seconds. null: no limit.", ge=1
     )
 
 
@@ -108,15 +100,11 @@ class ProteinMpnnSettings(Section):
         min_length=1,
     )
     sequences: int = decides(
-        1,
-        "Number of sequences per backbone; the one that folds best is used (paper: 1; MultiFlow: 8).",
-        ge=1,
+        1, "Number of sequences per backbone; the one that folds best is used (paper: 1; MultiFlow: 8).", ge=1
     )
     temperature: float = decides(0.1, "Sampling temperature (paper: 0.1).", gt=0)
     seed: int = decides(
-        38,
-        "Seed of the program (released evaluator: 38). Not 0, which makes the program draw a seed.",
-        ge=1,
+        38, "Seed of the program (released evaluator: 38). Not 0, which makes the program draw a seed.", ge=1
     )
 
 
@@ -124,9 +112,7 @@ class FoldseekSettings(Section):
     """Foldseek, for diversity or novelty."""
 
     program: str = decides(
-        "foldseek",
-        "Name on PATH, or path, of the program (envs/foldseek.yaml installs it).",
-        min_length=1,
+        "foldseek", "Name on PATH, or path, of the program (envs/foldseek.yaml installs it).", min_length=1
     )
     database: str | None = refers(
         None,
@@ -161,9 +147,7 @@ class EvaluationSettings(Section):
         readers=FOLDED,
     )
     self: SelfSettings | None = decides(
-        None,
-        "Folding by the model itself. null: default settings if the backend is chosen.",
-        readers=FOLDED,
+        None, "Folding by the model itself. null: default settings if the backend is chosen.", readers=FOLDED
     )
     esmfold: EsmfoldSettings | None = decides(
         None,

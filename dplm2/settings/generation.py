@@ -62,7 +62,6 @@ class LengthRange(Section):
     maximum: int = decides(..., "Maximum length, in residues.", ge=1)
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         if self.minimum > self.maximum:
             yield f"minimum: {self.minimum} is above maximum ({self.maximum})"
 
@@ -107,9 +106,7 @@ class GenerationSettings(Section):
         readers=CHAIN_TASKS,
     )
     split: Literal["train", "validation", "test"] | None = decides(
-        None,
-        "Use only the chains of this split of `dataset`. null: all.",
-        readers=CHAIN_TASKS,
+        None, "Use only the chains of this split of `dataset`. null: all.", readers=CHAIN_TASKS
     )
     lengths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | LengthRange | None = decides(
         None,
@@ -170,9 +167,7 @@ class GenerationSettings(Section):
         readers=("infilling",),
     )
     steps: int | None = decides(
-        None,
-        "Number of unmasking steps. null: 500, or 100 for folding, inverse folding and infilling.",
-        ge=1,
+        None, "Number of unmasking steps. null: 500, or 100 for folding, inverse folding and infilling.", ge=1
     )
     steps_per_residue: float | None = decides(
         None,
@@ -219,11 +214,7 @@ class GenerationSettings(Section):
         "forbid, including '.', '-' and <null_1> (written as X).",
         readers=("co-generation", "sequence", "inverse-folding", "scaffolding", "infilling"),
     )
-    best_of: int = decides(
-        1,
-        "Generate this many candidates per sample; keep the most likely.",
-        ge=1,
-    )
+    best_of: int = decides(1, "Generate this many candidates per sample; keep the most likely.", ge=1)
     token_budget: int = operates(
         8192,
         "Maximum number of tokens per batch (both tracks, including padding). Batches that exceed the memory are "

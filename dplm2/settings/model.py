@@ -29,7 +29,6 @@ class NetworkSettings(Section):
     )
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         if self.hidden_size % (2 * self.heads):
             yield f"hidden_size: {self.hidden_size} is not a multiple of twice the number of heads ({self.heads})"
 
@@ -67,10 +66,7 @@ class WarmupSettings(Section):
         "structure tokens, nor for `structure_head: bits`, where similar codes share bits anyway.",
     )
     dropout: float = decides(
-        0.1,
-        "Dropout on the outputs of attention and feed-forward layers during training.",
-        ge=0,
-        lt=1,
+        0.1, "Dropout on the outputs of attention and feed-forward layers during training.", ge=0, lt=1
     )
     sequence_stage: Literal["auto", "always", "never"] = decides(
         "auto",
@@ -85,14 +81,11 @@ class WarmupSettings(Section):
         files=("*",),
     )
     sequence_max_length: int = decides(
-        1022,
-        "Longer sequences are cropped to a random window of this many residues in the sequence stage.",
-        ge=1,
+        1022, "Longer sequences are cropped to a random window of this many residues in the sequence stage.", ge=1
     )
     sequence_steps: int = decides(500, "Number of diffusion steps of the sequence stage.", ge=1)
     sequence_weighting: Literal["linear", "constant"] = decides(
-        "linear",
-        "Weight of a time step in the loss of the sequence stage: `linear` 1 - (t - 1) / steps, `constant` 1.",
+        "linear", "Weight of a time step in the loss of the sequence stage: `linear` 1 - (t - 1) / steps, `constant` 1."
     )
     sequence_training: TrainingSettings = section("Optimiser, batches and checkpoints of the sequence stage.")
 
@@ -107,7 +100,6 @@ class WarmupSettings(Section):
         return self.source == SCRATCH and self.model is None
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         if self.model is not None and self.source != SCRATCH:
             yield "source: has no effect beside warmup.model; leave one of them out"
         if not self.trains_on_sequences:
@@ -126,7 +118,6 @@ class LoraSettings(Section):
     dropout: float = decides(0.1, "Dropout on the input of the updates.", ge=0, lt=1)
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         for key in ("rank", "alpha", "dropout"):
             if not self.enabled and self.differs(key):
                 yield f"{key}: has no effect with enabled: false; leave it out"
@@ -136,10 +127,7 @@ class TaskRatios(Section):
     """Fractions of the training tasks; they sum to 1."""
 
     single_modality: float = decides(
-        0.25,
-        "Both tracks are noised at their own times, and neither sees the other.",
-        ge=0,
-        le=1,
+        0.25, "Both tracks are noised at their own times, and neither sees the other.", ge=0, le=1
     )
     folding: float = decides(0.25, "The sequence is given, the structure is noised.", ge=0, le=1)
     inverse_folding: float = decides(0.25, "The structure is given, the sequence is noised.", ge=0, le=1)
@@ -147,7 +135,6 @@ class TaskRatios(Section):
     joint: float = decides(0.25, "Both tracks are noised at the same time.", ge=0, le=1)
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         total = sum(getattr(self, key) for key in type(self).model_fields)
         if not math.isclose(total, 1.0, abs_tol=1e-6):
             shares = ", ".join(f"{key} {getattr(self, key):g}" for key in type(self).model_fields)
@@ -159,12 +146,10 @@ class DiffusionSettings(Section):
 
     steps: int = decides(500, "Number of time steps; t is drawn from 1 to this number.", ge=1)
     schedule: Literal["linear", "cosine"] = decides(
-        "linear",
-        "Fraction of a track that is masked at time t: `linear` t / steps, `cosine` 1 - cos(pi t / 2 steps).",
+        "linear", "Fraction of a track that is masked at time t: `linear` t / steps, `cosine` 1 - cos(pi t / 2 steps)."
     )
     weighting: Literal["linear", "constant"] = decides(
-        "linear",
-        "Weight of a time step in the loss: `linear` 1 - (t - 1) / steps, `constant` 1.",
+        "linear", "Weight of a time step in the loss: `linear` 1 - (t - 1) / steps, `constant` 1."
     )
     task_ratios: TaskRatios = section("Fractions of the training tasks; they sum to 1.")
     task_assignment: Literal["draw", "split"] = decides(
@@ -196,10 +181,7 @@ class DiffusionSettings(Section):
     )
     max_length: int = decides(512, "Longer chains are cropped to a random window of this many residues.", ge=1)
     crop_probability: float = decides(
-        0.5,
-        "Probability that a chain is cropped to a random window of random length.",
-        ge=0,
-        le=1,
+        0.5, "Probability that a chain is cropped to a random window of random length.", ge=0, le=1
     )
     crop_min_length: int = decides(
         60, "Minimum length of the random window, in residues; shorter chains are not cropped.", ge=1
@@ -212,12 +194,10 @@ class DiffusionSettings(Section):
     )
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         if self.crop_probability > 0 and self.crop_min_length > self.max_length:
             yield f"crop_min_length: {self.crop_min_length} is above max_length ({self.max_length})"
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         if self.crop_probability == 0 and self.differs("crop_min_length"):
             yield "crop_min_length: has no effect with crop_probability: 0; leave it out"
 
@@ -227,10 +207,7 @@ class ModelSettings(Section):
     or hub id; without training, and only with `tokenizer` beside it)."""
 
     tokenizer: str = refers(..., "Name of the structure tokenizer.", min_length=1)
-    datasets: tuple[str, ...] = refers(
-        (),
-        "Names of the datasets to train on; only their training chains are used.",
-    )
+    datasets: tuple[str, ...] = refers((), "Names of the datasets to train on; only their training chains are used.")
     pretrained: str | None = refers(
         None,
         "Folder or hub id of a trained model (imported, or from another run), used without further training.",
@@ -252,15 +229,13 @@ class ModelSettings(Section):
         "sums over levels and pairs of levels, which learn several times faster from little data. null: codes, or "
         "the head of a source that has structure tokens.",
     )
-    warmup: WarmupSettings = section(
-        "Initial weights of the multimodal training (paper, section 3.1).",
-    )
+    warmup: WarmupSettings = section("Initial weights of the multimodal training (paper, section 3.1).")
     lora: LoraSettings = section(
         "Low-rank adaptation (paper, section 3.1): low-rank updates of the attention and feed-forward matrices are "
-        "trained, embeddings and output head fully. The updates are merged into the weights at the end.",
+        "trained, embeddings and output head fully. The updates are merged into the weights at the end."
     )
     diffusion: DiffusionSettings = section(
-        "Training objective: absorbing diffusion over both tracks (paper, section 3.1).",
+        "Training objective: absorbing diffusion over both tracks (paper, section 3.1)."
     )
     training: TrainingSettings = section("Optimiser, batches and checkpoints of the multimodal training.")
 
@@ -275,7 +250,6 @@ class ModelSettings(Section):
             yield "warmup.structure_tokens: code: structure_head bits has no rows of its own to begin; leave it out"
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         if self.pretrained is not None:
             for key in type(self).model_fields:
                 if key not in ("pretrained", "tokenizer") and self.differs(key):

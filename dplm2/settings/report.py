@@ -34,7 +34,5 @@ class ReportSettings(Section):
         ge=1,
     )
     max_training_figures: int = decides(
-        6,
-        "Maximum number of figures per training: loss first, then validation metrics.",
-        ge=1,
+        6, "Maximum number of figures per training: loss first, then validation metrics.", ge=1
     )

@@ -23,8 +23,7 @@ class EncoderSettings(Section):
         obtain=OBTAIN_ESM_IF1,
     )
     frozen: bool = decides(
-        False,
-        "Do not train the encoder (the paper: true, with ESM-IF1's weights); its dropout is then off.",
+        False, "Do not train the encoder (the paper: true, with ESM-IF1's weights); its dropout is then off."
     )
     cached_features: bool = decides(
         False,
@@ -59,14 +58,12 @@ class EncoderSettings(Section):
     dropout: float = decides(0.1, "Dropout during training of the encoder.", ge=0, lt=1)
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         if self.layers and self.width % self.heads:
             yield f"heads: {self.heads} is not a divisor of width ({self.width})"
         if self.cached_features and not self.frozen:
             yield "cached_features: has no effect unless frozen is true; leave it out"
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         if self.layers == 0:
             for key in ("heads", "feedforward_width"):
                 if self.differs(key):
@@ -104,9 +101,7 @@ class QuantizerSettings(Section):
         ge=0,
     )
     commitment_weight: float = decides(
-        0.25,
-        "Weight of the mean squared distance between values and their signs.",
-        ge=0,
+        0.25, "Weight of the mean squared distance between values and their signs.", ge=0
     )
     entropy_weight: float = decides(
         0.1,
@@ -128,7 +123,6 @@ class QuantizerSettings(Section):
         return self.bits_per_value or (1,) * self.bits
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         if self.bits_per_value is None:
             return
         if sum(self.bits_per_value) != self.bits:
@@ -139,7 +133,6 @@ class QuantizerSettings(Section):
             yield "bits_per_value: bits cannot be switched on one by one; set gradual_steps: 0"
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         if self.entropy_weight == 0 and self.differs("entropy_temperature"):
             yield "entropy_temperature: has no effect with entropy_weight: 0; leave it out"
 
@@ -152,9 +145,7 @@ class DecoderSettings(Section):
     pair_dim: int = decides(32, "Number of channels per pair of residues.", ge=1)
     blocks: int = decides(4, "Number of blocks of the folding trunk.", ge=0)
     sequence_head_width: int = decides(
-        32,
-        "Width of each head of the attention over residues; a divisor of sequence_dim.",
-        ge=1,
+        32, "Width of each head of the attention over residues; a divisor of sequence_dim.", ge=1
     )
     pairwise_head_width: int = decides(32, "Width of each head of triangle attention; a divisor of pair_dim.", ge=1)
     structure_blocks: int = decides(
@@ -188,7 +179,6 @@ class DecoderSettings(Section):
     )
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         if self.structure_blocks == 0 and self.start != "chain":
             yield "structure_blocks: without any pass the initial chain is the result; set start: chain"
         for key, width, used in (
@@ -200,7 +190,6 @@ class DecoderSettings(Section):
                 yield f"{key}: {getattr(self, key)} is not a divisor of {width} ({getattr(self, width)})"
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         unread = {
             "blocks": ("sequence_head_width", "pairwise_head_width", "triangle_attention"),
             "post_quant_layers": ("post_quant_heads", "post_quant_window"),
@@ -217,15 +206,9 @@ class LossSettings(Section):
     """Weights of the terms of the reconstruction loss."""
 
     fape: float = decides(
-        1.0,
-        "Frame-aligned point error of the backbone, averaged over the passes of the structure module.",
-        ge=0,
+        1.0, "Frame-aligned point error of the backbone, averaged over the passes of the structure module.", ge=0
     )
-    fape_clamp: float = decides(
-        10.0,
-        "Distance at which the frame-aligned point error is clamped, in angstrom.",
-        gt=0,
-    )
+    fape_clamp: float = decides(10.0, "Distance at which the frame-aligned point error is clamped, in angstrom.", gt=0)
     unclamped_fraction: float = decides(
         0.0,
         "Fraction of the frame-aligned point error that is not clamped, so that distant domains contribute a gradient.",
@@ -241,10 +224,7 @@ class LossSettings(Section):
         "Cross-entropy of the pLDDT head. 0: the head is not trained, and the tokenizer reports no confidence.",
         ge=0,
     )
-    length_scaling: bool = decides(
-        True,
-        "Multiply the loss by the square root of the mean length, as the authors do.",
-    )
+    length_scaling: bool = decides(True, "Multiply the loss by the square root of the mean length, as the authors do.")
     local_fape: float = decides(
         0.0,
         "Unclamped frame-aligned point error of points within local_fape_window residues of the frame along the "
@@ -252,9 +232,7 @@ class LossSettings(Section):
         ge=0,
     )
     local_fape_window: int = decides(
-        12,
-        "Window of the local frame-aligned point error, in residues to either side.",
-        ge=1,
+        12, "Window of the local frame-aligned point error, in residues to either side.", ge=1
     )
     distance: float = decides(
         0.0,
@@ -281,13 +259,10 @@ class LossSettings(Section):
         ge=0,
     )
     crop: int | None = decides(
-        512,
-        "Longer chains are cropped to a random window of this many residues. null: no cropping.",
-        ge=8,
+        512, "Longer chains are cropped to a random window of this many residues. null: no cropping.", ge=8
     )
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         for term, keys in {"fape": ("fape_clamp", "unclamped_fraction"), "local_fape": ("local_fape_window",)}.items():
             for key in keys:
                 if getattr(self, term) == 0 and self.differs(key):
@@ -315,10 +290,7 @@ class TokenizerSettings(Section):
     """A structure tokenizer: either trained on `datasets`, or `pretrained` (a folder; without training, and only with
     `tokenization` beside it)."""
 
-    datasets: tuple[str, ...] = refers(
-        (),
-        "Names of the datasets to train on; only their training chains are used.",
-    )
+    datasets: tuple[str, ...] = refers((), "Names of the datasets to train on; only their training chains are used.")
     pretrained: str | None = refers(
         None,
         "Folder of a trained tokenizer (imported, or from another run), used without further training.",
@@ -336,21 +308,20 @@ class TokenizerSettings(Section):
     )
     encoder: EncoderSettings = section(
         "The GVP transformer that computes features of each residue from the backbone; the defaults are ESM-IF1's "
-        "sizes.",
+        "sizes."
     )
     quantizer: QuantizerSettings = section(
-        "Lookup-free quantization: the sign of each of `bits` values is one bit of the structure token.",
+        "Lookup-free quantization: the sign of each of `bits` values is one bit of the structure token."
     )
     decoder: DecoderSettings = section(
         "Folding trunk and structure module that convert structure tokens into a backbone; the defaults are the "
-        "paper's sizes.",
+        "paper's sizes."
     )
     loss: LossSettings = section("Weights of the terms of the reconstruction loss.")
     training: TrainingSettings = section("Optimiser, batches and checkpoints of the training.")
     tokenization: TokenizationSettings = section("How chains are batched for encoding and decoding.")
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         if self.pretrained is not None:
             unread = [key for key in type(self).model_fields if key not in ("pretrained", "tokenization")]
             for key in filter(self.differs, unread):

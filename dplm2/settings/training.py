@@ -22,14 +22,9 @@ class TrainingSettings(Section):
         "language model (about twice the number of residues). A chain that exceeds it forms a batch of its own.",
         ge=1,
     )
-    max_batch_size: int | None = decides(
-        800,
-        "Maximum number of chains per batch. null: no limit.",
-        ge=1,
-    )
+    max_batch_size: int | None = decides(800, "Maximum number of chains per batch. null: no limit.", ge=1)
     sample_by: Literal["chain", "cluster"] = decides(
-        "chain",
-        "Definition of an epoch: every chain once, or one randomly chosen chain of every cluster.",
+        "chain", "Definition of an epoch: every chain once, or one randomly chosen chain of every cluster."
     )
     accumulate: int = decides(
         1,
@@ -47,19 +42,13 @@ class TrainingSettings(Section):
     )
     learning_rate: float = decides(0.0001, "Learning rate after the warm-up.", gt=0)
     initial_learning_rate: float = decides(
-        1e-07,
-        "Learning rate of the first update; it increases linearly during the warm-up.",
-        ge=0,
+        1e-07, "Learning rate of the first update; it increases linearly during the warm-up.", ge=0
     )
     final_learning_rate: float | None = decides(
-        None,
-        "Learning rate at the end of the decay. null: one tenth of learning_rate.",
-        ge=0,
+        None, "Learning rate at the end of the decay. null: one tenth of learning_rate.", ge=0
     )
     warmup_steps: int | None = decides(
-        None,
-        "Updates of the linear warm-up. null: one tenth of steps, at most 2000.",
-        ge=0,
+        None, "Updates of the linear warm-up. null: one tenth of steps, at most 2000.", ge=0
     )
     schedule: Literal["polynomial", "constant"] = decides(
         "polynomial",
@@ -73,14 +62,11 @@ class TrainingSettings(Section):
         "weights and embeddings.",
     )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = decides(
-        (0.9, 0.98),
-        "Exponential decay rates of AdamW's two moments.",
+        (0.9, 0.98), "Exponential decay rates of AdamW's two moments."
     )
     epsilon: float = decides(1e-08, "Term added to the denominator of AdamW.", gt=0)
     gradient_clip: float | None = decides(
-        0.5,
-        "Maximum norm of the gradient; larger gradients are scaled down. null: no clipping.",
-        gt=0,
+        0.5, "Maximum norm of the gradient; larger gradients are scaled down. null: no clipping.", gt=0
     )
     ema_decay: float | None = decides(
         None,
@@ -90,8 +76,7 @@ class TrainingSettings(Section):
         lt=1,
     )
     precision: Literal["fp32", "bf16"] = decides(
-        "fp32",
-        "Arithmetic of the forward and backward pass; with bf16, weights and optimiser states remain in fp32.",
+        "fp32", "Arithmetic of the forward and backward pass; with bf16, weights and optimiser states remain in fp32."
     )
     activation_checkpointing: bool = operates(
         False,
@@ -99,8 +84,7 @@ class TrainingSettings(Section):
         "one third more time, the same gradients.",
     )
     compile: bool = operates(
-        False,
-        "Compile the network with torch.compile (on a GPU block by block): a slower start, faster steps.",
+        False, "Compile the network with torch.compile (on a GPU block by block): a slower start, faster steps."
     )
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = operates(
         1,
@@ -120,9 +104,7 @@ class TrainingSettings(Section):
         ge=0,
     )
     validate_every: int | None = operates(
-        1000,
-        "Steps between validations; the last step is always validated. null: only the last step.",
-        ge=1,
+        1000, "Steps between validations; the last step is always validated. null: only the last step.", ge=1
     )
     log_every: int = operates(50, "Steps per row of metrics.csv; each row contains means over its steps.", ge=1)
     save_every: int | None = operates(None, "Steps between checkpoints. null: by time only.", ge=1)
@@ -131,11 +113,7 @@ class TrainingSettings(Section):
         "Seconds between checkpoints; a checkpoint is written when either interval has passed. null: by steps only.",
         gt=0,
     )
-    keep: int = operates(
-        2,
-        "Number of checkpoints to keep; if the latest is damaged, the one before it is used.",
-        ge=1,
-    )
+    keep: int = operates(2, "Number of checkpoints to keep; if the latest is damaged, the one before it is used.", ge=1)
     time_limit_minutes: float | None = operates(
         None,
         "Save and exit with status 75 after this time, for queues that kill jobs without a signal; the next run "
@@ -160,7 +138,6 @@ class TrainingSettings(Section):
         return self.learning_rate / 10 if self.final_learning_rate is None else self.final_learning_rate
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values."""
         rate = self.learning_rate
         if self.warmup >= self.steps:
             yield f"warmup_steps: {self.warmup} is not less than steps ({self.steps})"
@@ -176,7 +153,6 @@ class TrainingSettings(Section):
             yield f"accumulate: {self.accumulate} batches per update cannot be shared evenly by {self.devices} devices"
 
     def idle(self) -> Iterator[str]:
-        """Keys that have no effect beside the others."""
         if self.schedule == "constant":
             for key in ("final_learning_rate", "decay_power"):
                 if self.differs(key):

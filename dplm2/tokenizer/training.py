@@ -274,7 +274,7 @@ def train_tokenizer(
         task,
         settings.training,
         seed=seed,
-        state=state,
+        state=state / "tokenizer",
         fingerprint=fingerprint([decides, inputs, seed]),
         metrics=out / METRICS_FILE,
         device=device,

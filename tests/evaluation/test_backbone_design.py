@@ -13,7 +13,7 @@ from dplm2.evaluation import backbone_design, unconditional
 from dplm2.evaluation.backbone_design import best_designs, proteinmpnn
 from dplm2.evaluation.benchmark import FOLDED_FILE, Job
 from dplm2.evaluation.folding import Failure, Folded
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.generation.samples import write_rows
 from dplm2.settings.evaluation import EvaluationSettings, ProteinMpnnSettings
 
@@ -66,8 +66,8 @@ def backbone(length: int) -> np.ndarray:
     return steps.cumsum(0).astype(np.float32)
 
 
-def sample(length: int) -> Sample:
-    return Sample(f"s{length}", "model", "backbone", "", backbone=backbone(length))
+def sample(length: int) -> EvaluatedSample:
+    return EvaluatedSample(f"s{length}", "model", "backbone", "", backbone=backbone(length))
 
 
 def test_designs_are_parsed_and_no_program_starts_again(program, tmp_path):

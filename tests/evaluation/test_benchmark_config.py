@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dplm2.evaluation.published import MISSING, compare
+from dplm2.evaluation.published import MISSING, compare_with_published
 from dplm2.settings import load
 from dplm2.settings.fields import plain
 
@@ -50,7 +50,7 @@ def test_test_sets_find_the_figures_published_for_the_size(name):
     assert tasks == {(task, dataset) for task in METRICS for dataset in TEST_SETS}
     for task, metric in METRICS.items():
         for dataset, expected in zip(TEST_SETS, PUBLISHED[name][task], strict=True):
-            table = compare(without_figures(task, dataset), whole.report.published_model)
+            table = compare_with_published(without_figures(task, dataset), whole.report.published_model)
             table = table[(table["metric"] == metric) & (table["statistic"] == "mean")]
             assert pytest.approx(expected) in table["published"].tolist()
 
@@ -59,7 +59,7 @@ def test_test_sets_find_the_figures_published_for_the_size(name):
 def test_reconstructions_stand_beside_the_published_tokenizer(name):
     whole = load(CONFIG / f"{name}.yaml")
     assert set(TEST_SETS) <= set(whole.datasets) and "cameo2022" in whole.evaluation.reconstruction
-    table = compare(without_figures("reconstruction", "cameo2022"), "")
+    table = compare_with_published(without_figures("reconstruction", "cameo2022"), "")
     assert len(table) and MISSING not in table["published"].tolist()
 
 

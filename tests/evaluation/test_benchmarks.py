@@ -264,7 +264,7 @@ def test_tokens_that_are_there_are_decoded_and_nothing_is_encoded(tmp_path, nati
     table = pa.Table.from_pylist(rows[::-1], tokens.SCHEMA)
     metadata = {"tokenizer_fingerprint": Identity.fingerprint, "codebook_size": "512"}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "part-00000.parquet")
-    job = reconstruction.Job("", (), tmp_path, EvaluationSettings.make(), tokens=(tmp_path,))
+    job = reconstruction.ReconstructionJob("", (), tmp_path, EvaluationSettings.make(), tokens=(tmp_path,))
     made = reconstruction._tokens_of(job, list(natives), tokenizer)
     tokenizer.encode = None
     _, metrics = reconstruction.reconstruct(tokenizer, backbones, EvaluationSettings.make(), made=made)

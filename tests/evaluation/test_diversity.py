@@ -9,7 +9,7 @@ import pytest
 
 from dplm2.evaluation import diversity
 from dplm2.evaluation.results import Source
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.settings.evaluation import EvaluationSettings
 
 SOURCE = Source("model", "co-generation", "unconditional", "none")
@@ -17,7 +17,7 @@ SOURCE = Source("model", "co-generation", "unconditional", "none")
 
 def rows_by_group(metrics, structures, names, **section) -> dict[tuple[str, str], dict]:
     samples = [
-        Sample(name, "model", "co-generation", "A" * (50 if name == "alone" else 40), backbone=structure)
+        EvaluatedSample(name, "model", "co-generation", "A" * (50 if name == "alone" else 40), backbone=structure)
         for name, structure in zip(names, structures, strict=True)
     ]
     settings = EvaluationSettings.make(designable_sc_tm=[0.5], designable_sc_rmsd=[], **section)

@@ -18,7 +18,7 @@ from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.backbone_design import proteinmpnn
 from dplm2.evaluation.command_backend import CommandBackend, read_backbone
 from dplm2.evaluation.folding import predict
-from dplm2.evaluation.samples import Sample
+from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.settings import load
 from dplm2.settings.evaluation import CommandSettings, ProteinMpnnSettings
 
@@ -211,8 +211,8 @@ def inverse_folding() -> ProteinMpnnSettings:
     return settings.proteinmpnn
 
 
-def backbone_sample(backbone: np.ndarray) -> Sample:
-    return Sample("x", "model", "backbone", "", backbone=backbone)
+def backbone_sample(backbone: np.ndarray) -> EvaluatedSample:
+    return EvaluatedSample("x", "model", "backbone", "", backbone=backbone)
 
 
 def test_the_configuration_designs(runs):

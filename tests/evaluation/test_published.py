@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dplm2.evaluation.published import COUNTERPARTS, beside_published, compare, compare_summaries, published
+from dplm2.evaluation.published import (
+    COUNTERPARTS,
+    beside_published,
+    compare_summaries,
+    compare_with_published,
+    published,
+)
 from dplm2.evaluation.results import Source, describe, rule_note, summary_row
 from dplm2.settings import load
 
@@ -30,7 +36,7 @@ def test_every_counterpart_is_in_the_published_table():
 
 def test_difference_interval_and_what_is_missing():
     summary = rows("inverse-folding", "cameo2022", ("recovery", 0.5, 0.51, 0.48, 0.52))
-    table = compare(summary, "DPLM-2 650M")
+    table = compare_with_published(summary, "DPLM-2 650M")
     # DPLM-2 v1, table 5, CAMEO 2022, 650M: recovery 49.01 mean and 50.10 median, scTM 0.88 and 0.93.
     recovery = table[table["metric"] == "recovery"].set_index("statistic")
     assert recovery.loc["mean", "published"] == pytest.approx(0.4901)
@@ -44,7 +50,9 @@ def test_difference_interval_and_what_is_missing():
 
 
 def test_published_figure_outside_of_the_interval():
-    table = compare(rows("co-generation", "unconditional", ("sc_tm", 0.5, 0.5, 0.45, 0.55)), "DPLM-2 650M")
+    table = compare_with_published(
+        rows("co-generation", "unconditional", ("sc_tm", 0.5, 0.5, 0.45, 0.55)), "DPLM-2 650M"
+    )
     line = table[table["metric"] == "sc_tm"].iloc[0]
     assert (line["published"], line["in_interval"]) == (0.925, "no")
 
@@ -53,7 +61,7 @@ def test_each_ablation_stands_beside_its_own():
     """DPLM-2, table 3: without sequence pre-training and on PDB alone scTM at length 100 is 0.9241, with it 0.9610."""
     ours = rows("co-generation", "unconditional", ("sc_tm", 0.9, 0.9, 0.8, 1.0), group="length=100")
     names = {"plain": "DPLM-2 650M no seq-pretrain, no synthetic", "warm": "DPLM-2 650M seq-pretrain, no synthetic"}
-    table = compare(pd.concat([ours.assign(model=name) for name in (*names, "unnamed")]), names)
+    table = compare_with_published(pd.concat([ours.assign(model=name) for name in (*names, "unnamed")]), names)
     table = table[(table["metric"] == "sc_tm") & (table["group"] == "length=100")].set_index("model")
     assert table["published"].to_dict() == {"plain": 0.9241, "warm": 0.961}
     ablations = load(Path(__file__).parents[2] / "config" / "ablations.yaml")
@@ -85,7 +93,7 @@ WITHOUT = "DPLM-2 650M no seq-pretrain, no synthetic"
 )
 def test_diversity_stands_beside_the_published_one(task, metric, group, model, published_figure):
     ours = rows(task, "unconditional", (metric, 0.5, np.nan, np.nan, np.nan), group=group)
-    table = compare(ours, model)
+    table = compare_with_published(ours, model)
     line = table[(table["metric"] == metric) & (table["group"] == group)]
     assert line["published"].tolist() == pytest.approx([published_figure])
     assert line["difference"].tolist() == pytest.approx([0.5 - published_figure])
@@ -94,7 +102,7 @@ def test_diversity_stands_beside_the_published_one(task, metric, group, model, p
 @pytest.mark.parametrize(("model", "published_figure"), [("DPLM-2 650M", 18), ("DPLM-2 3B", "missing")])
 def test_motif_figures_are_laid_beside_the_model_that_they_are_of(model, published_figure):
     ours = rows("scaffolding", "motif problems", ("problems_solved", 20, np.nan, np.nan, np.nan))
-    table = compare(ours, model)
+    table = compare_with_published(ours, model)
     assert table.loc[table["metric"] == "problems_solved", "published"].tolist() == [published_figure]
 
 
@@ -105,7 +113,7 @@ def test_problems_are_laid_beside_problems():
             rows("scaffolding", "motif problems", ("problems_solved", 20, np.nan, np.nan, np.nan)),
         ]
     )
-    table = compare(summary, "DPLM-2 650M")
+    table = compare_with_published(summary, "DPLM-2 650M")
     prw = table[table["group"] == "problem=1PRW"].iloc[0]
     assert (prw["published"], prw["ours"]) == (0.84, 0.9)
     solved = table[table["metric"] == "problems_solved"].iloc[0]
@@ -114,7 +122,7 @@ def test_problems_are_laid_beside_problems():
 
 
 def test_a_figure_that_nobody_published_says_so():
-    table = compare(rows("folding", "my proteins", ("tm_score", 0.5, 0.5, 0.4, 0.6)), "DPLM-2 650M")
+    table = compare_with_published(rows("folding", "my proteins", ("tm_score", 0.5, 0.5, 0.4, 0.6)), "DPLM-2 650M")
     assert table["published"].tolist() == ["missing"]
 
 

@@ -16,7 +16,7 @@ from dplm2.evaluation.diversity import linked_clusters
 from dplm2.evaluation.folding import Folded
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
 from dplm2.evaluation.results import SUMMARY_COLUMNS, Source, bootstrap_interval, summarize, write_results
-from dplm2.evaluation.samples import Sample, kept
+from dplm2.evaluation.samples import EvaluatedSample, kept
 from dplm2.evaluation.self_consistency import self_consistency
 from dplm2.settings.evaluation import EvaluationSettings
 
@@ -202,7 +202,7 @@ def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, recorded):
 
 
 def test_samples_are_left_out_by_name_and_length_and_it_is_told():
-    samples = [Sample(name, "m", "folding", "A" * length, problem) for name, length, problem in (
+    samples = [EvaluatedSample(name, "m", "folding", "A" * length, problem) for name, length, problem in (
         ("a", 30, "7w2p"), ("b", 30, "1abc"), ("c", 9, "1abc"), ("d", 90, "1abc"), ("e", 30, None),
     )]  # fmt: skip
     chosen = EvaluationSettings.make(excluded=["7w2p", "e"], min_length=10, max_length=80)

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dplm2.report import figures
-from dplm2.report.markup import json_block, table
-from dplm2.report.page import build_page
+from dplm2.report.blocks import Table, Viewer
+from dplm2.report.evaluations import likelihood
+from dplm2.report.page import build_page, render
 from dplm2.report.results import Curve, read_results
-from dplm2.report.sections import likelihood
 from dplm2.report.viewer import chosen_samples
 from dplm2.report.writing import write_report
 from dplm2.settings.report import ReportSettings
@@ -117,8 +117,8 @@ def test_hostile_names_are_text(tmp_path):
 
 
 def test_data_for_scripts_cannot_end_their_element():
-    block = json_block("x", [HOSTILE])
-    inner = block.removeprefix('<script type="application/json" id="x">').removesuffix("</script>")
+    html = render("viewer.html", block=Viewer([HOSTILE]))
+    inner = html.rstrip().split('<script type="application/json" id="viewer-data">')[1].removesuffix("</script>")
     assert "<" not in inner
     assert json.loads(inner) == [HOSTILE]
 
@@ -134,6 +134,15 @@ def test_any_stage_alone_gives_a_page_that_says_what_was_not_run(tmp_path, stage
     assert ("<li>Nothing was trained" in html) == (stage not in ("tokenizers", "models"))
 
 
+def test_cards_and_captions_say_which_way_is_better(html):
+    for title in ("scTM \u2191", "scRMSD \u2193", "problems solved \u2191", "sequence cross-entropy, trained \u2193"):
+        assert f"<dt>{title}</dt>" in html
+    table = re.search(r'<table id="metrics-table".*?</table>', html, flags=re.DOTALL)[0]
+    rows = [re.findall(r"<td>([^<]*)</td>", row) for row in table.split("<tr>")[2:]]
+    assert ["ca_rmsd", "C\u03b1 RMSD", "\u00c5", "lower \u2193"] in [row[:4] for row in rows]
+    assert len(rows) == len({row[0] for row in rows})
+
+
 def test_a_whole_run_lacks_nothing(html):
     assert "Not in this report" not in html
 
@@ -146,7 +155,7 @@ def test_the_notice_is_there_and_the_note(tmp_path):
 
 
 def test_numbers_sort_by_their_full_value():
-    html = table("t", ["a"], [[0.123456789], [np.float64(2)], [None], [True], ["x"]])
+    html = render("table.html", block=Table("t", ["a"], [[0.123456789], [np.float64(2)], [None], [True], ["x"]]))
     assert 'data-value="0.123456789"' in html
     assert html.count("data-value") == 2
 
@@ -266,7 +275,7 @@ def test_published_figures_stand_beside_ours(tmp_path):
     assert ">0.5<" in svg
     shutil.rmtree(scaffolding)
     html, _ = build_page(read_results(tmp_path), settings(published_model="nobody"))
-    assert "no figure of this run has a published counterpart for nobody" in html.lower()
+    assert "no result of this run has a published counterpart for nobody" in html.lower()
 
 
 @pytest.mark.parametrize("name", ["summary-table", "published-table"])

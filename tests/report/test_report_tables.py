@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from dplm2.cli import main
 from dplm2.errors import DPLM2Error
+from dplm2.evaluation.metrics.registry import metric_of, threshold_columns
 from dplm2.report import tables
-from dplm2.report.labels import number, quantity, task_kind, threshold_columns
+from dplm2.report.labels import number, task_kind
 from dplm2.report.results import TokenUsage, read_results
 from dplm2.report.scale import count_parameters, scales, warning
 from tests.report.tree import make_results
@@ -143,7 +144,7 @@ def test_memory_is_told_in_megabytes(results):
 
 def test_terminal_table_holds_no_control_characters():
     row = ["\x1b[31mred", "folding", "x", "tm_score", "1", "2", "none"]
-    assert "\x1b" not in tables.as_text(pd.DataFrame([row], columns=list(tables.SUMMARY_COLUMNS)))
+    assert "\x1b" not in tables.as_text(pd.DataFrame([row], columns=list(tables.REQUIRED_COLUMNS)))
 
 
 @pytest.mark.parametrize(
@@ -159,14 +160,14 @@ def test_terminal_table_holds_no_control_characters():
     ],
 )
 def test_counts_of_designs_and_clusters_are_not_in_angstrom(metric, name):
-    assert quantity(metric).axis == name
+    assert metric_of(metric).axis == name
 
 
 def test_thresholds_stand_in_column_names():
     columns = ["designable_sc_tm_0.5", "designable_sc_rmsd_2", "success_motif_rmsd_1", "sc_tm"]
     assert threshold_columns(columns, "sc_tm") == {"designable_sc_tm_0.5": 0.5}
-    assert quantity("designable_sc_rmsd_2").name == "designable (scRMSD \u2264 2 \u00c5)"
-    assert quantity("ca_rmsd_untrained").axis == "C\u03b1 RMSD, untrained (\u00c5)"
+    assert metric_of("designable_sc_rmsd_2").title == "designable (scRMSD \u2264 2 \u00c5)"
+    assert metric_of("ca_rmsd_untrained").axis == "C\u03b1 RMSD, untrained (\u00c5)"
 
 
 @pytest.mark.parametrize(

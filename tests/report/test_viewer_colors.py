@@ -9,7 +9,7 @@ import pytest
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="no Node.js on PATH")
-SCRIPT = resources.files("dplm2") / "assets" / "report" / "viewer.js"
+SCRIPT = resources.files("dplm2") / "report" / "templates" / "viewer.js"
 
 # All points lie in the plane of the screen, where a colour is mixed with the ground's by this share.
 SHARE = 0.35 + 0.65 / 2

@@ -1,0 +1,175 @@
+"""Sections of the page, and their parts: tables, cards, the viewer. Each part names the template that shows it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from dplm2.report.drawing import Figure
+from dplm2.report.labels import number
+
+ROWS_LOOKED_AT = 20  # to tell whether a column holds numbers
+MOST_UNFILTERED_ROWS = 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: its text and, for a number, the full value by which rows are sorted."""
+
+    text: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that is sorted by a click on a column's head.
+
+    Attributes
+    ----------
+    name
+        Id of the element.
+    columns, rows
+        Heads, and cells as plain values: numbers are rounded and aligned to the right.
+    filtered
+        Whether a field above it filters the rows.
+    note
+        A line below it.
+    """
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    filtered: bool = False
+    note: str = ""
+    template: ClassVar[str] = "table.html"
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows as they are shown."""
+        return [[_cell(value) for value in row] for row in self.rows]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column holds numbers."""
+        rows = [list(row) for row in self.rows[:ROWS_LOOKED_AT]]
+        return [any(_cell(row[i]).value is not None for row in rows) for i in range(len(self.columns))]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading below that of the section."""
+
+    text: str
+    template: ClassVar[str] = "heading.html"
+
+
+@dataclass(frozen=True)
+class Details:
+    """A table that is opened by a click."""
+
+    summary: str
+    table: Table
+    template: ClassVar[str] = "details.html"
+
+
+@dataclass(frozen=True)
+class CardRow:
+    """One metric of a card: what it is called, its value with unit, and its interval."""
+
+    term: str
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The headline metrics of one task, model and dataset."""
+
+    title: str
+    subject: str
+    rows: Sequence[CardRow]
+    note: str
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Cards side by side."""
+
+    cards: Sequence[Card]
+    template: ClassVar[str] = "cards.html"
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """The 3-D viewer and its samples, as plain values for JSON."""
+
+    samples: list[dict[str, Any]]
+    template: ClassVar[str] = "viewer.html"
+
+
+Block = Table | Heading | Details | Cards | Viewer
+
+
+@dataclass
+class Section:
+    """A part of the page.
+
+    Attributes
+    ----------
+    name, title
+        Id and heading.
+    about
+        A sentence below the heading.
+    figures
+        Drawn one beside the other.
+    body
+        What follows the figures.
+    absent
+        If there is nothing to show: what was not run.
+    """
+
+    name: str
+    title: str
+    about: str = ""
+    figures: list[Figure] = field(default_factory=list)
+    body: list[Block] = field(default_factory=list)
+    absent: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not self.figures and not self.body
+
+
+def _cell(value: object) -> Cell:
+    if value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value)):
+        return Cell()
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no")
+    if isinstance(value, int | float):
+        return Cell(number(value), value)
+    return Cell(str(value))
+
+
+def typed(text: str) -> object:
+    """A CSV file's text as a number if it is one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and "." not in text and "e" not in text.lower() else value
+
+
+def frame_table(name: str, frame: pd.DataFrame, most: int, file: str) -> Table:
+    """The first rows of a frame, with where all of them are; columns that hold lists are left out."""
+    scalar = [c for c in frame if not frame[c].map(lambda v: hasattr(v, "__len__") and not isinstance(v, str)).any()]
+    note = f"Also: tables/{file}"
+    if len(frame) > most:
+        note = f"{most:,} of {len(frame):,} rows; all: tables/{file}"
+    rows = frame[scalar].head(most).itertuples(index=False, name=None)
+    return Table(name, scalar, list(rows), len(frame) > MOST_UNFILTERED_ROWS, note)
