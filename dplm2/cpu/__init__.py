@@ -1,7 +1,7 @@
 """Leaner arithmetic for processors, all in one room and behind one switch.
 
-Everything here computes what a plain form elsewhere computes, within rounding, and gains at least a fifth of its time
-or memory by it:
+Everything here computes what a plain form elsewhere computes, within rounding, and gains at least a fifth of that
+form's time or memory (products: on some processors only, which is why their library is chosen):
 
 - ``products``: matrix products by the faster of two libraries, with weights prepared once for many calls;
 - ``layers``: a layer of the language model, written out forward and backward for training;
