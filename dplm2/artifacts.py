@@ -147,11 +147,3 @@ def peak_memory_bytes() -> int:
     """Largest resident set of this process so far (Linux reports kilobytes, macOS bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def is_intel() -> bool:
-    """Whether this machine's processor is Intel's; False where that cannot be told."""
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from dplm2 import __version__
 from dplm2.core.output import copied_to
+from dplm2.cpu.process import prepare_process
 from dplm2.errors import ConfigError, DPLM2Error, Preempted
 
 DESCRIPTION = """\
@@ -62,9 +63,7 @@ def _registrations() -> list:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    # Threads that wait actively make small networks a hundred times slower on a machine that has other work to do.
-    # OpenMP reads this when torch is loaded, which happens inside the command.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_process()
     options = build_parser().parse_args(arguments)
     if options.log is None:
         return _run(options)

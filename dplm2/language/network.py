@@ -23,8 +23,10 @@ from transformers.utils import logging
 
 from dplm2.artifacts import atomic_path, write_json, write_text
 from dplm2.core.folders import local_folder
+from dplm2.cpu import attention, layers, switch
+from dplm2.cpu.process import prepare_process
 from dplm2.errors import DPLM2Error
-from dplm2.language import attention, heads, layers
+from dplm2.language import heads
 from dplm2.language.heads.output import features
 from dplm2.language.vocabulary import SEQUENCE_IDS, TRACKS, Track, Vocabulary
 
@@ -94,8 +96,9 @@ class MultimodalEsm(nn.Module):
     Attributes
     ----------
     packing
-        Whether to compute samples without padding (see `dplm2.language.attention`) or with a mask. None: without on a
-        CPU unless compiled, and on a GPU in half precision; else with a mask. The results are the same.
+        Whether to compute samples without padding (see `dplm2.cpu.attention`) or with a mask. None: without on a CPU
+        (unless compiled, or ``DPLM2_CPU=plain``), and on a GPU in half precision; else with a mask. The results are
+        the same.
     """
 
     def __init__(
@@ -108,7 +111,10 @@ class MultimodalEsm(nn.Module):
         head: heads.StructureHead | None = None,
     ) -> None:
         super().__init__()
-        layers.install(model)
+        prepare_process()
+        model.set_attn_implementation(attention.NAME)
+        if switch.is_lean():
+            layers.install(model)
         self.head = heads.make(heads.DEFAULT, vocabulary, model.config.hidden_size) if head is None else head
         self.packing: bool | None = None
         self.model, self.vocabulary, self.embedding_scaling = model, vocabulary, embedding_scaling
@@ -161,7 +167,7 @@ class MultimodalEsm(nn.Module):
         if self.packing is not None:
             return self.packing
         if self.device.type == "cpu":
-            return not torch.compiler.is_compiling()
+            return not torch.compiler.is_compiling() and switch.is_lean()
         return attention.takes_bounds(self.device, self._dtype)
 
     @property
@@ -361,6 +367,7 @@ class MultimodalEsm(nn.Module):
         DPLM2Error
             If it is not a folder of this package, or weights are missing, left over or of another shape.
         """
+        prepare_process()
         folder = local_folder(source, FOLDER_FILES)
         config = read_config(folder)
         described: Mapping | None = config.get("dplm2")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dplm2.artifacts import atomic_path, read_json, write_json
 from dplm2.core.batching import by_length
 from dplm2.core.folders import local_folder
+from dplm2.cpu.process import prepare_process
 from dplm2.errors import DPLM2Error
 from dplm2.memory import Result, halving
 from dplm2.settings.fields import plain
@@ -83,6 +84,7 @@ class StructureTokenizer(nn.Module):
 
     def __init__(self, settings: TokenizerSettings, confidence_trained: bool = False) -> None:
         super().__init__()
+        prepare_process()
         width, self.bits = settings.encoder.width, settings.quantizer.bits
         self.settings = settings
         self.confidence_trained = confidence_trained
@@ -294,6 +296,7 @@ class StructureTokenizer(nn.Module):
         DPLM2Error
             If there is no tokenizer, or its weights do not fit its configuration.
         """
+        prepare_process()
         folder = local_folder(source, (CONFIG_FILE, WEIGHTS_FILE))
         config = read_json(folder / CONFIG_FILE)
         if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
