@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dplm2.artifacts import RunRecord, atomic_path, sha256_of_file
+from dplm2.artifacts import RunRecord, sha256_of_file
+from dplm2.core import parquet
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.folding import Failure, Folded, FoldingBackend, predict
 from dplm2.evaluation.results import Source, describe, summarize, write_results
@@ -217,8 +217,7 @@ def write_folded(
             ("plddt", pa.list_(pa.float32())),
         ]
     )
-    with atomic_path(out / FOLDED_FILE) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+    parquet.write_table(out / FOLDED_FILE, pa.Table.from_pylist(rows, schema=schema))
 
 
 def mean_or_none(values: np.ndarray | None) -> float | None:

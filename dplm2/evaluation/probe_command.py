@@ -27,10 +27,11 @@ def _run(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from dplm2.artifacts import RunRecord, sha256_of_file, write_text
+    from dplm2.core import parquet
     from dplm2.errors import DPLM2Error
     from dplm2.evaluation.probe import features_of, fit_probe
 
-    embeddings = pd.read_parquet(options.embeddings)
+    embeddings = parquet.read_frame(options.embeddings)
     labels = pd.read_csv(options.labels)
     missing = {"chain_id", "label", "split"} - set(labels.columns)
     if missing:

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.core import parquet
 from dplm2.errors import DPLM2Error, Preempted
 from dplm2.generation.contigs import reference_files
 from dplm2.generation.model import DPLM2
@@ -190,11 +189,11 @@ def _finished_rows(folder: Path, contents: Mapping[str, str]) -> dict[str, dict]
     rows = {}
     for path in sorted(folder.glob("*.parquet")):
         try:
-            table = pq.read_table(path, partitioning=None)
-        except (OSError, pa.ArrowInvalid):
-            _log.warning("%s: not readable, its samples are made again", path)
+            table = parquet.read_table(path)
+            note = json.loads(table.schema.metadata[_CONTENTS.encode()])
+        except (DPLM2Error, KeyError, TypeError, ValueError):
+            _log.warning("%s: damaged, its samples are made again", path)
             continue
-        note = json.loads(table.schema.metadata[_CONTENTS.encode()])
         rows.update(
             {
                 row["sample_id"]: row
