@@ -233,6 +233,23 @@ class RunRecord:
         self.command, self.settings, self.inputs, self.device = command, dict(settings), dict(inputs), device
         self.started = time.time()
 
+    def supersede(self, folder: str | os.PathLike, *files: str) -> None:
+        """Begin to write into ``folder``: what an earlier run with other settings or inputs left must not look whole.
+
+        Its ``run.json`` is removed, and of ``files``, those that not every run writes, all that are there.
+        """
+        record = Path(folder) / RUN_FILE
+        told = json.loads(json.dumps([self.command, self.settings, self.inputs], default=str))
+        try:
+            before = read_json_object(record)
+        except DPLM2Error:
+            before = {}
+        if [before.get(key) for key in ("command", "settings", "inputs")] == told:
+            return
+        for file in (record, *(Path(folder) / name for name in files)):
+            with explained(file):
+                file.unlink(missing_ok=True)
+
     def write(self, folder: str | os.PathLike, **extra: Any) -> None:
         """Write ``run.json`` into ``folder``; ``extra`` is added to it (counts, final losses)."""
         write_json(

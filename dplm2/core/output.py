@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from dplm2.artifacts import explained, make_folder
+
 CHUNK = 1 << 16
 
 
@@ -14,8 +16,10 @@ CHUNK = 1 << 16
 def copied_to(path: str | os.PathLike) -> Iterator[None]:
     """Within this context, what this process and its children print also goes to a file."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as log, contextlib.ExitStack() as stack:
+    make_folder(path.parent)
+    with explained(path):
+        log = path.open("wb")
+    with log, contextlib.ExitStack() as stack:
         for stream in (sys.stdout, sys.stderr):
             stack.enter_context(_copied(stream.fileno(), stream, log))
         yield

@@ -109,10 +109,15 @@ class Job:
         return predict(backend, sequences, self.cache), backend.name
 
     def record(self) -> RunRecord:
-        """What made the results; to be begun before the work, since it takes the time."""
+        """What made the results; to be begun before the work, since it takes the time.
+
+        Results of other settings or samples in the folder lose what this evaluation may not write anew.
+        """
         path = self.samples / "samples.parquet" if self.samples.is_dir() else self.samples
         inputs = {"samples": sha256_of_file(path)}
-        return RunRecord(f"evaluate {self.task}", plain(self.settings), inputs, str(self.device))
+        record = RunRecord(f"evaluate {self.task}", plain(self.settings), inputs, str(self.device))
+        record.supersede(self.out, "groups.csv", FOLDED_FILE)
+        return record
 
 
 def identity(sample: Sample, backend: str) -> dict[str, object]:

@@ -28,6 +28,7 @@ def _run(options: argparse.Namespace) -> None:
 
     from dplm2.artifacts import RunRecord, sha256_of_file, write_text
     from dplm2.core import parquet
+    from dplm2.core.locks import writing_into
     from dplm2.errors import DPLM2Error
     from dplm2.evaluation.probe import features_of, fit_probe
 
@@ -52,8 +53,10 @@ def _run(options: argparse.Namespace) -> None:
         for split, score in probe.scores.items()
     )  # fmt: skip
     predictions = rows[["chain_id", "label", "split"]].assign(prediction=probe.predictions)
-    write_text(options.out / "predictions.csv", predictions.to_csv(index=False))
-    write_text(options.out / "summary.csv", summary.to_csv(index=False))
-    record.write(options.out, strength=probe.strength, **probe.scores)
+    with writing_into(options.out, "probe"):
+        record.supersede(options.out)
+        write_text(options.out / "predictions.csv", predictions.to_csv(index=False))
+        write_text(options.out / "summary.csv", summary.to_csv(index=False))
+        record.write(options.out, strength=probe.strength, **probe.scores)
     scores = ", ".join(f"{split} {score:.3f}" for split, score in probe.scores.items())
     print(f"{options.out}: {probe.metric} {scores}")

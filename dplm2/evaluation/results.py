@@ -149,6 +149,7 @@ def write_results(
 
     Rows of ``summary`` that name a ``group`` go to ``groups.csv``.
     """
+    record.supersede(out, "groups.csv")
     parquet.write_frame(out / "metrics.parquet", metrics)
     _write_table(out / "summary.csv", _of_the_whole(summary), SUMMARY_COLUMNS)
     groups = [*groups, *(row for row in summary if "group" in row)]

@@ -130,7 +130,7 @@ class SequenceStore:
         folder = Path(folder)
         stats = [(str(Path(p).resolve()), Path(p).stat()) for p in sources if Path(p).is_file()]
         made_of = {"format": _FORMAT, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
-        folder.mkdir(parents=True, exist_ok=True)
+        artifacts.make_folder(folder)
         meta = folder / _META
         with locked(folder / "lock"):
             if not (meta.is_file() and artifacts.read_json(meta).items() >= made_of.items()):

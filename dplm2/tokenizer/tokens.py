@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from dplm2.artifacts import sha256_of_file
+from dplm2.artifacts import RUN_FILE, read_json_object, sha256_of_file
 from dplm2.core import parquet
 from dplm2.core.batching import by_length
 from dplm2.core.locks import HeldError, locked
@@ -69,10 +69,20 @@ def parts_of(sources: Sequence[Path], what: str, selections: Sequence[Path | str
             parts += part_files(source, shards)
             continue
         found = parts_found(source) if source.is_dir() else [source]
+        _refuse_missing(source, len(found))
         if not found or not found[0].exists():
             raise DPLM2Error(f"{source}: no {what} there (part-*.parquet)")
         parts += found
     return parts
+
+
+def _refuse_missing(source: Path, found: int) -> None:
+    """Refuse a folder of tokens that has fewer parts than the run that made it wrote."""
+    record = source / RUN_FILE
+    if record.is_file():
+        written = read_json_object(record).get("parts")
+        if isinstance(written, int) and found < written:
+            raise DPLM2Error(f"{source}: {found} of its {written} parts are there; encode the chains again")
 
 
 def encode_parts(
@@ -104,6 +114,13 @@ def encode_parts(
     for part, out in taken:
         with _claimed(out, wait=True):
             encode_part(part, out, tokenizer, settings, log)
+
+
+def remove_others(folder: Path, names: Sequence[str]) -> None:
+    """Remove parts of an earlier run from a folder of tokens: those that are not among ``names``."""
+    for path in folder.glob("part-*.parquet"):
+        if path.name not in names:
+            path.unlink()
 
 
 @contextmanager
@@ -215,10 +232,13 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _rows_of(path: Path, origin: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    if not path.exists() or _metadata(path) != origin:
-        return {}
     names = ("chain_id", "structure_tokens", "observed")
-    rows = read_columns(path, [SCHEMA.field(name) for name in names], "a file of tokens").to_pylist()
+    try:
+        if not path.exists() or _metadata(path) != origin:
+            return {}
+        rows = read_columns(path, [SCHEMA.field(name) for name in names], "a file of tokens").to_pylist()
+    except DPLM2Error:  # damaged: its chains are encoded again
+        return {}
     return {
         row["chain_id"]: (np.array(row["structure_tokens"], np.uint16), np.array(row["observed"], bool)) for row in rows
     }

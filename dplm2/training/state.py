@@ -21,6 +21,7 @@ from dplm2.artifacts import (
     WritingError,
     atomic_path,
     error_code,
+    make_folder,
     read_json,
     sha256_of_file,
     write_json,
@@ -86,7 +87,7 @@ class StateFolder:
             If another process holds it; the message says which.
         """
         with self.explained("create the state folder"):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         with contextlib.ExitStack() as stack:
             try:
                 with self.explained("open the lock"):
