@@ -47,6 +47,7 @@ SCHEMA = pa.schema(
     ]
 )
 CHAIN_COLUMNS = ["chain_id", "sequence", "backbone", "plddt", "cluster", "split"]
+NEEDED = ("chain_id", "sequence", "structure_tokens")
 SECONDS_BETWEEN_NOTES = 60.0
 
 
@@ -307,7 +308,7 @@ def read_tokens(
                 f"{parts[0]} and {part} are tokens of different tokenizers "
                 f"({origins[0]['tokenizer_fingerprint']} and {origin['tokenizer_fingerprint']})"
             )
-    table = pa.concat_tables([read_columns(part, list(SCHEMA), "a file of tokens") for part in parts])
+    table = pa.concat_tables([_read_part(part) for part in parts], promote_options="default")
     if pc.count_distinct(table["chain_id"]).as_py() != len(table):
         raise DPLM2Error(f"the tokens of {', '.join(map(str, sources))} have the same chain_id twice")
     if selections:
@@ -315,6 +316,17 @@ def read_tokens(
     if split is not None:
         table = table.filter(pc.fill_null(pc.equal(table["split"], split), False))
     return (table.select(list(columns)) if columns else table).replace_schema_metadata(origins[0])
+
+
+def _read_part(part: Path) -> pa.Table:
+    """The columns of a file of tokens, in their types; those that only describe the chains may be missing."""
+    there = parquet.read_schema(part).names
+    fields = [field for field in SCHEMA if field.name in there or field.name in NEEDED]
+    table = read_columns(part, fields, "a file of tokens")
+    names = [name for name in NEEDED if table[name].null_count]
+    if names:
+        raise DPLM2Error(f"{part}: not a file of tokens, its column {names[0]} has empty cells")
+    return table
 
 
 def _token_metadata(part: Path) -> dict[str, str]:
