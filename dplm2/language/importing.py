@@ -71,7 +71,7 @@ def import_model(
         Names the weights that have no place, are missing, or have another shape, or the head that it has instead.
     """
     weights = plain_weights(read_weights(source))
-    described = artifacts.read_json(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
+    described = artifacts.read_json_object(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
     unread = {name: weights.pop(name) for name in (_POSITIONS,) if name in weights}
     kind = _kind_of(weights, described, structure_head, str(source))
     model = _empty_model(weights, described, str(source))

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dplm2.artifacts import RUN_FILE, read_json
+from dplm2.artifacts import RUN_FILE, read_json_object
 from dplm2.core import parquet
 from dplm2.errors import DPLM2Error
 from dplm2.report.labels import canonical, split_variant, task_kind, task_order
@@ -260,7 +260,7 @@ def _evaluation(
             }
             if len(told) == 1:
                 names[column] = told.pop()
-    command = read_json(folder / RUN_FILE).get("command", "") if (folder / RUN_FILE).is_file() else ""
+    command = read_json_object(folder / RUN_FILE).get("command", "") if (folder / RUN_FILE).is_file() else ""
     kind = task_kind(names["task"], *place[1:], str(command))
     return Evaluation(
         "/".join(place),
@@ -336,7 +336,4 @@ def _datasets(root: Path) -> Iterator[Dataset]:
 def _runs(folder: Path) -> Iterator[Run]:
     for stage in ("structures", "tokenizers", "tokens", "models", "samples", "evaluation"):
         for path in sorted((folder / stage).rglob(RUN_FILE)):
-            record = read_json(path)
-            if not isinstance(record, dict):
-                raise DPLM2Error(f"{path}: not a record of a run (a JSON object)")
-            yield Run(path.parent.relative_to(folder).as_posix(), record)
+            yield Run(path.parent.relative_to(folder).as_posix(), read_json_object(path))
