@@ -80,7 +80,9 @@ def read_table(path: str | os.PathLike, columns: Sequence[str] | None = None) ->
     """
     with opened(path, columns) as file:
         chosen = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-        return file.read(chosen)
+        table = file.read(chosen)
+        _check_text(table)
+        return table
 
 
 def read_frame(path: str | os.PathLike) -> "pd.DataFrame":
@@ -92,7 +94,9 @@ def read_frame(path: str | os.PathLike) -> "pd.DataFrame":
 def read_batches(path: str | os.PathLike, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
     """Yield some columns of a file, at most ``rows`` at a time; raises as `read_table`."""
     with opened(path, columns) as file:
-        yield from file.iter_batches(batch_size=rows, columns=list(columns))
+        for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
+            _check_text(batch)
+            yield batch
 
 
 def read_schema(path: str | os.PathLike) -> pa.Schema:
@@ -134,6 +138,13 @@ def _readable(path: str | os.PathLike) -> Iterator[None]:
         raise DPLM2Error(f"{path}: reading it takes more memory than there is ({_text(error)})") from error
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DPLM2Error(f"{path}: not readable as Parquet ({_text(error)}); {REMEDY}") from error
+
+
+def _check_text(table: pa.Table | pa.RecordBatch) -> None:
+    """Refuse text that is none, which Arrow takes in as it is; only files without a seal can hold such."""
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            column.validate(full=True)
 
 
 def _text(error: Exception) -> str:
