@@ -60,7 +60,7 @@ def encode(sound, out):
 def generate(sound, out):
     return (
         *("generate", "sequence", "--model", sound / "model", "--out", out),
-        *("--set", "lengths=[30]", "--set", "samples=2", "--set", "sampling.steps=2"),
+        *("--set", "lengths=[30]", "--set", "samples=2", "--set", "steps=2"),
     )
 
 
@@ -230,7 +230,7 @@ def test_a_second_command_into_one_folder_refuses(sound, tmp_path, run, monkeypa
 
 def test_generating_again_with_other_settings_leaves_no_mixture(sound, tmp_path, run):
     out = tmp_path / "out"
-    assert run(*generate(sound, out), "--set", "trajectory=1")[0] == 0
+    assert run(*generate(sound, out))[0] == 0
     for folder in ("structures", "trajectories"):
         (out / folder).mkdir(exist_ok=True)
         (out / folder / "sequence-30-1.bcif").write_bytes(b"of before")
