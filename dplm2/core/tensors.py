@@ -61,6 +61,25 @@ def check_tensors(path: str | os.PathLike) -> None:
         )
 
 
+def check_layers(path: str | os.PathLike, *counts: object) -> None:
+    """Refuse numbers of layers that a file of weights cannot have, before memory is spent on them.
+
+    Raises
+    ------
+    DPLM2Error
+        If there are more layers than tensors, or the file is not one of weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as stream:
+            tensors = len(stream.keys())
+    except (OSError, SafetensorError) as error:
+        raise DPLM2Error(f"{path}: not a file of weights ({' '.join(str(error).split())[:200]})") from error
+    if wrong := [count for count in counts if not isinstance(count, int) or count > tensors]:
+        raise DPLM2Error(f"{path}: {tensors} tensors, but the config.json beside it says {str(wrong[0])[:40]} layers")
+
+
 def _sign(path: Path) -> None:
     with path.open("rb+") as stream:
         header = stream.read(int.from_bytes(stream.read(_LENGTH), "little"))

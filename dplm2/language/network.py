@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from dplm2.artifacts import read_json_object, write_json, write_text
 from dplm2.core.folders import local_folder
-from dplm2.core.tensors import check_tensors, save_tensors
+from dplm2.core.tensors import check_layers, check_tensors, save_tensors
 from dplm2.errors import DPLM2Error
 from dplm2.language import attention, heads, layers
 from dplm2.language.heads.output import features
@@ -429,6 +429,7 @@ def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> Esm
     config = read_config(folder)
     if (folder / WEIGHTS_FILE).is_file():
         check_tensors(folder / WEIGHTS_FILE)
+        check_layers(folder / WEIGHTS_FILE, config.get("num_hidden_layers", 0))
     opened: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
     try:
         with _without_progress_bars():

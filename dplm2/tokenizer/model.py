@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dplm2.artifacts import read_json_object, write_json
 from dplm2.core.batching import by_length
 from dplm2.core.folders import local_folder
-from dplm2.core.tensors import check_tensors, save_tensors
+from dplm2.core.tensors import check_layers, check_tensors, save_tensors
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.memory import Result, halving
 from dplm2.settings.fields import plain
@@ -302,6 +302,8 @@ class StructureTokenizer(nn.Module):
             )
         try:
             settings = TokenizerSettings.restored(config["architecture"])
+            sizes = settings.encoder.layers, settings.encoder.gvp_layers
+            check_layers(folder / WEIGHTS_FILE, *sizes, settings.decoder.blocks, settings.decoder.post_quant_layers)
             with torch.device("meta"):  # no time for random weights that are replaced at once
                 tokenizer = cls(settings, config["confidence_trained"] is True)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, ConfigError) as error:
