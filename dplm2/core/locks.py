@@ -91,7 +91,7 @@ def writing_into(folder: str | os.PathLike, work: str, shared: str | None = None
         If another process holds the folder, the message says which and with what; or if it cannot be written.
     """
     folder = Path(folder)
-    make_folder(folder)
+    is_new = not folder.exists()
     with explained(folder / FOLDER_LOCK):
         stream = _held(folder / FOLDER_LOCK, work, shared)
     try:
@@ -101,6 +101,8 @@ def writing_into(folder: str | os.PathLike, work: str, shared: str | None = None
             # Only the last of several that share it gets it alone.
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (folder / FOLDER_LOCK).unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()  # only if nothing was written
         stream.close()
 
 
@@ -108,7 +110,11 @@ def _held(path: Path, work: str, shared: str | None) -> IO[str]:
     """The open lock file, once this process holds it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        stream = path.open("a+")
+        make_folder(path.parent)
+        try:
+            stream = path.open("a+")
+        except FileNotFoundError:  # who held the folder has just removed it, since nothing was written
+            continue
         try:
             if _taken(stream, work, shared) and _is_at(stream, path):
                 return stream

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dplm2.artifacts import RUN_FILE, read_json_object
+from dplm2.artifacts import RUN_FILE, read_json, read_json_object
 from dplm2.core import parquet
 from dplm2.errors import DPLM2Error
 from dplm2.report.labels import canonical, split_variant, task_kind, task_order
@@ -211,7 +211,10 @@ def input_files(folder: Path) -> Iterator[Path]:
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file; of ``columns``, those that are there."""
-    return parquet.read_table(path, columns)
+    try:
+        return parquet.read_table(path, columns)
+    except DPLM2Error as error:
+        raise DPLM2Error(f"not a readable Parquet file: {error}") from error
 
 
 def _read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
@@ -336,4 +339,7 @@ def _datasets(root: Path) -> Iterator[Dataset]:
 def _runs(folder: Path) -> Iterator[Run]:
     for stage in ("structures", "tokenizers", "tokens", "models", "samples", "evaluation"):
         for path in sorted((folder / stage).rglob(RUN_FILE)):
-            yield Run(path.parent.relative_to(folder).as_posix(), read_json_object(path))
+            record = read_json(path)
+            if not isinstance(record, dict):
+                raise DPLM2Error(f"{path}: not a record of a run (a JSON object)")
+            yield Run(path.parent.relative_to(folder).as_posix(), record)
