@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from dplm2.errors import DPLM2Error
+from dplm2.artifacts import explained, make_folder
 
 CHUNK = 1 << 16
 OUT, ERR = 1, 2  # descriptors, which children inherit whatever Python's streams are
@@ -23,12 +23,10 @@ def copied_to(path: str | os.PathLike) -> Iterator[None]:
         If the file cannot be written.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("wb")
-    except OSError as error:
-        raise DPLM2Error(f"{path}: cannot be written ({error.strerror})") from error
-    with opened as log, contextlib.ExitStack() as stack:
+    make_folder(path.parent)
+    with explained(path):
+        log = path.open("wb")
+    with log, contextlib.ExitStack() as stack:
         for descriptor, stream in ((OUT, sys.stdout), (ERR, sys.stderr)):
             stack.enter_context(_copied(descriptor, stream, log))
         yield

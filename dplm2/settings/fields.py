@@ -232,7 +232,7 @@ def _read_scalar(text: str) -> Any:
         return float(text)
     try:
         return yaml.safe_load(text) if len(text) < 50 else text
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, OverflowError):  # a date that no calendar has
         return text
 
 

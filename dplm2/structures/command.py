@@ -99,6 +99,9 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.workers != 0:
         # The workers' imports go on beside this process's own.
         start_server()
+    from dplm2.artifacts import RUN_FILE, fingerprint
+    from dplm2.core.locks import writing_into
+    from dplm2.settings.fields import deciding
     from dplm2.structures.manifest import list_files
     from dplm2.structures.shards import part_paths
     from dplm2.structures.store import SELECTION_FILE
@@ -108,20 +111,24 @@ def run_clean(options: argparse.Namespace) -> int:
     settings, name, seed, _ = _settings(options, options.out)
     if options.manifest:
         chains, _ = part_paths(options.out, options.manifest)
-        counts = _clean_shard(options.manifest, settings, name, options)
+        # Jobs of other shards write beside this one.
+        with writing_into(options.out, "structures clean", shared=fingerprint([name, deciding(settings, "clean")])):
+            counts = _clean_shard(options.manifest, settings, name, options)
         print(f"{chains}: {_described(counts)}")
         return 0
     if not options.inputs and settings.files is None:
         raise ConfigError(
             f"datasets.{name} is fetched: download it with 'dplm2 structures fetch', then name the folder of files here"
         )
-    manifests = list_files(options.inputs or settings.files, options.out / "shards", settings.shards).write()
-    # A choice made among the parts of an earlier run says nothing about these.
-    (options.out / SELECTION_FILE).unlink(missing_ok=True)
-    for manifest in manifests:
-        _clean_shard(manifest, settings, name, options)
-    _remove_parts_from(options.out, settings.shards)
-    return _select(options, options.out, settings, name, seed)
+    with writing_into(options.out, "structures clean"):
+        manifests = list_files(options.inputs or settings.files, options.out / "shards", settings.shards).write()
+        # What was made of an earlier run's parts says nothing about these.
+        for former in (SELECTION_FILE, RUN_FILE):
+            (options.out / former).unlink(missing_ok=True)
+        _remove_parts_from(options.out, 0)
+        for manifest in manifests:
+            _clean_shard(manifest, settings, name, options)
+        return _select(options, options.out, settings, name, seed)
 
 
 def _clean_shard(manifest: Path, settings, name: str, options: argparse.Namespace):  # noqa: ANN001, ANN202
@@ -142,8 +149,13 @@ def _described(counts) -> str:  # noqa: ANN001
 
 def run_select(options: argparse.Namespace) -> int:
     """Choose among all chains of a dataset."""
+    from dplm2.core.locks import writing_into
+
     settings, name, seed, _ = _settings(options, options.folder)
-    return _select(options, options.folder, settings, name, seed, options.shards)
+    if not options.folder.is_dir():
+        raise DPLM2Error(f"{options.folder}: no such folder")
+    with writing_into(options.folder, "structures select"):
+        return _select(options, options.folder, settings, name, seed, options.shards)
 
 
 def _remove_parts_from(folder: Path, shards: int) -> None:
@@ -166,8 +178,6 @@ def _select(
     from dplm2.structures.selection import select_chains
     from dplm2.structures.workers import usable_cores
 
-    if not folder.is_dir():
-        raise DPLM2Error(f"{folder}: no such folder")
     record = RunRecord("structures select", {"dataset": name, "seed": seed, **plain(settings)}, {})
     counts = select_chains(folder, settings, seed, record, options.workers or usable_cores(), shards)
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "validation", "test") if split in counts)
