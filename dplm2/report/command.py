@@ -29,9 +29,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--config", nargs="+", action="extend", metavar="SOURCE", default=[], help=CONFIG_HELP)
     parser.add_argument(
-        "--print",
-        action="store_true",
-        help="print the headline metrics; an up-to-date report in --out is not rebuilt",
+        "--print", action="store_true", help="print the headline metrics; an up-to-date report in --out is not rebuilt"
     )
     parser.add_argument(
         "--only",
