@@ -51,10 +51,20 @@ def _copied(descriptor: int, stream: object, log: object) -> Iterator[None]:
 
 
 def _copy(reading: int, original: int, log: object) -> None:
+    """Pass on what comes at once; the log gets it by whole lines, since both streams write there."""
+    pending = b""
     while data := os.read(reading, CHUNK):
         with contextlib.suppress(OSError):  # nobody reads the terminal any more: the log goes on
             os.write(original, data)
-        with contextlib.suppress(OSError, ValueError):
-            log.write(data)
-            log.flush()
+        pending += data
+        end = max(pending.rfind(b"\n"), pending.rfind(b"\r")) + 1 if len(pending) < CHUNK else len(pending)
+        _append(log, pending[:end])
+        pending = pending[end:]
+    _append(log, pending)
     os.close(reading)
+
+
+def _append(log: object, data: bytes) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        log.write(data)
+        log.flush()
