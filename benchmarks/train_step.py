@@ -29,7 +29,8 @@ from torch.nn import functional
 from transformers import EsmConfig, EsmForMaskedLM
 
 from dplm2.artifacts import library_versions, peak_memory_bytes, write_json
-from dplm2.language import diffusion, layers, layout, lora
+from dplm2.cpu import products
+from dplm2.language import diffusion, layout, lora
 from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.language.stages import freeze_unread
 from dplm2.language.vocabulary import TRACKS, Vocabulary
@@ -85,9 +86,9 @@ def matrix_rates(device: str, precision: str, clock) -> tuple[float, float]:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((2048, 640), (640, 2560)))
     repetitions = 200 if device == "cuda" else 8
-    products = [lambda: a @ b] if device == "cuda" else [lambda: a @ b, lambda: layers.product(a, b.T)]
+    forms = [lambda: a @ b] if device == "cuda" else [lambda: a @ b, lambda: products.linear(a, b.T)]
     rates = []
-    for product in products:
+    for product in forms:
         product()
         synchronize(device)
         start = clock()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from dplm2.artifacts import library_versions
+from dplm2.cpu.process import prepare_process
 from dplm2.settings.training import TrainingSettings
 from dplm2.training.loop import fit
 
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    prepare_process()
     torch.set_num_threads(1)
     medians = {"plain": [], "loop": []}
     for _ in range(options.rounds):

@@ -1,10 +1,12 @@
 """Files that every stage writes: whole or not at all, and with a note of what made them."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import tempfile
 import time
@@ -16,7 +18,19 @@ from typing import Any
 from dplm2.errors import DPLM2Error
 
 RUN_FILE = "run.json"
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*OUT_OF_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+LARGEST_JSON = 1 << 28  # bytes
+_CODE_IN_TEXT = re.compile(r"(?:os error |errno )(\d+)")  # of Rust's and Arrow's errors
 REPORTED_LIBRARIES = ("dplm2", "torch", "transformers", "biotite", "numpy", "pandas", "pyarrow", "snakemake")
+
+
+class WritingError(DPLM2Error):
+    """A file could not be written; ``code`` is the system's error number."""
+
+    def __init__(self, message: str, code: int | None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @contextlib.contextmanager
@@ -25,22 +39,96 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     The folder is synced last, so that the name survives a loss of power too. After an exception, the temporary file is
     removed and ``path`` is as it was.
+
+    Raises
+    ------
+    WritingError
+        If the folder cannot be written or the disk is full; the message names the folder.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
+    make_folder(path.parent)
+    with explained(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        with explained(path, (None, name, *map(os.fsencode, [name]))):
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+        with explained(path):
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def make_folder(folder: str | os.PathLike) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises
+    ------
+    WritingError
+        If that is not possible, as where a file has its name.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        # A link that leads nowhere is no folder either, and mkdir does not follow it.
+        wrong = next((one for one in (folder, *folder.parents) if one.is_symlink() or one.is_file()), folder)
+        raise WritingError(f"{wrong}: not a folder, but a folder is to be written there", error.errno) from error
+    except OSError as error:
+        raise WritingError(f"{folder}: this folder cannot be made ({error.strerror})", error.errno) from error
+
+
+@contextlib.contextmanager
+def explained(path: str | os.PathLike, names: tuple | None = None) -> Iterator[None]:
+    """Turn a failure to write ``path`` into one line that names its folder.
+
+    Parameters
+    ----------
+    path
+        What is written.
+    names
+        Only errors about these files count, None being an error that names no file; by default all do. So an input
+        that cannot be read while something is written keeps its own message.
+    """
+    try:
+        yield
+    except DPLM2Error:
+        raise
+    except Exception as error:
+        code = error_code(error)
+        if code is None or names is not None and (code not in UNWRITABLE or _file_of(error) not in names):
+            raise
+        raise WritingError(cannot_write(path, code), code) from error
+
+
+def _file_of(error: Exception) -> str | None:
+    return error.filename if isinstance(error, OSError) else None
+
+
+def error_code(error: BaseException) -> int | None:
+    """The system's error number of an exception, also of one that only mentions it in its text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = _CODE_IN_TEXT.search(str(error))
+    return int(found[1]) if found else None
+
+
+def cannot_write(path: str | os.PathLike, code: int) -> str:
+    """One line on a file that cannot be written: the folder, the reason, and what to do."""
+    path = Path(path)
+    if code == errno.EFBIG:
+        return f"{path.parent}: {path.name} is larger than a file may be here; raise the limit (ulimit -f), run again"
+    if code in OUT_OF_SPACE:
+        return f"{path.parent}: no space left (or a quota is reached) for {path.name}; make room and run again"
+    if path.is_dir():
+        return f"{path}: a folder, but a file is to be written there"
+    return f"{path.parent}: {path.name} cannot be written in this folder ({os.strerror(code)})"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -77,12 +165,41 @@ def read_json(path: str | os.PathLike) -> Any:
     DPLM2Error
         If the file is missing or not JSON; the message names it.
     """
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST_JSON:
+            raise DPLM2Error(f"{path}: larger than {LARGEST_JSON >> 20} MiB, which no JSON file of ours is")
+        return parse_json(path.read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError as error:
         raise DPLM2Error(f"{path}: no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DPLM2Error(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
         raise DPLM2Error(f"{path}: not a JSON file ({error})") from error
+
+
+def parse_json(text: str | bytes, name: str) -> Any:
+    """A JSON text.
+
+    Raises
+    ------
+    DPLM2Error
+        If it is none, or nested too deeply; the message begins with ``name``.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise DPLM2Error(f"{name}: not a JSON file (nested too deeply)") from error
+    except ValueError as error:  # a number of thousands of digits, too
+        raise DPLM2Error(f"{name}: not a JSON file ({error})") from error
+
+
+def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a JSON file that holds an object; raises as `read_json`, and if it holds anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DPLM2Error(f"{path}: a JSON object is wanted, not {type(value).__name__}")
+    return value
 
 
 def sha256_of_file(path: str | os.PathLike) -> str:
@@ -116,6 +233,23 @@ class RunRecord:
         self.command, self.settings, self.inputs, self.device = command, dict(settings), dict(inputs), device
         self.started = time.time()
 
+    def supersede(self, folder: str | os.PathLike, *files: str) -> None:
+        """Begin to write into ``folder``: what an earlier run with other settings or inputs left must not look whole.
+
+        Its ``run.json`` is removed, and of ``files``, those that not every run writes, all that are there.
+        """
+        record = Path(folder) / RUN_FILE
+        told = json.loads(json.dumps([self.command, self.settings, self.inputs], default=str))
+        try:
+            before = read_json_object(record)
+        except DPLM2Error:
+            before = {}
+        if [before.get(key) for key in ("command", "settings", "inputs")] == told:
+            return
+        for file in (record, *(Path(folder) / name for name in files)):
+            with explained(file):
+                file.unlink(missing_ok=True)
+
     def write(self, folder: str | os.PathLike, **extra: Any) -> None:
         """Write ``run.json`` into ``folder``; ``extra`` is added to it (counts, final losses)."""
         write_json(
@@ -147,11 +281,3 @@ def peak_memory_bytes() -> int:
     """Largest resident set of this process so far (Linux reports kilobytes, macOS bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def is_intel() -> bool:
-    """Whether this machine's processor is Intel's; False where that cannot be told."""
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False

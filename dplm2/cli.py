@@ -1,15 +1,20 @@
 """The console command: one subcommand per stage, each defined in its own folder's ``command`` module."""
 
 import argparse
+import contextlib
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 
 from dplm2 import __version__
+from dplm2.artifacts import OUT_OF_SPACE, UNWRITABLE, cannot_write, error_code
 from dplm2.core.output import copied_to
+from dplm2.cpu.process import prepare_process
 from dplm2.errors import ConfigError, DPLM2Error, Preempted
 
+TRACEBACK = "DPLM2_TRACEBACK"  # in the environment: print tracebacks of unexpected errors
 DESCRIPTION = """\
 DPLM-2: protein structures in; trained models, designed proteins and benchmark tables out.
 
@@ -27,7 +32,8 @@ Beside them: import and export (other people's checkpoints), embed and probe (re
 EPILOG = """\
 Run the whole workflow with `make demo`, or `snakemake --cores 2 --configfile my.yaml`.
 Exit status: 0 all of it is there; 2 wrong use or configuration; 75 told to stop, progress
-is saved, run it again; 1 anything else.
+is saved, run it again; 1 anything else. With DPLM2_TRACEBACK=1 in the environment, unexpected
+errors print their traceback.
 """
 
 
@@ -62,27 +68,16 @@ def _registrations() -> list:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    # Threads that wait actively make small networks a hundred times slower on a machine that has other work to do.
-    # OpenMP reads this when torch is loaded, which happens inside the command.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_process()
     options = build_parser().parse_args(arguments)
     if options.log is None:
         return _run(options)
-    try:
-        with copied_to(options.log):
-            return _run_to_the_end(options)
-    except DPLM2Error as error:
-        print(f"dplm2: {error}", file=sys.stderr)
-        return 1
-
-
-def _run_to_the_end(options: argparse.Namespace) -> int:
-    """Run a parsed command; the traceback of an unforeseen error is printed here, so that the log has it."""
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(copied_to(options.log))
+        except DPLM2Error as error:
+            return _failed(f"--log: {error}")
         return _run(options)
-    except Exception:  # noqa: BLE001
-        traceback.print_exc()
-        return 1
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -90,20 +85,52 @@ def _run(options: argparse.Namespace) -> int:
     try:
         return options.run(options) or 0
     except ConfigError as error:
-        print(f"dplm2: {error}", file=sys.stderr)
-        return 2
+        return _failed(error, 2)
     except Preempted as error:
-        print(f"dplm2: {error}", file=sys.stderr)
-        return Preempted.EXIT_STATUS
+        return _failed(error, Preempted.EXIT_STATUS)
     except DPLM2Error as error:
-        print(f"dplm2: {error}", file=sys.stderr)
-        return 1
+        return _failed(error)
     except KeyboardInterrupt:
-        print("dplm2: interrupted", file=sys.stderr)
-        return 130
+        return _failed("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        return _failed(_unexpected(error))
+
+
+def _failed(reason: object, status: int = 1) -> int:
+    print(f"dplm2: {reason}", file=sys.stderr)
+    return status
+
+
+def _unexpected(error: Exception) -> str:
+    """One line on an error that no part of the package foresaw; the traceback goes where a developer finds it."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    code = error_code(error)
+    if isinstance(error, OSError) and error.filename and code in UNWRITABLE:
+        return cannot_write(os.fsdecode(error.filename), code)
+    if code in OUT_OF_SPACE:
+        return f"no space left (or a quota is reached) in a folder that this command writes; make room ({error})"
+    if isinstance(error, OSError) and error.filename:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "memory ran out; work on fewer or shorter chains at once, or on a larger machine"
+    name = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"unexpected error, please report it: {name} ({_kept_traceback(error)})"
+
+
+def _kept_traceback(error: Exception) -> str:
+    """Where the traceback was written."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="dplm2-traceback-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as stream:
+            traceback.print_exception(error, file=stream)
+        return f"traceback: {stream.name}"
+    except OSError:
+        return f"set {TRACEBACK}=1 to see the traceback"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.resources import Need, needs
 from dplm2.settings import Configuration, Section, deciding, load, operating
 from dplm2.settings.fields import FileReference, fields_read, files_named, meaning_of, plain
-from dplm2.settings.files import WEIGHTS
+from dplm2.settings.files import OBTAIN_STRUCTURES, WEIGHTS
 from dplm2.settings.loading import STAGE
 
 
@@ -112,8 +112,8 @@ class Plan:
                 return list_targets(dataset.fetch.list, folder, dataset.shards, dataset.fetch)
             return list_files(dataset.files, folder, dataset.shards)
         except DPLM2Error as error:
-            key = "files" if dataset.fetch is None else "fetch"
-            self.missing.append(f"datasets.{name}.{key}: {error}")
+            key, how = ("files", f"; {OBTAIN_STRUCTURES}") if dataset.fetch is None else ("fetch", "")
+            self.missing.append(f"datasets.{name}.{key}: {error}{how}")
             return Listing(folder, ["missing"] * dataset.shards)
 
     def _note_missing_files(self) -> None:

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
+from dplm2.cpu import attention
 from dplm2.evaluation.tm_score import tm_score
 from dplm2.generation.model import DPLM2
-from dplm2.language import attention, diffusion, heads, layout
+from dplm2.language import diffusion, heads, layout
 from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings

@@ -31,7 +31,7 @@ def files_below(path: str | os.PathLike, patterns: Iterable[str]) -> list[Path]:
 
 def _beside(path: Path) -> list[Path]:
     """The files of a database that is named by what their names begin with."""
-    return sorted(path.parent.glob(f"{path.name}*")) if path.parent.is_dir() else []
+    return sorted(file for file in path.parent.glob(f"{path.name}*") if file.is_file())
 
 
 def identity(path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike) -> str:

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from dplm2.artifacts import explained, make_folder
 from dplm2.errors import DPLM2Error
 
 RETRY_SECONDS = 0.2
+# A killed process's workers hold its lock until they notice, which takes them up to five seconds.
+PATIENCE_SECONDS = 6.0
+FOLDER_LOCK = ".lock"
 
 
 class HeldError(DPLM2Error):
@@ -39,8 +43,10 @@ def locked(path: str | os.PathLike, seconds: float | None = None) -> Iterator[IO
         If another process still holds it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
+    make_folder(path.parent)
+    with explained(path):
+        stream = path.open("a+")
+    with stream:
         _wait(stream, path, seconds)
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -63,6 +69,100 @@ def _wait(stream: IO[str], path: Path, seconds: float | None) -> None:
                 holder = stream.read().strip() or "another process"
                 raise HeldError(f"{path}: {holder} holds this lock", holder) from None
             time.sleep(RETRY_SECONDS)
+
+
+@contextlib.contextmanager
+def writing_into(folder: str | os.PathLike, work: str, shared: str | None = None) -> Iterator[None]:
+    """Keep a folder for one command that writes into it, or for several that belong together.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there. The lock is a hidden file in it, removed at the end.
+    work
+        What is done there, for the message of who comes second.
+    shared
+        Names what the commands must have in common to write at the same time, such as a fingerprint of their settings.
+        None: nobody else may write.
+
+    Raises
+    ------
+    DPLM2Error
+        If another process holds the folder, the message says which and with what; or if it cannot be written.
+    """
+    folder = Path(folder)
+    is_new = not folder.exists()
+    with explained(folder / FOLDER_LOCK):
+        stream = _held(folder / FOLDER_LOCK, work, shared)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            # Only the last of several that share it gets it alone.
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / FOLDER_LOCK).unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()  # only if nothing was written
+        stream.close()
+
+
+def _held(path: Path, work: str, shared: str | None) -> IO[str]:
+    """The open lock file, once this process holds it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        make_folder(path.parent)
+        try:
+            stream = path.open("a+")
+        except FileNotFoundError:  # who held the folder has just removed it, since nothing was written
+            continue
+        try:
+            if _taken(stream, work, shared) and _is_at(stream, path):
+                return stream
+            if time.monotonic() >= deadline:
+                _refuse(stream, path)
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()
+        time.sleep(RETRY_SECONDS)
+
+
+def _taken(stream: IO[str], work: str, shared: str | None) -> bool:
+    """Try to take a lock; a shared one belongs to all whose second line says the same."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if shared is None:
+            return False
+    else:
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()} ({work})\n{shared or ''}\n")
+        stream.flush()
+        if shared is None:
+            return True
+    try:
+        # Between giving up one lock and taking the other anybody may come: what the file says then decides.
+        fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    stream.seek(0)
+    return stream.read().splitlines()[1:] == [shared]
+
+
+def _is_at(stream: IO[str], path: Path) -> bool:
+    """Whether the lock file that is held is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _refuse(stream: IO[str], path: Path) -> None:
+    stream.seek(0)
+    holder = (stream.read().splitlines() or ["another process"])[0]
+    raise HeldError(
+        f"{path.parent}: {holder} is writing into this folder; wait for it or end it, or choose another folder", holder
+    )
 
 
 def is_held(path: str | os.PathLike) -> bool:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from dplm2.errors import DPLM2Error
+from dplm2.artifacts import explained, make_folder
 
 CHUNK = 1 << 16
 OUT, ERR = 1, 2  # descriptors, which children inherit whatever Python's streams are
@@ -23,12 +23,10 @@ def copied_to(path: str | os.PathLike) -> Iterator[None]:
         If the file cannot be written.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("wb")
-    except OSError as error:
-        raise DPLM2Error(f"{path}: cannot be written ({error.strerror})") from error
-    with opened as log, contextlib.ExitStack() as stack:
+    make_folder(path.parent)
+    with explained(path):
+        log = path.open("wb")
+    with log, contextlib.ExitStack() as stack:
         for descriptor, stream in ((OUT, sys.stdout), (ERR, sys.stderr)):
             stack.enter_context(_copied(descriptor, stream, log))
         yield
@@ -53,10 +51,20 @@ def _copied(descriptor: int, stream: object, log: object) -> Iterator[None]:
 
 
 def _copy(reading: int, original: int, log: object) -> None:
+    """Pass on what comes at once; the log gets it by whole lines, since both streams write there."""
+    pending = b""
     while data := os.read(reading, CHUNK):
         with contextlib.suppress(OSError):  # nobody reads the terminal any more: the log goes on
             os.write(original, data)
-        with contextlib.suppress(OSError, ValueError):
-            log.write(data)
-            log.flush()
+        pending += data
+        end = max(pending.rfind(b"\n"), pending.rfind(b"\r")) + 1 if len(pending) < CHUNK else len(pending)
+        _append(log, pending[:end])
+        pending = pending[end:]
+    _append(log, pending)
     os.close(reading)
+
+
+def _append(log: object, data: bytes) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        log.write(data)
+        log.flush()

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dplm2 import artifacts
+from dplm2.core.tensors import check_tensors
 from dplm2.errors import DPLM2Error
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -53,7 +53,7 @@ def read_pickled(path: str | os.PathLike) -> dict:
         ]
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what unpickling raises depends on what a damaged file holds
         lines = str(error).splitlines() or [""]
         reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
         raise DPLM2Error(
@@ -86,6 +86,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    check_tensors(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -98,6 +99,8 @@ def _parts(folder: Path) -> list[Path]:
             return [folder / name]
     for name in _INDEXES:
         if (folder / name).is_file():
-            listed = artifacts.read_json(folder / name)["weight_map"].values()
-            return [folder / Path(part).name for part in dict.fromkeys(listed)]
+            listed = artifacts.read_json_object(folder / name).get("weight_map")
+            if not isinstance(listed, dict) or not all(isinstance(part, str) for part in listed.values()):
+                raise DPLM2Error(f"{folder / name}: damaged, its weight_map names no files")
+            return [folder / Path(part).name for part in dict.fromkeys(listed.values())]
     raise DPLM2Error(f"{folder}: none of {', '.join(_SINGLE + _INDEXES)} is there")

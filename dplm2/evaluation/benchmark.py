@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dplm2.artifacts import RunRecord, atomic_path, sha256_of_file
+from dplm2.artifacts import RunRecord, sha256_of_file
+from dplm2.core import parquet
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.folding import Failure, Folded, FoldingBackend, predict
 from dplm2.evaluation.results import Source, describe, summarize, write_results
@@ -109,10 +109,15 @@ class Job:
         return predict(backend, sequences, self.cache), backend.name
 
     def record(self) -> RunRecord:
-        """What made the results; to be begun before the work, since it takes the time."""
+        """What made the results; to be begun before the work, since it takes the time.
+
+        Results of other settings or samples in the folder lose what this evaluation may not write anew.
+        """
         path = self.samples / "samples.parquet" if self.samples.is_dir() else self.samples
         inputs = {"samples": sha256_of_file(path)}
-        return RunRecord(f"evaluate {self.task}", plain(self.settings), inputs, str(self.device))
+        record = RunRecord(f"evaluate {self.task}", plain(self.settings), inputs, str(self.device))
+        record.supersede(self.out, "groups.csv", FOLDED_FILE)
+        return record
 
 
 def identity(sample: EvaluatedSample, backend: str) -> dict[str, object]:
@@ -217,8 +222,7 @@ def write_folded(
             ("plddt", pa.list_(pa.float32())),
         ]
     )
-    with atomic_path(out / FOLDED_FILE) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+    parquet.write_table(out / FOLDED_FILE, pa.Table.from_pylist(rows, schema=schema))
 
 
 def mean_or_none(values: np.ndarray | None) -> float | None:

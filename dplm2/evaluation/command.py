@@ -1,6 +1,7 @@
 """Command line of the evaluation stage: ``dplm2 evaluate``."""
 
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dplm2.settings.command_line import add_settings, choose
@@ -135,6 +136,12 @@ def _settings(options: argparse.Namespace):
     return {"settings": settings, "seed": seed, "device": pick_device(device), "out": options.out}
 
 
+def _writing(options: argparse.Namespace) -> AbstractContextManager:
+    from dplm2.core.locks import writing_into
+
+    return writing_into(options.out, f"evaluate {options.benchmark if 'benchmark' in options else 'reconstruction'}")
+
+
 def run_reconstruction(options: argparse.Namespace) -> int:
     """Run ``dplm2 evaluate reconstruction``."""
     from dplm2.errors import ConfigError
@@ -143,17 +150,18 @@ def run_reconstruction(options: argparse.Namespace) -> int:
 
     if options.untrained and options.tokens:
         raise ConfigError("--tokens: tokens of the trained tokenizer mean nothing to random weights (--untrained)")
-    status = reconstruction.run(
-        reconstruction.ReconstructionJob(
-            tokenizer=options.tokenizer,
-            chains=tuple(options.chains),
-            split=options.split,
-            untrained=options.untrained,
-            tokens=tuple(options.tokens),
-            name=options.name,
-            **_settings(options),
+    with _writing(options):
+        status = reconstruction.run(
+            reconstruction.ReconstructionJob(
+                tokenizer=options.tokenizer,
+                chains=tuple(options.chains),
+                split=options.split,
+                untrained=options.untrained,
+                tokens=tuple(options.tokens),
+                name=options.name,
+                **_settings(options),
+            )
         )
-    )
     print(beside_published(options.out))
     return status
 
@@ -162,17 +170,18 @@ def run_likelihood(options: argparse.Namespace) -> int:
     """Run ``dplm2 evaluate likelihood``."""
     from dplm2.evaluation import likelihood
 
-    return likelihood.run(
-        likelihood.LikelihoodJob(
-            model=options.model,
-            initial=options.initial,
-            tokens=tuple(options.tokens),
-            selections=tuple(options.selection),
-            split=options.split,
-            name=options.name,
-            **_settings(options),
+    with _writing(options):
+        return likelihood.run(
+            likelihood.LikelihoodJob(
+                model=options.model,
+                initial=options.initial,
+                tokens=tuple(options.tokens),
+                selections=tuple(options.selection),
+                split=options.split,
+                name=options.name,
+                **_settings(options),
+            )
         )
-    )
 
 
 def run_samples(options: argparse.Namespace) -> int:
@@ -188,7 +197,8 @@ def run_samples(options: argparse.Namespace) -> int:
         state=options.state,
         **_settings(options),
     )
-    return modules.get(options.benchmark, unconditional).run(job)
+    with _writing(options):
+        return modules.get(options.benchmark, unconditional).run(job)
 
 
 def run_compare(options: argparse.Namespace) -> int:
@@ -200,4 +210,5 @@ def run_compare(options: argparse.Namespace) -> int:
     if len(pairs) > 1 and not all(equals for _, equals, _ in pairs):
         raise ConfigError("--model: give one published model, or OURS=PUBLISHED for each of several")
     named = {ours: published for ours, _, published in pairs} if pairs[0][1] else options.model[0]
-    return compare_summaries(options.summaries, named, options.out)
+    with _writing(options):
+        return compare_summaries(options.summaries, named, options.out)

@@ -14,10 +14,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from dplm2.artifacts import atomic_path
+from dplm2.core.tensors import check_tensors, save_tensors
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.recovery import AMINO_ACIDS
 
@@ -142,17 +142,16 @@ def name_of(sequence: str) -> str:
 
 
 def _keep(folder: Path, sequence: str, folded: Folded) -> None:
-    arrays = {"backbone": np.ascontiguousarray(folded.backbone, dtype=np.float32)}
-    if folded.plddt is not None:
-        arrays["plddt"] = np.ascontiguousarray(folded.plddt, dtype=np.float32)
-    with atomic_path(_path(folder, sequence)) as temporary:
-        save_file(arrays, temporary)
+    arrays = {"backbone": folded.backbone} | ({} if folded.plddt is None else {"plddt": folded.plddt})
+    tensors = {name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items()}
+    save_tensors(_path(folder, sequence), tensors)
 
 
 def _read(folder: Path, sequence: str) -> Folded | None:
     path = _path(folder, sequence)
     if not path.exists():
         return None
+    check_tensors(path)
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -7,6 +7,8 @@ regularization is chosen on the validation rows.
 Shapes: N proteins, D width, C classes.
 """
 
+import io
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,7 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
+from dplm2.core.text import read_text, shown
 from dplm2.errors import DPLM2Error
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))
@@ -40,6 +43,29 @@ class Probe:
     strength: float
     scores: dict[str, float]
     predictions: np.ndarray
+
+
+def read_labels(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a table of labels: the columns ``chain_id``, ``label`` (numbers or names) and ``split``.
+
+    Raises
+    ------
+    DPLM2Error
+        If it cannot be read, lacks a column, has empty cells or a chain twice; the message names the file.
+    """
+    try:
+        labels = pd.read_csv(io.StringIO(read_text(path)), dtype={"chain_id": str, "split": str}, low_memory=False)
+    except ValueError as error:
+        raise DPLM2Error(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from error
+    if missing := [name for name in ("chain_id", "label", "split") if name not in labels.columns]:
+        raise DPLM2Error(f"{path}: no column {', '.join(missing)}")
+    labels = labels[["chain_id", "label", "split"]]
+    if labels.isna().any(axis=None):
+        raise DPLM2Error(f"{path}: row {int(labels.isna().any(axis=1).to_numpy().argmax()) + 1} has an empty cell")
+    if labels["chain_id"].duplicated().any():
+        twice = labels["chain_id"][labels["chain_id"].duplicated()].iloc[0]
+        raise DPLM2Error(f"{path}: {shown(twice)} is there twice")
+    return labels
 
 
 def fit_probe(features_ND: np.ndarray, labels_N: np.ndarray, splits_N: np.ndarray) -> Probe:

@@ -27,15 +27,19 @@ def _run(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from dplm2.artifacts import RunRecord, sha256_of_file, write_text
+    from dplm2.core import parquet
+    from dplm2.core.locks import writing_into
     from dplm2.errors import DPLM2Error
-    from dplm2.evaluation.probe import features_of, fit_probe
+    from dplm2.evaluation.probe import features_of, fit_probe, read_labels
 
-    embeddings = pd.read_parquet(options.embeddings)
-    labels = pd.read_csv(options.labels)
-    missing = {"chain_id", "label", "split"} - set(labels.columns)
-    if missing:
-        raise DPLM2Error(f"{options.labels}: no column {', '.join(sorted(missing))}")
-    rows = labels.merge(embeddings, on="chain_id", how="left", validate="one_to_one")
+    embeddings = parquet.read_frame(options.embeddings)
+    if missing := [name for name in ("chain_id", "length") if name not in embeddings]:
+        raise DPLM2Error(f"{options.embeddings}: no column {missing[0]}; make it with 'dplm2 embed --pool mean'")
+    labels = read_labels(options.labels)
+    try:
+        rows = labels.merge(embeddings, on="chain_id", how="left", validate="one_to_one")
+    except (pd.errors.MergeError, ValueError) as error:
+        raise DPLM2Error(f"{options.embeddings}: its chain_id cannot be matched ({error})") from error
     unknown = rows["length"].isna()
     if unknown.any():
         first = rows["chain_id"][unknown].iloc[0]
@@ -51,8 +55,10 @@ def _run(options: argparse.Namespace) -> None:
         for split, score in probe.scores.items()
     )  # fmt: skip
     predictions = rows[["chain_id", "label", "split"]].assign(prediction=probe.predictions)
-    write_text(options.out / "predictions.csv", predictions.to_csv(index=False))
-    write_text(options.out / "summary.csv", summary.to_csv(index=False))
-    record.write(options.out, strength=probe.strength, **probe.scores)
+    with writing_into(options.out, "probe"):
+        record.supersede(options.out)
+        write_text(options.out / "predictions.csv", predictions.to_csv(index=False))
+        write_text(options.out / "summary.csv", summary.to_csv(index=False))
+        record.write(options.out, strength=probe.strength, **probe.scores)
     scores = ", ".join(f"{split} {score:.3f}" for split, score in probe.scores.items())
     print(f"{options.out}: {probe.metric} {scores}")

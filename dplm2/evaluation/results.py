@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dplm2.artifacts import RunRecord, atomic_path
+from dplm2.core import parquet
 
 SUMMARY_COLUMNS = [
     "model", "task", "dataset", "metric", "value", "n", "backend", "n_failed", "median", "low", "high", "failed_rule",
@@ -148,8 +149,8 @@ def write_results(
 
     Rows of ``summary`` that name a ``group`` go to ``groups.csv``.
     """
-    with atomic_path(out / "metrics.parquet") as temporary:
-        metrics.to_parquet(temporary, index=False, compression="zstd")
+    record.supersede(out, "groups.csv")
+    parquet.write_frame(out / "metrics.parquet", metrics)
     _write_table(out / "summary.csv", _of_the_whole(summary), SUMMARY_COLUMNS)
     groups = [*groups, *(row for row in summary if "group" in row)]
     if groups:

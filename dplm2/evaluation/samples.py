@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from dplm2.core import parquet
 from dplm2.errors import DPLM2Error
 from dplm2.settings.evaluation import EvaluationSettings
 
@@ -68,10 +67,7 @@ def read_samples(source: Path) -> list[EvaluatedSample]:
         If there is none, or columns are missing.
     """
     path = source / "samples.parquet" if source.is_dir() else source
-    try:
-        table = pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DPLM2Error(f"{path}: not a file of samples ({error})") from error
+    table = parquet.read_table(path)
     missing = [name for name in NEEDED if name not in table.column_names]
     if missing:
         raise DPLM2Error(f"{path}: not a file of samples (it has no column {', '.join(missing)})")

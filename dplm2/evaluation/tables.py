@@ -6,6 +6,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dplm2.artifacts import atomic_path, write_text
+from dplm2.core import parquet
 
 # Columns that hold figures whatever their type in memory: text in what was read from CSV, or "missing" beside numbers.
 # A column of names stays text, even if every name looks like a number.
@@ -26,8 +27,7 @@ def write_table(folder: Path, name: str, table: pd.DataFrame, latex: bool = True
     with atomic_path(folder / f"{name}.csv") as temporary:
         # Numbers beside text ("missing") are rounded here: to_csv rounds columns of numbers only.
         table.map(_rounded).to_csv(temporary, index=False)
-    with atomic_path(folder / f"{name}.parquet") as temporary:
-        table.apply(_of_one_type).to_parquet(temporary, index=False, compression="zstd")
+    parquet.write_frame(folder / f"{name}.parquet", table.apply(_of_one_type))
     written = [folder / f"{name}.csv", folder / f"{name}.parquet"]
     if latex:
         write_text(folder / f"{name}.tex", as_latex(table))

@@ -99,21 +99,23 @@ _UNCONDITIONAL = ("co-generation", "sequence", "backbone")
 def run(options: argparse.Namespace) -> None:
     """Run ``dplm2 generate TASK``."""
     from dplm2.core.devices import pick_device
+    from dplm2.core.locks import writing_into
     from dplm2.generation.run import generate_folder
 
     given = {key: value for key in ("problems", "references") if (value := getattr(options, key, None)) is not None}
     settings, _, seed, device = choose(options, "generation", task=options.task, **given)
-    lengths = generate_folder(
-        options.model,
-        options.out,
-        settings,
-        seed=seed,
-        chains=getattr(options, "chains", []),
-        tokenizer=options.tokenizer,
-        state=options.state,
-        model_name=options.model_name,
-        device=pick_device(device),
-    )
+    with writing_into(options.out, f"generate {options.task}"):
+        lengths = generate_folder(
+            options.model,
+            options.out,
+            settings,
+            seed=seed,
+            chains=getattr(options, "chains", []),
+            tokenizer=options.tokenizer,
+            state=options.state,
+            model_name=options.model_name,
+            device=pick_device(device),
+        )
     shortest, longest = min(lengths), max(lengths)
     residues = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
     print(f"samples: {options.out} ({len(lengths)} of {residues} residues)")

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import yaml
 
 from dplm2.core.text import read_text, shortened, shown, some
-from dplm2.errors import DPLM2Error
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.settings.loading import parse_value
 
 Given = Literal["both", "sequence", "structure"]
 MOST_RESIDUES = 20_000  # the longest total that a contig may allow: memory for drawing lengths grows with it
@@ -307,9 +307,9 @@ def read_problem(path: str | os.PathLike, references: str | os.PathLike | None =
     """
     path = Path(path)
     try:
-        given = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise DPLM2Error(f"{path}: cannot be read as a motif problem ({' '.join(str(error).split())})") from error
+        given = parse_value(read_text(path), str(path))
+    except ConfigError as error:
+        raise DPLM2Error(f"{error}: cannot be read as a motif problem") from error
     _check_keys(given, path)
     name, offset, kind = str(given.get("name", path.stem)), given.get("offset", 0), given.get("given", "both")
     if type(offset) is not int or kind not in get_args(Given):

@@ -35,9 +35,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    import pyarrow.parquet as pq
-
-    from dplm2.artifacts import atomic_path
+    from dplm2.core import parquet
     from dplm2.core.devices import pick_device
     from dplm2.core.fasta import is_fasta
     from dplm2.errors import DPLM2Error
@@ -56,6 +54,5 @@ def _run(options: argparse.Namespace) -> None:
         if any(target.structure_tokens is None for target in targets):
             raise DPLM2Error("--tracks structure: a FASTA file has no structure")
     table = embed(model, distinct(targets), options.pool, options.token_budget)
-    with atomic_path(options.out) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    parquet.write_table(options.out, table)
     print(f"{options.out}: {table.num_rows} proteins, {table['width'][0].as_py()} values per vector")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from dplm2.core import parquet
 from dplm2.core.fasta import LETTERS, TO_GENERATE, clean_sequences, is_fasta, read_fasta
 from dplm2.core.text import shown
 from dplm2.errors import DPLM2Error
@@ -174,7 +175,9 @@ def read_residue_table(path: str | os.PathLike) -> Target:
     path = Path(path)
     try:
         table = (
-            pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, keep_default_na=False)
+            parquet.read_frame(path)
+            if path.suffix == ".parquet"
+            else pd.read_csv(path, dtype=str, keep_default_na=False)
         )
     except (OSError, ValueError) as error:
         raise DPLM2Error(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from error

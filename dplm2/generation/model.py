@@ -13,6 +13,7 @@ import torch
 
 from dplm2.artifacts import fingerprint, sha256_of_file
 from dplm2.core.folders import local_folder
+from dplm2.cpu.process import prepare_process
 from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.generation import inputs, tasks
 from dplm2.generation.samples import Sample
@@ -81,6 +82,7 @@ class DPLM2:
         DPLM2Error
             If it is no model of this package, or the tokenizer is not the one that the model has learned.
         """
+        prepare_process()
         folder = local_folder(source, FOLDER_FILES)
         network = MultimodalEsm.from_pretrained(folder, device=device)
         chosen = None if tokenizer is None else StructureTokenizer.from_pretrained(tokenizer, device=device)

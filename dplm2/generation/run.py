@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.artifacts import RunRecord, fingerprint, make_folder, sha256_of_file
+from dplm2.core import parquet
 from dplm2.errors import DPLM2Error, Preempted
 from dplm2.generation.contigs import reference_files
 from dplm2.generation.model import DPLM2
@@ -35,6 +34,7 @@ from dplm2.training.state import StateFolder
 _log = logging.getLogger(__name__)
 _STATE_BESIDE = ".unfinished"
 _CONTENTS = "dplm2_given"
+_STRUCTURE_ENDINGS = (".bcif", ".pdb")
 
 
 def generate_folder(
@@ -92,9 +92,11 @@ def generate_folder(
     folder = StateFolder(Path(state) if state is not None else beside, fingerprint(decisive), f"samples of {out}")
     with folder.locked():
         rows, seconds = _rows(opened, requests, settings, seed, out, folder.folder, name)
-    (out / STRUCTURES_FOLDER).mkdir(parents=True, exist_ok=True)
-    if settings.format != "none" and "structure" in settings.tracks:
-        _write_structures(out / STRUCTURES_FOLDER, rows, settings.format)
+    record.supersede(out)
+    make_folder(out / STRUCTURES_FOLDER)
+    has_files = settings.format != "none" and "structure" in settings.tracks
+    _write_structures(out / STRUCTURES_FOLDER, rows if has_files else [], settings.format)
+    _remove_others(out / TRAJECTORIES_FOLDER, [row["sample_id"] for row in rows if settings.trajectory])
     write_rows(out / SAMPLES_FILE, rows)
     speed = _by_length(rows, seconds)
     record.write(out, samples=len(rows), residues=sum(row["length"] for row in rows), seconds_per_sample=speed)
@@ -190,11 +192,11 @@ def _finished_rows(folder: Path, contents: Mapping[str, str]) -> dict[str, dict]
     rows = {}
     for path in sorted(folder.glob("*.parquet")):
         try:
-            table = pq.read_table(path, partitioning=None)
-        except (OSError, pa.ArrowInvalid):
-            _log.warning("%s: not readable, its samples are made again", path)
+            table = parquet.read_table(path)
+            note = json.loads(table.schema.metadata[_CONTENTS.encode()])
+        except (DPLM2Error, KeyError, TypeError, ValueError):
+            _log.warning("%s: damaged, its samples are made again", path)
             continue
-        note = json.loads(table.schema.metadata[_CONTENTS.encode()])
         rows.update(
             {
                 row["sample_id"]: row
@@ -205,12 +207,20 @@ def _finished_rows(folder: Path, contents: Mapping[str, str]) -> dict[str, dict]
     return rows
 
 
+def _remove_others(folder: Path, samples: Sequence[str], *endings: str) -> None:
+    """Remove structure files of an earlier run: those of other samples, or in another format if ``endings`` are given.
+
+    Anything that no run of ours writes stays.
+    """
+    wanted = set(samples)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        kept = path.stem in wanted and (not endings or path.suffix in endings)
+        if path.suffix in _STRUCTURE_ENDINGS and not kept:
+            path.unlink()
+
+
 def _write_structures(folder: Path, rows: Sequence[dict], ending: str) -> None:
-    wanted = {f"{row['sample_id']}.{ending}" for row in rows}
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if path.name not in wanted and path.suffix in (".bcif", ".pdb"):
-                path.unlink()
+    _remove_others(folder, [row["sample_id"] for row in rows], f".{ending}")
     for row in rows:
         backbone = np.array(row["backbone"], dtype=np.float32).reshape(-1, 4, 3)
         plddt = None if row["tokenizer_plddt"] is None else np.array(row["tokenizer_plddt"], dtype=np.float32)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dplm2.artifacts import atomic_path
+from dplm2.core import parquet
 from dplm2.errors import DPLM2Error
 
 SAMPLES_FILE = "samples.parquet"
@@ -166,8 +166,7 @@ def write_rows(
 ) -> None:
     """Write rows as Parquet (zstd), atomically, with ``metadata`` in the file's schema."""
     table = pa.Table.from_pylist(list(rows), schema=SAMPLES)
-    with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+    parquet.write_table(path, table.replace_schema_metadata(metadata))
 
 
 def read_samples(path: str | os.PathLike) -> pa.Table:
@@ -180,10 +179,9 @@ def read_samples(path: str | os.PathLike) -> pa.Table:
     """
     path = Path(path)
     path = path / SAMPLES_FILE if path.is_dir() else path
-    try:
-        table = pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DPLM2Error(f"{path}: no samples there; make them with 'dplm2 generate' ({error})") from error
+    if not path.is_file():
+        raise DPLM2Error(f"{path}: no samples there; make them with 'dplm2 generate'")
+    table = parquet.read_table(path)
     if missing := [name for name in SAMPLES.names if name not in table.column_names]:
         raise DPLM2Error(f"{path}: not a file of samples, it has no column {', '.join(missing)}")
     return table

@@ -1,9 +1,11 @@
 """Command line of the language model: ``model``, ``import model`` and ``export``."""
 
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dplm2.settings.command_line import Chosen, add_settings, choose
+from dplm2.settings.model import ModelSettings
 
 WARMUP_EXAMPLE = """\
 examples:
@@ -119,6 +121,15 @@ def _chosen(options: argparse.Namespace, **given: object) -> Chosen:
     return chosen._replace(device=pick_device(chosen.device))
 
 
+def _writing(options: argparse.Namespace, settings: ModelSettings, seed: int) -> AbstractContextManager:
+    """Keep the output folder for the processes of this training, which write together."""
+    from dplm2.artifacts import fingerprint
+    from dplm2.core.locks import writing_into
+    from dplm2.settings.fields import plain
+
+    return writing_into(options.out, f"model {options.action}", shared=fingerprint([plain(settings), seed]))
+
+
 def run_warmup(options: argparse.Namespace) -> None:
     """Run ``dplm2 model warmup``."""
     from dplm2.errors import ConfigError
@@ -128,16 +139,17 @@ def run_warmup(options: argparse.Namespace) -> None:
     settings, _, seed, device = _chosen(options, **given)
     if settings.warmup.model is not None:
         raise ConfigError(f"--source: give the folder of the trained model {settings.warmup.model!r} (warmup.model)")
-    warm_up(
-        options.tokens,
-        options.tokenizer,
-        options.out,
-        options.state,
-        settings,
-        selections=options.selection,
-        seed=seed,
-        device=device,
-    )
+    with _writing(options, settings, seed):
+        warm_up(
+            options.tokens,
+            options.tokenizer,
+            options.out,
+            options.state,
+            settings,
+            selections=options.selection,
+            seed=seed,
+            device=device,
+        )
     print(f"initial model: {options.out}")
 
 
@@ -146,16 +158,17 @@ def run_train(options: argparse.Namespace) -> None:
     from dplm2.language.stages import train
 
     settings, _, seed, device = _chosen(options)
-    train(
-        options.initial,
-        options.tokens,
-        options.out,
-        options.state,
-        settings,
-        selections=options.selection,
-        seed=seed,
-        device=device,
-    )
+    with _writing(options, settings, seed):
+        train(
+            options.initial,
+            options.tokens,
+            options.out,
+            options.state,
+            settings,
+            selections=options.selection,
+            seed=seed,
+            device=device,
+        )
     print(f"model: {options.out}")
 
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import EsmForMaskedLM
 
 from dplm2 import artifacts
+from dplm2.core.tensors import save_tensors
 from dplm2.core.weights import read_weights
 from dplm2.errors import DPLM2Error
 from dplm2.language import heads
@@ -70,7 +71,7 @@ def import_model(
         Names the weights that have no place, are missing, or have another shape, or the head that it has instead.
     """
     weights = plain_weights(read_weights(source))
-    described = artifacts.read_json(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
+    described = artifacts.read_json_object(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
     unread = {name: weights.pop(name) for name in (_POSITIONS,) if name in weights}
     kind = _kind_of(weights, described, structure_head, str(source))
     model = _empty_model(weights, described, str(source))
@@ -83,8 +84,7 @@ def import_model(
     network = MultimodalEsm(model, head.vocabulary, embedding_scaling, tokenizer, tokenizer_fingerprint, head)
     network.save_pretrained(destination)
     if unread:
-        with artifacts.atomic_path(destination / _UNREAD_FILE) as path:
-            save_file(unread, path)
+        save_tensors(destination / _UNREAD_FILE, unread)
     return network
 
 
@@ -258,8 +258,7 @@ def export_model(folder: Path, destination: Path) -> None:
     unread = folder / _UNREAD_FILE
     rows = model.config.max_position_embeddings, model.config.hidden_size
     weights[_POSITIONS] = load_file(unread)[_POSITIONS] if unread.is_file() else torch.zeros(rows)
-    with artifacts.atomic_path(destination / WEIGHTS_FILE) as path:
-        save_file(weights, path, metadata={"format": "pt"})
+    save_tensors(destination / WEIGHTS_FILE, weights)
     config = {key: value for key, value in model.config.to_dict().items() if key != "dplm2"}
     config |= {
         "token_dropout": network.embedding_scaling != "none",

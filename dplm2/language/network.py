@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import EsmConfig, EsmForMaskedLM
 from transformers.utils import logging
 
-from dplm2.artifacts import atomic_path, write_json, write_text
+from dplm2.artifacts import read_json_object, write_json, write_text
 from dplm2.core.folders import local_folder
+from dplm2.core.tensors import check_layers, check_tensors, save_tensors
+from dplm2.cpu import attention, layers, switch
+from dplm2.cpu.process import prepare_process
 from dplm2.errors import DPLM2Error
-from dplm2.language import attention, heads, layers
+from dplm2.language import heads
 from dplm2.language.heads.output import features
 from dplm2.language.vocabulary import SEQUENCE_IDS, TRACKS, Track, Vocabulary
 
@@ -94,8 +96,9 @@ class MultimodalEsm(nn.Module):
     Attributes
     ----------
     packing
-        Whether to compute samples without padding (see `dplm2.language.attention`) or with a mask. None: without on a
-        CPU unless compiled, and on a GPU in half precision; else with a mask. The results are the same.
+        Whether to compute samples without padding (see `dplm2.cpu.attention`) or with a mask. None: without on a CPU
+        (unless compiled, or ``DPLM2_CPU=plain``), and on a GPU in half precision; else with a mask. The results are
+        the same.
     """
 
     def __init__(
@@ -108,7 +111,10 @@ class MultimodalEsm(nn.Module):
         head: heads.StructureHead | None = None,
     ) -> None:
         super().__init__()
-        layers.install(model)
+        prepare_process()
+        model.set_attn_implementation(attention.NAME)
+        if switch.is_lean():
+            layers.install(model)
         self.head = heads.make(heads.DEFAULT, vocabulary, model.config.hidden_size) if head is None else head
         self.packing: bool | None = None
         self.model, self.vocabulary, self.embedding_scaling = model, vocabulary, embedding_scaling
@@ -161,7 +167,7 @@ class MultimodalEsm(nn.Module):
         if self.packing is not None:
             return self.packing
         if self.device.type == "cpu":
-            return not torch.compiler.is_compiling()
+            return not torch.compiler.is_compiling() and switch.is_lean()
         return attention.takes_bounds(self.device, self._dtype)
 
     @property
@@ -346,8 +352,7 @@ class MultimodalEsm(nn.Module):
             config |= {"model_type": _OWN_TYPE, "architectures": [_OWN_CLASS]}
         weights = self.model.state_dict() | {_HEAD + name: value for name, value in self.head.state_dict().items()}
         weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        with atomic_path(Path(folder) / WEIGHTS_FILE) as path:
-            save_file(weights, path, metadata={"format": "pt"})
+        save_tensors(Path(folder) / WEIGHTS_FILE, weights)
         write_json(Path(folder) / CONFIG_FILE, config)
         rows = SEQUENCE_IDS if self.is_sequence_model else len(self.vocabulary)
         write_text(Path(folder) / VOCABULARY_FILE, "\n".join(self.vocabulary.tokens[:rows]) + "\n")
@@ -361,6 +366,7 @@ class MultimodalEsm(nn.Module):
         DPLM2Error
             If it is not a folder of this package, or weights are missing, left over or of another shape.
         """
+        prepare_process()
         folder = local_folder(source, FOLDER_FILES)
         config = read_config(folder)
         described: Mapping | None = config.get("dplm2")
@@ -369,9 +375,7 @@ class MultimodalEsm(nn.Module):
                 f"{source}: its config.json has no entry 'dplm2': not a model of this package; "
                 "bring it in with `dplm2 import model` (DPLM-2, DPLM-2 Bit) or `dplm2 model warmup` (a sequence model)"
             )
-        # A sequence model never meets an id of the structure track: any codebook will do.
-        vocabulary = Vocabulary(described["codebook_size"]) if described["codebook_size"] else Vocabulary()
-        head = heads.of_description(described, vocabulary, config["hidden_size"])
+        vocabulary, head = _described(folder, config)
         model = load_masked_lm(folder, head)
         rows = head.table_rows if described["codebook_size"] else SEQUENCE_IDS
         if model.config.vocab_size != rows:
@@ -415,10 +419,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     DPLM2Error
         If there is none, or it is of another kind of model.
     """
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DPLM2Error(f"{folder}: no readable {CONFIG_FILE} ({error})") from error
+    config = read_json_object(folder / CONFIG_FILE)
     if config.get("model_type") not in ("esm", _OWN_TYPE):
         raise DPLM2Error(f"{folder}: its model_type is {config.get('model_type')!r}; an 'esm' model is needed")
     return config
@@ -433,6 +434,9 @@ def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> Esm
         Names the weights that are missing or left over.
     """
     config = read_config(folder)
+    if (folder / WEIGHTS_FILE).is_file():
+        check_tensors(folder / WEIGHTS_FILE)
+        check_layers(folder / WEIGHTS_FILE, config.get("num_hidden_layers", 0))
     opened: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
     try:
         with _without_progress_bars():
@@ -444,8 +448,11 @@ def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> Esm
                 )
             else:
                 model, loaded = EsmForMaskedLM.from_pretrained(folder, **opened)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise DPLM2Error(f"{folder}: cannot be opened ({str(error).splitlines()[0]})") from error
+    except DPLM2Error:
+        raise
+    except Exception as error:  # transformers checks little of what a config.json says
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DPLM2Error(f"{folder}: cannot be opened, {_suspect(folder)} ({reason})") from error
     wrong = {
         kind: sorted(str(key) for key in loaded[kind])
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -457,6 +464,27 @@ def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> Esm
     if wrong:
         raise DPLM2Error(f"{folder}: weights do not fit: {json.dumps({k: v[:5] for k, v in wrong.items()})}")
     return model
+
+
+def _described(folder: Path, config: Mapping[str, Any]) -> tuple[Vocabulary, heads.StructureHead]:
+    """Vocabulary and structure head that a ``config.json`` of ours describes."""
+    try:
+        described = config["dplm2"]
+        # A sequence model never meets an id of the structure track: any codebook will do.
+        vocabulary = Vocabulary(described["codebook_size"]) if described["codebook_size"] else Vocabulary()
+        return vocabulary, heads.of_description(described, vocabulary, config["hidden_size"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise DPLM2Error(f"{folder / CONFIG_FILE}: not the configuration of a model ({reason})") from error
+
+
+def _suspect(folder: Path) -> str:
+    """What is likely to be wrong with a folder that does not open."""
+    sizes = [(path, path.stat().st_size) for path in sorted(folder.glob("*.safetensors"))]
+    empty = [path.name for path, size in sizes if size == 0]
+    if not sizes and not list(folder.glob("*.bin")):
+        return f"there is no {WEIGHTS_FILE}"
+    return f"{empty[0]} is empty" if empty else f"its {CONFIG_FILE} or its weights are damaged or cut short"
 
 
 def _load_head(folder: Path, head: heads.StructureHead | None) -> dict[str, Tensor]:

@@ -12,10 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dplm2 import artifacts
+from dplm2.core import parquet
 from dplm2.core.fasta import clean_sequence, has_gaps, read_records, say_gaps
 from dplm2.core.inputs import hash_of
 from dplm2.core.locks import locked
@@ -79,14 +78,11 @@ def _of_parquet(path: Path) -> Iterator[str]:
 
 
 def _column(path: Path) -> Iterator[str | None]:
-    try:
-        with pq.ParquetFile(path) as file:
-            if _COLUMN not in file.schema_arrow.names:
-                raise DPLM2Error(f"{path}: no column {_COLUMN!r}; it has {', '.join(file.schema_arrow.names)}")
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[_COLUMN]):
-                yield from batch.column(0).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise DPLM2Error(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())})") from error
+    names = parquet.read_schema(path).names
+    if _COLUMN not in names:
+        raise DPLM2Error(f"{path}: no column {_COLUMN!r}; it has {some(names)}")
+    for batch in parquet.read_batches(path, [_COLUMN], _ROWS_AT_ONCE):
+        yield from batch.column(0).to_pylist()
 
 
 class SequenceStore:
@@ -134,7 +130,7 @@ class SequenceStore:
         folder = Path(folder)
         stats = [(str(Path(p).resolve()), Path(p).stat()) for p in sources if Path(p).is_file()]
         made_of = {"format": _FORMAT, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
-        folder.mkdir(parents=True, exist_ok=True)
+        artifacts.make_folder(folder)
         meta = folder / _META
         with locked(folder / "lock"):
             if not (meta.is_file() and artifacts.read_json(meta).items() >= made_of.items()):

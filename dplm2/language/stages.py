@@ -97,6 +97,7 @@ def warm_up(
             opened.settings.quantizer.layout,
         )
     network.tokenizer, network.tokenizer_fingerprint = warmup.relative_to(out, tokenizer), made_by
+    record.supersede(out, *([METRICS_FILE] if result is None else []))
     network.save_pretrained(out)
     record.write(out, source=source, **_outcome(result))
 
@@ -220,6 +221,7 @@ def train(
     lora.merge(network.model)
     if network.tokenizer and (initial / network.tokenizer).is_dir():
         network.tokenizer = warmup.relative_to(out, initial / network.tokenizer)
+    record.supersede(out)
     network.save_pretrained(out)
     record.write(out, **_outcome(result), chains=len(chains["train"]))
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dplm2.language import attention, diffusion, layout, likelihood
+from dplm2.cpu import attention
+from dplm2.language import diffusion, layout, likelihood
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sequences import SequenceStore

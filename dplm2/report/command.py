@@ -1,7 +1,6 @@
 """Command line of the report."""
 
 import argparse
-import json
 from pathlib import Path
 
 from dplm2.settings.command_line import CONFIG_HELP
@@ -30,9 +29,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--config", nargs="+", action="extend", metavar="SOURCE", default=[], help=CONFIG_HELP)
     parser.add_argument(
-        "--print",
-        action="store_true",
-        help="print the headline metrics; an up-to-date report in --out is not rebuilt",
+        "--print", action="store_true", help="print the headline metrics; an up-to-date report in --out is not rebuilt"
     )
     parser.add_argument(
         "--only",
@@ -45,15 +42,21 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run_report(options: argparse.Namespace) -> None:
     """Run ``dplm2 report``."""
+    from dplm2.artifacts import parse_json
+    from dplm2.core.locks import writing_into
+    from dplm2.errors import ConfigError
     from dplm2.report.writing import as_terminal_text, is_current, write_report
     from dplm2.settings import load
     from dplm2.settings.fields import plain
     from dplm2.settings.report import ReportSettings
 
     settings = load(options.config).report if options.config else None
-    only = json.loads(options.only) if options.only else None
+    only = parse_json(options.only, "--only") if options.only else None
+    if only is not None and not isinstance(only, dict):
+        raise ConfigError('--only: a JSON object is wanted, such as {"models": ["mine"]}')
     if not (options.print and is_current(options.results, options.out, None if settings is None else plain(settings))):
-        write_report(options.results, options.out, settings or ReportSettings(), only)
+        with writing_into(options.out, "report"):
+            write_report(options.results, options.out, settings or ReportSettings(), only)
     if options.print:
         print(as_terminal_text(options.out))
     print(f"report: {options.out / 'report.html'}")

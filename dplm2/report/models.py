@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from dplm2.artifacts import read_json
+from dplm2.artifacts import read_json_object
 from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK
 from dplm2.evaluation.metrics.registry import declared
 from dplm2.evaluation.metrics.training import CROSS_ENTROPY as LOGGED_CROSS_ENTROPY
@@ -51,8 +51,8 @@ def cross_entropies(results: Results) -> pd.DataFrame:
 
 def _tokenizer_of(results: Results, model: str) -> str:
     path = results.folder / "models" / model / "config.json"
-    described = read_json(path).get("dplm2", {}) if path.is_file() else {}
-    return str(described.get("tokenizer_fingerprint") or "")
+    described = read_json_object(path).get("dplm2") if path.is_file() else None
+    return str(described.get("tokenizer_fingerprint") or "") if isinstance(described, dict) else ""
 
 
 def _add_validation(rows: dict, curve: Curve, model: str, tokenizer: str) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from dplm2.artifacts import RUN_FILE, read_json
+from dplm2.artifacts import RUN_FILE, read_json, read_json_object
+from dplm2.core import parquet
 from dplm2.errors import DPLM2Error
 from dplm2.evaluation.metrics.registry import declared
 from dplm2.report.labels import task_kind, task_order
@@ -213,11 +213,9 @@ def input_files(folder: Path) -> Iterator[Path]:
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file; of ``columns``, those that are there."""
     try:
-        with pq.ParquetFile(path) as file:
-            names = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-            return file.read(columns=names)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DPLM2Error(f"{path}: not a readable Parquet file ({error})") from error
+        return parquet.read_table(path, columns)
+    except DPLM2Error as error:
+        raise DPLM2Error(f"not a readable Parquet file: {error}") from error
 
 
 def _read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
@@ -266,7 +264,7 @@ def _evaluation(
             }
             if len(told) == 1:
                 names[column] = told.pop()
-    command = read_json(folder / RUN_FILE).get("command", "") if (folder / RUN_FILE).is_file() else ""
+    command = read_json_object(folder / RUN_FILE).get("command", "") if (folder / RUN_FILE).is_file() else ""
     kind = task_kind(names["task"], *place[1:], str(command))
     return Evaluation(
         "/".join(place),

@@ -2,12 +2,12 @@
 
 import argparse
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from dplm2.artifacts import RUN_FILE
+from dplm2.artifacts import RUN_FILE, read_json
 from dplm2.core.locks import is_held
+from dplm2.errors import DPLM2Error
 
 STAGES = ("structures", "tokenizers", "tokens", "models", "samples", "evaluation", "report")
 
@@ -17,9 +17,9 @@ def finished(results: Path) -> Iterator[tuple[str, str, str]]:
     for stage in STAGES:
         for record in sorted((results / stage).rglob(RUN_FILE)):
             try:
-                run = json.loads(record.read_text(encoding="utf-8"))
+                run = read_json(record)
                 remark = f"{run['wall_seconds']:.0f} s on {run['device']}"
-            except (OSError, ValueError, KeyError, TypeError):
+            except (DPLM2Error, ValueError, KeyError, TypeError):
                 remark = "unreadable run.json"
             yield stage, str(record.parent.relative_to(results / stage)), remark
 
@@ -29,12 +29,13 @@ def unfinished(state: Path) -> Iterator[tuple[str, str]]:
     for pointer in sorted(state.rglob("latest.json")):
         folder = pointer.parent
         try:
-            newest = json.loads(pointer.read_text(encoding="utf-8"))
-            record = json.loads((folder / newest["file"]).with_suffix(".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError):
+            newest = read_json(pointer)
+            record = read_json((folder / newest["file"]).with_suffix(".json"))
+            label, step = record.get("label", "training"), newest["step"]
+        except (DPLM2Error, ValueError, KeyError, TypeError, AttributeError):
             yield str(folder.relative_to(state)), "unreadable record"
             continue
-        remark = f"{record.get('label', 'training')}: step {newest['step']} saved"
+        remark = f"{label}: step {step} saved"
         loss = _last_loss(folder / "metrics.csv")
         if loss is not None:
             remark += f", loss {loss}"
@@ -45,9 +46,9 @@ def _last_loss(path: Path) -> str | None:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             losses = [row["loss"] for row in csv.DictReader(stream) if row.get("loss")]
-    except OSError:
+        return f"{float(losses[-1]):.4g}" if losses else None
+    except (OSError, ValueError, csv.Error):
         return None
-    return f"{float(losses[-1]):.4g}" if losses else None
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:

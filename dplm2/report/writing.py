@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dplm2.artifacts import RUN_FILE, RunRecord, fingerprint, read_json, write_text
+from dplm2.artifacts import RUN_FILE, RunRecord, fingerprint, read_json_object, write_text
+from dplm2.errors import DPLM2Error
 from dplm2.evaluation.tables import write_table
 from dplm2.report import tables
 from dplm2.report.comparison import compared
@@ -75,12 +76,19 @@ def _remove_former(out: Path, written: list[str]) -> None:
     """Remove what an earlier report wrote and this one did not, and nothing else."""
     if not (out / RUN_FILE).is_file():
         return
-    former = {
-        name for name in read_json(out / RUN_FILE).get("files", []) if Path(name).parent.name in ("tables", "figures")
-    }
+    former = {name for name in _files_noted(out) if Path(name).parent.name in ("tables", "figures")}
     for name in former - set(written):
         if not Path(name).is_absolute() and ".." not in Path(name).parts:
             (out / name).unlink(missing_ok=True)
+
+
+def _files_noted(out: Path) -> list[str]:
+    """What the record of an earlier report says that it wrote; nothing of a damaged one."""
+    try:
+        noted = read_json_object(out / RUN_FILE).get("files")
+    except DPLM2Error:
+        return []
+    return [name for name in noted if isinstance(name, str)] if isinstance(noted, list) else []
 
 
 def _state_of(folder: Path) -> str:
@@ -93,15 +101,18 @@ def is_current(folder: Path, out: Path, given: Mapping | None) -> bool:
     """Whether ``out`` holds a report of these results, and with these settings if any are given."""
     if not all((out / name).is_file() for name in (PAGE, SUMMARY, INTERVALS, RUN_FILE)):
         return False
-    record = read_json(out / RUN_FILE)
+    try:
+        record = read_json_object(out / RUN_FILE)
+    except DPLM2Error:
+        return False
     same_settings = given is None or record.get("settings") == dict(given)
-    return same_settings and record.get("inputs", {}).get("results") == _state_of(folder)
+    return same_settings and (record.get("inputs") or {}) == {"results": _state_of(folder)}
 
 
 def as_terminal_text(out: Path) -> str:
     """The headline metrics of a finished report and the remarks about them, for a terminal."""
     table = pd.read_csv(out / INTERVALS, dtype=str, keep_default_na=False)
-    record = read_json(out / RUN_FILE)
+    record = read_json_object(out / RUN_FILE)
     remarks = [text for text in (record.get("settings", {}).get("note"), record.get("warning")) if text]
     body = tables.as_text(table) if len(table) else "nothing was evaluated"
     return "\n\n".join([body, *(_wrapped(text) for text in remarks), ""]).rstrip() + "\n"

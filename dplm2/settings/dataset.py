@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from dplm2.settings.fields import Address, Day, Section, Text, decides, operates, refers, section
+from dplm2.settings.files import OBTAIN_LIST, OBTAIN_STRUCTURES
 
 
 class Fetch(Section):
@@ -178,12 +179,14 @@ class Split(Section):
         "Text file with the chain ids or entry names of the validation chains, one per line.",
         min_length=1,
         files=("*",),
+        obtain=OBTAIN_LIST,
     )
     test_list: str | None = refers(
         None,
         "Text file with the chain ids or entry names of the test chains, one per line.",
         min_length=1,
         files=("*",),
+        obtain=OBTAIN_LIST,
     )
     validation_from: Day | None = decides(
         None, "Chains released on or after this day (YYYY-MM-DD) are used for validation."
@@ -221,6 +224,7 @@ class DatasetSettings(Section):
         ".tar and .tar.gz archives of such files. Give either this or 'fetch'.",
         min_length=1,
         files=("*",),
+        obtain=OBTAIN_STRUCTURES,
     )
     fetch: Fetch | None = decides(
         None,

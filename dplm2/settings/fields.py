@@ -235,7 +235,7 @@ def _read_scalar(text: str) -> Any:
         return float(text)
     try:
         return yaml.safe_load(text) if len(text) < 50 else text
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, OverflowError):  # a date that no calendar has
         return text
 
 
@@ -517,6 +517,10 @@ def files_named(part: Section, reader: str | None = None, place: str = "") -> It
         here = f"{place}.{key}" if place else key
         if isinstance(value, Section):
             yield from files_named(value, reader, here)
+        elif isinstance(value, Mapping):
+            for name, inner in value.items():
+                if isinstance(inner, Section):
+                    yield from files_named(inner, reader, f"{here}.{name}")
         elif meaning.files and value is not None:
             for path in [value] if isinstance(value, str) else value:
                 if not meaning.hub or Path(path).exists() or looks_like_path(path):

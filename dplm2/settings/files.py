@@ -2,8 +2,8 @@
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.ckpt", "config.json", "*.index.json")
 
-OBTAIN_STRUCTURES = "put structure files there, or name what to download under 'fetch' in place of 'files'"
-OBTAIN_LIST = "write it: one name a line"
+OBTAIN_STRUCTURES = "put structure files there, or list what to download under 'fetch' instead of 'files'"
+OBTAIN_LIST = "a text file with one name per line; config/test_sets holds those of the paper"
 OBTAIN_TOKENIZER = "import it with `dplm2 import tokenizer`, or name another folder"
 OBTAIN_MODEL = "import it with `dplm2 import model`, or name another folder"
 OBTAIN_ESMFOLD = "download facebook/esmfold_v1 from the Hugging Face hub into that folder, or name the hub id"

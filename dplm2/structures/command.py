@@ -36,7 +36,8 @@ Download structures by name: PDB ids, UniProt accessions (from AlphaFold DB) or 
   dplm2 structures fetch list.txt --out downloads/
 
 Files that are there already are not fetched again; downloads.tsv records the address, size and SHA-256 of each, and
-rejected.parquet what could not be had. Exit status 1 if anything could not be had.
+rejected.parquet what could not be had. Exit status 1 if anything could not be had
+(--set fetch.allow_missing=true: 0). More keys: datasets.<name>.fetch in config/README.md.
 
 Servers may send us on to sites of the list and of the archives (PDB, AlphaFold DB) alone, never to private addresses
 that the list does not name. A line such as https://files.example.org, an address without a path, allows another site.
@@ -74,18 +75,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         type=Path,
         help="write what came, and what did not, as a manifest for 'structures clean --manifest', not rejected.parquet",
     )
-    for name, kind, text in (
-        ("concurrency", int, "downloads at a time"),
-        ("tries", int, "tries for each file"),
-        ("first_wait", float, "seconds before the second try"),
-        ("timeout", float, "seconds without an answer"),
-        ("max_megabytes", int, "largest file in MiB"),
-        ("pdb_address", str, "address of a PDB entry, with {id} for it"),
-        ("alphafold_address", str, "address that names AlphaFold DB's files, with {id} for the accession"),
-    ):
-        option, default = f"--{name.replace('_', '-')}", getattr(Source, name)
-        fetch.add_argument(option, type=kind, default=default, help=f"{text} (default: {default})")
-    fetch.add_argument("--allow-missing", action="store_true", help="exit with 0 although something could not be had")
+    add_settings(fetch, "datasets", device=False)
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str, text: str, run) -> argparse.ArgumentParser:  # noqa: A002, ANN001
@@ -109,6 +99,9 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.workers != 0:
         # The workers' imports go on beside this process's own.
         start_server()
+    from dplm2.artifacts import RUN_FILE, fingerprint
+    from dplm2.core.locks import writing_into
+    from dplm2.settings.fields import deciding
     from dplm2.structures.manifest import list_files
     from dplm2.structures.shards import part_paths
     from dplm2.structures.store import SELECTION_FILE
@@ -118,20 +111,24 @@ def run_clean(options: argparse.Namespace) -> int:
     settings, name, seed, _ = _settings(options, options.out)
     if options.manifest:
         chains, _ = part_paths(options.out, options.manifest)
-        counts = _clean_shard(options.manifest, settings, name, options)
+        # Jobs of other shards write beside this one.
+        with writing_into(options.out, "structures clean", shared=fingerprint([name, deciding(settings, "clean")])):
+            counts = _clean_shard(options.manifest, settings, name, options)
         print(f"{chains}: {_described(counts)}")
         return 0
     if not options.inputs and settings.files is None:
         raise ConfigError(
             f"datasets.{name} is fetched: download it with 'dplm2 structures fetch', then name the folder of files here"
         )
-    manifests = list_files(options.inputs or settings.files, options.out / "shards", settings.shards).write()
-    # A choice made among the parts of an earlier run says nothing about these.
-    (options.out / SELECTION_FILE).unlink(missing_ok=True)
-    for manifest in manifests:
-        _clean_shard(manifest, settings, name, options)
-    _remove_parts_from(options.out, settings.shards)
-    return _select(options, options.out, settings, name, seed)
+    with writing_into(options.out, "structures clean"):
+        manifests = list_files(options.inputs or settings.files, options.out / "shards", settings.shards).write()
+        # What was made of an earlier run's parts says nothing about these.
+        for former in (SELECTION_FILE, RUN_FILE):
+            (options.out / former).unlink(missing_ok=True)
+        _remove_parts_from(options.out, 0)
+        for manifest in manifests:
+            _clean_shard(manifest, settings, name, options)
+        return _select(options, options.out, settings, name, seed)
 
 
 def _clean_shard(manifest: Path, settings, name: str, options: argparse.Namespace):  # noqa: ANN001, ANN202
@@ -152,8 +149,13 @@ def _described(counts) -> str:  # noqa: ANN001
 
 def run_select(options: argparse.Namespace) -> int:
     """Choose among all chains of a dataset."""
+    from dplm2.core.locks import writing_into
+
     settings, name, seed, _ = _settings(options, options.folder)
-    return _select(options, options.folder, settings, name, seed, options.shards)
+    if not options.folder.is_dir():
+        raise DPLM2Error(f"{options.folder}: no such folder")
+    with writing_into(options.folder, "structures select"):
+        return _select(options, options.folder, settings, name, seed, options.shards)
 
 
 def _remove_parts_from(folder: Path, shards: int) -> None:
@@ -176,8 +178,6 @@ def _select(
     from dplm2.structures.selection import select_chains
     from dplm2.structures.workers import usable_cores
 
-    if not folder.is_dir():
-        raise DPLM2Error(f"{folder}: no such folder")
     record = RunRecord("structures select", {"dataset": name, "seed": seed, **plain(settings)}, {})
     counts = select_chains(folder, settings, seed, record, options.workers or usable_cores(), shards)
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "validation", "test") if split in counts)
@@ -193,10 +193,9 @@ def run_fetch(options: argparse.Namespace) -> int:
     from dplm2.structures.manifest import write_manifest
     from dplm2.structures.targets import read_sites, read_targets
 
-    for name in ("concurrency", "tries", "max_megabytes"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1")
-    source = Source(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Source)})
+    given = {"list": str(options.list)} | ({} if options.config else {"allow_missing": False})
+    settings = choose(options, "datasets", fetch=given).section.fetch
+    source = Source(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Source)})
     # A shard of a short list may be empty.
     targets = read_targets(options.list, source, may_be_empty=options.manifest is not None)
     outcome = fetch(targets, options.out, source, read_sites(options.list))
@@ -208,4 +207,4 @@ def run_fetch(options: argparse.Namespace) -> int:
     print(f"{options.out}: {outcome.fetched} fetched, {outcome.present} there already, {missing} could not be had")
     for reject in outcome.rejects[:5]:
         print(f"  {reject.chain}: {reject.reason} ({reject.source_file})", file=sys.stderr)
-    return 1 if missing and not options.allow_missing else 0
+    return 1 if missing and not settings.allow_missing else 0

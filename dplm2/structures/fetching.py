@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from dplm2.artifacts import atomic_path, sha256_of_file
+from dplm2.artifacts import atomic_path, make_folder, sha256_of_file
 from dplm2.core.locks import locked
 from dplm2.structures.atoms import UnreadableError
 from dplm2.structures.manifest import SourceFile
@@ -73,7 +73,7 @@ def fetch(targets: Sequence[Target], folder: Path, source: Source, allowed: Sequ
     """
     configured = (source.pdb_address.format(id=""), source.alphafold_address.format(id=""))
     sites = Sites.of([*configured, *(target.address for target in targets), *allowed])
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     known, outcome, lock = _read_list(folder), Outcome(), threading.Lock()
 
     def one(target: Target) -> SourceFile:

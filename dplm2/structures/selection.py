@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dplm2.artifacts import RunRecord, sha256_of_file
 from dplm2.errors import ConfigError, DPLM2Error
@@ -24,12 +23,14 @@ from dplm2.structures.clusters import find_clusters
 from dplm2.structures.rejects import Reject
 from dplm2.structures.splits import Members, assign_splits, count_splits
 from dplm2.structures.store import (
+    CHAINS,
     REJECTED,
     REJECTED_FILE,
     SELECTION,
     SELECTION_FILE,
     SHARDS_KEY,
     part_files,
+    read_columns,
     write_table,
 )
 
@@ -91,8 +92,7 @@ def select_chains(
     folder = Path(folder)
     shards = len(list(folder.glob("part-*.parquet"))) if shards is None else shards
     parts = part_files(folder, shards or None)
-    tables = [pq.read_table(part, columns=COLUMNS, partitioning=None) for part in parts]
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables([_read(part, COLUMNS) for part in parts])
     _refuse_equal_names(table)
     rejected = _rejects_of_shards(folder, parts)
     unjudged = _warn_of_unjudged(parts, settings)
@@ -113,6 +113,10 @@ def select_chains(
     return {"chains": len(work.kept), **counts, "rejected": len(rejected)}
 
 
+def _read(part: Path, columns: Iterable[str]) -> pa.Table:
+    return read_columns(part, [CHAINS.field(name) for name in columns], "a store of chains")
+
+
 def describe(rejected: pa.Table) -> str:
     """One line on a table of rejects: how many of each code, and the first in full."""
     if not len(rejected):
@@ -131,7 +135,7 @@ def _warn_of_unjudged(parts: Iterable[Path], settings: DatasetSettings) -> int:
         return 0
     count, dataset = 0, ""
     for part in parts:
-        table = pq.read_table(part, columns=["dataset", "plddt", "method", "resolution"], partitioning=None)
+        table = _read(part, ["dataset", "plddt", "method", "resolution"])
         unknown = (pc.is_null(table[name]) for name in ("plddt", "method", "resolution"))
         table = table.filter(functools.reduce(pc.and_, unknown))
         if len(table):
@@ -160,7 +164,7 @@ def _rejects_of_shards(folder: Path, parts: Iterable[Path]) -> pa.Table:
         path = folder / "shards" / f"rejected-{part.stem.removeprefix('part-')}.parquet"
         if not path.is_file():
             raise DPLM2Error(f"{path}: no such file; clean this shard again")
-        tables.append(pq.read_table(path, partitioning=None).cast(REJECTED))
+        tables.append(read_columns(path, list(REJECTED), "a list of what was left out"))
     return pa.concat_tables(tables)
 
 

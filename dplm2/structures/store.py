@@ -6,15 +6,14 @@ named after their axes: L residues, A atoms (N, CA, C, O), X Cartesian coordinat
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from dplm2.artifacts import atomic_path
+from dplm2.core import parquet
 from dplm2.errors import DPLM2Error
 
 BACKBONE_ATOMS = ("N", "CA", "C", "O")
@@ -60,8 +59,7 @@ SELECTION = pa.schema([("chain_id", pa.string()), ("cluster", pa.string()), ("sp
 
 def write_table(path: str | os.PathLike, table: pa.Table) -> None:
     """Write a table as Parquet (zstd), atomically."""
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=max(ROWS_PER_GROUP, 1))
+    parquet.write_table(path, table, rows_per_group=ROWS_PER_GROUP)
 
 
 def write_chains(path: str | os.PathLike, batches: Iterable[pa.RecordBatch]) -> int:
@@ -69,15 +67,20 @@ def write_chains(path: str | os.PathLike, batches: Iterable[pa.RecordBatch]) -> 
 
     Batches are gathered into row groups of ``ROWS_PER_GROUP``, so memory does not grow with the number of chains.
     """
-    rows, waiting, count = 0, [], 0
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, CHAINS, compression="zstd") as writer:
+    count = 0
+
+    def groups() -> Iterator[pa.Table]:
+        nonlocal count
+        rows, waiting = 0, []
         for batch in batches:
             waiting.append(batch)
             rows, count = rows + batch.num_rows, count + batch.num_rows
             if rows >= ROWS_PER_GROUP:
-                writer.write_table(pa.Table.from_batches(waiting, CHAINS))
+                yield pa.Table.from_batches(waiting, CHAINS)
                 rows, waiting = 0, []
-        writer.write_table(pa.Table.from_batches(waiting, CHAINS))
+        yield pa.Table.from_batches(waiting, CHAINS)
+
+    parquet.write_groups(path, CHAINS, groups())
     return count
 
 
@@ -109,20 +112,40 @@ def part_files(source: str | os.PathLike, shards: int | None = None) -> list[Pat
             if not part.is_file():
                 raise DPLM2Error(f"{part}: missing; the dataset has {shards} parts. Clean or encode it again")
         return parts
-    parts = sorted(source.glob("part-*.parquet"))
+    parts = parts_found(source)
     if not parts:
         raise DPLM2Error(f"{source}: no part-*.parquet in this folder; make them with 'dplm2 structures clean'")
     return parts
+
+
+def parts_found(folder: Path) -> list[Path]:
+    """The parts in a folder where nothing says how many there are, in order.
+
+    Raises
+    ------
+    DPLM2Error
+        If one before the last is missing.
+    """
+    parts = sorted(folder.glob("part-*.parquet"))
+    names = {part.name for part in parts}
+    for number in range(len(parts)):
+        if f"part-{number:05d}.parquet" not in names and _are_numbered(parts):
+            missing = folder / f"part-{number:05d}.parquet"
+            raise DPLM2Error(f"{missing}: missing, but later parts are there. Make it again")
+    return parts
+
+
+def _are_numbered(parts: Sequence[Path]) -> bool:
+    return all(part.stem.removeprefix("part-").isdecimal() for part in parts)
 
 
 def shards_selected(selection: str | os.PathLike) -> int | None:
     """How many parts a dataset had when ``selection.parquet`` was made; None if that is not known."""
     if not Path(selection).is_file():
         return None
-    try:
-        noted = (pq.read_schema(selection).metadata or {}).get(SHARDS_KEY)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DPLM2Error(f"{selection}: not readable as Parquet ({' '.join(str(error).split())[:200]})") from error
+    noted = (parquet.read_schema(selection).metadata or {}).get(SHARDS_KEY)
+    if noted is not None and not noted.isdigit():
+        raise DPLM2Error(f"{selection}: damaged, its number of parts is {noted[:20]!r}; {parquet.REMEDY}")
     return None if noted is None else int(noted)
 
 
@@ -167,20 +190,38 @@ def read_chains(
 
 def _read_part(path: Path, wanted: list[str], split: str | None) -> pa.Table:
     needed = list(dict.fromkeys([*wanted, "chain_id", "split"]))
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in needed if name not in file.schema_arrow.names]
-            if missing:
-                raise DPLM2Error(f"{path}: not a store of chains, it has no column {', '.join(missing)}")
-            table = file.read(needed)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DPLM2Error(f"{path}: not readable as Parquet ({' '.join(str(error).split())[:200]})") from error
+    table = read_columns(path, [CHAINS.field(name) for name in needed], "a store of chains")
     selection = path.parent / SELECTION_FILE
     if selection.is_file():
-        table = _select(table, pq.read_table(selection, partitioning=None))
+        table = _select(table, read_selection(selection))
     if split is not None:
         table = table.filter(pc.equal(table["split"], split))
-    return table.select(wanted).cast(pa.schema([CHAINS.field(name) for name in wanted]))
+    return table.select(wanted)
+
+
+def read_columns(path: str | os.PathLike, fields: Sequence[pa.Field], what: str) -> pa.Table:
+    """Read columns of a Parquet file in the types that they must have; no null where a field allows none.
+
+    Raises
+    ------
+    DPLM2Error
+        If it cannot be read, or is not ``what`` it should be.
+    """
+    names = [field.name for field in fields]
+    table = parquet.read_table(path, names)
+    if missing := [name for name in names if name not in table.column_names]:
+        raise DPLM2Error(f"{path}: not {what}, it has no column {', '.join(missing)}")
+    if empty := [field.name for field in fields if not field.nullable and table[field.name].null_count]:
+        raise DPLM2Error(f"{path}: not {what}, its column {empty[0]} has empty cells")
+    try:
+        return table.select(names).cast(pa.schema(fields))
+    except (pa.ArrowException, ValueError) as error:
+        raise DPLM2Error(f"{path}: not {what} ({' '.join(str(error).split())[:200]})") from error
+
+
+def read_selection(path: str | os.PathLike) -> pa.Table:
+    """Read ``selection.parquet``: the chains of a dataset that stay, each with its cluster and split."""
+    return read_columns(path, list(SELECTION), "a selection of chains")
 
 
 def _select(table: pa.Table, selection: pa.Table) -> pa.Table:
@@ -217,4 +258,4 @@ def read_rejected(folder: str | os.PathLike) -> pa.Table:
     path = Path(folder) / REJECTED_FILE
     if not path.is_file():
         raise DPLM2Error(f"{path}: no such file; make it with 'dplm2 structures select'")
-    return pq.read_table(path, partitioning=None)
+    return read_columns(path, list(REJECTED), "a list of what was left out")

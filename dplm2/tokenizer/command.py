@@ -111,22 +111,28 @@ def _add_import_tokenizer(actions: argparse._SubParsersAction) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokenizer train``."""
+    from dplm2.artifacts import fingerprint
     from dplm2.core.devices import pick_device
+    from dplm2.core.locks import writing_into
+    from dplm2.settings.fields import plain
     from dplm2.tokenizer.training import train_tokenizer
 
     settings, _, seed, device = choose(options, "tokenizers")
-    train_tokenizer(options.chains, options.out, options.state, settings, seed=seed, device=pick_device(device))
+    # The processes of one training write together.
+    with writing_into(options.out, "tokenizer train", shared=fingerprint([plain(settings), seed])):
+        train_tokenizer(options.chains, options.out, options.state, settings, seed=seed, device=pick_device(device))
     print(f"tokenizer: {options.out}")
 
 
 def run_encode(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokens encode``."""
-    from dplm2.artifacts import RunRecord, sha256_of_file
+    from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
     from dplm2.core.devices import pick_device
+    from dplm2.core.locks import writing_into
     from dplm2.errors import ConfigError
-    from dplm2.settings.fields import plain
+    from dplm2.settings.fields import deciding, plain
     from dplm2.tokenizer.model import StructureTokenizer
-    from dplm2.tokenizer.tokens import encode_parts, parts_of
+    from dplm2.tokenizer.tokens import encode_parts, parts_of, remove_others
 
     section, _, _, device = choose(options, "tokenizers")
     parts = parts_of(options.chains, "chains")
@@ -145,9 +151,17 @@ def run_encode(options: argparse.Namespace) -> None:
         {"tokenizer": tokenizer.fingerprint, **{str(part): sha256_of_file(part) for part in parts}},
         str(tokenizer.device),
     )
-    encode_parts([(part, options.out if single else options.out / part.name) for part in parts], tokenizer, settings)
-    if not single:
-        record.write(options.out)
+    if single:
+        encode_parts([(parts[0], options.out)], tokenizer, settings)
+    else:
+        # Processes with the same tokenizer and settings share the work.
+        decides = fingerprint([tokenizer.fingerprint, deciding(settings)])
+        with writing_into(options.out, "tokens encode", shared=decides):
+            record.supersede(options.out)
+            encode_parts([(part, options.out / part.name) for part in parts], tokenizer, settings)
+            if all(path.is_dir() for path in options.chains):
+                remove_others(options.out, [part.name for part in parts])
+            record.write(options.out, parts=len(parts))
     print(f"tokens: {options.out}")
 
 
@@ -155,6 +169,7 @@ def run_decode(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokens decode``."""
     from dplm2.artifacts import RunRecord
     from dplm2.core.devices import pick_device
+    from dplm2.core.locks import writing_into
     from dplm2.settings.fields import plain
     from dplm2.structures.writing import write_structure
     from dplm2.tokenizer.model import StructureTokenizer
@@ -165,10 +180,11 @@ def run_decode(options: argparse.Namespace) -> None:
     tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, pick_device(device))
     table = read_tokens(options.tokens)
     record = RunRecord("tokens decode", plain(batching), {"tokenizer": tokenizer.fingerprint}, str(tokenizer.device))
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, sequence, decoded in decode_tokens(table, tokenizer, batching.token_budget, batching.precision):
-        write_structure(options.out / f"{name}.{options.format}", sequence, decoded.backbone, decoded.plddt)
-    record.write(options.out, chains=len(table))
+    with writing_into(options.out, "tokens decode"):
+        record.supersede(options.out)
+        for name, sequence, decoded in decode_tokens(table, tokenizer, batching.token_budget, batching.precision):
+            write_structure(options.out / f"{name}.{options.format}", sequence, decoded.backbone, decoded.plddt)
+        record.write(options.out, chains=len(table))
     if not tokenizer.confidence_trained:
         print("the confidence head of this tokenizer was never trained: no confidence is written")
     print(f"structures: {options.out} ({len(table)} chains)")

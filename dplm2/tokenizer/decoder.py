@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dplm2.cpu.caching import cached_from_weights
 from dplm2.settings.tokenizer import DecoderSettings, QuantizerSettings
 from dplm2.tokenizer.post_quant import PostQuantization
-from dplm2.tokenizer.products import derived
 from dplm2.tokenizer.structure_module import StructureModule, StructurePasses
 from dplm2.tokenizer.transition import InputPerceptron, by_rows, rows_per_chunk
 from dplm2.tokenizer.trunk import FoldingTrunk
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
                 mask_BL = None
         trunk = self.trunk
         if precision != torch.float32:
-            trunk = derived(trunk, precision, lambda: copy.deepcopy(self.trunk).to(precision))
+            trunk = cached_from_weights(trunk, precision, lambda: copy.deepcopy(self.trunk).to(precision))
         first_BLD = self.input(self.post_quant(codes_BLQ, mask_BL)).to(precision)
         sequence_BLD, pairs_BIJP = trunk(first_BLD, mask_BL)
         sequence_BLD = sequence_BLD.float()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dplm2.cpu.products import Linear
 from dplm2.settings.tokenizer import EncoderSettings
 from dplm2.tokenizer import features
 from dplm2.tokenizer.gvp import GvpNetwork
-from dplm2.tokenizer.products import Linear
 
 DIHEDRAL_NORM_EPSILON = 1e-6
 FIRST_POSITION = 2  # positions count from behind the padding index of the vocabulary of ESM-IF1, which is 1
@@ -62,7 +62,7 @@ class TransformerLayer(nn.Module):
         bias = bias_B11L.to(query.dtype)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
         values = values_BLD + F.dropout(self.output(mixed.transpose(1, 2).flatten(-2)), dropout)
-        expanded = self.expand(self.feedforward_norm(values).to(precision), activation="relu")
+        expanded = F.relu_(self.expand(self.feedforward_norm(values).to(precision)))
         return values + F.dropout(self.contract(expanded), dropout)
 
 

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dplm2.cpu.caching import cached_from_weights
+from dplm2.cpu.products import Linear, linear, prepacked
 from dplm2.settings.tokenizer import EncoderSettings
 from dplm2.tokenizer.features import (
     EDGE_SCALARS,
@@ -30,7 +32,6 @@ from dplm2.tokenizer.features import (
     Edges,
     radial_basis,
 )
-from dplm2.tokenizer.products import Linear, derived, laid_out, linear
 
 VECTOR_NORM_EPSILON = 1e-4  # of the normalisation of vectors between layers
 BYTES_PER_PIECE = {"cpu": 2**21, "cuda": 2**28}  # of the edges' scalars; on a processor, what its cache bears
@@ -66,12 +67,12 @@ class Perceptron(nn.Module):
         joined = torch.cat([scalars_NS, norms(hidden_N3H)], -1)
         if self.gate is None:
             return self.scalar(joined), self.vector(hidden_N3H)
-        scalars = self.scalar(joined, activation="relu")
+        scalars = F.relu_(self.scalar(joined))
         return scalars, self.gated(scalars, self.vector(hidden_N3H))
 
     def gated(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> Tensor:
         """Vectors scaled by the gate that the new scalars open. They may be overwritten."""
-        gate = self.gate(scalars_NS, activation="sigmoid")[:, None, :]
+        gate = self.gate(scalars_NS).sigmoid_()[:, None, :]
         return vectors_N3V * gate if torch.is_grad_enabled() else vectors_N3V.mul_(gate)
 
 
@@ -158,7 +159,7 @@ class MessageLayer(nn.Module):
         return scalars, last.vector((hidden * share).to(dtype).unflatten(1, (3, -1)))
 
     def _tables(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> "Tables":
-        weights = derived(self.message[0], scalars_NS.dtype, lambda: self._cut(scalars_NS.dtype))
+        weights = cached_from_weights(self.message[0], scalars_NS.dtype, lambda: self._cut(scalars_NS.dtype))
         source, destination, bias, along = weights["scalar"]
         scalars = torch.cat([linear(scalars_NS, source, bias), linear(scalars_NS, destination)])
         vectors = []
@@ -175,18 +176,19 @@ class MessageLayer(nn.Module):
         parts = {}
         for name, whole in {"hidden": first.hidden.weight, "vector": first.vector.weight @ first.hidden.weight}.items():
             source, edge, destination = whole.to(dtype).split(cuts, dim=1)
-            parts[name] = laid_out(source), laid_out(destination), edge.t()
+            parts[name] = prepacked(source), prepacked(destination), edge.t()
         weight, bias = first.scalar.weights(dtype)
         cuts = [self.node[0], self.edge[0], self.node[0], first.hidden.out_features]
         source, edge, destination, lengths = weight.split(cuts, dim=1)
-        parts["scalar"] = laid_out(source), laid_out(destination), bias, laid_out(torch.cat([lengths, edge], 1))
+        parts["scalar"] = prepacked(source), prepacked(destination), bias, prepacked(torch.cat([lengths, edge], 1))
         return parts
 
     def _first(self, tables: "Tables", edges: Edges, residues: int) -> tuple[Tensor, Tensor]:
         rows_E2 = torch.stack([edges.source_E, edges.destination_E + residues], 1)
         lengths = norms(sum_of_vectors(tables.hidden, rows_E2, edges.vectors_E3V))
         scalars = F.embedding_bag(rows_E2, tables.scalars, mode="sum")
-        scalars = linear(torch.cat([lengths, edges.scalars_EF], -1), tables.along, added=scalars, activation="relu")
+        along = linear(torch.cat([lengths, edges.scalars_EF], -1), tables.along)
+        scalars = F.relu_(scalars + along)
         return scalars, self.message[0].gated(scalars, sum_of_vectors(tables.vectors, rows_E2, edges.vectors_E3V))
 
 

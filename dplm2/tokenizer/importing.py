@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from dplm2.artifacts import RunRecord, sha256_of_file
+from dplm2.core.text import read_text
 from dplm2.core.weights import read_weights
-from dplm2.errors import DPLM2Error
+from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.settings.loading import parse_value
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.decoder_names import from_official
 from dplm2.tokenizer.encoder import Encoder
@@ -261,9 +262,9 @@ def read_official_config(path: Path) -> dict[str, Any]:
         If there is none.
     """
     try:
-        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DPLM2Error(f"{path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
+        whole = parse_value(read_text(path), str(path))
+    except ConfigError as error:
+        raise DPLM2Error(str(error)) from error
     for mapping in _mappings(whole):
         if "codebook_config" in mapping:
             return mapping

@@ -13,13 +13,15 @@ from typing import NamedTuple, overload
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dplm2.artifacts import atomic_path, read_json, write_json
+from dplm2.artifacts import read_json_object, write_json
 from dplm2.core.batching import by_length
 from dplm2.core.folders import local_folder
-from dplm2.errors import DPLM2Error
+from dplm2.core.tensors import check_layers, check_tensors, save_tensors
+from dplm2.cpu.process import prepare_process
+from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.memory import Result, halving
 from dplm2.settings.fields import plain
 from dplm2.settings.tokenizer import TokenizerSettings
@@ -83,6 +85,7 @@ class StructureTokenizer(nn.Module):
 
     def __init__(self, settings: TokenizerSettings, confidence_trained: bool = False) -> None:
         super().__init__()
+        prepare_process()
         width, self.bits = settings.encoder.width, settings.quantizer.bits
         self.settings = settings
         self.confidence_trained = confidence_trained
@@ -274,8 +277,7 @@ class StructureTokenizer(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``."""
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        with atomic_path(Path(folder) / WEIGHTS_FILE) as temporary:
-            save_file(state, temporary, metadata={"format": "pt"})
+        save_tensors(Path(folder) / WEIGHTS_FILE, state)
         write_json(Path(folder) / CONFIG_FILE, {**self.config, "fingerprint": self.fingerprint})
 
     @classmethod
@@ -294,14 +296,22 @@ class StructureTokenizer(nn.Module):
         DPLM2Error
             If there is no tokenizer, or its weights do not fit its configuration.
         """
+        prepare_process()
         folder = local_folder(source, (CONFIG_FILE, WEIGHTS_FILE))
-        config = read_json(folder / CONFIG_FILE)
+        config = read_json_object(folder / CONFIG_FILE)
         if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
             raise DPLM2Error(
                 f"{folder}: not a structure tokenizer of this version (the authors' need: dplm2 import tokenizer)"
             )
-        with torch.device("meta"):  # no time for random weights that are replaced at once
-            tokenizer = cls(TokenizerSettings.restored(config["architecture"]), config["confidence_trained"])
+        try:
+            settings = TokenizerSettings.restored(config["architecture"])
+            sizes = settings.encoder.layers, settings.encoder.gvp_layers
+            check_layers(folder / WEIGHTS_FILE, *sizes, settings.decoder.blocks, settings.decoder.post_quant_layers)
+            with torch.device("meta"):  # no time for random weights that are replaced at once
+                tokenizer = cls(settings, config["confidence_trained"] is True)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, ConfigError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DPLM2Error(f"{folder / CONFIG_FILE}: not the configuration of a tokenizer ({reason})") from error
         tokenizer.load_weights(folder / WEIGHTS_FILE)
         return tokenizer.to(device).eval()
 
@@ -313,6 +323,7 @@ class StructureTokenizer(nn.Module):
         DPLM2Error
             If the file is not there or holds other weights.
         """
+        check_tensors(path)
         try:
             self.load_state_dict(load_file(path), assign=self.device.type == "meta")
         except (OSError, SafetensorError, RuntimeError) as error:

@@ -13,16 +13,25 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from dplm2.artifacts import atomic_path, sha256_of_file
+from dplm2.artifacts import RUN_FILE, read_json_object, sha256_of_file
+from dplm2.core import parquet
 from dplm2.core.batching import by_length
 from dplm2.core.locks import HeldError, locked
 from dplm2.errors import DPLM2Error
 from dplm2.geometry.backbone import observed_residues
 from dplm2.settings.tokenizer import TokenizationSettings
-from dplm2.structures.store import SELECTION_FILE, backbones, part_files, shards_selected
+from dplm2.structures.store import (
+    CHAINS,
+    SELECTION_FILE,
+    backbones,
+    part_files,
+    parts_found,
+    read_columns,
+    read_selection,
+    shards_selected,
+)
 from dplm2.tokenizer.model import Decoded, StructureTokenizer
 
 SCHEMA = pa.schema(
@@ -38,6 +47,7 @@ SCHEMA = pa.schema(
     ]
 )
 CHAIN_COLUMNS = ["chain_id", "sequence", "backbone", "plddt", "cluster", "split"]
+NEEDED = ("chain_id", "sequence", "structure_tokens")
 SECONDS_BETWEEN_NOTES = 60.0
 
 
@@ -59,11 +69,21 @@ def parts_of(sources: Sequence[Path], what: str, selections: Sequence[Path | str
         if shards is not None:
             parts += part_files(source, shards)
             continue
-        found = sorted(source.glob("part-*.parquet")) if source.is_dir() else [source]
+        found = parts_found(source) if source.is_dir() else [source]
+        _refuse_missing(source, len(found))
         if not found or not found[0].exists():
             raise DPLM2Error(f"{source}: no {what} there (part-*.parquet)")
         parts += found
     return parts
+
+
+def _refuse_missing(source: Path, found: int) -> None:
+    """Refuse a folder of tokens that has fewer parts than the run that made it wrote."""
+    record = source / RUN_FILE
+    if record.is_file():
+        written = read_json_object(record).get("parts")
+        if isinstance(written, int) and found < written:
+            raise DPLM2Error(f"{source}: {found} of its {written} parts are there; encode the chains again")
 
 
 def encode_parts(
@@ -95,6 +115,13 @@ def encode_parts(
     for part, out in taken:
         with _claimed(out, wait=True):
             encode_part(part, out, tokenizer, settings, log)
+
+
+def remove_others(folder: Path, names: Sequence[str]) -> None:
+    """Remove parts of an earlier run from a folder of tokens: those that are not among ``names``."""
+    for path in folder.glob("part-*.parquet"):
+        if path.name not in names:
+            path.unlink()
 
 
 @contextmanager
@@ -155,13 +182,7 @@ def encode_part(
 
 
 def _read_chains(part: Path) -> pa.Table:
-    try:
-        chains = pq.read_table(part, columns=CHAIN_COLUMNS, partitioning=None)
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise DPLM2Error(f"{part}: not a file of chains ({error})") from error
-    missing = [name for name in CHAIN_COLUMNS if name not in chains.column_names]
-    if missing:
-        raise DPLM2Error(f"{part}: not a file of chains (it has no column {', '.join(missing)})")
+    chains = read_columns(part, [CHAINS.field(name) for name in CHAIN_COLUMNS], "a file of chains")
     if pc.count_distinct(chains["chain_id"]).as_py() != len(chains):
         raise DPLM2Error(f"{part}: two chains have the same chain_id")
     return chains
@@ -208,17 +229,17 @@ def _origin(part: Path, tokenizer: StructureTokenizer, settings: TokenizationSet
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    try:
-        found = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DPLM2Error(f"{path}: not a Parquet file ({error}); remove it and run again") from error
-    return {key.decode(): value.decode() for key, value in found.items() if not key.startswith((b"ARROW", b"pandas"))}
+    return parquet.read_metadata(path)
 
 
 def _rows_of(path: Path, origin: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    if not path.exists() or _metadata(path) != origin:
+    names = ("chain_id", "structure_tokens", "observed")
+    try:
+        if not path.exists() or _metadata(path) != origin:
+            return {}
+        rows = read_columns(path, [SCHEMA.field(name) for name in names], "a file of tokens").to_pylist()
+    except DPLM2Error:  # damaged: its chains are encoded again
         return {}
-    rows = pq.read_table(path, columns=["chain_id", "structure_tokens", "observed"], partitioning=None).to_pylist()
     return {
         row["chain_id"]: (np.array(row["structure_tokens"], np.uint16), np.array(row["observed"], bool)) for row in rows
     }
@@ -241,8 +262,7 @@ def _write(
         "split": chains["split"].cast(pa.string()),
     }
     table = pa.table([pa.chunked_array([_array(columns[f.name], f.type)]) for f in SCHEMA], schema=SCHEMA)
-    with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(origin), temporary, compression="zstd")
+    parquet.write_table(path, table, metadata=origin)
 
 
 def _array(values, kind: pa.DataType) -> pa.Array:
@@ -288,7 +308,7 @@ def read_tokens(
                 f"{parts[0]} and {part} are tokens of different tokenizers "
                 f"({origins[0]['tokenizer_fingerprint']} and {origin['tokenizer_fingerprint']})"
             )
-    table = pa.concat_tables([pq.read_table(part, partitioning=None).replace_schema_metadata(None) for part in parts])
+    table = pa.concat_tables([_read_part(part) for part in parts], promote_options="default")
     if pc.count_distinct(table["chain_id"]).as_py() != len(table):
         raise DPLM2Error(f"the tokens of {', '.join(map(str, sources))} have the same chain_id twice")
     if selections:
@@ -296,6 +316,17 @@ def read_tokens(
     if split is not None:
         table = table.filter(pc.fill_null(pc.equal(table["split"], split), False))
     return (table.select(list(columns)) if columns else table).replace_schema_metadata(origins[0])
+
+
+def _read_part(part: Path) -> pa.Table:
+    """The columns of a file of tokens, in their types; those that only describe the chains may be missing."""
+    there = parquet.read_schema(part).names
+    fields = [field for field in SCHEMA if field.name in there or field.name in NEEDED]
+    table = read_columns(part, fields, "a file of tokens")
+    names = [name for name in NEEDED if table[name].null_count]
+    if names:
+        raise DPLM2Error(f"{part}: not a file of tokens, its column {names[0]} has empty cells")
+    return table
 
 
 def _token_metadata(part: Path) -> dict[str, str]:
@@ -307,9 +338,7 @@ def _token_metadata(part: Path) -> dict[str, str]:
 
 
 def _select(table: pa.Table, selections: list[Path]) -> pa.Table:
-    chosen = pa.concat_tables(
-        [pq.read_table(path, columns=["chain_id", "cluster", "split"], partitioning=None) for path in selections]
-    ).cast(pa.schema([("chain_id", pa.string()), ("cluster", pa.string()), ("split", pa.string())]))
+    chosen = pa.concat_tables([read_selection(path) for path in selections])
     row = pc.index_in(table["chain_id"], chosen["chain_id"].combine_chunks())
     kept = pc.is_valid(row)
     table, row = table.filter(kept), row.filter(kept)

@@ -282,6 +282,7 @@ def train_tokenizer(
     )
     if not result.main:
         return
+    record.supersede(out)
     tokenizer.save_pretrained(out)
     outcome = {"steps": result.steps, "figures": result.figures}
     record.write(out, chains=len(learnt), validation_chains=len(held_out), **outcome)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dplm2.tokenizer.products import derived, laid_out, linear, one_dnn_takes
+from dplm2.cpu.products import Linear
 
-NORM_EPSILON = 1e-5  # of nn.LayerNorm
 # A step over pairs is done for as many rows of pairs at a time as keep its widest tensor at 4 MB of float32: that stays
 # in a processor's cache (all at once is up to 2.5 times slower), is not too little for a call, and long chains need
 # hardly more memory than the pair features themselves. On a GPU more rows at a time keep it busy. While gradients are
@@ -24,18 +23,13 @@ class Transition(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, hidden)
-        self.contract = nn.Linear(hidden, width)
+        self.expand = Linear(width, hidden)
+        self.contract = Linear(hidden, width)
         zero_(self.contract)
 
     def forward(self, values: Tensor) -> Tensor:
         """What is to be added to ``values``."""
-        expand, contract = derived(self, values.dtype, self._weights)
-        return linear(linear(normalized(values), *expand, activation="relu"), *contract)
-
-    def _weights(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        weight, bias = behind(self.norm, self.expand)
-        return (laid_out(weight), bias), (laid_out(self.contract.weight), self.contract.bias)
+        return self.contract(functional.relu_(self.expand(self.norm(values))))
 
 
 class InputPerceptron(nn.Module):
@@ -50,26 +44,6 @@ class InputPerceptron(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """``(..., inputs)`` to ``(..., width)``."""
         return self.contract(functional.relu(self.expand(self.norm(values))))
-
-
-def normalized(values: Tensor) -> Tensor:
-    """Layer norm over the last dimension without its weights, which ``behind`` puts into the layers that follow.
-
-    For the narrow rows of pairs PyTorch's own takes up to twice the time of two products with a column.
-    """
-    if not one_dnn_takes(values) or values.dtype != torch.float32:
-        return functional.layer_norm(values, values.shape[-1:], eps=NORM_EPSILON)
-    rows = values.reshape(-1, values.shape[-1])
-    mean = values.new_full((values.shape[-1], 1), 1 / values.shape[-1])
-    centred = rows - rows @ mean
-    return centred.mul_((centred.square() @ mean).add_(NORM_EPSILON).rsqrt_()).view(values.shape)
-
-
-def behind(norm: nn.LayerNorm, *layers: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias of layers side by side behind a layer norm, for values that are only ``normalized``."""
-    weight = torch.cat([layer.weight for layer in layers])
-    biases = [weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers]
-    return weight * norm.weight, torch.cat(biases) + weight @ norm.bias
 
 
 def zero_(linear: nn.Linear) -> None:

@@ -11,19 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dplm2.cpu import torch_private
+from dplm2.cpu.caching import cached_from_weights
+from dplm2.cpu.products import Linear
 from dplm2.settings.tokenizer import DecoderSettings
 from dplm2.tokenizer.post_quant import MASKED
-from dplm2.tokenizer.products import derived, laid_out, linear
-from dplm2.tokenizer.transition import (
-    Transition,
-    add_by_rows,
-    behind,
-    by_rows,
-    lecun_,
-    normalized,
-    rows_per_chunk,
-    zero_,
-)
+from dplm2.tokenizer.transition import Transition, add_by_rows, by_rows, lecun_, rows_per_chunk, zero_
 
 # Of a product of edges: enough for full speed, few enough for memory to be used again.
 ROWS_OF_TRIANGLES = {"cpu": 192, "cuda": 1024}
@@ -125,8 +118,7 @@ class ResidueAttention(nn.Module):
     def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> Tensor:
         """What is to be added to ``sequence_BLD``."""
         rows = rows_per_chunk(pairs_BIJP)
-        weight, bias = derived(self, pairs_BIJP.dtype, lambda: behind(self.pair_norm, self.pair_bias))
-        biases_BIJH = by_rows(lambda pairs: functional.linear(normalized(pairs), weight, bias), rows, pairs_BIJP)
+        biases_BIJH = by_rows(lambda part_BIJP: self.pair_bias(self.pair_norm(part_BIJP)), rows, pairs_BIJP)
         bias_BHIJ = biases_BIJH.permute(0, 3, 1, 2)
         if mask_BL is not None:
             bias_BHIJ = bias_BHIJ.masked_fill(~mask_BL[:, None, None, :], MASKED)
@@ -177,9 +169,9 @@ class TriangleMultiplication(nn.Module):
         self.width, self.outgoing = width, outgoing
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 4 * width)  # a, gate of a, b, gate of b
-        self.gate = nn.Linear(width, width)
+        self.gate = Linear(width, width)
         self.product_norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, width)
+        self.output = Linear(width, width)
         lecun_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         for gates in (slice(width, 2 * width), slice(3 * width, 4 * width)):
@@ -191,15 +183,14 @@ class TriangleMultiplication(nn.Module):
 
     def forward(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, edges_BPIJ: Tensor | None = None) -> Tensor:
         """The updated pair features; ``edges_BPIJ`` (B, 2 P, I, J) is memory to use."""
-        weights = derived(self, pairs_BIJP.dtype, self._weights)
         length = pairs_BIJP.shape[1]
         rows = rows_per_chunk(pairs_BIJP, 4)
-        edges_BPIJ = self._edges(pairs_BIJP, mask_BL, weights["edges"], rows, edges_BPIJ)
+        edges_BPIJ = self._edges(pairs_BIJP, mask_BL, rows, edges_BPIJ)
         a_BPIJ, b_BPIJ = edges_BPIJ.split(self.width, 1)
 
         def finish(part_BIJP: Tensor, product_BIJP: Tensor) -> Tensor:
-            gate_BIJP = linear(normalized(part_BIJP), *weights["gate"], activation="sigmoid")
-            return linear(normalized(product_BIJP), *weights["output"]) * gate_BIJP
+            gate_BIJP = self.gate(self.norm(part_BIJP)).sigmoid_()
+            return self.output(self.product_norm(product_BIJP)) * gate_BIJP
 
         whole, blocks = pairs_BIJP, []
         step = ROWS_OF_TRIANGLES.get(pairs_BIJP.device.type, ROWS_OF_TRIANGLES_ELSEWHERE)
@@ -211,32 +202,21 @@ class TriangleMultiplication(nn.Module):
             blocks.append(add_by_rows(finish, rows, whole[:, block], product_BPIJ.permute(0, 2, 3, 1)))
         return blocks[0] if torch.is_grad_enabled() else whole
 
-    def _weights(self) -> dict[str, tuple[Tensor, Tensor]]:
-        weight, bias = behind(self.norm, self.project)
-        order = [0, 2, 1, 3]  # a and b, then their gates
-        weight, bias = (part.unflatten(0, (4, -1))[order].flatten(0, 1) for part in (weight, bias))
-        gate, gate_bias = behind(self.norm, self.gate)
-        output, output_bias = behind(self.product_norm, self.output)
-        return {
-            "edges": (weight, bias[:, None]),
-            "gate": (laid_out(gate), gate_bias),
-            "output": (laid_out(output), output_bias),
-        }
+    def _values_then_gates(self) -> tuple[Tensor, Tensor]:
+        """Weight (4 P, P) and bias (4 P, 1) of ``project`` in the order a, b, gate of a, gate of b."""
+        order = [0, 2, 1, 3]
+        weight, bias = (
+            part.unflatten(0, (4, -1))[order].flatten(0, 1) for part in (self.project.weight, self.project.bias)
+        )
+        return weight, bias[:, None]
 
-    def _edges(
-        self,
-        pairs_BIJP: Tensor,
-        mask_BL: Tensor | None,
-        weights: tuple[Tensor, Tensor],
-        rows: int,
-        edges_BPIJ: Tensor | None,
-    ) -> Tensor:
+    def _edges(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, rows: int, edges_BPIJ: Tensor | None) -> Tensor:
         """Gated a and b, channels first and joined, ``(B, 2 P, I, J)``."""
         batch, length, _, width = pairs_BIJP.shape
-        weight, bias = weights
+        weight, bias = cached_from_weights(self.project, pairs_BIJP.dtype, self._values_then_gates)
 
         def project(part_BIJP: Tensor) -> Tensor:
-            flat_BPN = normalized(part_BIJP).flatten(1, 2).transpose(1, 2)
+            flat_BPN = self.norm(part_BIJP).flatten(1, 2).transpose(1, 2)
             return torch.baddbmm(bias, weight.expand(batch, -1, -1), flat_BPN)
 
         if torch.is_grad_enabled():
@@ -247,7 +227,7 @@ class TriangleMultiplication(nn.Module):
             edges_BPN = edges_BPIJ.flatten(2)
             for start in range(0, length, rows):
                 part = edges_BPN[:, :, start * length : (start + rows) * length]
-                torch.ops.aten.glu.out(project(pairs_BIJP[:, start : start + rows]), 1, out=part)
+                torch_private.glu_into(part, project(pairs_BIJP[:, start : start + rows]))
         if mask_BL is None:
             return edges_BPIJ
         mask_B1IJ = mask_BL[:, None, :, None] & mask_BL[:, None, None, :]
@@ -262,8 +242,8 @@ class TriangleAttention(nn.Module):
         self.width, self.heads, self.starting = width, width // head_width, starting
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Linear(width, self.heads, bias=False)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.gate = nn.Linear(width, width)
+        self.query_key_value = Linear(width, 3 * width, bias=False)
+        self.gate = Linear(width, width)
         self.output = nn.Linear(width, width)
         lecun_(self.bias.weight)
         nn.init.xavier_uniform_(self.query_key_value.weight)
@@ -277,8 +257,7 @@ class TriangleAttention(nn.Module):
             pairs_BIJP = pairs_BIJP.transpose(1, 2)
         batch, length = pairs_BIJP.shape[:2]
         rows = rows_per_chunk(pairs_BIJP, 4)
-        weights = derived(self, pairs_BIJP.dtype, self._weights)
-        bias_BIJH = by_rows(lambda part: functional.linear(normalized(part), *weights["bias"]), rows, pairs_BIJP)
+        bias_BIJH = by_rows(lambda part_BIJP: self.bias(self.norm(part_BIJP)), rows, pairs_BIJP)
         bias_BHIJ = bias_BIJH.permute(0, 3, 1, 2).contiguous()
         row_mask_BL = torch.ones(batch, length, dtype=torch.bool, device=pairs_BIJP.device)
         if mask_BL is not None:
@@ -287,31 +266,15 @@ class TriangleAttention(nn.Module):
         masked = mask_BL is not None
 
         def attend(part_BIJP: Tensor, row_mask_BI: Tensor) -> Tensor:
-            return self._attend(part_BIJP, bias_BHIJ, row_mask_BI if masked else None, weights)
+            return self._attend(part_BIJP, bias_BHIJ, row_mask_BI if masked else None)
 
         pairs_BIJP = add_by_rows(attend, rows, pairs_BIJP, row_mask_BL)
         return pairs_BIJP if self.starting else pairs_BIJP.transpose(1, 2)
 
-    def _weights(self) -> dict[str, tuple[Tensor, Tensor]]:
-        weight, bias = behind(self.norm, self.query_key_value)
-        gate, gate_bias = behind(self.norm, self.gate)
-        return {
-            "bias": behind(self.norm, self.bias),
-            "query_key_value": (laid_out(weight), bias),
-            "gate": (laid_out(gate), gate_bias),
-        }
-
-    def _attend(
-        self,
-        rows_BIJP: Tensor,
-        bias_BHJK: Tensor,
-        row_mask_BI: Tensor | None,
-        weights: dict[str, tuple[Tensor, Tensor]],
-    ) -> Tensor:
-        normalized_BIJP = normalized(rows_BIJP)
-        joined = linear(normalized_BIJP, *weights["query_key_value"])
-        query, key, value = joined.unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        gate_BIJP = linear(normalized_BIJP, *weights["gate"], activation="sigmoid")
+    def _attend(self, rows_BIJP: Tensor, bias_BHJK: Tensor, row_mask_BI: Tensor | None) -> Tensor:
+        normalized_BIJP = self.norm(rows_BIJP)
+        query, key, value = self.query_key_value(normalized_BIJP).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        gate_BIJP = self.gate(normalized_BIJP).sigmoid_()
         heads = []
         for head in range(self.heads):  # rows stand where kernels expect heads, so that one bias serves them uncopied
             query_BIJW, key_BIJW, value_BIJW = query[..., head, :], key[..., head, :], value[..., head, :]

@@ -21,11 +21,6 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 # where sharded gradients are exchanged by gloo (2.8 adds them up, 2.9 was not tried).
 COMPILES_ON_CPU, SHARDS_ON_CPU = "2.7", "2.10"
 
-# The optimiser's averages of rare tokens' gradients die away until, after some hundred steps, they are too small for a
-# normal float. Processors take twenty times longer with such numbers: they become zero. Set here, before torch starts
-# its threads, which inherit it.
-torch.set_flush_denormal(True)
-
 
 class Machine:
     """The devices of a training and the processes on them.
@@ -215,7 +210,7 @@ def compiled(module: nn.Module, device: torch.device) -> nn.Module:
 
     On a GPU each of its blocks is, in place: all that are alike are compiled once, which takes a small part of the time
     that the whole network would take. On a CPU the whole is, since samples that are packed without padding come in
-    shapes of their own (`dplm2.language.attention`).
+    shapes of their own (`dplm2.cpu.attention`).
     """
     parts = [part for part in blocks(module) if type(part) is not nn.ModuleList and any(True for _ in part.children())]
     if device.type == "cpu":

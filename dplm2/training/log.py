@@ -21,6 +21,7 @@ LAST_COLUMNS = ("learning_rate", "gradient_norm", "tokens", "seconds")
 VALIDATION = "validation_"
 # Without a terminal there is no bar, but a line now and then, so that the log of a job tells where it stands.
 SECONDS_BETWEEN_LINES = 30.0
+LONGEST_NUMBER = 18  # digits of a step
 
 
 class Means:
@@ -69,9 +70,7 @@ class MetricLog:
         self.file, self.destination = file, Path(destination)
         self.rows: list[dict[str, str]] = []
         if file.is_file():
-            with file.open(newline="", encoding="utf-8") as stream:
-                # A torn last line has no learning rate or no line at all; the step decides, and it is a whole number.
-                self.rows = [row for row in csv.DictReader(stream) if _whole_row(row) and int(row["step"]) <= step]
+            self.rows = [row for row in _read_rows(file) if int(row["step"]) <= step]
         self.columns = _ordered(self.rows)
         self._write(self.file)
 
@@ -101,8 +100,31 @@ class MetricLog:
             writer.writerows(self.rows)
 
 
-def _whole_row(row: Mapping[str, str | None]) -> bool:
-    return (row.get("step") or "").isdigit() and None not in row.values()
+def _read_rows(file: Path) -> list[dict[str, str]]:
+    """The whole rows of a file of metrics; of one that is damaged, those that can be read."""
+    rows = []
+    with file.open(newline="", encoding="utf-8", errors="replace") as stream:
+        try:
+            # A torn last line has no learning rate or no line at all; the step decides, and it is a whole number.
+            rows += filter(_whole_row, csv.DictReader(stream))
+        except csv.Error as error:
+            say(f"{file}: damaged ({error}); rows of metrics from before are lost, the training itself is not")
+    return rows
+
+
+def _whole_row(row: Mapping[str | None, Any]) -> bool:
+    step = row.get("step") or ""
+    if None in row or not (step.isascii() and step.isdigit() and len(step) < LONGEST_NUMBER):
+        return False
+    return all(value is not None and (not value or _is_number(value)) for value in row.values())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _ordered(rows: list[dict[str, str]]) -> list[str]:

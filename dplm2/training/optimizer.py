@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dplm2.errors import DPLM2Error
 from dplm2.settings.training import TrainingSettings
@@ -143,7 +144,8 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Take in the weights after update ``step``, counted from 0."""
         factor = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in self._trained.values()], 1 - factor)
+        update = get_ema_multi_avg_fn(factor)
+        update(list(self.weights.values()), [p.detach() for p in self._trained.values()], step)
 
     @torch.no_grad()
     def swap(self) -> None:

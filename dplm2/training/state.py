@@ -7,7 +7,6 @@ moment a process is killed at, the newest checkpoint that counts is whole.
 """
 
 import contextlib
-import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dplm2.artifacts import atomic_path, read_json, sha256_of_file, write_json
+from dplm2.artifacts import (
+    OUT_OF_SPACE,
+    WritingError,
+    atomic_path,
+    error_code,
+    make_folder,
+    read_json,
+    sha256_of_file,
+    write_json,
+)
 from dplm2.core.locks import HeldError, locked
 from dplm2.errors import DPLM2Error
 
@@ -25,7 +33,6 @@ FORMAT_VERSION = 1
 LATEST = "latest.json"
 # A killed process's workers hold its lock until they notice, which takes them up to five seconds.
 LOCK_PATIENCE_SECONDS = 10.0
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class StateFolder:
             If another process holds it; the message says which.
         """
         with self.explained("create the state folder"):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         with contextlib.ExitStack() as stack:
             try:
                 with self.explained("open the lock"):
@@ -175,10 +182,9 @@ class StateFolder:
         """Turn failures to write into one clear line."""
         try:
             yield
-        except (OSError, SafetensorError) as error:
-            number = getattr(error, "errno", None)
-            full = number in OUT_OF_SPACE or any(f"os error {code}" in str(error) for code in OUT_OF_SPACE)
-            reason = "no space left (or a quota is reached)" if full else str(error)
+        except (WritingError, OSError, SafetensorError) as error:
+            code = error.code if isinstance(error, WritingError) else error_code(error)
+            reason = "no space left (or a quota is reached)" if code in OUT_OF_SPACE else str(error)
             raise DPLM2Error(
                 f"{self.label}: cannot {what} in {self.folder}: {reason}. Earlier checkpoints are untouched; "
                 "make room and run again to go on from the newest"

@@ -11,7 +11,8 @@ from small_run import CODES, TRAINING, configuration, run
 from test_warmup import sequence_model
 
 from dplm2.cli import main
-from dplm2.language import attention, likelihood
+from dplm2.cpu import attention
+from dplm2.language import likelihood
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm
 from dplm2.settings.model import DiffusionSettings

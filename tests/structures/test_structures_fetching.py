@@ -220,13 +220,13 @@ def test_a_list_that_is_wrong_is_named(tmp_path):
 
 def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, capsys):
     (tmp_path / "list").write_text(f"1abc\n{server}/404/x\n")
-    call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(tmp_path / "out"), "--first-wait", "0.01"]
-    call += ["--pdb-address", f"{server}/good/{{id}}.pdb.gz"]
+    call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(tmp_path / "out")]
+    call += ["--set", "fetch.first_wait=0.01", f"fetch.pdb_address={server}/good/{{id}}.pdb.gz"]
     assert cli.main(call) == 1
     printed = capsys.readouterr()
     assert "1 fetched, 0 there already, 1 could not be had" in printed.out
     assert "status 404" in printed.err
-    assert cli.main([*call, "--allow-missing"]) == 0
+    assert cli.main([*call, "--set", "fetch.allow_missing=true"]) == 0
 
 
 def test_the_defaults_of_the_configuration_are_those_of_the_command():
@@ -263,8 +263,9 @@ def test_what_came_and_what_did_not_stand_in_the_manifest(server, tmp_path, caps
     (tmp_path / "list").write_text("\n".join(lines) + "\n")
     out, manifest = tmp_path / "out", tmp_path / "part-00000.tsv"
     call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(out), "--manifest", str(manifest)]
-    call += ["--pdb-address", f"{server}/good/{{id}}.pdb.gz", "--alphafold-address", f"{server}/models/{{id}}"]
-    assert cli.main([*call, "--allow-missing"]) == 0
+    call += ["--set", f"fetch.pdb_address={server}/good/{{id}}.pdb.gz"]
+    call += ["--set", f"fetch.alphafold_address={server}/models/{{id}}"]
+    assert cli.main([*call, "--set", "fetch.allow_missing=true"]) == 0
     digest = hashlib.sha256(BODY).hexdigest()
     assert read_manifest(manifest) == [
         SourceFile(str(out / "1abc.pdb.gz"), len(BODY), digest),
@@ -342,7 +343,8 @@ def test_another_service_of_this_machine_is_reached_only_if_the_list_names_it(se
     assert Unruly.requests["/good/x.pdb"] == 0
     assert run(server, tmp_path, [line, f"{another}/good/y.pdb"]).rejects == []
     (tmp_path / "list").write_text(f"{another}\n{line}\n")
-    call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(tmp_path / "o"), "--first-wait", "0.01"]
+    call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(tmp_path / "o")]
+    call += ["--set", "fetch.first_wait=0.01"]
     assert cli.main(call) == 0
     (tmp_path / "list").write_text(f"{line}\n")
     assert cli.main([*call[:-3], str(tmp_path / "o2"), *call[-2:]]) == 1

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from dplm2.generation.contigs import reference_files
+from dplm2.settings import loading
 from tests.workflow.conftest import DEMO, ROOT, Workdir
 
 # One process runs all tests that share a finished run.
@@ -135,28 +135,23 @@ def test_a_changed_file_of_sequences_is_learned_again(finished):
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_a_local_source_is_an_input_of_its_warm_up(tmp_path):
-    """Of a folder what is read of it; a file that is not there stops the run before any job."""
+def test_a_local_source_that_is_missing_stops_before_any_job(tmp_path):
     workdir = Workdir(tmp_path / "run")
     tiny = workdir.configuration["models"]["tiny"]
-    del tiny["network"], tiny["warmup"]["sequence_files"]
-    (workdir.folder / "dplm").mkdir()
-    for name in ("config.json", "model.safetensors", "README.md"):
-        (workdir.folder / "dplm" / name).touch()
+    del tiny["network"], tiny["warmup"]["sequence_files"], tiny["warmup"]["sequence_training"]
 
-    def planned(source):
+    def done(source, *options):
         tiny["warmup"]["source"] = source
-        done = workdir.snakemake("results/models/tiny/initial/model.safetensors", "--dry-run", "--quiet", "host")
-        return done.returncode, done.stdout + done.stderr
+        ended = workdir.snakemake("models", *options, "--quiet", "host")
+        return ended.returncode, ended.stdout + ended.stderr
 
-    status, said = planned("dplm")
-    (inputs,) = (part.split("output:")[0] for part in said.split("rule warm_up_model:")[1:])
-    assert status == 0 and "dplm/model.safetensors, dplm/config.json\n" in inputs, said
-    assert "README" not in inputs
-    status, said = planned("esm2_t6_8M_UR50D.pt")
-    assert status != 0 and "esm2_t6_8M_UR50D.pt" in said
-    status, said = planned("airkingbd/dplm_150m")
-    assert status == 0, said
+    for source in ("esm2_t6_8M_UR50D.pt", "./dplm", "airkingbd/dplm_150m"):
+        status, said = done(source, "--dry-run")
+        assert status == 0, said
+    for source in ("esm2_t6_8M_UR50D.pt", "./dplm"):
+        status, said = done(source)
+        assert status != 0 and f"models.tiny.warmup.source: {source}" in said, said
+        assert not (workdir.folder / "results/structures").exists()
 
 
 def test_a_motif_without_its_reference_stops_before_any_job(tmp_path):
@@ -239,7 +234,9 @@ def test_a_wrong_configuration_stops_before_any_job(tmp_path, change, message):
 
 def with_preset(folder: Path, preset: str) -> Workdir:
     """A folder with a preset's configuration and stand-ins for the files that it names."""
-    configuration = yaml.safe_load((ROOT / "config" / f"{preset}.yaml").read_text(encoding="utf-8"))
+    configuration = loading.read(ROOT / "config" / f"{preset}.yaml")
+    for kind in ("datasets", "tokenizers", "models", "generation"):
+        configuration[kind] = {name: entry for name, entry in configuration[kind].items() if entry is not None}
     workdir = Workdir(folder)
     workdir.configuration = configuration
     for dataset in configuration["datasets"].values():
@@ -281,7 +278,7 @@ def test_another_folding_program_is_laid_over_the_benchmark(tmp_path, program):
     done = workdir.snakemake("benchmark", "--configfile", *files, "--dry-run", "--printshellcmds", "--quiet", "host")
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
-    commands = [line for line in said.splitlines() if "dplm2 evaluate co-generation" in line]
+    commands = [line for line in said.splitlines() if " evaluate co-generation " in line]
     assert len(commands) == 1 and f"conda run --name {program} " in commands[0] and " {fasta} " in commands[0]
     assert '"folding_backend": "command"' in commands[0] and '"esmfold": null' in commands[0]
 

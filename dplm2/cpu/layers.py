@@ -1,6 +1,6 @@
-"""A layer of the network for training on a CPU, written out forward and backward.
+"""A layer of the language model for training on a processor, written out forward and backward.
 
-The results are those of the library's layer; dropout draws other numbers. What costs little is computed again in the
+The results are those of transformers' layer; dropout draws other numbers. What costs little is computed again in the
 backward pass instead of being kept (normalised inputs, GELU, what dropout left), frozen weights get no gradient, and a
 layer's low-rank updates of query, key and value read one dropped-out input.
 
@@ -8,7 +8,7 @@ Shapes: N tokens of all segments, D model width, I inputs and O outputs of a mat
 head.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,50 +16,63 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import EsmForMaskedLM
-from transformers.models.esm.modeling_esm import EsmIntermediate, EsmLayer
+from transformers import EsmConfig, EsmForMaskedLM
+from transformers.models.esm.modeling_esm import EsmLayer
 
-from dplm2.artifacts import is_intel
-from dplm2.language import attention
+from dplm2.cpu import attention
+from dplm2.cpu.products import linear
 
 _LANES = 4  # 16-bit random numbers in one of 64 bits
 _LANE_VALUES = 1 << 16
-_IN_CACHE = 1 << 17  # numbers worked on at once where several passes follow one another
-# Below so many multiply-adds (a millisecond) oneDNN's preparation for a new shape would cost more than it gains.
-_WORTH_PREPARING = 1 << 26
-# In fp32 torch's default library (MKL) is a fifth slower than oneDNN on AMD's processors with AVX-512, and as much
-# faster on those without and on Intel's, where it takes transposed weights as they are.
-_ONE_DNN_IS_FASTER = (
-    torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512" and not is_intel()
-)
 
 
 def install(model: EsmForMaskedLM) -> None:
-    """Give the network the leaner arithmetic, in place; names and values of weights stay."""
-    model.set_attn_implementation(attention.NAME)
-    for module in model.modules():
-        if type(module) is EsmIntermediate:
-            module.__class__ = _Intermediate
-        elif type(module) is EsmLayer:
-            module.__class__ = Layer
-
-
-class _Intermediate(EsmIntermediate):
-    """The library's layer with torch's own exact GELU, which keeps its input alone for the backward pass."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return functional.gelu(self.dense(hidden_states))
+    """Put a `Layer` in the place of each layer; weights stay where they are, under their names."""
+    layers = model.esm.encoder.layer
+    for number, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            layers[number] = Layer(layer, model.config)
 
 
 class Layer(EsmLayer):
-    """The library's layer; packed samples that are trained on go the leaner way."""
+    """transformers' layer; packed samples that are trained on go the leaner way.
+
+    Parameters
+    ----------
+    layer
+        Whose parts it takes over.
+    config
+        Of the network.
+    """
+
+    def __init__(self, layer: EsmLayer, config: EsmConfig) -> None:
+        with torch.device("meta"):  # its own weights are replaced at once
+            super().__init__(config)
+        for name, part in layer.named_children():
+            setattr(self, name, part)
+        self.train(layer.training)
+
+    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
+        """The feed-forward part by torch's own exact GELU: five times faster, and it keeps its input alone."""
+        inner = self.intermediate.dense(self.LayerNorm(attention_output))
+        return self.output(functional.gelu(inner), attention_output)
 
     def forward(self, hidden_states: Tensor, *positional, segments: Sequence[int] | None = None, **named) -> Tensor:
-        """Hidden states (1, N, D) after the layer; ``segments`` as of `dplm2.language.attention`."""
+        """Hidden states (1, N, D) after the layer; ``segments`` as of `dplm2.cpu.attention`."""
         if segments is None or not torch.is_grad_enabled() or hidden_states.device.type != "cpu":
             return super().forward(hidden_states, *positional, segments=segments, **named)
-        x_ND, own = hidden_states[0], self.attention.self
-        cos_N1C, sin_N1C = (table[0].unsqueeze(1) for table in named["position_embeddings"])
+        return self._trained(hidden_states[0], named["position_embeddings"], segments).unsqueeze(0)
+
+    def _trained(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
+        output = self.attention.output
+        seen_ND = self._attended(x_ND, angles, segments)
+        x_ND = add_projected(x_ND, seen_ND, output.dense, output.dropout, gelu=False)
+        (inner_NI,) = project(x_ND, self.LayerNorm, [self.intermediate.dense])
+        return add_projected(x_ND, inner_NI, self.output.dense, self.output.dropout, gelu=True)
+
+    def _attended(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
+        own = self.attention.self
+        cos_N1C, sin_N1C = (table[0].unsqueeze(1) for table in angles)
         split = (len(x_ND), own.num_attention_heads, own.attention_head_size)
         q_ND, k_ND, v_ND = project(x_ND, self.attention.LayerNorm, [own.query, own.key, own.value])
         # ESM-2 scales the queries before it turns them.
@@ -68,10 +81,7 @@ class Layer(EsmLayer):
         k_NHC = _Turn.apply(k_ND.view(split), cos_N1C, sin_N1C)
         tracks = (t.transpose(0, 1).unsqueeze(0) for t in (q_NHC, k_NHC, v_ND.view(split)))
         seen_1NHC, _ = attention.attention_within_segments(own, *tracks, None, segments, scaling=1.0)
-        output = self.attention.output
-        x_ND = add_projected(x_ND, seen_1NHC.reshape(x_ND.shape), output.dense, output.dropout, gelu=False)
-        (inner_NI,) = project(x_ND, self.LayerNorm, [self.intermediate.dense])
-        return add_projected(x_ND, inner_NI, self.output.dense, self.output.dropout, gelu=True).unsqueeze(0)
+        return seen_1NHC.reshape(x_ND.shape)
 
 
 class _Matrix(NamedTuple):
@@ -112,9 +122,9 @@ def _tensors(matrix: nn.Module, x: Tensor) -> _Matrix:
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     if not isinstance(matrix, LoraLayer):
         return _Matrix(matrix.weight.to(dtype), matrix.bias.to(dtype), None, None)
-    linear, (name,) = matrix.get_base_layer(), matrix.active_adapters
+    base, (name,) = matrix.get_base_layer(), matrix.active_adapters
     low_rank = (matrix.lora_A[name].weight, matrix.lora_B[name].weight)
-    return _Matrix(*(tensor.to(dtype) for tensor in (linear.weight, linear.bias, *low_rank)))
+    return _Matrix(*(tensor.to(dtype) for tensor in (base.weight, base.bias, *low_rank)))
 
 
 def _low_rank_options(matrix: nn.Module) -> tuple[float, float]:
@@ -139,30 +149,14 @@ def draw_kept(shape: torch.Size, probability: float) -> tuple[Tensor | None, flo
     return torch.from_numpy((lanes >= dropped).view(np.uint8)).view(shape), _LANE_VALUES / (_LANE_VALUES - dropped)
 
 
-def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Parts of tensors of one shape, small enough to stay in the processor's cache."""
-    rows = max(1, _IN_CACHE // tensors[0].shape[-1])
-    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
-
-
 def _zero_dropped(x: Tensor, kept: Tensor | None, out: Tensor | None = None) -> Tensor:
     """``x`` with zeros for what is not kept, not rescaled; ``out`` may be ``x`` itself."""
-    if kept is None:
-        return x
-    out = torch.empty_like(x) if out is None else out
-    for part, kept_part, out_part in _parts(x, kept, out):
-        torch.mul(part, kept_part.to(x.dtype), out=out_part)
-    return out
+    return x if kept is None else torch.mul(x, kept, out=out)
 
 
 def _add_kept(x: Tensor, y: Tensor, kept: Tensor | None, rescaling: float) -> Tensor:
     """``x + rescaling * y`` where kept, ``x`` elsewhere."""
-    if kept is None:
-        return x + y
-    out = torch.empty_like(x)
-    for x_part, y_part, kept_part, out_part in _parts(x, y, kept, out):
-        torch.addcmul(x_part, y_part.to(x.dtype), kept_part.to(x.dtype), value=rescaling, out=out_part)
-    return out
+    return x + y if kept is None else torch.addcmul(x, y, kept, value=rescaling)
 
 
 class _Turn(torch.autograd.Function):
@@ -196,14 +190,14 @@ class _Project(torch.autograd.Function):
     def forward(context, options: _Options, x_ND, norm_D, shift_D, *tensors) -> tuple[Tensor, ...]:
         matrices = _matrices(tensors)
         normed_ND = functional.layer_norm(x_ND, norm_D.shape, norm_D, shift_D, options.epsilon).to(tensors[0].dtype)
-        outputs = [product(normed_ND, m.weight_OI, m.bias_O) for m in matrices]
+        outputs = [linear(normed_ND, m.weight_OI, m.bias_O) for m in matrices]
         kept = narrow = None
         context.factor = options.scaling
         if matrices[0].a_RI is not None:
             kept, rescaling = draw_kept(normed_ND.shape, options.low_rank_dropout)
             context.factor *= rescaling
             dropped_ND = _zero_dropped(normed_ND, kept, normed_ND)
-            narrow = product(dropped_ND, torch.cat([m.a_RI for m in matrices]))
+            narrow = linear(dropped_ND, torch.cat([m.a_RI for m in matrices]))
             for m, output, part in zip(matrices, outputs, narrow.chunk(len(matrices), 1), strict=True):
                 output.addmm_(part, m.b_OR.T, alpha=context.factor)
         context.options = options
@@ -225,10 +219,10 @@ class _Project(torch.autograd.Function):
             trained = any(context.needs_input_grad[4 + 4 * number : 6 + 4 * number])
             found += _of_matrix(gradient, normed_ND) if trained else [None, None]
             found += [None, None]
-            through_ND = product(gradient, m.weight_OI.T)
+            through_ND = linear(gradient, m.weight_OI.T)
             to_normed_ND = through_ND if to_normed_ND is None else to_normed_ND.add_(through_ND)
         if narrow is not None:
-            to_narrow = [product(g, m.b_OR.T) for m, g in zip(matrices, gradients, strict=True)]
+            to_narrow = [linear(g, m.b_OR.T) for m, g in zip(matrices, gradients, strict=True)]
             to_narrow = torch.cat(to_narrow, 1) * context.factor
             dropped_ND = _zero_dropped(normed_ND, kept)
             to_a = (to_narrow.T @ dropped_ND).chunk(len(matrices))
@@ -254,13 +248,13 @@ class _AddProjected(torch.autograd.Function):
     def forward(context, options: _Options, x_ND, input_NI, *tensors) -> Tensor:
         m = _Matrix(*tensors)
         active_NI = functional.gelu(input_NI) if options.gelu else input_NI
-        output_ND = product(active_NI, m.weight_OI, m.bias_O)
+        output_ND = linear(active_NI, m.weight_OI, m.bias_O)
         low_kept = narrow = None
         context.factor = options.scaling
         if m.a_RI is not None:
             low_kept, rescaling = draw_kept(input_NI.shape, options.low_rank_dropout)
             context.factor *= rescaling
-            narrow = product(_zero_dropped(active_NI, low_kept, active_NI if options.gelu else None), m.a_RI)
+            narrow = linear(_zero_dropped(active_NI, low_kept, active_NI if options.gelu else None), m.a_RI)
             output_ND.addmm_(narrow, m.b_OR.T, alpha=context.factor)
         kept, context.rescaling = draw_kept(output_ND.shape, options.dropout)
         context.options = options
@@ -282,11 +276,11 @@ class _AddProjected(torch.autograd.Function):
                 tracked_NI = functional.gelu(input_NI)
             active_NI = tracked_NI.detach()
         found = _of_matrix(to_output_ND, active_NI) if any(context.needs_input_grad[3:5]) else [None, None]
-        to_active_NI = product(to_output_ND, m.weight_OI.T)
+        to_active_NI = linear(to_output_ND, m.weight_OI.T)
         if narrow is None:
             found += [None, None]
         else:
-            to_narrow = product(to_output_ND, m.b_OR.T) * context.factor
+            to_narrow = linear(to_output_ND, m.b_OR.T) * context.factor
             to_active_NI = _add_kept(to_active_NI, to_narrow @ m.a_RI, low_kept, 1.0)
             # Written over what GELU gave: its own backward pass reads its input alone.
             dropped_NI = _zero_dropped(active_NI, low_kept, active_NI if context.options.gelu else None)
@@ -294,14 +288,6 @@ class _AddProjected(torch.autograd.Function):
         if context.options.gelu:
             (to_active_NI,) = torch.autograd.grad(tracked_NI, input_NI, to_active_NI)
         return None, gradient_ND, to_active_NI, *found
-
-
-def product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """``x W^T + b``; in fp32 by oneDNN, where that is the faster library."""
-    large = x_NI.numel() * len(weight_OI) >= _WORTH_PREPARING
-    if large and x_NI.dtype == torch.float32 and _ONE_DNN_IS_FASTER:
-        return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
-    return functional.linear(x_NI, weight_OI, bias_O)
 
 
 def _matrices(tensors: Sequence[Tensor | None]) -> list[_Matrix]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dplm2.language import attention, diffusion, layers, layout, lora
+from dplm2.cpu import attention, layers
+from dplm2.language import diffusion, layout, lora
 from dplm2.language.diffusion import TASKS, DiffusionObjective
 from dplm2.language.network import MultimodalEsm
 from dplm2.settings.model import DiffusionSettings, LoraSettings

@@ -1,0 +1,66 @@
+"""Matrix products by the faster of two libraries (`dplm2.cpu.routine`).
+
+Without gradients, weights are laid out for oneDNN once and kept beside the plain ones: the price is a second copy in
+memory. The values agree to rounding.
+
+Shapes: I inputs, O outputs.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dplm2.cpu import torch_private
+from dplm2.cpu.caching import cached_from_weights
+from dplm2.cpu.routine import routine
+
+# Below so many multiply-adds (a millisecond) oneDNN's preparation for a new shape and the layout of a weight cost more
+# than they gain. A weight that is laid out beforehand pays always.
+WORTH_PREPARING = 1 << 26
+
+
+def prepacked(weight_OI: Tensor) -> Tensor:
+    """A weight for many calls of `linear` without gradients: in oneDNN's own layout where that will be used."""
+    return torch_private.prepacked(weight_OI) if uses_one_dnn(weight_OI) else weight_OI
+
+
+def linear(values: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """``values @ weight.T + bias``, (..., I) to (..., O); differentiable, unless the weight is `prepacked`.
+
+    Both must be of the same type, and the result is of that type.
+    """
+    if weight_OI.is_mkldnn:
+        if values.numel() == 0:
+            return values.new_zeros(*values.shape[:-1], weight_OI.shape[0])
+        return torch_private.one_dnn_linear(values.contiguous(), weight_OI, bias_O)
+    large = values.numel() * len(weight_OI) >= WORTH_PREPARING
+    if large and values.dtype == weight_OI.dtype and uses_one_dnn(values):
+        return torch_private.one_dnn_linear(values.contiguous(), weight_OI, bias_O)
+    return functional.linear(values, weight_OI, bias_O)
+
+
+def uses_one_dnn(values: Tensor) -> bool:
+    """Whether products with these values go to oneDNN: on a processor, not compiled, no gradients, no autocast."""
+    return (
+        values.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and routine(values.dtype) == "onednn"
+    )
+
+
+class Linear(nn.Linear):
+    """A linear layer whose products are those of `linear`, in the type of its input; weights are kept in float32."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., I) to (..., O)."""
+        return linear(values, *cached_from_weights(self, values.dtype, lambda: self._prepacked(values.dtype)))
+
+    def _prepacked(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        weight_OI, bias_O = self.weights(dtype)
+        return prepacked(weight_OI), bias_O
+
+    def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in a type."""
+        return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)

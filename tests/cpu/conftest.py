@@ -1,0 +1,16 @@
+"""Fixtures of the language model's tests."""
+
+import pytest
+import torch
+from transformers import EsmForMaskedLM
+
+from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.vocabulary import Vocabulary
+
+
+@pytest.fixture
+def small_network() -> MultimodalEsm:
+    """A network of random weights with 20 structure codes."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(20)
+    return MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 32, 2, 4, 64)), vocabulary).eval()

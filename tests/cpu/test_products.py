@@ -1,0 +1,85 @@
+"""Products by either library, and what is kept of weights, against torch's own."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dplm2.cpu import products
+from dplm2.cpu.caching import cached_from_weights
+from dplm2.cpu.products import Linear, linear, prepacked
+from dplm2.tokenizer.transition import Transition
+
+
+@pytest.fixture(params=["onednn", "torch", "untried release", "plain"])
+def routine(request, monkeypatch):
+    """Each way that products can go."""
+    monkeypatch.setattr(products, "WORTH_PREPARING", 0)
+    if request.param == "plain":
+        monkeypatch.setenv("DPLM2_CPU", "plain")
+    elif request.param == "untried release":
+        monkeypatch.setattr(torch, "__version__", "99.0")
+    else:
+        monkeypatch.setenv("DPLM2_PRODUCTS", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_products_are_torchs(routine, dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    values, weight, bias = (
+        torch.randn(*shape, generator=generator).to(dtype) for shape in ((5, 7, 33), (19, 33), (19,))
+    )
+    values = values.transpose(0, 1).contiguous().transpose(0, 1)  # not contiguous
+    expected = F.linear(values.float(), weight.float(), bias.float())
+    with torch.no_grad():
+        laid_out = prepacked(weight)
+        assert laid_out.is_mkldnn == (routine == "onednn")
+        for kind in (weight, weight.t().contiguous().t(), laid_out):
+            ours = linear(values, kind, bias)
+            assert ours.dtype == dtype
+            torch.testing.assert_close(ours.float(), expected, rtol=tolerance, atol=5 * tolerance)
+            assert linear(values[:0], kind, bias).shape == (0, 7, 19)
+    with_gradient = linear(values, weight.requires_grad_(), bias)
+    torch.testing.assert_close(with_gradient.float(), expected, rtol=tolerance, atol=5 * tolerance)
+    assert torch.autograd.grad(with_gradient.sum(), weight)[0].isfinite().all()
+
+
+def test_what_is_derived_from_weights_follows_them():
+    layer, made = nn.Linear(6, 4), []
+
+    def make():
+        made.append(layer.weight.sum().item())
+        return made[-1]
+
+    with torch.no_grad():
+        assert (
+            cached_from_weights(layer, torch.float32, make)
+            == cached_from_weights(layer, torch.float32, make)
+            == made[0]
+        )
+        layer.weight += 1.0
+        assert cached_from_weights(layer, torch.float32, make) == pytest.approx(made[0] + 24)
+        assert len(made) == 2
+    cached_from_weights(layer, torch.float32, make)
+    assert len(made) == 3  # with gradients, each time
+
+
+def test_a_layer_follows_its_weights():
+    layer, values = Linear(6, 4), torch.randn(3, 6)
+    with torch.no_grad():
+        before = layer(values)
+        layer.weight += 1.0
+        after = layer(values)
+    torch.testing.assert_close(after - before, values.sum(-1, keepdim=True).expand(-1, 4), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_transition_is_its_definition(with_gradient):
+    torch.manual_seed(0)
+    transition, values = Transition(16, 64), torch.randn(2, 5, 16)
+    for parameter in transition.parameters():
+        nn.init.normal_(parameter)
+    plain = transition.contract(F.relu(transition.expand(transition.norm(values))))
+    with torch.set_grad_enabled(with_gradient):
+        torch.testing.assert_close(transition(values), plain, rtol=1e-4, atol=1e-3)
