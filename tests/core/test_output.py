@@ -60,6 +60,23 @@ def test_everything_that_is_printed_is_in_the_file_and_the_exit_status_is_kept(t
         assert text.count(f"{line}\n") == 1
 
 
+def test_lines_of_the_two_streams_stay_whole(tmp_path):
+    """Unbuffered, a line and its end are written one after the other."""
+    script = (
+        "import sys; from dplm2.core.output import copied_to\n"
+        "with copied_to(sys.argv[1]):\n"
+        "    for number in range(200):\n"
+        "        print('out', number)\n"
+        "        print('err', number, file=sys.stderr)\n"
+        "    print('no end', end='')"
+    )
+    subprocess.run([sys.executable, "-u", "-c", script, tmp_path / "log"], env=ENVIRONMENT, capture_output=True)
+    lines = (tmp_path / "log").read_text().split("\n")
+    expected = [f"{stream} {number}" for number in range(200) for stream in ("out", "err")]
+    assert sorted(lines) == sorted([*expected, "no end"])
+    assert [line for line in lines if line.startswith("out")] == expected[::2]
+
+
 def test_a_traceback_is_in_the_file(tmp_path):
     done = call("--log", tmp_path / "log", "work", end="ValueError('unforeseen')")
     assert done.returncode == 1 and "ValueError: unforeseen" in done.stderr
