@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dplm2.artifacts import library_versions, write_json
+from dplm2.core.artifacts import library_versions, write_json
 from dplm2.evaluation.diversity import diversity_rows
 from dplm2.evaluation.folding import Folded
 from dplm2.evaluation.results import Source, summarize

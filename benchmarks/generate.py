@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import EsmForMaskedLM
 
-from dplm2.artifacts import library_versions, peak_memory_bytes, write_json
+from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.language.denoising import Conditioning, Denoiser
 from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.language.sampling import uniforms_of

@@ -34,9 +34,9 @@ import torch
 from train_step import SIZES, make_batch
 from transformers import EsmForMaskedLM
 
-from dplm2.artifacts import fingerprint, library_versions, peak_memory_bytes, read_json, write_json
 from dplm2.cli import main as dplm2
-from dplm2.errors import ConfigError, Preempted
+from dplm2.core.artifacts import fingerprint, library_versions, peak_memory_bytes, read_json, write_json
+from dplm2.core.errors import ConfigError, Preempted
 from dplm2.language import diffusion, heads, likelihood, warmup
 from dplm2.language.chains import Chains
 from dplm2.language.network import MultimodalEsm, esm_config

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dplm2.artifacts import library_versions, write_json
+from dplm2.core.artifacts import library_versions, write_json
 from dplm2.structures.manifest import list_files
 
 ROOT = Path(__file__).resolve().parents[1]

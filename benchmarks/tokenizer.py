@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dplm2.artifacts import library_versions, write_json
+from dplm2.core.artifacts import library_versions, write_json
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures.store import backbones, read_chains
 from dplm2.tokenizer.model import StructureTokenizer

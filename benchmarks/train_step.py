@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import EsmConfig, EsmForMaskedLM
 
-from dplm2.artifacts import library_versions, peak_memory_bytes, write_json
+from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.cpu import products
 from dplm2.language import diffusion, layout, lora
 from dplm2.language.network import MultimodalEsm, esm_config

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dplm2.artifacts import library_versions
+from dplm2.core.artifacts import library_versions
 from dplm2.cpu.process import prepare_process
 from dplm2.settings.training import TrainingSettings
 from dplm2.training.loop import fit

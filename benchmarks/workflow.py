@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from dplm2.artifacts import library_versions, write_json
+from dplm2.core.artifacts import library_versions, write_json
 from dplm2.stages import Plan
 
 ROOT = Path(__file__).parents[1]

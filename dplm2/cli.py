@@ -9,10 +9,10 @@ import traceback
 from collections.abc import Sequence
 
 from dplm2 import __version__
-from dplm2.artifacts import OUT_OF_SPACE, UNWRITABLE, cannot_write, error_code
+from dplm2.core.artifacts import OUT_OF_SPACE, UNWRITABLE, cannot_write, error_code
+from dplm2.core.errors import ConfigError, DPLM2Error, Preempted
 from dplm2.core.output import copied_to
 from dplm2.cpu.process import prepare_process
-from dplm2.errors import ConfigError, DPLM2Error, Preempted
 
 TRACEBACK = "DPLM2_TRACEBACK"  # in the environment: print tracebacks of unexpected errors
 DESCRIPTION = """\

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.inputs import files_below, identity
 from dplm2.core.layout import WEIGHTS_FILE, Layout
-from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.resources import Need, needs
 from dplm2.settings import Configuration, Section, deciding, load, operating
 from dplm2.settings.fields import FileReference, fields_read, files_named, meaning_of, plain

@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from dplm2.core.signals import let_jobs_stop_first
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.resources import MINUTES
 from dplm2.stages import Plan
 

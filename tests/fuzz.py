@@ -160,7 +160,7 @@ def _work(kind: Kind, numbers: range, folder: Path, seed: int, writing: int) -> 
 
 
 def _one(kind: Kind, number: int, folder: Path, seed: int) -> dict:
-    from dplm2.errors import DPLM2Error
+    from dplm2.core.errors import DPLM2Error
 
     data, error = broken(kind, number, seed), None
     before, start = _resident_mib(), time.monotonic()

@@ -20,7 +20,7 @@ def make(folder: Path) -> Path:
     """Write a tiny tokenizer, a tiny model, chains, tokens and samples; returns their folder."""
     from transformers import EsmForMaskedLM
 
-    from dplm2.artifacts import write_json
+    from dplm2.core.artifacts import write_json
     from dplm2.language.network import MultimodalEsm, esm_config
     from dplm2.language.vocabulary import Vocabulary
     from dplm2.settings.tokenizer import TokenizerSettings
@@ -189,7 +189,7 @@ def _clean(data: bytes, folder: Path) -> None:
     for reject in rejects:
         assert CLEANING_FAILED not in reject.reason, reject.reason
     if not chains:
-        from dplm2.errors import DPLM2Error
+        from dplm2.core.errors import DPLM2Error
 
         raise DPLM2Error(rejects[0].reason)
 
@@ -309,7 +309,7 @@ def _open(kind: str, folder: Path) -> object:
 
 
 def _read_record(data: bytes, folder: Path) -> object:
-    from dplm2.artifacts import RUN_FILE, RunRecord, read_json_object
+    from dplm2.core.artifacts import RUN_FILE, RunRecord, read_json_object
 
     results = folder / "results"
     path = _as_file(data, results, RUN_FILE)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dplm2 import artifacts, cli
-from dplm2.core import locks, parquet
+from dplm2 import cli
+from dplm2.core import artifacts, locks, parquet
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.locks import writing_into
-from dplm2.errors import DPLM2Error
 from dplm2.generation.contigs import read_problem
 from dplm2.structures.store import read_chains
 from dplm2.tokenizer.importing import read_official_config

@@ -1,6 +1,6 @@
 """Where networks run."""
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

@@ -24,9 +24,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.names import numbered
 from dplm2.core.text import read_lines, shortened, shown, some
-from dplm2.errors import DPLM2Error
 
 ENDINGS = (".fasta", ".fas", ".fa", ".faa", ".fna")
 LETTERS = "ACDEFGHIKLMNPQRSTVWYXBZUO"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 
 
 def local_folder(source: str | os.PathLike, patterns: Sequence[str]) -> Path:

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from dplm2.artifacts import read_json, sha256_of_file, write_json
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import read_json, sha256_of_file, write_json
+from dplm2.core.errors import DPLM2Error
 
 SMALL = 1 << 20  # bytes
 MOST_FILES = 10_000  # of a folder

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from dplm2.artifacts import explained, make_folder
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import explained, make_folder
+from dplm2.core.errors import DPLM2Error
 
 RETRY_SECONDS = 0.2
 # A killed process's workers hold its lock until they notice, which takes them up to five seconds.

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from dplm2.artifacts import explained, make_folder
+from dplm2.core.artifacts import explained, make_folder
 
 CHUNK = 1 << 16
 OUT, ERR = 1, 2  # descriptors, which children inherit whatever Python's streams are

@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dplm2.artifacts import atomic_path
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import atomic_path
+from dplm2.core.errors import DPLM2Error
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dplm2.artifacts import atomic_path
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import atomic_path
+from dplm2.core.errors import DPLM2Error
 
 if TYPE_CHECKING:
     from torch import Tensor

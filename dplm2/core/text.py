@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 
 LONGEST_LINE = 1 << 20
 LONGEST_TEXT = 1 << 26

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dplm2 import artifacts
+from dplm2.core import artifacts
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import check_tensors
-from dplm2.errors import DPLM2Error
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")

@@ -2,7 +2,7 @@
 
 import os
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 
 VARIABLE = "DPLM2_CPU"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 
 PROGRAMS = ("USalign", "TMalign")
 HOW_TO_GET = (

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dplm2.artifacts import fingerprint, read_json, write_json
+from dplm2.core.artifacts import fingerprint, read_json, write_json
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import split_records
 from dplm2.core.text import read_text
-from dplm2.errors import DPLM2Error
 from dplm2.evaluation.benchmark import Job
 from dplm2.evaluation.command_backend import run_command
 from dplm2.evaluation.folding import Failure, Folded

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from dplm2.artifacts import RunRecord, sha256_of_file
 from dplm2.core import parquet
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.artifacts import RunRecord, sha256_of_file
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.folding import Failure, Folded, FoldingBackend, predict
 from dplm2.evaluation.results import Source, describe, summarize, write_results
 from dplm2.evaluation.samples import EvaluatedSample, Native, kept, read_natives, read_samples

@@ -144,7 +144,7 @@ def _writing(options: argparse.Namespace) -> AbstractContextManager:
 
 def run_reconstruction(options: argparse.Namespace) -> int:
     """Run ``dplm2 evaluate reconstruction``."""
-    from dplm2.errors import ConfigError
+    from dplm2.core.errors import ConfigError
     from dplm2.evaluation import reconstruction
     from dplm2.evaluation.published import beside_published
 
@@ -203,7 +203,7 @@ def run_samples(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     """Run ``dplm2 evaluate compare``."""
-    from dplm2.errors import ConfigError
+    from dplm2.core.errors import ConfigError
     from dplm2.evaluation.published import compare_summaries
 
     pairs = [name.partition("=") for name in options.model]

@@ -12,8 +12,8 @@ import numpy as np
 from biotite import InvalidFileError
 from biotite.structure.io import pdb, pdbx
 
-from dplm2.artifacts import fingerprint
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import fingerprint
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.folding import Failure, Folded, name_of
 from dplm2.settings.evaluation import CommandSettings
 

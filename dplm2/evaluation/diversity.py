@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation import alignment, foldseek
 from dplm2.evaluation.metrics.diversity import CLUSTERS, INNER_TM, MAX_CLUSTER
 from dplm2.evaluation.pairs import all_pairs_tm_score

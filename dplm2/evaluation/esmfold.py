@@ -9,9 +9,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import EsmConfig, EsmForProteinFolding
 from transformers.models.esm.openfold_utils import residue_constants
 
-from dplm2.artifacts import fingerprint, sha256_of_file
+from dplm2.core.artifacts import fingerprint, sha256_of_file
 from dplm2.core.batching import by_length
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.folding import Folded
 from dplm2.settings.evaluation import EsmfoldSettings
 

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import check_tensors, save_tensors
-from dplm2.errors import DPLM2Error
 from dplm2.evaluation.recovery import AMINO_ACIDS
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.command_backend import run_command
 from dplm2.settings.evaluation import FoldseekSettings
 from dplm2.structures.writing import write_structure

@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.text import read_text, shown
-from dplm2.errors import DPLM2Error
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))
 SPLITS = ("train", "validation", "test")

@@ -26,10 +26,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> None:
     import pandas as pd
 
-    from dplm2.artifacts import RunRecord, sha256_of_file, write_text
     from dplm2.core import parquet
+    from dplm2.core.artifacts import RunRecord, sha256_of_file, write_text
+    from dplm2.core.errors import DPLM2Error
     from dplm2.core.locks import writing_into
-    from dplm2.errors import DPLM2Error
     from dplm2.evaluation.probe import features_of, fit_probe, read_labels
 
     embeddings = parquet.read_frame(options.embeddings)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dplm2.artifacts import write_text
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import write_text
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.metrics import design, diversity, structure
 from dplm2.evaluation.metrics.metric import Metric
 from dplm2.evaluation.metrics.tokenizer import of_weights

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from dplm2.artifacts import RunRecord
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import RunRecord
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.benchmark import dataset_name, set_name
 from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.comparison import compare

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dplm2.artifacts import RunRecord, atomic_path
 from dplm2.core import parquet
+from dplm2.core.artifacts import RunRecord, atomic_path
 
 SUMMARY_COLUMNS = [
     "model", "task", "dataset", "metric", "value", "n", "backend", "n_failed", "median", "low", "high", "failed_rule",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dplm2.core import parquet
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.settings.evaluation import EvaluationSettings
 
 NEEDED = ("sample_id", "model", "task", "sequence")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.benchmark import Job, finish, identity, source_of, write_folded
 from dplm2.evaluation.comparison import rmsds
 from dplm2.evaluation.folding import Folded

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from dplm2.artifacts import atomic_path, write_text
 from dplm2.core import parquet
+from dplm2.core.artifacts import atomic_path, write_text
 
 # Columns that hold figures whatever their type in memory: text in what was read from CSV, or "missing" beside numbers.
 # A column of names stays text, even if every name looks like a number.

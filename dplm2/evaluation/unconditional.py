@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.evaluation.backbone_geometry import backbone_geometry
 from dplm2.evaluation.benchmark import Job, finish, identity, mean_or_none, source_of, write_folded
 from dplm2.evaluation.diversity import diversity_rows, novelty_columns

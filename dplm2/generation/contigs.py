@@ -27,8 +27,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.text import read_text, shortened, shown, some
-from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.settings.loading import parse_value
 
 Given = Literal["both", "sequence", "structure"]

@@ -37,8 +37,8 @@ def _run(options: argparse.Namespace) -> None:
 
     from dplm2.core import parquet
     from dplm2.core.devices import pick_device
+    from dplm2.core.errors import DPLM2Error
     from dplm2.core.fasta import is_fasta
-    from dplm2.errors import DPLM2Error
     from dplm2.generation.embedding import embed
     from dplm2.generation.inputs import read_targets
     from dplm2.generation.model import DPLM2

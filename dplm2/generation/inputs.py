@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from dplm2.core import parquet
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import LETTERS, TO_GENERATE, clean_sequences, is_fasta, read_fasta
 from dplm2.core.text import shown
-from dplm2.errors import DPLM2Error
 from dplm2.generation.contigs import BLANK_CHAIN, Problem, Segment, read_problems, written_chain
 from dplm2.generation.tasks import ReferenceMotif, Target
 from dplm2.geometry.backbone import observed_residues

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dplm2.artifacts import fingerprint, sha256_of_file
+from dplm2.core.artifacts import fingerprint, sha256_of_file
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.folders import local_folder
 from dplm2.cpu.process import prepare_process
-from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.generation import inputs, tasks
 from dplm2.generation.samples import Sample
 from dplm2.generation.selection import log_likelihoods

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dplm2.artifacts import RunRecord, fingerprint, make_folder, sha256_of_file
 from dplm2.core import parquet
-from dplm2.errors import DPLM2Error, Preempted
+from dplm2.core.artifacts import RunRecord, fingerprint, make_folder, sha256_of_file
+from dplm2.core.errors import DPLM2Error, Preempted
 from dplm2.generation.contigs import reference_files
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import (

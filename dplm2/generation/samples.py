@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dplm2.artifacts import atomic_path
 from dplm2.core import parquet
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import atomic_path
+from dplm2.core.errors import DPLM2Error
 
 SAMPLES_FILE = "samples.parquet"
 STRUCTURES_FOLDER, TRAJECTORIES_FOLDER = "structures", "trajectories"

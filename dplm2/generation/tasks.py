@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.names import file_names, numbered
 from dplm2.core.text import some
-from dplm2.errors import DPLM2Error
 from dplm2.generation.contigs import Problem, Segment
 from dplm2.generation.samples import Motif
 from dplm2.language.denoising import Conditioning

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.language import diffusion, layout
 from dplm2.language.vocabulary import Track, Vocabulary
 from dplm2.settings.model import DiffusionSettings

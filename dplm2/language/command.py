@@ -113,7 +113,7 @@ def _add_export(subparsers: argparse._SubParsersAction) -> None:
 def _chosen(options: argparse.Namespace, **given: object) -> Chosen:
     """The model to train, and where."""
     from dplm2.core.devices import pick_device
-    from dplm2.errors import ConfigError
+    from dplm2.core.errors import ConfigError
 
     chosen = choose(options, "models", **given)
     if chosen.section.pretrained:
@@ -123,7 +123,7 @@ def _chosen(options: argparse.Namespace, **given: object) -> Chosen:
 
 def _writing(options: argparse.Namespace, settings: ModelSettings, seed: int) -> AbstractContextManager:
     """Keep the output folder for the processes of this training, which write together."""
-    from dplm2.artifacts import fingerprint
+    from dplm2.core.artifacts import fingerprint
     from dplm2.core.locks import writing_into
     from dplm2.settings.fields import plain
 
@@ -132,7 +132,7 @@ def _writing(options: argparse.Namespace, settings: ModelSettings, seed: int) ->
 
 def run_warmup(options: argparse.Namespace) -> None:
     """Run ``dplm2 model warmup``."""
-    from dplm2.errors import ConfigError
+    from dplm2.core.errors import ConfigError
     from dplm2.language.stages import warm_up
 
     given = {"warmup": {"source": options.source, "model": None}} if options.source else {}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.language import layout
 from dplm2.language.filtering import draw, draw_gumbel, filtered_logits, take_best
 from dplm2.language.network import MultimodalEsm

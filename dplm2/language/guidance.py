@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.language.denoising import Adjust, Open
 from dplm2.language.vocabulary import AMINO_ACIDS, Track, Vocabulary
 

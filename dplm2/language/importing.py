@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import EsmForMaskedLM
 
-from dplm2 import artifacts
+from dplm2.core import artifacts
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import save_tensors
 from dplm2.core.weights import read_weights
-from dplm2.errors import DPLM2Error
 from dplm2.language import heads
 from dplm2.language.network import CONFIG_FILE, WEIGHTS_FILE, EmbeddingScaling, MultimodalEsm, esm_config
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.language.vocabulary import Track, Vocabulary
 
 EDGES = 2

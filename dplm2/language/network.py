@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from transformers import EsmConfig, EsmForMaskedLM
 from transformers.utils import logging
 
-from dplm2.artifacts import read_json_object, write_json, write_text
+from dplm2.core.artifacts import read_json_object, write_json, write_text
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.folders import local_folder
 from dplm2.core.tensors import check_layers, check_tensors, save_tensors
 from dplm2.cpu import attention, layers, switch
 from dplm2.cpu.process import prepare_process
-from dplm2.errors import DPLM2Error
 from dplm2.language import heads
 from dplm2.language.heads.output import features
 from dplm2.language.vocabulary import SEQUENCE_IDS, TRACKS, Track, Vocabulary

@@ -11,12 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from dplm2.core.batching import by_length
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
+from dplm2.core.memory import Result, split_on_out_of_memory
 from dplm2.language.denoising import Adjust, Conditioning, Denoiser, Sampled, Uniforms
 from dplm2.language.layout import EDGES
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings
-from dplm2.memory import Result, halving
 
 __all__ = ["Conditioning", "Sampled", "SamplerSettings", "batches", "sample", "sample_seed", "uniforms_of"]
 
@@ -40,7 +40,7 @@ def in_batches(
     conditionings: Sequence[Conditioning], token_budget: int, work: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
     """Work on samples, by their places in the list, in `batches`; where memory runs out, in halves of them."""
-    return halving(
+    return split_on_out_of_memory(
         batches(conditionings, token_budget),
         work,
         lambda index: conditionings[index].length,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.language.vocabulary import TRACKS, Track
 from dplm2.settings import Section
 from dplm2.settings.generation import GenerationSettings

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dplm2 import artifacts
-from dplm2.core import parquet
+from dplm2.core import artifacts, parquet
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import clean_sequence, has_gaps, read_records, say_gaps
 from dplm2.core.inputs import hash_of
 from dplm2.core.locks import locked
 from dplm2.core.text import some
-from dplm2.errors import DPLM2Error
 from dplm2.language.vocabulary import Vocabulary
 
 _COLUMN = "sequence"

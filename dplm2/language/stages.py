@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.core.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.inputs import hash_of
-from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.language import heads, lora, warmup
 from dplm2.language.chains import Chains
 from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm

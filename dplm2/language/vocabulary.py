@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 
 Track = Literal["structure", "sequence"]
 TRACKS: tuple[Track, Track] = ("structure", "sequence")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import EsmForMaskedLM
 
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.folders import local_folder
 from dplm2.core.weights import read_pickled
-from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.language import heads
 from dplm2.language.network import FOLDER_FILES, MultimodalEsm, esm_config, load_masked_lm, read_config
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary

@@ -42,9 +42,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run_report(options: argparse.Namespace) -> None:
     """Run ``dplm2 report``."""
-    from dplm2.artifacts import parse_json
+    from dplm2.core.artifacts import parse_json
+    from dplm2.core.errors import ConfigError
     from dplm2.core.locks import writing_into
-    from dplm2.errors import ConfigError
     from dplm2.report.writing import as_terminal_text, is_current, write_report
     from dplm2.settings import load
     from dplm2.settings.fields import plain

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from dplm2.artifacts import read_json_object
+from dplm2.core.artifacts import read_json_object
 from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK
 from dplm2.evaluation.metrics.registry import declared
 from dplm2.evaluation.metrics.training import CROSS_ENTROPY as LOGGED_CROSS_ENTROPY

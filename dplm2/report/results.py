@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dplm2.artifacts import RUN_FILE, read_json, read_json_object
 from dplm2.core import parquet
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import RUN_FILE, read_json, read_json_object
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.metrics.registry import declared
 from dplm2.report.labels import task_kind, task_order
 from dplm2.structures.store import SELECTION_FILE, part_files, shards_selected

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.report.results import Results
 from dplm2.training.log import duration
 

@@ -5,9 +5,9 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from dplm2.artifacts import RUN_FILE, read_json
+from dplm2.core.artifacts import RUN_FILE, read_json
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.locks import is_held
-from dplm2.errors import DPLM2Error
 
 STAGES = ("structures", "tokenizers", "tokens", "models", "samples", "evaluation", "report")
 

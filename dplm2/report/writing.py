@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dplm2.artifacts import RUN_FILE, RunRecord, fingerprint, read_json_object, write_text
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import RUN_FILE, RunRecord, fingerprint, read_json_object, write_text
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.tables import write_table
 from dplm2.report import tables
 from dplm2.report.comparison import compared

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dplm2.core.devices import DEVICES
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 
 CONFIG_HELP = "YAML file, or JSON text, of a configuration; several are merged, later ones win"
 

@@ -32,7 +32,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 
 Role = Literal["decides", "operates", "refers"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

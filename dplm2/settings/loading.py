@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.settings.configuration import Configuration
 from dplm2.settings.fields import validated
 

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.text import read_table
-from dplm2.errors import DPLM2Error
 from dplm2.settings.dataset import Clusters
 
 MMSEQS = "mmseqs"

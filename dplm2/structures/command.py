@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.settings.command_line import Chosen, add_settings, choose, named_sections
 from dplm2.structures.rejects import CODES
 from dplm2.structures.targets import Source
@@ -99,7 +99,7 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.workers != 0:
         # The workers' imports go on beside this process's own.
         start_server()
-    from dplm2.artifacts import RUN_FILE, fingerprint
+    from dplm2.core.artifacts import RUN_FILE, fingerprint
     from dplm2.core.locks import writing_into
     from dplm2.settings.fields import deciding
     from dplm2.structures.manifest import list_files
@@ -173,7 +173,7 @@ def _select(
     seed: int,
     shards: int | None = None,
 ) -> int:
-    from dplm2.artifacts import RunRecord
+    from dplm2.core.artifacts import RunRecord
     from dplm2.settings.fields import plain
     from dplm2.structures.selection import select_chains
     from dplm2.structures.workers import usable_cores

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from dplm2.artifacts import atomic_path, make_folder, sha256_of_file
+from dplm2.core.artifacts import atomic_path, make_folder, sha256_of_file
 from dplm2.core.locks import locked
 from dplm2.structures.atoms import UnreadableError
 from dplm2.structures.manifest import SourceFile

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dplm2.artifacts import atomic_path, read_json, sha256_of_file
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import atomic_path, read_json, sha256_of_file
+from dplm2.core.errors import DPLM2Error
 
 HEADER = "# structure files: path, where its name begins, size and time of change, inode's time of change, identity"
 LISTING_FILE = "listing.json"

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dplm2.artifacts import RunRecord, sha256_of_file
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.artifacts import RunRecord, sha256_of_file
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.clusters import find_clusters
 from dplm2.structures.rejects import Reject

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.atoms import UnreadableError
 from dplm2.structures.cleaning import Chain, clean_entry

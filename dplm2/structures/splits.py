@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.text import read_lines, some
-from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.settings.dataset import Split
 from dplm2.structures.similarity import WordIndex
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dplm2.core import parquet
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 
 BACKBONE_ATOMS = ("N", "CA", "C", "O")
 SPLITS = ("train", "validation", "test")

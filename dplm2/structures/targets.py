@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.text import read_lines, shown
-from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.structures.manifest import shard_of, write_if_changed
 from dplm2.structures.sites import names_site, site_of
 

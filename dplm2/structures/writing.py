@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dplm2.artifacts import atomic_path
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import atomic_path
+from dplm2.core.errors import DPLM2Error
 from dplm2.structures.components import THREE_LETTERS
 from dplm2.structures.store import BACKBONE_ATOMS
 

@@ -111,7 +111,7 @@ def _add_import_tokenizer(actions: argparse._SubParsersAction) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokenizer train``."""
-    from dplm2.artifacts import fingerprint
+    from dplm2.core.artifacts import fingerprint
     from dplm2.core.devices import pick_device
     from dplm2.core.locks import writing_into
     from dplm2.settings.fields import plain
@@ -126,10 +126,10 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_encode(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokens encode``."""
-    from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+    from dplm2.core.artifacts import RunRecord, fingerprint, sha256_of_file
     from dplm2.core.devices import pick_device
+    from dplm2.core.errors import ConfigError
     from dplm2.core.locks import writing_into
-    from dplm2.errors import ConfigError
     from dplm2.settings.fields import deciding, plain
     from dplm2.tokenizer.model import StructureTokenizer
     from dplm2.tokenizer.tokens import encode_parts, parts_of, remove_others
@@ -167,7 +167,7 @@ def run_encode(options: argparse.Namespace) -> None:
 
 def run_decode(options: argparse.Namespace) -> None:
     """Run ``dplm2 tokens decode``."""
-    from dplm2.artifacts import RunRecord
+    from dplm2.core.artifacts import RunRecord
     from dplm2.core.devices import pick_device
     from dplm2.core.locks import writing_into
     from dplm2.settings.fields import plain

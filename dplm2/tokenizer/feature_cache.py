@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dplm2.artifacts import fingerprint, read_json, write_json
+from dplm2.core.artifacts import fingerprint, read_json, write_json
 from dplm2.core.batching import by_length
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.locks import locked
-from dplm2.errors import DPLM2Error
 from dplm2.settings import deciding
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.model import pad_backbones

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dplm2.artifacts import RunRecord, sha256_of_file
+from dplm2.core.artifacts import RunRecord, sha256_of_file
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.text import read_text
 from dplm2.core.weights import read_weights
-from dplm2.errors import ConfigError, DPLM2Error
 from dplm2.settings.loading import parse_value
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.decoder_names import from_official

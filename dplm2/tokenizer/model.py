@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dplm2.artifacts import read_json_object, write_json
+from dplm2.core.artifacts import read_json_object, write_json
 from dplm2.core.batching import by_length
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.folders import local_folder
+from dplm2.core.memory import Result, split_on_out_of_memory
 from dplm2.core.tensors import check_layers, check_tensors, save_tensors
 from dplm2.cpu.process import prepare_process
-from dplm2.errors import ConfigError, DPLM2Error
-from dplm2.memory import Result, halving
 from dplm2.settings.fields import plain
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import features
@@ -194,7 +194,9 @@ class StructureTokenizer(nn.Module):
             return self.quantizer.indices(self.values(*batch, products_in), batch[1]).cpu().numpy()
 
         groups = by_length([len(chain) for chain in chains], token_budget)
-        for group, indices in _halving((group for group in groups if len(chains[group[0]])), work, chains):
+        for group, indices in _split_on_out_of_memory(
+            (group for group in groups if len(chains[group[0]])), work, chains
+        ):
             for row, index in enumerate(group):
                 tokens[index][:] = indices[row, : len(chains[index])]
         return tokens[0] if single else tokens
@@ -236,7 +238,7 @@ class StructureTokenizer(nn.Module):
             return list(self._decode_batch([chains[index] for index in group], getattr(torch, precision)))
 
         groups = self.decoding_groups([len(chain) for chain in chains], token_budget)
-        for group, results in _halving(groups, work, chains):
+        for group, results in _split_on_out_of_memory(groups, work, chains):
             for index, result in zip(group, results, strict=True):
                 decoded[index] = result
         return decoded[0] if single else decoded
@@ -332,9 +334,13 @@ class StructureTokenizer(nn.Module):
             ) from error
 
 
-def _halving(groups: Iterable[list[int]], work: Callable[[list[int]], Result], chains: Sequence[np.ndarray]):  # noqa: ANN202
+def _split_on_out_of_memory(
+    groups: Iterable[list[int]], work: Callable[[list[int]], Result], chains: Sequence[np.ndarray]
+):  # noqa: ANN202
     """Work on groups of chains, and on their halves where memory runs out."""
-    return halving(groups, work, lambda i: len(chains[i]), lambda i: f"chain {i + 1} of {len(chains)}", "chain")
+    return split_on_out_of_memory(
+        groups, work, lambda i: len(chains[i]), lambda i: f"chain {i + 1} of {len(chains)}", "chain"
+    )
 
 
 def architecture(settings: TokenizerSettings) -> dict[str, Mapping]:

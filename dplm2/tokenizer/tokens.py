@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from dplm2.artifacts import RUN_FILE, read_json_object, sha256_of_file
 from dplm2.core import parquet
+from dplm2.core.artifacts import RUN_FILE, read_json_object, sha256_of_file
 from dplm2.core.batching import by_length
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.locks import HeldError, locked
-from dplm2.errors import DPLM2Error
 from dplm2.geometry.backbone import observed_residues
 from dplm2.settings.tokenizer import TokenizationSettings
 from dplm2.structures.store import (

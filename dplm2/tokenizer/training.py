@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from dplm2.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.core.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.inputs import hash_of
-from dplm2.errors import DPLM2Error
 from dplm2.geometry.backbone import observed_residues as finite_residues
 from dplm2.settings.fields import deciding, plain
 from dplm2.settings.tokenizer import TokenizerSettings

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.training import randomness
 
 BUCKET_RATIO = 1.1  # longest over shortest chain of a bucket: bounds the padding of a full batch to about a tenth

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.settings.training import TrainingSettings
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}

@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dplm2.artifacts import atomic_path
-from dplm2.errors import ConfigError
+from dplm2.core.artifacts import atomic_path
+from dplm2.core.errors import ConfigError
 
 FIRST_COLUMNS = ("step", "epoch", "loss")
 LAST_COLUMNS = ("learning_rate", "gradient_norm", "tokens", "seconds")

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.settings.training import TrainingSettings
 from dplm2.training import checkpointing
 from dplm2.training.devices import Machine, blocks

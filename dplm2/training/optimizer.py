@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.settings.training import TrainingSettings
 
 MOMENTUM = 0.95  # of Muon, with Nesterov's look-ahead

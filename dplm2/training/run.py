@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dplm2.artifacts import write_json
-from dplm2.errors import DPLM2Error, Preempted
+from dplm2.core.artifacts import write_json
+from dplm2.core.errors import DPLM2Error, Preempted
 from dplm2.settings.training import TrainingSettings
 from dplm2.training import randomness, snapshot, summary
 from dplm2.training.batches import Batches, MicroBatch, Position

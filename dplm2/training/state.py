@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dplm2.artifacts import (
+from dplm2.core.artifacts import (
     OUT_OF_SPACE,
     WritingError,
     atomic_path,
@@ -26,8 +26,8 @@ from dplm2.artifacts import (
     sha256_of_file,
     write_json,
 )
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.locks import HeldError, locked
-from dplm2.errors import DPLM2Error
 
 FORMAT_VERSION = 1
 LATEST = "latest.json"

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dplm2.artifacts import peak_memory_bytes
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import peak_memory_bytes
+from dplm2.core.errors import DPLM2Error
 from dplm2.settings.training import TrainingSettings
 from dplm2.training import randomness
 from dplm2.training.batches import Batches

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dplm2.core.devices import DEVICES, pick_device
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 
 
 def machine(monkeypatch, *available):

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import LETTERS, LONGEST_RECORD, clean_sequences, is_fasta, read_fasta, read_records
-from dplm2.errors import DPLM2Error
 from dplm2.language.vocabulary import Vocabulary
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dplm2.core import inputs
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.inputs import SMALL, files_below, hash_of, identity
-from dplm2.errors import DPLM2Error
 
 LARGE = SMALL + 1
 

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from dplm2.core import locks
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.locks import FOLDER_LOCK, writing_into
-from dplm2.errors import DPLM2Error
 
 FORK = multiprocessing.get_context("fork")
 

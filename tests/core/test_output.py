@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from dplm2.core.errors import Preempted
 from dplm2.core.output import copied_to
-from dplm2.errors import Preempted
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 COMMAND = """\
 import logging, os, subprocess, sys
 from dplm2 import cli
-from dplm2.errors import ConfigError, DPLM2Error, Preempted
+from dplm2.core.errors import ConfigError, DPLM2Error, Preempted
 
 def run(options):
     print("out of the command")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dplm2.core import parquet
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 
 FLIPS = 600
 

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import KEY, check_tensors, save_tensors
-from dplm2.errors import DPLM2Error
 
 TENSORS = {"one": torch.arange(60.0), "other": torch.ones(3, 5)}
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.text import LONGEST_LINE, read_lines, read_table, read_text, shown, some
-from dplm2.errors import DPLM2Error
 
 TEXT = "one\nzwei Å\n\nlast"
 
@@ -67,7 +67,7 @@ def test_a_line_without_end_costs_no_memory(tmp_path):
         for _ in range(256):
             stream.write(b"A" * (1 << 20))
     program = (
-        "import resource, sys\nfrom dplm2.core.text import read_text\nfrom dplm2.errors import DPLM2Error\n"
+        "import resource, sys\nfrom dplm2.core.text import read_text\nfrom dplm2.core.errors import DPLM2Error\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    read_text(sys.argv[1])\nexcept DPLM2Error as error:\n    print(error)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

@@ -6,8 +6,8 @@ import torch
 from transformers import EsmForMaskedLM
 from transformers.models.esm import modeling_esm
 
+from dplm2.core.errors import ConfigError
 from dplm2.cpu import routine, switch
-from dplm2.errors import ConfigError
 from dplm2.language import layout
 from dplm2.language.diffusion import DiffusionObjective
 from dplm2.language.network import MultimodalEsm, esm_config

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation import backbone_design, unconditional
 from dplm2.evaluation.backbone_design import best_designs, proteinmpnn
 from dplm2.evaluation.benchmark import FOLDED_FILE, Job

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dplm2.cli import main
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.evaluation import reconstruction
 from dplm2.evaluation.command_backend import read_backbone
 from dplm2.generation.samples import write_rows

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.backbone_design import read_designs
 from dplm2.evaluation.command_backend import CommandBackend
 from dplm2.evaluation.folding import Failure, Folded, predict

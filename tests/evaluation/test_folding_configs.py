@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.backbone_design import proteinmpnn
 from dplm2.evaluation.command_backend import CommandBackend, read_backbone
 from dplm2.evaluation.folding import predict

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from dplm2.cli import main
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.probe import fit_probe
 
 

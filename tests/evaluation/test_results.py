@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dplm2.artifacts import RunRecord
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import RunRecord
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation import scaffolding
 from dplm2.evaluation import self_consistency as module
 from dplm2.evaluation.codebook import codebook_use

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation import alignment
 from dplm2.evaluation.alignment import aligner, read_tm_align, trace_as_pdb
 from dplm2.evaluation.backbone_geometry import backbone_geometry

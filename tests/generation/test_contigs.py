@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.generation.contigs import Problem, Segment, Spacer, contig_limits, parse_contig, read_problem, read_problems
 
 MOTIFS = Path(__file__).parents[2] / "config" / "motifs"

@@ -11,7 +11,7 @@ import torch
 from biotite.structure.io import pdb, pdbx
 
 from dplm2 import DPLM2, StructureTokenizer
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.generation.samples import read_samples, write_rows, write_trajectory
 from dplm2.generation.selection import log_likelihoods
 from dplm2.generation.tasks import Target, of_targets, parse_residues

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dplm2.cli import main
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.generation import inputs
 from dplm2.generation.samples import read_samples
 from tests.structures.made import STEP, residue

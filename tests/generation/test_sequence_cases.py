@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dplm2.cli import main
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import read_fasta
-from dplm2.errors import DPLM2Error
 from dplm2.generation.samples import read_samples
 from dplm2.language.sequences import SequenceStore
 from dplm2.language.vocabulary import Vocabulary

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.language import heads
 from dplm2.language.schedule import Strategy, sampler_settings
 from dplm2.language.vocabulary import TRACKS

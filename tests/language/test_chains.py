@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.language import likelihood
 from dplm2.language.chains import Chains
 from dplm2.language.diffusion import TRACKS

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.language import diffusion
 from dplm2.language.diffusion import TASKS, DiffusionObjective
 from dplm2.language.vocabulary import TRACKS, Vocabulary

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dplm2.cli import main
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.weights import read_weights
-from dplm2.errors import DPLM2Error
 from dplm2.language import importing
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary

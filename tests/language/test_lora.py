@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.language import lora
 from dplm2.language.network import esm_config
 from dplm2.settings.model import LoraSettings

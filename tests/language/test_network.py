@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
+from dplm2.core.errors import DPLM2Error
 from dplm2.cpu import attention
-from dplm2.errors import DPLM2Error
 from dplm2.language import layout
 from dplm2.language.network import MultimodalEsm, esm_config
 from dplm2.training.devices import compiled

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import EsmForMaskedLM
 
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language import sampling
 from dplm2.language.denoising import Conditioning, Denoiser
 from dplm2.language.filtering import draw, draw_gumbel, nucleus_threshold

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.language.sequences import SequenceStore, read_sequences
 from dplm2.language.vocabulary import Vocabulary
 

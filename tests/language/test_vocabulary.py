@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.language import layout
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EsmConfig, EsmForMaskedLM
 
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language import importing, warmup
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dplm2.cli import main
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.metrics.registry import metric_of, threshold_columns
 from dplm2.report import tables
 from dplm2.report.labels import number, task_kind

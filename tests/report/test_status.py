@@ -3,8 +3,8 @@
 import fcntl
 import json
 
-from dplm2.artifacts import RunRecord
 from dplm2.cli import main
+from dplm2.core.artifacts import RunRecord
 
 
 def test_status_lists_artifacts_and_running_trainings(tmp_path, capsys):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.settings import Configuration, load
 from tests.settings.example import WHOLE
 

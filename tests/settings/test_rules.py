@@ -2,7 +2,7 @@
 
 import pytest
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.settings import Section
 from dplm2.settings.dataset import Clusters, DatasetSettings, Split
 from dplm2.settings.evaluation import EvaluationSettings

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.settings import load
 from dplm2.settings.fields import plain
 from dplm2.settings.loading import MAX_BYTES

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dplm2 import cli
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.fetching import fetch, write_rejected
 from dplm2.structures.manifest import SourceFile, read_manifest

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.structures.clusters import find_clusters
 from dplm2.structures.splits import LISTED_NAMES, Members, assign_splits
 from dplm2.structures.targets import Source, list_targets, read_sites, read_targets

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.structures import manifest
 from dplm2.structures.manifest import (
     Listing,

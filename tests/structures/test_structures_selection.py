@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dplm2.artifacts import RunRecord, read_json
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.artifacts import RunRecord, read_json
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.structures.cleaning import Chain
 from dplm2.structures.clusters import parse_clusters, run_mmseqs2
 from dplm2.structures.reading import Item

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.structures.cleaning import Chain
 from dplm2.structures.reading import Item
 from dplm2.structures.shards import Names, _record_batch

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from biotite.structure.io import load_structure
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.structures.molecules import protein_chains
 from dplm2.structures.reading import read_structure
 from dplm2.structures.writing import write_structure

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from dplm2.cli import main
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.weights import read_weights
-from dplm2.errors import DPLM2Error
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.decoder_names import is_unused
 from dplm2.tokenizer.encoder import Encoder

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.model import StructureTokenizer
 from tests.tokenizer.synthetic import SMALL, chain, rotation

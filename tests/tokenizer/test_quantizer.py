@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.quantizer import (
     Quantizer,

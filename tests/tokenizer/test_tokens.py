@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dplm2.artifacts import sha256_of_file
 from dplm2.cli import main
-from dplm2.errors import DPLM2Error
+from dplm2.core.artifacts import sha256_of_file
+from dplm2.core.errors import DPLM2Error
 from dplm2.settings.tokenizer import TokenizationSettings
 from dplm2.structures.store import CHAINS
 from dplm2.tokenizer import model

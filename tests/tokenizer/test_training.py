@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures import store
 from dplm2.tokenizer import feature_cache, losses, validation

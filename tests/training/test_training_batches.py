@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.training import batches as module
 from dplm2.training.batches import Batches, Position
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from tiny_task import Network, SpoiltTask, TinyTask, same, train, weights
 
-from dplm2.errors import ConfigError, DPLM2Error, Preempted
+from dplm2.core.errors import ConfigError, DPLM2Error, Preempted
 from dplm2.settings.training import TrainingSettings
 from dplm2.training import devices, log, randomness, state, summary
 from dplm2.training.batches import Batches, Position

@@ -5,7 +5,7 @@ import torch
 from tiny_task import Network
 from torch import nn
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.settings.training import TrainingSettings
 from dplm2.training.optimizer import (
     MovingAverage,

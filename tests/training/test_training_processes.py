@@ -15,7 +15,7 @@ from test_training_fit import SETTINGS, rows
 from tiny_task import same, train, weights
 
 from dplm2 import cli
-from dplm2.errors import Preempted
+from dplm2.core.errors import Preempted
 from dplm2.training.devices import SHARDS_ON_CPU
 
 SCRIPT = Path(__file__).parent / "tiny_task.py"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dplm2.errors import ConfigError
+from dplm2.core.errors import ConfigError
 from dplm2.settings import deciding
 from dplm2.settings.training import TrainingSettings
 

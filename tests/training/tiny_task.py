@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dplm2.errors import DPLM2Error, Preempted
+from dplm2.core.errors import DPLM2Error, Preempted
 from dplm2.settings.training import TrainingSettings
 from dplm2.training.loop import fit
 

@@ -7,7 +7,7 @@ A head is one module: the embedding of structure tokens, the logits of all codes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.language.heads.bits import Bits
 from dplm2.language.heads.codes import Codes
 from dplm2.language.heads.interface import Official, Sampling, StructureHead

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import EsmForMaskedLM
 
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language.heads.interface import Official, Sampling
 from dplm2.language.heads.output import NEW_ROW_SPREAD, OutputLayer
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary

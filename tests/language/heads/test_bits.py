@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM
 from transformers.models.esm.modeling_esm import EsmEmbeddings
 
 from dplm2.cli import main
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language import heads, importing, layout, warmup
 from dplm2.language.denoising import Denoiser
 from dplm2.language.diffusion import DiffusionObjective

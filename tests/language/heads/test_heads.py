@@ -19,7 +19,7 @@ from test_warmup import sequence_model
 from transformers import AutoModelForMaskedLM
 
 from dplm2.cli import main
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.generation.selection import log_likelihoods
 from dplm2.language import diffusion, heads, layout, likelihood, lora
 from dplm2.language.chains import Chains

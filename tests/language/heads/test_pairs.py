@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dplm2.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language import heads, warmup
 from dplm2.language.heads.output import features
 from dplm2.language.heads.pairs import Pairs, groups_of, log_total

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 
 RUN_FILE = "run.json"
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -6,14 +6,14 @@ from typing import TypeVar
 
 import torch
 
-from dplm2.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error
 
 _log = logging.getLogger(__name__)
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 Result = TypeVar("Result")
 
 
-def halving(
+def split_on_out_of_memory(
     batches: Iterable[list[int]],
     work: Callable[[list[int]], Result],
     length_of: Callable[[int], int],

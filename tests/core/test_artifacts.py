@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dplm2 import artifacts
-from dplm2.errors import DPLM2Error
+from dplm2.core import artifacts
+from dplm2.core.errors import DPLM2Error
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
