@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dplm2 import __version__
 from dplm2.core.artifacts import OUT_OF_SPACE, UNWRITABLE, cannot_write, error_code
 from dplm2.core.errors import ConfigError, DPLM2Error, Preempted
+from dplm2.core.inputs import note
 from dplm2.core.output import copied_to
 from dplm2.cpu.process import prepare_process
 
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="dplm2", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--log", metavar="FILE", help="also write everything that the command prints to this file")
+    parser.add_argument("--note", metavar="JSON", help="for the workflow: input files whose content to remember")
     parser.add_argument("--version", action="version", version=f"dplm2 {__version__}")
     subparsers = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for register in _registrations():
@@ -83,7 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run a parsed command; an error becomes one line and an exit status."""
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        if options.note and status == 0:
+            note(options.note)
+        return status
     except ConfigError as error:
         return _failed(error, 2)
     except Preempted as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dplm2.core.errors import ConfigError, DPLM2Error
-from dplm2.core.inputs import files_below, identity
+from dplm2.core.inputs import files_below, identity, not_noted
 from dplm2.core.layout import WEIGHTS_FILE, Layout
 from dplm2.resources import Need, needs
 from dplm2.settings import Configuration, Section, deciding, load, operating
@@ -178,13 +178,13 @@ class Plan:
         seed = {"seed": self.settings.seed} if stage.draws(entry) else {}
         return _text({STAGE: rule, **seed, stage.kind: values if name is None else {name: values}})
 
-    def operating(self, rule: str, name: str | None = None) -> str:
+    def operating(self, rule: str, name: str | None = None, task: str | None = None) -> str:
         """The rest of what a rule's job is told: how the work is done, and names of what it works on."""
         stage = STAGES[rule]
         entry = self.entry(stage.kind, name)
         values = {
             key: value
-            for key, value in operating(entry, stage.reader).items()
+            for key, value in operating(entry, task or stage.reader).items()
             # Another stage's section may contradict itself without what decides in it.
             if not stage.parts or key in stage.parts or not isinstance(getattr(entry, key), Section)
         }
@@ -192,17 +192,42 @@ class Plan:
 
     def inputs(self, rule: str, name: str | None = None, task: str | None = None) -> str:
         """Names the content of the files that the configuration gives a rule's job, whatever their names."""
+        found: dict[str, list[str]] = {}
+        for place, path, patterns in self._files(rule, name, task):
+            found.setdefault(place, []).append(self.identity(path, patterns))
+        return _text(found)
+
+    def _files(self, rule: str, name: str | None, task: str | None) -> Iterator[tuple[str, str, Iterable[str]]]:
+        """Key, path, and what counts of a folder, of each file that the configuration gives a rule's job."""
         stage = STAGES[rule]
         entry = self.entry(stage.kind, name)
-        found = {}
         for part, section in self._parts(stage, entry):
             for reference in self._references(entry, part, section, task or stage.reader):
                 if self.made_here(reference.path) is None:
-                    found.setdefault(reference.place, []).append(self.identity(reference.path, reference.meaning.files))
+                    yield reference.place, reference.path, reference.meaning.files
         if stage.kind == "generation":
-            references = [path for path in self._motif_references(name) if Path(path).is_file()]
-            found["references"] = [self.identity(path) for path in references]
-        return _text(found)
+            yield from (("references", path, ("*",)) for path in self._motif_references(name) if Path(path).is_file())
+
+    def to_note(
+        self, rule: str, name: str | None = None, task: str | None = None, finished: tuple[str, str] | None = None
+    ) -> list[str]:
+        """What a rule's job shall note for `dplm2.core.inputs.note`, as JSON text; nothing if all is noted already.
+
+        Parameters
+        ----------
+        rule, name, task
+            As of `deciding`.
+        finished
+            Kind and name of the tokenizer or model that the job reads, which may be a finished one.
+        """
+        given = [(path, patterns) for _, path, patterns in self._files(rule, name, task)]
+        path = getattr(self.settings, finished[0])[finished[1]].pretrained if finished else None
+        if path is not None and self.made_here(path) is None:
+            given.append((path, WEIGHTS))
+        files: dict[str, tuple[str, str]] = {}
+        for path, patterns in given:
+            files |= not_noted(path, patterns, self.layout.state)
+        return [_text({"state": str(self.layout.state), "files": files})] if files else []
 
     def identity(self, path: str | Path, patterns: Iterable[str] = ("*",)) -> str:
         """Names the content of a file or folder of the user's."""

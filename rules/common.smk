@@ -60,6 +60,17 @@ def operates(rule, wildcard=None):
     return lambda wildcards, threads: PLAN.operating(rule, wildcard and getattr(wildcards, wildcard))
 
 
+def note(rule, wildcard=None, finished=None):
+    # `finished`: the kind of what the job reads that may come from elsewhere.
+    def option_of(wildcards, threads):
+        name = wildcard and getattr(wildcards, wildcard)
+        return option(
+            "--note", PLAN.to_note(rule, name, finished=finished and (finished, getattr(wildcards, finished[:-1])))
+        )
+
+    return option_of
+
+
 def memory(rule, wildcard=None):
     return lambda wildcards, attempt: attempt * PLAN.need(rule, wildcard and getattr(wildcards, wildcard)).memory_mb
 

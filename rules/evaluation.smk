@@ -34,6 +34,7 @@ rule evaluate_tokenizer:
         pretrained=lambda wildcards: PLAN.pretrained("tokenizers", wildcards.tokenizer),
         split=lambda wildcards: split_option(wildcards.dataset, SETTINGS.tokenizers[wildcards.tokenizer].datasets),
         operates=operates("evaluate_tokenizer"),
+        note=note("evaluate_tokenizer", finished="tokenizers"),
         tokenizer=lambda wildcards, input: folder("tokenizers", wildcards.tokenizer),
         chains=lambda wildcards, input: LAYOUT.structures(wildcards.dataset),
         tokens=lambda wildcards, input: (
@@ -43,7 +44,7 @@ rule evaluate_tokenizer:
         ),
         out=subpath(output.metrics, parent=True),
     shell:
-        "python -m dplm2 --log {log:q} evaluate reconstruction --tokenizer {params.tokenizer:q} --chains {params.chains:q}"
+        "python -m dplm2 --log {log:q} {params.note} evaluate reconstruction --tokenizer {params.tokenizer:q} --chains {params.chains:q}"
         " {params.split} {params.tokens} --name {wildcards.tokenizer} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q}"
 
@@ -80,12 +81,13 @@ rule evaluate_likelihood:
         pretrained=lambda wildcards: PLAN.pretrained("models", wildcards.model),
         split=lambda wildcards: split_option(wildcards.dataset, SETTINGS.models[wildcards.model].datasets),
         operates=operates("evaluate_likelihood"),
+        note=note("evaluate_likelihood", finished="models"),
         model=lambda wildcards, input: folder("models", wildcards.model),
         initial=lambda wildcards, input: option("--initial", folders_of(input.initial)),
         tokens=lambda wildcards, input: LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, wildcards.dataset),
         out=subpath(output.metrics, parent=True),
     shell:
-        "python -m dplm2 --log {log:q} evaluate likelihood --model {params.model:q} {params.initial} --tokens {params.tokens:q}"
+        "python -m dplm2 --log {log:q} {params.note} evaluate likelihood --model {params.model:q} {params.initial} --tokens {params.tokens:q}"
         " --selection {input.selection:q} {params.split} --name {wildcards.model} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q}"
 
@@ -122,7 +124,17 @@ rule evaluate_samples:
         pretrained=lambda wildcards: (
             PLAN.pretrained("models", wildcards.model) if PLAN.model_judges(wildcards.task) else ""
         ),
-        operates=operates("evaluate_samples"),
+        operates=lambda wildcards, threads: PLAN.operating(
+            "evaluate_samples", task=SETTINGS.generation[wildcards.task].task
+        ),
+        note=lambda wildcards, threads: option(
+            "--note",
+            PLAN.to_note(
+                "evaluate_samples",
+                task=SETTINGS.generation[wildcards.task].task,
+                finished=("models", wildcards.model) if PLAN.model_judges(wildcards.task) else None,
+            ),
+        ),
         kind=lambda wildcards, threads: SETTINGS.generation[wildcards.task].task,
         model=lambda wildcards, input: folder("models", wildcards.model),
         chains=lambda wildcards, input: option(
@@ -132,5 +144,5 @@ rule evaluate_samples:
         out=subpath(output.metrics, parent=True),
         state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "python -m dplm2 --log {log:q} evaluate {params.kind} --samples {params.samples:q} --model {params.model:q}"
+        "python -m dplm2 --log {log:q} {params.note} evaluate {params.kind} --samples {params.samples:q} --model {params.model:q}"
         " {params.chains} --out {params.out:q} --state {params.state:q} --config {params.decides:q} {params.operates:q}"

@@ -25,12 +25,13 @@ rule generate:
         files=files("generate", "task"),
         pretrained=lambda wildcards: PLAN.pretrained("models", wildcards.model),
         operates=operates("generate", "task"),
+        note=note("generate", "task", finished="models"),
         kind=lambda wildcards, threads: SETTINGS.generation[wildcards.task].task,
         model=lambda wildcards, input: folder("models", wildcards.model),
         chains=lambda wildcards, input: option("--chains", map(LAYOUT.structures, task_datasets(wildcards.task))),
         out=subpath(output.samples, parent=True),
         state=lambda wildcards, threads: LAYOUT.state / "samples",
     shell:
-        "python -m dplm2 --log {log:q} generate {params.kind} --model {params.model:q} --model-name {wildcards.model}"
+        "python -m dplm2 --log {log:q} {params.note} generate {params.kind} --model {params.model:q} --model-name {wildcards.model}"
         " {params.chains} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.task}"

@@ -87,8 +87,9 @@ rule select_structures:
         decides=decides("select_structures", "dataset"),
         files=files("select_structures", "dataset"),
         operates=operates("select_structures", "dataset"),
+        note=note("select_structures", "dataset"),
         shards=lambda wildcards, threads: PLAN.shards[wildcards.dataset],
         out=subpath(output.selection, parent=True),
     shell:
-        "python -m dplm2 --log {log:q} structures select {params.out:q} --shards {params.shards} --workers {threads}"
+        "python -m dplm2 --log {log:q} {params.note} structures select {params.out:q} --shards {params.shards} --workers {threads}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"

@@ -27,11 +27,12 @@ rule train_tokenizer:
         decides=decides("train_tokenizer", "tokenizer"),
         files=files("train_tokenizer", "tokenizer"),
         operates=operates("train_tokenizer", "tokenizer"),
+        note=note("train_tokenizer", "tokenizer"),
         chains=lambda wildcards, input: [
             LAYOUT.structures(name) for name in SETTINGS.tokenizers[wildcards.tokenizer].datasets
         ],
         out=subpath(output.weights, parent=True),
         state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "python -m dplm2 --log {log:q} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {params.state:q}"
+        "python -m dplm2 --log {log:q} {params.note} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

@@ -28,6 +28,12 @@ rule warm_up_model:
         files=files("warm_up_model", "model"),
         pretrained=lambda wildcards: PLAN.pretrained("tokenizers", SETTINGS.models[wildcards.model].tokenizer),
         operates=operates("warm_up_model", "model"),
+        note=lambda wildcards, threads: option(
+            "--note",
+            PLAN.to_note(
+                "warm_up_model", wildcards.model, finished=("tokenizers", SETTINGS.models[wildcards.model].tokenizer)
+            ),
+        ),
         tokenizer=lambda wildcards, input: folder("tokenizers", SETTINGS.models[wildcards.model].tokenizer),
         tokens=lambda wildcards, input: [
             LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, name)
@@ -38,6 +44,6 @@ rule warm_up_model:
         out=subpath(output.weights, parent=True),
         state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "python -m dplm2 --log {log:q} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
+        "python -m dplm2 --log {log:q} {params.note} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
         " --selection {params.selections:q} {params.source} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.model}"

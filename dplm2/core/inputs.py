@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from dplm2.core.artifacts import read_json, sha256_of_file, write_json
+from dplm2.core.artifacts import parse_json, read_json, sha256_of_file, write_json
 from dplm2.core.errors import DPLM2Error
 
 SMALL = 1 << 20  # bytes
@@ -58,19 +58,61 @@ def _identity(file: Path, state: Path) -> str:
     return sha256_of_file(file) if file.stat().st_size <= SMALL else _recognised(file.absolute(), state)[0]
 
 
-def hash_of(file: str | os.PathLike, state: str | os.PathLike) -> str:
-    """SHA-256 of a file, noted in the state folder; a file that looks as it did then is not read again."""
+def hash_of(file: str | os.PathLike, state: str | os.PathLike, planned: str | None = None) -> str:
+    """SHA-256 of a file, noted in the state folder; a file that looks as it did then is not read again.
+
+    Parameters
+    ----------
+    file, state
+        See `identity`.
+    planned
+        The identity by which the run was planned, which the file keeps from then on.
+    """
     file, state = Path(file).absolute(), Path(state)
     stat = file.stat()
     if stat.st_size <= SMALL:
         return sha256_of_file(file)
     known, sha256 = _recognised(file, state)
     sha256 = sha256 or sha256_of_file(file)
-    note = {"file": str(file), "seen": _seen(stat), "sha256": sha256, "identity": known}
+    note = {"file": str(file), "seen": _seen(stat), "sha256": sha256, "identity": planned or known}
     record = _record(file, stat.st_size, state)
     if _read(record) != note:
         write_json(record, note)
     return sha256
+
+
+def not_noted(
+    path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike
+) -> dict[str, tuple[str, str]]:
+    """The large files of a file or folder whose SHA-256 is not noted: how they look now, and their identities.
+
+    Parameters
+    ----------
+    path, patterns, state
+        See `identity`.
+    """
+    found, state = {}, Path(state)
+    for file in map(Path.absolute, files_below(path, patterns)):
+        stat = file.stat()
+        own = _read(_record(file, stat.st_size, state))
+        if stat.st_size > SMALL and (own is None or own["seen"] != _seen(stat)):
+            found[str(file)] = _seen(stat), _recognised(file, state)[0]
+    return found
+
+
+def note(text: str) -> None:
+    """Note the SHA-256 of the files that a job was given, so that the next plan knows them when they are only touched.
+
+    Parameters
+    ----------
+    text
+        JSON: ``state``, the state folder, and ``files``, as of `not_noted` when the run was planned. A file that looks
+        different by now is left for the next plan to judge.
+    """
+    wanted = parse_json(text, "--note")
+    for file, (seen, planned) in wanted["files"].items():
+        if Path(file).exists() and _seen(Path(file).stat()) == seen:
+            hash_of(file, wanted["state"], planned)
 
 
 def _recognised(file: Path, state: Path) -> tuple[str, str | None]:

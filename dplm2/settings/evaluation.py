@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field, model_validator
 
-from dplm2.settings.fields import LENIENT, Section, decides, operates, refers
+from dplm2.settings.fields import Section, decides, operates, refers
 from dplm2.settings.files import OBTAIN_ESMFOLD, OBTAIN_FOLDSEEK, WEIGHTS
 
 UNCONDITIONAL = ("co-generation", "sequence", "backbone")
@@ -266,13 +266,10 @@ class EvaluationSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_chosen_backends(cls, given: Any, info: ValidationInfo) -> Any:
+    def _with_chosen_backends(cls, given: Any) -> Any:
         """A chosen backend whose section is not given has its defaults."""
         if not isinstance(given, Mapping):
             return given
-        if (info.context or {}).get(LENIENT) and "template" not in (given.get("command") or {"template": ""}):
-            # A stage that does not read the command is only told how it would work.
-            given = {key: value for key, value in given.items() if key != "command"}
         chosen = {
             "self": "self" in (given.get("folding_backend", "self"), given.get("inverse_folding_backend")),
             "esmfold": given.get("folding_backend") == "esmfold",

@@ -65,6 +65,29 @@ def uniforms_of(run, samples, number, half):
     return Recorded([part.numpy() for part in parts])
 
 
+def follow(run, settings, network, **options):
+    """Every token, score and mask of every step of a recorded run is ours."""
+    unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
+    samples = conditionings_of(run, settings["max_iter"])
+    half = run["input_tokens"].shape[1] // 2
+    uniforms = [Recorded([])] * len(samples)
+    if "stochastic" in unmasking:
+        uniforms = [uniforms_of(run, samples, number, half) for number in range(len(samples))]
+    sampler = SamplerSettings.of(settings["sampling_strategy"], unmasking, **options)
+    denoiser = Denoiser(network, samples, uniforms, sampler)
+    for step in range(settings["max_iter"]):
+        assert torch.equal(denoiser.ids_BT, run["steps.in_tokens"][step])
+        denoiser.advance()
+        for track in denoiser.tracks:
+            columns = slice(track.offset, track.offset + track.width)
+            ours, theirs = track.scores_BL, run["steps.out_scores"][step][:, columns]
+            decoded = ~ours.isnan()
+            torch.testing.assert_close(ours[decoded], theirs[decoded], atol=2e-5, rtol=0)
+            # Their program marks what is still masked; ours must have no score exactly there.
+            assert torch.equal(decoded, track.open_BL & ~run["steps.out_masks"][step][:, columns])
+    assert torch.equal(denoiser.ids_BT, run["output_tokens"])
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -80,25 +103,7 @@ def uniforms_of(run, samples, number, half):
 def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded, recorded_tensors, network):
     run = recorded_tensors(f"lm_tiny/generate_{name}")
     settings = json.loads(recorded("lm_tiny/meta.json").read_text())[f"generate_{name}"]
-    unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
-    samples = conditionings_of(run, settings["max_iter"])
-    half = run["input_tokens"].shape[1] // 2
-    uniforms = [Recorded([])] * len(samples)
-    if "stochastic" in unmasking:
-        uniforms = [uniforms_of(run, samples, number, half) for number in range(len(samples))]
-    sampler = SamplerSettings.of(settings["sampling_strategy"], unmasking, amino_acids="official")
-    denoiser = Denoiser(network, samples, uniforms, sampler)
-    for step in range(settings["max_iter"]):
-        assert torch.equal(denoiser.ids_BT, run["steps.in_tokens"][step])
-        denoiser.advance()
-        for track in denoiser.tracks:
-            columns = slice(track.offset, track.offset + track.width)
-            ours, theirs = track.scores_BL, run["steps.out_scores"][step][:, columns]
-            decoded = ~ours.isnan()
-            torch.testing.assert_close(ours[decoded], theirs[decoded], atol=2e-5, rtol=0)
-            # Their program marks what is still masked; ours must have no score exactly there.
-            assert torch.equal(decoded, track.open_BL & ~run["steps.out_masks"][step][:, columns])
-    assert torch.equal(denoiser.ids_BT, run["output_tokens"])
+    follow(run, settings, network, amino_acids="official")
 
 
 def test_scores_of_annealed_draws_are_those_of_the_authors_program(recorded_tensors, network):

@@ -146,6 +146,6 @@ def test_a_stage_is_not_stopped_by_what_it_does_not_read_of_a_command(tmp_path, 
     plan = Plan({"evaluation": {"folding_backend": "command", "command": command}})
     for rule in ("evaluate_tokenizer", "evaluate_likelihood"):
         assert load([plan.deciding(rule), plan.operating(rule)]).evaluation.command is None
-    told = load([plan.deciding("evaluate_samples", task=task), plan.operating("evaluate_samples")]).evaluation
+    told = load([part("evaluate_samples", task=task) for part in (plan.deciding, plan.operating)]).evaluation
     read = plan.settings.evaluation.command if task == "co-generation" else None
     assert told.command == read

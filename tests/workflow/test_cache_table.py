@@ -155,6 +155,37 @@ def test_with_a_finished_tokenizer_one_structure_is_one_shards_tokens(finished):
         finished.configuration = before
 
 
+def test_a_touched_large_file_of_finished_weights_runs_nothing(finished, tmp_path):
+    """Files above 1 MiB are known by size and time until a job has noted their content."""
+    workdir = Workdir(tmp_path / "run")
+    large = []
+    for kind in ("tokenizers", "models"):
+        folder = workdir.folder / kind
+        shutil.copytree(finished.folder / "results" / kind / "tiny", folder, ignore=shutil.ignore_patterns("initial"))
+        large.append(folder / "more.bin")  # counts as weights, and no loader minds it
+        large[-1].write_bytes(bytes(2 << 20))
+        workdir.configuration[kind]["tiny"] = {"pretrained": f"./{kind}"}
+    workdir.configuration["models"]["tiny"]["tokenizer"] = "tiny"
+    workdir.configuration["generation"] = {"designs": workdir.configuration["generation"]["co-generation"]}
+    done = workdir.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert planned(workdir) == set()
+    later = time.time() + 5
+    for file in large:
+        os.utime(file, (later, later))
+    assert planned(workdir) == set()
+    copied = workdir.folder / "models copied"
+    shutil.copytree(workdir.folder / "models", copied)
+    workdir.configuration["models"]["tiny"]["pretrained"] = "./models copied"
+    assert planned(workdir) == set()
+    large[0].write_bytes(bytes((2 << 20) - 1) + b"x")
+    reads_tokenizer = {"encode_tokens", "evaluate_tokenizer", "evaluate_likelihood", "evaluate_samples", "report"}
+    jobs = planned(workdir)
+    assert {"encode_tokens", "evaluate_tokenizer"} <= jobs <= reads_tokenizer, jobs
+    (copied / "more.bin").write_bytes(bytes((2 << 20) - 1) + b"y")
+    assert planned(workdir) == jobs | {"generate", "evaluate_likelihood", "evaluate_samples"}
+
+
 def test_a_dry_run_with_another_number_of_shards_changes_nothing(finished):
     before = finished.configuration
     state = finished.folder / "state" / "manifests"

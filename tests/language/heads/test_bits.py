@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_diffusion import recorded_batch
 from test_language_importing import scaled_shapes, weights_of
-from test_sampling_trace import Recorded, conditionings_of, uniforms_of
+from test_sampling_trace import conditionings_of, follow, uniforms_of
 from transformers import AutoModelForMaskedLM
 from transformers.models.esm.modeling_esm import EsmEmbeddings
 
@@ -222,25 +222,7 @@ def test_loss_at_zero_logits_is_that_of_8192_equal_codes(bit_network):
     ],
 )
 def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded_bit, recorded_settings, bit_network):
-    recorded = recorded_bit(f"generate_{name}")
-    settings = recorded_settings[f"generate_{name}"]
-    unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
-    samples = conditionings_of(recorded, settings["max_iter"])
-    half = recorded["input_tokens"].shape[1] // 2
-    uniforms = [Recorded([])] * len(samples)
-    if "stochastic" in unmasking:
-        uniforms = [uniforms_of(recorded, samples, number, half) for number in range(len(samples))]
-    denoiser = Denoiser(bit_network, samples, uniforms, SamplerSettings.of("argmax", unmasking, **SAMPLER))
-    for step in range(settings["max_iter"]):
-        assert torch.equal(denoiser.ids_BT, recorded["steps.in_tokens"][step])
-        denoiser.advance()
-        for track in denoiser.tracks:
-            columns = slice(track.offset, track.offset + track.width)
-            ours, theirs = track.scores_BL, recorded["steps.out_scores"][step][:, columns]
-            decoded = ~ours.isnan()
-            torch.testing.assert_close(ours[decoded], theirs[decoded], atol=2e-5, rtol=0)
-            assert torch.equal(decoded, track.open_BL & ~recorded["steps.out_masks"][step][:, columns])
-    assert torch.equal(denoiser.ids_BT, recorded["output_tokens"])
+    follow(recorded_bit(f"generate_{name}"), recorded_settings[f"generate_{name}"], bit_network, **SAMPLER)
 
 
 def test_annealed_run_follows_the_authors_when_the_random_numbers_are_theirs(recorded_bit, bit_network, monkeypatch):
