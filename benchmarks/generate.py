@@ -21,7 +21,8 @@ from transformers import EsmForMaskedLM
 
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.language.denoising import Conditioning, Denoiser
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import uniforms_of
 from dplm2.language.schedule import SamplerSettings
 from dplm2.language.vocabulary import TRACKS, Vocabulary

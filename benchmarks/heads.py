@@ -39,7 +39,8 @@ from dplm2.core.artifacts import fingerprint, library_versions, peak_memory_byte
 from dplm2.core.errors import ConfigError, Preempted
 from dplm2.language import diffusion, heads, likelihood, warmup
 from dplm2.language.chains import Chains
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.stages import freeze_unread
 from dplm2.language.training import MultimodalTask
 from dplm2.language.vocabulary import Vocabulary

@@ -31,7 +31,8 @@ from transformers import EsmConfig, EsmForMaskedLM
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.cpu import products
 from dplm2.language import diffusion, layout, lora
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.stages import freeze_unread
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 from dplm2.settings.model import DiffusionSettings, LoraSettings

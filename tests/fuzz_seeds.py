@@ -21,7 +21,8 @@ def make(folder: Path) -> Path:
     from transformers import EsmForMaskedLM
 
     from dplm2.core.artifacts import write_json
-    from dplm2.language.network import MultimodalEsm, esm_config
+    from dplm2.language.model_folder import esm_config
+    from dplm2.language.network import MultimodalEsm
     from dplm2.language.vocabulary import Vocabulary
     from dplm2.settings.tokenizer import TokenizerSettings
     from dplm2.tokenizer.model import StructureTokenizer

@@ -14,7 +14,8 @@ from dplm2.cpu import attention
 from dplm2.evaluation.tm_score import tm_score
 from dplm2.generation.model import DPLM2
 from dplm2.language import diffusion, heads, layout
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings
 from dplm2.structures.store import backbones

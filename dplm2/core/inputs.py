@@ -81,9 +81,7 @@ def hash_of(file: str | os.PathLike, state: str | os.PathLike, planned: str | No
     return sha256
 
 
-def not_noted(
-    path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike
-) -> dict[str, tuple[str, str]]:
+def not_noted(path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike) -> dict[str, tuple[str, str]]:
     """The large files of a file or folder whose SHA-256 is not noted: how they look now, and their identities.
 
     Parameters

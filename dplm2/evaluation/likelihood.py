@@ -21,7 +21,8 @@ from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TA
 from dplm2.evaluation.results import Source, describe, summary_row, write_results
 from dplm2.language.chains import Chains
 from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_entropy
-from dplm2.language.network import FOLDER_FILES, WEIGHTS_FILE, MultimodalEsm
+from dplm2.language.model_folder import FOLDER_FILES, WEIGHTS_FILE
+from dplm2.language.network import MultimodalEsm
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.model import DiffusionSettings
 from dplm2.tokenizer.tokens import read_tokens

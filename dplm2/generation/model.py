@@ -19,7 +19,8 @@ from dplm2.generation import inputs, tasks
 from dplm2.generation.samples import Sample
 from dplm2.generation.selection import log_likelihoods
 from dplm2.language.denoising import Adjust, Sampled
-from dplm2.language.network import FOLDER_FILES, WEIGHTS_FILE, MultimodalEsm
+from dplm2.language.model_folder import FOLDER_FILES, WEIGHTS_FILE
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import batches, sample, sample_seed
 from dplm2.language.schedule import sampler_settings
 from dplm2.language.vocabulary import Vocabulary

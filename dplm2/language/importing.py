@@ -21,7 +21,8 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import save_tensors
 from dplm2.core.weights import read_weights
 from dplm2.language import heads
-from dplm2.language.network import CONFIG_FILE, WEIGHTS_FILE, EmbeddingScaling, MultimodalEsm, esm_config
+from dplm2.language.model_folder import CONFIG_FILE, WEIGHTS_FILE, esm_config
+from dplm2.language.network import EmbeddingScaling, MultimodalEsm
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 
 _LORA_ALPHA = 32  # written into the authors' code; their rank is seen from the shapes

@@ -12,7 +12,8 @@ from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.inputs import hash_of
 from dplm2.language import heads, lora, warmup
 from dplm2.language.chains import Chains
-from dplm2.language.network import WEIGHTS_FILE, MultimodalEsm
+from dplm2.language.model_folder import WEIGHTS_FILE
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.sequences import SequenceStore, digests_of
 from dplm2.language.training import MultimodalTask, SequenceTask
 from dplm2.language.vocabulary import Vocabulary

@@ -14,7 +14,8 @@ from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.folders import local_folder
 from dplm2.core.weights import read_pickled
 from dplm2.language import heads
-from dplm2.language.network import FOLDER_FILES, MultimodalEsm, esm_config, load_masked_lm, read_config
+from dplm2.language.model_folder import FOLDER_FILES, esm_config, load_masked_lm, read_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 from dplm2.settings.model import NetworkSettings
 

@@ -10,7 +10,8 @@ from dplm2.core.errors import ConfigError
 from dplm2.cpu import routine, switch
 from dplm2.language import layout
 from dplm2.language.diffusion import DiffusionObjective
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings
 from dplm2.settings.tokenizer import TokenizerSettings

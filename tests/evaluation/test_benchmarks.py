@@ -279,7 +279,8 @@ def test_tokens_that_are_there_are_decoded_and_nothing_is_encoded(tmp_path, nati
 def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path, monkeypatch, capsys):
     from transformers import EsmForMaskedLM
 
-    from dplm2.language.network import MultimodalEsm, esm_config
+    from dplm2.language.model_folder import esm_config
+    from dplm2.language.network import MultimodalEsm
     from dplm2.language.vocabulary import Vocabulary
 
     vocabulary, random = Vocabulary(64), np.random.default_rng(0)

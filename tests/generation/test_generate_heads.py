@@ -17,7 +17,8 @@ from dplm2.generation.samples import read_samples
 from dplm2.generation.tasks import Target
 from dplm2.language import heads
 from dplm2.language.guidance import token_bias
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.tokenizer import tokens
 from dplm2.tokenizer.model import StructureTokenizer

@@ -8,7 +8,8 @@ import torch
 from small_run import CODES
 from transformers import EsmForMaskedLM
 
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import AMINO_ACIDS, Vocabulary
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.model import StructureTokenizer

@@ -122,7 +122,7 @@ def scaled_shapes(recorded_shapes, hidden, heads):
 
 
 def weights_of(shapes):
-    from dplm2.language.network import esm_config
+    from dplm2.language.model_folder import esm_config
 
     width = shapes["esm.embeddings.word_embeddings.weight"][1]
     frequencies = 1.0 / (10000 ** (torch.arange(0, 8, 2) / 8))

@@ -8,7 +8,7 @@ from torch import nn
 
 from dplm2.core.errors import DPLM2Error
 from dplm2.language import lora
-from dplm2.language.network import esm_config
+from dplm2.language.model_folder import esm_config
 from dplm2.settings.model import LoraSettings
 
 IDS = torch.tensor([[33, 40, 41, 42, 34, 0, 5, 6, 7, 2]])

@@ -8,7 +8,8 @@ from transformers import AutoModelForMaskedLM
 from dplm2.core.errors import DPLM2Error
 from dplm2.cpu import attention
 from dplm2.language import layout
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.training.devices import compiled
 
 TOLERANCE = 1e-4

@@ -14,7 +14,8 @@ from dplm2.language import sampling
 from dplm2.language.denoising import Conditioning, Denoiser
 from dplm2.language.filtering import draw, draw_gumbel, nucleus_threshold
 from dplm2.language.guidance import composition, token_bias
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import batches, cost, sample, uniforms_of
 from dplm2.language.schedule import SamplerSettings, Strategy, Unmasking, masked_count
 from dplm2.language.vocabulary import TRACKS, Vocabulary

@@ -9,7 +9,8 @@ from transformers import EsmForMaskedLM
 
 from dplm2.language.denoising import Conditioning, Denoiser
 from dplm2.language.filtering import draw, nucleus_threshold
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings, Strategy
 from dplm2.language.unmasking import lowest
 from dplm2.language.vocabulary import Vocabulary

@@ -14,7 +14,8 @@ from small_run import CODES, configuration, run
 from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.training.devices import SHARDS_ON_CPU

@@ -160,11 +160,13 @@ def test_a_touched_large_file_of_finished_weights_runs_nothing(finished, tmp_pat
     workdir = Workdir(tmp_path / "run")
     large = []
     for kind in ("tokenizers", "models"):
-        folder = workdir.folder / kind
+        folder = (
+            workdir.folder / "given" / kind / "tiny"
+        )  # side by side, as the model's config.json names the tokenizer
         shutil.copytree(finished.folder / "results" / kind / "tiny", folder, ignore=shutil.ignore_patterns("initial"))
         large.append(folder / "more.bin")  # counts as weights, and no loader minds it
         large[-1].write_bytes(bytes(2 << 20))
-        workdir.configuration[kind]["tiny"] = {"pretrained": f"./{kind}"}
+        workdir.configuration[kind]["tiny"] = {"pretrained": f"./given/{kind}/tiny"}
     workdir.configuration["models"]["tiny"]["tokenizer"] = "tiny"
     workdir.configuration["generation"] = {"designs": workdir.configuration["generation"]["co-generation"]}
     done = workdir.snakemake()
@@ -174,9 +176,9 @@ def test_a_touched_large_file_of_finished_weights_runs_nothing(finished, tmp_pat
     for file in large:
         os.utime(file, (later, later))
     assert planned(workdir) == set()
-    copied = workdir.folder / "models copied"
-    shutil.copytree(workdir.folder / "models", copied)
-    workdir.configuration["models"]["tiny"]["pretrained"] = "./models copied"
+    copied = workdir.folder / "given" / "models" / "copied ü"
+    shutil.copytree(workdir.folder / "given" / "models" / "tiny", copied)
+    workdir.configuration["models"]["tiny"]["pretrained"] = "./given/models/copied ü"
     assert planned(workdir) == set()
     large[0].write_bytes(bytes((2 << 20) - 1) + b"x")
     reads_tokenizer = {"encode_tokens", "evaluate_tokenizer", "evaluate_likelihood", "evaluate_samples", "report"}

@@ -4,7 +4,8 @@ import torch
 from transformers import EsmForMaskedLM
 
 from dplm2.language import heads
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 
 

@@ -19,7 +19,8 @@ from dplm2.language.denoising import Denoiser
 from dplm2.language.diffusion import DiffusionObjective
 from dplm2.language.filtering import draw
 from dplm2.language.heads.bits import Bits
-from dplm2.language.network import MultimodalEsm, esm_config
+from dplm2.language.model_folder import esm_config
+from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings, Strategy
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 from dplm2.settings.model import DiffusionSettings, NetworkSettings
