@@ -160,9 +160,7 @@ def test_a_touched_large_file_of_finished_weights_runs_nothing(finished, tmp_pat
     workdir = Workdir(tmp_path / "run")
     large = []
     for kind in ("tokenizers", "models"):
-        folder = (
-            workdir.folder / "given" / kind / "tiny"
-        )  # side by side, as the model's config.json names the tokenizer
+        folder = workdir.folder / "given" / kind / "tiny"  # the model's config.json names ../../tokenizers/tiny
         shutil.copytree(finished.folder / "results" / kind / "tiny", folder, ignore=shutil.ignore_patterns("initial"))
         large.append(folder / "more.bin")  # counts as weights, and no loader minds it
         large[-1].write_bytes(bytes(2 << 20))
