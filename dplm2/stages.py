@@ -16,9 +16,10 @@ from dplm2.core.inputs import files_below, identity, not_noted
 from dplm2.core.layout import WEIGHTS_FILE, Layout
 from dplm2.resources import Need, needs
 from dplm2.settings import Configuration, Section, deciding, load, operating
-from dplm2.settings.fields import FileReference, fields_read, files_named, meaning_of, plain
+from dplm2.settings.fields import meaning_of
 from dplm2.settings.files import OBTAIN_STRUCTURES, WEIGHTS
 from dplm2.settings.loading import STAGE
+from dplm2.settings.roles import FileReference, fields_read, files_named, plain
 
 
 def always(section: Section) -> bool:

@@ -15,7 +15,7 @@ from dplm2.evaluation.folding import Failure, Folded, FoldingBackend, predict
 from dplm2.evaluation.results import Source, describe, summarize, write_results
 from dplm2.evaluation.samples import EvaluatedSample, Native, kept, read_natives, read_samples
 from dplm2.settings.evaluation import EvaluationSettings
-from dplm2.settings.fields import plain
+from dplm2.settings.roles import plain
 
 FOLDED_FILE = "folded.parquet"
 

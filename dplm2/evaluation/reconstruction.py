@@ -19,7 +19,7 @@ from dplm2.evaluation.results import Source, describe, summarize, summary_row, w
 from dplm2.evaluation.secondary_structure import secondary_structure_fractions
 from dplm2.geometry.backbone import observed_residues
 from dplm2.settings.evaluation import EvaluationSettings
-from dplm2.settings.fields import plain
+from dplm2.settings.roles import plain
 from dplm2.structures import store
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import read_tokens

@@ -125,7 +125,7 @@ def _writing(options: argparse.Namespace, settings: ModelSettings, seed: int) ->
     """Keep the output folder for the processes of this training, which write together."""
     from dplm2.core.artifacts import fingerprint
     from dplm2.core.locks import writing_into
-    from dplm2.settings.fields import plain
+    from dplm2.settings.roles import plain
 
     return writing_into(options.out, f"model {options.action}", shared=fingerprint([plain(settings), seed]))
 

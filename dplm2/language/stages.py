@@ -17,8 +17,8 @@ from dplm2.language.network import MultimodalEsm
 from dplm2.language.sequences import SequenceStore, digests_of
 from dplm2.language.training import MultimodalTask, SequenceTask
 from dplm2.language.vocabulary import Vocabulary
-from dplm2.settings.fields import deciding, plain
 from dplm2.settings.model import SCRATCH, ModelSettings, WarmupSettings, sequence_diffusion
+from dplm2.settings.roles import deciding, plain
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import parts_of, read_tokens
 from dplm2.training.loop import FitResult, fit

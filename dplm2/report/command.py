@@ -47,8 +47,8 @@ def run_report(options: argparse.Namespace) -> None:
     from dplm2.core.locks import writing_into
     from dplm2.report.writing import as_terminal_text, is_current, write_report
     from dplm2.settings import load
-    from dplm2.settings.fields import plain
     from dplm2.settings.report import ReportSettings
+    from dplm2.settings.roles import plain
 
     settings = load(options.config).report if options.config else None
     only = parse_json(options.only, "--only") if options.only else None

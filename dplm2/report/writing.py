@@ -14,8 +14,8 @@ from dplm2.report.drawing import Figure
 from dplm2.report.page import build_page
 from dplm2.report.results import REQUIRED_COLUMNS, input_files, read_results
 from dplm2.report.scale import scales, warning
-from dplm2.settings.fields import plain
 from dplm2.settings.report import ReportSettings
+from dplm2.settings.roles import plain
 
 PAGE = "report.html"
 SUMMARY = Path("tables") / "summary.csv"

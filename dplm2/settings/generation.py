@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dplm2.settings.fields import Section, Text, decides, fields_read, meaning_of, operates, plain, refers, text_like
+from dplm2.settings.fields import Section, Text, decides, meaning_of, operates, refers, text_like
 from dplm2.settings.files import OBTAIN_PROBLEMS
+from dplm2.settings.roles import fields_read, plain
 
 Task = Literal["co-generation", "sequence", "backbone", "folding", "inverse-folding", "scaffolding", "infilling"]
 TASKS: tuple[Task, ...] = get_args(Task)

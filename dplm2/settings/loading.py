@@ -9,7 +9,7 @@ import yaml
 
 from dplm2.core.errors import ConfigError
 from dplm2.settings.configuration import Configuration
-from dplm2.settings.fields import validated
+from dplm2.settings.mistakes import validated
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 40

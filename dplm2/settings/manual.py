@@ -14,7 +14,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dplm2.settings.configuration import Configuration
-from dplm2.settings.fields import HINTS, Section, meaning_of, plain
+from dplm2.settings.fields import Section, meaning_of
+from dplm2.settings.mistakes import HINTS
+from dplm2.settings.roles import plain
 
 INTRODUCTION = """\
 # The configuration, key by key

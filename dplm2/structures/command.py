@@ -101,7 +101,7 @@ def run_clean(options: argparse.Namespace) -> int:
         start_server()
     from dplm2.core.artifacts import RUN_FILE, fingerprint
     from dplm2.core.locks import writing_into
-    from dplm2.settings.fields import deciding
+    from dplm2.settings.roles import deciding
     from dplm2.structures.manifest import list_files
     from dplm2.structures.shards import part_paths
     from dplm2.structures.store import SELECTION_FILE
@@ -174,7 +174,7 @@ def _select(
     shards: int | None = None,
 ) -> int:
     from dplm2.core.artifacts import RunRecord
-    from dplm2.settings.fields import plain
+    from dplm2.settings.roles import plain
     from dplm2.structures.selection import select_chains
     from dplm2.structures.workers import usable_cores
 

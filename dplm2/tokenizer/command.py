@@ -114,7 +114,7 @@ def run_train(options: argparse.Namespace) -> None:
     from dplm2.core.artifacts import fingerprint
     from dplm2.core.devices import pick_device
     from dplm2.core.locks import writing_into
-    from dplm2.settings.fields import plain
+    from dplm2.settings.roles import plain
     from dplm2.tokenizer.training import train_tokenizer
 
     settings, _, seed, device = choose(options, "tokenizers")
@@ -130,7 +130,7 @@ def run_encode(options: argparse.Namespace) -> None:
     from dplm2.core.devices import pick_device
     from dplm2.core.errors import ConfigError
     from dplm2.core.locks import writing_into
-    from dplm2.settings.fields import deciding, plain
+    from dplm2.settings.roles import deciding, plain
     from dplm2.tokenizer.model import StructureTokenizer
     from dplm2.tokenizer.tokens import encode_parts, parts_of, remove_others
 
@@ -170,7 +170,7 @@ def run_decode(options: argparse.Namespace) -> None:
     from dplm2.core.artifacts import RunRecord
     from dplm2.core.devices import pick_device
     from dplm2.core.locks import writing_into
-    from dplm2.settings.fields import plain
+    from dplm2.settings.roles import plain
     from dplm2.structures.writing import write_structure
     from dplm2.tokenizer.model import StructureTokenizer
     from dplm2.tokenizer.tokens import decode_tokens, read_tokens

@@ -16,7 +16,7 @@ from dplm2.core.artifacts import RunRecord, fingerprint, sha256_of_file
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.inputs import hash_of
 from dplm2.geometry.backbone import observed_residues as finite_residues
-from dplm2.settings.fields import deciding, plain
+from dplm2.settings.roles import deciding, plain
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures.store import SELECTION_FILE, read_chains
 from dplm2.tokenizer import losses, validation

@@ -9,7 +9,7 @@ import yaml
 
 from dplm2.evaluation.published import MISSING, compare_with_published
 from dplm2.settings import load
-from dplm2.settings.fields import plain
+from dplm2.settings.roles import plain
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"

@@ -7,8 +7,9 @@ from dplm2.language import heads
 from dplm2.language.schedule import Strategy, sampler_settings
 from dplm2.language.vocabulary import TRACKS
 from dplm2.settings import load
-from dplm2.settings.fields import meaning_of, plain
+from dplm2.settings.fields import meaning_of
 from dplm2.settings.generation import TASK_DEFAULTS, TASKS, GenerationSettings
+from dplm2.settings.roles import plain
 
 # A value of each key that only some tasks read, other than its default.
 OTHER = {

@@ -7,7 +7,7 @@ import pytest
 from dplm2.language import heads
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings import load
-from dplm2.settings.fields import plain
+from dplm2.settings.roles import plain
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "config"

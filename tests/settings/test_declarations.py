@@ -12,8 +12,9 @@ from pydantic_core import PydanticUndefined
 
 from dplm2.settings import Configuration, Section, load
 from dplm2.settings.evaluation import EvaluationSettings
-from dplm2.settings.fields import Meaning, files_named, meaning_of, plain
+from dplm2.settings.fields import Meaning, meaning_of
 from dplm2.settings.manual import _inner_sections, keys, manual
+from dplm2.settings.roles import files_named, plain
 from tests.settings.example import WHOLE
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dplm2.settings import Section, deciding, load, operating
-from dplm2.settings.fields import fields_read, plain
+from dplm2.settings.roles import fields_read, plain
 from dplm2.stages import STAGES, Plan
 from tests.settings.example import WHOLE
 

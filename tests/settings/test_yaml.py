@@ -11,8 +11,8 @@ import pytest
 
 from dplm2.core.errors import ConfigError
 from dplm2.settings import load
-from dplm2.settings.fields import plain
 from dplm2.settings.loading import MAX_BYTES
+from dplm2.settings.roles import plain
 from tests.settings.example import WHOLE
 
 SECONDS = 5.0  # a machine at work
