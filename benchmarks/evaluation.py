@@ -18,13 +18,13 @@ import pandas as pd
 import torch
 
 from dplm2.core.artifacts import library_versions, write_json
-from dplm2.evaluation.diversity import diversity_rows
-from dplm2.evaluation.folding import Folded
+from dplm2.evaluation.backends.folding import Folded
+from dplm2.evaluation.benchmarks.diversity import diversity_rows
+from dplm2.evaluation.benchmarks.self_consistency import self_consistency
+from dplm2.evaluation.benchmarks.unconditional import own_metrics
 from dplm2.evaluation.results import Source, summarize
 from dplm2.evaluation.samples import EvaluatedSample
-from dplm2.evaluation.self_consistency import self_consistency
-from dplm2.evaluation.tm_score import tm_scores
-from dplm2.evaluation.unconditional import own_metrics
+from dplm2.geometry.tm_score import tm_scores
 from dplm2.settings.evaluation import EvaluationSettings
 
 BOND, REPEATS = 3.8, 3

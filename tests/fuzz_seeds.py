@@ -178,7 +178,7 @@ def _text_structures(binary: list[bytes]) -> list[bytes]:
 
 
 def _clean(data: bytes, folder: Path) -> None:
-    from dplm2.structures.reading import Item
+    from dplm2.structures.formats.archives import Item
     from dplm2.structures.shards import CLEANING_FAILED, clean_item
     from tests.structures.fuzz import check_chain
     from tests.structures.made import settings

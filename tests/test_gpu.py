@@ -11,8 +11,8 @@ from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
 from dplm2.cpu import attention
-from dplm2.evaluation.tm_score import tm_score
 from dplm2.generation.model import DPLM2
+from dplm2.geometry.tm_score import tm_score
 from dplm2.language import diffusion, heads, layout
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm

@@ -145,7 +145,7 @@ def _writing(options: argparse.Namespace) -> AbstractContextManager:
 def run_reconstruction(options: argparse.Namespace) -> int:
     """Run ``dplm2 evaluate reconstruction``."""
     from dplm2.core.errors import ConfigError
-    from dplm2.evaluation import reconstruction
+    from dplm2.evaluation.benchmarks import reconstruction
     from dplm2.evaluation.published import beside_published
 
     if options.untrained and options.tokens:
@@ -168,7 +168,7 @@ def run_reconstruction(options: argparse.Namespace) -> int:
 
 def run_likelihood(options: argparse.Namespace) -> int:
     """Run ``dplm2 evaluate likelihood``."""
-    from dplm2.evaluation import likelihood
+    from dplm2.evaluation.benchmarks import likelihood
 
     with _writing(options):
         return likelihood.run(
@@ -186,10 +186,11 @@ def run_likelihood(options: argparse.Namespace) -> int:
 
 def run_samples(options: argparse.Namespace) -> int:
     """Run a benchmark of samples."""
-    from dplm2.evaluation import benchmark, forward_folding, inverse_folding, scaffolding, unconditional
+    from dplm2.evaluation.benchmarks import folding, inverse_folding, scaffolding, unconditional
+    from dplm2.evaluation.benchmarks.job import Job
 
-    modules = {"folding": forward_folding, "inverse-folding": inverse_folding, "scaffolding": scaffolding}
-    job = benchmark.Job(
+    modules = {"folding": folding, "inverse-folding": inverse_folding, "scaffolding": scaffolding}
+    job = Job(
         task=options.benchmark,
         samples=options.samples,
         chains=tuple(getattr(options, "chains", ())),

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from dplm2.core.batching import by_length
-from dplm2.evaluation import alignment
-from dplm2.evaluation.lddt import lddt_ca_scores
-from dplm2.evaluation.superposition import pad, rmsd
-from dplm2.evaluation.tm_score import tm_scores
+from dplm2.evaluation.backends import tm_align
 from dplm2.geometry.backbone import observed_residues
+from dplm2.geometry.lddt import lddt_ca_scores
+from dplm2.geometry.superposition import rmsds
+from dplm2.geometry.tm_score import tm_scores
 
 N, CA, C = 0, 1, 2
-POINTS_AT_ONCE = 65536
 
 
 def compare(
@@ -58,24 +56,12 @@ def _whole_residues(backbone: np.ndarray) -> np.ndarray:
     return atoms.reshape(-1, 3)
 
 
-def rmsds(
-    models: Sequence[np.ndarray], natives: Sequence[np.ndarray], device: torch.device | str = "cpu"
-) -> np.ndarray:
-    """RMSD after superposition of pairs of point sets (N, 3) of different sizes, over points present in both."""
-    values = np.full(len(models), np.nan)
-    for batch in by_length([len(model) for model in models], POINTS_AT_ONCE):
-        model_BN3, in_model_BN = pad([models[pair] for pair in batch], device)
-        native_BN3, in_native_BN = pad([natives[pair] for pair in batch], device)
-        values[batch] = rmsd(model_BN3, native_BN3, in_model_BN & in_native_BN).cpu().numpy()
-    return values
-
-
 def released_tm_scores(predictions: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
-    """`dplm2.evaluation.alignment.tm_score_released` of each pair, over residues whose C-alpha the reference has."""
+    """The released evaluator's TM-score (`tm_align.tm_score_released`) of each pair, over residues observed in both."""
     scores = np.full(len(predictions), np.nan)
     for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         there = observed_residues(reference)
         there &= observed_residues(prediction)
         if there.sum() >= 3:
-            scores[row] = alignment.tm_score_released(prediction[there], reference[there])
+            scores[row] = tm_align.tm_score_released(prediction[there], reference[there])
     return scores

@@ -165,7 +165,7 @@ def _longest_first(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _superimpose(mobile: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     import torch
 
-    from dplm2.evaluation.superposition import move, superpose
+    from dplm2.geometry.superposition import move, superpose
 
     there = np.isfinite(mobile).all(1) & np.isfinite(fixed).all(1)
     one, two, weight = (torch.from_numpy(np.asarray(a, dtype=np.float64))[None] for a in (mobile, fixed, there))

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from dplm2.geometry.backbone import lengths
 from dplm2.structures.atoms import Atoms
-from dplm2.structures.geometry import lengths
 
 # No two atoms of different molecules that are not bonded come closer; alternate locations of a residue do, somewhere.
 SAME_PLACE = 2.0

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dplm2.geometry.backbone import observed_residues
+from dplm2.geometry.backbone import observed_residues, radius_of_gyration
+from dplm2.geometry.secondary_structure import fractions
 from dplm2.settings.dataset import DatasetSettings, Filters
 from dplm2.structures.atoms import Entry
 from dplm2.structures.gaps import lay_out
-from dplm2.structures.geometry import fractions, radius_of_gyration
 from dplm2.structures.molecules import protein_chains
 from dplm2.structures.residues import ChainResidues, clashing
 
@@ -98,7 +98,7 @@ def _clean_chain(entry: Entry, residues: ChainResidues, monomeric: bool, setting
     refusal = refusal or _refuse_short(chain, filters) or missing or _refuse_content(chain, filters)
     if refusal is None:
         alpha = chain.backbone_LAX[:, 1]
-        chain.helix, chain.strand, chain.coil = fractions(alpha)
+        chain.helix, chain.strand, chain.coil = fractions(alpha).values()
         chain.radius_of_gyration = radius_of_gyration(alpha)
         if filters.max_coil is not None and chain.coil > filters.max_coil:
             refusal = "coil", f"{chain.coil:.2f} of it is coil, above {filters.max_coil}"

@@ -21,8 +21,10 @@ from tqdm import tqdm
 from dplm2.core.artifacts import atomic_path, make_folder, sha256_of_file
 from dplm2.core.locks import locked
 from dplm2.structures.atoms import UnreadableError
+from dplm2.structures.formats.archives import is_archive
+from dplm2.structures.formats.gzipped import MEBIBYTE
 from dplm2.structures.manifest import SourceFile
-from dplm2.structures.reading import MEBIBYTE, default_reading, is_archive, parse
+from dplm2.structures.reading import default_reading, parse
 from dplm2.structures.rejects import Reject
 from dplm2.structures.sites import RefusedError, Sites
 from dplm2.structures.store import REJECTED, REJECTED_FILE, write_table

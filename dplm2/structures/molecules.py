@@ -13,10 +13,10 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+from dplm2.geometry.backbone import lengths
 from dplm2.structures.atoms import Atoms, Entry
 from dplm2.structures.components import TERMINAL_NAMES
 from dplm2.structures.gaps import fits
-from dplm2.structures.geometry import lengths
 from dplm2.structures.residues import (
     FEWEST_RESIDUES,
     LONGEST_PEPTIDE_BOND,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dplm2.geometry.backbone import lengths
 from dplm2.structures.alternates import FARTHEST_ALTERNATE, FARTHEST_LABELLED, combine
 from dplm2.structures.atoms import Atoms, Entry
 from dplm2.structures.components import component
-from dplm2.structures.geometry import lengths
 from dplm2.structures.store import BACKBONE_ATOMS
 
 # A peptide bond is 1.33 angstrom, two bonded C-alpha 2.9 (cis) to 3.9 (trans) apart; poor models strain both.

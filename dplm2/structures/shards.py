@@ -22,8 +22,9 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.atoms import UnreadableError
 from dplm2.structures.cleaning import Chain, clean_entry
+from dplm2.structures.formats.archives import Item, items_of
 from dplm2.structures.manifest import SourceFile, entry_name, unchanged_since_listed
-from dplm2.structures.reading import Item, items_of, parse
+from dplm2.structures.reading import parse
 from dplm2.structures.rejects import Reject
 from dplm2.structures.store import CHAINS, REJECTED, write_chains, write_table
 from dplm2.structures.workers import stop_workers, usable_cores, worker_pool

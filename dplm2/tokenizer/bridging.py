@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dplm2.geometry import frames
 from dplm2.geometry.backbone import observed_residues
-from dplm2.tokenizer import frames
 from dplm2.tokenizer.structure_module import compose_along
 
 # Of the peptide between two residues (Engh & Huber 1991): C-N and N-CA in angstrom, CA-C-N and C-N-CA in degrees.

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dplm2.geometry.frames import frames_from_backbone, pseudo_beta
 from dplm2.settings.tokenizer import LossSettings
 from dplm2.tokenizer.decoder import CONFIDENCE_BINS, DecoderOutput
-from dplm2.tokenizer.frames import frames_from_backbone, pseudo_beta
 from dplm2.tokenizer.validation import lddt
 from dplm2.tokenizer.violation import violations
 

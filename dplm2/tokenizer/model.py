@@ -23,13 +23,13 @@ from dplm2.core.folders import local_folder
 from dplm2.core.memory import Result, split_on_out_of_memory
 from dplm2.core.tensors import check_layers, check_tensors, save_tensors
 from dplm2.cpu.process import prepare_process
+from dplm2.geometry.frames import place_oxygens
 from dplm2.settings.roles import plain
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import features
 from dplm2.tokenizer.bridging import bridge_gaps
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.encoder import Encoder
-from dplm2.tokenizer.frames import place_oxygens
 from dplm2.tokenizer.quantizer import Quantizer, indices_to_codes
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dplm2.geometry import frames
 from dplm2.settings.tokenizer import DecoderSettings
-from dplm2.tokenizer import frames
 from dplm2.tokenizer.transition import by_rows, lecun_, rows_per_chunk, zero_
 
 HEAD_WIDTH, QUERY_POINTS, VALUE_POINTS = 16, 4, 8

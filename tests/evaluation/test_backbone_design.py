@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation import backbone_design, unconditional
-from dplm2.evaluation.backbone_design import best_designs, proteinmpnn
-from dplm2.evaluation.benchmark import FOLDED_FILE, Job
-from dplm2.evaluation.folding import Failure, Folded
+from dplm2.evaluation.backends import sequence_design
+from dplm2.evaluation.backends.folding import Failure, Folded
+from dplm2.evaluation.backends.sequence_design import best_designs, proteinmpnn
+from dplm2.evaluation.benchmarks import unconditional
+from dplm2.evaluation.benchmarks.job import FOLDED_FILE, Job
 from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.generation.samples import write_rows
 from dplm2.settings.evaluation import EvaluationSettings, ProteinMpnnSettings
@@ -101,7 +102,7 @@ def test_a_backbone_is_known_by_the_coordinates_that_are_written(program, tmp_pa
 def test_a_killed_run_goes_on(program, tmp_path, monkeypatch):
     samples = [sample(length) for length in (10, 11, 12)]
     with monkeypatch.context() as patched:
-        run_command, started = backbone_design.run_command, []
+        run_command, started = sequence_design.run_command, []
 
         def killed(*given):
             started.append(given)
@@ -109,7 +110,7 @@ def test_a_killed_run_goes_on(program, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             return run_command(*given)
 
-        patched.setattr(backbone_design, "run_command", killed)
+        patched.setattr(sequence_design, "run_command", killed)
         with pytest.raises(KeyboardInterrupt):
             proteinmpnn(samples, mpnn(), tmp_path / "kept")
     assert len(proteinmpnn(samples, mpnn(), tmp_path / "kept")) == 3

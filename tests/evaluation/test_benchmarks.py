@@ -13,8 +13,8 @@ import torch
 
 from dplm2.cli import main
 from dplm2.core.errors import ConfigError, DPLM2Error
-from dplm2.evaluation import reconstruction
-from dplm2.evaluation.command_backend import read_backbone
+from dplm2.evaluation.backends.command import read_backbone
+from dplm2.evaluation.benchmarks import reconstruction
 from dplm2.generation.samples import write_rows
 from dplm2.settings import load
 from dplm2.settings.evaluation import EvaluationSettings
@@ -335,7 +335,7 @@ def test_impossible_settings_and_settings_without_effect_are_refused(section):
 
 
 def test_command_template_with_spaces_in_paths(tmp_path):
-    from dplm2.evaluation.command_backend import run_command
+    from dplm2.evaluation.backends.command import run_command
 
     folder = tmp_path / "with space"
     folder.mkdir()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dplm2.evaluation import diversity
+from dplm2.evaluation.benchmarks import diversity
 from dplm2.evaluation.results import Source
 from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.settings.evaluation import EvaluationSettings

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation.backbone_design import read_designs
-from dplm2.evaluation.command_backend import CommandBackend
-from dplm2.evaluation.folding import Failure, Folded, predict
+from dplm2.evaluation.backends.command import CommandBackend
+from dplm2.evaluation.backends.folding import Failure, Folded, predict
+from dplm2.evaluation.backends.sequence_design import read_designs
 from dplm2.settings.evaluation import CommandSettings, EsmfoldSettings
 
 SEQUENCES = ["ACDEFGHIKL", "MNPQRSTVWYAC", "ACDEFGHIKL", "GGGGGG"]
@@ -106,7 +106,7 @@ def esmfold_folder(tmp_path_factory) -> Path:
 
 
 def esmfold(folder: Path, **changed):
-    from dplm2.evaluation.esmfold import Esmfold
+    from dplm2.evaluation.backends.esmfold import Esmfold
 
     values = {"precision": "float32", "chunk_size": None, "recycles": 1, "residues_per_batch": 1000} | changed
     return Esmfold(EsmfoldSettings.make(model=str(folder), **values))

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from dplm2.core.errors import ConfigError, DPLM2Error
-from dplm2.evaluation.backbone_design import proteinmpnn
-from dplm2.evaluation.command_backend import CommandBackend, read_backbone
-from dplm2.evaluation.folding import predict
+from dplm2.evaluation.backends.command import CommandBackend, read_backbone
+from dplm2.evaluation.backends.folding import predict
+from dplm2.evaluation.backends.sequence_design import proteinmpnn
 from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.settings import load
 from dplm2.settings.evaluation import CommandSettings, ProteinMpnnSettings

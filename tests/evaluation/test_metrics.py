@@ -6,11 +6,11 @@ import re
 import pandas as pd
 import pytest
 
-from dplm2.evaluation.diversity import ALL_PAIRS
+from dplm2.evaluation.benchmarks.diversity import ALL_PAIRS
+from dplm2.evaluation.benchmarks.scaffolding import success_column
+from dplm2.evaluation.benchmarks.self_consistency import designable_columns
 from dplm2.evaluation.metrics.registry import HEADLINES, METRICS, declared, metric_of, threshold_columns
 from dplm2.evaluation.published import published
-from dplm2.evaluation.scaffolding import success_column
-from dplm2.evaluation.self_consistency import designable_columns
 from dplm2.language.likelihood import MEASURED_TASKS
 from dplm2.language.vocabulary import TRACKS
 from dplm2.report.figures import training

@@ -9,15 +9,15 @@ import pytest
 
 from dplm2.core.artifacts import RunRecord
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation import scaffolding
-from dplm2.evaluation import self_consistency as module
+from dplm2.evaluation.backends.folding import Folded
+from dplm2.evaluation.benchmarks import scaffolding
+from dplm2.evaluation.benchmarks import self_consistency as module
+from dplm2.evaluation.benchmarks.diversity import linked_clusters
+from dplm2.evaluation.benchmarks.self_consistency import self_consistency
 from dplm2.evaluation.codebook import codebook_use
-from dplm2.evaluation.diversity import linked_clusters
-from dplm2.evaluation.folding import Folded
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
 from dplm2.evaluation.results import SUMMARY_COLUMNS, Source, bootstrap_interval, summarize, write_results
 from dplm2.evaluation.samples import EvaluatedSample, kept
-from dplm2.evaluation.self_consistency import self_consistency
 from dplm2.settings.evaluation import EvaluationSettings
 
 SOURCE = Source("model", "folding", "test", "none")
@@ -127,7 +127,7 @@ def test_a_motif_is_held_strictly_below_its_rmsd_and_above_its_confidence(rmsd, 
 
 
 def test_foldseek_output_is_read(recorded):
-    from dplm2.evaluation.foldseek import count_clusters, highest_tm_scores, read_clusters, read_search
+    from dplm2.evaluation.backends.foldseek import count_clusters, highest_tm_scores, read_clusters, read_search
 
     clusters = read_clusters(recorded("foldseek/cluster_cluster.tsv"))
     chains = recorded("foldseek/chains.txt").read_text().split()
@@ -143,7 +143,7 @@ def test_foldseek_output_is_read(recorded):
 
 
 def test_clusters_of_scores_are_about_those_of_foldseek(recorded):
-    from dplm2.evaluation.foldseek import read_clusters, read_search
+    from dplm2.evaluation.backends.foldseek import read_clusters, read_search
 
     search = read_search(recorded("foldseek/search.tsv"))
     theirs = read_clusters(recorded("foldseek/cluster_cluster.tsv"))
@@ -156,7 +156,7 @@ def test_clusters_of_scores_are_about_those_of_foldseek(recorded):
 
 
 def test_foldseek_that_is_not_there_says_how_to_get_it(tmp_path):
-    from dplm2.evaluation.foldseek import cluster
+    from dplm2.evaluation.backends.foldseek import cluster
     from dplm2.settings.evaluation import FoldseekSettings
 
     settings = FoldseekSettings.make(program="foldseek-that-is-not-there", threads=1)
@@ -181,7 +181,7 @@ else:
 
 def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, recorded):
     """A stand-in that takes down its words and answers as the real program did for these chains and settings."""
-    from dplm2.evaluation.foldseek import cluster, novelty
+    from dplm2.evaluation.backends.foldseek import cluster, novelty
     from dplm2.settings.evaluation import FoldseekSettings
 
     program = tmp_path / "foldseek"

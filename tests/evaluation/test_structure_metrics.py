@@ -11,17 +11,17 @@ import torch
 from safetensors.numpy import load_file
 
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation import alignment
-from dplm2.evaluation.alignment import aligner, read_tm_align, trace_as_pdb
-from dplm2.evaluation.backbone_geometry import backbone_geometry
-from dplm2.evaluation.command_backend import read_backbone
+from dplm2.evaluation.backends import tm_align
+from dplm2.evaluation.backends.command import read_backbone
+from dplm2.evaluation.backends.tm_align import aligner, read_tm_align, trace_as_pdb
 from dplm2.evaluation.comparison import compare
-from dplm2.evaluation.lddt import lddt_ca
-from dplm2.evaluation.pairs import all_pairs_tm_score
-from dplm2.evaluation.quaternion import best_rotation
-from dplm2.evaluation.secondary_structure import secondary_structure_fractions
-from dplm2.evaluation.superposition import move, pad, rmsd, superpose
-from dplm2.evaluation.tm_score import QUICK_SEARCH, d0_of, tm_score, tm_scores
+from dplm2.geometry.chemistry import backbone_geometry
+from dplm2.geometry.lddt import lddt_ca
+from dplm2.geometry.pairs import all_pairs_tm_score
+from dplm2.geometry.quaternion import best_rotation
+from dplm2.geometry.secondary_structure import fractions
+from dplm2.geometry.superposition import move, pad, rmsd, superpose
+from dplm2.geometry.tm_score import QUICK_SEARCH, d0_of, tm_score, tm_scores
 
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "test"
 # Ubiquitin (1ubq) plus default_rng(7).normal(scale=s) on every backbone atom. TM-score: tmtools 0.3.0 (TM-align; its
@@ -187,9 +187,9 @@ def ideal_helix(length: int) -> np.ndarray:
 
 
 def test_secondary_structure_of_an_ideal_helix():
-    fractions = secondary_structure_fractions(ideal_helix(30))
-    assert fractions["helix"] > 0.8
-    assert sum(fractions.values()) == pytest.approx(1)
+    found = fractions(ideal_helix(30)[:, 1])
+    assert found["helix"] > 0.8
+    assert sum(found.values()) == pytest.approx(1)
 
 
 def test_geometry_of_experimental_and_of_broken_backbones(demo_backbones):
@@ -223,13 +223,13 @@ def test_tm_align_is_that_of_the_program(recorded_pairs):
     np.testing.assert_allclose(ours, recorded["tm_align"][chosen], atol=0.02)
 
 
-@pytest.mark.parametrize("program", alignment.PROGRAMS)
+@pytest.mark.parametrize("program", tm_align.PROGRAMS)
 def test_a_program_on_path_aligns_where_tmtools_is_missing(program, recorded_pairs, monkeypatch):
     path = shutil.which(program)
     if path is None:
         pytest.skip(f"{program} is not on PATH")
-    monkeypatch.setattr(alignment, "find_spec", lambda name: None)
-    monkeypatch.setattr(alignment.shutil, "which", {program: path}.get)
+    monkeypatch.setattr(tm_align, "find_spec", lambda name: None)
+    monkeypatch.setattr(tm_align.shutil, "which", {program: path}.get)
     models, natives, recorded = recorded_pairs
     for i in range(0, len(models), len(models) // 5):
         # Recorded from TMalign 20190822; later releases (tmtools 0.3.0) find the same on these pairs.
@@ -239,7 +239,7 @@ def test_a_program_on_path_aligns_where_tmtools_is_missing(program, recorded_pai
 
 
 def test_without_tm_align_it_is_said_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(alignment, "find_spec", lambda name: None)
+    monkeypatch.setattr(tm_align, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(DPLM2Error, match="TMalign on PATH"):
         aligner()

@@ -11,7 +11,7 @@ import numpy as np
 
 from dplm2.settings.dataset import DatasetSettings
 from dplm2.structures.cleaning import Chain
-from dplm2.structures.reading import Item
+from dplm2.structures.formats.archives import Item
 from dplm2.structures.rejects import CODES
 from dplm2.structures.shards import CLEANING_FAILED, clean_batch, clean_item
 

@@ -11,8 +11,10 @@ from biotite.structure.io import load_structure
 from biotite.structure.io.pdb import PDBFile
 
 from dplm2.structures.atoms import UnreadableError
+from dplm2.structures.formats.archives import items_of
+from dplm2.structures.formats.gzipped import gunzip
 from dplm2.structures.manifest import SourceFile
-from dplm2.structures.reading import gunzip, items_of, longest_line, parse, read_structure
+from dplm2.structures.reading import longest_line, parse, read_structure
 from dplm2.structures.shards import clean_item, clean_shard
 from tests.structures.made import atom, chain, settings
 

@@ -14,7 +14,7 @@ from dplm2.core.artifacts import RunRecord, read_json
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.structures.cleaning import Chain
 from dplm2.structures.clusters import parse_clusters, run_mmseqs2
-from dplm2.structures.reading import Item
+from dplm2.structures.formats.archives import Item
 from dplm2.structures.selection import select_chains
 from dplm2.structures.shards import Names, _record_batch
 from dplm2.structures.similarity import WordIndex

@@ -6,7 +6,7 @@ import pytest
 
 from dplm2.core.errors import DPLM2Error
 from dplm2.structures.cleaning import Chain
-from dplm2.structures.reading import Item
+from dplm2.structures.formats.archives import Item
 from dplm2.structures.shards import Names, _record_batch
 from dplm2.structures.store import CHAINS, SELECTION, backbones, read_chains, write_chains, write_table
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dplm2.geometry.frames import frames_from_backbone, ideal_atoms, place_oxygens, rotations_of
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import decoder_names, losses
 from dplm2.tokenizer.decoder import Decoder
-from dplm2.tokenizer.frames import frames_from_backbone, ideal_atoms, place_oxygens, rotations_of
 from dplm2.tokenizer.losses import Targets
 from dplm2.tokenizer.violation import violations
 from tests.tokenizer.test_decoder import tiny_settings

@@ -42,7 +42,7 @@ SCAFFOLDING = "DPLM-2, section 4.4, table 9"
 MOTIF_RMSD = Metric("motif_rmsd", "motif RMSD", ANGSTROM, "lower", source=SCAFFOLDING)
 MOTIF_RMSD_GENERATED = Metric(
     "motif_rmsd_generated", "motif RMSD in the generated structure", ANGSTROM, "lower",
-    source="dplm2.evaluation.scaffolding.motif_rmsds",
+    source="dplm2.evaluation.benchmarks.scaffolding.motif_rmsds",
 )  # fmt: skip
 MOTIF_RESIDUES = Metric("motif_residues", "residues of the motif", of="residues", source="samples.parquet")
 SUCCESS = Metric(
@@ -51,7 +51,7 @@ SUCCESS = Metric(
 )  # fmt: skip
 PASSES = Metric(
     "passes_motif_rmsd_{threshold}", f"designs that pass (motif RMSD < {{threshold}} {ANGSTROM})", "", "higher",
-    of="designs", source="dplm2.evaluation.scaffolding.passes_rows",
+    of="designs", source="dplm2.evaluation.benchmarks.scaffolding.passes_rows",
 )  # fmt: skip
 PROBLEMS_SOLVED = Metric(
     "problems_solved", "problems solved", "", "higher", of="motif problems", published={"problems_solved_of_24": 1.0},

@@ -5,7 +5,7 @@ from dataclasses import replace
 from dplm2.evaluation.metrics.design import DESIGNABLE_SC_RMSD, DESIGNABLE_SC_TM
 from dplm2.evaluation.metrics.metric import AT_LEAST, SHARE, Metric
 
-SOURCE = "DPLM-2, section 4.1; dplm2.evaluation.diversity"
+SOURCE = "DPLM-2, section 4.1; dplm2.evaluation.benchmarks.diversity"
 CRITERION = f"{{program}}, TM-score {AT_LEAST} {{cluster_threshold}}"
 CLUSTERS = Metric(
     "clusters_{program}_{cluster_threshold}", f"clusters ({CRITERION})", "", "higher", of="clustered structures",

@@ -11,23 +11,23 @@ from dplm2.evaluation.metrics.metric import (
 
 CA_RMSD = Metric(
     "ca_rmsd", f"{LETTER_C_ALPHA} RMSD", ANGSTROM, "lower", published={"RMSD_A": 1.0}, aliases=("rmsd_ca",),
-    source="dplm2.evaluation.comparison.rmsds, after superposition (Kabsch 1976)",
+    source="dplm2.geometry.superposition.rmsds, after superposition (Kabsch 1976)",
 )  # fmt: skip
 BB_RMSD = Metric(
     "bb_rmsd", "backbone RMSD", ANGSTROM, "lower", published={"RMSD_A": 1.0},
-    source="dplm2.evaluation.comparison.rmsds over N, CA and C",
+    source="dplm2.geometry.superposition.rmsds over N, CA and C",
 )  # fmt: skip
 TM_SCORE = Metric(
     "tm_score", "TM-score", "", "higher", limits=(0, 1), published={"TM-score": 1.0},
-    source="Zhang & Skolnick 2004, over C-alpha; dplm2.evaluation.tm_score",
+    source="Zhang & Skolnick 2004, over C-alpha; dplm2.geometry.tm_score",
 )  # fmt: skip
 TM_SCORE_RELEASED = Metric(
     "tm_score_released", "TM-score as in the released evaluator", "", "higher",
-    source="DPLM-2's released evaluator; dplm2.evaluation.alignment.tm_score_released",
+    source="DPLM-2's released evaluator; dplm2.evaluation.backends.tm_align.tm_score_released",
 )  # fmt: skip
 LDDT_CA = Metric(
     "lddt_ca", f"lDDT-{LETTER_C_ALPHA}", "", "higher", limits=(0, 1), published={"lddt_ca": 1.0}, aliases=("lddt",),
-    source="Mariani et al. 2013, C-alpha atoms only; dplm2.evaluation.lddt",
+    source="Mariani et al. 2013, C-alpha atoms only; dplm2.geometry.lddt",
 )  # fmt: skip
 PLDDT = Metric(
     "plddt", "pLDDT", CONFIDENCE, "higher", limits=(0, 100), published={"pLDDT": 1.0},
@@ -54,7 +54,7 @@ HELIX, STRAND, COIL = (
 COMPOSITION = (HELIX, STRAND, COIL)
 NATIVE_COMPOSITION = tuple(metric.under("native_{name}", "{title}, natives") for metric in COMPOSITION)
 
-VIOLATIONS = "Jumper et al. 2021, supplement 1.9.11; dplm2.evaluation.backbone_geometry"
+VIOLATIONS = "Jumper et al. 2021, supplement 1.9.11; dplm2.geometry.chemistry"
 CLASHES = Metric("clashes_per_100_residues", "clashes per 100 residues", "", "lower", source=VIOLATIONS)
 BROKEN_BONDS = Metric("broken_bonds", "broken peptide bonds", SHARE, "lower", of="peptide bonds", source=VIOLATIONS)
 BOND_DEVIATION = Metric("bond_deviation", "deviation of peptide bond lengths", ANGSTROM, "lower", source=VIOLATIONS)

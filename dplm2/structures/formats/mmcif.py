@@ -10,7 +10,8 @@ import numpy as np
 from dplm2.settings.dataset import Reading
 from dplm2.structures.atoms import Atoms, Entry, UnreadableError
 from dplm2.structures.components import THREE_LETTERS, component
-from dplm2.structures.predictions import by_method, names_program
+from dplm2.structures.formats.predictions import by_method, names_program
+from dplm2.structures.formats.text import first_line
 
 # More would be no real file: a string or run-length encoding may claim any size in a few bytes.
 VALUES_PER_ATOM = 4
@@ -29,6 +30,16 @@ KEYWORDS_AND_NAMES = ("data_", "loop_", "_atom_site.", "_entity_poly.", ".Cartn_
 KEYWORD = re.compile(r"^(?:data_|loop_|save_)", re.M | re.I)
 NAME = re.compile(r"^_([^\s.]+)\.(\S+)", re.M)
 NUCLEIC_OR_SUGAR = re.compile("nucleotide|nucleic|saccharide|dna|rna")
+
+
+def is_mmcif(data: bytes) -> bool:
+    """Whether content is mmCIF text: it begins with a data block."""
+    return first_line(data)[:5].lower() == b"data_"
+
+
+def is_binary_cif(data: bytes) -> bool:
+    """Whether content is BinaryCIF: a MessagePack map with data blocks."""
+    return 0x80 <= data[0] <= 0x8F and b"dataBlocks" in data
 
 
 def read_mmcif(data: bytes, limits: Reading) -> Entry:

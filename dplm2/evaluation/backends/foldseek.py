@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation.command_backend import run_command
+from dplm2.evaluation.backends.command import run_command
 from dplm2.settings.evaluation import FoldseekSettings
 from dplm2.structures.writing import write_structure
 

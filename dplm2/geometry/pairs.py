@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dplm2.evaluation.superposition import pad
-from dplm2.evaluation.tm_score import QUICK_SEARCH, Search, tm_score
+from dplm2.geometry.superposition import pad
+from dplm2.geometry.tm_score import QUICK_SEARCH, Search, tm_score
 
 RESIDUES_AT_ONCE = 65536
 

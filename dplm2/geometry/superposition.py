@@ -11,6 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dplm2.core.batching import by_length
+
+POINTS_AT_ONCE = 65536
+
 
 def superpose(mobile_BN3: Tensor, target_BN3: Tensor, weight_BN: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Rotation and translation that lay ``mobile`` over ``target`` with the least weighted squared distance.
@@ -70,3 +74,15 @@ def pad(arrays: Sequence[np.ndarray], device: torch.device | str = "cpu") -> tup
     points = torch.from_numpy(points_BN3).to(device)
     there_BN = points.isfinite().all(-1)
     return torch.where(there_BN[..., None], points, 0.0), there_BN
+
+
+def rmsds(
+    models: Sequence[np.ndarray], natives: Sequence[np.ndarray], device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """RMSD after superposition of pairs of point sets (N, 3) of different sizes, over points present in both."""
+    values = np.full(len(models), np.nan)
+    for batch in by_length([len(model) for model in models], POINTS_AT_ONCE):
+        model_BN3, in_model_BN = pad([models[pair] for pair in batch], device)
+        native_BN3, in_native_BN = pad([natives[pair] for pair in batch], device)
+        values[batch] = rmsd(model_BN3, native_BN3, in_model_BN & in_native_BN).cpu().numpy()
+    return values

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from dplm2.tokenizer import frames
+from dplm2.geometry import frames
 from dplm2.tokenizer.structure_module import compose_along, trace
 
 

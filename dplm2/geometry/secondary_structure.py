@@ -1,9 +1,11 @@
-"""Secondary structure and size of a chain, from its C-alpha atoms.
+"""Secondary structure of a chain by P-SEA, from its C-alpha atoms alone.
 
 Shapes: L residues, X Cartesian coordinates. Distances in angstrom, angles in radians.
 """
 
 import numpy as np
+
+from dplm2.geometry.backbone import lengths
 
 # Ranges of P-SEA (Labesse et al. 1997, CABIOS 13:291): distances between C-alpha i and i + 2, 3, 4, the angle of
 # three and the dihedral of four consecutive ones (degrees there).
@@ -15,11 +17,7 @@ HELIX_RUN, STRAND_RUN, SHORT_STRAND_RUN = 5, 4, 3
 CONTACT, FEWEST_CONTACTS = (4.2, 5.2), 5
 SHORTEST_CHAIN = 6
 ROWS_AT_A_TIME = 512
-
-
-def lengths(vectors: np.ndarray) -> np.ndarray:
-    """Lengths of vectors (..., X); several times quicker than ``numpy.linalg.norm`` where X is 3."""
-    return np.sqrt(np.einsum("...x,...x->...", vectors, vectors))
+NAMES = {"a": "helix", "b": "strand", "c": "coil"}
 
 
 def secondary_structure(alpha_LX: np.ndarray) -> np.ndarray:
@@ -118,16 +116,9 @@ def _with_contacts(alpha: np.ndarray, region: np.ndarray) -> np.ndarray:
     return kept
 
 
-def fractions(alpha_LX: np.ndarray) -> tuple[float, float, float]:
-    """Fractions of helix, strand and coil among the residues with a C-alpha."""
-    found = secondary_structure(alpha_LX)
-    there = max(int((found != "").sum()), 1)
-    helix, strand = (found == "a").sum() / there, (found == "b").sum() / there
-    return float(helix), float(strand), float(1 - helix - strand)
-
-
-def radius_of_gyration(alpha_LX: np.ndarray) -> float:
-    """Root mean square distance of the C-alpha atoms from their centre, in angstrom; missing ones are left out."""
+def fractions(alpha_LX: np.ndarray) -> dict[str, float]:
+    """Fractions of helix, strand and coil among the residues with a C-alpha, which sum to 1; NaN without any."""
     alpha = np.asarray(alpha_LX, dtype=np.float64)
-    alpha = alpha[np.isfinite(alpha).all(-1)]
-    return float(np.sqrt(((alpha - alpha.mean(0)) ** 2).sum(-1).mean())) if len(alpha) else 0.0
+    found = secondary_structure(np.where(np.isfinite(alpha).all(-1, keepdims=True), alpha, np.nan))
+    count = int((found != "").sum())
+    return {name: float((found == letter).sum() / count) if count else float("nan") for letter, name in NAMES.items()}

@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation.benchmark import Job, finish, identity, source_of, write_folded
-from dplm2.evaluation.comparison import rmsds
-from dplm2.evaluation.folding import Folded
+from dplm2.evaluation.backends.folding import Folded
+from dplm2.evaluation.benchmarks.job import Job, finish, identity, source_of, write_folded
+from dplm2.evaluation.benchmarks.self_consistency import designable_columns, self_consistency
 from dplm2.evaluation.metrics import design, structure
 from dplm2.evaluation.results import COUNTED, Source, misses_filled, summary_row
 from dplm2.evaluation.samples import EvaluatedSample
-from dplm2.evaluation.self_consistency import designable_columns, self_consistency
+from dplm2.geometry.superposition import rmsds
 from dplm2.settings.evaluation import EvaluationSettings
 
 DATASET = "motif problems"

@@ -14,7 +14,7 @@ from biotite.structure.io import pdb, pdbx
 
 from dplm2.core.artifacts import fingerprint
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation.folding import Failure, Folded, name_of
+from dplm2.evaluation.backends.folding import Failure, Folded, name_of
 from dplm2.settings.evaluation import CommandSettings
 
 BACKBONE = ("N", "CA", "C", "O")

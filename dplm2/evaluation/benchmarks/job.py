@@ -11,7 +11,7 @@ import pyarrow as pa
 from dplm2.core import parquet
 from dplm2.core.artifacts import RunRecord, sha256_of_file
 from dplm2.core.errors import ConfigError, DPLM2Error
-from dplm2.evaluation.folding import Failure, Folded, FoldingBackend, predict
+from dplm2.evaluation.backends.folding import Failure, Folded, FoldingBackend, predict
 from dplm2.evaluation.results import Source, describe, summarize, write_results
 from dplm2.evaluation.samples import EvaluatedSample, Native, kept, read_natives, read_samples
 from dplm2.settings.evaluation import EvaluationSettings
@@ -80,14 +80,14 @@ class Job:
         name = self.settings.folding_backend
         chosen = getattr(self.settings, name)
         if name == "esmfold":
-            from dplm2.evaluation.esmfold import Esmfold
+            from dplm2.evaluation.backends.esmfold import Esmfold
 
             return Esmfold(chosen, self.device)
         if name == "command":
-            from dplm2.evaluation.command_backend import CommandBackend
+            from dplm2.evaluation.backends.command import CommandBackend
 
             return CommandBackend(chosen)
-        from dplm2.evaluation.self_backend import SelfFolding
+        from dplm2.evaluation.backends.self_folding import SelfFolding
 
         return SelfFolding(self.model_folder(), chosen, self.seed, self.device)
 

@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from dplm2.core.artifacts import RunRecord
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation.benchmark import dataset_name, set_name
+from dplm2.evaluation.benchmarks.job import dataset_name, set_name
 from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.metrics.structure import COMPARED, COMPOSITION
 from dplm2.evaluation.metrics.tokenizer import CODEBOOK, of_weights
 from dplm2.evaluation.results import Source, describe, summarize, summary_row, write_results
-from dplm2.evaluation.secondary_structure import secondary_structure_fractions
 from dplm2.geometry.backbone import observed_residues
+from dplm2.geometry.secondary_structure import fractions
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.roles import plain
 from dplm2.structures import store
@@ -88,7 +88,7 @@ def run(job: ReconstructionJob) -> int:
     metrics.insert(2, "task", TASK)
     metrics.insert(3, "split", [splits[i] for i in chosen])
     # What the chains themselves are made of: designs are compared with it.
-    composition = [secondary_structure_fractions(backbones[i]) for i in chosen]
+    composition = [fractions(backbones[i][:, 1]) for i in chosen]
     metrics = pd.concat([metrics, pd.DataFrame(composition).add_prefix(NATIVE)], axis=1)
     observed = [observed_residues(backbones[i]) for i in chosen]
     summary = _summary(job, model, metrics, tokens, observed, tokenizer.codebook_size)

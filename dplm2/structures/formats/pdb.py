@@ -12,12 +12,19 @@ import numpy as np
 from dplm2.settings.dataset import Reading
 from dplm2.structures.atoms import Atoms, Entry, UnreadableError
 from dplm2.structures.components import FORCE_FIELD_NAMES, STANDARD, TERMINAL_NAMES, component
-from dplm2.structures.predictions import by_method, by_pdb_header
+from dplm2.structures.formats.predictions import by_method, by_pdb_header
+from dplm2.structures.formats.text import first_line
 
 RECORD_WIDTH = 81
 SEGMENT = (72, 76)
 LAST_RESIDUE_NAME_COLUMN, LAST_COORDINATE_COLUMN = 20, 54
 COORDINATE_WIDTH = 8
+RECORDS = (
+    b"ATOM ", b"HETATM", b"HEADER", b"TITLE ", b"COMPND", b"SOURCE", b"KEYWDS", b"EXPDTA", b"AUTHOR", b"REMARK",
+    b"REVDAT", b"SEQRES", b"CRYST1", b"MODEL", b"DBREF", b"TER", b"END", b"OBSLTE", b"NUMMDL", b"MDLTYP", b"SPLIT ",
+    b"CAVEAT", b"JRNL  ", b"HELIX ", b"SHEET ", b"SSBOND", b"LINK  ", b"MODRES", b"ORIGX1", b"SCALE1", b"MTRIX1",
+    b"CONECT", b"PARENT", b"USER  ",
+)  # fmt: skip
 MONTHS = {
     m: i for i, m in enumerate(["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"], 1)
 }
@@ -33,6 +40,11 @@ LONG_NAMES = FORCE_FIELD_NAMES.keys() | STANDARD.keys()
 OVERFLOWN_SERIAL, COORDINATE_POINTS = 11, (34, 42, 50)
 # AlphaFold's own writer, which ColabFold and others took over, puts the model's number into a column of its own.
 ALPHAFOLD_MODEL = re.compile(rb"\s*MODEL {5}1 *\r?\n")
+
+
+def is_pdb(data: bytes) -> bool:
+    """Whether content is PDB text: its first line is one of its records, or lines of atoms follow."""
+    return first_line(data).startswith(RECORDS) or b"\nATOM " in data or b"\nHETATM" in data
 
 
 def read_pdb(data: bytes, limits: Reading) -> Entry:

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dplm2.core.errors import ConfigError
-from dplm2.evaluation.backbone_geometry import backbone_geometry
-from dplm2.evaluation.benchmark import Job, finish, identity, mean_or_none, source_of, write_folded
-from dplm2.evaluation.diversity import diversity_rows, novelty_columns
-from dplm2.evaluation.folding import Failure, Folded
+from dplm2.evaluation.backends.folding import Failure, Folded
+from dplm2.evaluation.benchmarks.diversity import diversity_rows, novelty_columns
+from dplm2.evaluation.benchmarks.job import Job, finish, identity, mean_or_none, source_of, write_folded
+from dplm2.evaluation.benchmarks.self_consistency import designable_columns, self_consistency
 from dplm2.evaluation.metrics import design, diversity, structure
 from dplm2.evaluation.recovery import sequence_entropy
 from dplm2.evaluation.results import misses_filled
 from dplm2.evaluation.samples import EvaluatedSample
-from dplm2.evaluation.secondary_structure import secondary_structure_fractions
-from dplm2.evaluation.self_consistency import designable_columns, self_consistency
+from dplm2.geometry.chemistry import backbone_geometry
+from dplm2.geometry.secondary_structure import fractions
 
 DATASET = "unconditional"
 # Summed up before and after the columns that hold thresholds.
@@ -64,7 +64,7 @@ def _folded(job: Job, samples: Sequence[EvaluatedSample]) -> tuple[list[str], li
         sequences = [sample.sequence for sample in samples]
         folded, name = job.fold(sequences)
         return sequences, folded, name
-    from dplm2.evaluation.backbone_design import best_designs
+    from dplm2.evaluation.backends.sequence_design import best_designs
 
     return best_designs(job, samples)
 
@@ -73,6 +73,6 @@ def own_metrics(sample: EvaluatedSample, sequence: str) -> dict[str, object]:
     """What a sample shows without any folding; ``sequence`` is empty where none could be designed."""
     values: dict[str, object] = {"sequence_entropy": sequence_entropy(sequence) if sequence else None}
     if sample.backbone is not None:
-        values |= secondary_structure_fractions(sample.backbone) | backbone_geometry(sample.backbone)
+        values |= fractions(sample.backbone[:, 1]) | backbone_geometry(sample.backbone)
         values["tokenizer_plddt"] = mean_or_none(sample.plddt)
     return values

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from dplm2.core.batching import by_length
-from dplm2.evaluation.quaternion import best_rotation
-from dplm2.evaluation.superposition import move, pad, superpose
+from dplm2.geometry.quaternion import best_rotation
+from dplm2.geometry.superposition import move, pad, superpose
 
 SHORTEST_FRAGMENT = 4
 SMALLEST_D0 = 0.5

@@ -7,7 +7,8 @@ import pytest
 from biotite.structure import AtomArray, annotate_sse
 from biotite.structure.io.pdbx import BinaryCIFFile, get_structure
 
-from dplm2.structures.geometry import fractions, radius_of_gyration, secondary_structure
+from dplm2.geometry.backbone import radius_of_gyration
+from dplm2.geometry.secondary_structure import fractions, secondary_structure
 from dplm2.structures.residues import clashing
 
 
@@ -51,7 +52,7 @@ def test_fractions_add_up_and_do_not_turn_with_the_chain(traces):
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     rotation *= np.linalg.det(rotation)
     for alpha in traces[:5]:
-        assert sum(fractions(alpha)) == pytest.approx(1)
+        assert sum(fractions(alpha).values()) == pytest.approx(1)
         assert fractions(alpha @ rotation.T + 7) == pytest.approx(fractions(alpha))
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from dplm2.evaluation.backends.folding import Failure, Folded
 from dplm2.evaluation.comparison import compare
-from dplm2.evaluation.folding import Failure, Folded
 from dplm2.evaluation.metrics import design, structure
 from dplm2.settings.evaluation import EvaluationSettings
 

@@ -2,7 +2,7 @@
 
 Horn, J. Opt. Soc. Am. A 4 (1987) 629: the best rotation is the eigenvector of the largest eigenvalue of a 4 x 4 matrix
 made of the covariance. Theobald, Acta Cryst. A61 (2005) 478: that eigenvalue by Newton's method from an upper bound.
-`dplm2.evaluation.superposition` has the slower exact way.
+`dplm2.geometry.superposition` has the slower exact way.
 
 Shapes: any batch dimensions ``...`` before those named.
 """
@@ -10,7 +10,7 @@ Shapes: any batch dimensions ``...`` before those named.
 import torch
 from torch import Tensor
 
-from dplm2.tokenizer.frames import rotations_of
+from dplm2.geometry.frames import rotations_of
 
 NEWTON_STEPS = 12
 

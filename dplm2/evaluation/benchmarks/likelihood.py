@@ -16,7 +16,7 @@ import pyarrow as pa
 from dplm2.core.artifacts import RunRecord, sha256_of_file
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.folders import local_folder
-from dplm2.evaluation.benchmark import dataset_name, set_name
+from dplm2.evaluation.benchmarks.job import dataset_name, set_name
 from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK, PERPLEXITY
 from dplm2.evaluation.results import Source, describe, summary_row, write_results
 from dplm2.language.chains import Chains

@@ -19,17 +19,17 @@ import numpy as np
 import pandas as pd
 
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation import alignment, foldseek
+from dplm2.evaluation.backends import foldseek, tm_align
+from dplm2.evaluation.benchmarks.self_consistency import designable_columns
 from dplm2.evaluation.metrics.diversity import CLUSTERS, INNER_TM, MAX_CLUSTER
-from dplm2.evaluation.pairs import all_pairs_tm_score
 from dplm2.evaluation.results import COUNTED, INTERVAL, Source, summary_row
 from dplm2.evaluation.samples import EvaluatedSample
-from dplm2.evaluation.self_consistency import designable_columns
+from dplm2.geometry.pairs import all_pairs_tm_score
 from dplm2.settings.evaluation import EvaluationSettings
 
 CA = 1
 ALL_PAIRS: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
-    "tm_align": alignment.pairwise_tm_align,
+    "tm_align": tm_align.pairwise_tm_align,
     "tm_score": all_pairs_tm_score,
 }
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dplm2.evaluation.benchmark import (
+from dplm2.evaluation.backends.folding import Failure
+from dplm2.evaluation.benchmarks.job import (
     Job,
     dataset_name,
     finish,
@@ -20,7 +21,6 @@ from dplm2.evaluation.benchmark import (
     write_folded,
 )
 from dplm2.evaluation.comparison import compare
-from dplm2.evaluation.folding import Failure
 from dplm2.evaluation.metrics import structure
 from dplm2.evaluation.results import summarize
 from dplm2.evaluation.samples import EvaluatedSample, Native

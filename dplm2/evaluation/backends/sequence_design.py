@@ -20,11 +20,11 @@ from dplm2.core.artifacts import fingerprint, read_json, write_json
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import split_records
 from dplm2.core.text import read_text
-from dplm2.evaluation.benchmark import Job
-from dplm2.evaluation.command_backend import run_command
-from dplm2.evaluation.folding import Failure, Folded
+from dplm2.evaluation.backends.command import run_command
+from dplm2.evaluation.backends.folding import Failure, Folded
+from dplm2.evaluation.benchmarks.job import Job
 from dplm2.evaluation.samples import EvaluatedSample
-from dplm2.evaluation.tm_score import tm_scores
+from dplm2.geometry.tm_score import tm_scores
 from dplm2.settings.evaluation import ProteinMpnnSettings
 from dplm2.structures.writing import write_structure
 
@@ -42,7 +42,7 @@ def best_designs(job: Job, samples: Sequence[EvaluatedSample]) -> tuple[list[str
     if name == "proteinmpnn":
         designs = proteinmpnn(samples, getattr(job.settings, name), job.cache)
     else:
-        from dplm2.evaluation.self_backend import design_sequences
+        from dplm2.evaluation.backends.self_folding import design_sequences
 
         designs = design_sequences(job.model_folder(), samples, job.settings.self, job.seed, job.device)
     flat = [sequence for sequences in designs if not isinstance(sequences, Failure) for sequence in sequences]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dplm2.evaluation.superposition import pad
+from dplm2.geometry.superposition import pad
 
 INCLUSION_RADIUS = 15.0
 TOLERANCES = (0.5, 1.0, 2.0, 4.0)

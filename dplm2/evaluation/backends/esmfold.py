@@ -12,7 +12,7 @@ from transformers.models.esm.openfold_utils import residue_constants
 from dplm2.core.artifacts import fingerprint, sha256_of_file
 from dplm2.core.batching import by_length
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation.folding import Folded
+from dplm2.evaluation.backends.folding import Folded
 from dplm2.settings.evaluation import EsmfoldSettings
 
 LONG_CHAIN, LONG_CHAIN_CHUNK = 512, 64

@@ -7,11 +7,11 @@ model of the designed sequence.
 import numpy as np
 import pandas as pd
 
-from dplm2.evaluation.benchmark import Job, dataset_name, finish, identity, native_of, source_of, write_folded
+from dplm2.evaluation.benchmarks.job import Job, dataset_name, finish, identity, native_of, source_of, write_folded
+from dplm2.evaluation.benchmarks.self_consistency import designable_columns, self_consistency
 from dplm2.evaluation.metrics import design, structure
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
 from dplm2.evaluation.results import misses_filled
-from dplm2.evaluation.self_consistency import designable_columns, self_consistency
 
 COLUMNS = [
     metric.name

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from dplm2.core.artifacts import fingerprint
-from dplm2.evaluation.folding import Folded, name_of
+from dplm2.evaluation.backends.folding import Folded, name_of
 from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.generation.model import DPLM2
 from dplm2.settings.evaluation import SelfSettings

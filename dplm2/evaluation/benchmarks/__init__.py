@@ -1,0 +1,1 @@
+"""Benchmarks, one module a task; `job` holds what those of samples share."""
