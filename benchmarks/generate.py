@@ -20,7 +20,8 @@ import torch
 from transformers import EsmForMaskedLM
 
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
-from dplm2.language.denoising import Conditioning, Denoiser
+from dplm2.language.conditioning import Conditioning
+from dplm2.language.denoising import Denoiser
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import uniforms_of

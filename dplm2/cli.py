@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dplm2 import __version__
 from dplm2.core.artifacts import OUT_OF_SPACE, UNWRITABLE, cannot_write, error_code
@@ -18,60 +20,111 @@ from dplm2.cpu.process import prepare_process
 TRACEBACK = "DPLM2_TRACEBACK"  # in the environment: print tracebacks of unexpected errors
 DESCRIPTION = """\
 DPLM-2: protein structures in; trained models, designed proteins and benchmark tables out.
-
-The stages, in the order of the data:
-  structures   read and clean structure files into the Parquet store of chains
-  tokenizer    train or evaluate the structure tokenizer
-  tokens       encode chains as structure tokens, decode tokens as backbones
-  model        warm up a language model from a sequence model; train it on sequence and structure
-  generate     co-generate, fold, inverse fold, scaffold motifs
-  evaluate     scTM, scRMSD, pLDDT, RMSD, recovery, motif success
-  report       tables, plots and one HTML page
-
-Beside them: import and export (other people's checkpoints), embed and probe (representations), status.
+The stages from structures to report are listed in the order of the data.
 """
 EPILOG = """\
 Run the whole workflow with `make demo`, or `snakemake --cores 2 --configfile my.yaml`.
-Exit status: 0 all of it is there; 2 wrong use or configuration; 75 told to stop, progress
-is saved, run it again; 1 anything else. With DPLM2_TRACEBACK=1 in the environment, unexpected
-errors print their traceback.
+Exit status: 0 success; 2 wrong use or configuration; 75 stopped by a signal with progress saved (run it
+again to resume); 1 any other failure. With DPLM2_TRACEBACK=1 in the environment, unexpected errors print
+their traceback.
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+@dataclass(frozen=True)
+class Command:
+    """A command, or a group of them.
+
+    Attributes
+    ----------
+    help
+        One line.
+    parts
+        ``module:function`` of those that fill the command's parser, or add commands to the group.
+    group
+        What the commands of a group are called; empty for a single command.
+    """
+
+    help: str
+    parts: tuple[str, ...]
+    group: str = ""
+
+
+COMMANDS = {
+    "structures": Command(
+        "read and clean structure files into the Parquet store of chains",
+        ("dplm2.structures.command:add_commands",),
+        "COMMAND",
+    ),
+    "tokenizer": Command(
+        "train or evaluate the structure tokenizer",
+        ("dplm2.tokenizer.command:add_tokenizer", "dplm2.evaluation.command:add_tokenizer"),
+        "ACTION",
+    ),
+    "tokens": Command(
+        "encode chains as structure tokens, decode tokens as backbones",
+        ("dplm2.tokenizer.command:add_tokens",),
+        "ACTION",
+    ),
+    "model": Command(
+        "warm up a language model from a sequence model; train it", ("dplm2.language.command:add_model",), "ACTION"
+    ),
+    "generate": Command(
+        "co-generate, fold, inverse fold, scaffold motifs", ("dplm2.generation.command:add_tasks",), "TASK"
+    ),
+    "evaluate": Command(
+        "scTM, scRMSD, pLDDT, RMSD, recovery, motif success", ("dplm2.evaluation.command:add_evaluate",)
+    ),
+    "report": Command("tables, plots and one HTML page", ("dplm2.report.command:add_report",)),
+    "import": Command(
+        "convert checkpoints of the authors' programs",
+        ("dplm2.tokenizer.command:add_import", "dplm2.language.command:add_import"),
+        "ACTION",
+    ),
+    "export": Command("write a model in the format of another program", ("dplm2.language.command:add_export",)),
+    "embed": Command("write a model's representations of proteins", ("dplm2.generation.embed_command:add_embed",)),
+    "probe": Command("fit a linear probe on representations", ("dplm2.evaluation.probe_command:add_probe",)),
+    "status": Command("list finished artifacts and training progress", ("dplm2.report.status:add_status",)),
+}
+
+
+def build_parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Parameters
+    ----------
+    arguments
+        Only the commands named among these are filled in, and only their modules imported; None: all.
+    """
     parser = argparse.ArgumentParser(
         prog="dplm2", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--log", metavar="FILE", help="also write everything that the command prints to this file")
     parser.add_argument("--note", metavar="JSON", help="for the workflow: input files whose content to remember")
     parser.add_argument("--version", action="version", version=f"dplm2 {__version__}")
-    subparsers = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
-    for register in _registrations():
-        register(subparsers)
+    subparsers = parser.add_subparsers(dest="stage", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        own = subparsers.add_parser(name, help=command.help, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if arguments is None or name in arguments:
+            _fill(own, command)
     return parser
 
 
-def _registrations() -> list:
-    # The command modules import torch and biotite only when a command runs, so `--help` is quick.
-    from dplm2.evaluation import command as evaluation
-    from dplm2.evaluation import probe_command as probe
-    from dplm2.generation import command as generation
-    from dplm2.generation import embed_command as embed
-    from dplm2.language import command as language
-    from dplm2.report import command as report
-    from dplm2.report import status
-    from dplm2.structures import command as structures
-    from dplm2.tokenizer import command as tokenizer
-
-    parts = (structures, tokenizer, language, generation, evaluation, report, embed, probe, status)
-    return [part.register for part in parts]
+def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
+    # The command modules import torch and biotite only when a command runs.
+    if command.group:
+        target = parser.add_subparsers(dest=command.group.lower(), metavar=command.group, required=True)
+    else:
+        target = parser
+    for part in command.parts:
+        module, function = part.split(":")
+        getattr(importlib.import_module(module), function)(target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     prepare_process()
-    options = build_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = build_parser(given).parse_args(given)
     if options.log is None:
         return _run(options)
     with contextlib.ExitStack() as stack:

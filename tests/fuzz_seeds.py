@@ -243,7 +243,7 @@ def _read_labels(data: bytes, folder: Path) -> object:
 
 
 def _read_residues(data: bytes, folder: Path) -> object:
-    from dplm2.generation.inputs import read_residue_table
+    from dplm2.generation.residue_tables import read_residue_table
 
     return read_residue_table(_as_file(data, folder, "residues.csv"))
 

@@ -34,24 +34,20 @@ examples:
 """
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``evaluate`` and its benchmarks; ``tokenizer evaluate`` is another name of ``evaluate reconstruction``."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure samples, a tokenizer or a model",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Fill ``dplm2 evaluate``."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
     actions = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
     _add_reconstruction(actions, "reconstruction")
     _add_likelihood(actions)
     for name, text in BENCHMARKS.items():
         _add_samples(actions, name, text)
     _add_compare(actions)
-    tokenizer_actions = getattr(subparsers.choices.get("tokenizer"), "actions_of_tokenizer", None)
-    if tokenizer_actions is not None:
-        _add_reconstruction(tokenizer_actions, "evaluate")
+
+
+def add_tokenizer(actions: argparse._SubParsersAction) -> None:
+    """Add ``dplm2 tokenizer evaluate``, another name of ``dplm2 evaluate reconstruction``."""
+    _add_reconstruction(actions, "evaluate")
 
 
 def _add(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:

@@ -3,19 +3,20 @@
 import argparse
 from pathlib import Path
 
+EXAMPLE = """\
+example:
+  dplm2 embed proteins.fasta --model M --out embeddings.parquet
+  dplm2 probe embeddings.parquet --labels labels.csv --out probe/
+labels.csv has the columns chain_id, label (numbers or names) and split (train, validation, test).
+"""
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``dplm2 probe``."""
-    parser = subparsers.add_parser(
-        "probe",
-        help="fit a linear probe on representations",
-        description="Fit a linear model from representations (dplm2 embed --pool mean) to a property, and score it.",
-        epilog="example:\n"
-        "  dplm2 embed proteins.fasta --model M --out embeddings.parquet\n"
-        "  dplm2 probe embeddings.parquet --labels labels.csv --out probe/\n"
-        "labels.csv has the columns chain_id, label (numbers or names) and split (train, validation, test).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+
+def add_probe(parser: argparse.ArgumentParser) -> None:
+    """Fill ``dplm2 probe``."""
+    parser.description = (
+        "Fit a linear model from representations (dplm2 embed --pool mean) to a property, and score it."
     )
+    parser.epilog = EXAMPLE
     parser.add_argument("embeddings", type=Path, help="Parquet file of dplm2 embed --pool mean")
     parser.add_argument("--labels", type=Path, required=True, metavar="CSV", help="chain_id, label, split")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for predictions.csv and summary.csv")

@@ -5,19 +5,20 @@ from pathlib import Path
 
 POOLS = ("mean", "none")
 
+EXAMPLES = """\
+examples:
+  dplm2 embed proteins.fasta --model results/models/demo --out embeddings.parquet
+  dplm2 embed 1ubq.pdb structures/ --model M --out embeddings.parquet --pool none
+FASTA files give a sequence; structure files and data sets give both tracks (see --tracks).
+"""
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``dplm2 embed``."""
-    parser = subparsers.add_parser(
-        "embed",
-        help="write a model's representations of proteins",
-        description="Write a model's representations of proteins (last layer) as a Parquet file, a row per protein.",
-        epilog="examples:\n"
-        "  dplm2 embed proteins.fasta --model results/models/demo --out embeddings.parquet\n"
-        "  dplm2 embed 1ubq.pdb structures/ --model M --out embeddings.parquet --pool none\n"
-        "FASTA files give a sequence; structure files and data sets give both tracks (see --tracks).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+
+def add_embed(parser: argparse.ArgumentParser) -> None:
+    """Fill ``dplm2 embed``."""
+    parser.description = (
+        "Write a model's representations of proteins (last layer) as a Parquet file, one row per protein."
     )
+    parser.epilog = EXAMPLES
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="INPUT",
         help="FASTA files, data-set folders, Parquet files of chains, structure files or folders of them",
@@ -42,7 +43,7 @@ def _run(options: argparse.Namespace) -> None:
     from dplm2.generation.embedding import embed
     from dplm2.generation.inputs import read_targets
     from dplm2.generation.model import DPLM2
-    from dplm2.generation.tasks import distinct
+    from dplm2.generation.task import distinct
 
     model = DPLM2.from_pretrained(options.model, options.tokenizer, pick_device(options.device))
     targets = []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dplm2.core.batching import by_length
 from dplm2.generation.model import DPLM2
-from dplm2.generation.tasks import Target
+from dplm2.generation.task import Target
 from dplm2.language.layout import join
 from dplm2.language.vocabulary import Track
 

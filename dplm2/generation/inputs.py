@@ -1,29 +1,19 @@
-"""What tasks work on: sequences, structures, residue tables and motifs, from files or from memory.
+"""What tasks work on: sequences and structures, from files or from memory.
 
-Array axes: L residues, M residues of a motif.
+Array axes: L residues.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from dplm2.core import parquet
 from dplm2.core.errors import DPLM2Error
-from dplm2.core.fasta import LETTERS, TO_GENERATE, clean_sequences, is_fasta, read_fasta
-from dplm2.core.text import shown
-from dplm2.generation.contigs import BLANK_CHAIN, Problem, Segment, read_problems, written_chain
-from dplm2.generation.tasks import ReferenceMotif, Target
+from dplm2.core.fasta import clean_sequences, is_fasta, read_fasta
+from dplm2.generation.task import Target, Tokenize
 from dplm2.geometry.backbone import observed_residues
-
-Tokenize = Callable[[list[np.ndarray]], list[np.ndarray]]
-"""From backbones to structure tokens."""
-
-TABLE_ENDINGS = (".csv", ".parquet")
-_TABLE_COLUMNS = ("position", "residue", "structure_token")
 
 
 class Chain(NamedTuple):
@@ -145,67 +135,6 @@ def _named(items) -> dict:
     return {str(name): item for name, item in named}
 
 
-def tables(sources: Sequence[str | os.PathLike]) -> list[Path]:
-    """Residue tables of files and folders.
-
-    Raises
-    ------
-    DPLM2Error
-        If a source is neither.
-    """
-    paths: list[Path] = []
-    for source in map(Path, sources):
-        found = sorted(p for p in source.iterdir() if p.suffix in TABLE_ENDINGS) if source.is_dir() else [source]
-        if not found or not found[0].is_file() or found[0].suffix not in TABLE_ENDINGS:
-            raise DPLM2Error(f"{source}: no residue table there ({', '.join(TABLE_ENDINGS)})")
-        paths += found
-    return paths
-
-
-def read_residue_table(path: str | os.PathLike) -> Target:
-    """Read a residue table: ``position`` (1, 2, ...), ``residue`` (a letter) and ``structure_token`` (a number).
-
-    A cell that is empty is to be generated.
-
-    Raises
-    ------
-    DPLM2Error
-        If columns are missing, positions are not 1 to L, or a cell is no residue or token; the message names it.
-    """
-    path = Path(path)
-    try:
-        table = (
-            parquet.read_frame(path)
-            if path.suffix == ".parquet"
-            else pd.read_csv(path, dtype=str, keep_default_na=False)
-        )
-    except (OSError, ValueError) as error:
-        raise DPLM2Error(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from error
-    if missing := [name for name in _TABLE_COLUMNS if name not in table.columns]:
-        raise DPLM2Error(
-            f"{path}: a residue table has the columns {', '.join(_TABLE_COLUMNS)}; {missing[0]} is missing"
-        )
-    positions = pd.to_numeric(table["position"], errors="coerce")
-    if sorted(positions) != list(range(1, len(table) + 1)):
-        raise DPLM2Error(f"{path}: positions must be 1 to {len(table)}, each once")
-    table = table.assign(position=positions).sort_values("position")
-    letters = [
-        "?" if pd.isna(cell) or not str(cell).strip() else str(cell).strip().upper() for cell in table["residue"]
-    ]
-    if wrong := [place for place, letter in enumerate(letters, 1) if letter not in set(LETTERS + TO_GENERATE)]:
-        raise DPLM2Error(f"{path}: {shown(letters[wrong[0] - 1])} is not the letter of a residue (position {wrong[0]})")
-    tokens = pd.to_numeric(table["structure_token"].replace("", np.nan), errors="coerce")
-    given = table["structure_token"].notna() & (table["structure_token"].astype(str).str.strip() != "")
-    if (given & (tokens.isna() | (tokens < 0) | (tokens % 1 != 0))).any():
-        raise DPLM2Error(
-            f"{path}: {table['structure_token'][given & tokens.isna()].tolist() or 'a value'} is no structure token"
-        )
-    return Target(path.stem, "".join(letters), tokens.fillna(-1).to_numpy(dtype=np.int64))
-
-
-# Structure files ----------------------------------------------------------------------------------------------------
-
-
 def input_files(source: Path) -> list[Path]:
     """The files of a folder, or the one given.
 
@@ -256,133 +185,3 @@ def chains_of(path: Path) -> list[Chain]:
         )
         for chain in chains
     ]
-
-
-def read_motifs(
-    sources: Sequence[str | os.PathLike],
-    references: str | os.PathLike | None,
-    motif_tokens: str,
-    tokenize: Tokenize,
-) -> list[ReferenceMotif]:
-    """Read motif problems with their references.
-
-    Parameters
-    ----------
-    sources
-        YAML files or folders of them.
-    references
-        Folder of the reference structures; None: beside each problem.
-    motif_tokens
-        ``reference``: structure tokens of a motif come from its whole chain; ``motif``: from its own residues alone.
-    tokenize
-        Makes structure tokens of backbones.
-
-    Raises
-    ------
-    DPLM2Error
-        If a problem cannot be satisfied, or its reference lacks a chain or a residue; the message names the problem.
-    """
-    if not sources:
-        raise DPLM2Error("task scaffolding needs motif problems (--problems, or the key problems)")
-    motifs = []
-    for problem in read_problems(sources, references):
-        if not problem.reference.is_file():
-            raise DPLM2Error(
-                f"problem {problem.name}: its reference {problem.reference} is not there; "
-                "fetch it, or say with references where it lies"
-            )
-        motifs.append(_reference_motif(problem, motif_tokens, tokenize))
-    return motifs
-
-
-def _reference_motif(problem: Problem, motif_tokens: str, tokenize: Tokenize) -> ReferenceMotif:
-    """A problem's motif, from its reference."""
-    by_chain: dict[str, Chain] = {}
-    for chain in chains_of(problem.reference):
-        by_chain.setdefault(chain.author_chain.strip(), chain)
-    places = []
-    for segment in problem.segments:
-        chain = _chain_of(problem.name, segment, by_chain)
-        places.append((chain, _find(problem.name, segment, chain)))
-    tokens = _motif_tokens(places, motif_tokens, tokenize)
-    return ReferenceMotif(
-        problem.with_residues([len(rows) for _, rows in places]),
-        "".join(chain.sequence[row] for chain, rows in places for row in rows).replace("X", TO_GENERATE),
-        np.concatenate([tokens[chain.author_chain][rows] for chain, rows in places]),
-        np.concatenate([chain.backbone[rows] for chain, rows in places]),
-    )
-
-
-def _chain_of(name: str, segment: Segment, by_chain: Mapping[str, Chain]) -> Chain:
-    """The chain that a segment means: by its id, or the only one if its id is blank (also written ``_``)."""
-    if segment.chain in by_chain:
-        return by_chain[segment.chain]
-    if "" in by_chain and (len(by_chain) == 1 and len(segment.chain) == 1 or segment.chain == BLANK_CHAIN):
-        return by_chain[""]
-    there = ", ".join(map(written_chain, sorted(by_chain)))
-    raise DPLM2Error(f"problem {name}: its reference has no chain {written_chain(segment.chain)}; there are: {there}")
-
-
-def _find(name: str, segment: Segment, chain: Chain) -> np.ndarray:
-    """Rows of the reference chain that a segment means: from its first residue to its last in the order of the file.
-
-    Numbers may be skipped, as antibody numbering does, but no residue may be missing.
-    """
-    observed = np.isfinite(chain.backbone[:, 1]).all(-1)
-    first = _row_of(name, segment, (segment.first, segment.first_insertion), chain, observed)
-    last = _row_of(name, segment, (segment.last, segment.last_insertion), chain, observed)
-    rows = np.arange(first, last + 1)
-    numbers = chain.number[rows]
-    if last < first or (np.diff(numbers) < 0).any():
-        raise DPLM2Error(f"problem {name}: the residue numbers of its reference do not rise along {segment}")
-    missing = numbers[~observed[rows]].tolist()
-    skipped = (np.diff(numbers) > 1) & ~_bonded(chain.backbone[rows])
-    missing += (numbers[:-1][skipped] + 1).tolist()
-    if missing:
-        raise _no_residue(name, segment, min(missing))
-    return rows
-
-
-def _bonded(backbone: np.ndarray) -> np.ndarray:
-    """Whether residues of a backbone (L, 4, 3) are linked to the next one (L - 1,)."""
-    from dplm2.structures.residues import LONGEST_PEPTIDE_BOND
-
-    return np.linalg.norm(backbone[1:, 0] - backbone[:-1, 2], axis=-1) < LONGEST_PEPTIDE_BOND
-
-
-def _row_of(name: str, segment: Segment, residue: tuple[int, str], chain: Chain, observed: np.ndarray) -> int:
-    """The row of an observed residue, by number and insertion code."""
-    number, code = residue
-    codes = np.array([code.strip() for code in chain.insertion])
-    same_number = (chain.number == number) & observed
-    found = np.flatnonzero(same_number & (codes == code))
-    if len(found) == 1:
-        return int(found[0])
-    if len(found) > 1:
-        what = f"{len(found)} residues {number}{code}"
-        raise DPLM2Error(f"problem {name}: its reference has {what} in chain {written_chain(segment.chain)}")
-    if same_number.any():
-        there = ", ".join(f"{number}{code}" for code in codes[same_number])
-        raise _no_residue(name, segment, f"{number}{code}", f", but {there}")
-    known = set(chain.number[observed].tolist())
-    raise _no_residue(name, segment, next(one for one in range(segment.first, number + 1) if one not in known))
-
-
-def _no_residue(name: str, segment: Segment, residue: int | str, more: str = "") -> DPLM2Error:
-    chain = written_chain(segment.chain)
-    return DPLM2Error(f"problem {name}: its reference has no residue {residue} in chain {chain}{more}")
-
-
-def _motif_tokens(places: Sequence[tuple[Chain, np.ndarray]], source: str, tokenize: Tokenize) -> dict[str, np.ndarray]:
-    """Structure tokens of each chain that has a part of the motif, by its id."""
-    chains = {chain.author_chain: chain for chain, _ in places}
-    backbones = []
-    for name, chain in chains.items():
-        backbone = chain.backbone
-        if source == "motif":
-            # Hidden, not cut out: residues far apart in the chain must not look like neighbours.
-            own = np.concatenate([rows for other, rows in places if other.author_chain == name])
-            kept = np.isin(np.arange(len(backbone)), own)
-            backbone = np.where(kept[:, None, None], backbone, np.float32(np.nan))
-        backbones.append(backbone)
-    return dict(zip(chains, observed_tokens(backbones, tokenize), strict=True))

@@ -12,19 +12,22 @@ import numpy as np
 import torch
 
 from dplm2.core.artifacts import fingerprint, sha256_of_file
-from dplm2.core.errors import ConfigError, DPLM2Error
+from dplm2.core.errors import DPLM2Error
 from dplm2.core.folders import local_folder
 from dplm2.cpu.process import prepare_process
-from dplm2.generation import inputs, tasks
+from dplm2.generation.inputs import in_memory
 from dplm2.generation.samples import Sample
 from dplm2.generation.selection import log_likelihoods
+from dplm2.generation.task import Given, Request, Target
+from dplm2.generation.tasks import TASKS
+from dplm2.language.conditioning import sample_seed
 from dplm2.language.denoising import Adjust, Sampled
 from dplm2.language.model_folder import FOLDER_FILES, WEIGHTS_FILE
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.sampling import batches, sample, sample_seed
+from dplm2.language.sampling import batches, sample
 from dplm2.language.schedule import sampler_settings
 from dplm2.language.vocabulary import Vocabulary
-from dplm2.settings.generation import UNCONDITIONAL, GenerationSettings, Task
+from dplm2.settings.generation import GenerationSettings, Task
 from dplm2.tokenizer.model import StructureTokenizer
 
 Done = Callable[[list[Sample]], None]
@@ -182,7 +185,7 @@ class DPLM2:
         resolved = self.settled(
             GenerationSettings.make(task=task, **{key: _plain(value) for key, value in settings.items()})
         )
-        given = inputs.in_memory(sequences, backbones, self._tokens_of)
+        given = in_memory(sequences, backbones, self._tokens_of)
         requests = self.requests(resolved, seed, chains, given)
         return self.run(requests, resolved, seed, adjust=adjust, progress=progress)
 
@@ -195,44 +198,17 @@ class DPLM2:
         settings: GenerationSettings,
         seed: int,
         chains: Sequence[str | os.PathLike] = (),
-        given: Sequence[tasks.Target] = (),
-    ) -> list[tasks.Request]:
+        given: Sequence[Target] = (),
+    ) -> list[Request]:
         """All samples that a task asks for; see `generate`."""
-        if settings.task in UNCONDITIONAL:
-            if given or (chains and settings.dataset is None):
-                raise ConfigError(
-                    f"task {settings.task} takes no chains, unless `dataset` says to draw lengths from them"
-                )
-            if settings.dataset is not None and not chains:
-                raise ConfigError(f"lengths are to be drawn from data set {settings.dataset}, but no chains are given")
-            lengths = inputs.lengths_of(chains, settings.split) if settings.dataset is not None else None
-            return tasks.unconditional(settings, self.vocabulary, seed, lengths)
-        if settings.task == "scaffolding":
-            if chains or given:
-                raise ConfigError("task scaffolding takes motif problems, not chains")
-            motifs = inputs.read_motifs(settings.problems, settings.references, settings.motif_tokens, self._tokens_of)
-            return tasks.scaffolds(settings, self.vocabulary, motifs, seed)
-        targets = [*given]
-        if chains:
-            with_structure = settings.task != "folding" or settings.fixed is not None
-            targets += inputs.read_targets(chains, settings.split, self._tokens_of if with_structure else None)
-        targets += [inputs.read_residue_table(path) for path in inputs.tables(settings.problems)]
-        if not targets and settings.dataset is not None:
-            raise ConfigError(
-                f"task {settings.task} is to work on data set {settings.dataset}: give its folder with --chains"
-            )
-        if not targets:
-            raise ConfigError(
-                f"task {settings.task} needs something to work on: chains, or for infilling residue tables"
-            )
-        return tasks.of_targets(settings, self.vocabulary, targets, seed)
+        return TASKS[settings.task].requests(settings, self.vocabulary, seed, Given(chains, given, self._tokens_of))
 
     def _tokens_of(self, backbones: list[np.ndarray]) -> list[np.ndarray]:
         return self.tokenizer.encode(backbones)
 
     def run(
         self,
-        requests: Sequence[tasks.Request],
+        requests: Sequence[Request],
         settings: GenerationSettings,
         seed: int,
         *,
@@ -305,7 +281,7 @@ class DPLM2:
 
     def _decoded(
         self,
-        requests: Sequence[tasks.Request],
+        requests: Sequence[Request],
         sampled: Sequence[Sampled],
         settings: GenerationSettings,
         seed: int,

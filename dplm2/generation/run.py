@@ -24,7 +24,7 @@ from dplm2.generation.samples import (
     write_rows,
     write_trajectory,
 )
-from dplm2.generation.tasks import Request
+from dplm2.generation.task import Request
 from dplm2.settings.generation import GenerationSettings
 from dplm2.structures.store import SELECTION_FILE, part_files
 from dplm2.structures.writing import write_structure

@@ -16,6 +16,7 @@ import pyarrow as pa
 from dplm2.core import parquet
 from dplm2.core.artifacts import atomic_path
 from dplm2.core.errors import DPLM2Error
+from dplm2.generation.task import Motif
 
 SAMPLES_FILE = "samples.parquet"
 STRUCTURES_FOLDER, TRAJECTORIES_FOLDER = "structures", "trajectories"
@@ -41,25 +42,6 @@ SAMPLES = pa.schema(
         pa.field("settings", pa.string(), nullable=False),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Motif:
-    """Where a motif lies in a sample, and how it looks in its reference.
-
-    Parameters
-    ----------
-    contig
-        The contig with the lengths that were drawn, for example ``7,A16-35,12``.
-    positions
-        Residues (M,) of the sample, from 0.
-    backbone
-        (M, 4, 3) angstrom, as in the reference; NaN where an atom is missing.
-    """
-
-    contig: str
-    positions: np.ndarray
-    backbone: np.ndarray
 
 
 @dataclass(frozen=True)

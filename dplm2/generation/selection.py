@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from dplm2.language import layout
-from dplm2.language.denoising import Conditioning, Sampled
+from dplm2.language.conditioning import Conditioning, sample_seed
+from dplm2.language.denoising import Sampled
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.sampling import in_batches, sample_seed
+from dplm2.language.sampling import in_batches
 
 PARTS = 4
 

@@ -35,16 +35,10 @@ example:
 """
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``model``, ``import model`` and ``export`` to the command line."""
-    from dplm2.tokenizer.command import import_actions
-
-    model = subparsers.add_parser("model", help="warm up or train a language model")
-    actions = model.add_subparsers(dest="action", metavar="ACTION", required=True)
+def add_model(actions: argparse._SubParsersAction) -> None:
+    """Add the subcommands of ``dplm2 model``."""
     _add_warmup(actions)
     _add_train(actions)
-    _add_import(import_actions(subparsers))
-    _add_export(subparsers)
 
 
 def _add(actions: argparse._SubParsersAction, name: str, help: str, example: str) -> argparse.ArgumentParser:
@@ -82,7 +76,8 @@ def _add_train(actions: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_train)
 
 
-def _add_import(actions: argparse._SubParsersAction) -> None:
+def add_import(actions: argparse._SubParsersAction) -> None:
+    """Add ``dplm2 import model``."""
     parser = _add(
         actions, "model", "Turn an official DPLM-2, DPLM-2 Bit or DPLM model into one of ours.", IMPORT_EXAMPLE
     )
@@ -102,8 +97,9 @@ def _add_import(actions: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_import)
 
 
-def _add_export(subparsers: argparse._SubParsersAction) -> None:
-    parser = _add(subparsers, "export", "Write a model in the format of another program.", EXPORT_EXAMPLE)
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Fill ``dplm2 export``."""
+    parser.description, parser.epilog = "Write a model in the format of another program.", EXPORT_EXAMPLE
     parser.add_argument("folder", type=Path, help="folder of the model")
     parser.add_argument("destination", type=Path, help="folder to write")
     parser.add_argument("--format", choices=["official"], required=True, help="official: as the DPLM-2 authors' models")

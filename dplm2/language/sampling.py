@@ -4,7 +4,6 @@ A sample's random numbers follow from the run's seed and its id alone, so that i
 batch.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -13,17 +12,11 @@ from tqdm import tqdm
 from dplm2.core.batching import by_length
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.memory import Result, split_on_out_of_memory
-from dplm2.language.denoising import Adjust, Conditioning, Denoiser, Sampled, Uniforms
+from dplm2.language.conditioning import Conditioning, sample_seed
+from dplm2.language.denoising import Adjust, Denoiser, Sampled, Uniforms
 from dplm2.language.layout import EDGES
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings
-
-__all__ = ["Conditioning", "Sampled", "SamplerSettings", "batches", "sample", "sample_seed", "uniforms_of"]
-
-
-def sample_seed(seed: int, sample_id: str) -> int:
-    """The seed (63 bits) of one sample, from the run's seed and the sample's id."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()[:8]) >> 1
 
 
 def uniforms_of(seed: int, sample_id: str) -> Uniforms:

@@ -14,15 +14,10 @@ figures as SVG to DIR/figures. The page lists the stages that were not run.
 """
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``report`` to the command line."""
-    parser = subparsers.add_parser(
-        "report",
-        help="tables, plots and one HTML page",
-        description="Collect the results of a run in one HTML page, CSV tables and SVG figures.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Fill ``dplm2 report``."""
+    parser.description = "Collect the results of a run in one HTML page, CSV tables and SVG figures."
+    parser.epilog = EXAMPLE
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results folder of a run")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for report.html, tables/, figures/"

@@ -51,14 +51,10 @@ def _last_loss(path: Path) -> str | None:
         return None
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``dplm2 status``."""
-    parser = subparsers.add_parser(
-        "status",
-        help="list finished artifacts and training progress",
-        description="List finished artifacts and the progress of training runs with saved state.",
-        epilog="To list what a run would still do: snakemake --dry-run --quiet rules",
-    )
+def add_status(parser: argparse.ArgumentParser) -> None:
+    """Fill ``dplm2 status``."""
+    parser.description = "List finished artifacts and the progress of training runs with saved state."
+    parser.epilog = "To list what a run would still do: snakemake --dry-run --quiet rules"
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--state", type=Path, default=Path("state"), metavar="DIR", help="default: state")
     parser.set_defaults(run=_run)

@@ -44,11 +44,8 @@ that the list does not name. A line such as https://files.example.org, an addres
 """
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add this stage's subcommands."""
-    parser = subparsers.add_parser("structures", help="read and clean structure files into the Parquet store of chains")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommands of ``dplm2 structures``."""
     clean = _command(commands, "clean", "files to clean chains", CLEAN, run_clean)
     clean.epilog = "Codes in rejected.parquet:\n" + "\n".join(f"  {code:<19} {text}" for code, text in CODES.items())
     clean.add_argument(

@@ -32,27 +32,15 @@ own format need no import.
 """
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``tokenizer``, ``tokens`` and ``import`` to the command line."""
-    tokenizer = subparsers.add_parser("tokenizer", help="train or evaluate the structure tokenizer")
-    actions = tokenizer.add_subparsers(dest="action", metavar="ACTION", required=True)
+def add_tokenizer(actions: argparse._SubParsersAction) -> None:
+    """Add ``dplm2 tokenizer train``."""
     _add_train(actions)
-    # `evaluate` is added by the evaluation stage, whose metrics the tokenizer does not know.
-    tokenizer.actions_of_tokenizer = actions
-    tokens = subparsers.add_parser("tokens", help="encode chains as structure tokens, decode tokens as backbones")
-    actions = tokens.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+
+def add_tokens(actions: argparse._SubParsersAction) -> None:
+    """Add the subcommands of ``dplm2 tokens``."""
     _add_encode(actions)
     _add_decode(actions)
-    actions = import_actions(subparsers)
-    _add_import_tokenizer(actions)
-
-
-def import_actions(subparsers: argparse._SubParsersAction) -> argparse._SubParsersAction:
-    """The subcommands of ``dplm2 import``, made on first use; every stage that imports something adds its own."""
-    if "import" not in subparsers.choices:
-        parser = subparsers.add_parser("import", help="turn other people's checkpoints into ours")
-        parser.actions_of_import = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    return subparsers.choices["import"].actions_of_import
 
 
 def _add(actions: argparse._SubParsersAction, name: str, help: str, example: str) -> argparse.ArgumentParser:
@@ -94,7 +82,8 @@ def _add_decode(actions: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_decode)
 
 
-def _add_import_tokenizer(actions: argparse._SubParsersAction) -> None:
+def add_import(actions: argparse._SubParsersAction) -> None:
+    """Add ``dplm2 import tokenizer``."""
     parser = _add(
         actions,
         "tokenizer",

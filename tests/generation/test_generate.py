@@ -14,7 +14,8 @@ from dplm2 import DPLM2, StructureTokenizer
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.generation.samples import read_samples, write_rows, write_trajectory
 from dplm2.generation.selection import log_likelihoods
-from dplm2.generation.tasks import Target, of_targets, parse_residues
+from dplm2.generation.task import Given, Target, parse_residues
+from dplm2.generation.tasks import TASKS
 from dplm2.language.guidance import composition
 from dplm2.language.sampling import sample as draw
 from dplm2.language.schedule import sampler_settings
@@ -96,7 +97,9 @@ def test_fixed_residues_of_folding_and_inverse_folding(model, ubiquitin):
 
 def test_an_unknown_residue_is_designed_also_where_residues_are_fixed(model):
     tokens, settings = np.arange(6) % 4, GenerationSettings.make(task="inverse-folding", fixed="1-4")
-    (request,) = of_targets(settings, model.network.vocabulary, [Target("p", "AXCXXD", tokens)], 0)[:1]
+    (request,) = TASKS[settings.task].requests(
+        settings, model.network.vocabulary, 0, Given((), [Target("p", "AXCXXD", tokens)], model.tokenizer.encode)
+    )[:1]
     vocabulary, ids = model.network.vocabulary, request.conditioning.tokens["sequence"]
     assert request.conditioning.fixed["sequence"].tolist() == [True, False, True, False, False, False]
     assert (ids[[1, 3, 4, 5]] == vocabulary.mask_sequence).all()

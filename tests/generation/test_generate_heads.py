@@ -14,7 +14,7 @@ from dplm2.cli import main
 from dplm2.generation.embedding import embed
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import read_samples
-from dplm2.generation.tasks import Target
+from dplm2.generation.task import Target
 from dplm2.language import heads
 from dplm2.language.guidance import token_bias
 from dplm2.language.model_folder import esm_config

@@ -12,7 +12,8 @@ import pytest
 
 from dplm2.cli import main
 from dplm2.core.errors import DPLM2Error
-from dplm2.generation import inputs
+from dplm2.generation.inputs import chains_of
+from dplm2.generation.motifs import read_motifs
 from dplm2.generation.samples import read_samples
 from tests.structures.made import STEP, residue
 
@@ -36,7 +37,7 @@ def motif(tmp_path, contig, total=None, **made):
     reference(tmp_path / "r.pdb", **made)
     limit = "" if total is None else f"\ntotal_length: {total}"
     (tmp_path / "p.yaml").write_text(f"reference: r.pdb\ncontig: {contig}{limit}\n")
-    (found,) = inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
+    (found,) = read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
     return found
 
 
@@ -67,7 +68,7 @@ def test_insertion_codes_run_in_the_order_of_the_file(tmp_path, numbers, contig,
     found = motif(tmp_path, contig, numbers=numbers)
     assert found.sequence == sequence
     rows = [LETTERS.index(letter) for letter in sequence]
-    whole = inputs.chains_of(tmp_path / "r.pdb")[0].backbone
+    whole = chains_of(tmp_path / "r.pdb")[0].backbone
     np.testing.assert_array_equal(found.backbone, whole[rows])
 
 
@@ -108,7 +109,7 @@ def test_a_reference_whose_chain_cannot_be_used_says_why(tmp_path):
     path.write_text("\n".join([*far, ""]))
     (tmp_path / "p.yaml").write_text("reference: r.pdb\ncontig: 2,A10-13,2\n")
     with pytest.raises(DPLM2Error, match=r"r.pdb: no protein chain with a backbone \(chain A: .+\)"):
-        inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
+        read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
 
 
 @pytest.mark.parametrize("contig", ["A3-5", "B3-5", '""3-5', "_/3-5"])
@@ -125,9 +126,9 @@ def test_of_several_chains_the_blank_one_is_named_outright(tmp_path):
         (tmp_path / "p.yaml").write_text(f"reference: r.pdb\ncontig: 2,{contig},2\n")
         if message:
             with pytest.raises(DPLM2Error, match=message):
-                inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
+                read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
         else:
-            assert inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)[0].sequence == "DEF"
+            assert read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)[0].sequence == "DEF"
 
 
 @pytest.mark.parametrize("chain", ["A-2", "*", "A*", "1", "AA", "A.1"])
@@ -145,7 +146,7 @@ def test_any_chain_id_can_be_written(tmp_path, chain, contig):
     pdbx.set_structure(file, concatenate([other, atoms]))
     file.write(str(tmp_path / "r.cif"))
     (tmp_path / "p.yaml").write_text(f"reference: r.cif\ncontig: {contig.format(chain)}\n")
-    (found,) = inputs.read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
+    (found,) = read_motifs([tmp_path / "p.yaml"], None, "reference", no_tokens)
     assert found.sequence == "DEF" and found.backbone[:, :, 0].max() < 60
 
 

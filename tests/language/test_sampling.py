@@ -11,7 +11,8 @@ from transformers import EsmForMaskedLM
 
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language import sampling
-from dplm2.language.denoising import Conditioning, Denoiser
+from dplm2.language.conditioning import Conditioning
+from dplm2.language.denoising import Denoiser
 from dplm2.language.filtering import draw, draw_gumbel, nucleus_threshold
 from dplm2.language.guidance import composition, token_bias
 from dplm2.language.model_folder import esm_config

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import EsmForMaskedLM
 
-from dplm2.language.denoising import Conditioning, Denoiser
+from dplm2.language.conditioning import Conditioning
+from dplm2.language.denoising import Denoiser
 from dplm2.language.filtering import draw, nucleus_threshold
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm

@@ -23,7 +23,7 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.generation.selection import log_likelihoods
 from dplm2.language import diffusion, heads, layout, likelihood, lora
 from dplm2.language.chains import Chains
-from dplm2.language.denoising import Conditioning
+from dplm2.language.conditioning import Conditioning
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import sample
 from dplm2.language.schedule import SamplerSettings

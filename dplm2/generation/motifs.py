@@ -1,0 +1,168 @@
+"""Motifs of scaffolding problems, cut out of their reference structures.
+
+Array axes: L residues, M residues of a motif.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dplm2.core.errors import DPLM2Error
+from dplm2.core.fasta import TO_GENERATE
+from dplm2.generation.contigs import BLANK_CHAIN, Problem, Segment, read_problems, written_chain
+from dplm2.generation.inputs import Chain, chains_of, observed_tokens
+from dplm2.generation.task import Tokenize
+
+
+@dataclass(frozen=True)
+class ReferenceMotif:
+    """A problem's motif as found in its reference, segments one after the other.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    sequence
+        (M) letters.
+    structure_tokens
+        (M,), -1 where the reference lacks atoms.
+    backbone
+        (M, 4, 3) angstrom.
+    """
+
+    problem: Problem
+    sequence: str
+    structure_tokens: np.ndarray
+    backbone: np.ndarray
+
+
+def read_motifs(
+    sources: Sequence[str | os.PathLike],
+    references: str | os.PathLike | None,
+    motif_tokens: str,
+    tokenize: Tokenize,
+) -> list[ReferenceMotif]:
+    """Read motif problems with their references.
+
+    Parameters
+    ----------
+    sources
+        YAML files or folders of them.
+    references
+        Folder of the reference structures; None: beside each problem.
+    motif_tokens
+        ``reference``: structure tokens of a motif come from its whole chain; ``motif``: from its own residues alone.
+    tokenize
+        Makes structure tokens of backbones.
+
+    Raises
+    ------
+    DPLM2Error
+        If a problem cannot be satisfied, or its reference lacks a chain or a residue; the message names the problem.
+    """
+    if not sources:
+        raise DPLM2Error("task scaffolding needs motif problems (--problems, or the key problems)")
+    motifs = []
+    for problem in read_problems(sources, references):
+        if not problem.reference.is_file():
+            raise DPLM2Error(
+                f"problem {problem.name}: its reference {problem.reference} is not there; "
+                "fetch it, or say with references where it lies"
+            )
+        motifs.append(_reference_motif(problem, motif_tokens, tokenize))
+    return motifs
+
+
+def _reference_motif(problem: Problem, motif_tokens: str, tokenize: Tokenize) -> ReferenceMotif:
+    """A problem's motif, from its reference."""
+    by_chain: dict[str, Chain] = {}
+    for chain in chains_of(problem.reference):
+        by_chain.setdefault(chain.author_chain.strip(), chain)
+    places = []
+    for segment in problem.segments:
+        chain = _chain_of(problem.name, segment, by_chain)
+        places.append((chain, _find(problem.name, segment, chain)))
+    tokens = _motif_tokens(places, motif_tokens, tokenize)
+    return ReferenceMotif(
+        problem.with_residues([len(rows) for _, rows in places]),
+        "".join(chain.sequence[row] for chain, rows in places for row in rows).replace("X", TO_GENERATE),
+        np.concatenate([tokens[chain.author_chain][rows] for chain, rows in places]),
+        np.concatenate([chain.backbone[rows] for chain, rows in places]),
+    )
+
+
+def _chain_of(name: str, segment: Segment, by_chain: Mapping[str, Chain]) -> Chain:
+    """The chain that a segment means: by its id, or the only one if its id is blank (also written ``_``)."""
+    if segment.chain in by_chain:
+        return by_chain[segment.chain]
+    if "" in by_chain and (len(by_chain) == 1 and len(segment.chain) == 1 or segment.chain == BLANK_CHAIN):
+        return by_chain[""]
+    there = ", ".join(map(written_chain, sorted(by_chain)))
+    raise DPLM2Error(f"problem {name}: its reference has no chain {written_chain(segment.chain)}; there are: {there}")
+
+
+def _find(name: str, segment: Segment, chain: Chain) -> np.ndarray:
+    """Rows of the reference chain that a segment means: from its first residue to its last in the order of the file.
+
+    Numbers may be skipped, as antibody numbering does, but no residue may be missing.
+    """
+    observed = np.isfinite(chain.backbone[:, 1]).all(-1)
+    first = _row_of(name, segment, (segment.first, segment.first_insertion), chain, observed)
+    last = _row_of(name, segment, (segment.last, segment.last_insertion), chain, observed)
+    rows = np.arange(first, last + 1)
+    numbers = chain.number[rows]
+    if last < first or (np.diff(numbers) < 0).any():
+        raise DPLM2Error(f"problem {name}: the residue numbers of its reference do not rise along {segment}")
+    missing = numbers[~observed[rows]].tolist()
+    skipped = (np.diff(numbers) > 1) & ~_bonded(chain.backbone[rows])
+    missing += (numbers[:-1][skipped] + 1).tolist()
+    if missing:
+        raise _no_residue(name, segment, min(missing))
+    return rows
+
+
+def _bonded(backbone: np.ndarray) -> np.ndarray:
+    """Whether residues of a backbone (L, 4, 3) are linked to the next one (L - 1,)."""
+    from dplm2.structures.residues import LONGEST_PEPTIDE_BOND
+
+    return np.linalg.norm(backbone[1:, 0] - backbone[:-1, 2], axis=-1) < LONGEST_PEPTIDE_BOND
+
+
+def _row_of(name: str, segment: Segment, residue: tuple[int, str], chain: Chain, observed: np.ndarray) -> int:
+    """The row of an observed residue, by number and insertion code."""
+    number, code = residue
+    codes = np.array([code.strip() for code in chain.insertion])
+    same_number = (chain.number == number) & observed
+    found = np.flatnonzero(same_number & (codes == code))
+    if len(found) == 1:
+        return int(found[0])
+    if len(found) > 1:
+        what = f"{len(found)} residues {number}{code}"
+        raise DPLM2Error(f"problem {name}: its reference has {what} in chain {written_chain(segment.chain)}")
+    if same_number.any():
+        there = ", ".join(f"{number}{code}" for code in codes[same_number])
+        raise _no_residue(name, segment, f"{number}{code}", f", but {there}")
+    known = set(chain.number[observed].tolist())
+    raise _no_residue(name, segment, next(one for one in range(segment.first, number + 1) if one not in known))
+
+
+def _no_residue(name: str, segment: Segment, residue: int | str, more: str = "") -> DPLM2Error:
+    chain = written_chain(segment.chain)
+    return DPLM2Error(f"problem {name}: its reference has no residue {residue} in chain {chain}{more}")
+
+
+def _motif_tokens(places: Sequence[tuple[Chain, np.ndarray]], source: str, tokenize: Tokenize) -> dict[str, np.ndarray]:
+    """Structure tokens of each chain that has a part of the motif, by its id."""
+    chains = {chain.author_chain: chain for chain, _ in places}
+    backbones = []
+    for name, chain in chains.items():
+        backbone = chain.backbone
+        if source == "motif":
+            # Hidden, not cut out: residues far apart in the chain must not look like neighbours.
+            own = np.concatenate([rows for other, rows in places if other.author_chain == name])
+            kept = np.isin(np.arange(len(backbone)), own)
+            backbone = np.where(kept[:, None, None], backbone, np.float32(np.nan))
+        backbones.append(backbone)
+    return dict(zip(chains, observed_tokens(backbones, tokenize), strict=True))

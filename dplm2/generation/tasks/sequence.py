@@ -1,0 +1,12 @@
+"""Sequences alone. Nothing is given but a length."""
+
+from dplm2.generation.task import GenerationTask
+from dplm2.generation.unconditional import CHAINS, unconditional
+
+TASK = GenerationTask(
+    meaning="sequences alone",
+    examples="""\
+  dplm2 generate sequence --model results/models/demo --out sequences --set lengths=[100] samples=10""",
+    requests=unconditional,
+    chains=CHAINS,
+)
