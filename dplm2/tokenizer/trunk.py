@@ -260,18 +260,21 @@ class TriangleAttention(nn.Module):
         bias_BIJH = by_rows(lambda part_BIJP: self.bias(self.norm(part_BIJP)), rows, pairs_BIJP)
         bias_BHIJ = bias_BIJH.permute(0, 3, 1, 2).contiguous()
         row_mask_BL = torch.ones(batch, length, dtype=torch.bool, device=pairs_BIJP.device)
+        masked_bias_BHIJ = bias_BHIJ
         if mask_BL is not None:
-            bias_BHIJ = bias_BHIJ.masked_fill(~mask_BL[:, None, None, :], MASKED)
+            masked_bias_BHIJ = bias_BHIJ.masked_fill(~mask_BL[:, None, None, :], MASKED)
             row_mask_BL = mask_BL
         masked = mask_BL is not None
 
         def attend(part_BIJP: Tensor, row_mask_BI: Tensor) -> Tensor:
-            return self._attend(part_BIJP, bias_BHIJ, row_mask_BI if masked else None)
+            return self._attend(part_BIJP, masked_bias_BHIJ, bias_BHIJ, row_mask_BI if masked else None)
 
         pairs_BIJP = add_by_rows(attend, rows, pairs_BIJP, row_mask_BL)
         return pairs_BIJP if self.starting else pairs_BIJP.transpose(1, 2)
 
-    def _attend(self, rows_BIJP: Tensor, bias_BHJK: Tensor, row_mask_BI: Tensor | None) -> Tensor:
+    def _attend(
+        self, rows_BIJP: Tensor, masked_bias_BHJK: Tensor, bias_BHJK: Tensor, row_mask_BI: Tensor | None
+    ) -> Tensor:
         normalized_BIJP = self.norm(rows_BIJP)
         query, key, value = self.query_key_value(normalized_BIJP).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         gate_BIJP = self.gate(normalized_BIJP).sigmoid_()
@@ -279,12 +282,41 @@ class TriangleAttention(nn.Module):
         for head in range(self.heads):  # rows stand where kernels expect heads, so that one bias serves them uncopied
             query_BIJW, key_BIJW, value_BIJW = query[..., head, :], key[..., head, :], value[..., head, :]
             attended_BIJW = functional.scaled_dot_product_attention(
-                query_BIJW, key_BIJW, value_BIJW, attn_mask=bias_BHJK[:, head : head + 1]
+                query_BIJW, key_BIJW, value_BIJW, attn_mask=masked_bias_BHJK[:, head : head + 1]
             )
-            if row_mask_BI is not None:
-                # The authors' mask leaves a masked row with equal logits everywhere: it takes the mean.
+            if row_mask_BI is not None and torch.is_grad_enabled():
+                parts = query_BIJW, key_BIJW, value_BIJW
+                attended_BIJW = _with_masked_rows(attended_BIJW, *parts, bias_BHJK[:, head], row_mask_BI)
+            elif row_mask_BI is not None:
                 mean_BI1W = value_BIJW.mean(2, keepdim=True)
                 attended_BIJW = torch.where(row_mask_BI[:, :, None, None], attended_BIJW, mean_BI1W)
             heads.append(attended_BIJW)
         attended_BIJP = heads[0] if self.heads == 1 else torch.cat(heads, -1)
         return self.output(attended_BIJP * gate_BIJP)
+
+
+def _with_masked_rows(
+    attended_BIJW: Tensor,
+    query_BIJW: Tensor,
+    key_BIJW: Tensor,
+    value_BIJW: Tensor,
+    bias_BJK: Tensor,
+    row_mask_BI: Tensor,
+) -> Tensor:
+    """``attended`` with the masked rows as the authors' mask leaves them, gradients included.
+
+    It adds -1e9 to every logit of a masked row. Beside that number the logits are lost to rounding, so that all keys
+    weigh the same and the row becomes the mean of the values; the gradient still reaches the logits, as that of a
+    softmax at equal weights. Here the mean carries a term of value zero with that gradient.
+    """
+    keys = value_BIJW.shape[2]
+    scale = query_BIJW.shape[-1] ** -0.5
+    rows = []
+    for sample, masked_I in enumerate(~row_mask_BI):
+        query_NJW, key_NKW, value_NKW = (part[sample, masked_I] for part in (query_BIJW, key_BIJW, value_BIJW))
+        mean_N1W = value_NKW.mean(1, keepdim=True)
+        centred_NKW = (value_NKW - mean_N1W).detach() / keys
+        linear_NJW = scale * query_NJW @ (key_NKW.transpose(1, 2) @ centred_NKW)
+        linear_NJW = linear_NJW + torch.einsum("jk,nkw->njw", bias_BJK[sample], centred_NKW)
+        rows.append(mean_N1W + (linear_NJW - linear_NJW.detach()))
+    return attended_BIJW.index_put(torch.nonzero(~row_mask_BI, as_tuple=True), torch.cat(rows).to(attended_BIJW.dtype))

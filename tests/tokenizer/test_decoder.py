@@ -141,6 +141,31 @@ def test_positions_equal_those_of_the_plain_trunk(decoder, official, length):
     assert (ours.states - plain["states"]).abs()[mask.expand(2, -1, -1)].max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("attend_starting", "tri_att_start"), ("attend_ending", "tri_att_end")]
+)
+def test_gradients_of_triangle_attention_equal_the_plain_ones_in_masked_rows_too(decoder, official, ours, theirs):
+    """A masked row takes the mean of its values, but autograd carries a gradient to its logits all the same."""
+    plain = getattr(transformers_trunk(official, tiny_settings()).blocks[0], theirs)
+    generator = torch.Generator().manual_seed(1)
+    pairs, upstream = torch.randn(2, 2, 11, 11, 16, generator=generator)
+    mask = torch.ones(2, 11, dtype=torch.bool)
+    mask[0, 4:6], mask[1, 7:] = False, False
+    results = []
+    for module, given in (
+        (plain, (mask[:, :, None] * mask[:, None]).float()),
+        (getattr(decoder.trunk.blocks[0], ours), mask),
+    ):
+        leaf = pairs.clone().requires_grad_()
+        module.zero_grad()
+        updated = module(leaf, mask=given) if module is plain else module(leaf, given) - leaf
+        updated.backward(upstream)
+        bias = module.linear if module is plain else module.bias
+        results.append((updated.detach(), leaf.grad, bias.weight.grad.clone()))
+    for own, other in zip(results[1], results[0], strict=True):
+        assert (own - other).abs().max() < 2e-5 * other.abs().max()
+
+
 def test_a_padded_batch_gives_what_each_chain_gives_alone(decoder):
     generator = torch.Generator().manual_seed(0)
     lengths = (20, 31, 7)
