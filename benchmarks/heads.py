@@ -38,7 +38,7 @@ from dplm2.cli import main as dplm2
 from dplm2.core.artifacts import fingerprint, library_versions, peak_memory_bytes, read_json, write_json
 from dplm2.core.errors import ConfigError, Preempted
 from dplm2.language import diffusion, heads, likelihood, warmup
-from dplm2.language.chains import Chains
+from dplm2.language.chains import TokenizedChains
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.stages import freeze_unread
@@ -242,7 +242,7 @@ def learn_one(options: argparse.Namespace) -> None:
     opened, head = StructureTokenizer.from_pretrained(tokenizer), options.heads[0]
     network, start = network_of(head, opened)
     objective = DiffusionSettings.make(crop_probability=0.0, validation_chains=tables["test"].num_rows)
-    chains = {name: Chains(table, network.vocabulary, objective) for name, table in tables.items()}
+    chains = {name: TokenizedChains(table, network.vocabulary, objective) for name, table in tables.items()}
     task = MultimodalTask(network, chains["train"], chains["test"], objective)
     settings = TrainingSettings.make(
         steps=options.steps,

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
+from dplm2.language.chains import TokenizedChains
+
 ROOT = Path(__file__).parents[1]
 Reader = Callable[[bytes, Path], object]
 PROTEIN = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"
@@ -267,13 +269,12 @@ def _read_chains(data: bytes, folder: Path) -> object:
 
 
 def _read_tokens(data: bytes, folder: Path) -> object:
-    from dplm2.language.chains import Chains
     from dplm2.language.vocabulary import Vocabulary
     from dplm2.settings.model import DiffusionSettings
     from dplm2.tokenizer.tokens import read_tokens
 
     table = read_tokens(_as_file(data, folder, "tokens/part-00000.parquet"))
-    return Chains(table, Vocabulary(16), DiffusionSettings.make()) if len(table) else None
+    return TokenizedChains(table, Vocabulary(16), DiffusionSettings.make()) if len(table) else None
 
 
 def _read_samples(data: bytes, folder: Path) -> object:

@@ -16,7 +16,7 @@ from dplm2.generation.task import Target, Tokenize
 from dplm2.geometry.backbone import observed_residues
 
 
-class Chain(NamedTuple):
+class StructureChain(NamedTuple):
     """A chain of a structure file: gaps are rows without coordinates."""
 
     name: str
@@ -150,7 +150,7 @@ def input_files(source: Path) -> list[Path]:
     return sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
-def chains_of(path: Path) -> list[Chain]:
+def chains_of(path: Path) -> list[StructureChain]:
     """The protein chains of a structure file, as they are: nothing is filtered.
 
     Raises
@@ -175,7 +175,7 @@ def chains_of(path: Path) -> list[Chain]:
         why = "; ".join(f"chain {refusal.chain}: {refusal.reason}" for refusal in refusals[:3])
         raise DPLM2Error(f"{path}: no protein chain with a backbone" + (f" ({why})" if why else ""))
     return [
-        Chain(
+        StructureChain(
             chain_name(entry_name(str(path)), chain.author_chain),
             chain.author_chain,
             chain.sequence,

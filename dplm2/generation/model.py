@@ -17,7 +17,7 @@ from dplm2.core.folders import local_folder
 from dplm2.cpu.process import prepare_process
 from dplm2.generation.inputs import in_memory
 from dplm2.generation.samples import Sample
-from dplm2.generation.selection import log_likelihoods
+from dplm2.generation.selection import best_of, log_likelihoods
 from dplm2.generation.task import Given, Request, Target
 from dplm2.generation.tasks import TASKS
 from dplm2.language.conditioning import sample_seed
@@ -27,7 +27,7 @@ from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import batches, sample
 from dplm2.language.schedule import sampler_settings
 from dplm2.language.vocabulary import Vocabulary
-from dplm2.settings.generation import GenerationSettings, Task
+from dplm2.settings.generation import GenerationSettings, TaskName
 from dplm2.tokenizer.model import StructureTokenizer
 
 Done = Callable[[list[Sample]], None]
@@ -138,7 +138,7 @@ class DPLM2:
 
     def generate(
         self,
-        task: Task,
+        task: TaskName,
         *,
         seed: int = 0,
         chains: Sequence[str | os.PathLike] = (),
@@ -265,7 +265,7 @@ class DPLM2:
             best, likelihoods = [], []
             for place, index in enumerate(batch):
                 own = range(place * settings.best_of, (place + 1) * settings.best_of)
-                chosen = max(own, key=lambda number: np.nan_to_num(scores[number]))
+                chosen = best_of(scores, own)
                 best.append(replace(made[chosen], sample_id=conditionings[index].sample_id))
                 likelihoods.append(scores[chosen])
             finish(best, likelihoods)

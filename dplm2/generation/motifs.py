@@ -12,7 +12,7 @@ import numpy as np
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import TO_GENERATE
 from dplm2.generation.contigs import BLANK_CHAIN, Problem, Segment, read_problems, written_chain
-from dplm2.generation.inputs import Chain, chains_of, observed_tokens
+from dplm2.generation.inputs import StructureChain, chains_of, observed_tokens
 from dplm2.generation.task import Tokenize
 
 
@@ -77,7 +77,7 @@ def read_motifs(
 
 def _reference_motif(problem: Problem, motif_tokens: str, tokenize: Tokenize) -> ReferenceMotif:
     """A problem's motif, from its reference."""
-    by_chain: dict[str, Chain] = {}
+    by_chain: dict[str, StructureChain] = {}
     for chain in chains_of(problem.reference):
         by_chain.setdefault(chain.author_chain.strip(), chain)
     places = []
@@ -93,7 +93,7 @@ def _reference_motif(problem: Problem, motif_tokens: str, tokenize: Tokenize) ->
     )
 
 
-def _chain_of(name: str, segment: Segment, by_chain: Mapping[str, Chain]) -> Chain:
+def _chain_of(name: str, segment: Segment, by_chain: Mapping[str, StructureChain]) -> StructureChain:
     """The chain that a segment means: by its id, or the only one if its id is blank (also written ``_``)."""
     if segment.chain in by_chain:
         return by_chain[segment.chain]
@@ -103,7 +103,7 @@ def _chain_of(name: str, segment: Segment, by_chain: Mapping[str, Chain]) -> Cha
     raise DPLM2Error(f"problem {name}: its reference has no chain {written_chain(segment.chain)}; there are: {there}")
 
 
-def _find(name: str, segment: Segment, chain: Chain) -> np.ndarray:
+def _find(name: str, segment: Segment, chain: StructureChain) -> np.ndarray:
     """Rows of the reference chain that a segment means: from its first residue to its last in the order of the file.
 
     Numbers may be skipped, as antibody numbering does, but no residue may be missing.
@@ -130,7 +130,7 @@ def _bonded(backbone: np.ndarray) -> np.ndarray:
     return np.linalg.norm(backbone[1:, 0] - backbone[:-1, 2], axis=-1) < LONGEST_PEPTIDE_BOND
 
 
-def _row_of(name: str, segment: Segment, residue: tuple[int, str], chain: Chain, observed: np.ndarray) -> int:
+def _row_of(name: str, segment: Segment, residue: tuple[int, str], chain: StructureChain, observed: np.ndarray) -> int:
     """The row of an observed residue, by number and insertion code."""
     number, code = residue
     codes = np.array([code.strip() for code in chain.insertion])
@@ -153,7 +153,9 @@ def _no_residue(name: str, segment: Segment, residue: int | str, more: str = "")
     return DPLM2Error(f"problem {name}: its reference has no residue {residue} in chain {chain}{more}")
 
 
-def _motif_tokens(places: Sequence[tuple[Chain, np.ndarray]], source: str, tokenize: Tokenize) -> dict[str, np.ndarray]:
+def _motif_tokens(
+    places: Sequence[tuple[StructureChain, np.ndarray]], source: str, tokenize: Tokenize
+) -> dict[str, np.ndarray]:
     """Structure tokens of each chain that has a part of the motif, by its id."""
     chains = {chain.author_chain: chain for chain, _ in places}
     backbones = []

@@ -1,5 +1,6 @@
 """Best of several candidates by the model's own likelihood."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,6 +54,11 @@ def log_likelihoods(
                 sums[index] += log_probabilities.sum()
                 counts[index] += len(log_probabilities)
     return [float(total / count) if count else float("nan") for total, count in zip(sums, counts, strict=True)]
+
+
+def best_of(scores: Sequence[float], candidates: Sequence[int]) -> int:
+    """The candidate with the highest score, the first of equal ones; NaN is below every number."""
+    return max(candidates, key=lambda candidate: -math.inf if math.isnan(scores[candidate]) else scores[candidate])
 
 
 def _parts(conditioning: Conditioning, seed: int) -> dict[str, np.ndarray]:

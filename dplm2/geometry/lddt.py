@@ -3,7 +3,7 @@
 Mariani et al., Bioinformatics 29 (2013) 2722. A distance counts if it is at most 15 angstrom in the native; it is kept
 if the model's differs by less than 0.5, 1, 2, 4 angstrom; the score is the mean of the four shares.
 
-Shapes: B pairs, N residues, 3 coordinates in angstrom.
+Shapes: B pairs, N or L residues, 3 or X coordinates in angstrom.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from dplm2.geometry.superposition import pad
 
 INCLUSION_RADIUS = 15.0
 TOLERANCES = (0.5, 1.0, 2.0, 4.0)
+EPSILON = 1e-10
 
 
 def lddt_ca(model_BN3: Tensor, native_BN3: Tensor, there_BN: Tensor | None = None) -> Tensor:
@@ -32,6 +33,19 @@ def lddt_ca(model_BN3: Tensor, native_BN3: Tensor, there_BN: Tensor | None = Non
     error_BNN = torch.where(counted_BNN, (model_BNN - native_BNN).abs(), torch.inf)
     kept_B = sum((error_BNN < tolerance).sum((-2, -1)) for tolerance in TOLERANCES)
     return kept_B.double() / (len(TOLERANCES) * counted_BNN.sum((-2, -1)))
+
+
+def lddt_per_residue(predicted_BLX: Tensor, true_BLX: Tensor, mask_BL: Tensor) -> Tensor:
+    """lDDT of each residue's C-alpha, 0 to 1, ``(B, L)`` (Jumper et al. 2021, supplement 1.9.6).
+
+    It is 1 for a residue without any distance to compare.
+    """
+    true_BLL, predicted_BLL = (torch.cdist(points, points) for points in (true_BLX, predicted_BLX))
+    apart_LL = ~torch.eye(true_BLX.shape[1], dtype=torch.bool, device=true_BLX.device)
+    counted = (true_BLL < INCLUSION_RADIUS) & mask_BL[:, :, None] & mask_BL[:, None, :] & apart_LL
+    error_BLL = (true_BLL - predicted_BLL).abs()
+    kept = sum((error_BLL < limit).float() for limit in TOLERANCES) / len(TOLERANCES)
+    return ((kept * counted).sum(-1) + EPSILON) / (counted.sum(-1) + EPSILON)
 
 
 def lddt_ca_scores(

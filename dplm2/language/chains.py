@@ -16,7 +16,7 @@ from dplm2.language.vocabulary import Track, Vocabulary
 from dplm2.settings.model import DiffusionSettings
 
 
-class Chains:
+class TokenizedChains:
     """Tokenized chains, kept as flat arrays (5 bytes a residue).
 
     Parameters

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dplm2.core.batching import by_length
 from dplm2.language import diffusion, layout
-from dplm2.language.chains import Chains
+from dplm2.language.chains import TokenizedChains
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
 from dplm2.training.log import Progress
@@ -34,7 +34,7 @@ class CrossEntropy:
 
 def masked_cross_entropies(
     network: MultimodalEsm,
-    chains: Chains,
+    chains: TokenizedChains,
     indices: Sequence[int] | None = None,
     tasks: Sequence[diffusion.Task] = MEASURED_TASKS,
     seed: int = 0,
@@ -74,7 +74,7 @@ def masked_cross_entropies(
 def measure(
     module: nn.Module,
     device: torch.device,
-    chains: Chains,
+    chains: TokenizedChains,
     indices: Sequence[int] | None,
     tasks: Sequence[diffusion.Task],
     seed: int,
@@ -122,7 +122,7 @@ class Tally:
 
 
 def _of_task(
-    chains: Chains, indices: list[int], groups: list[list[int]], task: diffusion.Task, seed: int
+    chains: TokenizedChains, indices: list[int], groups: list[list[int]], task: diffusion.Task, seed: int
 ) -> Iterator[dict[str, Tensor]]:
     settings = chains.settings.replaced(self_mixup="off")
     generator = torch.Generator().manual_seed(seed)
@@ -156,7 +156,7 @@ def pooled(cross_entropies: Sequence[CrossEntropy]) -> dict[Track, tuple[float, 
     return result
 
 
-def unigram_entropy(chains: Chains) -> dict[Track, tuple[float, int]]:
+def unigram_entropy(chains: TokenizedChains) -> dict[Track, tuple[float, int]]:
     """Entropy (nats) of each track's token frequencies, over the residues that are learned from, and their number.
 
     It is the cross-entropy of the best prediction that looks at nothing.

@@ -3,7 +3,6 @@
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import nn
 from transformers import EsmForMaskedLM
 
 from dplm2.settings.model import LoraSettings
@@ -31,11 +30,6 @@ def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int = 0) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or name.startswith(TRAINED_FULLY))
     model.train(model.training)  # the new layers too
-
-
-def is_added(model: nn.Module) -> bool:
-    """Whether the model has low-rank updates that are not merged."""
-    return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ Shapes: B batch, T tokens (both tracks), N selected positions, D model width, V 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,6 @@ from dplm2.language.model_folder import (
 from dplm2.language.vocabulary import SEQUENCE_IDS, TRACKS, Track, Vocabulary
 
 EmbeddingScaling = Literal["none", "once", "released", "released_bit"]
-EMBEDDING_SCALINGS: tuple[EmbeddingScaling, ...] = get_args(EmbeddingScaling)
 # ESM-2 was pre-trained with 15 % of the tokens selected and 80 % of those masked.
 _UNMASKED_IN_PRETRAINING = 1 - 0.15 * 0.8
 

@@ -11,7 +11,7 @@ from dplm2.core.artifacts import RunRecord, fingerprint, sha256_of_file
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.inputs import hash_of
 from dplm2.language import heads, lora, warmup
-from dplm2.language.chains import Chains
+from dplm2.language.chains import TokenizedChains
 from dplm2.language.model_folder import WEIGHTS_FILE
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sequences import SequenceStore, digests_of
@@ -198,7 +198,11 @@ def train(
     inputs = {"initial": sha256_of_file(initial / WEIGHTS_FILE), **_inputs(tokens, selections, made_by)}
     record = RunRecord("model train", _resolved(settings, "lora", "diffusion", "training"), inputs, device)
     rows = splits_of(table)
-    chains = {split: Chains(part, network.vocabulary, settings.diffusion) for split, part in rows.items() if len(part)}
+    chains = {
+        split: TokenizedChains(part, network.vocabulary, settings.diffusion)
+        for split, part in rows.items()
+        if len(part)
+    }
     if "train" not in chains:
         raise DPLM2Error("none of the tokenized chains is of the split train")
     freeze_unread(network)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dplm2.cpu import attention
 from dplm2.language import diffusion, layout, likelihood
-from dplm2.language.chains import Chains
+from dplm2.language.chains import TokenizedChains
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sequences import SequenceStore
 from dplm2.settings.model import DiffusionSettings
@@ -40,8 +40,8 @@ class MultimodalTask:
     def __init__(
         self,
         network: MultimodalEsm,
-        chains: Chains,
-        validation: Chains | None,
+        chains: TokenizedChains,
+        validation: TokenizedChains | None,
         settings: DiffusionSettings,
         *,
         compiled: bool = False,

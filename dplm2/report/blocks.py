@@ -114,7 +114,7 @@ Block = Table | Heading | Details | Cards | Viewer
 
 
 @dataclass
-class Section:
+class PageSection:
     """A part of the page.
 
     Attributes

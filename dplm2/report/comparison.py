@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from dplm2.evaluation import published
-from dplm2.report.blocks import Section, frame_table
+from dplm2.report.blocks import PageSection, frame_table
 from dplm2.report.results import Results
 
 NUMBERS = ("value", "n", "n_failed", "median", "low", "high")
@@ -53,9 +53,9 @@ def compared(results: Results, model: str | Mapping[str, str] | None) -> pd.Data
     return table[shared].reset_index(drop=True)
 
 
-def comparison(table: pd.DataFrame, model: str | Mapping[str, str] | None, most: int) -> Section:
+def comparison(table: pd.DataFrame, model: str | Mapping[str, str] | None, most: int) -> PageSection:
     """The section; ``table`` is that of `compared`."""
-    part = Section("published", "Comparison with published results")
+    part = PageSection("published", "Comparison with published results")
     if model is None:
         return part
     named = ", ".join(model.values()) if isinstance(model, Mapping) else model

@@ -21,7 +21,7 @@ from dplm2.evaluation.metrics.structure import (
     TM_SCORE,
 )
 from dplm2.report import figures
-from dplm2.report.blocks import Section, frame_table, typed
+from dplm2.report.blocks import PageSection, frame_table, typed
 from dplm2.report.drawing import Figure, slug
 from dplm2.report.models import FREQUENCIES, cross_entropies
 from dplm2.report.results import Evaluation, Results
@@ -32,9 +32,11 @@ UNIGRAM = "unigram baseline"
 BASELINE_TM_SCORE = next(metric for metric in BASELINES if metric.base is TM_SCORE)
 
 
-def reconstruction(results: Results) -> Section:
+def reconstruction(results: Results) -> PageSection:
     """How well tokenizers reconstruct structures."""
-    part = Section("reconstruction", "Tokenizer reconstruction", absent="tokenizer reconstruction was not evaluated")
+    part = PageSection(
+        "reconstruction", "Tokenizer reconstruction", absent="tokenizer reconstruction was not evaluated"
+    )
     part.about = "Each chain is encoded as structure tokens, decoded, and superimposed on the original."
     by_dataset: dict[tuple[str, str], dict[str, Evaluation]] = {}
     for evaluation in results.of_kind("reconstruction"):
@@ -59,9 +61,9 @@ def reconstruction(results: Results) -> Section:
     return part
 
 
-def co_generation(results: Results) -> Section:
+def co_generation(results: Results) -> PageSection:
     """Unconditional samples: self-consistency and confidence, by length."""
-    part = Section("co-generation", "Unconditional generation", absent="no unconditional samples were evaluated")
+    part = PageSection("co-generation", "Unconditional generation", absent="no unconditional samples were evaluated")
     part.about = (
         "Each generated sequence is folded and the prediction is compared with the generated structure: scTM near 1 "
         "and scRMSD near 0 mean that sequence and structure agree."
@@ -93,9 +95,9 @@ def _compositions(results: Results) -> Iterator[Figure]:
         yield figures.bars("secondary-structure", title, shares, f"share of {HELIX.of}", caption, 1.0)
 
 
-def folding(results: Results) -> Section:
+def folding(results: Results) -> PageSection:
     """Predicted structures against natives."""
-    part = Section("folding", "Folding", absent="folding was not evaluated")
+    part = PageSection("folding", "Folding", absent="folding was not evaluated")
     for task, evaluations in _by_task(results, "folding"):
         part.figures += _scatters(task, evaluations, LENGTH, TM_SCORE, "Higher is better; long chains are harder.")
         part.figures += _scatters(
@@ -110,9 +112,9 @@ def folding(results: Results) -> Section:
     return part
 
 
-def inverse_folding(results: Results) -> Section:
+def inverse_folding(results: Results) -> PageSection:
     """Designed sequences for given structures."""
-    part = Section("inverse-folding", "Inverse folding", absent="inverse folding was not evaluated")
+    part = PageSection("inverse-folding", "Inverse folding", absent="inverse folding was not evaluated")
     part.about = "Recovery is the share of residues identical to the native sequence; about 0.06 is expected by chance."
     for task, evaluations in _by_task(results, "inverse-folding"):
         part.figures += _histograms(task, evaluations, (RECOVERY, SC_TM, PLDDT))
@@ -122,9 +124,9 @@ def inverse_folding(results: Results) -> Section:
     return part
 
 
-def scaffolding(results: Results, published: Mapping[str, float]) -> Section:
+def scaffolding(results: Results, published: Mapping[str, float]) -> PageSection:
     """Motif scaffolding: success by problem, beside the published rates of the same problems."""
-    part = Section("scaffolding", "Motif scaffolding", absent="motif scaffolding was not evaluated")
+    part = PageSection("scaffolding", "Motif scaffolding", absent="motif scaffolding was not evaluated")
     for task, evaluations in _by_task(results, "scaffolding"):
         rates, columns = {}, []
         for evaluation in evaluations:
@@ -154,9 +156,9 @@ def _problems(rates: Mapping[str, Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(problem for by_problem in rates.values() for problem in by_problem))
 
 
-def likelihood(results: Results) -> Section:
+def likelihood(results: Results) -> PageSection:
     """Cross-entropy of masked tokens beside the unigram baseline and the untrained model."""
-    part = Section("likelihood", "Likelihood of masked tokens", absent="no likelihoods were evaluated")
+    part = PageSection("likelihood", "Likelihood of masked tokens", absent="no likelihoods were evaluated")
     for evaluation in results.of_kind("likelihood"):
         for dataset, rows in evaluation.summary.groupby("dataset", sort=False):
             entropies = _cross_entropies(rows)

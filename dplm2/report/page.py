@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dplm2 import __version__
 from dplm2.evaluation.metrics.registry import metric_of
 from dplm2.report import tables
-from dplm2.report.blocks import Card, CardRow, Cards, Details, Section, Viewer
+from dplm2.report.blocks import Card, CardRow, Cards, Details, PageSection, Viewer
 from dplm2.report.comparison import compared, comparison, published_success
 from dplm2.report.drawing import Figure
 from dplm2.report.results import Results
@@ -79,7 +79,7 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _with_unique_names(parts: list[Section]) -> list[Section]:
+def _with_unique_names(parts: list[PageSection]) -> list[PageSection]:
     """Two figures whose names differ only in what a file name cannot hold must not become one file."""
     seen: Counter[str] = Counter()
 
@@ -91,8 +91,8 @@ def _with_unique_names(parts: list[Section]) -> list[Section]:
     return [replace(part, figures=[renamed(figure) for figure in part.figures]) for part in parts]
 
 
-def _summary(results: Results) -> Section:
-    part = Section("summary", "Summary", absent="nothing was evaluated: no summary.csv in this results folder")
+def _summary(results: Results) -> PageSection:
+    part = PageSection("summary", "Summary", absent="nothing was evaluated: no summary.csv in this results folder")
     table = tables.summary(results)
     if len(table):
         cards = Cards([_card(headline) for headline in tables.headlines(table)])
@@ -111,8 +111,8 @@ def _card(headline: tables.Headline) -> Card:
     return Card(headline.task, headline.subject, rows, f"n = {', '.join(counts)}{folded}")
 
 
-def _viewer(results: Results, settings: ReportSettings) -> Section:
-    part = Section("viewer-section", "Structures in 3-D")
+def _viewer(results: Results, settings: ReportSettings) -> PageSection:
+    part = PageSection("viewer-section", "Structures in 3-D")
     samples = chosen_samples(results, settings.max_viewer_samples) if settings.max_viewer_samples else []
     if not samples:
         part.absent = "no generated structures were found for the 3-D viewer" if settings.max_viewer_samples else ""

@@ -115,7 +115,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunDetails:
     """One ``run.json``: ``place`` is the folder beside which it lies, relative to the results."""
 
     place: str
@@ -131,7 +131,7 @@ class Results:
     curves: list[Curve] = field(default_factory=list)
     token_usage: list[TokenUsage] = field(default_factory=list)
     datasets: list[Dataset] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    runs: list[RunDetails] = field(default_factory=list)
 
     def of_kind(self, *kinds: str | None) -> list[Evaluation]:
         """The evaluations of these tasks."""
@@ -341,10 +341,10 @@ def _datasets(root: Path) -> Iterator[Dataset]:
         yield Dataset(folder.name, chains, frame)
 
 
-def _runs(folder: Path) -> Iterator[Run]:
+def _runs(folder: Path) -> Iterator[RunDetails]:
     for stage in ("structures", "tokenizers", "tokens", "models", "samples", "evaluation"):
         for path in sorted((folder / stage).rglob(RUN_FILE)):
             record = read_json(path)
             if not isinstance(record, dict):
                 raise DPLM2Error(f"{path}: not a record of a run (a JSON object)")
-            yield Run(path.parent.relative_to(folder).as_posix(), record)
+            yield RunDetails(path.parent.relative_to(folder).as_posix(), record)

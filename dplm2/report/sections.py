@@ -8,7 +8,7 @@ import pandas as pd
 
 from dplm2.evaluation.metrics.registry import declared
 from dplm2.report import evaluations, figures
-from dplm2.report.blocks import MOST_UNFILTERED_ROWS, Details, Heading, Section, Table, frame_table, typed
+from dplm2.report.blocks import MOST_UNFILTERED_ROWS, Details, Heading, PageSection, Table, frame_table, typed
 from dplm2.report.drawing import slug
 from dplm2.report.models import validation_curves
 from dplm2.report.results import REQUIRED_COLUMNS, Results
@@ -21,7 +21,7 @@ from dplm2.training.log import duration
 HEADS = {"low": "low", "high": "high", "median": "median", "n_failed": "failed", "failed_rule": "failed samples are"}
 
 
-def sections(results: Results, settings: ReportSettings, success: Mapping[str, float]) -> list[Section]:
+def sections(results: Results, settings: ReportSettings, success: Mapping[str, float]) -> list[PageSection]:
     """All parts after the summary and the viewer, in the order of the data.
 
     ``success`` is the published success rate of each motif problem.
@@ -93,9 +93,11 @@ def metrics_table(results: Results) -> Table:
     return Table("metrics-table", ["metric", "title", "unit", "better", "share or number of", "source"], rows)
 
 
-def data(results: Results) -> Section:
+def data(results: Results) -> PageSection:
     """Datasets: chains kept, and what was rejected and why."""
-    part = Section("data", "Data: chains kept and rejected", absent="no structures were cleaned in this results folder")
+    part = PageSection(
+        "data", "Data: chains kept and rejected", absent="no structures were cleaned in this results folder"
+    )
     if not results.datasets:
         return part
     part.about = (
@@ -127,9 +129,9 @@ def _spelled(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason}: {count}" for reason, count in counts.items())
 
 
-def training(results: Results, settings: ReportSettings) -> Section:
+def training(results: Results, settings: ReportSettings) -> PageSection:
     """Training curves of tokenizers and models."""
-    part = Section("training", "Training", absent="nothing was trained: no metrics.csv in this results folder")
+    part = PageSection("training", "Training", absent="nothing was trained: no metrics.csv in this results folder")
     for curve in results.curves:
         part.figures += figures.training(curve, settings.max_training_figures)
     part.figures += validation_curves(results)
@@ -141,9 +143,11 @@ def training(results: Results, settings: ReportSettings) -> Section:
     return part
 
 
-def tokens(results: Results) -> Section:
+def tokens(results: Results) -> PageSection:
     """How evenly the structure tokens are used."""
-    part = Section("tokens", "Use of structure tokens", absent="no structures were tokenized in this results folder")
+    part = PageSection(
+        "tokens", "Use of structure tokens", absent="no structures were tokenized in this results folder"
+    )
     by_tokenizer: dict[str, list] = {}
     for usage in results.token_usage:
         if usage.counts.sum():
@@ -152,9 +156,9 @@ def tokens(results: Results) -> Section:
     return part
 
 
-def speed(table: pd.DataFrame | None, most: int) -> Section:
+def speed(table: pd.DataFrame | None, most: int) -> PageSection:
     """Seconds per sample, by length."""
-    part = Section("speed", "Sampling speed", absent="no samples with recorded times were found")
+    part = PageSection("speed", "Sampling speed", absent="no samples with recorded times were found")
     if table is not None:
         part.about = (
             "Seconds per sample, including decoding: measured per batch where this was recorded, otherwise the wall "
@@ -165,9 +169,9 @@ def speed(table: pd.DataFrame | None, most: int) -> Section:
     return part
 
 
-def other_evaluations(results: Results) -> Section:
+def other_evaluations(results: Results) -> PageSection:
     """Summaries of evaluations whose task is not one of those above."""
-    part = Section("others", "Other evaluations")
+    part = PageSection("others", "Other evaluations")
     for evaluation in results.of_kind(None):
         if not len(evaluation.summary):
             continue
@@ -176,9 +180,9 @@ def other_evaluations(results: Results) -> Section:
     return part
 
 
-def run_details(results: Results) -> Section:
+def run_details(results: Results) -> PageSection:
     """Stages, times, devices and versions."""
-    part = Section("run", "Run details", absent="no run.json was found")
+    part = PageSection("run", "Run details", absent="no run.json was found")
     if not results.runs:
         return part
     rows = []

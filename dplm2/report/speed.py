@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from dplm2.evaluation.published import MISSING, published
-from dplm2.report.results import Results, Run, read_table
+from dplm2.report.results import Results, RunDetails, read_table
 
 COLUMNS = [
     "model", "task", "length", "samples", "steps", "device", "seconds_per_sample", "published", "published_model",
@@ -38,7 +38,7 @@ def sampling_speed(results: Results, model: str | Mapping[str, str] | None) -> p
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _rows(results: Results, run: Run) -> Iterator[dict]:
+def _rows(results: Results, run: RunDetails) -> Iterator[dict]:
     path = results.folder / run.place / "samples.parquet"
     if not path.is_file():
         return

@@ -9,9 +9,9 @@ from dplm2.settings.fields import Section, Text, decides, meaning_of, operates, 
 from dplm2.settings.files import OBTAIN_PROBLEMS
 from dplm2.settings.roles import fields_read, plain
 
-Task = Literal["co-generation", "sequence", "backbone", "folding", "inverse-folding", "scaffolding", "infilling"]
-TASKS: tuple[Task, ...] = get_args(Task)
-UNCONDITIONAL: tuple[Task, ...] = ("co-generation", "sequence", "backbone")
+TaskName = Literal["co-generation", "sequence", "backbone", "folding", "inverse-folding", "scaffolding", "infilling"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+UNCONDITIONAL: tuple[TaskName, ...] = ("co-generation", "sequence", "backbone")
 CHAIN_TASKS = tuple(task for task in TASKS if task != "scaffolding")
 WITH_STRUCTURE = tuple(task for task in TASKS if task != "sequence")
 
@@ -45,7 +45,7 @@ WITHOUT_EFFECT_ON_SAMPLES = (
 _FREE = {"steps": 500, "unmasking": "stochastic@1.0"}
 _GIVEN = {"samples": 1, "steps": 100, "strategy": "argmax", "unmasking": "deterministic"}
 _UNCONDITIONAL = {"lengths": (100, 200, 300, 400, 500), "samples": 100, **_FREE}
-TASK_DEFAULTS: Mapping[Task, Mapping[str, Any]] = {
+TASK_DEFAULTS: Mapping[TaskName, Mapping[str, Any]] = {
     "co-generation": _UNCONDITIONAL,
     "sequence": _UNCONDITIONAL,
     "backbone": _UNCONDITIONAL,
@@ -94,7 +94,7 @@ class GenerationSettings(Section):
     Keys without effect on the task are refused; null selects the paper's value for the task.
     """
 
-    task: Task = decides(
+    task: TaskName = decides(
         ...,
         "What is given and what is generated. co-generation: sequence and structure, nothing given; sequence, "
         "backbone: one track, nothing given; folding: structures for given sequences; inverse-folding: sequences "

@@ -8,7 +8,7 @@ from pathlib import Path
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.settings.command_line import Chosen, add_settings, choose, named_sections
 from dplm2.structures.rejects import CODES
-from dplm2.structures.targets import Source
+from dplm2.structures.targets import FetchSource
 from dplm2.structures.workers import start_server
 
 CLEAN = """\
@@ -192,7 +192,7 @@ def run_fetch(options: argparse.Namespace) -> int:
 
     given = {"list": str(options.list)} | ({} if options.config else {"allow_missing": False})
     settings = choose(options, "datasets", fetch=given).section.fetch
-    source = Source(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Source)})
+    source = FetchSource(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(FetchSource)})
     # A shard of a short list may be empty.
     targets = read_targets(options.list, source, may_be_empty=options.manifest is not None)
     outcome = fetch(targets, options.out, source, read_sites(options.list))

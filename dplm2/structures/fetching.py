@@ -28,7 +28,7 @@ from dplm2.structures.reading import default_reading, parse
 from dplm2.structures.rejects import Reject
 from dplm2.structures.sites import RefusedError, Sites
 from dplm2.structures.store import REJECTED, REJECTED_FILE, write_table
-from dplm2.structures.targets import Source, Target, endings
+from dplm2.structures.targets import FetchSource, FetchTarget, endings
 
 # AlphaFold DB's answer names the current version's files; the first of these that it has is taken.
 ALPHAFOLD_KEYS = ("bcifUrl", "cifUrl", "pdbUrl")
@@ -56,7 +56,7 @@ class FailedError(Exception):
         self.again, self.wait = again, wait
 
 
-def fetch(targets: Sequence[Target], folder: Path, source: Source, allowed: Sequence[str] = ()) -> Outcome:
+def fetch(targets: Sequence[FetchTarget], folder: Path, source: FetchSource, allowed: Sequence[str] = ()) -> Outcome:
     """Fetch what is not there yet.
 
     Several processes may fetch into one folder, if their targets are different ones.
@@ -78,7 +78,7 @@ def fetch(targets: Sequence[Target], folder: Path, source: Source, allowed: Sequ
     make_folder(folder)
     known, outcome, lock = _read_list(folder), Outcome(), threading.Lock()
 
-    def one(target: Target) -> SourceFile:
+    def one(target: FetchTarget) -> SourceFile:
         row = known.get(target.name)
         if row and _is_there(folder, target, row):
             with lock:
@@ -113,7 +113,7 @@ def write_rejected(folder: Path, outcome: Outcome) -> None:
     write_table(folder / REJECTED_FILE, pa.table(dict(zip(REJECTED.names, columns, strict=True)), schema=REJECTED))
 
 
-def _is_there(folder: Path, target: Target, row: tuple[str, ...]) -> bool:
+def _is_there(folder: Path, target: FetchTarget, row: tuple[str, ...]) -> bool:
     file, size, digest, address = row
     # AlphaFold DB says the address and the ending only when it is asked.
     same = file.startswith(f"{target.file}.") if target.indirect else (file, address) == (target.file, target.address)
@@ -136,7 +136,7 @@ def _record(folder: Path, name: str, row: tuple[str, ...]) -> None:
         stream.write(("" if stream.seek(0, 2) else LIST_HEADER) + "\t".join((name, *row)) + "\n")
 
 
-def _fetch_one(target: Target, folder: Path, source: Source, sites: Sites) -> tuple[str, str, str, str]:
+def _fetch_one(target: FetchTarget, folder: Path, source: FetchSource, sites: Sites) -> tuple[str, str, str, str]:
     address, file = target.address, target.file
     if target.indirect:
         address = _retrying(lambda: _file_address(target.address, source, sites), source)
@@ -151,7 +151,7 @@ def _fetch_one(target: Target, folder: Path, source: Source, sites: Sites) -> tu
     return file, *_retrying(download, source), address
 
 
-def _retrying(work: Callable, source: Source):  # noqa: ANN202
+def _retrying(work: Callable, source: FetchSource):  # noqa: ANN202
     for attempt in range(1, source.tries + 1):
         try:
             return work()
@@ -164,7 +164,7 @@ def _retrying(work: Callable, source: Source):  # noqa: ANN202
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _open(address: str, source: Source, sites: Sites) -> http.client.HTTPResponse:
+def _open(address: str, source: FetchSource, sites: Sites) -> http.client.HTTPResponse:
     request = urllib.request.Request(address, headers={"User-Agent": "dplm2", "Accept-Encoding": "identity"})
     try:
         return sites.opener(address).open(request, timeout=source.timeout)
@@ -179,7 +179,7 @@ def _open(address: str, source: Source, sites: Sites) -> http.client.HTTPRespons
         raise FailedError(f"no connection ({getattr(error, 'reason', error)})", again=True) from error
 
 
-def _download(address: str, path: Path, source: Source, sites: Sites) -> None:
+def _download(address: str, path: Path, source: FetchSource, sites: Sites) -> None:
     size, most = 0, source.max_megabytes * MEBIBYTE
     with _open(address, source, sites) as response, path.open("wb") as stream:
         announced = response.headers.get("Content-Length", "")
@@ -207,7 +207,7 @@ def _check(path: Path) -> None:
         raise FailedError(f"what came is no sound structure file: {error}", again=True) from error
 
 
-def _file_address(address: str, source: Source, sites: Sites) -> str:
+def _file_address(address: str, source: FetchSource, sites: Sites) -> str:
     """Follow AlphaFold DB's answer, a JSON list of models, to the first model's file."""
     with _open(address, source, sites) as response:
         try:

@@ -22,7 +22,7 @@ INTEGERS = (np.iinfo(np.int32).min, np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
-class Layout:
+class GappedChain:
     """A chain with its gaps: ``source`` is the observed residue of each row, -1 in a gap."""
 
     sequence: str
@@ -31,7 +31,7 @@ class Layout:
     insertion: str | None
 
 
-def lay_out(residues: ChainResidues, polymer: tuple[str, ...], max_numbering_gap: int) -> Layout:
+def lay_out(residues: ChainResidues, polymer: tuple[str, ...], max_numbering_gap: int) -> GappedChain:
     """Put the observed residues of a chain on the rows of its sequence.
 
     Parameters
@@ -57,7 +57,7 @@ def lay_out(residues: ChainResidues, polymer: tuple[str, ...], max_numbering_gap
     sequence = list(whole[first : first + count]) if whole else ["X"] * count
     for row, letter in zip((rows - first).tolist(), observed, strict=True):
         sequence[row] = letter
-    return Layout("".join(sequence), source, _numbers(residues, source), _insertions(residues, source))
+    return GappedChain("".join(sequence), source, _numbers(residues, source), _insertions(residues, source))
 
 
 def fits(residues: ChainResidues, polymer: tuple[str, ...]) -> bool:

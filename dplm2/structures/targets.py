@@ -27,7 +27,7 @@ LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
-class Source:
+class FetchSource:
     """Where structures come from, and how patiently they are asked for."""
 
     pdb_address: str = PDB_ADDRESS
@@ -40,7 +40,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Target:
+class FetchTarget:
     """One thing to fetch: what the list says, its address, and the file it becomes (its ending may be added later)."""
 
     name: str
@@ -50,8 +50,8 @@ class Target:
 
 
 def read_targets(
-    lists: str | os.PathLike | Sequence[str | os.PathLike], source: Source, may_be_empty: bool = False
-) -> list[Target]:
+    lists: str | os.PathLike | Sequence[str | os.PathLike], source: FetchSource, may_be_empty: bool = False
+) -> list[FetchTarget]:
     """The targets of lists: PDB ids, UniProt accessions or addresses, one a line; ``#`` begins a comment.
 
     An address without a path is no target, but a site; see `dplm2.structures.sites`.
@@ -99,7 +99,7 @@ def _entries(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
             yield number, text
 
 
-def _read(path: str | os.PathLike, source: Source) -> Iterator[Target]:
+def _read(path: str | os.PathLike, source: FetchSource) -> Iterator[FetchTarget]:
     for number, text in _entries(path):
         if names_site(text):
             continue
@@ -109,21 +109,21 @@ def _read(path: str | os.PathLike, source: Source) -> Iterator[Target]:
         yield target
 
 
-def _target(text: str, source: Source) -> Target | None:
+def _target(text: str, source: FetchSource) -> FetchTarget | None:
     if site_of(text) is not None:
         # The name is taken from the address and made safe: it never leads out of the folder.
         name = UNSAFE.sub("_", unquote(urlsplit(text).path).rsplit("/", 1)[-1]).lstrip(".") or "download"
-        return Target(text, text, name[-LONGEST_NAME:])
+        return FetchTarget(text, text, name[-LONGEST_NAME:])
     if PDB_ID.fullmatch(text):
         address = source.pdb_address.format(id=text.lower())
-        return Target(text, address, text.lower() + endings(address))
+        return FetchTarget(text, address, text.lower() + endings(address))
     if accession := UNIPROT.fullmatch(text):
         name = accession[1].upper()
-        return Target(text, source.alphafold_address.format(id=name), f"AF-{name}-F1", indirect=True)
+        return FetchTarget(text, source.alphafold_address.format(id=name), f"AF-{name}-F1", indirect=True)
     return None
 
 
-def _told_apart(target: Target) -> Target:
+def _told_apart(target: FetchTarget) -> FetchTarget:
     stem, dot, rest = target.file.partition(".")
     digest = hashlib.sha256(target.address.encode()).hexdigest()[:6]
     return replace(target, file=f"{stem}-{digest}{dot}{rest}")
@@ -168,7 +168,9 @@ class TargetLists:
         return paths
 
 
-def list_targets(lists: str | Sequence[str], folder: str | os.PathLike, shards: int, source: Source) -> TargetLists:
+def list_targets(
+    lists: str | Sequence[str], folder: str | os.PathLike, shards: int, source: FetchSource
+) -> TargetLists:
     """Cut lists of what to fetch into one a shard.
 
     Which shard an entry belongs to follows from its file's name alone, so that a new entry changes one shard, and

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from dplm2.geometry.frames import frames_from_backbone, pseudo_beta
+from dplm2.geometry.lddt import lddt_per_residue
 from dplm2.settings.tokenizer import LossSettings
 from dplm2.tokenizer.decoder import CONFIDENCE_BINS, DecoderOutput
-from dplm2.tokenizer.validation import lddt
 from dplm2.tokenizer.violation import violations
 
-ALANINE, GLYCINE, PROLINE, UNKNOWN = 0, 7, 14, 20
+GLYCINE, PROLINE, UNKNOWN = 7, 14, 20
 AMINO_ACIDS = "ARNDCQEGHILKMFPSTWYVX"  # the order of AlphaFold and of the sequence head
 FIRST_BOUNDARY, LAST_BOUNDARY = 2.3125, 21.6875  # angstrom, of the distogram's bins
 FAPE_UNIT = 10.0  # angstrom that count as an error of 1
@@ -274,7 +274,7 @@ def confidence_cross_entropy(logits_BLC: Tensor, alpha_BLX: Tensor, targets: Tar
 
     The authors' configuration has this term; their code leaves it out.
     """
-    true_BL = lddt(alpha_BLX.detach(), targets.origins, targets.observed)
+    true_BL = lddt_per_residue(alpha_BLX.detach(), targets.origins, targets.observed)
     bins_BL = (true_BL * CONFIDENCE_BINS).long().clamp(max=CONFIDENCE_BINS - 1)
     errors_BL = functional.cross_entropy(logits_BLC.transpose(1, 2), bins_BL, reduction="none")
     known_BL = targets.observed.to(errors_BL.dtype)

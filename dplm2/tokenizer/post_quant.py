@@ -15,7 +15,7 @@ ROTARY_BASE = 10000.0
 MASKED = -1e9  # logit of what must not be attended to; finite, so that a wholly masked row is not NaN
 
 
-class TransformerLayer(nn.Module):
+class PostQuantLayer(nn.Module):
     """Pre-norm transformer layer with rotary positions (the layout of ESM-1b and ESM-2)."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -76,7 +76,7 @@ class PostQuantization(nn.Module):
         values = len(quantizer.layout)
         # A layer norm over a few levels would wipe out most of what they say.
         self.perceptron = InputPerceptron(values, width, normalize=quantizer.bits_per_value is None)
-        self.layers = nn.ModuleList(TransformerLayer(width, heads) for _ in range(layers))
+        self.layers = nn.ModuleList(PostQuantLayer(width, heads) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
 
     def forward(self, codes_BLQ: Tensor, mask_BL: Tensor | None) -> Tensor:

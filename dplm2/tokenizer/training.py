@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from dplm2.core.artifacts import RunRecord, fingerprint, sha256_of_file
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.inputs import hash_of
-from dplm2.geometry.backbone import observed_residues as finite_residues
+from dplm2.geometry import backbone as geometry
+from dplm2.geometry.lddt import lddt_per_residue
+from dplm2.geometry.superposition import rmsd
 from dplm2.settings.roles import deciding, plain
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures.store import SELECTION_FILE, read_chains
-from dplm2.tokenizer import losses, validation
+from dplm2.tokenizer import losses
 from dplm2.tokenizer.bridging import bridge_gaps
+from dplm2.tokenizer.codebook import codebook_use
 from dplm2.tokenizer.feature_cache import cached_features
 from dplm2.tokenizer.features import observed_residues
 from dplm2.tokenizer.importing import load_encoder_weights
@@ -72,7 +75,7 @@ class TokenizerObjective(nn.Module):
         scale = losses.scale_of(targets.lengths, weights, weights.crop)
         with torch.no_grad():
             alpha = output.positions[:, :, 1].float()
-            deviation = validation.rmsd(alpha, targets.origins, observed_BL).mean()
+            deviation = rmsd(alpha, targets.origins, observed_BL).mean()
         metrics = {
             **terms,
             "commitment": quantized.commitment,
@@ -112,7 +115,7 @@ class TokenizerTask:
         self.module = TokenizerObjective(tokenizer, settings)
         self.settings = settings
         bridged = settings.encoder.bridge_gaps
-        self.chains = Chains(chains, bridged)
+        self.chains = ChainWindows(chains, bridged)
         self.features = None
         if features is not None:
             self.features = cached_features(tokenizer.eval().encoder, self.chains.backbones, features)
@@ -121,7 +124,7 @@ class TokenizerTask:
         self.costs = [length if crop is None else min(length, crop) for length in self.chains.lengths]
         clusters = chains["cluster"].to_pylist()
         self.clusters = clusters if any(clusters) else None
-        self.validated = Chains((held_out if len(held_out) else chains).slice(0, VALIDATION_CHAINS), bridged)
+        self.validated = ChainWindows((held_out if len(held_out) else chains).slice(0, VALIDATION_CHAINS), bridged)
 
     def begin_step(self, step: int) -> None:
         """Switch bits on one by one over the first ``quantizer.gradual_steps`` steps."""
@@ -156,15 +159,17 @@ class TokenizerTask:
             codes = indices_to_codes(indices, tokenizer.bits)
             alpha = tokenizer.decoder(codes, batch["mask"], distogram=False).positions[:, :, 1].float()
             true = batch["coords"][:, :, 1]
-            deviations += validation.rmsd(alpha, true, observed).tolist()
-            per_residue = validation.lddt(alpha, true, observed) * observed
+            deviations += rmsd(alpha, true, observed).tolist()
+            per_residue = lddt_per_residue(alpha, true, observed) * observed
             kept += (per_residue.sum(-1) / observed.sum(-1).clamp(min=1)).tolist()
-            tokens.append(indices[observed].cpu())
+            tokens.append(indices[observed].cpu().numpy())
+        use, perplexity = codebook_use(tokens, tokenizer.codebook_size)
         return {
             "rmsd": float(np.mean(deviations)),
             "rmsd_median": float(np.median(deviations)),
             "lddt": float(np.mean(kept)),
-            **validation.code_use(torch.cat(tokens), tokenizer.codebook_size),
+            "codes_used": use,
+            "code_perplexity": perplexity,
         }
 
     def describe(self, batch: Mapping[str, Tensor]) -> dict[str, str]:
@@ -175,7 +180,7 @@ class TokenizerTask:
         }
 
 
-class Chains:
+class ChainWindows:
     """Chains in memory, and windows of them as batches.
 
     Parameters
@@ -192,7 +197,7 @@ class Chains:
         self.lengths = table["length"].to_pylist()
         self.sequences = table["sequence"].to_pylist()
         backbones = [np.asarray(row, np.float32).reshape(-1, 4, 3) for row in table["backbone"].to_numpy()]
-        self.observed = [finite_residues(backbone) for backbone in backbones]
+        self.observed = [geometry.observed_residues(backbone) for backbone in backbones]
         self.backbones = [bridge_gaps(backbone) for backbone in backbones] if bridged else backbones
         self.numbering = [np.asarray(row, np.int32) for row in table["residue_index"].to_numpy()]
 
@@ -259,7 +264,7 @@ def train_tokenizer(
         If weights and sizes do not fit, or features are to be cached of an encoder that is trained.
     """
     cached = settings.encoder.cached_features
-    table = read_chains(list(chains), columns=list(Chains.COLUMNS))
+    table = read_chains(list(chains), columns=list(ChainWindows.COLUMNS))
     split = table["split"].fill_null("train")
     learnt, held_out = table.filter(pc.equal(split, "train")), table.filter(pc.equal(split, "validation"))
     if len(learnt) == 0:

@@ -23,7 +23,6 @@ TOLERANCE = 12.0  # spreads
 CLASH_TOLERANCE = 1.5  # angstrom that two atoms may overlap
 RADII = (1.55, 1.7, 1.7, 1.52, 1.7)  # van der Waals, angstrom: N, CA, C, O, CB
 EPSILON = 1e-6
-NEAREST = 1e-10  # under the root of distances between atoms
 N, CA, C, O, CB = range(5)
 
 

@@ -10,26 +10,26 @@ from torch.utils.data import DataLoader, Dataset
 from dplm2.training import randomness
 from dplm2.training.batches import MicroBatch
 from dplm2.training.signals import STOP_SIGNALS
-from dplm2.training.task import Task
+from dplm2.training.trainable import Trainable
 
 
 class _Collated(Dataset):
     """A micro-batch is looked up by itself; its noise follows from its number, so it does not matter who makes it."""
 
-    def __init__(self, task: Task, seed: int) -> None:
+    def __init__(self, task: Trainable, seed: int) -> None:
         self.task, self.seed = task, seed
 
     def __getitem__(self, micro: MicroBatch) -> tuple[MicroBatch, dict[str, Tensor]]:
         return micro, collate(self.task, self.seed, micro)
 
 
-def collate(task: Task, seed: int, micro: MicroBatch) -> dict[str, Tensor]:
+def collate(task: Trainable, seed: int, micro: MicroBatch) -> dict[str, Tensor]:
     """The batch of a micro-batch."""
     return task.collate(micro.indices, randomness.generator(seed, randomness.NOISE, micro.number))
 
 
 def load(
-    stream: Iterator[MicroBatch], task: Task, seed: int, *, workers: int, pin: bool
+    stream: Iterator[MicroBatch], task: Trainable, seed: int, *, workers: int, pin: bool
 ) -> Iterator[tuple[MicroBatch, dict[str, Tensor]]]:
     """Yield each micro-batch of ``stream`` with its batch; ``workers`` processes prepare them, or this one if 0."""
     if not workers:

@@ -11,13 +11,13 @@ from dplm2.training.devices import Machine, blocks
 from dplm2.training.run import FitResult, Run
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
-from dplm2.training.task import Task
+from dplm2.training.trainable import Trainable
 
 __all__ = ["FitResult", "fit"]
 
 
 def fit(
-    task: Task,
+    task: Trainable,
     settings: TrainingSettings,
     *,
     seed: int,
@@ -77,7 +77,7 @@ def _enter(stack: contextlib.ExitStack, context: contextlib.AbstractContextManag
     stack.enter_context(context)
 
 
-def _check_task(task: Task, settings: TrainingSettings) -> None:
+def _check_task(task: Trainable, settings: TrainingSettings) -> None:
     if not len(task.ids) == len(task.costs) or (task.clusters is not None and len(task.clusters) != len(task.ids)):
         raise ValueError("a task's ids, costs and clusters are of different lengths")
     if settings.sample_by == "cluster" and task.clusters is None:

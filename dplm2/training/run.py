@@ -36,7 +36,7 @@ from dplm2.training.log import (
 from dplm2.training.optimizer import MovingAverage, learning_rate, make_optimizer, trained_parameters
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
-from dplm2.training.task import Task, optional
+from dplm2.training.trainable import Trainable, optional
 
 # On a GPU the host runs ahead; looking at a loss makes it wait, so losses are looked at only this often.
 STEPS_BETWEEN_CHECKS_ON_GPU = 25
@@ -95,7 +95,7 @@ class Run:
 
     def __init__(
         self,
-        task: Task,
+        task: Trainable,
         settings: TrainingSettings,
         seed: int,
         machine: Machine,

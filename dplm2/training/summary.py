@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from dplm2.core.artifacts import peak_memory_bytes
 from dplm2.core.errors import DPLM2Error
+from dplm2.core.memory import is_out_of_memory
 from dplm2.settings.training import TrainingSettings
 from dplm2.training import randomness
 from dplm2.training.batches import Batches
 from dplm2.training.devices import Machine
 from dplm2.training.log import duration
 from dplm2.training.optimizer import trained_parameters
-from dplm2.training.task import Task, optional
+from dplm2.training.trainable import Trainable, optional
 
 GIGABYTE = 1e9
 
@@ -44,7 +45,7 @@ class Trial:
 
 
 def run_trial(
-    task: Task, module: nn.Module, batches: Batches, batch: dict[str, Tensor], machine: Machine, *, compiled: bool
+    task: Trainable, module: nn.Module, batches: Batches, batch: dict[str, Tensor], machine: Machine, *, compiled: bool
 ) -> Trial:
     """Run the largest batch forward and backward and leave no trace in weights, gradients or buffers.
 
@@ -70,8 +71,8 @@ def run_trial(
                 loss, _ = module(batch)
             loss.backward()
             float(loss.detach())
-        except RuntimeError as error:
-            if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             raise DPLM2Error(
                 f"a batch of {batches.seen(largest)} tokens ({len(largest)} chains) does not fit into memory: lower "
@@ -94,7 +95,7 @@ def largest_batch(batches: Batches) -> np.ndarray:
 
 
 def lines(
-    task: Task,
+    task: Trainable,
     settings: TrainingSettings,
     batches: Batches,
     batch: dict[str, Tensor],

@@ -14,11 +14,11 @@ from dplm2.evaluation.benchmarks import scaffolding
 from dplm2.evaluation.benchmarks import self_consistency as module
 from dplm2.evaluation.benchmarks.diversity import linked_clusters
 from dplm2.evaluation.benchmarks.self_consistency import self_consistency
-from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.recovery import recovery, recovery_released, sequence_entropy
 from dplm2.evaluation.results import SUMMARY_COLUMNS, Source, bootstrap_interval, summarize, write_results
 from dplm2.evaluation.samples import EvaluatedSample, kept
 from dplm2.settings.evaluation import EvaluationSettings
+from dplm2.tokenizer.codebook import codebook_use
 
 SOURCE = Source("model", "folding", "test", "none")
 
@@ -66,10 +66,8 @@ def test_written_table_has_the_agreed_columns(tmp_path):
 
 
 def test_codebook_use_of_known_frequencies():
-    use = codebook_use([np.array([0, 0, 1]), np.array([1], dtype=np.uint16)], 8)
-    assert use == {"codebook_use": 0.25, "codebook_perplexity": pytest.approx(2)}
-    every = codebook_use([np.arange(64)], 64)
-    assert every == {"codebook_use": 1, "codebook_perplexity": pytest.approx(64)}
+    assert codebook_use([np.array([0, 0, 1]), np.array([1], dtype=np.uint16)], 8) == (0.25, pytest.approx(2))
+    assert codebook_use([np.arange(64)], 64) == (1, pytest.approx(64))
 
 
 def test_recovery_counts_known_observed_positions():

@@ -13,7 +13,7 @@ from biotite.structure.io import pdb, pdbx
 from dplm2 import DPLM2, StructureTokenizer
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.generation.samples import read_samples, write_rows, write_trajectory
-from dplm2.generation.selection import log_likelihoods
+from dplm2.generation.selection import best_of, log_likelihoods
 from dplm2.generation.task import Given, Target, parse_residues
 from dplm2.generation.tasks import TASKS
 from dplm2.language.guidance import composition
@@ -297,6 +297,13 @@ def test_a_target_of_unknown_residues_is_generated_where_it_is_unknown(model):
     assert sample.given["sequence"].tolist() == [True, False, True, True]
     assert sample.sequence[0] == "A" and sample.sequence[2:] == "CX" and sample.sequence[1] in AMINO_ACIDS
     assert Target("p", "A?CX", None).length == 4
+
+
+def test_a_candidate_without_likelihood_is_never_the_best():
+    nan = float("nan")
+    assert best_of([nan, -3.0, -2.5, -2.5], range(4)) == 2
+    assert best_of([0.0, nan], (1, 0)) == 0
+    assert best_of([nan, nan, -9.0], (0, 1)) == 0  # nothing was generated: all are the same
 
 
 # Choice, guidance, reproduction -------------------------------------------------------------------------------------

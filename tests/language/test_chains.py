@@ -9,7 +9,7 @@ import torch
 
 from dplm2.core.errors import DPLM2Error
 from dplm2.language import likelihood
-from dplm2.language.chains import Chains
+from dplm2.language.chains import TokenizedChains
 from dplm2.language.diffusion import TRACKS
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings
@@ -38,7 +38,7 @@ def random_table(lengths, seed=0):
 
 
 def test_a_chain_comes_back_as_it_was():
-    chains = Chains(
+    chains = TokenizedChains(
         table_of(["MKV", "WX"], [[1, 2, 3], [4, 5]], [[True, False, True], [True, True]]),
         VOCABULARY,
         DiffusionSettings.make(),
@@ -51,23 +51,23 @@ def test_a_chain_comes_back_as_it_was():
 
 def test_tokens_of_missing_residues_are_kept_if_they_are_to_be_learned():
     settings = DiffusionSettings.make(unobserved_structure="learn")
-    chains = Chains(table_of(["MK"], [[7, 0]], [[True, False]]), VOCABULARY, settings)
+    chains = TokenizedChains(table_of(["MK"], [[7, 0]], [[True, False]]), VOCABULARY, settings)
     assert chains.track(0, "structure").tolist() == [43, 36]
 
 
 def test_tracks_of_different_length_name_the_chain():
     with pytest.raises(DPLM2Error, match="chain1"):
-        Chains(table_of(["MK", "MKV"], [[1, 2], [3]]), VOCABULARY, DiffusionSettings.make())
+        TokenizedChains(table_of(["MK", "MKV"], [[1, 2], [3]]), VOCABULARY, DiffusionSettings.make())
 
 
 def test_no_chain_at_all_is_refused():
     with pytest.raises(DPLM2Error, match="no tokenized chain"):
-        Chains(table_of([], []), VOCABULARY, DiffusionSettings.make())
+        TokenizedChains(table_of([], []), VOCABULARY, DiffusionSettings.make())
 
 
 def test_windows_are_of_the_lengths_and_places_asked_for():
     settings = DiffusionSettings.make(max_length=80, crop_probability=0.5, crop_min_length=30)
-    chains = Chains(random_table([100, 40]), VOCABULARY, settings)
+    chains = TokenizedChains(random_table([100, 40]), VOCABULARY, settings)
     generator = torch.Generator().manual_seed(0)
     long, short = ([chains.window(index, generator) for _ in range(4000)] for index in (0, 1))
     lengths = np.array([window.stop - window.start for window in long])
@@ -81,7 +81,7 @@ def test_windows_are_of_the_lengths_and_places_asked_for():
 
 
 def test_a_batch_is_a_function_of_its_generator():
-    chains = Chains(random_table([90, 70, 50]), VOCABULARY, DiffusionSettings.make())
+    chains = TokenizedChains(random_table([90, 70, 50]), VOCABULARY, DiffusionSettings.make())
     first, again, other = (chains.noised([0, 1, 2], torch.Generator().manual_seed(seed)).batch() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert first["input_ids"].shape != other["input_ids"].shape or not torch.equal(
@@ -91,7 +91,7 @@ def test_a_batch_is_a_function_of_its_generator():
 
 def test_unigram_entropy_is_that_of_the_frequencies():
     table = table_of(["AAAACX", "CCGG"], [[0, 0, 0, 0, 1, 1], [2, 2, 3, 3]], [[True] * 5 + [False], [True] * 4])
-    entropy = likelihood.unigram_entropy(Chains(table, VOCABULARY, DiffusionSettings.make()))
+    entropy = likelihood.unigram_entropy(TokenizedChains(table, VOCABULARY, DiffusionSettings.make()))
 
     def closed_form(*counts):
         return -sum(count / sum(counts) * math.log(count / sum(counts)) for count in counts)
@@ -105,7 +105,7 @@ def test_a_model_that_knows_nothing_has_the_entropy_of_equal_classes(small_netwo
     head = small_network.model.lm_head
     torch.nn.init.zeros_(head.decoder.weight)
     torch.nn.init.zeros_(head.bias)
-    chains = Chains(random_table([60, 45, 80]), VOCABULARY, DiffusionSettings.make())
+    chains = TokenizedChains(random_table([60, 45, 80]), VOCABULARY, DiffusionSettings.make())
     entries = likelihood.masked_cross_entropies(small_network, chains)
     assert {(entry.track, entry.task) for entry in entries} == {
         ("structure", "single_modality"),
@@ -124,7 +124,7 @@ def test_a_model_that_knows_nothing_has_the_entropy_of_equal_classes(small_netwo
 
 
 def test_likelihood_does_not_depend_on_batches(small_network, monkeypatch):
-    chains = Chains(random_table([60, 45, 80, 30]), VOCABULARY, DiffusionSettings.make())
+    chains = TokenizedChains(random_table([60, 45, 80, 30]), VOCABULARY, DiffusionSettings.make())
     together = likelihood.masked_cross_entropies(small_network, chains)
     again = likelihood.masked_cross_entropies(small_network, chains)
     assert together == again
@@ -137,7 +137,7 @@ def test_likelihood_does_not_depend_on_batches(small_network, monkeypatch):
 def test_likelihood_of_many_chains_says_where_it_stands(small_network, monkeypatch, capsys):
     monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(likelihood, "_TOKENS_AT_ONCE", 200)
-    chains = Chains(random_table([60, 45, 80, 30]), VOCABULARY, DiffusionSettings.make())
+    chains = TokenizedChains(random_table([60, 45, 80, 30]), VOCABULARY, DiffusionSettings.make())
     silent = likelihood.masked_cross_entropies(small_network, chains)
     assert capsys.readouterr().err == ""
     assert likelihood.masked_cross_entropies(small_network, chains, progress="likelihood") == silent

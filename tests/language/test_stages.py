@@ -13,7 +13,7 @@ from test_warmup import sequence_model
 from dplm2.cli import main
 from dplm2.cpu import attention
 from dplm2.language import likelihood
-from dplm2.language.chains import Chains
+from dplm2.language.chains import TokenizedChains
 from dplm2.language.network import MultimodalEsm
 from dplm2.settings.model import DiffusionSettings
 from dplm2.tokenizer.model import StructureTokenizer
@@ -33,7 +33,7 @@ def chains_of(tokens_folder, split="train"):
     from dplm2.language.stages import splits_of
     from dplm2.language.vocabulary import Vocabulary
 
-    return Chains(splits_of(pq.read_table(tokens_folder))[split], Vocabulary(CODES), DiffusionSettings.make())
+    return TokenizedChains(splits_of(pq.read_table(tokens_folder))[split], Vocabulary(CODES), DiffusionSettings.make())
 
 
 def test_training_learns_both_tracks(trained, tokens_folder):

@@ -21,7 +21,7 @@ from dplm2.structures.fetching import fetch, write_rejected
 from dplm2.structures.manifest import SourceFile, read_manifest
 from dplm2.structures.sites import RefusedError, Sites
 from dplm2.structures.store import read_rejected
-from dplm2.structures.targets import Source, list_targets, read_targets
+from dplm2.structures.targets import FetchSource, list_targets, read_targets
 from tests.structures.made import chain
 
 BODY = gzip.compress("\n".join(chain("ACDEFGHIKL") * 5).encode())
@@ -117,9 +117,9 @@ def another():
         yield address
 
 
-def source(server, **more) -> Source:
+def source(server, **more) -> FetchSource:
     addresses = {"pdb_address": f"{server}/good/{{id}}.pdb.gz", "alphafold_address": f"{server}/models/{{id}}"}
-    return Source(**addresses, first_wait=0.01, timeout=2, tries=3, **more)
+    return FetchSource(**addresses, first_wait=0.01, timeout=2, tries=3, **more)
 
 
 def run(server, tmp_path, lines, **more):
@@ -212,10 +212,10 @@ def test_a_file_beyond_the_limit_is_refused(server, tmp_path):
 def test_a_list_that_is_wrong_is_named(tmp_path):
     (tmp_path / "list").write_text("1abc\nnot-an-id\n")
     with pytest.raises(ConfigError, match="line 2: 'not-an-id' is no PDB id"):
-        read_targets(tmp_path / "list", Source())
+        read_targets(tmp_path / "list", FetchSource())
     (tmp_path / "list").write_text("# nothing\n")
     with pytest.raises(DPLM2Error, match="an empty list"):
-        read_targets(tmp_path / "list", Source())
+        read_targets(tmp_path / "list", FetchSource())
 
 
 def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, capsys):
@@ -231,17 +231,17 @@ def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, caps
 
 def test_the_defaults_of_the_configuration_are_those_of_the_command():
     fetch = DatasetSettings.make(fetch={"list": "x"}).fetch
-    assert {key: getattr(fetch, key) for key in vars(Source())} == vars(Source())
+    assert {key: getattr(fetch, key) for key in vars(FetchSource())} == vars(FetchSource())
 
 
 def test_a_new_entry_changes_the_list_of_one_shard(tmp_path):
     ids = [f"{i}{a}{b}c" for i in range(1, 6) for a in "abcd" for b in "xyz"]
     (tmp_path / "list").write_text("\n".join(ids))
-    paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 4, Source()).write()
+    paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 4, FetchSource()).write()
     before = {path: (path.read_text(), path.stat().st_mtime_ns) for path in paths}
     assert sorted("".join(text for text, _ in before.values()).split()) == ids
     (tmp_path / "list").write_text("\n".join(["P12345", *reversed(ids)]))
-    list_targets(str(tmp_path / "list"), tmp_path / "lists", 4, Source()).write()
+    list_targets(str(tmp_path / "list"), tmp_path / "lists", 4, FetchSource()).write()
     changed = [path for path in paths if (path.read_text(), path.stat().st_mtime_ns) != before[path]]
     assert len(changed) == 1
     assert "P12345" in changed[0].read_text()
@@ -250,11 +250,11 @@ def test_a_new_entry_changes_the_list_of_one_shard(tmp_path):
 def test_addresses_of_one_file_name_meet_in_one_shard(tmp_path):
     lines = [f"http://here/{i}/model.pdb" for i in range(8)]
     (tmp_path / "list").write_text("\n".join(lines))
-    paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 16, Source()).write()
+    paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 16, FetchSource()).write()
     assert sorted(len(path.read_text().split()) for path in paths) == [0] * 15 + [8]
     shard = next(path for path in paths if path.read_text())
-    assert {t.file for t in read_targets(shard, Source())} == {
-        t.file for t in read_targets(tmp_path / "list", Source())
+    assert {t.file for t in read_targets(shard, FetchSource())} == {
+        t.file for t in read_targets(tmp_path / "list", FetchSource())
     }
 
 
@@ -372,7 +372,7 @@ def test_redirects_of_redirects_are_looked_at(server, another, tmp_path):
 def test_what_alphafold_db_names_is_looked_at(server, another, tmp_path, says, reason):
     Unruly.says = says.format(server=server, another=another) if isinstance(says, str) else says
     (tmp_path / "list").write_text("P12345\n")
-    own = Source(alphafold_address=f"{server}/says/{{id}}", first_wait=0.01, timeout=2, tries=3)
+    own = FetchSource(alphafold_address=f"{server}/says/{{id}}", first_wait=0.01, timeout=2, tries=3)
     outcome = fetch(read_targets(tmp_path / "list", own), tmp_path / "out", own)
     if reason is None:
         assert (outcome.fetched, outcome.rejects) == (1, [])

@@ -8,7 +8,7 @@ import pytest
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.structures.clusters import find_clusters
 from dplm2.structures.splits import LISTED_NAMES, Members, assign_splits
-from dplm2.structures.targets import Source, list_targets, read_sites, read_targets
+from dplm2.structures.targets import FetchSource, list_targets, read_sites, read_targets
 from tests.structures.made import settings
 
 NAMES = ["ubq_A", "poh_A", "other_A", "fourth_A"]
@@ -62,7 +62,7 @@ def test_a_list_that_names_no_chain_says_what_both_are_called(tmp_path):
 @pytest.mark.parametrize("end", ENDS)
 def test_fetch_lists(tmp_path, encoding, end):
     (tmp_path / "list").write_bytes(end.join(["1ubq", "P12345 # AlphaFold", "http://x.org/a.cif"]).encode(encoding))
-    assert [target.name for target in read_targets(tmp_path / "list", Source())] == [
+    assert [target.name for target in read_targets(tmp_path / "list", FetchSource())] == [
         "1ubq", "P12345", "http://x.org/a.cif"
     ]  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_what_is_no_list_is_refused_in_one_line(tmp_path, content, message):
     own = settings(clusters={"source": "file", "file": str(path)}).clusters
     for read in (
         lambda: split_by(path),
-        lambda: read_targets(path, Source()),
+        lambda: read_targets(path, FetchSource()),
         lambda: find_clusters(NAMES, NAMES, SEQUENCES, own),
     ):
         with pytest.raises(DPLM2Error, match=f"{path}: {message}") as caught:
@@ -101,22 +101,22 @@ def test_what_is_no_list_is_refused_in_one_line(tmp_path, content, message):
     for wrong in ("http://[bad/x", "http://host:port/x", "file:///etc/passwd", "ftp://host/x"):
         path.write_text(wrong)
         with pytest.raises(ConfigError, match="list, line 1: .* is no PDB id, UniProt accession or address"):
-            read_targets(path, Source())
+            read_targets(path, FetchSource())
     path.write_text("y" * 100_000)
     with pytest.raises(ConfigError, match="line 1: 'yyy") as caught:
-        read_targets(path, Source())
+        read_targets(path, FetchSource())
     assert len(str(caught.value)) < 300
 
 
 def test_a_site_is_no_target_and_goes_to_every_shard(tmp_path):
     lines = ["https://files.example.org", "https://data.example.org/", "1abc", "2abc", "3abc", "https://a.org/x.pdb"]
     (tmp_path / "list").write_text("\n".join(lines))
-    assert [target.name for target in read_targets(tmp_path / "list", Source())] == lines[2:]
+    assert [target.name for target in read_targets(tmp_path / "list", FetchSource())] == lines[2:]
     assert read_sites(tmp_path / "list") == sorted(lines[:2])
-    paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 8, Source()).write()
+    paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 8, FetchSource()).write()
     texts = [path.read_text() for path in paths]
     (tmp_path / "list").write_text("https://files.example.org\n1abc\n")
-    (path,) = list_targets(str(tmp_path / "list"), tmp_path / "lists", 1, Source()).write()
+    (path,) = list_targets(str(tmp_path / "list"), tmp_path / "lists", 1, FetchSource()).write()
     assert path.read_text().split() == ["https://files.example.org", "1abc"]
     sites = ["https://a.org", "https://data.example.org", "https://files.example.org"]
     assert all(text == "" or text.splitlines()[:3] == sites for text in texts)

@@ -141,9 +141,7 @@ def test_positions_equal_those_of_the_plain_trunk(decoder, official, length):
     assert (ours.states - plain["states"]).abs()[mask.expand(2, -1, -1)].max() < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"), [("attend_starting", "tri_att_start"), ("attend_ending", "tri_att_end")]
-)
+@pytest.mark.parametrize(("ours", "theirs"), [("attend_starting", "tri_att_start"), ("attend_ending", "tri_att_end")])
 def test_gradients_of_triangle_attention_equal_the_plain_ones_in_masked_rows_too(decoder, official, ours, theirs):
     """A masked row takes the mean of its values, but autograd carries a gradient to its logits all the same."""
     plain = getattr(transformers_trunk(official, tiny_settings()).blocks[0], theirs)

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from dplm2.core.errors import ConfigError
+from dplm2.geometry.lddt import lddt_per_residue
+from dplm2.geometry.superposition import rmsd
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures import store
-from dplm2.tokenizer import feature_cache, losses, validation
+from dplm2.tokenizer import feature_cache, losses
 from dplm2.tokenizer.model import StructureTokenizer, pad_backbones
-from dplm2.tokenizer.training import Chains, TokenizerTask, initial_tokenizer, train_tokenizer
+from dplm2.tokenizer.training import ChainWindows, TokenizerTask, initial_tokenizer, train_tokenizer
 from tests.tokenizer.test_losses import chain_of_torsions
 
 SIZES = {
@@ -289,7 +291,7 @@ def test_windows_of_cached_features_are_those_of_the_whole_chain(tmp_path):
 def test_interrupted_computation_of_features_goes_on(tmp_path, monkeypatch):
     settings = settings_of(encoder={"frozen": True})
     encoder = initial_tokenizer(settings, seed=0).eval().encoder
-    backbones, lines = Chains(table_of()).backbones, []
+    backbones, lines = ChainWindows(table_of()).backbones, []
     monkeypatch.setattr(feature_cache, "RESIDUES_PER_BATCH", 30)
     monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_NOTES", -1.0)
     expected = feature_cache.cached_features(encoder, backbones, tmp_path / "whole", lines.append).features_ND
@@ -333,11 +335,11 @@ def test_rmsd_and_lddt_of_moved_and_changed_chains():
     turn = turn * torch.linalg.det(turn)
     mask = torch.ones(1, 40, dtype=torch.bool)
     moved = true @ turn.T + 7
-    assert validation.rmsd(moved, true, mask).item() < 1e-3
-    assert torch.allclose(validation.lddt(moved, true, mask), torch.ones(1, 40))
-    assert validation.rmsd(moved * torch.tensor([1.0, 1.0, -1.0]), true, mask).item() > 1
+    assert rmsd(moved, true, mask).item() < 1e-3
+    assert torch.allclose(lddt_per_residue(moved, true, mask), torch.ones(1, 40))
+    assert rmsd(moved * torch.tensor([1.0, 1.0, -1.0]), true, mask).item() > 1
     noise = torch.randn(1, 40, 3, generator=generator) * 3
-    noisy = validation.rmsd(moved + noise, true, mask).item()
+    noisy = rmsd(moved + noise, true, mask).item()
     assert noisy == pytest.approx(biotite_rmsd((moved + noise)[0].numpy(), true[0].numpy()), rel=1e-4)
 
 
@@ -347,12 +349,7 @@ def biotite_rmsd(mobile, fixed):
     return structure.rmsd(fixed, fitted)
 
 
-def test_code_use_of_equal_shares_is_their_number():
-    use = validation.code_use(torch.tensor([0, 1, 2, 3] * 5), 16)
-    assert use == {"codes_used": 0.25, "code_perplexity": pytest.approx(4.0)}
-
-
 def test_chains_keep_what_the_table_says():
-    chains = Chains(table_of())
+    chains = ChainWindows(table_of())
     assert chains.lengths == [18, 25, 30, 41]
     assert [len(backbone) for backbone in chains.backbones] == chains.lengths

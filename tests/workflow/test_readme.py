@@ -1,21 +1,19 @@
-"""What the README tells people to type works as it stands there."""
+"""Every command and example of the README is run."""
 
+import gzip
+import json
 import re
 import shlex
 import shutil
 
 import pytest
+import yaml
 
-from dplm2.cli import build_parser
-from tests.workflow.conftest import ROOT
+from dplm2.cli import main
+from tests.workflow.conftest import DEMO, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    dplm2 ")]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_is_understood(command):
-    assert callable(build_parser().parse_args(shlex.split(command)[1:]).run)
 
 
 @pytest.mark.parametrize("target", re.findall(r"^    make (\w+)", README, flags=re.MULTILINE))
@@ -28,18 +26,52 @@ def test_link_leads_somewhere(path):
     assert (ROOT / path).exists()
 
 
-@pytest.mark.workflow
-@pytest.mark.xdist_group("workflow")
-def test_python_example_runs_on_a_trained_model(finished, tmp_path, monkeypatch):
-    (tmp_path / "data").symlink_to(ROOT / "data")
+@pytest.fixture
+def folder(finished, recorded, tmp_path, monkeypatch):
+    """A working directory with what the README's commands name: a finished run, structures, the authors' weights."""
+    for name in ("data", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(finished.folder / "results" / "models" / "tiny", tmp_path / "results" / "models" / "demo")
     shutil.copytree(finished.folder / "results" / "tokenizers", tmp_path / "results" / "tokenizers")
+    shutil.copytree(tmp_path / "results" / "tokenizers" / "tiny", tmp_path / "results" / "tokenizers" / "demo")
+    (tmp_path / "structures").mkdir()
+    for name in ("1shg_A", "1ubq_A"):
+        (structure,) = DEMO.rglob(f"{name}.bcif.gz")
+        shutil.copy(structure, tmp_path / "structures")
+        (tmp_path / "1ubq.pdb").write_bytes(gzip.decompress(structure.read_bytes()))  # told by its content
+    (tmp_path / "proteins.fasta").write_text(">a\nMKTAYIAKQR\n>b\nACDEFGH\n")
+    authors = {
+        "struct_tokenizer": {"weights.safetensors": "structok_tiny/weights.safetensors"},
+        "dplm2_650m": {"model.safetensors": "lm_tiny/weights.safetensors", "config.json": "lm_tiny/config.json"},
+    }
+    for name, files in authors.items():
+        (tmp_path / "path/to" / name).mkdir(parents=True)
+        for file, source in files.items():
+            shutil.copy(recorded(source), tmp_path / "path/to" / name / file)
+    meta = json.loads(recorded("structok_tiny/meta.json").read_text())
+    described = {"model": {**meta["config"], "if1_args": meta["if1_args"]}}
+    (tmp_path / "path/to/struct_tokenizer/config.yaml").write_text(yaml.safe_dump(described))
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.workflow
+@pytest.mark.xdist_group("workflow")
+def test_every_command_runs(folder, capsys):
+    assert len(COMMANDS) > 5
+    for command in COMMANDS:
+        assert main(shlex.split(command)[1:]) == 0, f"{command}\n{capsys.readouterr().err}"
+    assert (folder / "models" / "released" / "model.safetensors").is_file()
+
+
+@pytest.mark.workflow
+@pytest.mark.xdist_group("workflow")
+def test_python_example_runs_on_a_trained_model(folder):
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict = {}
     exec(compile(example, "README.md", "exec"), names)
     assert len(names["protein"].sequence) == 80
-    assert (tmp_path / "protein.pdb").stat().st_size > 80 * 4 * 80
+    assert (folder / "protein.pdb").stat().st_size > 80 * 4 * 80
     assert names["redesigned"].sequence != ""
     assert len(names["scaffolds"]) == 2
     assert names["backbone"].shape == (80, 4, 3)

@@ -19,7 +19,7 @@ from dplm2.core.folders import local_folder
 from dplm2.evaluation.benchmarks.job import dataset_name, set_name
 from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK, PERPLEXITY
 from dplm2.evaluation.results import Source, describe, summary_row, write_results
-from dplm2.language.chains import Chains
+from dplm2.language.chains import TokenizedChains
 from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_entropy
 from dplm2.language.model_folder import FOLDER_FILES, WEIGHTS_FILE
 from dplm2.language.network import MultimodalEsm
@@ -82,7 +82,7 @@ def run(job: LikelihoodJob) -> int:
         _check_tokenizer(network, table, folder)
         for split in splits:
             source = Source(model, TASK, set_name(name, split, len(splits) > 1 or job.split is not None))
-            chains = Chains(_of_split(table, split), network.vocabulary, DiffusionSettings.make())
+            chains = TokenizedChains(_of_split(table, split), network.vocabulary, DiffusionSettings.make())
             summary += _rows(network, chains, source, label, job.seed, details)
             if label == "trained":
                 summary += _track_rows(unigram_entropy(chains), source, "unigram")
@@ -97,7 +97,7 @@ def _of_split(table: pa.Table, split: str | None) -> pa.Table:
 
 
 def _rows(
-    network: MultimodalEsm, chains: Chains, source: Source, label: str, seed: int, details: list[dict]
+    network: MultimodalEsm, chains: TokenizedChains, source: Source, label: str, seed: int, details: list[dict]
 ) -> list[dict]:
     """Summary rows of one network on one set of chains; each task's figure also goes to ``details``."""
     entries = masked_cross_entropies(network, chains, seed=seed, progress=f"likelihood of {source.dataset} ({label})")

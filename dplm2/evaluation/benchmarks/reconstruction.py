@@ -11,7 +11,6 @@ from tqdm import tqdm
 from dplm2.core.artifacts import RunRecord
 from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.benchmarks.job import dataset_name, set_name
-from dplm2.evaluation.codebook import codebook_use
 from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.metrics.structure import COMPARED, COMPOSITION
 from dplm2.evaluation.metrics.tokenizer import CODEBOOK, of_weights
@@ -21,6 +20,7 @@ from dplm2.geometry.secondary_structure import fractions
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.roles import plain
 from dplm2.structures import store
+from dplm2.tokenizer.codebook import codebook_use
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import read_tokens
 
@@ -190,7 +190,8 @@ def _summary(
             columns += [NATIVE + metric.name for metric in COMPOSITION]
         rows += summarize(part, columns, source, job.settings.bootstrap_samples)
         indices = np.flatnonzero(chosen)
-        use = codebook_use((tokens[i][observed[i]] for i in indices), codebook_size)
+        use, perplexity = codebook_use((tokens[i][observed[i]] for i in indices), codebook_size)
+        figures = (("codebook_use", use), ("codebook_perplexity", perplexity))
         residues = int(sum(observed[i].sum() for i in indices))
-        rows += [summary_row(source, names[column], value, residues) for column, value in use.items()]
+        rows += [summary_row(source, names[column], value, residues) for column, value in figures]
     return rows

@@ -10,9 +10,9 @@ from dplm2.generation.tasks import (
     scaffolding,
     sequence,
 )
-from dplm2.settings.generation import Task
+from dplm2.settings.generation import TaskName
 
-TASKS: dict[Task, GenerationTask] = {
+TASKS: dict[TaskName, GenerationTask] = {
     "co-generation": co_generation.TASK,
     "sequence": sequence.TASK,
     "backbone": backbone.TASK,

@@ -22,7 +22,7 @@ from dplm2.cli import main
 from dplm2.core.errors import DPLM2Error
 from dplm2.generation.selection import log_likelihoods
 from dplm2.language import diffusion, heads, layout, likelihood, lora
-from dplm2.language.chains import Chains
+from dplm2.language.chains import TokenizedChains
 from dplm2.language.conditioning import Conditioning
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import sample
@@ -299,7 +299,7 @@ def test_training_learns_both_tracks(trained, tokens_folder):
     network = MultimodalEsm.from_pretrained(folder)
     assert (network.head.name, network.vocabulary.codebook_size) == (head, CODES)
     part = splits_of(pq.read_table(tokens_folder))["validation"]
-    chains = Chains(part, network.vocabulary, DiffusionSettings.make())
+    chains = TokenizedChains(part, network.vocabulary, DiffusionSettings.make())
     unigram = likelihood.unigram_entropy(chains)
     for track, (value, _) in likelihood.pooled(likelihood.masked_cross_entropies(network, chains)).items():
         assert value < 0.9 * unigram[track][0]

@@ -1,11 +1,11 @@
-"""How a set of chains uses the structure tokenizer's codes."""
+"""Use of the structure tokenizer's codes by a set of chains."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
 
-def codebook_use(tokens: Iterable[np.ndarray], codebook_size: int) -> dict[str, float]:
+def codebook_use(tokens: Iterable[np.ndarray], codebook_size: int) -> tuple[float, float]:
     """Share of the codes that occur, and the perplexity: the exponential of the entropy of their frequencies.
 
     The perplexity says how many codes, equally frequent, would be as hard to guess; it lies between 1 and
@@ -16,4 +16,4 @@ def codebook_use(tokens: Iterable[np.ndarray], codebook_size: int) -> dict[str, 
         counts += np.bincount(np.asarray(chain, dtype=np.int64), minlength=codebook_size)
     shares = counts[counts > 0] / max(counts.sum(), 1)
     entropy = -(shares * np.log(shares)).sum()
-    return {"codebook_use": float((counts > 0).mean()), "codebook_perplexity": float(np.exp(entropy))}
+    return float((counts > 0).mean()), float(np.exp(entropy))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Task(Protocol):
+class Trainable(Protocol):
     """A network with its data and its loss.
 
     A task may also have any of these:
@@ -51,6 +51,6 @@ class Task(Protocol):
         """
 
 
-def optional(task: Task, name: str) -> Any:
+def optional(task: Trainable, name: str) -> Any:
     """The optional part ``name`` of a task, or None."""
     return getattr(task, name, None)
