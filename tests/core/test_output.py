@@ -26,7 +26,8 @@ def run(options):
         raise end
     return end
 
-cli._registrations = lambda: [lambda sub: sub.add_parser("work").set_defaults(run=run)]
+add_work = lambda parser: parser.set_defaults(run=run)
+cli.COMMANDS = {"work": cli.Command("work", ("__main__:add_work",))}
 sys.exit(cli.main(sys.argv[1:]))
 """
 

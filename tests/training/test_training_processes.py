@@ -146,10 +146,16 @@ def test_a_closed_pipe_does_not_keep_a_run_from_saving(tmp_path):
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "straight"))
 
 
-def test_the_command_leaves_with_that_status(monkeypatch, capsys):
+def add_preempted(parser):
+    """A command that is told to stop."""
+
     def run(options):
         raise Preempted("tokenizer demo: told to stop (SIGTERM); saved at step 3 of 10")
 
-    monkeypatch.setattr(cli, "_registrations", lambda: [lambda sub: sub.add_parser("train").set_defaults(run=run)])
+    parser.set_defaults(run=run)
+
+
+def test_the_command_exits_with_that_status(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "COMMANDS", {"train": cli.Command("train", (f"{__name__}:add_preempted",))})
     assert cli.main(["train"]) == 75
     assert capsys.readouterr().err.count("\n") == 1

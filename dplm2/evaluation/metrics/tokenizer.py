@@ -3,11 +3,9 @@
 from dplm2.evaluation.metrics.metric import SHARE, Metric
 from dplm2.evaluation.metrics.structure import COMPARED
 
-CODEBOOK_USE = Metric(
-    "codebook_use", "codebook in use", SHARE, "higher", of="codes", source="dplm2.evaluation.codebook"
-)
+CODEBOOK_USE = Metric("codebook_use", "codebook in use", SHARE, "higher", of="codes", source="dplm2.tokenizer.codebook")
 CODEBOOK_PERPLEXITY = Metric(
-    "codebook_perplexity", "codebook perplexity", "", "higher", source="dplm2.evaluation.codebook"
+    "codebook_perplexity", "codebook perplexity", "", "higher", source="dplm2.tokenizer.codebook"
 )
 CODEBOOK = (CODEBOOK_USE, CODEBOOK_PERPLEXITY)
 

@@ -32,11 +32,11 @@ QUANTIZER = "Yu et al. 2024 (lookup-free quantization); dplm2.tokenizer.quantize
 COMMITMENT = Metric("commitment", "commitment loss", "", "lower", source=QUANTIZER)
 SAMPLE_ENTROPY = Metric("sample_entropy", "entropy of single codes", "", "lower", source=QUANTIZER)
 CODEBOOK_ENTROPY = Metric("codebook_entropy", "entropy of code frequencies", "", "higher", source=QUANTIZER)
-VALIDATION = "dplm2.tokenizer.validation"
-RMSD = Metric("rmsd", f"{LETTER_C_ALPHA} RMSD", ANGSTROM, "lower", source=VALIDATION)
-RMSD_MEDIAN = Metric("rmsd_median", f"median {LETTER_C_ALPHA} RMSD", ANGSTROM, "lower", source=VALIDATION)
-CODES_USED = Metric("codes_used", "codebook in use", SHARE, "higher", of="codes", source=VALIDATION)
-CODE_PERPLEXITY = Metric("code_perplexity", "codebook perplexity", "", "higher", source=VALIDATION)
+SUPERPOSITION, CODEBOOK = "dplm2.geometry.superposition", "dplm2.tokenizer.codebook"
+RMSD = Metric("rmsd", f"{LETTER_C_ALPHA} RMSD", ANGSTROM, "lower", source=SUPERPOSITION)
+RMSD_MEDIAN = Metric("rmsd_median", f"median {LETTER_C_ALPHA} RMSD", ANGSTROM, "lower", source=SUPERPOSITION)
+CODES_USED = Metric("codes_used", "codebook in use", SHARE, "higher", of="codes", source=CODEBOOK)
+CODE_PERPLEXITY = Metric("code_perplexity", "codebook perplexity", "", "higher", source=CODEBOOK)
 
 METRICS = (
     LOSS, TRACK_LOSS, CROSS_ENTROPY, TRACK_CROSS_ENTROPY, TASK_CROSS_ENTROPY, TRACK_AND_TASK_CROSS_ENTROPY,
