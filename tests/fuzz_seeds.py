@@ -146,7 +146,11 @@ def _bytes(paths) -> list[bytes]:  # noqa: ANN001
 
 def _fasta() -> list[bytes]:
     records = "".join(f">chain_{number} a protein\n{PROTEIN[number % 7 :]}\n{PROTEIN}\n" for number in range(40))
-    return [records.encode(), gzip.compress(records.encode()), b"\xef\xbb\xbf" + records.replace("\n", "\r\n").encode()]
+    return [
+        records.encode(),
+        gzip.compress(records.encode(), mtime=0),
+        b"\xef\xbb\xbf" + records.replace("\n", "\r\n").encode(),
+    ]
 
 
 def _labels(count: int) -> bytes:

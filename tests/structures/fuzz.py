@@ -116,7 +116,12 @@ def broken_files(seeds: Sequence[Path], count: int, seed: int = 0) -> Iterator[I
             packed = False
         for _ in range(draw.choice((1, 1, 2, 3))):
             data = draw.choice(MUTATIONS)(data or b"x", draw)
-        yield Item(f"{i}-{path.name}", "0" * 64, f"{i}-{path.name}", content=gzip.compress(data, 1) if packed else data)
+        yield Item(
+            f"{i}-{path.name}",
+            "0" * 64,
+            f"{i}-{path.name}",
+            content=gzip.compress(data, 1, mtime=0) if packed else data,
+        )
 
 
 def check_chain(chain: Chain) -> None:

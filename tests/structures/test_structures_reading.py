@@ -38,7 +38,7 @@ def written(tmp_path, ending: str) -> bytes:
 def test_the_content_tells_the_format_whatever_the_name(tmp_path, ending, packed):
     data = TEXT if ending == "pdb" else written(tmp_path, ending)
     path = tmp_path / "wrong.name"
-    path.write_bytes(gzip.compress(data) if packed else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
     entry = read_structure(path)
     assert entry.format == {"pdb": "PDB", "cif": "mmCIF", "bcif": "BinaryCIF"}[ending]
     theirs = (
@@ -98,7 +98,7 @@ def test_a_broken_record_of_the_protein_costs_the_file_and_one_of_a_ligand_does_
         (b"hello there\nno structure\n", "neither PDB"),
         (b"<!DOCTYPE html><html>404</html>", "web page"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "neither PDB"),
-        (gzip.compress(TEXT)[:-200], "cut short|corrupt"),
+        (gzip.compress(TEXT, mtime=0)[:-200], "cut short|corrupt"),
         (b"HEADER    X\nEND\n", "without ATOM"),
         (b"data_x\nloop_\n_entry.id\n1ABC\n", "atom_site"),
         (b"\x83\xa7version\xa50.3.0\xaadataBlocks\x90\xa7encoder\xa1x", "atom_site"),
@@ -115,7 +115,7 @@ def test_a_gzip_bomb_is_not_inflated():
     data = b"".join(bomb.compress(b"\0" * (1 << 20)) for _ in range(200)) + bomb.flush()
     with pytest.raises(UnreadableError, match="more than 10 MiB"):
         gunzip(data, 10 << 20)
-    assert gunzip(gzip.compress(b"ab") + gzip.compress(b"cd") + b"\0\0", 100) == b"abcd"
+    assert gunzip(gzip.compress(b"ab", mtime=0) + gzip.compress(b"cd", mtime=0) + b"\0\0", 100) == b"abcd"
 
 
 def test_bounds_on_atoms_models_and_lines():
@@ -146,7 +146,12 @@ def archive(tmp_path):
     """A tar archive with two good members, two hostile ones and a broken one."""
     path = tmp_path / "set.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
-        contents = {"a/one.pdb": TEXT, "b/one.pdb.gz": gzip.compress(TEXT), "../../evil.pdb": TEXT, "bad.cif": b"x"}
+        contents = {
+            "a/one.pdb": TEXT,
+            "b/one.pdb.gz": gzip.compress(TEXT, mtime=0),
+            "../../evil.pdb": TEXT,
+            "bad.cif": b"x",
+        }
         for name, data in contents.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -202,7 +207,7 @@ def test_members_of_one_name_in_two_archives_are_told_apart_whatever_their_order
 def test_an_archive_that_breaks_off_gives_what_came_before(archive):
     data = archive.read_bytes()
     plain = gzip.decompress(data)
-    archive.write_bytes(gzip.compress(plain[: plain.index(b"../../evil.pdb") + 700]))
+    archive.write_bytes(gzip.compress(plain[: plain.index(b"../../evil.pdb") + 700], mtime=0))
     items = list(items_of(str(archive), "0" * 64, LIMITS))
     assert [bool(item.problem) for item in items] == [False, False, True, True][: len(items)] or items[-1].problem
     assert len(clean_item(items[0], settings())[0]) == 1
