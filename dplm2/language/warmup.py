@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -135,15 +136,12 @@ def _download(name: str) -> dict:
 
 def _from_fair_esm(content: dict, source: str) -> EsmForMaskedLM:
     """The network of a fair-esm ESM-2 checkpoint under transformers' names."""
-    from esm.data import Alphabet
-
     try:
         described, weights = content["cfg"]["model"], content["model"]
         sizes = described.encoder_embed_dim, described.encoder_layers, described.encoder_attention_heads
     except (KeyError, TypeError, AttributeError) as error:
         raise DPLM2Error(f"{source}: not an ESM-2 checkpoint of fair-esm (no {error})") from error
-    tokens = Alphabet.from_architecture("ESM-1b").all_toks[4:-1]
-    if tuple(tokens) != Vocabulary().tokens[4 : SEQUENCE_IDS - 1]:
+    if _fair_esm_tokens()[4:-1] != Vocabulary().tokens[4 : SEQUENCE_IDS - 1]:
         raise DPLM2Error("the installed fair-esm has another alphabet than ESM-2's 33 ids")
     config = esm_config(SEQUENCE_IDS, *sizes, 4 * sizes[0])
     config.token_dropout = bool(described.token_dropout)
@@ -157,6 +155,18 @@ def _from_fair_esm(content: dict, source: str) -> EsmForMaskedLM:
             f"{source}: weights do not fit ESM-2 (missing {missing[:5]}, unknown {left_over.unexpected_keys[:5]})"
         )
     return model
+
+
+def _fair_esm_tokens() -> tuple[str, ...]:
+    """ESM-2's tokens in the order of their ids, as fair-esm has them."""
+    try:
+        from esm.data import Alphabet
+    except ImportError as error:
+        found = "is EvolutionaryScale's; uninstall it (pip uninstall esm) and" if find_spec("esm") else "is missing;"
+        raise DPLM2Error(
+            f"fair-esm checkpoints need fair-esm, but the package 'esm' {found} pip install fair-esm"
+        ) from error
+    return tuple(Alphabet.from_architecture("ESM-1b").all_toks)
 
 
 def _fair_esm_name(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Warm-up: before any training the multimodal model gives, on sequences, the logits of its source."""
 
 import argparse
+import sys
 
 import pytest
 import torch
@@ -107,6 +108,23 @@ def test_fair_esm_file(tmp_path):
     with torch.no_grad():
         expected = source(IDS)["logits"]
     assert_same_logits(warmed_up(path), expected, IDS)
+
+
+@pytest.mark.parametrize(("installed", "message"), [(True, "EvolutionaryScale"), (False, "is missing")])
+def test_another_package_in_place_of_fair_esm_is_named(tmp_path, monkeypatch, installed, message):
+    """EvolutionaryScale's package is imported as `esm`, too, and has other modules."""
+    path = tmp_path / "esm2_t2_tiny.pt"
+    save_fair_esm(path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "esm"]:
+        monkeypatch.delitem(sys.modules, name)
+    if installed:
+        (tmp_path / "site" / "esm").mkdir(parents=True)
+        (tmp_path / "site" / "esm" / "__init__.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path / "site")
+    else:
+        monkeypatch.setitem(sys.modules, "esm", None)
+    with pytest.raises(DPLM2Error, match=f"{message}.*pip install fair-esm"):
+        warmed_up(path)
 
 
 @pytest.mark.parametrize("tables", ["older", "today's", "none"])
