@@ -4,14 +4,19 @@ import copy
 import csv
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from biotite.sequence import ProteinSequence
+from biotite.structure.io import pdb
 
 from dplm2.generation.contigs import reference_files
 from dplm2.settings import loading
@@ -39,10 +44,39 @@ def test_a_run_gives_a_report_and_a_summary(finished):
 
 
 def test_every_artifact_says_what_made_it(finished):
+    """Each stage's record names the content of what the stage before it wrote."""
     results = finished.folder / "results"
     for weights in results.glob("*/**/model.safetensors"):
         assert (weights.parent / "run.json").is_file(), weights
-    assert (results / "samples" / "tiny" / "co-generation" / "run.json").is_file()
+
+    def record(folder: str) -> dict:
+        return json.loads((results / folder / "run.json").read_text())
+
+    def sha256(file: str) -> str:
+        return hashlib.sha256((results / file).read_bytes()).hexdigest()
+
+    parts = [sha256(f"structures/own/part-0000{number}.parquet") for number in (0, 1)]
+    assert [value for name, value in record("tokenizers/tiny")["inputs"].items() if name.startswith("chains")] == parts
+    tokens = {sha256(f"tokens/tiny/own/part-0000{number}.parquet") for number in (0, 1)}
+    for model in ("models/tiny", "models/tiny/initial"):
+        assert tokens < set(record(model)["inputs"].values())
+    assert record("models/tiny")["inputs"]["initial"] == sha256("models/tiny/initial/model.safetensors")
+    for task in ("co-generation", "folding", "inverse-folding", "scaffolding"):
+        evaluated = record(f"evaluation/tiny/{task}")
+        assert evaluated["inputs"]["samples"] == sha256(f"samples/tiny/{task}/samples.parquet")
+        assert evaluated["samples"] == record(f"samples/tiny/{task}")["samples"]
+
+
+def test_summaries_are_those_of_the_rows(finished):
+    """The report's summary is the means of metrics.parquet, whoever computes them."""
+    results = finished.folder / "results"
+    report = pd.read_csv(results / "report" / "tables" / "summary.csv")
+    for task in ("co-generation", "folding", "inverse-folding"):
+        rows = pd.read_parquet(results / "evaluation" / "tiny" / task / "metrics.parquet")
+        summary = report[(report["task"] == task) & (report["model"] == "tiny")].set_index("metric")
+        means = {name: float(rows[name].dropna().mean()) for name in summary.index if name in rows}
+        assert len(means) >= 3
+        assert summary.loc[list(means), "value"].to_dict() == pytest.approx(means, rel=1e-4, nan_ok=True)
 
 
 def test_samples_hold_the_contract(finished):
@@ -54,7 +88,14 @@ def test_samples_hold_the_contract(finished):
         assert len(sequence) == len(tokens) == 20
         assert len(backbone) == 20 * 4 * 3
         assert set(sequence) <= set("ACDEFGHIKLMNPQRSTVWY")
-    assert len(list((finished.folder / "results/samples/tiny/co-generation/structures").glob("*.pdb"))) == 2
+    for sample_id, sequence, backbone in zip(
+        *(samples[name].to_pylist() for name in ("sample_id", "sequence", "backbone")), strict=True
+    ):
+        atoms = pdb.PDBFile.read(
+            finished.folder / f"results/samples/tiny/co-generation/structures/{sample_id}.pdb"
+        ).get_structure(model=1)
+        assert ProteinSequence([*atoms.res_name[atoms.atom_name == "CA"]]) == ProteinSequence(sequence)
+        np.testing.assert_allclose(atoms.coord.ravel(), backbone, atol=1e-3)
 
 
 def test_a_second_run_does_nothing(finished):
