@@ -13,8 +13,8 @@ from dplm2 import __version__
 from dplm2.evaluation.metrics.registry import metric_of
 from dplm2.report import tables
 from dplm2.report.blocks import Card, CardRow, Cards, Details, PageSection, Viewer
-from dplm2.report.comparison import compared, comparison, published_success
 from dplm2.report.drawing import Figure
+from dplm2.report.published import compared, comparison, published_success
 from dplm2.report.results import Results
 from dplm2.report.scale import scales, warning
 from dplm2.report.sections import metrics_table, run_details, sections, summary_table

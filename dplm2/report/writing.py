@@ -9,9 +9,9 @@ from dplm2.core.artifacts import RUN_FILE, RunRecord, fingerprint, read_json_obj
 from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.tables import write_table
 from dplm2.report import tables
-from dplm2.report.comparison import compared
 from dplm2.report.drawing import Figure
 from dplm2.report.page import build_page
+from dplm2.report.published import compared
 from dplm2.report.results import REQUIRED_COLUMNS, input_files, read_results
 from dplm2.report.scale import scales, warning
 from dplm2.settings.report import ReportSettings
