@@ -239,12 +239,12 @@ class RunRecord:
         Its ``run.json`` is removed, and so are those of ``files`` (which not every run writes) that exist.
         """
         record = Path(folder) / RUN_FILE
-        told = json.loads(json.dumps([self.command, self.settings, self.inputs], default=str))
+        expected = json.loads(json.dumps([self.command, self.settings, self.inputs], default=str))
         try:
             before = read_json_object(record)
         except DPLM2Error:
             before = {}
-        if [before.get(key) for key in ("command", "settings", "inputs")] == told:
+        if [before.get(key) for key in ("command", "settings", "inputs")] == expected:
             return
         for file in (record, *(Path(folder) / name for name in files)):
             with explained(file):

@@ -110,9 +110,9 @@ def read_table(path: str | os.PathLike) -> Iterator[dict[str, str | None]]:
     """
     lines = read_lines(path)
     first = next(lines, "")
-    whole = (f"{line}\n" for line in itertools.chain([first], lines))
+    all_lines = (f"{line}\n" for line in itertools.chain([first], lines))
     try:
-        yield from csv.DictReader(whole, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
+        yield from csv.DictReader(all_lines, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
     except csv.Error as error:
         raise DPLM2Error(f"{path}: cannot be read as a table ({error})") from error
 

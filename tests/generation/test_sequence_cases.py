@@ -111,7 +111,11 @@ def test_made_files_of_the_same_kinds(name, folders, model, tmp_path, caplog):
     }[name]
     with caplog.at_level(logging.WARNING):
         check_everywhere(path, expected, folders, model, tmp_path)
-    said = {"aligned.fas": "one, two", "one_empty.faa": "records without a sequence: nothing, last", "same_word.fa": "design 2-2"}
+    said = {
+        "aligned.fas": "one, two",
+        "one_empty.faa": "records without a sequence: nothing, last",
+        "same_word.fa": "design 2-2",
+    }
     assert said.get(name, "") in caplog.text
 
 
