@@ -81,7 +81,7 @@ def hash_of(file: str | os.PathLike, state: str | os.PathLike, planned: str | No
     return sha256
 
 
-def unrecorded(path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike) -> dict[str, tuple[str, str]]:
+def unhashed(path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike) -> dict[str, tuple[str, str]]:
     """The large files of a file or folder whose SHA-256 is not recorded: their current stamps and identities.
 
     Parameters
@@ -104,7 +104,7 @@ def note(text: str) -> None:
     Parameters
     ----------
     text
-        JSON: ``state``, the state folder, and ``files``, as of `unrecorded` when the run was planned. A file that has
+        JSON: ``state``, the state folder, and ``files``, as of `unhashed` when the run was planned. A file that has
         changed since is left to the next plan.
     """
     wanted = parse_json(text, "--note")
