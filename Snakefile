@@ -4,7 +4,7 @@
 #   snakemake --cores 2 --configfile my.yaml          your own configuration, instead of config.yaml
 #   snakemake --cores 2 --config seed=1               config.yaml with one key changed
 #   snakemake tokens --cores 2                        only as far as the tokens (targets come first)
-#   snakemake benchmark --cores 8 --configfile config/benchmark.yaml      the paper's tables, beside the published ones
+#   snakemake benchmark --cores 8 --configfile config/benchmark.yaml      the paper's tables, next to the published ones
 from snakemake.utils import min_version
 
 min_version("9.0")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dplm2.core.errors import ConfigError, DPLM2Error
-from dplm2.core.inputs import files_below, identity, not_noted
+from dplm2.core.inputs import files_below, identity, unhashed
 from dplm2.core.layout import WEIGHTS_FILE, Layout
 from dplm2.resources import Need, needs
 from dplm2.settings import Configuration, Section, deciding, load, operating
@@ -227,7 +227,7 @@ class Plan:
             given.append((path, WEIGHTS))
         files: dict[str, tuple[str, str]] = {}
         for path, patterns in given:
-            files |= not_noted(path, patterns, self.layout.state)
+            files |= unhashed(path, patterns, self.layout.state)
         return [_text({"state": str(self.layout.state), "files": files})] if files else []
 
     def identity(self, path: str | Path, patterns: Iterable[str] = ("*",)) -> str:

@@ -1,4 +1,4 @@
-# The plan of this run (dplm2/stages.py), and short names for what the rules ask of it.
+# The plan of this run (dplm2/stages.py), and helper functions for the rules.
 import re
 import shlex
 from pathlib import Path
@@ -46,7 +46,7 @@ wildcard_constraints:
     variant="trained|untrained",
 
 
-# The first two are recorded by Snakemake: when one changes, the job runs again.
+# Snakemake records the first two: the job is repeated if one changes.
 def decides(rule, wildcard=None):
     return lambda wildcards: PLAN.deciding(rule, wildcard and getattr(wildcards, wildcard))
 
@@ -61,7 +61,7 @@ def operates(rule, wildcard=None):
 
 
 def note(rule, wildcard=None, finished=None):
-    # `finished`: the kind of what the job reads that may come from elsewhere.
+    # `finished`: the kind of input (tokenizer or model) that may come from outside this run.
     def option_of(wildcards, threads):
         name = wildcard and getattr(wildcards, wildcard)
         return option(
@@ -88,7 +88,7 @@ def trained(kind):
 
 
 def trained_here(kind):
-    """A pattern of the names that are trained in this run: a finished one may lie where this run would put it."""
+    """A pattern of the names that are trained in this run, since a pretrained one may be in the same location."""
     return "|".join(map(re.escape, trained(kind))) or "(?!)"
 
 
@@ -110,7 +110,7 @@ def model_tokens(name):
 
 
 def weights(kind, name):
-    """The weights that are made in this run; none of a finished tokenizer or model."""
+    """The weights that are made in this run; none for a pretrained tokenizer or model."""
     pretrained = getattr(SETTINGS, kind)[name].pretrained
     return (PLAN.made_here(pretrained) or []) if pretrained else RESULTS / kind / name / "model.safetensors"
 
@@ -120,7 +120,7 @@ def folder(kind, name):
 
 
 def initial(name):
-    """The model after warm-up, before training; none of a model that is not trained here."""
+    """The model after warm-up, before training; none for a model that is not trained in this run."""
     return [] if SETTINGS.models[name].pretrained else RESULTS / "models" / name / "initial/model.safetensors"
 
 
@@ -131,7 +131,7 @@ def task_datasets(task, natives=False):
 
 
 def option(name, values):
-    """An option of the command line with its values, or nothing."""
+    """A command line option with its values, or nothing."""
     quoted = [shlex.quote(str(value)) for value in values]
     return " ".join([name, *quoted]) if quoted else ""
 
@@ -145,5 +145,5 @@ def split_option(dataset, trained_on):
 
 
 def made(rule, **names):
-    """Every output of a rule, so that a deleted one is made again."""
+    """Every output of a rule, so that a deleted one is regenerated."""
     return expand(list(rule.output), **names)

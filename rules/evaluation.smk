@@ -1,4 +1,4 @@
-# What the tokenizers, the models and their samples are worth.
+# Evaluation of tokenizers, models and samples.
 
 
 rule evaluate_tokenizer:

@@ -1,4 +1,5 @@
-# The tables, the figures and the HTML page; also what `snakemake --report FILE.html` shows, with the run's statistics.
+# The tables, the figures and the HTML page; also the content of `snakemake --report FILE.html`, with the run's
+# statistics.
 
 
 report: "captions/workflow.rst"
@@ -13,7 +14,7 @@ rule report:
             variant=["trained", "untrained"],
         ),
         likelihood=made(rules.evaluate_likelihood, model=MODELS, dataset=SETTINGS.evaluation.likelihood),
-        # Infilled proteins have no metric of their own.
+        # There is no metric for infilled proteins.
         designs=made(
             rules.evaluate_samples,
             model=MODELS,

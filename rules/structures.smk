@@ -1,6 +1,6 @@
-# Structure files to clean chains, shard by shard. Which files are in a shard is decided when the workflow is read, without
-# reading them; a shard's job runs again only if one of its own files changed. Fetched files are no output: a failed job
-# would delete them.
+# Structure files to clean chains, shard by shard. Files are assigned to shards when the workflow is read, without
+# reading them; a shard's job is repeated only if one of its files changed. Downloads are not declared as output: a
+# failed job would delete them.
 
 
 rule fetch_structures:

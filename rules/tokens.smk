@@ -1,4 +1,4 @@
-# Chains to tokens, shard by shard: one new structure is one shard's work. With Snakemake's --cache, working directories
+# Chains to tokens, shard by shard: a new structure reruns one shard. With Snakemake's --cache, working directories
 # share tokens (which is why this rule has no benchmark: a cached result has no time of its own).
 
 

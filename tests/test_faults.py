@@ -88,7 +88,7 @@ def test_a_limit_of_file_sizes_is_one_line(sound, tmp_path, run, name):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert status == 1
     assert str(tmp_path / "out") in line
-    assert "larger than a file may be here" in line
+    assert "exceeds the maximum file size" in line
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_written_is_named(sound, tmp_path, run, monkeypa
 
     monkeypatch.setattr(Path, "mkdir", read_only)
     status, line = run(*COMMANDS[name](sound, tmp_path / "out"))
-    assert (status, line) == (1, f"dplm2: {tmp_path / 'out'}: this folder cannot be made (Read-only file system)")
+    assert (status, line) == (1, f"dplm2: {tmp_path / 'out'}: this folder cannot be created (Read-only file system)")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,1 +1,1 @@
-"""What every stage shares: files that are whole or not there, locks, folders, devices, batches."""
+"""What all stages share: atomic files, locks, folders, devices, batches."""

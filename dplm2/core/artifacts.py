@@ -1,4 +1,4 @@
-"""Files that every stage writes: whole or not at all, and with a note of what made them."""
+"""Files that every stage writes: atomically, and with a record of how they were made."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ RUN_FILE = "run.json"
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*OUT_OF_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 LARGEST_JSON = 1 << 28  # bytes
-_CODE_IN_TEXT = re.compile(r"(?:os error |errno )(\d+)")  # of Rust's and Arrow's errors
+_CODE_IN_TEXT = re.compile(r"(?:os error |errno )(\d+)")  # in error messages of Rust and Arrow
 REPORTED_LIBRARIES = ("dplm2", "torch", "transformers", "biotite", "numpy", "pandas", "pyarrow", "snakemake")
 
 
@@ -37,8 +37,8 @@ class WritingError(DPLM2Error):
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is synced to disk and renamed to ``path``.
 
-    The folder is synced last, so that the name survives a loss of power too. After an exception, the temporary file is
-    removed and ``path`` is as it was.
+    The folder is synced last, so that the name survives a power failure too. After an exception, the temporary file is
+    removed and ``path`` is unchanged.
 
     Raises
     ------
@@ -66,22 +66,22 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def make_folder(folder: str | os.PathLike) -> None:
-    """Make a folder, and those above it, unless it is there.
+    """Create a folder and its parents unless they exist.
 
     Raises
     ------
     WritingError
-        If that is not possible, as where a file has its name.
+        If that is not possible, for example because a file has its name.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        # A link that leads nowhere is no folder either, and mkdir does not follow it.
+        # A broken link is no folder either, and mkdir does not follow it.
         wrong = next((one for one in (folder, *folder.parents) if one.is_symlink() or one.is_file()), folder)
-        raise WritingError(f"{wrong}: not a folder, but a folder is to be written there", error.errno) from error
+        raise WritingError(f"{wrong}: not a folder, but a folder has to be created here", error.errno) from error
     except OSError as error:
-        raise WritingError(f"{folder}: this folder cannot be made ({error.strerror})", error.errno) from error
+        raise WritingError(f"{folder}: this folder cannot be created ({error.strerror})", error.errno) from error
 
 
 @contextlib.contextmanager
@@ -91,10 +91,10 @@ def explained(path: str | os.PathLike, names: tuple | None = None) -> Iterator[N
     Parameters
     ----------
     path
-        What is written.
+        The file that is written.
     names
-        Only errors about these files count, None being an error that names no file; by default all do. So an input
-        that cannot be read while something is written keeps its own message.
+        Only errors about these files are converted (None: errors that name no file); by default all are. An input that
+        cannot be read during writing thus keeps its own message.
     """
     try:
         yield
@@ -112,7 +112,7 @@ def _file_of(error: Exception) -> str | None:
 
 
 def error_code(error: BaseException) -> int | None:
-    """The system's error number of an exception, also of one that only mentions it in its text."""
+    """The system's error number of an exception, even if only its text mentions it."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     found = _CODE_IN_TEXT.search(str(error))
@@ -120,19 +120,19 @@ def error_code(error: BaseException) -> int | None:
 
 
 def cannot_write(path: str | os.PathLike, code: int) -> str:
-    """One line on a file that cannot be written: the folder, the reason, and what to do."""
+    """One line about a file that cannot be written: the folder, the reason, and what to do."""
     path = Path(path)
     if code == errno.EFBIG:
-        return f"{path.parent}: {path.name} is larger than a file may be here; raise the limit (ulimit -f), run again"
+        return f"{path.parent}: {path.name} exceeds the maximum file size; raise the limit (ulimit -f) and run again"
     if code in OUT_OF_SPACE:
-        return f"{path.parent}: no space left (or a quota is reached) for {path.name}; make room and run again"
+        return f"{path.parent}: no space left (or quota exceeded) for {path.name}; free some space and run again"
     if path.is_dir():
-        return f"{path}: a folder, but a file is to be written there"
+        return f"{path}: a folder, but a file has to be written here"
     return f"{path.parent}: {path.name} cannot be written in this folder ({os.strerror(code)})"
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a loss of power."""
+    """Make renames in ``folder`` survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -168,7 +168,7 @@ def read_json(path: str | os.PathLike) -> Any:
     path = Path(path)
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise DPLM2Error(f"{path}: larger than {LARGEST_JSON >> 20} MiB, which no JSON file of ours is")
+            raise DPLM2Error(f"{path}: larger than {LARGEST_JSON >> 20} MiB, the maximum for a JSON file")
         return parse_json(path.read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError as error:
         raise DPLM2Error(f"{path}: no such file") from error
@@ -184,7 +184,7 @@ def parse_json(text: str | bytes, name: str) -> Any:
     Raises
     ------
     DPLM2Error
-        If it is none, or nested too deeply; the message begins with ``name``.
+        If it is not JSON, or nested too deeply; the message begins with ``name``.
     """
     try:
         return json.loads(text)
@@ -195,10 +195,10 @@ def parse_json(text: str | bytes, name: str) -> Any:
 
 
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a JSON file that holds an object; raises as `read_json`, and if it holds anything else."""
+    """Read a JSON file that contains an object; raises as `read_json`, and if it contains anything else."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise DPLM2Error(f"{path}: a JSON object is wanted, not {type(value).__name__}")
+        raise DPLM2Error(f"{path}: must contain a JSON object, not {type(value).__name__}")
     return value
 
 
@@ -215,7 +215,7 @@ def fingerprint(value: Any) -> str:
 
 
 class RunRecord:
-    """What made an artifact: written as ``run.json`` beside it.
+    """The record of how an artifact was made, written beside it as ``run.json``.
 
     Parameters
     ----------
@@ -224,9 +224,9 @@ class RunRecord:
     settings
         The resolved settings of this stage.
     inputs
-        Name of each input artifact and its fingerprint (or the SHA-256 of its file).
+        Name of each input artifact with its fingerprint (or the SHA-256 of its file).
     device
-        Where the work ran, for example ``"cpu"``.
+        Device on which the work ran, for example ``"cpu"``.
     """
 
     def __init__(self, command: str, settings: Mapping, inputs: Mapping[str, str], device: str = "cpu") -> None:
@@ -234,17 +234,17 @@ class RunRecord:
         self.started = time.time()
 
     def supersede(self, folder: str | os.PathLike, *files: str) -> None:
-        """Begin to write into ``folder``: what an earlier run with other settings or inputs left must not look whole.
+        """Start writing into ``folder``: leftovers of a run with other settings or inputs must not look complete.
 
-        Its ``run.json`` is removed, and of ``files``, those that not every run writes, all that are there.
+        Its ``run.json`` is removed, and so are those of ``files`` (which not every run writes) that exist.
         """
         record = Path(folder) / RUN_FILE
-        told = json.loads(json.dumps([self.command, self.settings, self.inputs], default=str))
+        expected = json.loads(json.dumps([self.command, self.settings, self.inputs], default=str))
         try:
             before = read_json_object(record)
         except DPLM2Error:
             before = {}
-        if [before.get(key) for key in ("command", "settings", "inputs")] == told:
+        if [before.get(key) for key in ("command", "settings", "inputs")] == expected:
             return
         for file in (record, *(Path(folder) / name for name in files)):
             with explained(file):
@@ -269,7 +269,7 @@ class RunRecord:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide results."""
+    """Versions of Python and of the libraries that affect results."""
     versions = {"python": platform.python_version()}
     for name in REPORTED_LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -278,6 +278,6 @@ def library_versions() -> dict[str, str]:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident set of this process so far (Linux reports kilobytes, macOS bytes)."""
+    """Peak resident set size of this process so far (Linux reports kilobytes, macOS bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024

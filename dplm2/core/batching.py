@@ -1,4 +1,4 @@
-"""Things of different lengths put together into batches under a budget."""
+"""Batches of items of different lengths under a budget."""
 
 from collections.abc import Hashable, Iterator, Sequence
 
@@ -11,26 +11,26 @@ def by_length(
     kinds: Sequence[Hashable] | None = None,
     longest_first: bool = True,
 ) -> Iterator[list[int]]:
-    """Group things of similar length so that no padded group exceeds the budgets.
+    """Group items of similar length so that no padded group exceeds the budgets.
 
     Parameters
     ----------
     lengths
-        Length, or cost, of each thing.
+        Length, or cost, of each item.
     budget
-        Of a group's lengths together, padding counted: the longest times their number. A thing that alone is above it
-        goes alone.
+        Maximum padded length of a group: its longest item times the number of items. An item that exceeds it forms a
+        group of its own.
     pair_budget
-        Of the squares of the lengths, likewise. None: no such bound.
+        The same for the squares of the lengths. None: no limit.
     kinds
-        A kind of each thing, which can be ordered: a group holds one kind only.
+        Kind of each item (sortable); all items of a group are of one kind.
     longest_first
-        Whether the longest come first (those that memory may not suffice for), or the shortest.
+        Whether the longest come first (those that may exceed the memory), or the shortest.
 
     Yields
     ------
     list of int
-        The places of a group's things. Every thing is in exactly one group.
+        Indices of a group's items. Every item is in exactly one group.
     """
     kinds = [0] * len(lengths) if kinds is None else kinds
     sign = -1 if longest_first else 1

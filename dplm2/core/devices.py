@@ -1,4 +1,4 @@
-"""Where networks run."""
+"""Selection of the device on which networks run."""
 
 from dplm2.core.errors import ConfigError
 
@@ -6,7 +6,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def pick_device(name: str) -> str:
-    """The device that ``auto`` means on this machine; any other name is kept if this machine has it.
+    """The device that ``auto`` selects on this machine; any other name is returned unchanged if the device exists.
 
     Raises
     ------

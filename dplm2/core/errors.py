@@ -2,17 +2,17 @@
 
 
 class DPLM2Error(Exception):
-    """Something is wrong with the input or the machine: what, where, and what to do. The command exits with 1."""
+    """A problem with the input or the machine: what, where, and what to do. The command exits with status 1."""
 
 
 class ConfigError(DPLM2Error):
-    """The configuration or the command line is wrong; the message names the key. The command exits with 2."""
+    """The configuration or the command line is wrong; the message names the key. The command exits with status 2."""
 
 
 class Preempted(DPLM2Error):
-    """The work was told to stop (a signal, a time limit) and has saved its state; running it again goes on from there.
+    """The work was stopped (by a signal or a time limit) and has saved its state; running it again resumes from there.
 
-    The command exits with 75, sysexits' "temporary failure; try again".
+    The command exits with status 75, sysexits' "temporary failure; try again".
     """
 
     EXIT_STATUS = 75

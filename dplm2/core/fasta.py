@@ -1,19 +1,21 @@
-"""FASTA: one reader for every command and the Python API.
+"""The FASTA reader of all commands and of the Python API.
 
-The rules, the same wherever sequences come in:
+The rules, the same for all inputs:
 
-- Letters are the 20 amino acids, X (unknown) and B, Z, U, O, in capitals or not. Where a residue may be left to be
-  generated (``generate``, ``embed``), ``?`` stands for it.
-- Gaps (``-`` and ``.``) are removed, and a warning says so once per file.
-- ``*`` at the end of a sequence is removed. Within a sequence it is refused, as are J (leucine or isoleucine, which no
-  model has learned), digits and everything else: with file, record and position, counted without white space.
-- A record without residues is left out, and a warning names it. (In Python, an empty sequence is refused instead:
-  results stand in the order of what was given.)
-- A record is named by the first word of its header. Records that share it go by their whole headers; where these are
-  equal too, by ``-2``, ``-3``, ... behind them. A header without a name gives ``record-<number>``. Warnings say so.
-- Tables hold names whole; file names are made of them by `dplm2.core.names.file_names`.
+- Letters are the 20 amino acids, X (unknown) and B, Z, U, O, in upper or lower case. Where residues may be left open
+  (``generate``, ``embed``), ``?`` denotes one.
+- Gaps (``-`` and ``.``) are removed, with one warning per file.
+- ``*`` at the end of a sequence is removed. Within a sequence it is an error, as are J (leucine or isoleucine, for
+  which the models have no token), digits and everything else; the message gives file, record and position (counted
+  without white space).
+- A record without residues is skipped with a warning. (In Python, an empty sequence is an error instead, since results
+  are in the order of the inputs.)
+- A record is named by the first word of its header. Records with the same first word are named by their whole headers;
+  if these are equal too, ``-2``, ``-3``, ... is appended. A header without a name gives ``record-<number>``. Each case
+  is reported by a warning.
+- Tables contain full names; `dplm2.core.names.file_names` derives file names from them.
 - Lines that begin with ``;`` or ``#`` are comments. Encodings, line ends and gzip: `dplm2.core.text`.
-- A record of more than `LONGEST_RECORD` residues is refused: it is no protein.
+- A record of more than `LONGEST_RECORD` residues is an error: it is not a protein.
 """
 
 import logging
@@ -32,13 +34,13 @@ ENDINGS = (".fasta", ".fas", ".fa", ".faa", ".fna")
 LETTERS = "ACDEFGHIKLMNPQRSTVWYXBZUO"
 TO_GENERATE = "?"
 COMMENTS = ";#"
-LONGEST_RECORD = 1_000_000  # residues; the longest protein known has 45,000
+LONGEST_RECORD = 1_000_000  # residues; the longest known protein has 45,000
 _GAPS = "-."
 _WITHOUT_GAPS = str.maketrans("", "", _GAPS)
 _WRONG = {extra: re.compile(f"[^{LETTERS}{LETTERS.lower()}{re.escape(_GAPS + extra)}]") for extra in ("", TO_GENERATE)}
 _REASONS = {
-    "J": ("is leucine or isoleucine, which the models have no token for", "write L, I or X"),
-    "*": ("is the end of translation, but residues follow", "cut the sequence there, or write X"),
+    "J": ("is leucine or isoleucine, for which the models have no token", "write L, I or X"),
+    "*": ("is a stop codon, but residues follow", "cut the sequence there, or write X"),
 }
 _STRANGER = "is not an amino acid", "write X for an unknown residue"
 _log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class Record(NamedTuple):
 
 
 def is_fasta(path: str | os.PathLike) -> bool:
-    """Whether a file is FASTA: by the ending of its name (also before ``.gz``), else by a first line with ``>``."""
+    """Whether a file is FASTA, by its extension (also before ``.gz``) or by a first line with ``>``."""
     path = Path(path)
     if not path.is_file():
         return False
@@ -83,7 +85,7 @@ def read_fasta(path: str | os.PathLike, to_generate: bool = False) -> dict[str, 
     Raises
     ------
     DPLM2Error
-        If the file cannot be read, holds no sequence, or a sequence is wrong; the message names file and record.
+        If the file cannot be read, contains no sequence, or a sequence is invalid; the message names file and record.
     """
     records = list(read_records(path, to_generate))
     if not records:
@@ -94,7 +96,7 @@ def read_fasta(path: str | os.PathLike, to_generate: bool = False) -> dict[str, 
 def read_records(path: str | os.PathLike, to_generate: bool = False) -> Iterator[Record]:
     """Yield the records of a FASTA file that have residues, cleaned; parameters and errors as of `read_fasta`.
 
-    One record at a time is in memory. What was removed or left out is said when all have been read.
+    One record at a time is in memory. What was removed or skipped is reported when all have been read.
     """
     gapped, empty = _Tally(), _Tally()
     for record in split_records(read_lines(path), path):
@@ -108,18 +110,18 @@ def read_records(path: str | os.PathLike, to_generate: bool = False) -> Iterator
                 gapped.add(_called(record))
         yield Record(record.number, record.header, sequence)
     if empty.count:
-        _log.warning("%s: records without a sequence are left out: %s", path, empty)
+        _log.warning("%s: skipped records without a sequence: %s", path, empty)
     if gapped.count:
         say_gaps(path, str(gapped))
 
 
 def split_records(lines: Iterable[str], source: str | os.PathLike) -> Iterator[Record]:
-    """Yield the records of the lines of a FASTA file, letters as they are.
+    """Yield the records of the lines of a FASTA file, letters unchanged.
 
     Raises
     ------
     DPLM2Error
-        If a sequence stands before the first header, or a record is too long; the message begins with ``source``.
+        If a sequence precedes the first header, or a record is too long; the message begins with ``source``.
     """
     number, header, pieces, length = 0, None, [], 0
     for line in map(str.strip, lines):
@@ -135,27 +137,27 @@ def split_records(lines: Iterable[str], source: str | os.PathLike) -> Iterator[R
             length += len(line)
             if length > LONGEST_RECORD:
                 place = _place(source, Record(number, header, ""))
-                raise DPLM2Error(f"{place}: more than {LONGEST_RECORD} letters; that is no protein")
+                raise DPLM2Error(f"{place}: more than {LONGEST_RECORD} letters; not a protein")
     if header is not None:
         yield Record(number, header, "".join(pieces))
 
 
 def clean_sequence(text: str, place: str, to_generate: bool = False) -> str:
-    """A sequence in capitals, without gaps, white space and ``*`` at its end.
+    """A sequence in upper case, without gaps, white space and ``*`` at its end.
 
     Parameters
     ----------
     text
-        The letters as they were given.
+        The letters as given.
     place
-        What an error's message begins with: file and record.
+        Beginning of error messages: file and record.
     to_generate
         Whether ``?`` may stand for a residue.
 
     Raises
     ------
     DPLM2Error
-        If a letter is no residue; the message says which and where.
+        If a letter is not a residue; the message says which and where.
     """
     if not isinstance(text, str):
         raise DPLM2Error(f"{place}: a sequence is text, not {shown(text)}")
@@ -167,18 +169,18 @@ def clean_sequence(text: str, place: str, to_generate: bool = False) -> str:
 
 
 def _plain(text: str) -> str:
-    """A sequence in capitals if there is nothing to clean, else nothing: so nearly all go a short way."""
+    """The sequence in upper case if there is nothing to clean, else None: a fast path for nearly all sequences."""
     sequence = text.upper()
     return sequence if text.isascii() and text.isalpha() and "J" not in sequence else ""
 
 
 def clean_sequences(sequences: Mapping[str, str], to_generate: bool = False) -> dict[str, str]:
-    """Sequences from memory, by name, cleaned as those of files are; see `clean_sequence`.
+    """Sequences from memory, by name, cleaned like those of files; see `clean_sequence`.
 
     Raises
     ------
     DPLM2Error
-        If a letter is no residue, or a sequence is empty.
+        If a letter is not a residue, or a sequence is empty.
     """
     cleaned, gapped = {}, _Tally()
     for name, text in sequences.items():
@@ -198,12 +200,12 @@ def has_gaps(text: str) -> bool:
 
 
 def say_gaps(source: str | os.PathLike, names: str) -> None:
-    """Warn of gaps that were removed; ``names`` says from which sequences."""
-    _log.warning("%s: gaps ('-' and '.') are removed from: %s", source, names)
+    """Warn about gaps that were removed from the sequences ``names``."""
+    _log.warning("%s: removed gaps ('-' and '.') from: %s", source, names)
 
 
 class _Tally:
-    """How many records something happened to, and the names of the first; there may be many millions."""
+    """Counts affected records and keeps the names of the first; there may be many millions."""
 
     def __init__(self, most: int = 5) -> None:
         self.count, self._first, self._most = 0, [], most
@@ -234,8 +236,8 @@ def _names(records: list[Record], path: str | os.PathLike) -> list[str]:
     if unnamed := [name for record, name in zip(records, names, strict=True) if not record.word]:
         _log.warning("%s: headers without a name: %s", path, some(unnamed))
     if whole := [name for name, word in zip(names, words, strict=True) if name != word]:
-        _log.warning("%s: records with the same first word go by their whole headers: %s", path, some(whole))
+        _log.warning("%s: records with the same first word are named by their whole headers: %s", path, some(whole))
     unique = numbered(names)
     if changed := [new for name, new in zip(names, unique, strict=True) if name != new]:
-        _log.warning("%s: records of the same name are numbered: %s", path, some(changed))
+        _log.warning("%s: numbered records with the same name: %s", path, some(changed))
     return unique

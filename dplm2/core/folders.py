@@ -15,12 +15,12 @@ def local_folder(source: str | os.PathLike, patterns: Sequence[str]) -> Path:
     source
         Folder, or ``owner/name`` on the hub.
     patterns
-        The files of a repository that are wanted.
+        Patterns of the files to get from a repository.
 
     Raises
     ------
     DPLM2Error
-        If it is neither.
+        If neither exists.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -33,4 +33,4 @@ def local_folder(source: str | os.PathLike, patterns: Sequence[str]) -> Path:
         return Path(snapshot_download(str(source), allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DPLM2Error(f"{source}: neither a folder nor a Hugging Face repository within reach ({reason})") from error
+        raise DPLM2Error(f"{source}: neither a folder nor an accessible Hugging Face repository ({reason})") from error

@@ -1,8 +1,8 @@
-"""Files of the user's that a stage reads: what tells whether their content is the same, without reading large ones.
+"""The user's input files: detecting changes of their content without reading large files.
 
-A small file is known by its content. A large one (weights) is known by its size and time of change, as long as nobody
-has read it; the job that reads it leaves its SHA-256 behind (`hash_of`), so that a file that was only touched, copied
-or moved keeps its identity.
+A small file is identified by its content. A large one (weights) is identified by size and modification time until it
+has been read; the job that reads it records its SHA-256 (`hash_of`), so that a file that was only touched, copied or
+moved keeps its identity.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from dplm2.core.artifacts import parse_json, read_json, sha256_of_file, write_js
 from dplm2.core.errors import DPLM2Error
 
 SMALL = 1 << 20  # bytes
-MOST_FILES = 10_000  # of a folder
-RECORDS = "inputs"  # folder of the state
+MOST_FILES = 10_000  # in a folder
+RECORDS = "inputs"  # below the state folder
 
 
 def files_below(path: str | os.PathLike, patterns: Iterable[str]) -> list[Path]:
-    """The file itself, or the files of a folder that fit one of the patterns, in order of names."""
+    """The file itself, or the files of a folder that match one of the patterns, sorted by name."""
     path = Path(path)
     if not path.is_dir():
         return [path] if path.exists() else _beside(path)
@@ -30,21 +30,21 @@ def files_below(path: str | os.PathLike, patterns: Iterable[str]) -> list[Path]:
 
 
 def _beside(path: Path) -> list[Path]:
-    """The files of a database that is named by what their names begin with."""
+    """The files of a database that is given by the common prefix of their names."""
     return sorted(file for file in path.parent.glob(f"{path.name}*") if file.is_file())
 
 
 def identity(path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike) -> str:
-    """Names the content of a file or folder: equal as long as the content is, wherever it lies.
+    """Identity of the content of a file or folder, independent of its location.
 
     Parameters
     ----------
     path
         File or folder.
     patterns
-        Which files of a folder count.
+        Which files of a folder belong to it.
     state
-        The state folder, with what jobs left behind.
+        The state folder, with the records of earlier jobs.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -59,14 +59,14 @@ def _identity(file: Path, state: Path) -> str:
 
 
 def hash_of(file: str | os.PathLike, state: str | os.PathLike, planned: str | None = None) -> str:
-    """SHA-256 of a file, noted in the state folder; a file that looks as it did then is not read again.
+    """SHA-256 of a file, recorded in the state folder; a file with unchanged size and times is not read again.
 
     Parameters
     ----------
     file, state
         See `identity`.
     planned
-        The identity by which the run was planned, which the file keeps from then on.
+        The identity with which the run was planned; the file keeps it from then on.
     """
     file, state = Path(file).absolute(), Path(state)
     stat = file.stat()
@@ -81,8 +81,8 @@ def hash_of(file: str | os.PathLike, state: str | os.PathLike, planned: str | No
     return sha256
 
 
-def not_noted(path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike) -> dict[str, tuple[str, str]]:
-    """The large files of a file or folder whose SHA-256 is not noted: how they look now, and their identities.
+def unhashed(path: str | os.PathLike, patterns: Iterable[str], state: str | os.PathLike) -> dict[str, tuple[str, str]]:
+    """The large files of a file or folder whose SHA-256 is not recorded: their current stamps and identities.
 
     Parameters
     ----------
@@ -99,13 +99,13 @@ def not_noted(path: str | os.PathLike, patterns: Iterable[str], state: str | os.
 
 
 def note(text: str) -> None:
-    """Note the SHA-256 of the files that a job was given, so that the next plan knows them when they are only touched.
+    """Record the SHA-256 of a job's input files, so that the next plan recognises them if they were only touched.
 
     Parameters
     ----------
     text
-        JSON: ``state``, the state folder, and ``files``, as of `not_noted` when the run was planned. A file that looks
-        different by now is left for the next plan to judge.
+        JSON: ``state``, the state folder, and ``files``, as of `unhashed` when the run was planned. A file that has
+        changed since is left to the next plan.
     """
     wanted = parse_json(text, "--note")
     for file, (seen, planned) in wanted["files"].items():
@@ -114,7 +114,7 @@ def note(text: str) -> None:
 
 
 def _recognised(file: Path, state: Path) -> tuple[str, str | None]:
-    """The identity of a large file, and its SHA-256 where that had to be known to tell."""
+    """The identity of a large file, and its SHA-256 if it had to be computed."""
     stat = file.stat()
     own = _read(_record(file, stat.st_size, state))
     if own is not None and own["seen"] == _seen(stat):
@@ -126,7 +126,7 @@ def _recognised(file: Path, state: Path) -> tuple[str, str | None]:
         if note["sha256"] == sha256:
             return note["identity"], sha256
     stamp = f"{stat.st_size}-{stat.st_mtime_ns}"
-    # Other content of the same size and time of change.
+    # Other content of the same size and modification time.
     return f"{stamp}-{stat.st_ctime_ns}" if any(note["identity"] == stamp for note in notes) else stamp, sha256
 
 

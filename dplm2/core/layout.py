@@ -1,4 +1,4 @@
-"""Where results and state lie: the only place that knows."""
+"""Locations of results and state, defined only here."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Layout:
     Attributes
     ----------
     results
-        What a run makes and a user reads.
+        Results of a run, for the user.
     state
         Resumable training state, manifests, caches.
     """
@@ -31,15 +31,15 @@ class Layout:
         return self.results / "tokens" / tokenizer / dataset
 
     def tokenizer(self, name: str) -> Path:
-        """A tokenizer that is trained in this run."""
+        """Folder of a tokenizer that is trained in this run."""
         return self.results / "tokenizers" / name
 
     def model(self, name: str) -> Path:
-        """A language model that is trained in this run."""
+        """Folder of a language model that is trained in this run."""
         return self.results / "models" / name
 
     def samples(self, model: str, task: str) -> Path:
-        """What a model generated for a task."""
+        """Samples of a model for a task."""
         return self.results / "samples" / model / task
 
     def downloads(self, dataset: str) -> Path:
@@ -47,7 +47,7 @@ class Layout:
         return self.results / "downloads" / dataset
 
     def manifests(self, dataset: str) -> Path:
-        """Lists of a dataset's files, or of what to fetch, cut into shards."""
+        """Lists of a dataset's files, or of its downloads, divided into shards."""
         return self.state / "manifests" / dataset
 
     @staticmethod
@@ -56,7 +56,7 @@ class Layout:
         return [folder / f"part-{shard:05d}.{ending}" for shard in range(shards)]
 
     def chains(self, datasets: Iterable[str], shards: dict[str, int]) -> list[Path]:
-        """Everything that a reader of datasets reads: the parts, and which of their chains are selected."""
+        """All files of a dataset: the parts, and the selection of their chains."""
         folders = {name: self.structures(name) for name in datasets}
         parts = [part for name, folder in folders.items() for part in self.parts(folder, shards[name])]
         return parts + [folder / "selection.parquet" for folder in folders.values()]

@@ -1,4 +1,4 @@
-"""Files that one process at a time holds."""
+"""Locks on files and folders."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ FOLDER_LOCK = ".lock"
 
 
 class HeldError(DPLM2Error):
-    """Another process holds the lock; ``holder`` says which."""
+    """Another process holds the lock; ``holder`` names it."""
 
     def __init__(self, message: str, holder: str) -> None:
         super().__init__(message)
@@ -28,14 +28,14 @@ class HeldError(DPLM2Error):
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, seconds: float | None = None) -> Iterator[IO[str]]:
-    """Hold a lock file, which says who holds it. The lock goes with the process, however that ends.
+    """Hold a lock file that names its holder. The lock is released when the process ends, in whatever way.
 
     Parameters
     ----------
     path
-        The lock file; its folder is made if it is not there.
+        The lock file; its folder is created if needed.
     seconds
-        How long to wait for another holder; None: as long as it takes.
+        How long to wait for another holder; None: without limit.
 
     Raises
     ------
@@ -73,22 +73,22 @@ def _wait(stream: IO[str], path: Path, seconds: float | None) -> None:
 
 @contextlib.contextmanager
 def writing_into(folder: str | os.PathLike, work: str, shared: str | None = None) -> Iterator[None]:
-    """Keep a folder for one command that writes into it, or for several that belong together.
+    """Reserve a folder for one command that writes into it, or for several that belong together.
 
     Parameters
     ----------
     folder
-        Made if it is not there. The lock is a hidden file in it, removed at the end.
+        Created if needed. The lock is a hidden file in it, removed at the end.
     work
-        What is done there, for the message of who comes second.
+        What this command does, for the message of a second one.
     shared
-        Names what the commands must have in common to write at the same time, such as a fingerprint of their settings.
-        None: nobody else may write.
+        Identifies what commands must have in common to write at the same time, such as a fingerprint of their settings.
+        None: exclusive.
 
     Raises
     ------
     DPLM2Error
-        If another process holds the folder, the message says which and with what; or if it cannot be written.
+        If another process holds the folder (the message names it and its command), or the folder cannot be written.
     """
     folder = Path(folder)
     is_new = not folder.exists()
@@ -98,7 +98,7 @@ def writing_into(folder: str | os.PathLike, work: str, shared: str | None = None
         yield
     finally:
         with contextlib.suppress(OSError):
-            # Only the last of several that share it gets it alone.
+            # Only the last of several holders gets the exclusive lock.
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (folder / FOLDER_LOCK).unlink(missing_ok=True)
             if is_new:
@@ -113,7 +113,7 @@ def _held(path: Path, work: str, shared: str | None) -> IO[str]:
         make_folder(path.parent)
         try:
             stream = path.open("a+")
-        except FileNotFoundError:  # who held the folder has just removed it, since nothing was written
+        except FileNotFoundError:  # the former holder has just removed the folder, since nothing was written
             continue
         try:
             if _taken(stream, work, shared) and _is_at(stream, path):
@@ -128,7 +128,7 @@ def _held(path: Path, work: str, shared: str | None) -> IO[str]:
 
 
 def _taken(stream: IO[str], work: str, shared: str | None) -> bool:
-    """Try to take a lock; a shared one belongs to all whose second line says the same."""
+    """Try to take a lock; a shared one is held together by all with the same second line."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -141,7 +141,7 @@ def _taken(stream: IO[str], work: str, shared: str | None) -> bool:
         if shared is None:
             return True
     try:
-        # Between giving up one lock and taking the other anybody may come: what the file says then decides.
+        # Another process may step in between releasing one lock and taking the other: read the file again.
         fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -150,7 +150,7 @@ def _taken(stream: IO[str], work: str, shared: str | None) -> bool:
 
 
 def _is_at(stream: IO[str], path: Path) -> bool:
-    """Whether the lock file that is held is still the one of that name."""
+    """Whether the open lock file is still the one with that name."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
@@ -161,7 +161,7 @@ def _refuse(stream: IO[str], path: Path) -> None:
     stream.seek(0)
     holder = (stream.read().splitlines() or ["another process"])[0]
     raise HeldError(
-        f"{path.parent}: {holder} is writing into this folder; wait for it or end it, or choose another folder", holder
+        f"{path.parent}: {holder} is writing into this folder; wait for it, end it, or choose another folder", holder
     )
 
 

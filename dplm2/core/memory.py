@@ -1,4 +1,4 @@
-"""Batches that memory does not suffice for: cut in halves until it does, with nothing left out."""
+"""Batches that exceed the memory are halved until they fit; no item is lost."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -20,28 +20,28 @@ def split_on_out_of_memory(
     name_of: Callable[[int], str],
     what: str,
 ) -> Iterator[tuple[list[int], Result]]:
-    """Work on batches of numbered things one after another; if memory runs out, on the halves of the batch.
+    """Process batches of numbered items one after another; if memory runs out, process the halves of the batch.
 
     Parameters
     ----------
     batches
-        The numbers of the things in each batch.
+        The numbers of the items in each batch.
     work
-        What is done to a batch.
+        Function that processes a batch.
     length_of, name_of
-        Residues and name of a thing, for messages.
+        Number of residues and name of an item, for messages.
     what
-        What a thing is, for messages.
+        Noun for an item, for messages.
 
     Yields
     ------
     tuple
-        Each batch, or piece of one, that was worked on, and what came of it. Every thing is in exactly one of them.
+        Each batch, or part of one, with its result. Every item is in exactly one of them.
 
     Raises
     ------
     DPLM2Error
-        If memory does not suffice for a single thing; the message names it.
+        If the memory is too small for a single item; the message names it.
     """
     for whole in batches:
         waiting = [whole]
@@ -56,13 +56,13 @@ def split_on_out_of_memory(
             else:
                 yield batch, result
                 continue
-            # Only here is the error gone, and with it what it held in memory.
+            # Only here the error is released, and with it the memory that it refers to.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, of the processor or of a GPU."""
+    """Whether an error reports that main or GPU memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(text in str(error).lower() for text in _OUT_OF_MEMORY)
@@ -70,7 +70,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _halves(batch: list[int], longest: int, name_of: Callable[[int], str], what: str) -> list[list[int]]:
     if len(batch) == 1:
-        raise DPLM2Error(f"{name_of(batch[0])}: memory does not suffice for one {what} of {longest} residues")
+        raise DPLM2Error(f"{name_of(batch[0])}: not enough memory for one {what} of {longest} residues")
     middle = (len(batch) + 1) // 2
-    _log.warning("out of memory with %d %ss of up to %d residues: going on with %d", len(batch), what, longest, middle)
+    _log.warning(
+        "out of memory with %d %ss of up to %d residues: continuing with %d", len(batch), what, longest, middle
+    )
     return [batch[middle:], batch[:middle]]

@@ -1,4 +1,4 @@
-"""Names of proteins: told apart in tables, safe and short in file names."""
+"""Names of proteins: unique in tables, safe and short in file names."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ _DIGEST = 8
 
 
 def numbered(names: Sequence[str]) -> list[str]:
-    """``names`` with ``-2``, ``-3``, ... behind the second, third, ... of those that are equal."""
+    """``names`` with ``-2``, ``-3``, ... appended to the second, third, ... of equal ones."""
     taken, times, result = set(names), Counter(), []
     for name in names:
         times[name] += 1
@@ -24,10 +24,10 @@ def numbered(names: Sequence[str]) -> list[str]:
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """A file name without ending for each of different names: safe, short, and unique also where case is ignored.
+    """A file name without extension for each distinct name: safe, short, and unique even if case is ignored.
 
-    Characters other than letters, digits and ``. _ + -`` become ``_``. A name that is shortened, or that another one
-    becomes as well, gets a piece of its hash, so that what a file is called does not depend on the order.
+    Characters other than letters, digits and ``. _ + -`` become ``_``. A name that is shortened, or that coincides with
+    another one, gets part of its hash, so that file names do not depend on the order.
     """
     safe = [_UNSAFE.sub("_", name).strip(".") or "_" for name in names]
     times = Counter(name.casefold() for name in safe)

@@ -1,4 +1,4 @@
-"""What a command prints, copied to a log file."""
+"""Copying a command's output to a log file."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from dplm2.core.artifacts import explained, make_folder
 
 CHUNK = 1 << 16
-OUT, ERR = 1, 2  # descriptors, which children inherit whatever Python's streams are
+OUT, ERR = 1, 2  # file descriptors, which child processes inherit independently of Python's streams
 
 
 @contextlib.contextmanager
 def copied_to(path: str | os.PathLike) -> Iterator[None]:
-    """Within this context, what this process and its children print also goes to a file.
+    """Within this context, the output of this process and its children is also written to a file.
 
     Raises
     ------
@@ -44,17 +44,17 @@ def _copied(descriptor: int, stream: object, log: object) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-        os.dup2(original, descriptor)  # the pipe's last writing end, unless a child still holds one
+        os.dup2(original, descriptor)  # the last writing end of the pipe, unless a child still has one
         thread.join(timeout=5)
         with contextlib.suppress(OSError):
             os.close(original)
 
 
 def _copy(reading: int, original: int, log: object) -> None:
-    """Pass on what comes at once; the log gets it by whole lines, since both streams write there."""
+    """Pass output on immediately; write it to the log in whole lines, since both streams write there."""
     pending = b""
     while data := os.read(reading, CHUNK):
-        with contextlib.suppress(OSError):  # nobody reads the terminal any more: the log goes on
+        with contextlib.suppress(OSError):  # the terminal is closed: keep writing the log
             os.write(original, data)
         pending += data
         end = max(pending.rfind(b"\n"), pending.rfind(b"\r")) + 1 if len(pending) < CHUNK else len(pending)

@@ -1,10 +1,10 @@
-"""Parquet files whose every byte is checked on reading: the one place where this package reads and writes them.
+"""Parquet files of which every byte is checked on reading; all reading and writing of Parquet goes through this module.
 
-A file is sealed: between the columns and the footer, where the format leaves room, stand a sum of each column chunk
-and a CRC-32 of the footer with its metadata. Any Parquet reader takes such a file. A reader of ours checks the footer
-and the columns that it reads, which costs about a percent of the reading, and refuses a file that is not what was
-written. Page checksums, which other readers know, are written too; they cover neither page headers nor metadata.
-Files without a seal (older ones, other programs') are read by their page checksums, if they have any.
+A file is sealed: the gap that the format allows between columns and footer contains a sum of each column chunk and a
+CRC-32 of the footer with its metadata. Any Parquet reader accepts such a file. This module checks the footer and the
+columns that it reads, which takes about one percent of the reading time, and rejects a file that differs from what was
+written. Page checksums, which other readers support, are written too; they cover neither page headers nor metadata.
+Files without a seal (older ones, or from other programs) are checked by their page checksums, if any.
 
 The seal: zeros up to a multiple of 8 bytes, the sums (8 bytes each, in the order of row groups and columns), their
 number (4 bytes), the CRC-32 of sums and footer (4 bytes), ``DPLM2SEA``.
@@ -33,7 +33,7 @@ _TAIL = 8  # bytes of a Parquet file after its footer: the footer's length, and 
 _WORD = 8
 _SEARCHED = 1 << 16
 _OPTIONS = {"compression": "zstd", "write_page_checksum": True}
-REMEDY = "restore it from a copy, or delete it and make it again"
+REMEDY = "restore it from a copy, or delete and regenerate it"
 
 
 def write_table(
@@ -43,7 +43,7 @@ def write_table(
     metadata: Mapping[str, str] | None = None,
     rows_per_group: int | None = None,
 ) -> None:
-    """Write a table (zstd), sealed, atomically; ``metadata`` replace those of its schema if they are given."""
+    """Write a table (zstd), sealed, atomically; ``metadata``, if given, replace those of its schema."""
     table = table if metadata is None else table.replace_schema_metadata(metadata)
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, row_group_size=rows_per_group, **_OPTIONS)
@@ -51,7 +51,7 @@ def write_table(
 
 
 def write_groups(path: str | os.PathLike, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
-    """Write tables as the row groups of one file (zstd), sealed, atomically; one at a time is in memory."""
+    """Write tables as the row groups of one file (zstd), sealed, atomically; one table at a time is in memory."""
     with atomic_path(path) as temporary:
         with pq.ParquetWriter(temporary, schema, **_OPTIONS) as writer:
             for group in groups:
@@ -72,12 +72,12 @@ def read_table(path: str | os.PathLike, columns: Sequence[str] | None = None) ->
     path
         The file.
     columns
-        Names of columns; those that the file lacks are left out (see `column_names`). None: all.
+        Names of columns; those that the file lacks are omitted (see `column_names`). None: all.
 
     Raises
     ------
     DPLM2Error
-        If it cannot be read as Parquet, or is not what was written; the message names it and says what to do.
+        If it is not readable as Parquet, or differs from what was written; the message names it and says what to do.
     """
     with opened(path, columns) as file:
         chosen = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
@@ -115,7 +115,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike, columns: Sequence[str] | None = None) -> Iterator[pq.ParquetFile]:
-    """Open a file whose footer and ``columns`` (None: all) are what was written; raises as `read_table`."""
+    """Open a file and check its footer and ``columns`` (None: all); raises as `read_table`."""
     with _readable(path), pa.memory_map(os.fspath(path)) as source:
         size = source.size()
         content = source.read_buffer(size)
@@ -136,13 +136,13 @@ def _readable(path: str | os.PathLike) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DPLM2Error(f"{path}: no such file") from error
     except MemoryError as error:
-        raise DPLM2Error(f"{path}: reading it takes more memory than there is ({_text(error)})") from error
+        raise DPLM2Error(f"{path}: not enough memory to read it ({_text(error)})") from error
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DPLM2Error(f"{path}: not readable as Parquet ({_text(error)}); {REMEDY}") from error
 
 
 def _check_text(table: pa.Table | pa.RecordBatch) -> None:
-    """Refuse text that is none, which Arrow takes in as it is; only files without a seal can hold such."""
+    """Reject text that is not valid UTF-8, which Arrow accepts unchecked; only files without a seal can contain it."""
     for column in table.columns:
         if pa.types.is_string(column.type):
             column.validate(full=True)
@@ -153,7 +153,7 @@ def _text(error: Exception) -> str:
 
 
 def _seal(path: Path) -> None:
-    """Put the seal before the footer of a file that Arrow has just written."""
+    """Insert the seal before the footer of a file that Arrow has just written."""
     with pq.ParquetFile(path) as file:
         chunks = list(_chunks(file.metadata))
     with path.open("rb+") as stream:
@@ -172,12 +172,12 @@ def _seal(path: Path) -> None:
 
 
 def _sum(content: pa.Buffer | mmap.mmap, start: int, end: int) -> int:
-    """The sum of 64-bit words: no change of a single word leaves it as it was, and it costs a tenth of a CRC."""
+    """The sum of 64-bit words: any change of a single word changes it, and it takes a tenth of the time of a CRC."""
     return int(np.frombuffer(content, "<u8", (end - start) // _WORD, start).sum(dtype=np.uint64))
 
 
 def _chunks(metadata: pq.FileMetaData) -> Iterator[tuple[int, int]]:
-    """Where each column chunk begins and ends, made wider to whole words, by row group and column."""
+    """Start and end of each column chunk, extended to whole words, by row group and column."""
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
@@ -187,7 +187,7 @@ def _chunks(metadata: pq.FileMetaData) -> Iterator[tuple[int, int]]:
 
 
 def _find_seal(path: str | os.PathLike, content: pa.Buffer) -> np.ndarray | None:
-    """The sums of a sealed file whose footer is what was written; None of a file without a seal."""
+    """The sums of a sealed file, after a check of its footer; None for a file without a seal."""
     view = memoryview(content)
     size = len(view)
     start = size - _TAIL - int.from_bytes(view[size - _TAIL : size - 4], "little")
@@ -199,7 +199,7 @@ def _find_seal(path: str | os.PathLike, content: pa.Buffer) -> np.ndarray | None
     count, checksum = (int.from_bytes(view[place + at : place + at + 4], "little") for at in (0, 4))
     sums = view[max(place - count * _WORD, 0) : place]
     if zlib.crc32(view[start:], zlib.crc32(sums, zlib.crc32(view[place : place + 4]))) != checksum:
-        raise DPLM2Error(f"{path}: damaged, its metadata are not what was written; {REMEDY}")
+        raise DPLM2Error(f"{path}: damaged, its metadata differ from what was written; {REMEDY}")
     return np.frombuffer(sums, "<u8")
 
 
@@ -214,4 +214,4 @@ def _check_columns(
         group, column = divmod(place, metadata.num_columns)
         name = metadata.row_group(group).column(column).path_in_schema.split(".")[0]
         if (columns is None or name in columns) and _sum(content, start, end) != sums[place]:
-            raise DPLM2Error(f"{path}: damaged, its column {name} is not what was written; {REMEDY}")
+            raise DPLM2Error(f"{path}: damaged, its column {name} differs from what was written; {REMEDY}")

@@ -1,11 +1,11 @@
-"""Signals that tell a job to stop."""
+"""Signals that ask a job to stop."""
 
 import signal
 import threading
 
 
 def let_jobs_stop_first() -> None:
-    """Make this process outlive SIGUSR1, which queues send to a job and to the workflow engine that runs it.
+    """Make this process ignore SIGUSR1, which queues send to a job and to the workflow engine that runs it.
 
     The engine's job saves its progress and exits by itself; the engine has to wait for that.
     """

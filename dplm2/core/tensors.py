@@ -1,8 +1,8 @@
-"""Files of weights that carry their own SHA-256, so that a flipped byte is found when they are read.
+"""Weight files that contain their own SHA-256, so that a flipped byte is detected on reading.
 
-The digest stands in the file's header among the metadata, where any reader of safetensors passes over it. It is taken
-over the whole file with zeros in its own place. It goes along when a file is copied, and another program that saves
-the weights anew drops it; files without one are taken as they are.
+The digest is stored in the metadata of the file's header, which any safetensors reader ignores. It is computed over the
+whole file, with zeros in its own place. It is kept when the file is copied and lost when another program saves the
+weights again; files without a digest are accepted.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KEY = "dplm2_sha256"
 _ZEROS = b"0" * 64
 _FORMAT = "pt"
-_ENTRY = f'","{KEY}":"'.encode() + _ZEROS  # between the quotation marks of the format
+_ENTRY = f'","{KEY}":"'.encode() + _ZEROS  # between quotation marks
 _LENGTH = 8  # bytes of the header's length, before the header
 _LONGEST_HEADER = 100_000_000  # safetensors' own limit
 _BLOCK = 1 << 22
@@ -31,13 +31,13 @@ def save_tensors(path: str | os.PathLike, tensors: "Mapping[str, Tensor]") -> No
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        # Two entries would come in an order that differs from process to process: room is made in the only one.
+        # The order of two entries would differ between processes: reserve the space in a single one.
         save_file(dict(tensors), temporary, metadata={"format": _FORMAT + "-" * len(_ENTRY)})
         _sign(temporary)
 
 
 def check_tensors(path: str | os.PathLike) -> None:
-    """Refuse a file of weights that is not what was written; other programs' files carry no digest and pass.
+    """Reject a weight file that differs from what was written; files of other programs have no digest and pass.
 
     Raises
     ------
@@ -56,18 +56,18 @@ def check_tensors(path: str | os.PathLike) -> None:
         raise DPLM2Error(f"{path}: cannot be read ({error.strerror})") from error
     if found != noted:
         raise DPLM2Error(
-            f"{path}: damaged, its weights are not what was written (their SHA-256 differs); restore the file from a "
-            "copy, or make it again"
+            f"{path}: damaged, its weights differ from what was written (SHA-256 mismatch); restore the file from a "
+            "copy, or regenerate it"
         )
 
 
 def check_layers(path: str | os.PathLike, *counts: object) -> None:
-    """Refuse numbers of layers that a file of weights cannot have, before memory is spent on them.
+    """Reject numbers of layers that a weight file cannot have, before memory is allocated for them.
 
     Raises
     ------
     DPLM2Error
-        If there are more layers than tensors, or the file is not one of weights.
+        If there are more layers than tensors, or the file is not a weight file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -75,7 +75,7 @@ def check_layers(path: str | os.PathLike, *counts: object) -> None:
         with safe_open(path, "pt") as stream:
             tensors = len(stream.keys())
     except (OSError, SafetensorError) as error:
-        raise DPLM2Error(f"{path}: not a file of weights ({' '.join(str(error).split())[:200]})") from error
+        raise DPLM2Error(f"{path}: not a weight file ({' '.join(str(error).split())[:200]})") from error
     if wrong := [count for count in counts if not isinstance(count, int) or count > tensors]:
         raise DPLM2Error(f"{path}: {tensors} tensors, but the config.json beside it says {str(wrong[0])[:40]} layers")
 
@@ -93,7 +93,7 @@ def _sign(path: Path) -> None:
 
 
 def _place_of_digest(length: bytes, stream) -> int | None:  # noqa: ANN001
-    """Where the digest stands, from the header that ``stream`` is at."""
+    """Offset of the digest, from the header at which ``stream`` is positioned."""
     header = stream.read(min(int.from_bytes(length, "little"), _LONGEST_HEADER))
     mark = f'"{KEY}":"'.encode()
     found = header.find(mark)

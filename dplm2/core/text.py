@@ -1,14 +1,14 @@
-"""Text files that people hand over: lists, tables, FASTA.
+"""Text files given by users: lists, tables, FASTA.
 
 The rules are the same for all of them:
 
-- UTF-8 with or without a byte-order mark (also one in the middle, where files were joined); lines that are not UTF-8
-  are read as Latin-1. UTF-16 is refused.
+- UTF-8 with or without a byte-order mark (also one in the middle, where files were concatenated); lines that are not
+  UTF-8 are read as Latin-1. UTF-16 is an error.
 - Lines end with LF, CRLF or CR.
-- Gzip is told by the content, not by the name. Other compressions and binary files are refused.
-- Nothing is read beyond `LONGEST_LINE` characters of a line, so a file without line breaks costs no memory.
+- Gzip is recognised by content, not by name. Other compressions and binary files are errors.
+- Nothing is read beyond `LONGEST_LINE` characters of a line, so a file without line breaks does not exhaust the memory.
 
-Standard library alone: the workflow imports this at every start.
+Uses only the standard library: the workflow imports this module at every start.
 """
 
 import csv
@@ -34,7 +34,7 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[str]:
-    """Yield the lines of a text file without their ends.
+    """Yield the lines of a text file without line endings.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
 
 
 def _lines_of(text: io.TextIOBase, path: str | os.PathLike) -> Iterator[str]:
-    """Lines block by block: a file of sequences has hundreds of millions."""
+    """Lines, read block by block: a sequence file may have hundreds of millions."""
     rest = ""
     while block := text.read(_BLOCK):
         plain = rest.isascii() and block.isascii()
@@ -74,7 +74,7 @@ def _refuse_binary(path: str | os.PathLike, head: bytes) -> None:
 
 
 def _decoded(line: str) -> str:
-    """A line that was read as Latin-1, as UTF-8 where it is that; without a byte-order mark."""
+    """A line that was read as Latin-1, decoded as UTF-8 if possible; without a byte-order mark."""
     if line.isascii():
         return line
     try:
@@ -84,7 +84,7 @@ def _decoded(line: str) -> str:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """The whole of a small text file, lines ended by LF.
+    """The content of a small text file, with LF line endings.
 
     Raises
     ------
@@ -101,34 +101,34 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def read_table(path: str | os.PathLike) -> Iterator[dict[str, str | None]]:
-    """Yield the rows of a CSV file, or of one separated by tabs, by the names of the header line.
+    """Yield the rows of a comma- or tab-separated file as mappings from the names in the header line.
 
     Raises
     ------
     DPLM2Error
-        As `read_lines`, and if a row is no CSV.
+        As `read_lines`, and if a row is not valid CSV.
     """
     lines = read_lines(path)
     first = next(lines, "")
-    whole = (f"{line}\n" for line in itertools.chain([first], lines))
+    all_lines = (f"{line}\n" for line in itertools.chain([first], lines))
     try:
-        yield from csv.DictReader(whole, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
+        yield from csv.DictReader(all_lines, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
     except csv.Error as error:
         raise DPLM2Error(f"{path}: cannot be read as a table ({error})") from error
 
 
 def shortened(text: str) -> str:
-    """``text`` as it may stand in a message: cut where it is long, without control characters."""
+    """``text`` for a message: shortened if long, without control characters."""
     cut = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
     return "".join(letter if letter.isprintable() else "?" for letter in cut)
 
 
 def shown(value: object) -> str:
-    """A value as it may stand in a message: text quoted and cut where it is long, of others what they are."""
+    """A value for a message: text is quoted and shortened if long; of other values, the type."""
     return f"'{shortened(value)}'" if isinstance(value, str) else f"a value of type {type(value).__name__}"
 
 
 def some(names: Sequence[str], most: int = 5, count: int | None = None) -> str:
-    """The first of ``names``, and how many more there are of ``count`` (default: of the names)."""
+    """The first of ``names``, and the number of others of ``count`` (default: of the names)."""
     more = (len(names) if count is None else count) - min(len(names), most)
     return ", ".join(map(shortened, names[:most])) + (f" and {more} more" if more else "")

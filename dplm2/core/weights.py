@@ -1,4 +1,4 @@
-"""Weights from other programs' files, read as tensors alone: nothing in a file is executed."""
+"""Reading weights of other programs as plain tensors; nothing in a file is executed."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
 class _Ignored:
-    """Stands in for an object of a class that is not ours to make (a training script's settings): it holds nothing."""
+    """Empty placeholder for an object of an unknown class (such as a training script's settings)."""
 
     def __init__(self, *_args, **_named) -> None:
         pass
@@ -31,33 +31,33 @@ class _Ignored:
         pass
 
     def append(self, _value) -> None:
-        """Take nothing."""
+        """Ignore all arguments."""
 
     extend = update = append
 
 
 def read_pickled(path: str | os.PathLike) -> dict:
-    """Read a file of ``torch.save``: tensors and plain containers; any other object becomes an empty stand-in.
+    """Read a file of ``torch.save``: tensors and plain containers; any other object becomes an empty placeholder.
 
     Raises
     ------
     DPLM2Error
-        If it cannot be read so.
+        If that is not possible.
     """
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        # Each name is bound to a class of its own: torch refuses two names for one.
+        # Each name is bound to its own class: torch rejects two names for one class.
         stand_ins = [
             (argparse.Namespace if name == "argparse.Namespace" else type("Ignored", (_Ignored,), {}), name)
             for name in unknown
         ]
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what unpickling raises depends on what a damaged file holds
+    except Exception as error:  # what unpickling raises depends on the content of a damaged file
         lines = str(error).splitlines() or [""]
         reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
         raise DPLM2Error(
-            f"{path}: not a file of weights that can be read without running what is in it ({reason})"
+            f"{path}: not a weight file that can be read without executing its content ({reason})"
         ) from error
 
 
@@ -81,7 +81,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
             weights |= _read_safetensors(part) if part.suffix == ".safetensors" else read_pickled(part)
     weights = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
     if not weights:
-        raise DPLM2Error(f"{source}: holds no weights")
+        raise DPLM2Error(f"{source}: contains no weights")
     return weights
 
 
@@ -90,7 +90,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DPLM2Error(f"{path}: not a file of weights ({error})") from error
+        raise DPLM2Error(f"{path}: not a weight file ({error})") from error
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -103,4 +103,4 @@ def _parts(folder: Path) -> list[Path]:
             if not isinstance(listed, dict) or not all(isinstance(part, str) for part in listed.values()):
                 raise DPLM2Error(f"{folder / name}: damaged, its weight_map names no files")
             return [folder / Path(part).name for part in dict.fromkeys(listed.values())]
-    raise DPLM2Error(f"{folder}: none of {', '.join(_SINGLE + _INDEXES)} is there")
+    raise DPLM2Error(f"{folder}: contains none of {', '.join(_SINGLE + _INDEXES)}")

@@ -108,13 +108,10 @@ def _check_multimodal_source(settings: ModelSettings, network: MultimodalEsm) ->
     chosen = settings.warmup
     for name, value in (("structure_tokens", "code"), ("sequence_stage", "always")):
         if getattr(chosen, name) == value:
-            raise ConfigError(
-                f"warmup.{name}: {value} has no effect, {chosen.source} has structure tokens; leave it out"
-            )
+            raise ConfigError(f"warmup.{name}: {value} has no effect, {chosen.source} has structure tokens; omit it")
     if settings.structure_head not in (None, network.head.name):
         raise ConfigError(
-            f"structure_head: {settings.structure_head}, but {chosen.source} has the head {network.head.name}; "
-            "leave it out"
+            f"structure_head: {settings.structure_head}, but {chosen.source} has the head {network.head.name}; omit it"
         )
 
 

@@ -1,4 +1,4 @@
-"""The configuration as typed models: the single source of every key's meaning, bounds, default and effect."""
+"""The configuration as typed models: the only definition of each key's meaning, bounds, default and effect."""
 
 from dplm2.settings.configuration import Configuration
 from dplm2.settings.fields import Section

@@ -1,4 +1,4 @@
-"""Options of the command line that every command with settings shares, and the section that they choose."""
+"""Command line options shared by all commands with settings, and the section that they select."""
 
 import argparse
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ CONFIG_HELP = "YAML file, or JSON text, of a configuration; several are merged, 
 
 
 class Chosen(NamedTuple):
-    """What a command works with: a section of the configuration, its name, and what holds for the whole run."""
+    """Settings of a command: a section of the configuration, its name, and the settings of the whole run."""
 
     section: Any
     name: str | None
@@ -23,9 +23,7 @@ def add_settings(parser: argparse.ArgumentParser, kind: str, device: bool = True
     """Add ``--config``, ``--name``, ``--set``, ``--seed`` and, for commands that run a network, ``--device``."""
     parser.add_argument("--config", nargs="+", action="extend", metavar="SOURCE", default=[], help=CONFIG_HELP)
     if kind != "evaluation":
-        parser.add_argument(
-            "--name", help=f"which entry of the configuration's section `{kind}` (default: the only one)"
-        )
+        parser.add_argument("--name", help=f"entry of the configuration's section `{kind}` (default: the only one)")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -34,13 +32,13 @@ def add_settings(parser: argparse.ArgumentParser, kind: str, device: bool = True
         metavar="KEY=VALUE",
         help=f"settings that override the configuration; keys as under `{kind}` in config/README.md",
     )
-    parser.add_argument("--seed", type=int, help="seed of every random choice (default: the configuration's, else 0)")
+    parser.add_argument("--seed", type=int, help="seed of all random choices (default: the configuration's, else 0)")
     if device:
-        parser.add_argument("--device", choices=DEVICES, help="where networks run (default: the configuration's)")
+        parser.add_argument("--device", choices=DEVICES, help="device for networks (default: the configuration's)")
 
 
 def choose(options: argparse.Namespace, kind: str, **given: Any) -> Chosen:
-    """The section ``<kind>.<name>`` that the options choose, with ``--set`` on top.
+    """The section ``<kind>.<name>`` selected by the options, with ``--set`` applied.
 
     Parameters
     ----------
@@ -49,13 +47,13 @@ def choose(options: argparse.Namespace, kind: str, **given: Any) -> Chosen:
     kind
         ``datasets``, ``tokenizers``, ``models``, ``generation`` or ``evaluation``.
     **given
-        Values that stand below ``--set`` and above the configuration. For ``generation`` the key ``task`` also says
-        which entries are meant.
+        Values that override the configuration and are overridden by ``--set``. For ``generation`` the key ``task`` also
+        restricts the entries.
 
     Raises
     ------
     ConfigError
-        If a value is wrong, or it is not clear which section is meant.
+        If a value is wrong, or the section is ambiguous.
     """
     from dplm2.settings import loading
     from dplm2.settings.configuration import Configuration
@@ -80,13 +78,13 @@ def choose(options: argparse.Namespace, kind: str, **given: Any) -> Chosen:
 
 
 def named_sections(options: argparse.Namespace, kind: str) -> Mapping:
-    """The entries of a kind in the configuration that the options give, unchecked."""
+    """The entries of a kind in the configuration given by the options, unchecked."""
     from dplm2.settings import loading
 
-    whole: dict = {}
+    configuration: dict = {}
     for source in options.config:
-        whole = loading.merged(whole, loading.read(source))
-    named = whole.get(kind)
+        configuration = loading.merged(configuration, loading.read(source))
+    named = configuration.get(kind)
     return named if isinstance(named, Mapping) else {}
 
 
@@ -103,15 +101,16 @@ def _name(options: argparse.Namespace, kind: str, named: Mapping, task: str | No
     ]
     if options.name is not None and options.config:
         if options.name not in named:
-            raise ConfigError(f"--name: {kind} has no {options.name!r}; there: {', '.join(sorted(named)) or 'none'}")
+            available = ", ".join(sorted(named)) or "none"
+            raise ConfigError(f"--name: {kind} has no {options.name!r}; available: {available}")
         if options.name not in fitting:
-            raise ConfigError(f"{kind}.{options.name} is of the task {_task_of(named[options.name])}, not {task}")
+            raise ConfigError(f"{kind}.{options.name} has the task {_task_of(named[options.name])}, not {task}")
         return options.name
     if len(fitting) > 1:
-        raise ConfigError(f"--name: the section {kind} has {', '.join(sorted(fitting))}; choose one")
+        raise ConfigError(f"--name: the section {kind} contains {', '.join(sorted(fitting))}; choose one")
     if named and not fitting:
-        there = ", ".join(f"{name} ({_task_of(section)})" for name, section in sorted(named.items()))
-        raise ConfigError(f"the configuration's section {kind} has no task {task}; there: {there}")
+        available = ", ".join(f"{name} ({_task_of(section)})" for name, section in sorted(named.items()))
+        raise ConfigError(f"the configuration's section {kind} has no task {task}; available: {available}")
     return fitting[0] if fitting else None
 
 

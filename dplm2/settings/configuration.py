@@ -1,4 +1,4 @@
-"""The whole configuration, and the names by which its sections refer to one another."""
+"""The whole configuration, and references between its sections."""
 
 from collections.abc import Iterable, Iterator
 from typing import Literal
@@ -12,7 +12,7 @@ from dplm2.settings.report import ReportSettings
 from dplm2.settings.tokenizer import TokenizerSettings
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-# Folders of the results that hold something else than a model's or a task's own.
+# Folders of the results that are not named after a model or a task.
 TAKEN = {"models": ("tokenizers",), "generation": ("likelihood",)}
 
 
@@ -42,21 +42,21 @@ class Configuration(Section):
     report: ReportSettings = section("The HTML report and its tables.")
 
     def contradictions(self) -> Iterator[str]:
-        """Names that are taken."""
+        """Reserved names."""
         for kind, names in TAKEN.items():
             for name in names:
                 if name in getattr(self, kind):
-                    yield f"{kind}.{name}: this name is taken, the results folder uses it; choose another"
+                    yield f"{kind}.{name}: this name is reserved for a results folder; choose another"
 
     def unresolved(self) -> Iterator[str]:
-        """Names that stand for nothing."""
+        """References to undefined names."""
 
         def unknown(place: str, kind: str, names: Iterable[str | None]) -> Iterator[str]:
             known = getattr(self, kind)
             for name in names:
-                # A command may be given its own section alone.
+                # A command may be given only its own section.
                 if name is not None and kind in self.model_fields_set and name not in known:
-                    yield f"{place}: {kind} has no {name!r}; there: {', '.join(sorted(known)) or 'none'}"
+                    yield f"{place}: {kind} has no {name!r}; available: {', '.join(sorted(known)) or 'none'}"
 
         for name, tokenizer in self.tokenizers.items():
             yield from unknown(f"tokenizers.{name}.datasets", "datasets", tokenizer.datasets)
@@ -72,21 +72,21 @@ class Configuration(Section):
             yield from unknown(f"evaluation.{key}", "datasets", getattr(self.evaluation, key))
 
     def _started_from(self, name: str) -> set[str]:
-        """The models that a model's weights descend from."""
+        """The models from which a model's initial weights are derived."""
         found: set[str] = set()
         while name in self.models and (name := self.models[name].warmup.model) is not None and name not in found:
             found.add(name)
         return found
 
     def missing_for_a_run(self) -> Iterator[str]:
-        """Yield one line for each thing that a run of the workflow needs and the configuration leaves open."""
+        """Yield one line for each value that a run of the workflow needs and the configuration lacks."""
         for name, dataset in self.datasets.items():
             if dataset.files is None and dataset.fetch is None:
                 yield f"datasets.{name}: give either 'files', or 'fetch' with a list of what to download"
         for kind in ("tokenizers", "models"):
             for name, trained in getattr(self, kind).items():
                 if trained.pretrained is None and not trained.datasets:
-                    yield f"{kind}.{name}: give 'datasets' to train on, or 'pretrained' with a finished one"
+                    yield f"{kind}.{name}: give 'datasets' to train on, or 'pretrained' for a trained one"
         for name, model in self.models.items():
             if model.pretrained is None and model.warmup.from_scratch and model.network is None:
                 yield f"models.{name}.network: missing; warmup.source: scratch needs the size of the network"

@@ -1,4 +1,4 @@
-"""Settings of one dataset: its files, how they are read, which chains are kept, how these are divided."""
+"""Settings of one dataset: files, reading, filters, clusters and splits."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -161,7 +161,7 @@ class Clusters(Section):
         for source, unread in keys.items():
             for key in unread:
                 if self.source != source and self.differs(key):
-                    yield f"{key}: has no effect without source: {source}; leave it out"
+                    yield f"{key}: has no effect without source: {source}; omit it"
 
 
 class Split(Section):
@@ -206,12 +206,12 @@ class Split(Section):
 
     @property
     def is_drawn(self) -> bool:
-        """Whether chance decides which chains validate and test."""
+        """Whether validation and test chains are drawn at random."""
         return self.validation_fraction > 0 or self.test_fraction > 0
 
     def contradictions(self) -> Iterator[str]:
         if self.validation_fraction + self.test_fraction >= 1:
-            yield "validation_fraction: with test_fraction nothing is left to train on; they must sum to less than 1"
+            yield "validation_fraction: with test_fraction no training chains are left; the sum must be less than 1"
 
 
 class DatasetSettings(Section):

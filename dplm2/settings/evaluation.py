@@ -267,7 +267,7 @@ class EvaluationSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_chosen_backends(cls, given: Any) -> Any:
-        """A chosen backend whose section is not given has its defaults."""
+        """Add the default section of a chosen backend."""
         if not isinstance(given, Mapping):
             return given
         chosen = {
@@ -290,17 +290,17 @@ class EvaluationSettings(Section):
         """Sections of backends that are not chosen."""
         for name, used, where in self._backends():
             if getattr(self, name) is not None and not used:
-                yield f"{name}: has no effect without {where}; leave it out"
+                yield f"{name}: has no effect without {where}; omit it"
 
     def contradictions(self) -> Iterator[str]:
-        """Backends without what they need."""
+        """Backends that lack a required key."""
         for name, used, where in self._backends():
             if getattr(self, name) is None and used:
                 yield f"{name}: missing; {where} needs it"
         if self.novelty == "foldseek" and self.foldseek is not None and self.foldseek.database is None:
-            yield "foldseek.database: missing; novelty: foldseek needs known structures to search"
+            yield "foldseek.database: missing; novelty: foldseek needs a database of known structures"
         if self.folding_baseline and self.folding_backend == "self":
-            yield "folding_baseline: needs folding_backend: esmfold or command; the model is no baseline of itself"
+            yield "folding_baseline: needs folding_backend: esmfold or command; the model cannot be its own baseline"
 
     def without_effect(self, reader: str) -> set[str]:
         """Fields that a task reads only under a condition that does not hold."""

@@ -1,12 +1,12 @@
-"""What a setting is: its meaning, its bounds, its default, and what it decides.
+"""Declaration of settings: meaning, bounds, default, and effect.
 
 A section of the configuration is one subclass of `Section`. Its fields are declared with one of three functions, from
-which everything else follows: the JSON Schema, ``config/README.md``, error messages, the ``params`` and ``resources``
-of the workflow's rules, and the fingerprints of resumable state.
+which everything else is derived: the JSON Schema, ``config/README.md``, error messages, the ``params`` and
+``resources`` of the workflow's rules, and the fingerprints of resumable state.
 
 - `decides`: the value can change the result of a stage.
-- `operates`: the value says how the work is done or watched. It never triggers a rerun.
-- `refers`: the value names another section, or files. What decides is their content, not their name or place.
+- `operates`: the value affects only how the work is done or monitored. It never triggers a rerun.
+- `refers`: the value names another section, or files. Their content decides, not their name or location.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +33,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 def text_like(pattern: str, hint: str) -> Any:
-    """The type of text that fits a pattern; ``hint`` completes the sentence "must be ..."."""
+    """The type of text that matches a pattern; ``hint`` completes the sentence "must be ..."."""
     HINTS[pattern] = hint
     return Annotated[str, StringConstraints(pattern=pattern)]
 
@@ -46,18 +46,18 @@ Address = text_like(r"^https?://.*\{id\}", "an address (http or https) with {id}
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a field's declaration says beside its type and bounds.
+    """The part of a field's declaration in addition to type and bounds.
 
     Attributes
     ----------
     role
-        Whether the value decides a result, operates the run, or refers to something whose content decides.
+        Whether the value decides a result, operates the run, or refers to content that decides.
     readers
         The stages or tasks that read the field; None: all that read its section.
     files
-        For a field that refers to files: patterns of those that count in a folder.
+        For a field that refers to files: patterns of the relevant files in a folder.
     hub
-        Whether the value may also be the name of something that is not a file, such as a hub id, which then decides.
+        Whether the value may also be a name other than a path, such as a hub id, which then decides.
     obtain
         How to get files that are missing.
     """
@@ -75,7 +75,7 @@ def decides(default: Any, text: str, *, readers: Iterable[str] | None = None, **
 
 
 def operates(default: Any, text: str, *, readers: Iterable[str] | None = None, **bounds: Any) -> Any:
-    """Declare a field that says how the work is done, and never triggers a rerun."""
+    """Declare a field that affects only how the work is done, and never triggers a rerun."""
     return _declared(default, text, Meaning("operates", None if readers is None else tuple(readers)), bounds)
 
 
@@ -95,7 +95,7 @@ def refers(
 
 
 def section(text: str, *, readers: Iterable[str] | None = None) -> Any:
-    """Declare a section within a section; each of its fields has its own role. Left out, its defaults hold."""
+    """Declare a section within a section; each of its fields has its own role. If omitted, its defaults are used."""
     return _declared(
         {}, text, Meaning("decides", None if readers is None else tuple(readers)), {"validate_default": True}
     )
@@ -106,7 +106,7 @@ def _declared(default: Any, text: str, meaning: Meaning, bounds: Mapping[str, An
 
 
 class _Extra(dict):
-    """The meaning of a field as pydantic carries it along; in the JSON Schema it shows as ``role``."""
+    """The meaning of a field as pydantic metadata; it appears in the JSON Schema as ``role``."""
 
     def __init__(self, meaning: Meaning) -> None:
         super().__init__(role=meaning.role)
@@ -114,12 +114,12 @@ class _Extra(dict):
 
 
 def meaning_of(info: FieldInfo) -> Meaning:
-    """What the declaration of a field says."""
+    """The declared meaning of a field."""
     return info.json_schema_extra.meaning
 
 
 class Section(BaseModel):
-    """One section of the configuration: frozen, closed to unknown keys, and consistent in itself."""
+    """One section of the configuration: frozen, without unknown keys, and internally consistent."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=False, allow_inf_nan=False, protected_namespaces=()
@@ -127,18 +127,18 @@ class Section(BaseModel):
 
     @classmethod
     def make(cls, **values: Any) -> Self:
-        """The defaults with ``values`` in place of some.
+        """A section with ``values``; other keys have their defaults.
 
         Raises
         ------
         ConfigError
-            Names each wrong key and says what is allowed.
+            Lists all wrong keys with the allowed values.
         """
         return validated(cls, values)
 
     @classmethod
     def restored(cls, values: Mapping[str, Any]) -> Self:
-        """A section that an artifact recorded; keys without effect are accepted.
+        """A section recorded by an artifact; keys without effect are accepted.
 
         Raises
         ------
@@ -152,26 +152,26 @@ class Section(BaseModel):
         return iter(())
 
     def idle(self) -> Iterator[str]:
-        """Yield one line for each key that is set but has no effect beside the others."""
+        """Yield one line for each key that is set but has no effect given the others."""
         return iter(())
 
     def unresolved(self) -> Iterator[str]:
-        """Yield one line for each name that stands for nothing; not asked of what one stage alone is told."""
+        """Yield one line for each undefined reference; not called for the settings of a single stage."""
         return iter(())
 
     def without_effect(self, reader: str) -> set[str]:
-        """Fields that ``reader`` reads only under a condition that does not hold."""
+        """Fields that ``reader`` reads only under a condition that is not met."""
         return set()
 
     def replaced(self, **values: Any) -> Self:
-        """A copy with other values for some fields, checked for contradictions.
+        """A copy with some fields replaced, checked for contradictions.
 
-        Keys without effect are accepted: a section that an artifact recorded may hold some.
+        Keys without effect are accepted, since a recorded section may contain some.
         """
         return validated(type(self), {**dict(self), **values}, lenient=True)
 
     def differs(self, key: str) -> bool:
-        """Whether a field has another value than its default."""
+        """Whether a field differs from its default."""
         value = getattr(self, key)
         default = type(self).model_fields[key].get_default()
         return value != (type(value)() if isinstance(value, Section) and default == {} else default)

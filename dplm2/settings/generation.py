@@ -35,13 +35,13 @@ MaskedResidues = Annotated[
     BeforeValidator(_one_residue),
 ]
 
-# What changes neither tokens nor coordinates of a sample.
+# Keys that change neither tokens nor coordinates of a sample.
 WITHOUT_EFFECT_ON_SAMPLES = (
     *("samples", "lengths", "problems", "dataset", "split", "references"),
     *("token_budget", "format", "trajectory"),
 )
-# The paper's values for each task, where the configuration says nothing. Strategy and nucleus follow from the model's
-# structure head where they are not given.
+# The paper's values for each task, used for null. Strategy and nucleus depend on the model's
+# structure head.
 _FREE = {"steps": 500, "unmasking": "stochastic@1.0"}
 _GIVEN = {"samples": 1, "steps": 100, "strategy": "argmax", "unmasking": "deterministic"}
 _UNCONDITIONAL = {"lengths": (100, 200, 300, 400, 500), "samples": 100, **_FREE}
@@ -256,9 +256,9 @@ class GenerationSettings(Section):
         for key, info in type(self).model_fields.items():
             readers = meaning_of(info).readers
             if readers is not None and self.task not in readers and self.differs(key):
-                yield f"{key}: has no effect on this task ({self.task}), only on {', '.join(readers)}"
+                yield f"{key}: has no effect on the task {self.task}, only on {', '.join(readers)}"
         if self.dataset is not None and self.lengths is not None:
-            yield "lengths: come from a list, a range or `dataset`, not from two of them"
+            yield "lengths: give either a list, a range or `dataset`"
         if self.dataset is None and self.split is not None:
             yield "split: has no effect without `dataset`"
 
@@ -269,7 +269,7 @@ class GenerationSettings(Section):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The keys that decide what one sample looks like, with their values."""
+        """The keys that determine a sample, with their values."""
         return {key: value for key, value in self.described.items() if key not in WITHOUT_EFFECT_ON_SAMPLES}
 
     @property
@@ -278,12 +278,12 @@ class GenerationSettings(Section):
         return {"sequence": ("sequence",), "backbone": ("structure",)}.get(self.task, ("structure", "sequence"))
 
     def for_head(self, defaults: Any) -> "GenerationSettings":
-        """These settings with what they leave to the model's structure head filled in.
+        """These settings with the defaults of the model's structure head.
 
         Parameters
         ----------
         defaults
-            With ``strategy`` and ``nucleus``, of the head.
+            ``strategy`` and ``nucleus`` of the head.
         """
         left = {key: getattr(defaults, key) for key in ("strategy", "nucleus") if getattr(self, key) is None}
         return self.replaced(
@@ -291,7 +291,7 @@ class GenerationSettings(Section):
         )
 
     def steps_for(self, length: int) -> int:
-        """Steps for a protein of so many residues."""
+        """Number of steps for a protein of this length."""
         if self.steps_per_residue is None:
             return self.steps
         return max(1, min(self.steps, round(self.steps_per_residue * length)))

@@ -13,10 +13,10 @@ from dplm2.settings.mistakes import validated
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 40
-BASE = "base"  # key of a file that names the one it builds on
+BASE = "base"  # key for the file that this one builds on
 MAX_BASES = 5
-SECTIONS = ("datasets", "tokenizers", "models", "generation")  # whose entries have names
-STAGE = "stage"  # key of a text that holds what one stage reads, which was checked with the whole
+SECTIONS = ("datasets", "tokenizers", "models", "generation")  # sections of named entries
+STAGE = "stage"  # marks the settings of one stage, which were checked as part of the whole configuration
 
 Source = str | os.PathLike | Mapping
 
@@ -27,17 +27,17 @@ def load(source: Source | Iterable[Source], folders: Iterable[str | os.PathLike]
     Parameters
     ----------
     source
-        Path of a YAML or JSON file, or a JSON text (it starts with ``{``), or a mapping; or several, later ones
-        overriding the ones before: mappings are merged key by key, any other value replaces. Sections may be left
-        out. A file may name another one that it builds on (``base: other.yaml``); ``null`` in place of a dataset,
-        tokenizer, model or task removes it.
+        Path of a YAML or JSON file, or a JSON text (starting with ``{``), or a mapping; or several, of which later ones
+        override earlier ones: mappings are merged key by key, any other value is replaced. Sections may be omitted. A
+        file may name another one that it builds on (``base: other.yaml``); ``null`` in place of a dataset, tokenizer,
+        model or task removes it.
     folders
-        Where to look for the base of a mapping: the folders of the files that it was read from.
+        Folders in which to look for the base of a mapping: those of its source files.
 
     Raises
     ------
     ConfigError
-        Names every wrong key and says what is allowed.
+        Lists all wrong keys with the allowed values.
     """
     sources = [source] if isinstance(source, str | os.PathLike | Mapping) else list(source)
     given: dict = {}
@@ -51,7 +51,7 @@ def load(source: Source | Iterable[Source], folders: Iterable[str | os.PathLike]
 
 
 def merged(lower: Mapping, upper: Mapping) -> dict:
-    """``lower`` with the values of ``upper``: mappings are merged key by key, any other value replaces."""
+    """``lower`` with the values of ``upper``: mappings are merged key by key, any other value is replaced."""
     result = dict(lower)
     for key, value in upper.items():
         below = result.get(key)
@@ -60,13 +60,13 @@ def merged(lower: Mapping, upper: Mapping) -> dict:
 
 
 def read(source: Source, folders: Iterable[str | os.PathLike] = (), depth: int = 0) -> dict:
-    """The mapping that a file or a text holds, with what it builds on; unchecked but bounded in size and depth."""
+    """The mapping in a file or a text, merged with its base; unchecked but limited in size and depth."""
     folders = [*map(Path, folders)]
     if isinstance(source, Mapping):
         _refuse_deep(source)
         given = dict(source)
     elif str(source).lstrip().startswith("{"):
-        given = parse_yaml(str(source), "the configuration given in place")
+        given = parse_yaml(str(source), "the configuration given as text")
     else:
         folders = [Path(source).parent]
         given = parse_yaml(_text_of(Path(source)), str(source))
@@ -74,12 +74,12 @@ def read(source: Source, folders: Iterable[str | os.PathLike] = (), depth: int =
     if base is None:
         return given
     if depth == MAX_BASES:
-        raise ConfigError(f"{BASE}: more than {MAX_BASES} files build on one another")
+        raise ConfigError(f"{BASE}: a chain of more than {MAX_BASES} files")
     return merged(read(_base_file(base, folders), depth=depth + 1), given)
 
 
 def _base_file(base: Any, folders: list[Path]) -> Path:
-    """Where the file that another one builds on lies: beside it, or in the working directory."""
+    """Path of the base of another file: in the same folder, or in the working directory."""
     for folder in [*folders, Path()]:
         if isinstance(base, str) and (folder / base).is_file():
             return folder / base
@@ -101,16 +101,16 @@ def parse_yaml(text: str, name: str) -> dict:
     Raises
     ------
     ConfigError
-        If the text is no YAML, no mapping, nested too deeply, or its aliases expand to more than the text allows.
+        If the text is not YAML, not a mapping, nested too deeply, or its aliases expand to too many values.
     """
     value = parse_value(text, name)
     if not isinstance(value, dict):
-        raise ConfigError(f"{name}: a configuration is a mapping of keys to values")
+        raise ConfigError(f"{name}: must be a mapping of keys to values")
     return value
 
 
 def parse_value(text: str, name: str) -> Any:
-    """Any YAML value; what `parse_yaml` raises, this raises."""
+    """Any YAML value; errors as of `parse_yaml`."""
     try:
         _refuse_depth(text)
         return yaml.load(text, Loader=_BoundedLoader)  # noqa: S506  (a safe loader, with bounds)
@@ -120,18 +120,18 @@ def parse_value(text: str, name: str) -> Any:
 
 
 def _refuse_deep(values: Any) -> None:
-    """Refuse nesting, in values that were read elsewhere, that nothing recursive may see."""
+    """Reject deep nesting in values from other sources before any recursion."""
     level, depth = [values], 0
     while level:
         if depth > MAX_DEPTH:
-            raise ConfigError(f"the configuration given in place: nested more than {MAX_DEPTH} levels deep")
+            raise ConfigError(f"the configuration given as text: nested more than {MAX_DEPTH} levels deep")
         inner = (item.values() if isinstance(item, Mapping) else item for item in level)
         level = [value for items in inner for value in items if isinstance(value, Mapping | list | tuple)]
         depth += 1
 
 
 def _refuse_depth(text: str) -> None:
-    """Refuse deep nesting before anything recursive sees the text: composing it would overflow the stack."""
+    """Reject deep nesting before any recursion: composing it would overflow the stack."""
     depth = 0
     for event in yaml.parse(text, Loader=_SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -143,12 +143,12 @@ _SafeLoader = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
 
 
 class _BoundedLoader(_SafeLoader):
-    """A safe loader that refuses deep nesting, repeated keys, and aliases that expand to many nodes."""
+    """A safe loader that rejects deep nesting, repeated keys, and aliases that expand to many nodes."""
 
     MAX_NODES = 200_000
 
     def compose_document(self) -> Any:
-        """Compose the tree, and count what it expands to before anything is made of it."""
+        """Compose the tree, and count its expanded nodes before constructing anything."""
         return self._counted(super().compose_document())
 
     def get_single_node(self) -> Any:
@@ -160,7 +160,7 @@ class _BoundedLoader(_SafeLoader):
         sizes: dict[int, int] = {}
         size = self._size(root, sizes, 0)
         if size > self.MAX_NODES:
-            raise yaml.YAMLError(f"aliases expand to {size:,} values; at most {self.MAX_NODES:,} are allowed")
+            raise yaml.YAMLError(f"aliases expand to {size:,} values; the maximum is {self.MAX_NODES:,}")
         return root
 
     def _size(self, node: yaml.Node, sizes: dict[int, int], depth: int) -> int:

@@ -1,6 +1,6 @@
-"""The manual of every configuration key, written from the settings: ``python -m dplm2.settings.manual``.
+"""The manual of all configuration keys, generated from the settings: ``python -m dplm2.settings.manual``.
 
-With ``--schema`` the JSON Schema instead, for editors that complete and check YAML.
+With ``--schema``, the JSON Schema, for editors that complete and check YAML.
 """
 
 import json
@@ -21,15 +21,15 @@ from dplm2.settings.roles import plain
 INTRODUCTION = """\
 # The configuration, key by key
 
-This page is generated from the settings that every run is checked against (`python -m dplm2.settings.manual >
+This page is generated from the settings against which every run is checked (`python -m dplm2.settings.manual >
 config/README.md`; `--schema` prints the JSON Schema, for editors). An unknown key, a wrong type or an impossible value
 stops a run before any job, with the key's path and what is allowed. `config.yaml` at the top of the repository is the
 demo; `--configfile FILE` replaces it, `--config key=value` changes a key of it. Several files are merged, later ones
 override earlier ones; a file can name the one it builds on (`base: config/paper.yaml`), and `null` in place of a
 dataset, tokenizer, model or task removes it.
 
-The column *effect* says what a change of the key makes run again: **decides** the stages whose results it can alter,
-**operates** nothing (how the work is done), **refers** the stages that read what it names, if the content differs.
+The column *effect* shows what a change of the key reruns: **decides** the stages whose results it can alter,
+**operates** nothing (only how the work is done), **refers** the stages that read the named content, if it differs.
 [docs/caching.md](../docs/caching.md) lists the rules for each key.
 """
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -55,7 +55,7 @@ def _stated_default(info: FieldInfo) -> str:
 
 
 def keys(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of a section with its declaration, sections within it included."""
+    """All keys of a section with their declarations, including nested sections."""
     for key, info in section.model_fields.items():
         place = f"{prefix}.{key}" if prefix else key
         yield place, info
@@ -85,7 +85,7 @@ def _default(info: FieldInfo) -> str:
 
 
 def _values(annotation: Any, metadata: list | tuple = ()) -> str:
-    """What a key takes, in words."""
+    """Allowed values of a key, in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     bounds = ", ".join(
         f"{sign} {getattr(m, name):g}" for m in metadata for name, sign in BOUNDS.items() if hasattr(m, name)

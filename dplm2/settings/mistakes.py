@@ -1,4 +1,4 @@
-"""Mistakes in a configuration, told in words: the key's path, the value, what is allowed; all of them at once."""
+"""Messages about errors in a configuration: path of the key, value, allowed values; all errors at once."""
 
 import difflib
 import typing
@@ -14,7 +14,7 @@ CONTRADICTION = "contradiction"
 LENIENT, ROOT = "lenient", "root"  # of the context of a validation
 
 HINTS: dict[str, str] = {}
-"""What text that fits a pattern looks like, in words."""
+"""Descriptions of text patterns."""
 
 
 def validated(model: type[BaseModel], values: Mapping[str, Any], lenient: bool = False) -> Any:
@@ -23,8 +23,8 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], lenient: bool =
     Raises
     ------
     ConfigError
-        Names everything that is wrong at once: a section whose keys are all right is checked for contradictions even
-        where another one is broken.
+        Lists all errors at once: a section with valid keys is checked for contradictions even if another one is
+        invalid.
     """
     context: dict[str, Any] = {LENIENT: lenient}
     given, lines = dict(values), []
@@ -33,12 +33,12 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], lenient: bool =
             made = model.model_validate(given, context=context)
         except ValidationError as error:
             found = error.errors(include_url=False)
-            told = [problem for problem in found if context.get(ROOT) is None or problem["type"] == CONTRADICTION]
-            lines += explain(told, model, values)
+            reported = [problem for problem in found if context.get(ROOT) is None or problem["type"] == CONTRADICTION]
+            lines += explain(reported, model, values)
             broken = [_path_in(given, problem["loc"]) for problem in found if problem["type"] != CONTRADICTION]
             pruned = _without(given, broken)
             if context.get(ROOT) is None or pruned != given:
-                # Once more without what is broken: names that stand for nothing are told as well.
+                # Once more without the invalid parts, to report undefined references as well.
                 given, context[ROOT] = pruned, model
                 continue
             break
@@ -50,7 +50,7 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], lenient: bool =
 
 
 def _path_in(given: Any, location: tuple) -> tuple:
-    """The part of pydantic's location that leads through the given values; the rest names branches of a union."""
+    """The part of pydantic's location that is a path in the given values; the rest are branches of a union."""
     path = []
     for part in location:
         if _holds(given, part):
@@ -66,7 +66,7 @@ def _holds(given: Any, part: Any) -> bool:
 
 
 def _without(given: Mapping, paths: list[tuple]) -> dict:
-    """``given`` without the values at some paths; of a list the whole."""
+    """``given`` without the values at some paths; a list is removed as a whole."""
     pruned = dict(given)
     for path in paths:
         if not path:
@@ -81,7 +81,7 @@ def _without(given: Mapping, paths: list[tuple]) -> dict:
 
 
 def explain(problems: Iterable[Mapping[str, Any]], model: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
-    """One line for each thing that is wrong: the key's path, the value, what is allowed."""
+    """One line for each error: path of the key, value, allowed values."""
     lines, reasons, further = [], {}, []
     for problem in problems:
         kind, location = problem["type"], problem["loc"]
@@ -95,7 +95,7 @@ def explain(problems: Iterable[Mapping[str, Any]], model: type[BaseModel], value
             lines.append(f"{place}: {_unknown_key(location[-1], _section_at(model, location[:-1]))}")
         elif kind == "missing":
             further.append((*path, location[-1]))
-            lines.append(f"{_within(place, str(location[-1]))}: missing; it has to be given")
+            lines.append(f"{_within(place, str(location[-1]))}: missing; this key is required")
         elif location and location[-1] == "[key]":
             place, quotes = (
                 ".".join(map(str, _path_in(values, location[:-2]))),
@@ -108,7 +108,7 @@ def explain(problems: Iterable[Mapping[str, Any]], model: type[BaseModel], value
         else:
             reasons.setdefault(path, (problem["input"], []))[1].append(_reason(problem))
     for path, (value, texts) in reasons.items():
-        # A value that fits none of several kinds has a problem with each; one that came further is what was meant.
+        # A value that matches none of several types has a problem with each; the deepest one is the relevant one.
         if not any(len(other) > len(path) and other[: len(path)] == path for other in (*reasons, *further)):
             place = ".".join(map(str, path)) or "(top level)"
             lines.append(f"{place}: {_shown(value)}: must be {' or '.join(dict.fromkeys(texts))}")
@@ -155,17 +155,17 @@ REASONS = {
     "less_than_equal": "at most {le}",
     "less_than": "less than {lt}",
     "literal_error": "one of {expected}",
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+    "int_parsing": "an integer",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
     "float_parsing": "a number",
     "float_type": "a number",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "string_type": "text",
-    "string_too_short": "text that is not empty",
-    "too_short": "{min_length} entries or more",
-    "too_long": "{max_length} entries or fewer",
+    "string_too_short": "non-empty text",
+    "too_short": "at least {min_length} entries",
+    "too_long": "at most {max_length} entries",
     "tuple_type": "a list",
     "dict_type": "a mapping of names to values",
     "model_type": "a mapping of keys to values",
@@ -177,6 +177,6 @@ REASONS = {
 def _reason(problem: Mapping[str, Any]) -> str:
     context = problem.get("ctx", {})
     if problem["type"] == "string_pattern_mismatch":
-        return HINTS.get(context["pattern"], f"text that fits {context['pattern']}")
+        return HINTS.get(context["pattern"], f"text that matches {context['pattern']}")
     text = REASONS.get(problem["type"])
     return text.format(**context) if text else problem["msg"]

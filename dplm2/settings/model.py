@@ -1,4 +1,4 @@
-"""Settings of one language model. Lengths of chains are numbers of residues."""
+"""Settings of one language model. Chain lengths are in residues."""
 
 import math
 from collections.abc import Iterator
@@ -96,16 +96,16 @@ class WarmupSettings(Section):
 
     @property
     def from_scratch(self) -> bool:
-        """Whether the weights begin at random."""
+        """Whether the initial weights are random."""
         return self.source == SCRATCH and self.model is None
 
     def idle(self) -> Iterator[str]:
         if self.model is not None and self.source != SCRATCH:
-            yield "source: has no effect beside warmup.model; leave one of them out"
+            yield "source: has no effect together with warmup.model; omit one of them"
         if not self.trains_on_sequences:
             for key in type(self).model_fields:
                 if key.startswith("sequence_") and key != "sequence_stage" and self.differs(key):
-                    yield f"{key}: has no effect, the sequence stage does not run (warmup.sequence_stage); leave it out"
+                    yield f"{key}: has no effect, the sequence stage does not run (warmup.sequence_stage); omit it"
 
 
 class LoraSettings(Section):
@@ -120,7 +120,7 @@ class LoraSettings(Section):
     def idle(self) -> Iterator[str]:
         for key in ("rank", "alpha", "dropout"):
             if not self.enabled and self.differs(key):
-                yield f"{key}: has no effect with enabled: false; leave it out"
+                yield f"{key}: has no effect with enabled: false; omit it"
 
 
 class TaskRatios(Section):
@@ -138,7 +138,7 @@ class TaskRatios(Section):
         total = sum(getattr(self, key) for key in type(self).model_fields)
         if not math.isclose(total, 1.0, abs_tol=1e-6):
             shares = ", ".join(f"{key} {getattr(self, key):g}" for key in type(self).model_fields)
-            yield f": the shares sum to {total:g}, not to 1 ({shares})"
+            yield f": the fractions sum to {total:g}, not to 1 ({shares})"
 
 
 class DiffusionSettings(Section):
@@ -199,12 +199,12 @@ class DiffusionSettings(Section):
 
     def idle(self) -> Iterator[str]:
         if self.crop_probability == 0 and self.differs("crop_min_length"):
-            yield "crop_min_length: has no effect with crop_probability: 0; leave it out"
+            yield "crop_min_length: has no effect with crop_probability: 0; omit it"
 
 
 class ModelSettings(Section):
     """A language model: either trained on `datasets` from the weights that `warmup` names, or `pretrained` (a folder
-    or hub id; without training, and only with `tokenizer` beside it)."""
+    or hub id; without training, and only together with `tokenizer`)."""
 
     tokenizer: str = refers(..., "Name of the structure tokenizer.", min_length=1)
     datasets: tuple[str, ...] = refers((), "Names of the datasets to train on; only their training chains are used.")
@@ -240,26 +240,26 @@ class ModelSettings(Section):
     training: TrainingSettings = section("Optimiser, batches and checkpoints of the multimodal training.")
 
     def contradictions(self) -> Iterator[str]:
-        """Contradictions between the values. Where the source of the weights brings the head, the head itself tells."""
+        """Contradictions between the values. If the weights determine the head, the head reports them."""
         head = self.structure_head
         if head in ("bits", "pairs") and self.diffusion.classes == "all":
             yield f"diffusion.classes: all: with structure_head {head} each track has its own; use track"
         if head == "bits" and self.diffusion.unobserved_structure == "unknown":
             yield "diffusion.unobserved_structure: unknown: structure_head bits has no <unk_struct>; use mask or learn"
         if head == "bits" and self.warmup.structure_tokens == "code":
-            yield "warmup.structure_tokens: code: structure_head bits has no rows of its own to begin; leave it out"
+            yield "warmup.structure_tokens: code: structure_head bits has no embedding rows to initialise; omit it"
 
     def idle(self) -> Iterator[str]:
         if self.pretrained is not None:
             for key in type(self).model_fields:
                 if key not in ("pretrained", "tokenizer") and self.differs(key):
-                    yield f"{key}: has no effect beside 'pretrained'; leave it out"
+                    yield f"{key}: has no effect together with 'pretrained'; omit it"
         elif self.network is not None and not self.warmup.from_scratch:
-            yield "network: has no effect, the weights of the warm-up's source bring their own size; leave it out"
+            yield "network: has no effect, the source of the warm-up determines the size; omit it"
 
 
 def sequence_diffusion(warmup: WarmupSettings) -> DiffusionSettings:
-    """The objective of the sequence stage: one track, no tasks, windows only of sequences that are too long."""
+    """The objective of the sequence stage: one track, no tasks, cropping only of sequences that are too long."""
     return DiffusionSettings.make(
         steps=warmup.sequence_steps,
         weighting=warmup.sequence_weighting,

@@ -1,4 +1,4 @@
-"""Roles of a section's values: those that decide a result, those that only operate the run, and the files they name."""
+"""Roles of a section's values: deciding a result, only operating the run, or naming files."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,20 +9,20 @@ from dplm2.settings.fields import Meaning, Role, Section, meaning_of
 
 
 def deciding(part: Section, reader: str | None = None) -> dict[str, Any]:
-    """The values of a section that can change a result, as plain JSON values, sections within it included.
+    """The values of a section that can change a result, as plain JSON values, including nested sections.
 
     Parameters
     ----------
     part
         The section.
     reader
-        The stage or task that reads it; fields that only others read are left out. None: all fields.
+        The stage or task that reads it; fields that only others read are omitted. None: all fields.
     """
     return _selected(part, reader, "decides")
 
 
 def operating(part: Section, reader: str | None = None) -> dict[str, Any]:
-    """The other values of a section that are not the defaults: how the work is done, and names of what it works on.
+    """The other non-default values of a section: how the work is done, and names of its inputs.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def _selected(part: Section, reader: str | None, wanted: Role) -> dict[str, Any]
 
 
 def fields_read(part: Section, reader: str | None) -> Iterator[tuple[str, Meaning, Any]]:
-    """Name, meaning and value of each field that a reader reads."""
+    """Name, meaning and value of each field that is read."""
     idle = part.without_effect(reader) if reader is not None else set()
     for key, info in type(part).model_fields.items():
         meaning = meaning_of(info)
@@ -55,14 +55,14 @@ def fields_read(part: Section, reader: str | None) -> Iterator[tuple[str, Meanin
 
 
 def _role_of(meaning: Meaning, value: Any) -> Role:
-    """What a value does; a name that is no file decides by itself, files decide by their content."""
+    """Role of a value; a name that is not a file decides by itself, files decide by their content."""
     if meaning.role != "refers":
         return meaning.role
     return "decides" if meaning.hub and isinstance(value, str) and not Path(value).exists() else "operates"
 
 
 def plain(value: Any) -> Any:
-    """A value of a section as JSON has it."""
+    """A value of a section as a plain JSON value."""
     if isinstance(value, Section):
         return {key: plain(getattr(value, key)) for key in type(value).model_fields}
     if isinstance(value, Mapping):
@@ -72,7 +72,7 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class FileReference:
-    """Files that a setting names: where the setting stands, the path, and what it says of it."""
+    """Files named by a setting: path of the key, path of the file, declared meaning."""
 
     place: str
     path: str
@@ -80,7 +80,7 @@ class FileReference:
 
 
 def files_named(part: Section, reader: str | None = None, place: str = "") -> Iterator[FileReference]:
-    """The files and folders that a section names, sections within it included; hub ids are not among them."""
+    """The files and folders named by a section, including nested sections; without hub ids."""
     for key, meaning, value in fields_read(part, reader):
         here = f"{place}.{key}" if place else key
         if isinstance(value, Section):

@@ -1,4 +1,4 @@
-"""Spelling of a value: what YAML or a command line wrote, read as a field's annotation wants it."""
+"""Spelling of a value: text from YAML or a command line, converted to the type of the field."""
 
 import re
 import types
@@ -14,9 +14,9 @@ SPELT = {False: "off", True: "on"}  # YAML 1.1 reads these words as truth values
 
 
 def plain_value(value: Any, annotation: Any) -> Any:
-    """``value`` as the annotation wants it where that is a matter of spelling; bool and number are kept apart.
+    """``value`` converted to the annotated type if only the spelling differs; bool and number remain distinct.
 
-    YAML 1.1 reads ``1e-4`` as text, and Snakemake's ``--config 'key={inner: 5}'`` hands every inner value on as text.
+    YAML 1.1 reads ``1e-4`` as text, and Snakemake's ``--config 'key={inner: 5}'`` passes inner values as text.
     """
     kinds, words = set(_kinds(annotation)), set(_words(annotation))
     if isinstance(value, list | tuple):
@@ -40,12 +40,12 @@ def _read_scalar(text: str) -> Any:
         return float(text)
     try:
         return yaml.safe_load(text) if len(text) < 50 else text
-    except (yaml.YAMLError, ValueError, OverflowError):  # a date that no calendar has
+    except (yaml.YAMLError, ValueError, OverflowError):  # not a calendar date
         return text
 
 
 def _kinds(annotation: Any) -> Iterator[type]:
-    """The plain types that an annotation takes at its top level; text where a literal is text."""
+    """The plain types that an annotation accepts at its top level; text for literals of text."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         yield from _kinds(typing.get_args(annotation)[0])
@@ -53,14 +53,14 @@ def _kinds(annotation: Any) -> Iterator[type]:
         for option in typing.get_args(annotation):
             yield from _kinds(option)
     elif origin is Literal:
-        # The words of a literal take no other text: "null" beside them still means null.
+        # A literal accepts no other text, so "null" still means null.
         yield from {type(option) for option in typing.get_args(annotation)} - {str}
     else:
         yield origin or annotation
 
 
 def _items(annotation: Any, count: int) -> list[Any]:
-    """The annotation of each item of a list of that many; object where the annotation takes no such list."""
+    """The annotation of each item of a list of this length; object if the annotation accepts no such list."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is tuple:
         arguments = arguments[:1] * count if arguments[-1] is Ellipsis else arguments
@@ -72,7 +72,7 @@ def _items(annotation: Any, count: int) -> list[Any]:
 
 
 def _words(annotation: Any) -> Iterator[str]:
-    """The words that an annotation takes at its top level."""
+    """The words that an annotation accepts at its top level."""
     if typing.get_origin(annotation) is Literal:
         yield from (option for option in typing.get_args(annotation) if isinstance(option, str))
     elif typing.get_origin(annotation) in (Annotated, typing.Union, types.UnionType):

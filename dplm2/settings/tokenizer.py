@@ -1,4 +1,4 @@
-"""Settings of one structure tokenizer. The defaults are the paper's sizes; widths are numbers of channels."""
+"""Settings of one structure tokenizer. The defaults are the paper's sizes; widths are in channels."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -61,13 +61,13 @@ class EncoderSettings(Section):
         if self.layers and self.width % self.heads:
             yield f"heads: {self.heads} is not a divisor of width ({self.width})"
         if self.cached_features and not self.frozen:
-            yield "cached_features: has no effect unless frozen is true; leave it out"
+            yield "cached_features: has no effect unless frozen is true; omit it"
 
     def idle(self) -> Iterator[str]:
         if self.layers == 0:
             for key in ("heads", "feedforward_width"):
                 if self.differs(key):
-                    yield f"{key}: has no effect with layers: 0; leave it out"
+                    yield f"{key}: has no effect with layers: 0; omit it"
 
 
 class QuantizerSettings(Section):
@@ -130,11 +130,11 @@ class QuantizerSettings(Section):
         if self.bound != "tanh":
             yield f"bits_per_value: levels are in -1 to 1; bound must be tanh, not {self.bound}"
         if self.gradual_steps:
-            yield "bits_per_value: bits cannot be switched on one by one; set gradual_steps: 0"
+            yield "bits_per_value: bits cannot be enabled one by one; set gradual_steps: 0"
 
     def idle(self) -> Iterator[str]:
         if self.entropy_weight == 0 and self.differs("entropy_temperature"):
-            yield "entropy_temperature: has no effect with entropy_weight: 0; leave it out"
+            yield "entropy_temperature: has no effect with entropy_weight: 0; omit it"
 
 
 class DecoderSettings(Section):
@@ -180,7 +180,7 @@ class DecoderSettings(Section):
 
     def contradictions(self) -> Iterator[str]:
         if self.structure_blocks == 0 and self.start != "chain":
-            yield "structure_blocks: without any pass the initial chain is the result; set start: chain"
+            yield "structure_blocks: 0 requires start: chain, since the initial chain is then the result"
         for key, width, used in (
             ("sequence_head_width", "sequence_dim", self.blocks > 0),
             ("pairwise_head_width", "pair_dim", self.blocks > 0 and self.triangle_attention),
@@ -197,9 +197,9 @@ class DecoderSettings(Section):
         for layers, keys in unread.items():
             for key in keys:
                 if getattr(self, layers) == 0 and self.differs(key):
-                    yield f"{key}: has no effect with {layers}: 0; leave it out"
+                    yield f"{key}: has no effect with {layers}: 0; omit it"
         if self.blocks and not self.triangle_attention and self.differs("pairwise_head_width"):
-            yield "pairwise_head_width: has no effect with triangle_attention: false; leave it out"
+            yield "pairwise_head_width: has no effect with triangle_attention: false; omit it"
 
 
 class LossSettings(Section):
@@ -266,7 +266,7 @@ class LossSettings(Section):
         for term, keys in {"fape": ("fape_clamp", "unclamped_fraction"), "local_fape": ("local_fape_window",)}.items():
             for key in keys:
                 if getattr(self, term) == 0 and self.differs(key):
-                    yield f"{key}: has no effect with {term}: 0; leave it out"
+                    yield f"{key}: has no effect with {term}: 0; omit it"
 
 
 class TokenizationSettings(Section):
@@ -287,8 +287,8 @@ class TokenizationSettings(Section):
 
 
 class TokenizerSettings(Section):
-    """A structure tokenizer: either trained on `datasets`, or `pretrained` (a folder; without training, and only with
-    `tokenization` beside it)."""
+    """A structure tokenizer: either trained on `datasets`, or `pretrained` (a folder; without training, and only
+    together with `tokenization`)."""
 
     datasets: tuple[str, ...] = refers((), "Names of the datasets to train on; only their training chains are used.")
     pretrained: str | None = refers(
@@ -325,7 +325,7 @@ class TokenizerSettings(Section):
         if self.pretrained is not None:
             unread = [key for key in type(self).model_fields if key not in ("pretrained", "tokenization")]
             for key in filter(self.differs, unread):
-                yield f"{key}: has no effect beside 'pretrained'; leave it out"
+                yield f"{key}: has no effect together with 'pretrained'; omit it"
             return
         if self.decoder.structure_blocks == 0:
             for key in ("fape", "local_fape", "distance", "violation"):
@@ -334,4 +334,4 @@ class TokenizerSettings(Section):
         if self.decoder.start != "chain":
             for key in ("chain", "chain_reach", "chain_outliers"):
                 if self.loss.differs(key):
-                    yield f"loss.{key}: has no effect without decoder.start: chain; leave it out"
+                    yield f"loss.{key}: has no effect without decoder.start: chain; omit it"

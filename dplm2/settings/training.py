@@ -146,9 +146,9 @@ class TrainingSettings(Section):
         if self.initial_learning_rate > rate:
             yield f"initial_learning_rate: {self.initial_learning_rate} is above learning_rate ({rate})"
         if self.optimizer == "muon" and self.strategy == "fsdp":
-            yield "optimizer: muon needs whole matrices, and strategy: fsdp cuts them; use ddp"
+            yield "optimizer: muon needs unsharded matrices; use strategy: ddp instead of fsdp"
         if self.save_every is None and self.save_every_seconds is None:
-            yield "save_every: give it or save_every_seconds; without either, interrupted training cannot resume"
+            yield "save_every: give this key or save_every_seconds; otherwise interrupted training cannot resume"
         if isinstance(self.devices, int) and self.accumulate % self.devices:
             yield f"accumulate: {self.accumulate} batches per update cannot be shared evenly by {self.devices} devices"
 
@@ -156,8 +156,8 @@ class TrainingSettings(Section):
         if self.schedule == "constant":
             for key in ("final_learning_rate", "decay_power"):
                 if self.differs(key):
-                    yield f"{key}: has no effect with schedule: constant; leave it out"
+                    yield f"{key}: has no effect with schedule: constant; omit it"
         if self.warmup == 0 and self.differs("initial_learning_rate"):
-            yield "initial_learning_rate: has no effect without warm-up; leave it out or set warmup_steps"
+            yield "initial_learning_rate: has no effect without warm-up; omit it or set warmup_steps"
         if self.weight_decay == 0 and self.differs("decay_all"):
-            yield "decay_all: has no effect with weight_decay: 0; leave it out"
+            yield "decay_all: has no effect with weight_decay: 0; omit it"

@@ -1,7 +1,7 @@
-"""Which atoms that stand twice in a file are alternate locations of one residue, and which another molecule's.
+"""Distinguishing alternate locations of a residue from residues of another molecule with the same number.
 
-A residue number that comes again under one chain id means either. Alternate locations bear different labels, or share
-their place: two molecules cannot. Models written one after another into one chain count as alternate locations too.
+A repeated residue number under one chain id can mean either. Alternate locations have different labels, or overlap in
+space, which two molecules cannot. Models written one after another into one chain count as alternate locations too.
 """
 
 from typing import Protocol
@@ -11,19 +11,19 @@ import numpy as np
 from dplm2.geometry.backbone import lengths
 from dplm2.structures.atoms import Atoms
 
-# No two atoms of different molecules that are not bonded come closer; alternate locations of a residue do, somewhere.
+# Non-bonded atoms of different molecules are never closer; some atoms of alternate locations are.
 SAME_PLACE = 2.0
-# Alternate locations of a backbone atom lie closer than this.
+# Alternate locations of a backbone atom are closer than this.
 FARTHEST_ALTERNATE = 8.0
-# Within one residue's atoms labels say so, but not for copies of a whole molecule.
+# Labels indicate alternate locations within one residue, but not for copies of a whole molecule.
 FARTHEST_LABELLED = 20.0
-# Of residues that repeat in a row, so many must share the place of their first: the rest are disordered.
+# Fraction of consecutive repeated residues that must overlap with their first copy: the rest are disordered.
 LEAST_IN_PLACE = 0.5
 NEW, PART, LABELLED, IN_PLACE, ELSEWHERE = range(5)
 
 
 class Stretches(Protocol):
-    """What is needed of stretches of atoms of one residue; see ``residues.Runs``."""
+    """The required properties of runs of atoms of one residue; see ``residues.Runs``."""
 
     start: np.ndarray
     run_of_atom: np.ndarray
@@ -31,23 +31,23 @@ class Stretches(Protocol):
 
 
 def combine(atoms: Atoms, runs: Stretches, members: list[int], code: np.ndarray) -> list[list[int]]:
-    """Group stretches of atoms into residues.
+    """Group runs of atoms into residues.
 
     Parameters
     ----------
     atoms
         All atoms of the file.
     runs
-        Their stretches.
+        Their runs.
     members
-        Stretches of one chain, in the order of the file.
+        Runs of one chain, in file order.
     code
         Which backbone atom (N, CA, C, O) an atom is, -1 for none.
 
     Returns
     -------
     list of list of int
-        One list of stretches a residue. Residues of two molecules stay apart although their numbers are equal.
+        One list of runs per residue. Residues of two molecules remain separate although their numbers are equal.
     """
     backbone = _backbones(atoms, runs, members, code)
     labels = _labels(atoms, runs, members)
@@ -66,11 +66,11 @@ def combine(atoms: Atoms, runs: Stretches, members: list[int], code: np.ndarray)
 
 
 def _backbones(atoms: Atoms, runs: Stretches, members: list[int], code: np.ndarray) -> np.ndarray:
-    """The first N, CA, C and O of each stretch (stretches, 4, 3), NaN where there is none."""
+    """The first N, CA, C and O of each run (runs, 4, 3), NaN where missing."""
     place = np.full(len(runs.start), -1)
     place[members] = np.arange(len(members))
     own = place[runs.run_of_atom]
-    # Backwards, so that of equal names the first stands.
+    # Backwards, so that the first of equal names is kept.
     at = np.flatnonzero((code >= 0) & (own >= 0))[::-1]
     found = np.full((len(members), 4, 3), np.nan, np.float32)
     found[own[at], code[at]] = atoms.coords[at]
@@ -83,7 +83,7 @@ def _labels(atoms: Atoms, runs: Stretches, members: list[int]) -> list[set[str]]
 
 
 def _compare(i: int, known: list[int], backbone: np.ndarray, labels: list[set[str]]) -> int:
-    """What stretch ``i`` is to the stretches of the residue that had its number last."""
+    """Relation of run ``i`` to the runs of the last residue with the same number."""
     apart = lengths(backbone[known] - backbone[i])
     if np.isnan(apart).all():
         return PART
@@ -94,7 +94,7 @@ def _compare(i: int, known: list[int], backbone: np.ndarray, labels: list[set[st
 
 
 def _grouped(members: list[int], kinds: np.ndarray, origins: list[int]) -> list[list[int]]:
-    """Residues out of the kinds of their stretches; repeats in a row are judged together."""
+    """Residues from the kinds of their runs; consecutive repeats are classified together."""
     repeats = np.isin(kinds, (LABELLED, IN_PLACE, ELSEWHERE))
     row = np.cumsum(np.append(True, repeats[1:] != repeats[:-1]))
     share = np.bincount(row, weights=kinds != ELSEWHERE) / np.maximum(np.bincount(row), 1)

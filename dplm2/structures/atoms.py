@@ -1,4 +1,4 @@
-"""What a structure file says, whatever its format: the atoms of its first model, its polymer sequences, its header."""
+"""The content of a structure file of any format: atoms of its first model, polymer sequences, header."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class UnreadableError(Exception):
-    """A file or an archive member cannot be read soundly; the message says why, in one sentence."""
+    """A file or an archive member cannot be read; the message gives the reason in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Atoms:
     """The atoms of one model as columns of equal length, in the order of the file.
 
     Coordinates are in angstrom. ``number`` and ``insertion`` are the author's residue number and insertion code;
-    ``position`` is the residue's place in the polymer sequence of its entity, counted from 1, 0 where the file has
-    none. ``segment`` is what the file itself calls one molecule within an author's chain: the segment id of PDB, the
-    ``label_asym_id`` of mmCIF, empty where there is none. ``section`` counts the TER and END records before the atom.
+    ``position`` is the residue's position in the polymer sequence of its entity, counted from 1, or 0 if the file has
+    none. ``segment`` is the file's own identifier of a molecule within an author's chain: the segment id of PDB, the
+    ``label_asym_id`` of mmCIF, or empty. ``section`` counts the TER and END records before the atom.
     """
 
     author_chain: np.ndarray
@@ -40,7 +40,7 @@ class Atoms:
         return len(self.number)
 
     def take(self, chosen: np.ndarray) -> "Atoms":
-        """The atoms that an index or mask chooses."""
+        """The atoms selected by an index or mask."""
         return Atoms(**{name: column[chosen] for name, column in vars(self).items()})
 
 
@@ -48,9 +48,9 @@ class Atoms:
 class Entry:
     """One structure file.
 
-    ``polymers`` holds residue names of whole polymer sequences: by entity for mmCIF (residues know their ``position``
-    in it), by author's chain for PDB. ``peptides`` are the entities that are polypeptides, None where the file does
-    not say.
+    ``polymers`` contains the residue names of full polymer sequences: by entity for mmCIF (residues have a ``position``
+    in it), by author's chain for PDB. ``peptides`` are the entities that are polypeptides, or None if the file does not
+    give them.
     """
 
     atoms: Atoms

@@ -1,4 +1,4 @@
-"""From what a file says to clean chains: gaps filled, ends trimmed, filters applied, every chain accounted for.
+"""From the content of a file to clean chains: gaps are filled, ends trimmed, filters applied, rejects reported.
 
 Shapes: L residues of a chain, A backbone atoms (N, CA, C, O), X Cartesian coordinates.
 """
@@ -11,7 +11,7 @@ from dplm2.geometry.backbone import observed_residues, radius_of_gyration
 from dplm2.geometry.secondary_structure import fractions
 from dplm2.settings.dataset import DatasetSettings, Filters
 from dplm2.structures.atoms import Entry
-from dplm2.structures.gaps import lay_out
+from dplm2.structures.gaps import with_gaps
 from dplm2.structures.molecules import protein_chains
 from dplm2.structures.residues import ChainResidues, clashing
 
@@ -44,7 +44,7 @@ class Chain:
 
     @property
     def observed_L(self) -> np.ndarray:
-        """Which residues have N, CA and C."""
+        """Mask of the residues with N, CA and C."""
         return observed_residues(self.backbone_LAX)
 
     def cut(self, start: int, stop: int) -> None:
@@ -60,7 +60,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a chain (or, with an empty name, a whole entry) is left out; see ``rejects.CODES``."""
+    """Why a chain (or, with an empty name, a whole entry) is rejected; see ``rejects.CODES``."""
 
     chain: str
     code: str
@@ -68,9 +68,9 @@ class Refusal:
 
 
 def clean_entry(entry: Entry, settings: DatasetSettings) -> tuple[list[Chain], list[Refusal]]:
-    """The clean chains of an entry, and a refusal for each chain that is left out.
+    """The clean chains of an entry, and a refusal for each rejected chain.
 
-    Together there is one for every protein chain of the entry; an entry without any gives one refusal.
+    There is one of either for every protein chain of the entry; an entry without any gives one refusal.
     """
     found = protein_chains(entry)
     if not found:
@@ -91,7 +91,7 @@ def _clean_chain(entry: Entry, residues: ChainResidues, monomeric: bool, setting
     observed = np.flatnonzero(chain.observed_L)
     if len(observed) == 0:
         return Refusal(name, "no_backbone", f"none of {len(residues)} residues has N, CA and C")
-    # Before ends are cut: a chain that is a C-alpha trace but for a stretch is no sound chain of that stretch.
+    # Before trimming: a C-alpha trace with a short complete stretch must not pass as a chain of that stretch.
     missing = _refuse_missing(len(observed), len(chain), filters)
     chain.cut(observed[0], observed[-1] + 1)
     refusal = _refuse_entry(chain, monomeric, filters) or _refuse_confidence(chain, filters)
@@ -101,28 +101,28 @@ def _clean_chain(entry: Entry, residues: ChainResidues, monomeric: bool, setting
         chain.helix, chain.strand, chain.coil = fractions(alpha).values()
         chain.radius_of_gyration = radius_of_gyration(alpha)
         if filters.max_coil is not None and chain.coil > filters.max_coil:
-            refusal = "coil", f"{chain.coil:.2f} of it is coil, above {filters.max_coil}"
+            refusal = "coil", f"coil fraction {chain.coil:.2f}, above {filters.max_coil}"
     return chain if refusal is None else Refusal(name, *refusal)
 
 
 def _chain(entry: Entry, residues: ChainResidues, settings: DatasetSettings) -> Chain:
     key = residues.author_chain if entry.format == "PDB" else residues.entity
-    layout = lay_out(residues, entry.polymers.get(key, ()), settings.reading.max_numbering_gap)
-    there = layout.source >= 0
-    backbone = np.full((len(layout.source), 4, 3), np.nan, np.float32)
-    backbone[there] = residues.backbone_RAX[layout.source[there]]
+    gapped = with_gaps(residues, entry.polymers.get(key, ()), settings.reading.max_numbering_gap)
+    present = gapped.source >= 0
+    backbone = np.full((len(gapped.source), 4, 3), np.nan, np.float32)
+    backbone[present] = residues.backbone_RAX[gapped.source[present]]
     backbone[clashing(backbone)] = np.nan
     plddt = None
     if settings.reading.plddt == "b_factor" or (settings.reading.plddt == "auto" and entry.predicted):
-        plddt = np.full(len(there), np.nan, np.float32)
-        plddt[there] = residues.b_factor[layout.source[there]]
+        plddt = np.full(len(present), np.nan, np.float32)
+        plddt[present] = residues.b_factor[gapped.source[present]]
         plddt = _as_percent(plddt)
     return Chain(
         author_chain=residues.name,
         label_chain=residues.label_chain,
-        sequence=layout.sequence,
-        residue_index=layout.number,
-        insertion_codes=layout.insertion,
+        sequence=gapped.sequence,
+        residue_index=gapped.number,
+        insertion_codes=gapped.insertion,
         backbone_LAX=backbone,
         plddt=plddt,
         method=entry.method,
@@ -133,7 +133,7 @@ def _chain(entry: Entry, residues: ChainResidues, settings: DatasetSettings) -> 
 
 
 def _as_percent(plddt: np.ndarray) -> np.ndarray:
-    """Confidence as 0 to 100; some programs write 0 to 1. Where there is none it is 0."""
+    """Confidence as 0 to 100; some programs write 0 to 1. Missing values become 0."""
     plddt = np.nan_to_num(plddt, nan=0.0, posinf=0.0, neginf=0.0)
     scale = 100.0 if 0 < plddt.max(initial=0) <= 1 else 1.0
     return np.clip(plddt * scale, 0, 100).astype(np.float32)
@@ -141,7 +141,7 @@ def _as_percent(plddt: np.ndarray) -> np.ndarray:
 
 def _refuse_entry(chain: Chain, monomeric: bool, filters: Filters) -> tuple[str, str] | None:
     if filters.monomers_only and not monomeric:
-        return "not_monomer", "the entry's protein has more than one chain"
+        return "not_monomer", "the entry has more than one protein chain"
     if filters.max_resolution is not None and not chain.predicted:
         if chain.resolution is None:
             return "resolution", "the entry gives no resolution"
@@ -150,7 +150,7 @@ def _refuse_entry(chain: Chain, monomeric: bool, filters: Filters) -> tuple[str,
     if filters.released_after is not None or filters.released_before is not None:
         date = chain.release_date
         if date is None:
-            return "release_date", "the entry gives no date of release"
+            return "release_date", "the entry gives no release date"
         if filters.released_after is not None and date < filters.released_after:
             return "release_date", f"released {date}, before {filters.released_after}"
         if filters.released_before is not None and date >= filters.released_before:
@@ -159,7 +159,7 @@ def _refuse_entry(chain: Chain, monomeric: bool, filters: Filters) -> tuple[str,
 
 
 def _refuse_confidence(chain: Chain, filters: Filters) -> tuple[str, str] | None:
-    """Judge pLDDT over the whole chain, then trim its ends, in the order of the authors' code."""
+    """Apply the pLDDT filters to the whole chain, then trim its ends, in the order of the authors' code."""
     if chain.plddt is None:
         return None
     confidence = chain.plddt[chain.observed_L]
@@ -191,7 +191,7 @@ def _refuse_short(chain: Chain, filters: Filters) -> tuple[str, str] | None:
 def _refuse_content(chain: Chain, filters: Filters) -> tuple[str, str] | None:
     if filters.max_length is not None and len(chain) > filters.max_length:
         return "too_long", f"{len(chain)} residues, more than {filters.max_length}"
-    seen = [letter for letter, there in zip(chain.sequence, chain.observed_L.tolist(), strict=True) if there]
+    seen = [letter for letter, present in zip(chain.sequence, chain.observed_L.tolist(), strict=True) if present]
     unknown = seen.count("X")
     if filters.max_unknown_fraction is not None and unknown > filters.max_unknown_fraction * len(seen):
         return (

@@ -12,65 +12,65 @@ from dplm2.structures.targets import FetchSource
 from dplm2.structures.workers import start_server
 
 CLEAN = """\
-Read structure files, clean their protein chains, and write them as Parquet.
+Read structure files, clean their protein chains, and write them to Parquet.
 
   dplm2 structures clean models/ extra.cif.gz --out results/structures/mine
-      a whole dataset: every part, the choice among all chains, and the list of what was left out
+      a whole dataset: all parts, the selection of chains, and the list of rejects
 
   dplm2 structures clean --manifest part-00003.tsv --out results/structures/mine
-      one part of a dataset, as the workflow does it; 'dplm2 structures select' then looks at all parts together
+      one part of a dataset, as in the workflow; 'dplm2 structures select' then processes all parts together
 
-Files: PDB, mmCIF, BinaryCIF (plain or gzipped, told by content), Foldcomp files and databases, .tar and .tar.gz.
-What is left out, and why, stands in rejected.parquet: one row per file or chain.
+Formats: PDB, mmCIF, BinaryCIF (plain or gzipped, recognised by content), Foldcomp files and databases, .tar, .tar.gz.
+Rejected files and chains are listed in rejected.parquet, one row each, with the reason.
 """
 SELECT = """\
-Look at all parts of a dataset together: duplicates, outliers in size, clusters, splits.
+Process all parts of a dataset together: duplicates, outliers in size, clusters, splits.
 
   dplm2 structures select results/structures/mine --config config.yaml --name mine
 
-Writes selection.parquet (the chains that stay, with cluster and split), rejected.parquet and run.json into the folder.
+Writes selection.parquet (the selected chains with cluster and split), rejected.parquet and run.json into the folder.
 """
 FETCH = """\
-Download structures by name: PDB ids, UniProt accessions (from AlphaFold DB) or addresses, one a line.
+Download structures by PDB id, UniProt accession (from AlphaFold DB) or address, one per line.
 
   dplm2 structures fetch list.txt --out downloads/
 
-Files that are there already are not fetched again; downloads.tsv records the address, size and SHA-256 of each, and
-rejected.parquet what could not be had. Exit status 1 if anything could not be had
+Existing files are not downloaded again. downloads.tsv records the address, size and SHA-256 of each file; failed
+downloads are listed in rejected.parquet. Exit status 1 if any download failed
 (--set fetch.allow_missing=true: 0). More keys: datasets.<name>.fetch in config/README.md.
 
-Servers may send us on to sites of the list and of the archives (PDB, AlphaFold DB) alone, never to private addresses
-that the list does not name. A line such as https://files.example.org, an address without a path, allows another site.
+Redirects are followed only to sites of the list and of the archives (PDB, AlphaFold DB), never to private addresses
+that are not in the list. A line such as https://files.example.org, an address without a path, allows another site.
 """
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommands of ``dplm2 structures``."""
-    clean = _command(commands, "clean", "files to clean chains", CLEAN, run_clean)
+    clean = _command(commands, "clean", "clean the chains of structure files", CLEAN, run_clean)
     clean.epilog = "Codes in rejected.parquet:\n" + "\n".join(f"  {code:<19} {text}" for code, text in CODES.items())
     clean.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="files, folders or patterns (default: the configuration's)"
     )
-    clean.add_argument("--manifest", type=Path, help="clean the files of this manifest only (one part)")
-    clean.add_argument("--out", type=Path, required=True, help="dataset folder to write")
+    clean.add_argument("--manifest", type=Path, help="clean only the files of this manifest (one part)")
+    clean.add_argument("--out", type=Path, required=True, help="output folder of the dataset")
     clean.add_argument("--workers", type=int, help="processes (default: one per core)")
     add_settings(clean, "datasets", device=False)
 
-    select = _command(commands, "select", "duplicates, clusters and splits over all parts", SELECT, run_select)
-    select.add_argument("folder", type=Path, metavar="DIR", help="dataset folder with its parts")
+    select = _command(commands, "select", "find duplicates, clusters and splits over all parts", SELECT, run_select)
+    select.add_argument("folder", type=Path, metavar="DIR", help="folder of the dataset's parts")
     select.add_argument(
-        "--shards", type=int, help="number of parts; others, of an earlier run, do not count (default: all)"
+        "--shards", type=int, help="number of parts; further ones, of an earlier run, are ignored (default: all)"
     )
     select.add_argument("--workers", type=int, help="cores for MMseqs2 (default: all)")
     add_settings(select, "datasets", device=False)
 
-    fetch = _command(commands, "fetch", "download structures by name", FETCH, run_fetch)
+    fetch = _command(commands, "fetch", "download structures", FETCH, run_fetch)
     fetch.add_argument("list", type=Path, metavar="LIST", help="text file: PDB ids, UniProt accessions or addresses")
-    fetch.add_argument("--out", type=Path, required=True, help="folder for the files")
+    fetch.add_argument("--out", type=Path, required=True, help="output folder")
     fetch.add_argument(
         "--manifest",
         type=Path,
-        help="write what came, and what did not, as a manifest for 'structures clean --manifest', not rejected.parquet",
+        help="write a manifest of all downloads for 'structures clean --manifest', instead of rejected.parquet",
     )
     add_settings(fetch, "datasets", device=False)
 
@@ -83,7 +83,7 @@ def _command(commands: argparse._SubParsersAction, name: str, help: str, text: s
 
 
 def _settings(options: argparse.Namespace, folder: Path) -> Chosen:
-    """The dataset's settings, its name (the folder's where no other is given) and the seed."""
+    """The dataset's settings, its name (by default that of the folder) and the seed."""
     name = folder.resolve().name
     if options.name is None and name in named_sections(options, "datasets"):
         options.name = name
@@ -94,7 +94,7 @@ def _settings(options: argparse.Namespace, folder: Path) -> Chosen:
 def run_clean(options: argparse.Namespace) -> int:
     """Clean one part, or a whole dataset."""
     if options.workers != 0:
-        # The workers' imports go on beside this process's own.
+        # The workers import while this process does.
         start_server()
     from dplm2.core.artifacts import RUN_FILE, fingerprint
     from dplm2.core.locks import writing_into
@@ -108,18 +108,18 @@ def run_clean(options: argparse.Namespace) -> int:
     settings, name, seed, _ = _settings(options, options.out)
     if options.manifest:
         chains, _ = part_paths(options.out, options.manifest)
-        # Jobs of other shards write beside this one.
+        # Jobs of other shards write into the same folder.
         with writing_into(options.out, "structures clean", shared=fingerprint([name, deciding(settings, "clean")])):
             counts = _clean_shard(options.manifest, settings, name, options)
         print(f"{chains}: {_described(counts)}")
         return 0
     if not options.inputs and settings.files is None:
         raise ConfigError(
-            f"datasets.{name} is fetched: download it with 'dplm2 structures fetch', then name the folder of files here"
+            f"datasets.{name} is downloaded: use 'dplm2 structures fetch' first, then give the folder of files here"
         )
     with writing_into(options.out, "structures clean"):
         manifests = list_files(options.inputs or settings.files, options.out / "shards", settings.shards).write()
-        # What was made of an earlier run's parts says nothing about these.
+        # Results derived from an earlier run's parts are outdated.
         for former in (SELECTION_FILE, RUN_FILE):
             (options.out / former).unlink(missing_ok=True)
         _remove_parts_from(options.out, 0)
@@ -141,11 +141,11 @@ def _clean_shard(manifest: Path, settings, name: str, options: argparse.Namespac
 
 def _described(counts) -> str:  # noqa: ANN001
     rejects = ", ".join(f"{number} {code}" for code, number in sorted(counts.rejects.items())) or "none"
-    return f"{counts.chains} chains from {counts.files} files; left out: {rejects}"
+    return f"{counts.chains} chains from {counts.files} files; rejected: {rejects}"
 
 
 def run_select(options: argparse.Namespace) -> int:
-    """Choose among all chains of a dataset."""
+    """Select among all chains of a dataset."""
     from dplm2.core.locks import writing_into
 
     settings, name, seed, _ = _settings(options, options.folder)
@@ -178,14 +178,14 @@ def _select(
     record = RunRecord("structures select", {"dataset": name, "seed": seed, **plain(settings)}, {})
     counts = select_chains(folder, settings, seed, record, options.workers or usable_cores(), shards)
     splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "validation", "test") if split in counts)
-    print(f"{folder}: {counts['chains']} chains ({splits}); {counts['rejected']} left out, see rejected.parquet")
+    print(f"{folder}: {counts['chains']} chains ({splits}); {counts['rejected']} rejected, see rejected.parquet")
     if counts["chains"] and not counts.get("train") and splits:
         print("note: no chain is left for training", file=sys.stderr)
     return 0
 
 
 def run_fetch(options: argparse.Namespace) -> int:
-    """Download what a list names."""
+    """Download the structures of a list."""
     from dplm2.structures.fetching import fetch, write_rejected
     from dplm2.structures.manifest import write_manifest
     from dplm2.structures.targets import read_sites, read_targets
@@ -201,7 +201,7 @@ def run_fetch(options: argparse.Namespace) -> int:
     else:
         write_rejected(options.out, outcome)
     missing = len(outcome.rejects)
-    print(f"{options.out}: {outcome.fetched} fetched, {outcome.present} there already, {missing} could not be had")
+    print(f"{options.out}: {outcome.fetched} downloaded, {outcome.present} already present, {missing} failed")
     for reject in outcome.rejects[:5]:
         print(f"  {reject.chain}: {reject.reason} ({reject.source_file})", file=sys.stderr)
     return 1 if missing and not settings.allow_missing else 0

@@ -1,8 +1,8 @@
-"""Residue names: which are amino acids, and the letter of the standard amino acid that each stands for.
+"""Residue names: which are amino acids, and the letter of the corresponding standard amino acid.
 
-From the Chemical Component Dictionary that biotite carries: a modified residue has its parent's letter (MSE is M, SEP
-is S); X where the dictionary names no single parent. D-residues are X: a letter stands for the L-residue, and a
-backbone frame of the other hand would teach the wrong geometry.
+From the Chemical Component Dictionary in biotite: a modified residue has the letter of its parent (MSE is M, SEP is S),
+or X if the dictionary gives no single parent. D-residues are X: a letter denotes the L-residue, and a backbone frame of
+the opposite handedness would teach the wrong geometry.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ THREE_LETTERS = {
 }  # fmt: skip
 # One-letter codes beyond the twenty, with the amino acid they derive from: selenocysteine, pyrrolysine.
 RARE_LETTERS = {"U": "C", "O": "K"}
-# Names that force fields and their tools give to protonation states and disulfides: Amber, CHARMM, GROMACS (with OPLS
+# Names of protonation states and disulfides in force fields and their tools: Amber, CHARMM, GROMACS (with OPLS
 # and GROMOS), PDB2PQR, Schroedinger's tools.
 PROTONATION_NAMES = {
     "HID": "H", "HIE": "H", "HIP": "H", "HSD": "H", "HSE": "H", "HSP": "H", "HISA": "H", "HISB": "H", "HISH": "H",
@@ -27,7 +27,7 @@ PROTONATION_NAMES = {
     "CYS1": "C", "CYS2": "C", "CYSH": "C", "ASH": "D", "ASPH": "D", "ASPP": "D", "GLH": "E", "GLUH": "E", "GLUP": "E",
     "LYN": "K", "LYP": "K", "LSN": "K", "LYSH": "K", "LYSN": "K", "ARN": "R", "AR0": "R", "ARGN": "R", "TYM": "Y",
 }  # fmt: skip
-# Also names of small molecules (cyanide, cyclothiazide ...): amino acids only where there is a backbone.
+# Also names of small molecules (cyanide, cyclothiazide ...): amino acids only if they have a backbone.
 SMALL_MOLECULES = frozenset(("AR0", "ARN", "CYN", "CYZ", "LSN", "LYP", "TYM"))
 # Amber and GROMACS name the ends of a chain NMET, CGLU, NHIE ...
 TERMINAL_LETTERS = ("N", "C")
@@ -43,7 +43,7 @@ D_TYPES = ("D-PEPTIDE", "D-BETA", "D-GAMMA")
 
 
 class Component(NamedTuple):
-    """What a residue name means for a protein chain."""
+    """Meaning of a residue name for a protein chain."""
 
     amino_acid: bool
     letter: str
@@ -51,7 +51,7 @@ class Component(NamedTuple):
 
 
 STRANGER = Component(amino_acid=False, letter="X", d_residue=False)
-# Reading the dictionary takes longer than cleaning fifty chains: predicted models do without it.
+# Reading the dictionary takes longer than cleaning fifty chains; predicted models do not need it.
 STANDARD = {
     name: Component(amino_acid=True, letter=letter, d_residue=False)
     for letter, name in THREE_LETTERS.items()
@@ -61,10 +61,10 @@ STANDARD = {
 
 @cache
 def component(name: str) -> Component:
-    """What the residue name means; names that nobody knows are no amino acids.
+    """Meaning of a residue name; unknown names are not amino acids.
 
-    Three letters, mostly; four where force fields name the ends of a chain. Lower case is as good as upper case, except
-    in the names of sugars, which differ in case alone (``0YB`` and ``0Yb``).
+    Usually three letters; four for chain ends in force fields. Case is ignored, except in names of sugars that differ
+    only in case (``0YB`` and ``0Yb``).
     """
     if name.islower() or name.istitle():
         name = name.upper()

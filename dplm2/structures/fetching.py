@@ -1,7 +1,7 @@
-"""Downloading structures: many at once, again after a failure, and only what is whole.
+"""Downloading structures: in parallel, with retries, and only complete files.
 
-biotite's database clients fetch one file after another, without time limits, retries or a check of what came; here each
-file is checked by reading it, and written under its name only then.
+biotite's database clients download one file after another, without time limits, retries or checks; here each file is
+checked by reading it before it gets its name.
 """
 
 import concurrent.futures
@@ -30,7 +30,7 @@ from dplm2.structures.sites import RefusedError, Sites
 from dplm2.structures.store import REJECTED, REJECTED_FILE, write_table
 from dplm2.structures.targets import FetchSource, FetchTarget, endings
 
-# AlphaFold DB's answer names the current version's files; the first of these that it has is taken.
+# AlphaFold DB's response lists the files of the current version; the first of these formats is used.
 ALPHAFOLD_KEYS = ("bcifUrl", "cifUrl", "pdbUrl")
 WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 LIST_FILE, LIST_HEADER = "downloads.tsv", "name\tfile\tsize\tsha256\taddress\n"
@@ -40,7 +40,7 @@ PIECE = 1 << 16
 
 @dataclass
 class Outcome:
-    """What came of a list; ``files`` has a line for each target, with a ``problem`` where nothing came."""
+    """Result of a list; ``files`` has a line for each target, with a ``problem`` if its download failed."""
 
     fetched: int = 0
     present: int = 0
@@ -49,7 +49,7 @@ class Outcome:
 
 
 class FailedError(Exception):
-    """A download failed; ``again`` says whether another try may help, ``wait`` what the server asks for in seconds."""
+    """A download failed; ``again``: whether a retry may help; ``wait``: seconds requested by the server."""
 
     def __init__(self, reason: str, again: bool, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -57,21 +57,21 @@ class FailedError(Exception):
 
 
 def fetch(targets: Sequence[FetchTarget], folder: Path, source: FetchSource, allowed: Sequence[str] = ()) -> Outcome:
-    """Fetch what is not there yet.
+    """Download the missing files.
 
-    Several processes may fetch into one folder, if their targets are different ones.
+    Several processes may download into one folder if their targets differ.
 
     Parameters
     ----------
     targets
-        What to fetch; see `read_targets`.
+        Files to download; see `read_targets`.
     folder
-        Where files go. ``downloads.tsv`` records file, size, SHA-256 and address of each; a file that is there as
-        recorded is not fetched again.
+        Output folder. ``downloads.tsv`` records file, size, SHA-256 and address of each; a file that matches its record
+        is not downloaded again.
     source
-        Addresses, tries and limits.
+        Addresses, retries and limits.
     allowed
-        Addresses of further sites that servers may send us to; see `dplm2.structures.sites`.
+        Addresses of further sites to which redirects are followed; see `dplm2.structures.sites`.
     """
     configured = (source.pdb_address.format(id=""), source.alphafold_address.format(id=""))
     sites = Sites.of([*configured, *(target.address for target in targets), *allowed])
@@ -80,7 +80,7 @@ def fetch(targets: Sequence[FetchTarget], folder: Path, source: FetchSource, all
 
     def one(target: FetchTarget) -> SourceFile:
         row = known.get(target.name)
-        if row and _is_there(folder, target, row):
+        if row and _is_downloaded(folder, target, row):
             with lock:
                 outcome.present += 1
         else:
@@ -108,14 +108,14 @@ def fetch(targets: Sequence[FetchTarget], folder: Path, source: FetchSource, all
 
 
 def write_rejected(folder: Path, outcome: Outcome) -> None:
-    """Write ``rejected.parquet``: a row for each target that could not be had."""
+    """Write ``rejected.parquet``: a row for each failed download."""
     columns = list(zip(*outcome.rejects, strict=True)) or [[] for _ in REJECTED.names]
     write_table(folder / REJECTED_FILE, pa.table(dict(zip(REJECTED.names, columns, strict=True)), schema=REJECTED))
 
 
-def _is_there(folder: Path, target: FetchTarget, row: tuple[str, ...]) -> bool:
+def _is_downloaded(folder: Path, target: FetchTarget, row: tuple[str, ...]) -> bool:
     file, size, digest, address = row
-    # AlphaFold DB says the address and the ending only when it is asked.
+    # Address and extension come from AlphaFold DB's response.
     same = file.startswith(f"{target.file}.") if target.indirect else (file, address) == (target.file, target.address)
     path = folder / file
     return same and path.is_file() and path.stat().st_size == int(size) and sha256_of_file(path) == digest
@@ -125,13 +125,13 @@ def _read_list(folder: Path) -> dict[str, tuple[str, ...]]:
     path = folder / LIST_FILE
     if not path.is_file():
         return {}
-    # Of a file that was fetched twice the later row holds.
+    # For a file that was downloaded twice, the later row is valid.
     rows = (line.split("\t") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:])
     return {row[0]: tuple(row[1:]) for row in rows if len(row) == 5 and row[2].isdecimal() and "/" not in row[1]}
 
 
 def _record(folder: Path, name: str, row: tuple[str, ...]) -> None:
-    """Set down one file at once, so that it counts whatever happens next; other processes may do the same."""
+    """Record one file immediately, so that it survives an interruption; other processes may do the same."""
     with locked(folder / f".{LIST_FILE}.lock"), (folder / LIST_FILE).open("a", encoding="utf-8") as stream:
         stream.write(("" if stream.seek(0, 2) else LIST_HEADER) + "\t".join((name, *row)) + "\n")
 
@@ -159,9 +159,9 @@ def _retrying(work: Callable, source: FetchSource):  # noqa: ANN202
             if not error.again:
                 raise
             if attempt == source.tries:
-                raise FailedError(f"{error} ({source.tries} tries)", again=False) from error
+                raise FailedError(f"{error} ({source.tries} attempts)", again=False) from error
             time.sleep(min(max(source.first_wait * 2 ** (attempt - 1), error.wait), LONGEST_WAIT))
-    raise AssertionError("unreachable: the last try returns or raises")
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _open(address: str, source: FetchSource, sites: Sites) -> http.client.HTTPResponse:
@@ -194,21 +194,21 @@ def _download(address: str, path: Path, source: FetchSource, sites: Sites) -> No
                 f"the connection broke after {size} bytes ({type(error).__name__})", again=True
             ) from error
     if announced.isdecimal() and int(announced) != size:
-        raise FailedError(f"{size} bytes came, {announced} were announced", again=True)
+        raise FailedError(f"received {size} bytes instead of {announced}", again=True)
 
 
 def _check(path: Path) -> None:
-    """Refuse what is no structure: a message with status 200, a file that a wrong length has cut."""
+    """Reject anything but a structure: an error page with status 200, a truncated file."""
     if is_archive(path):
         return
     try:
         parse(path.read_bytes(), default_reading())
     except UnreadableError as error:
-        raise FailedError(f"what came is no sound structure file: {error}", again=True) from error
+        raise FailedError(f"the download is not a valid structure file: {error}", again=True) from error
 
 
 def _file_address(address: str, source: FetchSource, sites: Sites) -> str:
-    """Follow AlphaFold DB's answer, a JSON list of models, to the first model's file."""
+    """The file of the first model in AlphaFold DB's response, a JSON list of models."""
     with _open(address, source, sites) as response:
         try:
             models = json.loads(response.read(16 * MEBIBYTE))
@@ -218,6 +218,6 @@ def _file_address(address: str, source: FetchSource, sites: Sites) -> str:
         except RefusedError as error:
             raise FailedError(str(error), again=False) from error
         except (http.client.HTTPException, OSError, ValueError, RecursionError) as error:
-            raise FailedError(f"an answer that is not JSON ({type(error).__name__})", again=True) from error
+            raise FailedError(f"the response is not JSON ({type(error).__name__})", again=True) from error
         except (LookupError, TypeError, AttributeError, StopIteration) as error:
-            raise FailedError("AlphaFold DB names no file for it", again=False) from error
+            raise FailedError("AlphaFold DB lists no file for it", again=False) from error

@@ -1,7 +1,7 @@
-"""Gaps in a chain: which residues of the whole sequence were not observed.
+"""Gaps in a chain: which residues of the full sequence were not observed.
 
-From the polymer sequence where the file has one (mmCIF tells each residue's place in it; SEQRES of PDB is laid along
-the observed stretches), otherwise from a jump in the author's numbers across a broken C-N bond.
+They follow from the polymer sequence if the file has one (mmCIF gives the position of each residue in it; SEQRES of PDB
+is aligned with the observed stretches), otherwise from a jump in the author's numbers across a broken C-N bond.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ import numpy as np
 from dplm2.structures.components import letters
 from dplm2.structures.residues import ChainResidues
 
-# SEQRES is trusted if at least this fraction of the observed residues agrees with it.
+# SEQRES is used if at least this fraction of the observed residues agrees with it.
 LEAST_AGREEMENT = 0.9
 MISMATCH_COST = 10.0
-# Above this, comparing every place of every stretch is not worth its time: numbering decides.
+# Above this number of comparisons, the alignment would take too long, and the numbering is used.
 MOST_COMPARISONS = 20_000_000
 ROWS_AT_A_TIME = 256
 INTEGERS = (np.iinfo(np.int32).min, np.iinfo(np.int32).max)
@@ -31,45 +31,45 @@ class GappedChain:
     insertion: str | None
 
 
-def lay_out(residues: ChainResidues, polymer: tuple[str, ...], max_numbering_gap: int) -> GappedChain:
-    """Put the observed residues of a chain on the rows of its sequence.
+def with_gaps(residues: ChainResidues, polymer: tuple[str, ...], max_numbering_gap: int) -> GappedChain:
+    """Place the observed residues of a chain in the rows of its sequence.
 
     Parameters
     ----------
     residues
         The residues that have atoms.
     polymer
-        Residue names of the whole sequence, empty if the file does not give it.
+        Residue names of the full sequence, empty if the file does not give it.
     max_numbering_gap
-        Longest run of unobserved residues that a jump in numbers alone stands for.
+        Maximum number of unobserved residues inferred from a jump in numbers alone.
     """
     observed = letters(residues.names)
-    whole = letters(polymer)
-    rows = _rows_by_position(residues, observed, whole) if whole else None
-    if rows is None and whole and not residues.position.any():
-        rows = _rows_by_alignment(residues, observed, whole)
+    full = letters(polymer)
+    rows = _rows_by_position(residues, observed, full) if full else None
+    if rows is None and full and not residues.position.any():
+        rows = _rows_by_alignment(residues, observed, full)
     if rows is None:
-        rows, whole = _rows_by_numbers(residues, max_numbering_gap), ""
-    rows = rows - rows[0] if not whole else rows
+        rows, full = _rows_by_numbers(residues, max_numbering_gap), ""
+    rows = rows - rows[0] if not full else rows
     first, count = int(rows[0]), int(rows[-1]) - int(rows[0]) + 1
     source = np.full(count, -1)
     source[rows - first] = np.arange(len(rows))
-    sequence = list(whole[first : first + count]) if whole else ["X"] * count
+    sequence = list(full[first : first + count]) if full else ["X"] * count
     for row, letter in zip((rows - first).tolist(), observed, strict=True):
         sequence[row] = letter
     return GappedChain("".join(sequence), source, _numbers(residues, source), _insertions(residues, source))
 
 
-def fits(residues: ChainResidues, polymer: tuple[str, ...]) -> bool:
-    """Whether the residues stand in a polymer sequence in this order."""
+def in_polymer(residues: ChainResidues, polymer: tuple[str, ...]) -> bool:
+    """Whether a polymer sequence contains the residues in this order."""
     return _rows_by_alignment(residues, letters(residues.names), letters(polymer)) is not None
 
 
-def _rows_by_position(residues: ChainResidues, observed: str, whole: str) -> np.ndarray | None:
+def _rows_by_position(residues: ChainResidues, observed: str, full: str) -> np.ndarray | None:
     rows = residues.position.astype(np.int64) - 1
-    if (rows < 0).any() or rows[-1] >= len(whole) or (np.diff(rows) <= 0).any():
+    if (rows < 0).any() or rows[-1] >= len(full) or (np.diff(rows) <= 0).any():
         return None
-    agreement = np.mean([whole[row] == letter for row, letter in zip(rows.tolist(), observed, strict=True)])
+    agreement = np.mean([full[row] == letter for row, letter in zip(rows.tolist(), observed, strict=True)])
     return rows if agreement >= LEAST_AGREEMENT else None
 
 
@@ -79,16 +79,16 @@ def _rows_by_numbers(residues: ChainResidues, max_numbering_gap: int) -> np.ndar
     return np.append(0, np.cumsum(missing + 1))
 
 
-def _rows_by_alignment(residues: ChainResidues, observed: str, whole: str) -> np.ndarray | None:
-    """Lay the unbroken stretches of a chain along SEQRES: fewest mismatches, gaps as long as the numbers say."""
-    at = whole.find(observed)
+def _rows_by_alignment(residues: ChainResidues, observed: str, full: str) -> np.ndarray | None:
+    """Align the unbroken stretches of a chain with SEQRES: fewest mismatches, gap lengths as in the numbering."""
+    at = full.find(observed)
     if at >= 0 and residues.bonded.all():
         return np.arange(at, at + len(observed))
     bounds = [0, *(np.flatnonzero(~residues.bonded) + 1).tolist(), len(observed)]
-    places = len(whole) + 1
-    if len(observed) > len(whole) or len(observed) * places + (len(bounds) - 1) * places**2 > MOST_COMPARISONS:
+    places = len(full) + 1
+    if len(observed) > len(full) or len(observed) * places + (len(bounds) - 1) * places**2 > MOST_COMPARISONS:
         return None
-    text, target = _bytes(observed), _bytes(whole)
+    text, target = _bytes(observed), _bytes(full)
     costs, links = [], []
     for k, (start, stop) in enumerate(pairwise(bounds)):
         own = _mismatches(text[start:stop], target, places)
@@ -125,7 +125,7 @@ def _mismatches(stretch: np.ndarray, target: np.ndarray, places: int) -> np.ndar
 
 
 def _best_before(before: np.ndarray, length: int, jump: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each place of a stretch, the least cost of the stretches before it and the place of the last of them."""
+    """For each position of a stretch, the minimum cost of the stretches before it and the position of the last one."""
     places = np.arange(len(before))
     total, link = np.empty(len(places)), np.empty(len(places), int)
     for rows in np.array_split(places, 1 + len(places) // ROWS_AT_A_TIME):
@@ -137,7 +137,7 @@ def _best_before(before: np.ndarray, length: int, jump: int) -> tuple[np.ndarray
 
 
 def _numbers(residues: ChainResidues, source: np.ndarray) -> np.ndarray:
-    """The author's number of each row; in a gap they count on from the residue before it."""
+    """The author's number of each row; in a gap, numbers continue from the residue before it."""
     known = np.maximum.accumulate(np.where(source >= 0, np.arange(len(source)), 0))
     numbers = residues.number[source[known]].astype(np.int64) + (np.arange(len(source)) - known)
     return np.clip(numbers, *INTEGERS).astype(np.int32)

@@ -1,10 +1,10 @@
-"""Which files belong to a dataset, cut into shards: one manifest a shard.
+"""The files of a dataset, divided into shards with one manifest each.
 
-Planning a run costs what listing the folders costs: no file is read. A file is known by its size and times; only where
-these changed and the size did not, its content is compared with the hash that the job which read it left behind. The
-listing writes nothing by itself, so that a dry run leaves everything as it is.
+Planning a run takes as long as listing the folders: no file is read. A file is identified by its size and times; only
+if the times changed and the size did not, its content is compared with the hash recorded by the job that read it.
+Listing writes nothing, so that a dry run changes nothing.
 
-Imported by the Snakefile at every start, so this module needs the standard library alone.
+Imported by the Snakefile at every start, so this module uses only the standard library.
 """
 
 import hashlib
@@ -37,15 +37,15 @@ class SourceFile:
     Attributes
     ----------
     path
-        Where it lies.
+        Location of the file.
     size
         Bytes.
     sha256
-        Of its content, if it is known before the file is read.
+        SHA-256 of its content, if known before the file is read.
     problem
-        Why a file that was to be fetched is missing.
+        Why a download is missing.
     name
-        Its name within the dataset, whatever folder that lies in.
+        Its name within the dataset, independent of the folder's location.
     stamp
         Size and time of change when the dataset was listed.
     """
@@ -59,7 +59,7 @@ class SourceFile:
 
 
 def entry_name(path: str) -> str:
-    """The name of an entry after its file: ``models/1ABC.pdb.gz`` gives ``1ABC``, ``pdb1abc.ent`` gives ``1abc``."""
+    """The name of an entry, from its file: ``models/1ABC.pdb.gz`` gives ``1ABC``, ``pdb1abc.ent`` gives ``1abc``."""
     name = path.replace("\\", "/").rsplit("/", 1)[-1]
     for endings in (COMPRESSED_ENDINGS, FORMAT_ENDINGS):
         for ending in endings:
@@ -73,8 +73,8 @@ def entry_name(path: str) -> str:
 def shard_of(path: str, shards: int) -> int:
     """The shard that a file belongs to, by a hash of its entry's name without a chain's suffix.
 
-    Files that could give chains of one name (``1abc.cif`` and ``old/1abc.pdb``, ``1abc_A.cif``) so meet in one shard,
-    which can keep their names apart without knowing the other shards.
+    Files that could give chains of the same name (``1abc.cif`` and ``old/1abc.pdb``, ``1abc_A.cif``) are thus in one
+    shard, which can make their names unique without knowing the other shards.
     """
     key = CHAIN_SUFFIX.sub("", entry_name(path)).lower()
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") % shards
@@ -82,18 +82,18 @@ def shard_of(path: str, shards: int) -> int:
 
 @dataclass
 class Listing:
-    """The files of a dataset as they are now, cut into shards; nothing is written before `write`.
+    """The current files of a dataset, divided into shards; nothing is written before `write`.
 
     Attributes
     ----------
     folder
-        Where the manifests ``part-00000.tsv`` ... lie.
+        Folder of the manifests ``part-00000.tsv`` ...
     identities
-        Of each shard, the name of its files' content: equal as long as none of them changed, wherever they lie.
+        Identity of the content of each shard's files, independent of their location.
     manifests
-        The text of each manifest; None where those in ``folder`` are up to date.
+        The text of each manifest; None if those in ``folder`` are up to date.
     listed
-        Names the state of all files, times included.
+        Identity of the state of all files, including times.
     """
 
     folder: Path
@@ -102,15 +102,15 @@ class Listing:
     listed: str = ""
 
     def path(self, shard: int) -> Path:
-        """Where the manifest of a shard lies."""
+        """Path of a shard's manifest."""
         return self.folder / f"part-{shard:05d}.tsv"
 
     def identity(self, shard: int) -> str:
-        """Names the content of a shard's files."""
+        """Identity of the content of a shard's files."""
         return self.identities[shard]
 
     def write(self) -> list[Path]:
-        """Write the manifests whose content changed, and remove those of shards that are no more."""
+        """Write the manifests whose content changed, and remove those of shards that no longer exist."""
         paths = [self.path(shard) for shard in range(len(self.identities))]
         if self.manifests is not None:
             for path, content in zip(paths, self.manifests, strict=True):
@@ -128,17 +128,17 @@ def list_files(files: str | Sequence[str], folder: str | os.PathLike, shards: in
     Parameters
     ----------
     files
-        Folders (searched at every depth, without hidden files and without endings that never hold structures), files,
+        Folders (searched recursively, without hidden files and extensions that never contain structures), files,
         or patterns with ``*``, ``?``, ``[`` or ``**``; one or several.
     folder
-        Where the manifests of the last run lie, and the hashes that its jobs left behind.
+        Folder of the last run's manifests and of the hashes recorded by its jobs.
     shards
         Number of parts.
 
     Raises
     ------
     DPLM2Error
-        If something named is missing, or no file is found.
+        If a source is missing, or no file is found.
     """
     folder, sources = Path(folder), [files] if isinstance(files, str) else list(map(str, files))
     found = [scan([source]) for source in sources]
@@ -156,7 +156,7 @@ def list_files(files: str | Sequence[str], folder: str | os.PathLike, shards: in
 
 
 def _sharded(sources: list[str], found: list[dict[str, os.stat_result]], shards: int) -> list[list[tuple[str, str]]]:
-    """Of each shard its files' names within the dataset, each with its line of the manifest."""
+    """For each shard, the names of its files within the dataset, each with its line of the manifest."""
     lines: list[list[tuple[str, str]]] = [[] for _ in range(shards)]
     for name, path, stamp, changed in _named(sources, found):
         start = len(os.fsencode(path)) - len(os.fsencode(name.split(":", 1)[1]))
@@ -165,7 +165,7 @@ def _sharded(sources: list[str], found: list[dict[str, os.stat_result]], shards:
 
 
 def _state_of(found: list[dict[str, os.stat_result]]) -> str:
-    """A digest of which files there are, with sizes and times: what tells cheaply that nothing changed."""
+    """A digest of the files' names, sizes and times: a cheap test for changes."""
     digest = hashlib.sha256(HEADER.encode())
     for files in found:
         lines = []
@@ -179,12 +179,12 @@ def _state_of(found: list[dict[str, os.stat_result]]) -> str:
 
 
 def _last_listing(folder: Path) -> dict | None:
-    """What the last run listed, if its manifests are still there."""
+    """The listing of the last run, if its manifests still exist."""
     try:
         known = read_json(folder / LISTING_FILE)
         shards = len(known["identities"])
-        there = all((folder / f"part-{shard:05d}.tsv").is_file() for shard in range(shards))
-        return known if there and isinstance(known["listed"], str) else None
+        complete = all((folder / f"part-{shard:05d}.tsv").is_file() for shard in range(shards))
+        return known if complete and isinstance(known["listed"], str) else None
     except (DPLM2Error, KeyError, TypeError):
         return None
 
@@ -213,7 +213,7 @@ def _named(sources: list[str], found: list[dict[str, os.stat_result]]) -> Iterat
 
 
 def _with_identities(fresh: bytes, path: Path) -> bytes:
-    """The manifest ``fresh``, in which files that only look changed keep the identity that they had in ``path``."""
+    """The manifest ``fresh``, with the identities in ``path`` of files whose times changed but not their content."""
     try:
         before = path.read_bytes()
     except OSError:
@@ -223,7 +223,7 @@ def _with_identities(fresh: bytes, path: Path) -> bytes:
     header, *lines = fresh.split(b"\n")[:-1]
     lines_before = set(before.split(b"\n"))
     gone = [line for line in lines_before.difference(lines) if LINE.fullmatch(line)]
-    # The same path comes first: files of one name may lie in several folders.
+    # The same path comes first: files of the same name may be in several folders.
     known = {_name(line): line for line in gone} | {_path(line): line for line in gone}
     hashes = _hashes_beside(path)
     identified = (
@@ -250,7 +250,7 @@ def _identified(line: bytes, before: bytes | None, hashes: Mapping[bytes, Sequen
     if stamp == stamp_before and (path != path_before or changed == changed_before):
         return b"\t".join([line, *identity])
     size = stamp.split(b".")[0]
-    # Where the job was not run again because the content was the same, the hash is that of the first time of change.
+    # If the job was not repeated because the content was the same, the hash belongs to the first modification time.
     read = [sha256 for stamp_read, sha256 in hashes.get(_name(line), ()) if stamp_read in (stamp_before, *identity)]
     if read and size == stamp_before.split(b".")[0] and _hash(os.fsdecode(path)) in read:
         return b"\t".join([line, *(identity or [stamp_before])])
@@ -258,7 +258,7 @@ def _identified(line: bytes, before: bytes | None, hashes: Mapping[bytes, Sequen
 
 
 def _hashes_beside(manifest: Path) -> dict[bytes, list[tuple[bytes, str]]]:
-    """Stamp and SHA-256 of the files of each name, as the job that last read the shard found them."""
+    """Stamp and SHA-256 of the files of each name, as found by the job that last read the shard."""
     try:
         lines = _hash_file(manifest).read_bytes().split(b"\n")
     except OSError:
@@ -270,7 +270,7 @@ def _hashes_beside(manifest: Path) -> dict[bytes, list[tuple[bytes, str]]]:
 
 
 def write_hashes(manifest: str | os.PathLike, files: Iterable[SourceFile]) -> None:
-    """Leave behind, beside a manifest, the hashes of its files' content; see `list_files`."""
+    """Record the hashes of the content of a manifest's files beside it; see `list_files`."""
     rows = (os.fsencode(f"{file.name}\t{file.stamp}\t{file.sha256}\n") for file in files if file.sha256 and file.stamp)
     write_if_changed(_hash_file(Path(manifest)), b"".join(rows))
 
@@ -285,7 +285,7 @@ def read_manifest(path: str | os.PathLike) -> list[SourceFile]:
     Raises
     ------
     DPLM2Error
-        If it is missing, cut short, or no manifest.
+        If it is missing, truncated, or not a manifest.
     """
     try:
         data = Path(path).read_bytes()
@@ -295,11 +295,11 @@ def read_manifest(path: str | os.PathLike) -> list[SourceFile]:
     if header not in (HEADER, FETCHED_HEADER):
         raise DPLM2Error(f"{path}: not a manifest of structure files")
     if lines[-1:] != [""]:
-        raise DPLM2Error(f"{path}: cut short; run again to write it anew")
+        raise DPLM2Error(f"{path}: truncated; run again to rewrite it")
     try:
         return [(_fetched if header == FETCHED_HEADER else _listed)(*line.split("\t")) for line in lines[:-1]]
     except (ValueError, TypeError) as error:
-        raise DPLM2Error(f"{path}: a line that no manifest has; run again to write it anew") from error
+        raise DPLM2Error(f"{path}: contains an invalid line; run again to rewrite it") from error
 
 
 def _listed(path: str, start: str, stamp: str, changed: str, identity: str = "") -> SourceFile:
@@ -312,14 +312,14 @@ def _fetched(path: str, size: str, sha256: str, problem: str = "") -> SourceFile
 
 
 def write_manifest(path: str | os.PathLike, files: Iterable[SourceFile]) -> None:
-    """Write the manifest of fetched files, in order of paths, unless it is there with the same content."""
+    """Write the manifest of downloaded files, sorted by path, unless it exists with the same content."""
     rows = ((file.path, str(file.size), file.sha256, *([file.problem] if file.problem else [])) for file in files)
     text = "".join(f"{line}\n" for line in [FETCHED_HEADER, *("\t".join(row) for row in sorted(rows))])
     write_if_changed(Path(path), os.fsencode(text))
 
 
 def unchanged_since_listed(file: SourceFile) -> bool:
-    """Whether a file still has the size and times that it had when the dataset was listed."""
+    """Whether a file has the same size and times as when the dataset was listed."""
     if not file.stamp:
         return True
     try:
@@ -331,15 +331,15 @@ def unchanged_since_listed(file: SourceFile) -> bool:
 
 
 def _companions(path: str) -> list[str]:
-    """The files without which a Foldcomp database is not what it is: which entries it has, and their names."""
-    # Asked of every file, so what is cheap to tell comes first.
+    """The further files of a Foldcomp database, with its entries and their names."""
+    # Called for every file, so cheap tests come first.
     if path.endswith(NO_DATABASE_ENDINGS) or not os.path.exists(f"{path}.index"):  # noqa: PTH110
         return []
     return [f"{path}{ending}" for ending in DATABASE_ENDINGS if Path(f"{path}{ending}").is_file()]
 
 
 def sha256_of_source(path: str) -> str:
-    """SHA-256 of a file; of a Foldcomp database, of the hashes of all of its files."""
+    """SHA-256 of a file; for a Foldcomp database, of the hashes of all its files."""
     digests = [sha256_of_file(file) for file in (path, *_companions(path))]
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
@@ -354,7 +354,7 @@ def _hash(path: str) -> str:
 
 
 def write_if_changed(path: Path, data: bytes) -> None:
-    """Write a file atomically, unless it is there with the same content."""
+    """Write a file atomically, unless it exists with the same content."""
     try:
         if path.read_bytes() == data:
             return

@@ -1,8 +1,8 @@
-"""Which residues under one chain id are one molecule: the rule stands in ``docs/structures.md``.
+"""Division of the residues under one chain id into molecules; the rule is described in ``docs/structures.md``.
 
-Peptide bonds link residues to fragments. Fragments are one chain if nothing says that a molecule ends between them:
-neither segment ids, nor numbers that come again, nor a chain's end (TER, a terminal oxygen, a cap) that the numbers do
-not explain as a gap. What cannot be told is called ambiguous, never joined.
+Peptide bonds link residues to fragments. Fragments are one chain if nothing indicates that a molecule ends between
+them: neither segment ids, nor repeated numbers, nor a chain end (TER, a terminal oxygen, a cap) that the numbers do not
+explain as a gap. Undecidable cases are ambiguous and never joined.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ import numpy as np
 from dplm2.geometry.backbone import lengths
 from dplm2.structures.atoms import Atoms, Entry
 from dplm2.structures.components import TERMINAL_NAMES
-from dplm2.structures.gaps import fits
+from dplm2.structures.gaps import in_polymer
 from dplm2.structures.residues import (
     FEWEST_RESIDUES,
     LONGEST_PEPTIDE_BOND,
@@ -30,29 +30,29 @@ TERMINAL_OXYGENS = ({"OXT"}, {"OT1", "OT2"}, {"OC1", "OC2"}, {"O1", "O2"}, {"OT"
 TERMINAL_HYDROGENS = ({"H1", "H2", "H3"}, {"HT1", "HT2", "HT3"}, {"1H", "2H", "3H"}, {"HN1", "HN2", "HN3"})
 FEWEST_TERMINAL_HYDROGENS = 2
 CAPS = frozenset(("ACE", "FOR", "NME", "NMA", "NHE", "NH2", "CT3"))
-# An extended chain is 3.8 angstrom a residue long; coordinates of poor models reach a little farther.
+# An extended chain has 3.8 angstrom per residue; poor models slightly exceed it.
 CA_STEP, STRAIN = 3.8, 1.0
-# A bond that poor geometry has torn, in angstrom between C-alpha.
+# Maximum C-alpha distance across a bond stretched by poor geometry, in angstrom.
 LONGEST_STRAINED_STEP = 6.0
-# Longest gap, in residues, that explains a TER record or a terminal oxygen inside a chain. The largest real ones among
-# 11,000 chains of the Protein Data Bank: 5 beside a TER record, 10 beside a terminal oxygen.
+# Maximum gap, in residues, that explains a TER record or a terminal oxygen inside a chain. The largest ones among
+# 11,000 chains of the Protein Data Bank: 5 at a TER record, 10 at a terminal oxygen.
 LONGEST_GAP_AT_END = 15
-# Beyond this, in angstrom, residues that ought to be neighbours are none, unless the file names their molecule.
+# Beyond this distance, in angstrom, consecutive residues are not neighbours, unless the file gives their molecule.
 FARTHEST_NEIGHBOURS = 16.0
-# Bounds on the time that a broken file may cost.
+# Bounds on the time spent on a broken file.
 MOST_FRAGMENTS, MOST_ALIGNMENTS = 2000, 20
 
 
 class Verdict(Enum):
-    """What two fragments are to each other."""
+    """Relation of two fragments."""
 
     SAME = "one molecule"
     OTHER = "two molecules"
-    UNCLEAR = "cannot be told"
+    UNCLEAR = "undecidable"
 
 
 def protein_chains(entry: Entry) -> list[ChainResidues]:
-    """The protein chains of an entry, each of one molecule, in the order of the file.
+    """The protein chains of an entry, each of one molecule, in file order.
 
     A chain has at least two residues. Amino acids of HETATM records that no peptide bond links to the chain are
     ligands and left out.
@@ -60,9 +60,9 @@ def protein_chains(entry: Entry) -> list[ChainResidues]:
     Returns
     -------
     list of ChainResidues
-        ``name`` is unique within the entry: the first molecule of a chain id keeps it, others are called ``A-2``,
-        ``A-3`` ...; molecules under a blank id are called after their segment ids. A chain whose molecules cannot be
-        told apart says so in ``ambiguous``.
+        ``name`` is unique within the entry: the first molecule of a chain id keeps it, others are named ``A-2``,
+        ``A-3`` ...; molecules under a blank id are named after their segment ids. For a chain whose molecules cannot be
+        separated, ``ambiguous`` gives the reason.
     """
     if len(entry.atoms) == 0:
         return []
@@ -83,7 +83,7 @@ class _Names:
         self._taken = set(author_chains)
 
     def given(self, molecules: list[ChainResidues]) -> Iterator[ChainResidues]:
-        """The molecules of one chain id, named in the order of the file."""
+        """The molecules of one chain id, named in file order."""
         segments = [str(molecule.segment[0]) for molecule in molecules]
         by_segment = len(molecules) > 1 and not molecules[0].author_chain and all(segments)
         for i, molecule in enumerate(molecules):
@@ -107,14 +107,14 @@ class _Chain:
     alignments: int = 0
 
     def molecules(self) -> list[ChainResidues]:
-        """The molecules in the order of the file; a single ambiguous one where they cannot be told apart."""
+        """The molecules in file order; a single ambiguous one if they cannot be separated."""
         residues = self.residues
         if not np.isfinite(residues.backbone_RAX[:, :3]).all((1, 2)).any():
-            # Rejected for that, however many molecules there are.
+            # Rejected for that reason, regardless of the number of molecules.
             return [residues]
         if residues.mixed.any():
             number = residues.number[np.argmax(residues.mixed)]
-            return self._ambiguous(f"atoms of residue {number} stand twice, far apart: molecules whose atoms alternate")
+            return self._ambiguous(f"atoms of residue {number} occur twice, far apart: molecules whose atoms alternate")
         fragments = self._fragments()
         if not fragments:
             return []
@@ -130,7 +130,7 @@ class _Chain:
             used |= self._keys_of(fragments[i])
         places = [np.concatenate(group) for group in groups]
         if self._alternating and self._incomplete(places):
-            return self._ambiguous("residues of several molecules alternate, and gaps hide which belong together")
+            return self._ambiguous("residues of several molecules alternate, and gaps obscure which belong together")
         long = [group for group in places if len(group) >= FEWEST_RESIDUES]
         if not long and len(residues) >= FEWEST_RESIDUES:
             return self._ambiguous(f"none of its {len(residues)} residues is linked to another")
@@ -152,11 +152,11 @@ class _Chain:
         numbers = f"{self.residues.number[last]} and {self.residues.number[first]}"
         return (
             f"residues {numbers} follow each other, {self._ca_distance(last, first):.0f} angstrom apart, and nothing "
-            "tells whether a molecule ends between them"
+            "indicates whether a molecule ends between them"
         )
 
     def _fragments(self) -> list[np.ndarray]:
-        """Places of residues that peptide bonds link, without ligands."""
+        """Indices of residues linked by peptide bonds, without ligands."""
         residues = self.residues
         linked = residues.bonded
         if self.entry.peptides is not None:
@@ -172,7 +172,7 @@ class _Chain:
         return anchored or [fragment for fragment in fragments if len(fragment) >= FEWEST_RESIDUES]
 
     def _spliced(self, fragments: list[np.ndarray]) -> list[np.ndarray]:
-        """Fragments that a peptide bond links although others stand between them in the file."""
+        """Join fragments linked by a peptide bond although others are between them in the file."""
         residues = self.residues
         tails, heads = [fragment[-1] for fragment in fragments], [fragment[0] for fragment in fragments]
         apart = residues.backbone_RAX[tails, None, 2] - residues.backbone_RAX[None, heads, 0]
@@ -184,7 +184,7 @@ class _Chain:
         if not linked.any():
             return fragments
         if not self._repeats:
-            # Where the numbers run on in the file, its order stands, even if the geometry has another.
+            # If the numbers are consecutive in the file, its order is kept even against the geometry.
             run_on = np.flatnonzero(residues.number[heads[1:]] == residues.number[tails[:-1]] + 1)
             linked[run_on], linked[:, run_on + 1] = False, False
         following: dict[int, int] = {}
@@ -199,12 +199,12 @@ class _Chain:
 
     @cached_property
     def _repeats(self) -> bool:
-        """Whether any residue's number comes again."""
+        """Whether any residue number is repeated."""
         return len(set(self._keys)) < len(self._keys)
 
     @cached_property
     def _alternating(self) -> bool:
-        """Whether residues of molecules of one numbering stand between each other in the file."""
+        """Whether residues of molecules with the same numbering alternate in the file."""
         if not self._repeats:
             return False
         run, segment = self.residues.run, self.residues.segment
@@ -215,14 +215,14 @@ class _Chain:
         return {self._keys[i] for i in fragment.tolist()}
 
     def _incomplete(self, places: list[np.ndarray]) -> bool:
-        """Whether two of the molecules found may be pieces of one: no residue's number stands in both."""
+        """Whether two of the molecules may be parts of one: they share no residue number."""
         keys = [self._keys_of(group) for group in places]
         segments = [self.residues.segment[group[0]] for group in places]
         pairs = combinations(range(len(places)), 2)
         return any(segments[i] == segments[k] and keys[i].isdisjoint(keys[k]) for i, k in pairs)
 
     def _judge(self, fragments: list[np.ndarray], i: int, molecule: list[np.ndarray], used: set[tuple]) -> Verdict:
-        """Whether fragment ``i`` goes on with the molecule before it, whose residues' keys are ``used``."""
+        """Whether fragment ``i`` continues the molecule before it, whose residue keys are ``used``."""
         residues = self.residues
         last, first = molecule[-1][-1], fragments[i][0]
         segments = residues.segment[last], residues.segment[first]
@@ -246,7 +246,7 @@ class _Chain:
         return Verdict.UNCLEAR if verdict is Verdict.SAME and self._alternating else verdict
 
     def _comes_again(self, used: set[tuple], fragments: list[np.ndarray], i: int) -> bool:
-        """Whether residues used before come again in the fragments from ``i`` on, as far as their numbers rise."""
+        """Whether used residues are repeated in the fragments from ``i`` on, as long as their numbers increase."""
         number = self.residues.number
         for k in range(i + 1, len(fragments)):
             if number[fragments[k][0]] < number[fragments[k - 1][-1]]:
@@ -256,7 +256,7 @@ class _Chain:
         return False
 
     def _judge_numbers(self, last: int, first: int) -> Verdict:
-        """By ends of chains, numbers and distance: see the table in the documentation."""
+        """Decide by chain ends, numbers and distance; see the table in the documentation."""
         residues = self.residues
         distance = self._ca_distance(last, first)
         ter, end = residues.section[last] != residues.section[first], self._ends(last, first)
@@ -268,7 +268,7 @@ class _Chain:
             torn = missing == 0 and distance < LONGEST_STRAINED_STEP
             return Verdict.SAME if (gap or torn) and not (falls or (ter and end)) else Verdict.OTHER
         if self.entry.format == "PDB" and not residues.author_chain and missing > LONGEST_GAP_AT_END:
-            # Not even a chain id says that the two belong together.
+            # Without a chain id, nothing links the two.
             return Verdict.UNCLEAR
         named = self.entry.format != "PDB" and residues.segment[first] != ""
         excess = 0.0 if falls else CA_STEP * missing
@@ -279,7 +279,7 @@ class _Chain:
         return float(lengths(alpha[one] - alpha[other]))
 
     def _ends(self, last: int, first: int) -> bool:
-        """Whether terminal atoms, names of terminal residues or caps say that a molecule ends between two residues."""
+        """Whether terminal atoms, terminal residue names or caps indicate that a molecule ends between two residues."""
         atoms, runs, residues = self.entry.atoms, self.runs, self.residues
         before, after = int(residues.run[last]), int(residues.run[first])
         left, right = _atom_names(atoms, runs, before), _atom_names(atoms, runs, after)
@@ -294,16 +294,16 @@ class _Chain:
         )
 
     def _in_seqres(self, fragments: list[np.ndarray]) -> bool:
-        """Whether the file's own sequence of the chain holds the residues of all these fragments, in order."""
+        """Whether the file's sequence of the chain contains the residues of all these fragments, in order."""
         polymer = self.entry.polymers.get(self.residues.author_chain, ()) if self.entry.format == "PDB" else ()
         self.alignments += bool(polymer)
         if not polymer or self.alignments > MOST_ALIGNMENTS:
             return False
-        return fits(subset(self.residues, np.concatenate(fragments)), polymer)
+        return in_polymer(subset(self.residues, np.concatenate(fragments)), polymer)
 
 
 def _rows(count: int, following: dict[int, int]) -> list[list[int]]:
-    """Put what follows each other into rows, sorted by the least of each; a ring is cut before its least."""
+    """Chains of successive items, sorted by their smallest member; a ring is cut before its smallest."""
     starts = set(range(count)) - set(following.values())
     rows, used = [], set()
     for start in [*sorted(starts), *range(count)]:

@@ -1,4 +1,4 @@
-"""Reading a structure file of any format: what it is, is told by its content; nothing is unpacked to disk."""
+"""Reading a structure file of any format, recognised by content; nothing is unpacked to disk."""
 
 import os
 from pathlib import Path
@@ -24,12 +24,12 @@ def read_structure(path: str | os.PathLike, limits: Reading | None = None) -> En
     path
         PDB, mmCIF, BinaryCIF or Foldcomp, plain or gzipped; the name does not matter.
     limits
-        Bounds on size; the defaults of the configuration if left out.
+        Limits on size (default: those of the configuration).
 
     Raises
     ------
     UnreadableError
-        With one sentence on what is wrong with the file.
+        With one sentence about what is wrong with the file.
     """
     limits = limits or default_reading()
     try:
@@ -40,7 +40,7 @@ def read_structure(path: str | os.PathLike, limits: Reading | None = None) -> En
 
 
 def default_reading() -> Reading:
-    """The bounds that hold where no configuration gives others."""
+    """The default limits."""
     return Reading()
 
 
@@ -50,10 +50,10 @@ def parse(data: bytes, limits: Reading) -> Entry:
     Raises
     ------
     UnreadableError
-        With one sentence on what is wrong with it.
+        With one sentence about what is wrong with it.
     """
     try:
-        # Numbers beyond all bounds become infinite, and infinite ones are missing: no need of a warning for each.
+        # Overflowing numbers become infinite and count as missing: no warning for each.
         with np.errstate(all="ignore"):
             return _parse(data, limits)
     except UnreadableError:
@@ -61,10 +61,10 @@ def parse(data: bytes, limits: Reading) -> Entry:
     except RecursionError as error:
         raise UnreadableError("nested too deeply") from error
     except MemoryError as error:
-        raise UnreadableError("needs more memory than there is") from error
-    except Exception as error:  # noqa: BLE001  (parsers of other people raise anything on broken files)
+        raise UnreadableError("not enough memory to read it") from error
+    except Exception as error:  # noqa: BLE001  (third-party parsers raise anything on broken files)
         text = " ".join(str(error).split())[:150] or "no message"
-        raise UnreadableError(f"not a sound file ({type(error).__name__}: {text})") from error
+        raise UnreadableError(f"not a valid file ({type(error).__name__}: {text})") from error
 
 
 def _parse(data: bytes, limits: Reading) -> Entry:
@@ -89,7 +89,7 @@ def _parse(data: bytes, limits: Reading) -> Entry:
 
 
 def longest_line(data: bytes, limit: int) -> int:
-    """Length of the first line beyond ``limit``, or 0: looks from line break to line break, at most ``limit`` apart."""
+    """Length of the first line longer than ``limit``, or 0."""
     position = 0
     while position + limit < len(data):
         end = data.rfind(b"\n", position, position + limit + 1)

@@ -1,11 +1,11 @@
-"""Why a file or a chain was left out: the codes, and what each means."""
+"""Reasons for rejecting a file or a chain: the codes and their meanings."""
 
 from typing import NamedTuple
 
 CODES = {
-    "unreadable": "The file or archive member cannot be read: no known format, cut short, broken, beyond a limit.",
+    "unreadable": "The file or archive member cannot be read: unknown format, truncated, invalid, or beyond a limit.",
     "no_protein": "The entry has no protein chain of two or more residues.",
-    "ambiguous_chain": "Several molecules may share the chain id, and the file does not tell them apart.",
+    "ambiguous_chain": "Several molecules may share the chain id, and the file does not distinguish them.",
     "no_backbone": "No residue has N, CA and C with finite coordinates (C-alpha traces, coarse-grained beads).",
     "too_short": "Fewer residues than filters.min_length.",
     "too_long": "More residues than filters.max_length.",
@@ -14,19 +14,19 @@ CODES = {
     "low_plddt": "Mean pLDDT below filters.min_plddt, or no residue reaches filters.trim_plddt.",
     "plddt_spread": "Standard deviation of pLDDT above filters.max_plddt_deviation.",
     "coil": "A larger fraction of coil than filters.max_coil.",
-    "not_monomer": "filters.monomers_only, and the entry's protein has more than one chain.",
-    "resolution": "Poorer resolution than filters.max_resolution, or an experimental entry that gives none.",
-    "release_date": "Outside of filters.released_after and released_before, or the entry gives no date.",
+    "not_monomer": "filters.monomers_only: the entry has more than one protein chain.",
+    "resolution": "Resolution worse than filters.max_resolution, or an experimental entry without one.",
+    "release_date": "Release date outside filters.released_after and released_before, or missing.",
     "duplicate": "filters.deduplicate: another chain has the same sequence.",
     "radius_of_gyration": "Above filters.radius_of_gyration_quantile for its length.",
-    "same_cluster": "filters.one_per_cluster: another chain stands for its cluster.",
-    "leak": "A training chain related to a chain that is held out (split.leaks).",
-    "not_fetched": "The file could not be had from its address.",
+    "same_cluster": "filters.one_per_cluster: another chain represents its cluster.",
+    "leak": "A training chain related to a held-out chain (split.leaks).",
+    "not_fetched": "The download failed.",
 }
 
 
 class Reject(NamedTuple):
-    """One row of ``rejected.parquet``; ``chain`` is empty where a whole file is meant."""
+    """One row of ``rejected.parquet``; ``chain`` is empty for a whole file."""
 
     source_file: str
     source_sha256: str

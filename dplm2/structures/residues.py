@@ -1,4 +1,4 @@
-"""From atoms to the residues of each protein chain, one backbone each.
+"""From atoms to the residues of each protein chain, with one backbone per residue.
 
 Arrays of coordinates: R residues, A backbone atoms (N, CA, C, O), X Cartesian coordinates.
 """
@@ -18,18 +18,18 @@ LONGEST_PEPTIDE_BOND = 2.0
 LONGEST_CA_DISTANCE = 4.5
 LARGEST_COORDINATE = 1e5
 FEWEST_RESIDUES = 2
-# In a slab of a protein one angstrom thick lie far fewer C-alpha atoms; a made-up file must not cost the square.
+# A one-angstrom slab of a protein contains far fewer C-alpha atoms; an artificial file must not take quadratic time.
 MOST_NEIGHBOURS = 500
 
 
 @dataclass
 class ChainResidues:
-    """Residues that have atoms, in order: those of one author's chain, or of one molecule of it.
+    """Residues with atoms, in order, of one author's chain or of one molecule of it.
 
-    ``position`` is 0 where the file gives none; ``bonded`` (R - 1,) tells which neighbours a peptide bond links.
-    ``segment`` and ``section`` are those of the first atom, ``run`` finds a residue's atoms in the file. ``mixed``
-    marks residues of which an atom stands twice, too far apart for one molecule. ``name`` is the author's chain id,
-    made unique within the entry; ``ambiguous`` says why its molecules cannot be told apart, empty if they can.
+    ``position`` is 0 if the file gives none; ``bonded`` (R - 1,) marks neighbours linked by a peptide bond.
+    ``segment`` and ``section`` are those of the first atom, ``run`` locates a residue's atoms in the file. ``mixed``
+    marks residues with two positions of an atom too far apart for one molecule. ``name`` is the author's chain id, made
+    unique within the entry; ``ambiguous`` is the reason why its molecules cannot be separated, empty if they can.
     """
 
     author_chain: str
@@ -56,7 +56,7 @@ class ChainResidues:
 
 @dataclass
 class Runs:
-    """Stretches of consecutive atoms of one residue, with what is the same for all atoms of a stretch."""
+    """Runs of consecutive atoms of one residue, with the properties shared by all atoms of a run."""
 
     start: np.ndarray
     run_of_atom: np.ndarray
@@ -68,10 +68,10 @@ class Runs:
 
 
 def residues_by_chain(entry: Entry) -> tuple[Runs, list[ChainResidues]]:
-    """The residues of proteins by the author's chain id, in the order of the file.
+    """The residues of proteins by the author's chain id, in file order.
 
-    A residue belongs to a protein if it is an amino acid by name (or has N, CA and C) and the file says that it is part
-    of a polypeptide; where the file does not say, any amino acid may be one, ligands too.
+    A residue belongs to a protein if it is an amino acid by name (or has N, CA and C) and is part of a polypeptide
+    according to the file; if the file gives no polymers, any amino acid may belong to one, including ligands.
     """
     code = _backbone_codes(entry.atoms)
     runs = _runs(entry, code)
@@ -97,10 +97,10 @@ def _by_chain(entry: Entry, runs: Runs, code: np.ndarray) -> list[ChainResidues]
 
 
 def _without_mixtures(entry: Entry, runs: Runs, chains: list[ChainResidues]) -> tuple[Entry, np.ndarray]:
-    """The entry, and where residues begin beside the usual (atoms,), if stretches of one number hold two molecules.
+    """The entry, and additional starts of residues (atoms,), if runs with the same number contain two molecules.
 
-    Another residue may begin at the name that a stretch begins with. Where the two have labels of alternate locations,
-    these are taken as segment ids.
+    Another residue may start at the atom name with which a run starts. If the two have labels of alternate locations,
+    these are used as segment ids.
     """
     atoms = entry.atoms
     begins, segment = np.zeros(len(atoms), bool), atoms.segment
@@ -154,7 +154,7 @@ def _runs(entry: Entry, code: np.ndarray, begins: np.ndarray | None = None) -> R
 
 
 def _assemble(entry: Entry, runs: Runs, members: list[int], code: np.ndarray) -> ChainResidues:
-    """Put the stretches of one chain together: alternate locations of a residue are several stretches."""
+    """Combine the runs of one chain into residues: alternate locations of a residue are several runs."""
     atoms = entry.atoms
     group_of_run = np.full(len(runs.start), -1)
     if len({runs.key[run] for run in members}) == len(members):
@@ -188,7 +188,7 @@ def _assemble(entry: Entry, runs: Runs, members: list[int], code: np.ndarray) ->
 
 
 def _ordered(atoms: Atoms, runs: Runs, chosen: np.ndarray, by_position: bool) -> np.ndarray:
-    """Residues of one segment side by side; scattered ones at their place in the polymer, where the file tells it."""
+    """Residues grouped by segment; scattered ones at their position in the polymer, if the file gives it."""
     first = runs.start[chosen]
     segment, place = atoms.segment[first], atoms.position[first] if by_position else np.arange(len(chosen))
     if (segment[1:] == segment[:-1]).all():
@@ -198,7 +198,7 @@ def _ordered(atoms: Atoms, runs: Runs, chosen: np.ndarray, by_position: bool) ->
 
 
 def _run_of_highest_occupancy(atoms: Atoms, runs: Runs, candidates: list[int]) -> int:
-    """Of residues on one place (micro-heterogeneity) the one of highest mean occupancy, the first of equals."""
+    """Of residues at one position (microheterogeneity), the first with the highest mean occupancy."""
     if len(candidates) == 1 or len({runs.name[run] for run in candidates}) == 1:
         return candidates[0]
     stops = np.append(runs.start[1:], len(atoms))
@@ -209,7 +209,7 @@ def _run_of_highest_occupancy(atoms: Atoms, runs: Runs, candidates: list[int]) -
 def _backbones(
     atoms: Atoms, run_of_atom: np.ndarray, group_of_run: np.ndarray, code: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Backbone (R, 4, 3), NaN where missing; B factor (R,) of C-alpha, or of what there is; mask of mixed residues."""
+    """Backbone (R, 4, 3), NaN where missing; B factor (R,) of C-alpha or another atom; mask of mixed residues."""
     group = group_of_run[run_of_atom]
     at = np.flatnonzero((code >= 0) & (group >= 0))
     at = at[placed(atoms.coords[at])]
@@ -229,13 +229,13 @@ def _backbones(
 
 
 def placed(coords: np.ndarray) -> np.ndarray:
-    """Which atoms have coordinates; the origin is where programs put atoms that they have none for."""
+    """Mask of atoms with coordinates; programs place atoms without coordinates at the origin."""
     with np.errstate(invalid="ignore"):
         return (np.abs(coords) < LARGEST_COORDINATE).all(-1) & (coords != 0).any(-1)
 
 
 def _too_far_apart(atoms: Atoms, run_of_atom: np.ndarray, at: np.ndarray, slot: np.ndarray) -> np.ndarray:
-    """Atoms that stand in one stretch a second time, too far away for an alternate location."""
+    """Second occurrences of an atom in one run, too distant for an alternate location."""
     order = np.lexsort((np.arange(len(at)), atoms.altloc[at], slot))
     before, after = at[order[:-1]], at[order[1:]]
     twice = (slot[order[:-1]] == slot[order[1:]]) & (run_of_atom[before] == run_of_atom[after])
@@ -246,10 +246,10 @@ def _too_far_apart(atoms: Atoms, run_of_atom: np.ndarray, at: np.ndarray, slot: 
 def _one_atom_per_slot(
     atoms: Atoms, group: np.ndarray, at: np.ndarray, slot: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where atoms stand twice: those of the residue's best alternate location, then of highest occupancy, then the
+    """Of duplicate atoms: those of the residue's best alternate location, then of highest occupancy, then the
     first.
 
-    One location is chosen for the whole residue, so that conformers are not mixed as long as it is complete.
+    One location is chosen for the whole residue, so that conformers are not mixed if it is complete.
     """
     altloc, occupancy = atoms.altloc[at], atoms.occupancy[at]
     other = np.zeros(len(at), bool)
@@ -266,12 +266,12 @@ def _one_atom_per_slot(
 
 
 def bonds(backbone_RAX: np.ndarray) -> np.ndarray:
-    """Whether residues i and i + 1 are linked (R - 1,): by C-N distance, or C-alpha distance where one is missing."""
+    """Whether residues i and i + 1 are linked (R - 1,), by C-N distance, or C-alpha distance if one is missing."""
     return linked(backbone_RAX[:-1], backbone_RAX[1:])
 
 
 def linked(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Whether a peptide bond leads from one residue to the other; backbones (..., A, X)."""
+    """Whether a peptide bond links one residue to the other; backbones (..., A, X)."""
     with np.errstate(invalid="ignore"):
         peptide = lengths(after[..., 0, :] - before[..., 2, :])
         alpha = lengths(after[..., 1, :] - before[..., 1, :])
@@ -279,7 +279,7 @@ def linked(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def subset(residues: ChainResidues, places: np.ndarray) -> ChainResidues:
-    """The residues at these places, in this order."""
+    """The residues at these indices, in this order."""
     if len(places) == len(residues) and (np.diff(places) == 1).all():
         return residues
     backbone = residues.backbone_RAX[places]
@@ -292,7 +292,7 @@ def subset(residues: ChainResidues, places: np.ndarray) -> ChainResidues:
 
 
 def clashing(backbone_RAX: np.ndarray, closest: float = 1.0) -> np.ndarray:
-    """Residues whose C-alpha lies within ``closest`` angstrom of an earlier one's: two cannot share a place.
+    """Residues whose C-alpha is within ``closest`` angstrom of an earlier one's.
 
     Returns
     -------
@@ -300,11 +300,11 @@ def clashing(backbone_RAX: np.ndarray, closest: float = 1.0) -> np.ndarray:
         Mask (R,).
     """
     alpha = backbone_RAX[:, 1]
-    there = np.flatnonzero(np.isfinite(alpha).all(-1))
-    order = there[np.argsort(alpha[there, 0], kind="stable")]
+    present = np.flatnonzero(np.isfinite(alpha).all(-1))
+    order = present[np.argsort(alpha[present, 0], kind="stable")]
     sorted_alpha = alpha[order]
     place = np.arange(len(order))
-    # Along x, each is compared with those that follow within reach.
+    # Sorted by x, each is compared with those that follow within the distance.
     reach = np.searchsorted(sorted_alpha[:, 0], sorted_alpha[:, 0] + np.float32(closest)) - place - 1
     reach = np.clip(reach, 0, MOST_NEIGHBOURS)
     first = np.repeat(place, reach)

@@ -1,6 +1,6 @@
-"""Finding structure files: in folders at every depth, behind links, and by patterns.
+"""Finding structure files: recursively in folders, through links, and by patterns.
 
-Imported by the Snakefile at every start, so this module needs the standard library alone.
+Imported by the Snakefile at every start, so this module uses only the standard library.
 """
 
 import glob
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dplm2.core.errors import DPLM2Error
 
-# What lies beside structures in people's folders. A file that is named outright, or by a pattern, is always taken.
+# Other files that are common in structure folders. A file given explicitly, or by a pattern, is always included.
 NO_STRUCTURE_ENDINGS = frozenset((
     ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".md", ".rst", ".txt", ".log", ".html", ".htm", ".py",
     ".sh", ".ipynb", ".r", ".smk", ".pkl", ".npy", ".npz", ".parquet", ".fasta", ".fa", ".fas", ".a3m", ".sto", ".hmm",
@@ -20,7 +20,7 @@ NO_STRUCTURE_ENDINGS = frozenset((
 
 
 def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
-    """The files that ``sources`` name, sorted by path, each with its stat; see `list_files`."""
+    """The files given by ``sources``, sorted by path, each with its stat; see `list_files`."""
     found: dict[str, os.stat_result] = {}
     for source in map(str, sources):
         before = len(found)
@@ -37,10 +37,10 @@ def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
         else:
             raise DPLM2Error(f"{source}: no such file or folder")
         if len(found) == before and not any(path.startswith(source) for path in found):
-            raise DPLM2Error(f"{source}: no structure files found there")
+            raise DPLM2Error(f"{source}: contains no structure files")
     for path in found:
         if "\t" in path or "\n" in path or not path.isascii() and not _is_unicode(path):
-            raise DPLM2Error(f"{path!r}: a file name with a tab, a line break or broken Unicode cannot be taken in")
+            raise DPLM2Error(f"{path!r}: file names with tabs, line breaks or invalid Unicode are not supported")
     return dict(sorted(found.items()))
 
 
@@ -53,12 +53,12 @@ def _is_unicode(text: str) -> bool:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Files below a folder; linked folders are followed, each folder once, under its own path rather than a link's."""
+    """Files below a folder; linked folders are followed, each folder once, preferably under its own path."""
     seen = {os.path.realpath(folder)}
     waiting, links = [folder], []
     while waiting or links:
         if not waiting:
-            # Links last and in order of names, so that what a file is called does not depend on the disk.
+            # Links last and sorted by name, so that file names do not depend on the disk.
             links.sort(reverse=True)
             target = os.path.realpath(link := links.pop())
             if target in seen:
@@ -85,7 +85,7 @@ def _entries(folder: str) -> list[os.DirEntry]:
 
 
 def _stat(entry: os.DirEntry) -> os.stat_result | None:
-    """The stat of what may be a structure file; of a broken link its own, so that reading it becomes a reject."""
+    """The stat of a possible structure file; for a broken link, that of the link, so that it becomes a reject."""
     dot = entry.name.rfind(".")
     if dot > 0 and entry.name[dot:].lower() in NO_STRUCTURE_ENDINGS:
         return None
@@ -95,14 +95,14 @@ def _stat(entry: os.DirEntry) -> os.stat_result | None:
 
 
 def is_broken_link(path: str) -> bool:
-    """Whether a path is a link that leads nowhere."""
+    """Whether a path is a broken link."""
     return not os.path.exists(path) and os.path.islink(path)  # noqa: PTH110, PTH114
 
 
 def _refuse_cycle(link: str, folder: str) -> None:
-    """Refuse a link below ``folder`` to a folder above it, which would be walked without end."""
+    """Reject a link below ``folder`` to a folder above it, which would cause endless recursion."""
     target, above = os.path.realpath(link), link
     while len(above) > len(folder):
         above = os.path.dirname(above)  # noqa: PTH120
         if f"{os.path.realpath(above)}/".startswith(f"{target.rstrip('/')}/"):
-            raise DPLM2Error(f"{link}: a link to a folder above it ({target}); remove it, or name the folders below it")
+            raise DPLM2Error(f"{link}: a link to a folder above it ({target}); remove it, or list the folders below it")

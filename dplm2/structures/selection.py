@@ -1,8 +1,7 @@
-"""What only the whole dataset can tell: duplicates, outliers in size, clusters, splits.
+"""Selection over the whole dataset: duplicates, outliers in size, clusters, splits.
 
-Writes ``selection.parquet`` (the chains that stay, each with its cluster and split) and ``rejected.parquet``
-(everything that was left out, of all shards); the shards themselves stay as they are, so a new file never rewrites
-them all.
+Writes ``selection.parquet`` (the selected chains with cluster and split) and ``rejected.parquet`` (the rejects of all
+shards); the shards themselves do not change, so a new file never rewrites all of them.
 """
 
 import functools
@@ -49,7 +48,7 @@ COLUMNS = [
     "cluster",
     "split",
 ]
-# Below this number of chains a quantile for each length means nothing.
+# Below this number of chains a quantile for each length is meaningless.
 FEWEST_FOR_QUANTILE = 20
 _log = logging.getLogger(__name__)
 
@@ -62,12 +61,12 @@ def select_chains(
     threads: int = 1,
     shards: int | None = None,
 ) -> dict[str, int]:
-    """Choose the chains of a dataset folder that stay, and write it down.
+    """Select the chains of a dataset folder and save the selection.
 
     Parameters
     ----------
     folder
-        Holds ``part-*.parquet`` and ``shards/rejected-*.parquet``.
+        Contains ``part-*.parquet`` and ``shards/rejected-*.parquet``.
     settings
         The dataset's settings.
     seed
@@ -77,7 +76,7 @@ def select_chains(
     threads
         Cores for MMseqs2.
     shards
-        Number of parts of the dataset; None: all that are there.
+        Number of parts of the dataset; None: all existing ones.
 
     Returns
     -------
@@ -87,7 +86,7 @@ def select_chains(
     Raises
     ------
     DPLM2Error
-        If no chain is left, or two shards hold chains of one name.
+        If no chain is left, or two shards contain chains of the same name.
     """
     folder = Path(folder)
     shards = len(list(folder.glob("part-*.parquet"))) if shards is None else shards
@@ -118,9 +117,9 @@ def _read(part: Path, columns: Iterable[str]) -> pa.Table:
 
 
 def describe(rejected: pa.Table) -> str:
-    """One line on a table of rejects: how many of each code, and the first in full."""
+    """One line about a table of rejects: counts by code, and the first in full."""
     if not len(rejected):
-        return "nothing came in"
+        return "there was no input"
     codes = Counter(rejected["code"].to_pylist()).most_common()
     first = {name: rejected[name][0].as_py() for name in rejected.column_names}
     chain = f" chain {first['chain']}" if first["chain"] else ""
@@ -128,7 +127,7 @@ def describe(rejected: pa.Table) -> str:
 
 
 def _warn_of_unjudged(parts: Iterable[Path], settings: DatasetSettings) -> int:
-    """Count, and say once, the chains that filters on pLDDT let through because nothing tells what B factors are."""
+    """Count chains that the pLDDT filters skip because the meaning of their B factors is unknown, and warn once."""
     filters = settings.filters
     wanted = (filters.min_plddt, filters.max_plddt_deviation, filters.trim_plddt)
     if settings.reading.plddt != "auto" or all(value is None for value in wanted):
@@ -142,9 +141,9 @@ def _warn_of_unjudged(parts: Iterable[Path], settings: DatasetSettings) -> int:
             count, dataset = count + len(table), table["dataset"][0].as_py()
     if count:
         _log.warning(
-            "warning: dataset %s: the pLDDT filters did not judge %d chains, whose files say neither that they are "
-            "predicted nor which experiment they come from; set datasets.%s.reading.plddt to b_factor if their B "
-            "factors are pLDDT, to none if they are experimental",
+            "warning: dataset %s: the pLDDT filters skipped %d chains whose files indicate neither a "
+            "prediction nor an experiment; set datasets.%s.reading.plddt to b_factor if their B "
+            "factors are pLDDT, or to none if they are experimental",
             dataset, count, dataset,
         )  # fmt: skip
     return count
@@ -155,7 +154,7 @@ def _refuse_equal_names(table: pa.Table) -> None:
     twice = [str(row["values"]) for row in counts.filter(pc.greater(pc.struct_field(counts, 1), 1))]
     if twice:
         files = table.filter(pc.equal(table["chain_id"], twice[0]))["source_file"].to_pylist()
-        raise DPLM2Error(f"two chains are called {twice[0]} ({' and '.join(files)}): rename one file, or use one shard")
+        raise DPLM2Error(f"two chains are named {twice[0]} ({' and '.join(files)}): rename one file, or use one shard")
 
 
 def _rejects_of_shards(folder: Path, parts: Iterable[Path]) -> pa.Table:
@@ -169,7 +168,7 @@ def _rejects_of_shards(folder: Path, parts: Iterable[Path]) -> pa.Table:
 
 
 class _Selection:
-    """The chains of a dataset while rule after rule takes some away; ``kept`` are the rows that stay."""
+    """The chains of a dataset during the selection; ``kept`` are the remaining rows."""
 
     def __init__(self, table: pa.Table, settings: DatasetSettings, seed: int, threads: int) -> None:
         self.table, self.settings, self.seed, self.threads = table, settings, seed, threads
@@ -191,7 +190,7 @@ class _Selection:
             self._drop_outliers(filters.radius_of_gyration_quantile)
         self._cluster()
         if filters.one_per_cluster:
-            self._keep_best(self.clusters, "same_cluster", "{} stands for its cluster")
+            self._keep_best(self.clusters, "same_cluster", "{} represents its cluster")
         self._split()
 
     def _reject(self, row: int, code: str, reason: str) -> None:
@@ -199,7 +198,7 @@ class _Selection:
         self._rejects.append(Reject(*origin, code, reason))
 
     def _keep_best(self, groups: list[str | None], code: str, reason: str) -> None:
-        """Of each group keep the most completely observed chain, then the best resolved, then the first by name."""
+        """In each group, keep the most completely observed chain, then the best resolved, then the first by name."""
         observed = self.table["observed"].to_numpy()
         resolution = np.nan_to_num(self.table["resolution"].to_numpy(), nan=np.inf)
         ranked = sorted(self.kept.tolist(), key=lambda row: (-observed[row], resolution[row], self.ids[row]))
@@ -213,7 +212,7 @@ class _Selection:
         self.kept = np.array([r for r in self.kept.tolist() if groups[r] is None or best[groups[r]] == r], dtype=int)
 
     def _drop_outliers(self, quantile: float) -> None:
-        """Radius of gyration grows as a power of length: judge what a straight line in logarithms leaves over."""
+        """Filter by the residuals of a linear fit of log radius of gyration on log length."""
         if len(self.kept) < FEWEST_FOR_QUANTILE:
             return
         length = self.table["length"].to_numpy()[self.kept]

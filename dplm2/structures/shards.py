@@ -1,6 +1,6 @@
-"""Cleaning one shard: files in, chains and rejects out, on several processes, in bounded memory.
+"""Cleaning one shard in several processes with bounded memory: files in, chains and rejects out.
 
-Results are written in the order of the manifest, whatever process is first, so that equal input gives equal bytes.
+Results are written in the order of the manifest, so that equal input gives equal bytes.
 """
 
 import concurrent.futures
@@ -31,7 +31,7 @@ from dplm2.structures.workers import stop_workers, usable_cores, worker_pool
 
 BATCH_ITEMS, BATCH_BYTES = 32, 8 << 20
 BATCHES_PER_WORKER = 4
-# A batch of ordinary files takes a second; one that takes minutes hangs.
+# A batch of ordinary files takes a second; after minutes, it is considered hung.
 BATCH_SECONDS, ITEM_SECONDS = 900, 300
 UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
 LONGEST_NAME = 120
@@ -44,7 +44,7 @@ CHAIN_FIELDS = (
 
 @dataclass
 class BatchResult:
-    """What a worker made of some items: chains without final names, rejects, and the SHA-256 of files that it read."""
+    """A worker's results for some items: chains without final names, rejects, and the SHA-256 of the files."""
 
     chains: pa.RecordBatch
     rejects: list[Reject]
@@ -53,7 +53,7 @@ class BatchResult:
 
 @dataclass
 class Counts:
-    """What came of a shard."""
+    """Counts of a shard."""
 
     files: int = 0
     chains: int = 0
@@ -78,11 +78,11 @@ def clean_shard(
     settings
         The dataset's settings.
     dataset
-        Its name, for the column of that name.
+        Its name, for the column ``dataset``.
     chains_path, rejected_path
-        Where to write.
+        Output files.
     workers
-        Processes; 0 works in this one, None takes one per core that this process may use.
+        Number of processes; 0: only this one; None: one per available core.
     """
     counts, rejects, names = Counts(files=len(files)), [], Names()
 
@@ -101,7 +101,7 @@ def clean_shard(
 
 
 class Names:
-    """Gives chains their ids: ``<entry>_<chain>``, safe for file names, unique also where letter case is ignored."""
+    """Assigns chain ids: ``<entry>_<chain>``, safe for file names, unique even if letter case is ignored."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -126,7 +126,7 @@ class Names:
 
 
 def chain_name(entry: str, chain: str) -> str:
-    """``<entry>_<chain>`` with letters, digits and ``. + -`` only; an entry that already ends so is not lengthened."""
+    """``<entry>_<chain>`` with letters, digits and ``. + -`` only; an entry that ends with the chain is kept."""
     entry = UNSAFE.sub("_", entry.encode("utf-8", "replace").decode()).strip("._-") or "entry"
     chain = UNSAFE.sub("_", chain) or "blank"
     if len(entry) > LONGEST_NAME:
@@ -135,7 +135,7 @@ def chain_name(entry: str, chain: str) -> str:
 
 
 def clean_item(item: Item, settings: DatasetSettings) -> tuple[list[Chain], list[Reject]]:
-    """Read and clean one structure; whatever is wrong with it becomes a reject."""
+    """Read and clean one structure; any problem becomes a reject."""
     origin = (f"{item.source_file}:{item.member}" if item.member else item.source_file, item.source_sha256)
     if item.problem:
         return [], [Reject(*origin, "", item.code, item.problem)]
@@ -143,7 +143,7 @@ def clean_item(item: Item, settings: DatasetSettings) -> tuple[list[Chain], list
         chains, refusals = clean_entry(parse(item.content, settings.reading), settings)
     except UnreadableError as error:
         return [], [Reject(*origin, "", "unreadable", str(error))]
-    except Exception as error:  # noqa: BLE001  (one odd file must not end a night's run of half a million)
+    except Exception as error:  # noqa: BLE001  (one bad file must not stop a run of half a million)
         text = " ".join(f"{type(error).__name__}: {error}".split())[:150]
         return [], [Reject(*origin, "", "unreadable", f"{CLEANING_FAILED} ({text})")]
     return chains, [Reject(*origin, refusal.chain, refusal.code, refusal.reason) for refusal in refusals]
@@ -163,7 +163,7 @@ def clean_batch(items: list[Item], settings: DatasetSettings) -> BatchResult:
 
 
 def _with_content(item: Item) -> Item:
-    """An item with what it holds, and the SHA-256 of its file if that is not known yet."""
+    """An item with its content, and the SHA-256 of its file if not yet known."""
     if item.content is not None or item.problem:
         return item
     try:
@@ -209,7 +209,7 @@ def _lists(arrays: list[np.ndarray | None], kind: type) -> pa.ListArray:
 
 
 def _array(values: np.ndarray, kind: type) -> pa.Array:
-    """An Arrow array without nulls; made of an array, ``pyarrow.array`` would import pandas first, in every worker."""
+    """An Arrow array without nulls; ``pyarrow.array`` would import pandas in every worker."""
     values = np.ascontiguousarray(values, kind)
     return pa.Array.from_buffers(pa.from_numpy_dtype(kind), len(values), [None, pa.py_buffer(values)])
 
@@ -251,7 +251,7 @@ def _results(
         yield from _pooled(batches, settings, workers, work, lost)
         if not lost:
             return
-        # A worker died or hangs: what it had is done again, one item a process, and the rest goes on in a new pool.
+        # A worker died or hangs: its items are repeated, one per process, and the others continue in a new pool.
         for item in itertools.chain.from_iterable(lost):
             yield _alone(item, settings, work)
 
@@ -259,7 +259,7 @@ def _results(
 def _pooled(
     batches: Iterator[list[Item]], settings: DatasetSettings, workers: int, work: Work, lost: list[list[Item]]
 ) -> Iterator[BatchResult]:
-    """Results in order; if the pool breaks, the batches under way are put into ``lost`` and this ends."""
+    """Results in order; if the pool breaks, the batches in progress are added to ``lost`` and this ends."""
     pool = worker_pool(workers)
     running: deque[tuple[list[Item], concurrent.futures.Future]] = deque()
     try:
@@ -291,7 +291,7 @@ def _alone(item: Item, settings: DatasetSettings, work: Work) -> BatchResult:
     try:
         return pool.submit(work, [item], settings).result(ITEM_SECONDS)
     except BrokenProcessPool:
-        problem = "the reader crashed on it"
+        problem = "the reader crashed on this file"
     except TimeoutError:
         problem = f"reading takes longer than {ITEM_SECONDS} seconds"
     finally:
@@ -300,6 +300,6 @@ def _alone(item: Item, settings: DatasetSettings, work: Work) -> BatchResult:
 
 
 def part_paths(folder: str | os.PathLike, manifest: str | os.PathLike) -> tuple[Path, Path]:
-    """Where the chains and the rejects of a manifest ``part-XXXXX.tsv`` go."""
+    """Output paths of the chains and the rejects of a manifest ``part-XXXXX.tsv``."""
     number = Path(manifest).stem.removeprefix("part-")
     return Path(folder) / f"part-{number}.parquet", Path(folder) / "shards" / f"rejected-{number}.parquet"

@@ -1,8 +1,8 @@
-"""Near-identical sequences, found by the short words that they share.
+"""Near-identical sequences, found by shared k-mers.
 
-Of two sequences of identity p, a fraction of about p**k of the words of k residues is shared; sequences are related
-if they share that fraction of the words of the shorter one. Exact over all pairs, without alignments, in linear time
-for a small set of queries.
+Two sequences of identity p share a fraction of about p**k of their k-mers; sequences are related if they share that
+fraction of the k-mers of the shorter one. All pairs are considered, without alignments, in linear time for a small set
+of queries.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ BITS_PER_LETTER = 5
 
 
 def words(sequence: str) -> np.ndarray:
-    """The distinct words of a sequence as sorted integers; words with X are left out."""
+    """The distinct k-mers of a sequence as sorted integers; k-mers with X are omitted."""
     if len(sequence) < WORD:
         return np.empty(0, np.int64)
     letters = np.frombuffer(sequence.encode("ascii"), np.uint8).astype(np.int64) - ord("A")
@@ -24,14 +24,14 @@ def words(sequence: str) -> np.ndarray:
 
 
 class WordIndex:
-    """Finds which of a set of sequences are related to another one.
+    """Finds the sequences of a set that are related to another one.
 
     Parameters
     ----------
     sequences
         The set.
     identity
-        Sequence identity from which two count as related.
+        Sequence identity above which two sequences are related.
     """
 
     def __init__(self, sequences: Sequence[str], identity: float) -> None:

@@ -1,16 +1,15 @@
-"""Which addresses that a server names are followed: redirects, and the files that AlphaFold DB's answer lists.
+"""Rules for addresses given by servers: redirects, and the files listed in AlphaFold DB's response.
 
-An address that stands in a list or in the configuration is asked for, whatever it is. One that a server names is
-followed only if
+An address in a list or in the configuration is always requested. One that a server gives is followed only if
 
 - it is http or https, and
-- its site was named by the list or the configuration, is the site that was asked or a part of it (``files.x.org`` of
-  ``x.org``, and the other way round), or belongs to one of the `ARCHIVES`, and
-- it does not lead to a loopback, private or link-local address, neither by what it says nor by what its name resolves
-  to, unless the list or the configuration names that very host and port (80 and 443 count as one).
+- its site is in the list or the configuration, is the requested site or a part of it (``files.x.org`` of ``x.org``, and
+  vice versa), or belongs to one of the `ARCHIVES`, and
+- it does not lead to a loopback, private or link-local address, neither literally nor by name resolution, unless the
+  list or the configuration contains the same host and port (80 and 443 count as one).
 
-A line of a list that is an address without a path (``https://files.example.org``) is nothing to fetch: it names a site
-that servers may send us to.
+A line of a list that is an address without a path (``https://files.example.org``) is not a download: it allows
+redirects to that site.
 """
 
 import http.client
@@ -27,11 +26,11 @@ _LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal")
 
 
 class RefusedError(Exception):
-    """A server named an address that is not followed; the message says which and why."""
+    """A server gave an address that is not followed; the message says which and why."""
 
 
 def site_of(address: str) -> tuple[str, int] | None:
-    """Host and port (0 for the usual ones) of an http or https address; None of anything else."""
+    """Host and port (0 for the default ones) of an http or https address; None for anything else."""
     try:
         parts = urlsplit(address)
         port = parts.port
@@ -43,7 +42,7 @@ def site_of(address: str) -> tuple[str, int] | None:
 
 
 def names_site(text: str) -> bool:
-    """Whether a line of a list names a site: an address without a path."""
+    """Whether a line of a list is a site: an address without a path."""
     if site_of(text) is None:
         return False
     parts = urlsplit(text)
@@ -52,7 +51,7 @@ def names_site(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Sites:
-    """The sites that a list and the configuration name."""
+    """The sites in a list and in the configuration."""
 
     named: frozenset[tuple[str, int]]
 
@@ -62,23 +61,23 @@ class Sites:
         return cls(frozenset(site for site in map(site_of, addresses) if site is not None))
 
     def check(self, address: str, asked: str) -> None:
-        """Raise RefusedError if ``address``, which the server of the address ``asked`` names, is not to be followed."""
+        """Raise RefusedError if ``address``, given by the server of the address ``asked``, must not be followed."""
         site = site_of(address)
         if site is None or not _is_plain(address):
-            raise RefusedError(f"the server names {_short(address)}, which is no plain http or https address")
+            raise RefusedError(f"the server refers to {_short(address)}, which is not a plain http or https address")
         if site in self.named:
             return
         if is_private(site[0]):
-            raise RefusedError(f"the server names {_short(address)}, a loopback or private address")
+            raise RefusedError(f"the server refers to {_short(address)}, a loopback or private address")
         known = {host for host, _ in self.named} | {(site_of(asked) or ("", 0))[0], *ARCHIVES}
         if not any(_one_within_the_other(site[0], host) for host in known):
             raise RefusedError(
-                f"the server names {_short(address)}, which is of another site; to allow it, add the line "
+                f"the server refers to {_short(address)}, which is on another site; to allow it, add the line "
                 f"{_short('https://' + site[0])} to the list"
             )
 
     def opener(self, asked: str) -> urllib.request.OpenerDirector:
-        """What opens ``asked``, following redirects only where they may lead."""
+        """Opener for ``asked`` that follows only allowed redirects."""
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
@@ -94,13 +93,13 @@ class Sites:
 
 
 def _is_plain(address: str) -> bool:
-    """Whether an address is without user names, escapes in its host, white space and control characters."""
+    """Whether an address is free of user names, escapes in its host, white space and control characters."""
     host = urlsplit(address).netloc
     return not any(mark in host for mark in "@%\\") and address.isprintable() and " " not in address
 
 
 def is_private(host: str) -> bool:
-    """Whether a host is an address that is not of the public internet, or a name that stands for such."""
+    """Whether a host is an address outside the public internet, or a name for one."""
     if host in _LOCAL_NAMES or host.endswith(_LOCAL_NAMES[1:]):
         return True
     try:
@@ -122,7 +121,7 @@ def _short(address: str) -> str:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Looks at each address before it is followed."""
+    """Checks each address before it is followed."""
 
     def __init__(self, sites: Sites, asked: str) -> None:
         self._sites, self._asked = sites, asked
@@ -141,7 +140,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Guarded:
-    """Closes a connection to a loopback or private address before anything is asked of it."""
+    """Closes a connection to a loopback or private address before anything is sent."""
 
     guarded = False
 
@@ -150,7 +149,7 @@ class _Guarded:
         peer = self.sock.getpeername()[0]
         if self.guarded and is_private(peer):
             self.close()
-            raise RefusedError(f"the server names {_short(self.host)}, which is {peer}, a loopback or private address")
+            raise RefusedError(f"the server refers to {_short(self.host)} ({peer}), a loopback or private address")
 
 
 class _HttpConnection(_Guarded, http.client.HTTPConnection):
@@ -162,7 +161,7 @@ class _HttpsConnection(_Guarded, http.client.HTTPSConnection):
 
 
 def _connection(kind: type, sites: Sites, request: urllib.request.Request):  # noqa: ANN202
-    # A proxy's own address says nothing of where the request goes.
+    # A proxy's address does not tell the destination of the request.
     direct = request.host == urlsplit(request.full_url).netloc
     guarded = direct and site_of(request.full_url) not in sites.named
 

@@ -1,4 +1,4 @@
-"""Which chains train, validate and test, and that nothing related stands on both sides."""
+"""Division into training, validation and test chains, without related chains across splits."""
 
 import hashlib
 import logging
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Members:
-    """What a split looks at, one item per chain."""
+    """Properties used for splitting, one item per chain."""
 
     ids: Sequence[str]
     entries: Sequence[str]
@@ -33,7 +33,7 @@ class Members:
 
 @dataclass
 class Assignment:
-    """The split of each chain; ``leaks`` maps training chains that have to go to the held-out chain they relate to."""
+    """The split of each chain; ``leaks`` maps training chains to the held-out chain to which they are related."""
 
     splits: list[str]
     leaks: dict[int, int] = field(default_factory=dict)
@@ -43,15 +43,15 @@ class Assignment:
 def assign_splits(members: Members, settings: Split, seed: int) -> Assignment:
     """Divide chains.
 
-    Lists come first, then dates, then random draws from what is left for training. A random draw takes the near-
-    identical sequences (and, by cluster, the whole cluster) with it; training chains related to what a list or a date
-    holds out are reported as leaks. A draw depends on the seed and the names alone, so that a new chain leaves the
-    others where they are.
+    Lists are applied first, then dates, then random draws from the remaining chains. A random draw includes
+    near-identical sequences (and, by cluster, the whole cluster); training chains related to chains held out by a list
+    or a date are reported as leaks. A draw depends only on the seed and the names, so that a new chain does not change
+    the split of others.
 
     Raises
     ------
     ConfigError
-        If settings contradict one another.
+        If settings are contradictory.
     DPLM2Error
         If a list cannot be read, or there are leaks and ``settings.leaks`` is ``stop``.
     """
@@ -60,9 +60,9 @@ def assign_splits(members: Members, settings: Split, seed: int) -> Assignment:
         and not any(members.clusters)
         and settings.validation_fraction + settings.test_fraction > 0
     ):
-        raise ConfigError("split.by is cluster, but clusters.source is none: say where clusters come from")
+        raise ConfigError("split.by: cluster needs clusters; set clusters.source to file or mmseqs2")
     if settings.validation_fraction + settings.test_fraction >= 1:
-        raise ConfigError("split: validation_fraction and test_fraction leave nothing to train on")
+        raise ConfigError("split: validation_fraction and test_fraction leave no training chains")
     assignment = Assignment([TRAIN] * len(members))
     _by_list(members, settings, assignment)
     _by_date(members, settings, assignment)
@@ -71,7 +71,7 @@ def assign_splits(members: Members, settings: Split, seed: int) -> Assignment:
     if assignment.leaks and settings.leaks == "stop":
         chain, other = next(iter(assignment.leaks.items()))
         raise DPLM2Error(
-            f"split.leaks is stop: {len(assignment.leaks)} training chains are related to held-out ones, first "
+            f"split.leaks is stop: {len(assignment.leaks)} training chains are related to held-out ones, for example "
             f"{members.ids[chain]} to {members.ids[other]}"
         )
     for name, fraction in ((TEST, settings.test_fraction), (VALIDATION, settings.validation_fraction)):
@@ -92,13 +92,13 @@ def _by_list(members: Members, settings: Split, assignment: Assignment) -> None:
             if not matching:
                 continue
             if assignment.splits[i] != TRAIN:
-                raise ConfigError(f"split: {members.ids[i]} stands in test_list and in validation_list")
+                raise ConfigError(f"split: {members.ids[i]} is in both test_list and validation_list")
             assignment.splits[i] = name
             used |= matching
         if not used:
             raise DPLM2Error(
-                f"split.{name}_list: {path} names none of the {len(members)} chains; it lists {some([*listed], 3)}, "
-                f"but the chains are called {some(members.ids, 3)}"
+                f"split.{name}_list: {path} contains none of the {len(members)} chains; it lists {some([*listed], 3)}, "
+                f"but the chains are named {some(members.ids, 3)}"
             )
         unmatched = [one for one in listed if one not in used]
         assignment.unmatched[name] = len(unmatched)
@@ -127,7 +127,7 @@ def find_leaks(members: Members, splits: Sequence[str], identity: float) -> dict
 def _related(
     members: Members, queries: list[int], pool: Iterable[int], identity: float, clusters: bool
 ) -> dict[int, list[int]]:
-    """Chains of ``pool`` that are related to one of ``queries``, each with these."""
+    """Chains of ``pool`` that are related to members of ``queries``, each with these."""
     if not queries:
         return {}
     index = WordIndex([members.sequences[i] for i in queries], identity)
@@ -145,7 +145,7 @@ def _related(
 
 
 def _draw(members: Members, settings: Split, assignment: Assignment, name: str, fraction: float, seed: int) -> None:
-    """Move a fraction of the training chains (or clusters) to the split ``name``, relatives together."""
+    """Move a fraction of the training chains (or clusters) to the split ``name``, related chains together."""
     by_cluster = settings.by == "cluster"
     train = [i for i, split in enumerate(assignment.splits) if split == TRAIN and i not in assignment.leaks]
     units: dict[str, list[int]] = {}
@@ -180,6 +180,6 @@ def _draw(members: Members, settings: Split, assignment: Assignment, name: str, 
 
 
 def count_splits(splits: Iterable[str]) -> dict[str, int]:
-    """How many chains each split has."""
+    """Number of chains in each split."""
     names, counts = np.unique(list(splits) or [TRAIN], return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))

@@ -1,8 +1,8 @@
-"""The Parquet store of chains: its columns, how it is written, how it is read.
+"""The Parquet store of chains: columns, writing, reading.
 
-A dataset folder holds ``part-00000.parquet`` ... (clean chains), ``rejected.parquet`` (what was left out, and why) and
-``selection.parquet`` (the chains that stay after the rules that look at the whole dataset). Arrays of coordinates are
-named after their axes: L residues, A atoms (N, CA, C, O), X Cartesian coordinates.
+A dataset folder contains ``part-00000.parquet`` ... (clean chains), ``rejected.parquet`` (rejects with reasons) and
+``selection.parquet`` (the chains that pass the rules for the whole dataset). Arrays of coordinates are named after
+their axes: L residues, A atoms (N, CA, C, O), X Cartesian coordinates.
 """
 
 import os
@@ -92,34 +92,34 @@ def part_files(source: str | os.PathLike, shards: int | None = None) -> list[Pat
     source
         Folder or file.
     shards
-        How many parts belong to the dataset; None: as ``selection.parquet`` in the folder says, all without one. Parts
-        beyond them, of an earlier run, do not count.
+        Number of parts of the dataset; None: as recorded in ``selection.parquet``, or all without it. Further parts, of
+        an earlier run, are ignored.
 
     Raises
     ------
     DPLM2Error
-        If there is no such file or folder, no part in it, or one of the dataset's parts is missing.
+        If the file or folder does not exist, contains no part, or one of the dataset's parts is missing.
     """
     source = Path(source)
     if source.is_file():
         return [source]
     if not source.is_dir():
-        raise DPLM2Error(f"{source}: no such file or folder of chains; make one with 'dplm2 structures clean'")
+        raise DPLM2Error(f"{source}: no such file or folder of chains; create it with 'dplm2 structures clean'")
     shards = shards_selected(source / SELECTION_FILE) if shards is None else shards
     if shards is not None:
         parts = [source / f"part-{shard:05d}.parquet" for shard in range(shards)]
         for part in parts:
             if not part.is_file():
-                raise DPLM2Error(f"{part}: missing; the dataset has {shards} parts. Clean or encode it again")
+                raise DPLM2Error(f"{part}: missing; the dataset has {shards} parts. Clean or encode this part again")
         return parts
     parts = parts_found(source)
     if not parts:
-        raise DPLM2Error(f"{source}: no part-*.parquet in this folder; make them with 'dplm2 structures clean'")
+        raise DPLM2Error(f"{source}: no part-*.parquet in this folder; create them with 'dplm2 structures clean'")
     return parts
 
 
 def parts_found(folder: Path) -> list[Path]:
-    """The parts in a folder where nothing says how many there are, in order.
+    """The parts in a folder without a recorded number of parts, in order.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def parts_found(folder: Path) -> list[Path]:
     for number in range(len(parts)):
         if f"part-{number:05d}.parquet" not in names and _are_numbered(parts):
             missing = folder / f"part-{number:05d}.parquet"
-            raise DPLM2Error(f"{missing}: missing, but later parts are there. Make it again")
+            raise DPLM2Error(f"{missing}: missing, but later parts exist. Generate it again")
     return parts
 
 
@@ -140,7 +140,7 @@ def _are_numbered(parts: Sequence[Path]) -> bool:
 
 
 def shards_selected(selection: str | os.PathLike) -> int | None:
-    """How many parts a dataset had when ``selection.parquet`` was made; None if that is not known."""
+    """Number of parts of a dataset when ``selection.parquet`` was written; None if unknown."""
     if not Path(selection).is_file():
         return None
     noted = (parquet.read_schema(selection).metadata or {}).get(SHARDS_KEY)
@@ -159,8 +159,8 @@ def read_chains(
     Parameters
     ----------
     sources
-        Dataset folders or single ``part-*.parquet`` files (or one of either). If ``selection.parquet`` lies beside the
-        parts, chains that are not in it are dropped, and its ``cluster`` and ``split`` hold.
+        Dataset folders or single ``part-*.parquet`` files (or one of either). If the folder contains
+        ``selection.parquet``, chains that are not in it are dropped, and its ``cluster`` and ``split`` are used.
     columns
         Columns to read, in this order (all by default).
     split
@@ -177,11 +177,11 @@ def read_chains(
         If a source is missing or is not a store of chains.
     """
     if split is not None and split not in SPLITS:
-        raise DPLM2Error(f"{split!r} is no split; there are: {', '.join(SPLITS)}")
+        raise DPLM2Error(f"unknown split {split!r}; available: {', '.join(SPLITS)}")
     wanted = list(columns) if columns is not None else CHAINS.names
     unknown = [name for name in wanted if name not in CHAINS.names]
     if unknown:
-        raise DPLM2Error(f"chains have no column {', '.join(unknown)}; there are: {', '.join(CHAINS.names)}")
+        raise DPLM2Error(f"chains have no column {', '.join(unknown)}; available: {', '.join(CHAINS.names)}")
     sources = [sources] if isinstance(sources, str | os.PathLike) else sources
     parts = [_read_part(part, wanted, split) for source in sources for part in part_files(source)]
     schema = pa.schema([CHAINS.field(name) for name in wanted])
@@ -200,12 +200,12 @@ def _read_part(path: Path, wanted: list[str], split: str | None) -> pa.Table:
 
 
 def read_columns(path: str | os.PathLike, fields: Sequence[pa.Field], what: str) -> pa.Table:
-    """Read columns of a Parquet file in the types that they must have; no null where a field allows none.
+    """Read columns of a Parquet file with the required types; nulls are rejected where a field does not allow them.
 
     Raises
     ------
     DPLM2Error
-        If it cannot be read, or is not ``what`` it should be.
+        If it cannot be read, or is not ``what`` is expected.
     """
     names = [field.name for field in fields]
     table = parquet.read_table(path, names)
@@ -220,7 +220,7 @@ def read_columns(path: str | os.PathLike, fields: Sequence[pa.Field], what: str)
 
 
 def read_selection(path: str | os.PathLike) -> pa.Table:
-    """Read ``selection.parquet``: the chains of a dataset that stay, each with its cluster and split."""
+    """Read ``selection.parquet``: the selected chains of a dataset with cluster and split."""
     return read_columns(path, list(SELECTION), "a selection of chains")
 
 
@@ -254,8 +254,8 @@ def backbones(table: pa.Table) -> list[np.ndarray]:
 
 
 def read_rejected(folder: str | os.PathLike) -> pa.Table:
-    """Everything that a dataset left out: files and chains, each with a code and a sentence."""
+    """All rejected files and chains of a dataset, each with a code and a reason."""
     path = Path(folder) / REJECTED_FILE
     if not path.is_file():
-        raise DPLM2Error(f"{path}: no such file; make it with 'dplm2 structures select'")
+        raise DPLM2Error(f"{path}: no such file; create it with 'dplm2 structures select'")
     return read_columns(path, list(REJECTED), "a list of what was left out")

@@ -1,6 +1,6 @@
-"""What to download: lists of PDB ids, UniProt accessions and addresses, cut into shards.
+"""Lists of downloads (PDB ids, UniProt accessions, addresses), divided into shards.
 
-Imported by the Snakefile at every start, so this module needs the standard library alone.
+Imported by the Snakefile at every start, so this module uses only the standard library.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class FetchSource:
-    """Where structures come from, and how patiently they are asked for."""
+    """Addresses of structures, and timeouts and retries of downloads."""
 
     pdb_address: str = PDB_ADDRESS
     alphafold_address: str = ALPHAFOLD_ADDRESS
@@ -41,7 +41,7 @@ class FetchSource:
 
 @dataclass(frozen=True)
 class FetchTarget:
-    """One thing to fetch: what the list says, its address, and the file it becomes (its ending may be added later)."""
+    """One download: its entry in the list, its address, and its file name (the extension may be added later)."""
 
     name: str
     address: str
@@ -52,19 +52,19 @@ class FetchTarget:
 def read_targets(
     lists: str | os.PathLike | Sequence[str | os.PathLike], source: FetchSource, may_be_empty: bool = False
 ) -> list[FetchTarget]:
-    """The targets of lists: PDB ids, UniProt accessions or addresses, one a line; ``#`` begins a comment.
+    """The targets of lists: PDB ids, UniProt accessions or addresses, one per line; ``#`` starts a comment.
 
-    An address without a path is no target, but a site; see `dplm2.structures.sites`.
+    An address without a path is not a target but a site; see `dplm2.structures.sites`.
 
-    Addresses that end in the same file name get a piece of the address's hash into theirs, so that what a file is
-    called does not depend on the order of the list.
+    Addresses with the same file name get part of the address's hash added to it, so that file names do not depend on
+    the order of the list.
 
     Raises
     ------
     DPLM2Error
-        If a list cannot be read, or nothing is listed (unless it ``may_be_empty``).
+        If a list cannot be read, or is empty (unless it ``may_be_empty``).
     ConfigError
-        If a line is none of the three.
+        If a line is not one of the three.
     """
     lists = [lists] if isinstance(lists, str | os.PathLike) else lists
     targets = {target.address: target for path in lists for target in _read(path, source)}
@@ -75,15 +75,15 @@ def read_targets(
 
 
 def read_sites(lists: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
-    """The sites that lists allow servers to send us to: their lines that are an address without a path."""
+    """The sites to which lists allow redirects: their lines that are an address without a path."""
     lists = [lists] if isinstance(lists, str | os.PathLike) else lists
     return sorted({text for path in lists for _, text in _entries(path) if names_site(text)})
 
 
 def _sites_of_shards(lists: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
-    """The sites that every shard's list must name, so that a redirect is followed whatever else is in its shard.
+    """The sites that every shard's list must contain, so that redirects do not depend on the shard.
 
-    Those that the lists allow and, where their addresses are of several sites, all of these.
+    Those that the lists allow and, if their addresses are on several sites, all of these.
     """
     paths = [lists] if isinstance(lists, str | os.PathLike) else lists
     parts = (urlsplit(text) for path in paths for _, text in _entries(path) if site_of(text) is not None)
@@ -92,7 +92,7 @@ def _sites_of_shards(lists: str | os.PathLike | Sequence[str | os.PathLike]) -> 
 
 
 def _entries(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """The lines of a list that are no comments, with their numbers."""
+    """The lines of a list without comments, with their numbers."""
     for number, line in enumerate(read_lines(path), 1):
         text = line.split(" #")[0].strip()
         if text and not text.startswith("#"):
@@ -105,13 +105,13 @@ def _read(path: str | os.PathLike, source: FetchSource) -> Iterator[FetchTarget]
             continue
         target = _target(text, source)
         if target is None:
-            raise ConfigError(f"{path}, line {number}: {shown(text)} is no PDB id, UniProt accession or address")
+            raise ConfigError(f"{path}, line {number}: {shown(text)} is not a PDB id, UniProt accession or address")
         yield target
 
 
 def _target(text: str, source: FetchSource) -> FetchTarget | None:
     if site_of(text) is not None:
-        # The name is taken from the address and made safe: it never leads out of the folder.
+        # The name is taken from the address and made safe: it never leads outside the folder.
         name = UNSAFE.sub("_", unquote(urlsplit(text).path).rsplit("/", 1)[-1]).lstrip(".") or "download"
         return FetchTarget(text, text, name[-LONGEST_NAME:])
     if PDB_ID.fullmatch(text):
@@ -130,36 +130,36 @@ def _told_apart(target: FetchTarget) -> FetchTarget:
 
 
 def endings(address: str) -> str:
-    """The endings of an address's file, such as ``.bcif.gz``."""
+    """The extensions of an address's file, such as ``.bcif.gz``."""
     match = re.search(r"(\.[A-Za-z]+(?:\.gz)?)$", urlsplit(address).path)
     return match[1] if match else ""
 
 
 @dataclass
 class TargetLists:
-    """Lists of what to fetch, cut into one a shard; nothing is written before `write`.
+    """Lists of downloads, one per shard; nothing is written before `write`.
 
     Attributes
     ----------
     folder
-        Where ``list-00000.txt`` ... lie.
+        Folder of ``list-00000.txt`` ...
     texts
-        The text of each.
+        The text of each list.
     """
 
     folder: Path
     texts: list[bytes]
 
     def path(self, shard: int) -> Path:
-        """Where the list of a shard lies."""
+        """Path of a shard's list."""
         return self.folder / f"list-{shard:05d}.txt"
 
     def identity(self, shard: int) -> str:
-        """Names the content of a shard's list."""
+        """Identity of the content of a shard's list."""
         return hashlib.sha256(self.texts[shard]).hexdigest()[:16]
 
     def write(self) -> list[Path]:
-        """Write the lists whose content changed, and remove those of shards that are no more."""
+        """Write the lists whose content changed, and remove those of shards that no longer exist."""
         paths = [self.path(shard) for shard in range(len(self.texts))]
         for path, text in zip(paths, self.texts, strict=True):
             write_if_changed(path, text)
@@ -171,25 +171,25 @@ class TargetLists:
 def list_targets(
     lists: str | Sequence[str], folder: str | os.PathLike, shards: int, source: FetchSource
 ) -> TargetLists:
-    """Cut lists of what to fetch into one a shard.
+    """Divide lists of downloads into one per shard.
 
-    Which shard an entry belongs to follows from its file's name alone, so that a new entry changes one shard, and
-    before anything was fetched.
+    The shard of an entry follows from its file name alone, so that a new entry changes one shard, and before any
+    download.
 
     Parameters
     ----------
     lists
-        See `read_targets`; what they raise, this raises.
+        See `read_targets`, whose errors are raised.
     folder
-        Where the shards' lists lie.
+        Folder of the shards' lists.
     shards
         Number of parts.
     source
-        Gives PDB ids and accessions their addresses.
+        Addresses for PDB ids and accessions.
     """
     names: list[list[str]] = [[] for _ in range(shards)]
     for target in read_targets(lists, source):
-        # Without the hash that tells equal names apart: those must meet in one shard, where all of them are seen.
+        # Without the hash that makes equal names unique: these must be in one shard, where all of them are seen.
         names[shard_of(_target(target.name, source).file, shards)].append(target.name)
     sites = _sites_of_shards(lists)
     lines = ([*(sites if part else []), *sorted(part)] for part in names)

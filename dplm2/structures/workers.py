@@ -1,6 +1,6 @@
-"""The processes that clean structures: forked from a server that has imported what they need, bounded in memory.
+"""The processes that clean structures: forked from a server with all imports, with a memory limit.
 
-The standard library alone, so that the server can be started before anything else is imported.
+Uses only the standard library, so that the server can be started before anything else is imported.
 """
 
 import concurrent.futures
@@ -16,9 +16,9 @@ WORKER_MEMORY = 6 << 30
 
 
 def start_server() -> None:
-    """Start the process that workers are forked from; it imports what they need while the caller goes on.
+    """Start the process from which workers are forked; it imports their modules while the caller continues.
 
-    Workers are not forked from the caller, which has threads.
+    Workers are not forked from the caller because it has threads.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(IMPORTED)
     forkserver.ensure_running()
@@ -32,29 +32,29 @@ def worker_pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 class _WithoutPandas:
-    """Arrow imports pandas where it can: longer than cleaning fifty chains, and of no use to a worker."""
+    """Keep Arrow from importing pandas, which takes longer than cleaning fifty chains and is not needed in a worker."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
         if name == "pandas":
-            raise ModuleNotFoundError("workers do without pandas", name=name)
+            raise ModuleNotFoundError("pandas is not used in workers", name=name)
 
 
 def _prepare() -> None:
     sys.meta_path.insert(0, _WithoutPandas)
-    # A broken file may claim gigabytes: better a MemoryError in this worker than a full machine.
+    # A broken file may claim gigabytes: a MemoryError in this worker is better than a full machine.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def stop_workers(pool: concurrent.futures.ProcessPoolExecutor) -> None:
-    """End the processes of a pool, whatever they are doing."""
-    processes = list((pool._processes or {}).values())  # noqa: SLF001  (before 3.14 there is no public way to end them)
+    """Kill the processes of a pool."""
+    processes = list((pool._processes or {}).values())  # noqa: SLF001  (no public function before 3.14)
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.terminate()
 
 
 def usable_cores() -> int:
-    """Cores that this process may use (Linux knows; elsewhere all of the machine's)."""
+    """Number of cores available to this process (on Linux; elsewhere all cores of the machine)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

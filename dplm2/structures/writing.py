@@ -1,4 +1,4 @@
-"""Writing one chain's backbone as a structure file that any viewer opens."""
+"""Writing one chain's backbone as a structure file for any viewer."""
 
 import gzip
 import os
@@ -18,36 +18,34 @@ LONGEST_PDB_CHAIN = 9999
 def write_structure(
     path: str | os.PathLike, sequence: str, backbone_LAX: np.ndarray, plddt_L: np.ndarray | None = None
 ) -> None:
-    """Write one chain, atomically; the ending of ``path`` tells the format.
+    """Write one chain, atomically; the extension of ``path`` determines the format.
 
     Parameters
     ----------
     path
         Ends with ``.bcif``, ``.bcif.gz``, ``.cif`` or ``.pdb``.
     sequence
-        One letter per residue; a letter that is no amino acid is written as UNK.
+        One letter per residue; a letter other than the 20 amino acids is written as UNK.
     backbone_LAX
-        (L, 3 or 4, 3): N, CA, C and, if given, O, in angstrom. Atoms that are not finite are left out.
+        (L, 3 or 4, 3): N, CA, C and, if given, O, in angstrom. Atoms with non-finite coordinates are omitted.
     plddt_L
         (L,) confidence, 0 to 100, written as B factor (0 without it).
 
     Raises
     ------
     DPLM2Error
-        If the ending is not known, the lengths do not fit or PDB format cannot hold the chain.
+        If the extension is unknown, the lengths differ, or the chain exceeds the PDB format.
     """
     path, backbone_LAX = Path(path), np.asarray(backbone_LAX, dtype=np.float32)
     ending = next((e for e in sorted(WRITTEN_ENDINGS, key=len, reverse=True) if path.name.lower().endswith(e)), None)
     if ending is None:
-        raise DPLM2Error(
-            f"{path}: cannot write this format; the name must end with one of {', '.join(WRITTEN_ENDINGS)}"
-        )
+        raise DPLM2Error(f"{path}: unknown format; the name must end with one of {', '.join(WRITTEN_ENDINGS)}")
     if backbone_LAX.ndim != 3 or backbone_LAX.shape[1] not in (3, 4) or backbone_LAX.shape[2] != 3:
         raise DPLM2Error(f"{path}: a backbone has the shape (residues, 3 or 4, 3), not {backbone_LAX.shape}")
     if len(sequence) != len(backbone_LAX) or (plddt_L is not None and len(plddt_L) != len(sequence)):
         raise DPLM2Error(f"{path}: {len(sequence)} letters for a backbone of {len(backbone_LAX)} residues")
     if ending == ".pdb" and (len(sequence) > LONGEST_PDB_CHAIN or np.nanmax(np.abs(backbone_LAX), initial=0) >= 1000):
-        raise DPLM2Error(f"{path}: PDB format cannot hold this chain; write .bcif or .cif instead")
+        raise DPLM2Error(f"{path}: this chain exceeds the limits of the PDB format; write .bcif or .cif instead")
     atoms = atom_array(sequence, backbone_LAX, plddt_L)
     with atomic_path(path) as temporary:
         _write(temporary, ending, atoms, entry=path.name[: -len(ending)] or "model")
@@ -93,7 +91,7 @@ def _write(path: Path, ending: str, atoms, entry: str) -> None:  # noqa: ANN001
     file = pdbx.compress(file)
     with path.open("wb") as stream:
         if ending == ".bcif.gz":
-            # No name and no time in the header: equal chains give equal files.
+            # No name or time in the header, so that equal chains give equal files.
             with gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packed:
                 file.write(packed)
         else:

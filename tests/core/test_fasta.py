@@ -54,7 +54,7 @@ def test_what_is_read(written, text, expected, name):
     [
         (">a\nMK\n>b c\nMQIFJV\n", r"x.fasta, record 2 \(b\): 'J' is leucine or isoleucine.*\(position 5\); write L"),
         (">b\nMQ\nIF\nj\n", r"record 1 \(b\): 'j' is leucine.*position 5"),
-        (">b\nM-Q*V\n", r"record 1 \(b\): '\*' is the end of translation.*position 4"),
+        (">b\nM-Q*V\n", r"record 1 \(b\): '\*' is a stop codon.*position 4"),
         (">b\n1 MK\n", r"'1' is not an amino acid \(position 1\)"),
         (">b\nM?K\n", r"'\?' is not an amino acid \(position 2\)"),
         (">b\nMıK\n", r"'ı' is not an amino acid \(position 2\)"),
@@ -86,11 +86,11 @@ def test_what_was_changed_is_said_once_and_named(written, caplog):
     with caplog.at_level(logging.WARNING):
         read_fasta(path)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: records without a sequence are left out: empty, b",
-        f"{path}: gaps ('-' and '.') are removed from: g0, g1, g2, g3, g4 and 95 more",
+        f"{path}: skipped records without a sequence: empty, b",
+        f"{path}: removed gaps ('-' and '.') from: g0, g1, g2, g3, g4 and 95 more",
         f"{path}: headers without a name: record-7",
-        f"{path}: records with the same first word go by their whole headers: p 1, p 2",
-        f"{path}: records of the same name are numbered: same-2",
+        f"{path}: records with the same first word are named by their whole headers: p 1, p 2",
+        f"{path}: numbered records with the same name: same-2",
     ]
 
 
@@ -102,7 +102,7 @@ def test_records_keep_their_numbers_and_headers(written):
 def test_sequences_from_memory_follow_the_same_rules(caplog):
     with caplog.at_level(logging.WARNING):
         assert clean_sequences({"a": " mk-v\n", "b": "KK*"}) == {"a": "MKV", "b": "KK"}
-    assert [record.getMessage() for record in caplog.records] == ["sequences: gaps ('-' and '.') are removed from: a"]
+    assert [record.getMessage() for record in caplog.records] == ["sequences: removed gaps ('-' and '.') from: a"]
     for text, message in [("MJ", "a: 'J' is leucine"), ("--", "a: no residues"), (None, "a: a sequence is text")]:
         with pytest.raises(DPLM2Error, match=message):
             clean_sequences({"a": text})

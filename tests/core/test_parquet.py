@@ -61,7 +61,7 @@ def test_only_the_columns_that_are_read_are_checked(file, table):
     assert parquet.read_table(file, ["name"]).equals(
         table.select(["name"]).replace_schema_metadata(table.schema.metadata)
     )
-    with pytest.raises(DPLM2Error, match="its column values is not what was written.*make it again"):
+    with pytest.raises(DPLM2Error, match="its column values differs from what was written.*regenerate it"):
         parquet.read_table(file, ["values"])
     with pytest.raises(DPLM2Error, match="its column values"):
         list(parquet.read_batches(file, ["values"], 10))

@@ -1,4 +1,4 @@
-"""A flipped byte in a file of weights is found; other programs' files pass."""
+"""A flipped byte in a weight file is found; files of other programs pass."""
 
 import random
 import subprocess

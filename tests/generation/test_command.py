@@ -69,7 +69,7 @@ def test_settings_come_from_the_configuration_and_the_command_line_stands_above(
             "backbone",
             ["--config", '{"generation": {"a": {"task": "sequence"}}}'],
             2,
-            "section generation has no task backbone; there: a (sequence)",
+            "section generation has no task backbone; available: a (sequence)",
         ),
         (
             "sequence",

@@ -30,9 +30,9 @@ MADE = {
 }
 READ = ("gap.fasta", "lower.fasta", "empty_record.fasta", "bom.fasta", "long_name.fasta", "dup_first_word.fasta")
 EXPECTED = {
-    "gap.fasta": ({"gap": SEQUENCE}, "gaps .* are removed from: gap"),
+    "gap.fasta": ({"gap": SEQUENCE}, "removed gaps .* from: gap"),
     "lower.fasta": ({"low": SEQUENCE}, None),
-    "empty_record.fasta": ({"a": SEQUENCE, "b": SEQUENCE[:17]}, "left out: empty"),
+    "empty_record.fasta": ({"a": SEQUENCE, "b": SEQUENCE[:17]}, "records without a sequence: empty"),
     "bom.fasta": ({"bom": SEQUENCE}, None),
     "long_name.fasta": ({"ok": SEQUENCE[:11], "x" * 250: SEQUENCE[:11]}, None),
     "dup_first_word.fasta": ({"protein 1": SEQUENCE[:11], "protein 2": SEQUENCE[:14]}, "whole headers: protein 1, p"),
@@ -111,7 +111,11 @@ def test_made_files_of_the_same_kinds(name, folders, model, tmp_path, caplog):
     }[name]
     with caplog.at_level(logging.WARNING):
         check_everywhere(path, expected, folders, model, tmp_path)
-    said = {"aligned.fas": "one, two", "one_empty.faa": "left out: nothing, last", "same_word.fa": "design 2-2"}
+    said = {
+        "aligned.fas": "one, two",
+        "one_empty.faa": "records without a sequence: nothing, last",
+        "same_word.fa": "design 2-2",
+    }
     assert said.get(name, "") in caplog.text
 
 

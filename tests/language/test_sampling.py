@@ -367,8 +367,8 @@ def test_out_of_memory_halves_the_batch_and_drops_nothing(network, caplog):
     with caplog.at_level(logging.WARNING):
         results = sample(small, conditionings, DEFAULT, seed=0)
     assert tokens_of(results) == tokens_of(sample(network, conditionings, DEFAULT, seed=0))
-    assert "out of memory with 10 samples of up to 11 residues: going on with 5" in caplog.text
-    with pytest.raises(DPLM2Error, match="7: memory does not suffice for one sample of 11 residues"):
+    assert "out of memory with 10 samples of up to 11 residues: continuing with 5" in caplog.text
+    with pytest.raises(DPLM2Error, match="7: not enough memory for one sample of 11 residues"):
         sample(Small(network, limit=0), [conditionings[7]], DEFAULT, seed=0)
 
 

@@ -245,7 +245,7 @@ def test_what_is_no_sequence_model_is_refused(tmp_path):
     with pytest.raises(DPLM2Error, match="not an ESM-2 checkpoint"):
         warmup.open_source(str(tmp_path / "other.pt"))
     (tmp_path / "text.pt").write_text("no weights")
-    with pytest.raises(DPLM2Error, match="not a file of weights"):
+    with pytest.raises(DPLM2Error, match="not a weight file"):
         warmup.open_source(str(tmp_path / "text.pt"))
 
 

@@ -36,19 +36,19 @@ def test_the_example_is_right():
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        ("seed", "one", "seed: 'one': must be a whole number"),
+        ("seed", "one", "seed: 'one': must be an integer"),
         ("seed", -1, "seed: -1: must be at least 0"),
-        ("seed", 1.5, "seed: 1.5: must be a whole number"),
+        ("seed", 1.5, "seed: 1.5: must be an integer"),
         ("seed", True, "seed: True: must be a number or text, not true or false"),
-        ("seed", None, "seed: None: must be a whole number"),
-        ("seed", [1], "seed: [1]: must be a whole number"),
+        ("seed", None, "seed: None: must be an integer"),
+        ("seed", [1], "seed: [1]: must be an integer"),
         ("device", "tpu", "device: 'tpu': must be one of 'auto', 'cpu', 'cuda' or 'mps'"),
-        ("results", "", "results: '': must be text that is not empty"),
+        ("results", "", "results: '': must be non-empty text"),
         ("results", 5, "results: 5: must be text"),
         ("datasets", [], "datasets: []: must be a mapping of names to values"),
         ("report", "x", "report: 'x': must be a mapping of keys to values"),
         ("datasets.own.files", 3, "datasets.own.files: 3: must be text or a list"),
-        ("datasets.own.files", [""], "datasets.own.files.0: '': must be text that is not empty"),
+        ("datasets.own.files", [""], "datasets.own.files.0: '': must be non-empty text"),
         ("datasets.own.filters.max_coil", 2, "datasets.own.filters.max_coil: 2: must be at most 1.0"),
         ("datasets.own.filters.max_resolution", 0, "datasets.own.filters.max_resolution: 0: must be greater than 0.0"),
         ("datasets.own.filters.deduplicate", 1, "datasets.own.filters.deduplicate: 1: must be true or false"),
@@ -63,17 +63,17 @@ def test_the_example_is_right():
             "datasets.fetched.fetch.pdb_address: 'ftp://x/{id}': must be an address (http or https) with {id} for the "
             "entry",
         ),
-        ("datasets.fetched.fetch", {}, "datasets.fetched.fetch.list: missing; it has to be given"),
+        ("datasets.fetched.fetch", {}, "datasets.fetched.fetch.list: missing; this key is required"),
         ("tokenizers.trained.training.steps", -5, "tokenizers.trained.training.steps: -5: must be at least 1"),
         (
             "tokenizers.trained.training.devices",
             "some",
-            "tokenizers.trained.training.devices: 'some': must be a whole number or one of 'auto'",
+            "tokenizers.trained.training.devices: 'some': must be an integer or one of 'auto'",
         ),
         (
             "tokenizers.trained.training.betas",
             [0.5],
-            "tokenizers.trained.training.betas.1: missing; it has to be given",
+            "tokenizers.trained.training.betas.1: missing; this key is required",
         ),
         (
             "tokenizers.trained.training.betas",
@@ -93,7 +93,7 @@ def test_the_example_is_right():
         (
             "generation.designs.lengths",
             [],
-            "generation.designs.lengths: []: must be 1 entries or more or a mapping of keys to values",
+            "generation.designs.lengths: []: must be at least 1 entries or a mapping of keys to values",
         ),
         (
             "generation.designs.lengths",
@@ -111,7 +111,7 @@ def test_the_example_is_right():
         (
             "models.scratch.network",
             {"layers": 1, "heads": 2, "intermediate_size": 4},
-            "models.scratch.network.hidden_size: missing; it has to be given",
+            "models.scratch.network.hidden_size: missing; this key is required",
         ),
     ],
 )
@@ -181,19 +181,27 @@ def test_a_key_that_is_no_text_is_an_unknown_key():
         (
             "tokenizers.trained.datasets",
             ["owm"],
-            "tokenizers.trained.datasets: datasets has no 'owm'; there: fetched, own",
+            "tokenizers.trained.datasets: datasets has no 'owm'; available: fetched, own",
         ),
-        ("models.scratch.datasets", ["x", "own"], "models.scratch.datasets: datasets has no 'x'; there: fetched, own"),
+        (
+            "models.scratch.datasets",
+            ["x", "own"],
+            "models.scratch.datasets: datasets has no 'x'; available: fetched, own",
+        ),
         (
             "models.scratch.tokenizer",
             "x",
-            "models.scratch.tokenizer: tokenizers has no 'x'; there: finished, hub, trained",
+            "models.scratch.tokenizer: tokenizers has no 'x'; available: finished, hub, trained",
         ),
-        ("models.second.warmup.model", "x", "models.second.warmup.model: models has no 'x'; there: finished, scratch"),
+        (
+            "models.second.warmup.model",
+            "x",
+            "models.second.warmup.model: models has no 'x'; available: finished, scratch",
+        ),
         ("models.second.warmup.model", "second", "models.second.warmup.model: the model would start from itself"),
-        ("generation.folding.dataset", "x", "generation.folding.dataset: datasets has no 'x'; there: fetched, own"),
-        ("evaluation.reconstruction", ["x"], "evaluation.reconstruction: datasets has no 'x'; there: fetched, own"),
-        ("evaluation.likelihood", ["x"], "evaluation.likelihood: datasets has no 'x'; there: fetched, own"),
+        ("generation.folding.dataset", "x", "generation.folding.dataset: datasets has no 'x'; available: fetched, own"),
+        ("evaluation.reconstruction", ["x"], "evaluation.reconstruction: datasets has no 'x'; available: fetched, own"),
+        ("evaluation.likelihood", ["x"], "evaluation.likelihood: datasets has no 'x'; available: fetched, own"),
     ],
 )
 def test_a_name_that_stands_for_nothing(place, value, said):
@@ -214,13 +222,13 @@ def test_models_that_start_from_one_another_are_refused():
 def test_names_that_the_results_folder_uses_are_refused(kind, name):
     section = {"models": {"tokenizer": "hub", "datasets": ["own"]}, "generation": {"task": "sequence"}}[kind]
     (found,) = mistakes(with_value(f"{kind}.{name}", section))
-    assert found.startswith(f"{kind}.{name}: this name is taken")
+    assert found.startswith(f"{kind}.{name}: this name is reserved")
 
 
 def test_a_command_may_be_given_its_own_section_alone():
     assert load({"models": {"m": {"tokenizer": "t", "datasets": ["d"]}}}).models["m"].tokenizer == "t"
     assert mistakes({"datasets": {}, "models": {"m": {"tokenizer": "t", "datasets": ["d"]}}}) == [
-        "models.m.datasets: datasets has no 'd'; there: none"
+        "models.m.datasets: datasets has no 'd'; available: none"
     ]
 
 

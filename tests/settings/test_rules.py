@@ -37,7 +37,7 @@ CONTRADICTIONS = [
     (
         Split,
         {"validation_fraction": 0.5, "test_fraction": 0.5},
-        "validation_fraction: with test_fraction nothing is left",
+        "validation_fraction: with test_fraction no training chains are left",
         {"validation_fraction": 0.5, "test_fraction": 0.4},
     ),
     (
@@ -79,13 +79,13 @@ CONTRADICTIONS = [
     (
         TrainingSettings,
         {"optimizer": "muon", "strategy": "fsdp"},
-        "optimizer: muon needs whole matrices",
+        "optimizer: muon needs unsharded matrices",
         {"optimizer": "muon", "strategy": "ddp"},
     ),
     (
         TrainingSettings,
         {"save_every_seconds": None},
-        "save_every: give it or",
+        "save_every: give this key or",
         {"save_every_seconds": None, "save_every": 5},
     ),
     (
@@ -122,13 +122,13 @@ CONTRADICTIONS = [
     (
         QuantizerSettings,
         {"bits": 5, "bits_per_value": [3, 2], "bound": "tanh", "gradual_steps": 5},
-        "bits_per_value: bits cannot be switched on one by one",
+        "bits_per_value: bits cannot be enabled one by one",
         {"bits": 5, "gradual_steps": 5},
     ),
     (
         DecoderSettings,
         {"structure_blocks": 0},
-        "structure_blocks: without any pass the initial chain is the result",
+        "structure_blocks: 0 requires start: chain",
         {"structure_blocks": 0, "start": "chain"},
     ),
     (
@@ -145,7 +145,7 @@ CONTRADICTIONS = [
         "hidden_size: 6 is not a multiple of twice the number of heads (2)",
         {"hidden_size": 8, **SIZE},
     ),
-    (TaskRatios, {"joint": 0.9}, ": the shares sum to 1.65, not to 1", {"joint": 0.0, "independent": 0.25}),
+    (TaskRatios, {"joint": 0.9}, ": the fractions sum to 1.65, not to 1", {"joint": 0.0, "independent": 0.25}),
     (
         DiffusionSettings,
         {"max_length": 50},
@@ -170,11 +170,16 @@ CONTRADICTIONS = [
     (
         GenerationSettings,
         {**CO, "lengths": [5], "dataset": "d"},
-        "lengths: come from a list, a range or `dataset`",
+        "lengths: give either a list, a range or `dataset`",
         {**CO, "dataset": "d"},
     ),
     (GenerationSettings, {**CO, "split": "test"}, "split: has no effect without `dataset`", {**CO, "dataset": "d"}),
-    (GenerationSettings, {"task": "folding", "samples": 2, "renoise": 0.5}, "renoise: has no effect on this task", CO),
+    (
+        GenerationSettings,
+        {"task": "folding", "samples": 2, "renoise": 0.5},
+        "renoise: has no effect on the task folding",
+        CO,
+    ),
     (
         EvaluationSettings,
         {"folding_backend": "command"},
@@ -190,7 +195,7 @@ CONTRADICTIONS = [
     (
         EvaluationSettings,
         {"novelty": "foldseek"},
-        "foldseek.database: missing; novelty: foldseek needs known structures",
+        "foldseek.database: missing; novelty: foldseek needs a database of known structures",
         {"novelty": "foldseek", "foldseek": {"database": "pdb"}},
     ),
     (
@@ -291,7 +296,7 @@ WITHOUT_EFFECT = [
         (
             TokenizerSettings,
             {"pretrained": "x", key: value},
-            f"{key}: has no effect beside 'pretrained'",
+            f"{key}: has no effect together with 'pretrained'",
             {"pretrained": "x", "tokenization": {"token_budget": 5}},
         )
         for key, value in (
@@ -322,7 +327,7 @@ WITHOUT_EFFECT = [
         )
         for key in ("chain", "chain_reach", "chain_outliers")
     ),
-    (WarmupSettings, {"model": "m", "source": "x"}, "source: has no effect beside warmup.model", {"model": "m"}),
+    (WarmupSettings, {"model": "m", "source": "x"}, "source: has no effect together with warmup.model", {"model": "m"}),
     *(
         (
             WarmupSettings,
@@ -358,7 +363,7 @@ WITHOUT_EFFECT = [
         (
             ModelSettings,
             {"tokenizer": "t", "pretrained": "x", key: value},
-            f"{key}: has no effect beside 'pretrained'",
+            f"{key}: has no effect together with 'pretrained'",
             {"tokenizer": "t", "pretrained": "x"},
         )
         for key, value in (
@@ -374,7 +379,7 @@ WITHOUT_EFFECT = [
     (
         ModelSettings,
         {"tokenizer": "t", "warmup": {"source": "x"}, "network": {"hidden_size": 8, **SIZE}},
-        "network: has no effect, the weights of the warm-up's source",
+        "network: has no effect, the source of the warm-up",
         {"tokenizer": "t", "network": {"hidden_size": 8, **SIZE}},
     ),
     (EvaluationSettings, {"esmfold": {}}, "esmfold: has no effect without folding_backend: esmfold", {}),

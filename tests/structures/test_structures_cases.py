@@ -84,7 +84,7 @@ def test_a_broken_record_of_the_protein_still_refuses_it():
 
     line = atom("CA", "GLY", number=40, at=(200, 0, 0))
     for broken in (line[:45], line[:35] + "*" * 8 + line[43:], line[:18], line.replace("  40 ", " 4x0 ")):
-        with pytest.raises(UnreadableError, match=f"line {len(chain(FIRST)) + 1} is broken"):
+        with pytest.raises(UnreadableError, match=f"line {len(chain(FIRST)) + 1} is invalid"):
             read([*chain(FIRST), broken])
 
 

@@ -34,7 +34,7 @@ def clean(inputs, out, **dataset) -> int:
 
 def test_a_folder_becomes_a_dataset(inputs, tmp_path, capsys):
     assert clean(inputs, tmp_path / "out", shards=3) == 0
-    assert "4 chains (4 train); 1 left out" in capsys.readouterr().out
+    assert "4 chains (4 train); 1 rejected" in capsys.readouterr().out
     assert sorted(read_chains(tmp_path / "out")["chain_id"].to_pylist()) == ["A_A", "C_A", "D_A", "E_A"]
     rejected = read_rejected(tmp_path / "out").to_pylist()
     assert [(row["source_file"], row["code"]) for row in rejected] == [(str(inputs / "broken.pdb"), "unreadable")]
@@ -127,7 +127,7 @@ def test_parts_beyond_the_shards_do_not_count_and_stay(inputs, tmp_path):
         (
             ["clean", "x", "--out", "out", "--config", "{}", "--name", "d"],
             2,
-            "--name: datasets has no 'd'; there: none",
+            "--name: datasets has no 'd'; available: none",
         ),
         (["select", "absent"], 1, "absent: no such folder"),
     ],
@@ -158,7 +158,7 @@ def test_a_reader_that_dies_or_hangs_costs_one_file_each(inputs, monkeypatch):
     assert [name for result in results for name in result.chains["chain_id"].to_pylist()] == ["A_A", "D_A"]
     rejects = {reject.source_file.rsplit("/", 1)[-1]: reject for result in results for reject in result.rejects}
     assert set(rejects) == {"C.pdb", "E.pdb", "broken.pdb"}
-    assert rejects["C.pdb"].reason == "the reader crashed on it"
+    assert rejects["C.pdb"].reason == "the reader crashed on this file"
     assert "takes longer than" in rejects["E.pdb"].reason
 
 
@@ -194,7 +194,7 @@ def test_filters_without_anything_to_judge_by_say_so_once(inputs, tmp_path, capl
     messages = [record.getMessage() for record in caplog.records if "pLDDT" in record.getMessage()]
     assert len(messages) == warned
     if warned:
-        assert "dataset d: the pLDDT filters did not judge 4 chains" in messages[0]
+        assert "dataset d: the pLDDT filters skipped 4 chains" in messages[0]
         assert "datasets.d.reading.plddt" in messages[0]
     assert json.loads((tmp_path / "out/run.json").read_text())["unjudged"] == 4 * warned
     assert clean(inputs, tmp_path / "out", reading={"plddt": plddt}) == 0

@@ -157,12 +157,12 @@ def test_passing_trouble_is_tried_again(server, tmp_path, trouble):
     ("trouble", "reason", "tries"),
     [
         ("404", "status 404", 1),
-        ("429", r"status 429 \(3 tries\)", 3),
-        ("500", r"status 500 \(3 tries\)", 3),
+        ("429", r"status 429 \(3 attempts\)", 3),
+        ("500", r"status 500 \(3 attempts\)", 3),
         ("drop", "no connection|connection broke", 3),
-        ("truncate", "bytes came|connection broke", 3),
-        ("short", "no sound structure", 3),
-        ("page", "no sound structure file: a web page", 3),
+        ("truncate", "bytes instead of|connection broke", 3),
+        ("short", "not a valid structure", 3),
+        ("page", "not a valid structure file: a web page", 3),
     ],
 )
 def test_lasting_trouble_is_a_reject_and_leaves_no_file(server, tmp_path, trouble, reason, tries):
@@ -190,7 +190,7 @@ def test_what_is_there_is_not_fetched_again_unless_it_was_harmed(server, tmp_pat
 
 def test_a_model_that_alphafold_db_does_not_know(server, tmp_path):
     outcome = run(server, tmp_path, ["Q00000"])
-    assert [reject.reason for reject in outcome.rejects] == ["AlphaFold DB names no file for it"]
+    assert [reject.reason for reject in outcome.rejects] == ["AlphaFold DB lists no file for it"]
 
 
 def test_names_never_leave_the_folder_and_never_clash(server, tmp_path):
@@ -211,7 +211,7 @@ def test_a_file_beyond_the_limit_is_refused(server, tmp_path):
 
 def test_a_list_that_is_wrong_is_named(tmp_path):
     (tmp_path / "list").write_text("1abc\nnot-an-id\n")
-    with pytest.raises(ConfigError, match="line 2: 'not-an-id' is no PDB id"):
+    with pytest.raises(ConfigError, match="line 2: 'not-an-id' is not a PDB id"):
         read_targets(tmp_path / "list", FetchSource())
     (tmp_path / "list").write_text("# nothing\n")
     with pytest.raises(DPLM2Error, match="an empty list"):
@@ -224,7 +224,7 @@ def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, caps
     call += ["--set", "fetch.first_wait=0.01", f"fetch.pdb_address={server}/good/{{id}}.pdb.gz"]
     assert cli.main(call) == 1
     printed = capsys.readouterr()
-    assert "1 fetched, 0 there already, 1 could not be had" in printed.out
+    assert "1 downloaded, 0 already present, 1 failed" in printed.out
     assert "status 404" in printed.err
     assert cli.main([*call, "--set", "fetch.allow_missing=true"]) == 0
 
@@ -309,10 +309,10 @@ def test_redirects_within_a_site_are_followed(server, tmp_path, status):
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("file:///etc/passwd", "no plain http or https address"),
-        ("ftp://127.0.0.1/x", "no plain http or https address"),
-        ("data:text/plain,x", "no plain http or https address"),
-        ("//user@evil.example.org/x", "no plain http or https address"),
+        ("file:///etc/passwd", "not a plain http or https address"),
+        ("ftp://127.0.0.1/x", "not a plain http or https address"),
+        ("data:text/plain,x", "not a plain http or https address"),
+        ("//user@evil.example.org/x", "not a plain http or https address"),
         ("http://localhost/x", "a loopback or private address"),
         ("http://127.0.0.1:1/x", "a loopback or private address"),
         ("http://127.1.2.3/x", "a loopback or private address"),
@@ -322,9 +322,9 @@ def test_redirects_within_a_site_are_followed(server, tmp_path, status):
         ("http://192.168.1.1/x", "a loopback or private address"),
         ("http://169.254.169.254/latest/meta-data", "a loopback or private address"),
         ("http://0.0.0.0/x", "a loopback or private address"),
-        ("http://evil.example.org/x", "of another site; to allow it, add the line 'https://evil.example.org'"),
-        ("http://2130706433/x", "of another site"),
-        ("http://rcsb.org.example.org/x", "of another site"),
+        ("http://evil.example.org/x", "on another site; to allow it, add the line 'https://evil.example.org'"),
+        ("http://2130706433/x", "on another site"),
+        ("http://rcsb.org.example.org/x", "on another site"),
     ],
 )
 def test_redirects_elsewhere_are_refused(server, tmp_path, address, reason, status):
@@ -360,12 +360,12 @@ def test_redirects_of_redirects_are_looked_at(server, another, tmp_path):
 @pytest.mark.parametrize(
     ("says", "reason"),
     [
-        ("file:///etc/passwd", "no plain http or https address"),
+        ("file:///etc/passwd", "not a plain http or https address"),
         ("http://10.0.0.1/x.cif", "a loopback or private address"),
         ("{another}/good/x.cif", "a loopback or private address"),
-        ("https://evil.example.org/x.cif", "of another site"),
-        ("http://x\r\nHost: y/x.cif", "no plain http or https address"),
-        (["a", "list"], "no plain http or https address"),
+        ("https://evil.example.org/x.cif", "on another site"),
+        ("http://x\r\nHost: y/x.cif", "not a plain http or https address"),
+        (["a", "list"], "not a plain http or https address"),
         ("{server}/good/x.cif", None),
     ],
 )
@@ -394,7 +394,7 @@ def test_a_public_name_that_resolves_to_this_machine_is_refused(server, tmp_path
     lines = [redirect(named, f"http://inner.mirror.example.org:{port}/good/x.pdb"), f"{named}/good/y.pdb"]
     outcome = run(server, tmp_path, lines)
     assert outcome.fetched == 1  # what the list itself names is fetched, wherever it lies
-    assert "which is 127.0.0.1, a loopback or private address" in outcome.rejects[0].reason
+    assert "(127.0.0.1), a loopback or private address" in outcome.rejects[0].reason
     assert Unruly.requests["/good/x.pdb"] == 0
 
 

@@ -54,7 +54,9 @@ def test_names_that_match_nothing_are_listed(tmp_path, caplog):
 
 def test_a_list_that_names_no_chain_says_what_both_are_called(tmp_path):
     (tmp_path / "list").write_text("UBQ\nPOH\n")
-    with pytest.raises(DPLM2Error, match="names none of the 4 chains; it lists UBQ, POH, but .* ubq_A, poh_A, other_A"):
+    with pytest.raises(
+        DPLM2Error, match="contains none of the 4 chains; it lists UBQ, POH, but .* ubq_A, poh_A, other_A"
+    ):
         split_by(tmp_path / "list")
 
 
@@ -100,7 +102,7 @@ def test_what_is_no_list_is_refused_in_one_line(tmp_path, content, message):
         assert len(str(caught.value)) < 300
     for wrong in ("http://[bad/x", "http://host:port/x", "file:///etc/passwd", "ftp://host/x"):
         path.write_text(wrong)
-        with pytest.raises(ConfigError, match="list, line 1: .* is no PDB id, UniProt accession or address"):
+        with pytest.raises(ConfigError, match="list, line 1: .* is not a PDB id, UniProt accession or address"):
             read_targets(path, FetchSource())
     path.write_text("y" * 100_000)
     with pytest.raises(ConfigError, match="line 1: 'yyy") as caught:

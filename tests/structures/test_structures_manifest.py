@@ -229,7 +229,7 @@ def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(DPLM2Error, match="no structure files"):
         list_files(str(tmp_path / "empty"), tmp_path / "m", 1)
     (tmp_path / "empty" / "a\tb.cif").touch()
-    with pytest.raises(DPLM2Error, match="with a tab"):
+    with pytest.raises(DPLM2Error, match="with tabs"):
         list_files(str(tmp_path / "empty"), tmp_path / "m", 1)
     assert not (tmp_path / "m").exists()
 
@@ -238,9 +238,9 @@ def test_what_is_not_there_is_named(tmp_path):
     ("text", "message"),
     [
         ("a\tb\n", "not a manifest"),
-        (f"{manifest.HEADER}\na.cif\t0\t3.1", "cut short"),
-        (f"{manifest.HEADER}\na.cif\t0\n", "a line that no manifest has"),
-        (f"{manifest.HEADER}\na.cif\tzero\t3.1\t5\n", "a line that no manifest has"),
+        (f"{manifest.HEADER}\na.cif\t0\t3.1", "truncated"),
+        (f"{manifest.HEADER}\na.cif\t0\n", "an invalid line"),
+        (f"{manifest.HEADER}\na.cif\tzero\t3.1\t5\n", "an invalid line"),
     ],
 )
 def test_a_broken_manifest_is_refused(tmp_path, text, message):

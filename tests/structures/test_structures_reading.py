@@ -86,7 +86,7 @@ def test_windows_line_ends_and_a_byte_order_mark():
 def test_a_broken_record_of_the_protein_costs_the_file_and_one_of_a_ligand_does_not():
     broken = "HETATM  999  O   DUM  9999      10.000  10.000"
     assert len(parse(TEXT + broken.encode() + b"\n", LIMITS).atoms) == 40
-    with pytest.raises(UnreadableError, match=r"line 5 is broken"):
+    with pytest.raises(UnreadableError, match=r"line 5 is invalid"):
         parse(TEXT.replace(b"   8.800   0.000", b"   8.8x0   0.000", 1), LIMITS)
 
 
@@ -98,7 +98,7 @@ def test_a_broken_record_of_the_protein_costs_the_file_and_one_of_a_ligand_does_
         (b"hello there\nno structure\n", "neither PDB"),
         (b"<!DOCTYPE html><html>404</html>", "web page"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "neither PDB"),
-        (gzip.compress(TEXT, mtime=0)[:-200], "cut short|corrupt"),
+        (gzip.compress(TEXT, mtime=0)[:-200], "truncated|corrupt"),
         (b"HEADER    X\nEND\n", "without ATOM"),
         (b"data_x\nloop_\n_entry.id\n1ABC\n", "atom_site"),
         (b"\x83\xa7version\xa50.3.0\xaadataBlocks\x90\xa7encoder\xa1x", "atom_site"),
@@ -211,7 +211,7 @@ def test_an_archive_that_breaks_off_gives_what_came_before(archive):
     items = list(items_of(str(archive), "0" * 64, LIMITS))
     assert [bool(item.problem) for item in items] == [False, False, True, True][: len(items)] or items[-1].problem
     assert len(clean_item(items[0], settings())[0]) == 1
-    assert "breaks off" in items[-1].problem or "outside" in items[-1].problem
+    assert "truncated" in items[-1].problem or "outside" in items[-1].problem
 
 
 def test_foldcomp_files_and_databases(corpus_folder, tmp_path):

@@ -77,7 +77,7 @@ def test_wrong_input_is_named(dataset, tmp_path):
         read_chains(tmp_path / "empty")
     with pytest.raises(DPLM2Error, match="no column colour"):
         read_chains(folder, ["colour"])
-    with pytest.raises(DPLM2Error, match="no split"):
+    with pytest.raises(DPLM2Error, match="unknown split"):
         read_chains(folder, split="training")
     (folder / "part-00002.parquet").write_bytes(b"no Parquet")
     with pytest.raises(DPLM2Error, match=r"part-00002.parquet: not readable as Parquet"):

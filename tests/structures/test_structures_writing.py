@@ -53,7 +53,7 @@ def test_a_backbone_of_three_atoms_has_no_oxygen(tmp_path, backbone):
         ("x.xyz", "AA", (2, 4, 3), "must end with"),
         ("x.pdb", "AAA", (2, 4, 3), "3 letters for a backbone of 2"),
         ("x.pdb", "AA", (2, 5, 3), "shape"),
-        ("x.pdb", "A" * 10000, (10000, 4, 3), "PDB format cannot hold"),
+        ("x.pdb", "A" * 10000, (10000, 4, 3), "exceeds the limits of the PDB format"),
     ],
 )
 def test_what_cannot_be_written_is_said(tmp_path, name, sequence, shape, message):

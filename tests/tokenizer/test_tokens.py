@@ -238,7 +238,7 @@ def test_out_of_memory_halves_the_batch_and_drops_nothing(small_tokenizer, chain
         else:
             np.testing.assert_allclose(one.backbone, other.backbone, atol=1e-3)
     tight.limit = 0
-    with pytest.raises(DPLM2Error, match="chain 2 of 2: memory does not suffice for one chain of 61 residues"):
+    with pytest.raises(DPLM2Error, match="chain 2 of 2: not enough memory for one chain of 61 residues"):
         getattr(small_tokenizer, way)([given[1], given[0]])
 
 

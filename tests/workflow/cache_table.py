@@ -225,7 +225,7 @@ EVENTS = (
     ("a structure file touched, or its folder copied or moved", "nothing"),
     ("one structure added, changed or removed", "its shard is cleaned and encoded; what learns from the dataset"),
     ("one structure recompressed under another name", "the same: a file's hash is in the rows of its chains"),
-    ("a touched list, cluster table, motif problem, database or file of weights", "nothing"),
+    ("a touched list, cluster table, motif problem, database or weight file", "nothing"),
     ("a comment in the package, a title in a comment of the configuration", "nothing"),
     ("another working directory, with `results` and `state` named by absolute paths", "nothing"),
     ("`results` and `state` moved, and named anew", "nothing"),

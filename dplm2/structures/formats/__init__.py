@@ -1,6 +1,6 @@
-"""The formats of structure files, one module each: whether content is of the format, and how to read it.
+"""The formats of structure files, one module each: recognising the format, and reading it.
 
-Told apart by content, never by name; the first one that recognizes it reads it. A new format is one module here, one
+Formats are recognised by content, never by name; the first match reads the file. A new format is one module here, one
 line of `FORMATS`, and a test.
 """
 
@@ -19,13 +19,13 @@ class Format:
     Attributes
     ----------
     name
-        As messages spell it.
+        Name for messages.
     recognizes
-        Whether content (inflated, not empty) is of this format.
+        Whether content (decompressed, not empty) is of this format.
     read
         The atoms and header of such content; raises `UnreadableError`.
     binary
-        Whether content may hold zero bytes; text also comes without its byte order mark, in lines of bounded length.
+        Whether content may contain zero bytes; text is passed without byte-order mark, in lines of bounded length.
     """
 
     name: str

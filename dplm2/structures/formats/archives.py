@@ -1,4 +1,4 @@
-"""Files that hold many structures: tar archives and Foldcomp databases.
+"""Files that contain many structures: tar archives and Foldcomp databases.
 
 Members are only ever read into memory; their names are labels and never become paths.
 """
@@ -20,9 +20,9 @@ TAR_MAGIC, TAR_MAGIC_AT = b"ustar", 257
 
 @dataclass(frozen=True)
 class Item:
-    """One structure to read: a file by its path, or an archive's member with its bytes.
+    """One structure to read: the path of a file, or an archive member with its bytes.
 
-    ``entry`` is the name that chains are called after, ``member`` the name inside of the archive. An item with a
+    ``entry`` is the name from which chain ids are derived, ``member`` the name inside the archive. An item with a
     ``problem`` becomes a reject with ``code``.
     """
 
@@ -36,7 +36,7 @@ class Item:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file holds many structures: a Foldcomp database, or a tar archive, plain or gzipped."""
+    """Whether a file contains many structures: a Foldcomp database, or a tar archive, plain or gzipped."""
     if Path(f"{path}.index").is_file() and Path(f"{path}.dbtype").is_file():
         return True
     with path.open("rb") as stream:
@@ -52,7 +52,7 @@ def is_archive(path: Path) -> bool:
 def items_of(path: str, sha256: str, limits: Reading) -> Iterator[Item]:
     """The structures of a file: itself, or the members of an archive, one after another.
 
-    A member that cannot be had, and an archive that breaks off, come as items with a ``problem``.
+    An unreadable member or a truncated archive yields an item with a ``problem``.
     """
     try:
         archive = is_archive(Path(path))
@@ -83,7 +83,7 @@ def _tar_members(path: str, sha256: str, limits: Reading) -> Iterator[Item]:
                 if not member.isfile():
                     yield _member(path, sha256, member.name, problem="a link or device in an archive")
                 elif member.name.startswith("/") or ".." in member.name.replace("\\", "/").split("/"):
-                    yield _member(path, sha256, member.name, problem="a name that points outside of its archive")
+                    yield _member(path, sha256, member.name, problem="a name that points outside its archive")
                 elif member.size > most:
                     yield _member(path, sha256, member.name, problem=f"more than {limits.max_megabytes} MiB")
                 elif not member.name.rsplit("/", 1)[-1].startswith("."):
@@ -91,11 +91,11 @@ def _tar_members(path: str, sha256: str, limits: Reading) -> Iterator[Item]:
                     yield _member(path, sha256, member.name, stream.read() if stream else b"")
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        yield Item(path, sha256, entry_name(path), problem=f"the archive breaks off or is corrupt ({text})")
+        yield Item(path, sha256, entry_name(path), problem=f"the archive is truncated or corrupt ({text})")
 
 
 def _foldcomp_members(path: str, sha256: str, limits: Reading) -> Iterator[Item]:
-    """Members of a Foldcomp database: offsets and lengths stand in ``.index``, names in ``.lookup``."""
+    """Members of a Foldcomp database: offsets and lengths are in ``.index``, names in ``.lookup``."""
     names = {}
     lookup = Path(f"{path}.lookup")
     if lookup.is_file():
@@ -108,12 +108,12 @@ def _foldcomp_members(path: str, sha256: str, limits: Reading) -> Iterator[Item]
             name = names.get(fields[0], fields[0]) if fields else ""
             if len(fields) != 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
                 yield Item(
-                    path, sha256, entry_name(path), problem=f"a broken line in {path}.index: {row.strip()[:60]!r}"
+                    path, sha256, entry_name(path), problem=f"an invalid line in {path}.index: {row.strip()[:60]!r}"
                 )
                 return
             start, length = int(fields[1]), int(fields[2])
             if start + length > size or length > limits.max_megabytes * MEBIBYTE:
-                yield _member(path, sha256, name, problem="its place in the database lies outside of the file")
+                yield _member(path, sha256, name, problem="its offset in the database is outside the file")
                 continue
             database.seek(start)
             # MMseqs-style databases end each record with a zero byte.

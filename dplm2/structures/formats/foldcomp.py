@@ -15,12 +15,12 @@ def is_foldcomp(data: bytes) -> bool:
 
 
 def read_foldcomp(data: bytes, limits: Reading) -> Entry:
-    """Read a Foldcomp record; what is stored so is a prediction.
+    """Read a Foldcomp record; all such structures are predictions.
 
     Raises
     ------
     UnreadableError
-        If the package ``foldcomp`` is not installed, or what it gives cannot be read.
+        If the package ``foldcomp`` is not installed, or its output cannot be read.
     """
     try:
         import foldcomp

@@ -1,4 +1,4 @@
-"""Inflating gzip streams, up to a limit."""
+"""Decompressing gzip streams, up to a limit."""
 
 import zlib
 
@@ -9,12 +9,12 @@ MEBIBYTE = 1 << 20
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
-    """Inflate a gzip stream (also one of several members), at most ``limit`` bytes.
+    """Decompress a gzip stream (of one or several members), at most ``limit`` bytes.
 
     Raises
     ------
     UnreadableError
-        If it is cut short, corrupt or larger.
+        If it is truncated, corrupt or larger.
     """
     parts, size = [], 0
     while data:
@@ -26,9 +26,9 @@ def gunzip(data: bytes, limit: int) -> bytes:
         size += len(part)
         parts.append(part)
         if size > limit:
-            raise UnreadableError(f"more than {limit // MEBIBYTE} MiB when inflated")
+            raise UnreadableError(f"more than {limit // MEBIBYTE} MiB decompressed")
         if not inflater.eof:
-            raise UnreadableError("a gzip stream that is cut short")
-        # Zeros that fill up a block (tapes, some tools) are no further member.
+            raise UnreadableError("a truncated gzip stream")
+        # Zero padding (tapes, some tools) is not another member.
         data = inflater.unused_data.lstrip(b"\0")
     return b"".join(parts)

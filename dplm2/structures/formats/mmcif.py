@@ -13,13 +13,13 @@ from dplm2.structures.components import THREE_LETTERS, component
 from dplm2.structures.formats.predictions import by_method, names_program
 from dplm2.structures.formats.text import first_line
 
-# More would be no real file: a string or run-length encoding may claim any size in a few bytes.
+# No real file exceeds this: a string or run-length encoding can claim any size in a few bytes.
 VALUES_PER_ATOM = 4
-# In an entity's sequence a residue is a letter, or a name in brackets: "MK(MSE)L".
+# In an entity's sequence a residue is a letter, or a name in parentheses: "MK(MSE)L".
 ONE_RESIDUE = re.compile(r"\(([^)\s]+)\)|([A-Za-z])")
-# ModelCIF's categories, which only models have.
+# Categories of ModelCIF, which only predicted models have.
 PREDICTION_PREFIX = "ma_"
-# What is read of a file, as the dictionary spells it: CIF ignores case in keywords and names, biotite does not.
+# The items that are read, spelled as in the dictionary: CIF ignores case in keywords and names, biotite does not.
 CATEGORIES = ("atom_site", "database_PDB_rev")
 ITEMS = (
     "group_PDB", "Cartn_x", "Cartn_y", "Cartn_z", "B_iso_or_equiv", "pdbx_PDB_ins_code", "pdbx_PDB_model_num",
@@ -33,7 +33,7 @@ NUCLEIC_OR_SUGAR = re.compile("nucleotide|nucleic|saccharide|dna|rna")
 
 
 def is_mmcif(data: bytes) -> bool:
-    """Whether content is mmCIF text: it begins with a data block."""
+    """Whether content is mmCIF text, which starts with a data block."""
     return first_line(data)[:5].lower() == b"data_"
 
 
@@ -48,19 +48,19 @@ def read_mmcif(data: bytes, limits: Reading) -> Entry:
     Raises
     ------
     UnreadableError
-        If it has no atoms, is no sound mmCIF, or exceeds a limit.
+        If it has no atoms, is not valid mmCIF, or exceeds a limit.
     """
     from biotite.structure.io.pdbx import CIFFile
 
     text = _spelled(data.decode("utf-8", "replace"))
     longest = max(map(len, text.split("\n")), default=0)
     if longest > limits.max_line_length:
-        raise UnreadableError(f"a line of {longest} characters; at most {limits.max_line_length} are taken")
+        raise UnreadableError(f"a line of {longest} characters; the maximum is {limits.max_line_length}")
     return _read_blocks(CIFFile.read(io.StringIO(text)), "mmCIF", limits)
 
 
 def _spelled(text: str) -> str:
-    """Keywords and names in the dictionary's case, whatever case the file has them in."""
+    """Convert keywords and names to the dictionary's case."""
     lower = text.lower()
     if all(text.count(word) == lower.count(word.lower()) for word in KEYWORDS_AND_NAMES):
         return text
@@ -78,7 +78,7 @@ def read_binary_cif(data: bytes, limits: Reading) -> Entry:
     Raises
     ------
     UnreadableError
-        If it has no atoms, is no sound BinaryCIF, or exceeds a limit.
+        If it has no atoms, is not valid BinaryCIF, or exceeds a limit.
     """
     from biotite.structure.io.pdbx import BinaryCIFFile
 
@@ -88,7 +88,7 @@ def read_binary_cif(data: bytes, limits: Reading) -> Entry:
 
 
 def _refuse_claims(content: Any, limits: Reading) -> None:
-    """Stop before an encoding that claims more values than a file of allowed size holds makes memory run out."""
+    """Reject an encoding that claims more values than a file of allowed size can contain, before memory runs out."""
     most = limits.max_atoms * VALUES_PER_ATOM
     waiting = [content] if type(content) in (dict, list) else []
     while waiting:
@@ -98,7 +98,7 @@ def _refuse_claims(content: Any, limits: Reading) -> None:
             continue
         for key in ("srcSize", "rowCount"):
             if key in node and not (type(node[key]) is int and 0 <= node[key] <= most):
-                raise UnreadableError(f"a column claims {node[key]!r} values; at most {most} are taken")
+                raise UnreadableError(f"a column claims {node[key]!r} values; the maximum is {most}")
         waiting.extend(value for value in node.values() if type(value) in (dict, list))
 
 
@@ -110,7 +110,7 @@ def _read_blocks(file: Any, kind: str, limits: Reading) -> Entry:
     polymers = _polymers(block)
     peptides = _peptides(block, atoms, polymers)
     if peptides is not None and not ((atoms.position > 0) & np.isin(atoms.entity, list(peptides))).any():
-        # Some programs write entities, but not which atoms belong to them.
+        # Some programs write entities but do not assign atoms to them.
         peptides = None if peptides else peptides
     return Entry(
         atoms=atoms,
@@ -167,7 +167,7 @@ def _strings(category: Any, *names: str) -> np.ndarray:
     if column is None:
         return np.full(category.row_count, "", "U1")
     values = column.as_array(str, masked_value="")
-    # Some writers spell the mask out ('.', '?') instead of giving one.
+    # Some programs write '.' and '?' instead of a mask.
     if values.dtype.itemsize == 4:
         values = np.where((values == ".") | (values == "?"), "", values)
     return values
@@ -196,9 +196,9 @@ def _first(block: Any, category: str, name: str) -> str | None:
 
 
 def _peptides(block: Any, atoms: Atoms, polymers: dict[str, tuple[str, ...]]) -> frozenset[str] | None:
-    """The entities that are polypeptides; None where the file has no types of polymers.
+    """The entities that are polypeptides; None if the file gives no polymer types.
 
-    A type that says neither yes nor no (``?``, ``other``) is decided by the residues.
+    An uninformative type (``?``, ``other``) is resolved by the residues.
     """
     if "entity_poly" not in block or "type" not in block["entity_poly"]:
         return None
@@ -207,8 +207,8 @@ def _peptides(block: Any, atoms: Atoms, polymers: dict[str, tuple[str, ...]]) ->
     found = set()
     for entity, kind in kinds:
         text = kind.lower()
-        told = "polypeptide" in text or "protein" in text
-        if told or not NUCLEIC_OR_SUGAR.search(text) and _mostly_amino_acids(entity, atoms, polymers):
+        declared = "polypeptide" in text or "protein" in text
+        if declared or not NUCLEIC_OR_SUGAR.search(text) and _mostly_amino_acids(entity, atoms, polymers):
             found.add(entity)
     return frozenset(found)
 
@@ -227,7 +227,7 @@ def _polymers(block: Any) -> dict[str, tuple[str, ...]]:
         rows = zip(_strings(table, "entity_id").tolist(), places, _strings(table, "mon_id").tolist(), strict=True)
         for entity, place, name in rows:
             names = polymers.setdefault(entity, [])
-            # A second row of one number is micro-heterogeneity: the first stands.
+            # A second row with the same number is microheterogeneity: the first is used.
             if place == len(names) + 1:
                 names.append(name)
     elif "entity_poly" in block:
@@ -265,7 +265,7 @@ def _release_date(block: Any) -> str | None:
 
 
 def _predicted(block: Any) -> bool:
-    """Whether the file is a prediction: what its method, else its categories and its title say."""
+    """Whether the file is a prediction, by its method, else by its categories and its title."""
     method = _first(block, "exptl", "method")
     if method:
         return by_method(method)

@@ -1,8 +1,7 @@
-"""Reading PDB text: fixed columns, cut out of a matrix of characters all at once.
+"""Reading PDB text: fixed columns, sliced from a character matrix.
 
-biotite's reader is held against this one in the tests. This one is here because it is several times quicker, and
-because it can tell a broken line of a ligand or dummy atom (which costs nothing) from one of the protein (which costs
-the file).
+The tests compare this reader with biotite's. It is several times faster, and it distinguishes an invalid line of a
+ligand or dummy atom (which is ignored) from one of the protein (which rejects the file).
 """
 
 import re
@@ -32,18 +31,18 @@ RESOLUTION = re.compile(rb"^REMARK   2 RESOLUTION\.\s+(\d+\.?\d*)\s+ANGSTROM", r
 FIRST_RELEASE = re.compile(rb"^REVDAT   1.{3}(\d\d)-([A-Z]{3})-(\d\d)", re.M)
 ASSEMBLY = re.compile(rb"^REMARK 350 (?:AUTHOR|SOFTWARE) DETERMINED .*?: +(\S+)", re.M)
 METHOD = re.compile(rb"^EXPDTA.{4}(.*)$", re.M)
-# Serial numbers of six digits begin in column 6, right behind the blank ("ATOM 100000").
+# Serial numbers of six digits start in column 6, directly after the blank ("ATOM 100000").
 ATOM_RECORDS = (b"ATOM ", b"HETATM")
 MOLECULE_ENDS = (b"TER", b"END")
 LONG_NAMES = FORCE_FIELD_NAMES.keys() | STANDARD.keys()
-# Columns (from 0) of the tens digit of a serial number that grew by one to the right, and of the points of x, y and z.
+# Columns (from 0) of the tens digit of a serial number shifted right by one, and of the decimal points of x, y and z.
 OVERFLOWN_SERIAL, COORDINATE_POINTS = 11, (34, 42, 50)
-# AlphaFold's own writer, which ColabFold and others took over, puts the model's number into a column of its own.
+# AlphaFold's writer, also used by ColabFold and others, puts the model number into a different column.
 ALPHAFOLD_MODEL = re.compile(rb"\s*MODEL {5}1 *\r?\n")
 
 
 def is_pdb(data: bytes) -> bool:
-    """Whether content is PDB text: its first line is one of its records, or lines of atoms follow."""
+    """Whether content is PDB text: its first line is a PDB record, or atom lines follow."""
     return first_line(data).startswith(RECORDS) or b"\nATOM " in data or b"\nHETATM" in data
 
 
@@ -53,7 +52,7 @@ def read_pdb(data: bytes, limits: Reading) -> Entry:
     Raises
     ------
     UnreadableError
-        If it holds no atoms, a record of the protein is broken, or a limit is exceeded.
+        If it has no atoms, a record of the protein is invalid, or a limit is exceeded.
     """
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -80,7 +79,7 @@ def read_pdb(data: bytes, limits: Reading) -> Entry:
 
 
 def _predicted(head: bytes, method: re.Match | None, atoms: Atoms) -> bool:
-    """Whether the file is a prediction: what its header says, or a mark that only AlphaFold's writer leaves."""
+    """Whether the file is a prediction, by its header or a feature of AlphaFold's writer."""
     if method is not None and method[1].strip():
         return by_method(method[1].decode("latin-1"))
     if by_pdb_header(head.decode("latin-1")):
@@ -97,14 +96,14 @@ def _one_confidence_a_residue(atoms: Atoms) -> bool:
 
 
 def _first_model(data: bytes) -> bytes:
-    """Up to the second MODEL record, or up to ENDMDL in files that mark models by it alone."""
+    """The text up to the second MODEL record, or up to ENDMDL in files without MODEL records."""
     first = 0 if data.startswith(b"MODEL") else data.find(b"\nMODEL")
     end = data.find(b"\nMODEL" if first >= 0 else b"\nENDMDL", first + 1)
     return data if end < 0 else data[: end + 1]
 
 
 def _atom_lines(data: bytes) -> tuple[list[bytes], list[int], np.ndarray]:
-    """Lines of atoms, the place of each in the file, and how many TER and END records stand before each."""
+    """Atom lines, the line number of each, and the number of TER and END records before each."""
     lines = data.split(b"\n")
     places = [i for i, line in enumerate(lines) if line.startswith(ATOM_RECORDS)]
     ends = []
@@ -118,14 +117,15 @@ def _parse(lines: list[bytes], places: list[int], sections: np.ndarray) -> Atoms
     hetero = matrix[:, 0] == b"H"
     residue, chain = _residues_and_chains(matrix)
     coords, broken = _numbers(matrix, [(30, 38), (38, 46), (46, 54)])
-    # numpy cannot tell a short line from one padded with blanks, and a cut number may still look like a number.
+    # numpy cannot distinguish a short line from a blank-padded one, and a truncated number may still look like a
+    # number.
     broken |= np.fromiter(map(len, lines), np.int64, len(lines)) < LAST_COORDINATE_COLUMN
     number, bad_number = _residue_numbers(matrix)
     broken |= bad_number
     if broken.any():
         _refuse_broken_protein(lines, places, broken, hetero, residue)
     values, _ = _numbers(matrix, [(54, 60), (60, 66)])
-    # Columns that many programs leave blank or write something of their own into: taken as not given.
+    # Columns that many programs leave blank or use for other purposes: treated as missing.
     occupancy = np.where(np.isnan(values[:, 0]), 1.0, values[:, 0])
     empty = np.full(len(lines), "", "U1")
     insertion = _text(matrix, 26, 27)
@@ -150,7 +150,7 @@ def _parse(lines: list[bytes], places: list[int], sections: np.ndarray) -> Atoms
 
 
 def _matrix(lines: list[bytes]) -> np.ndarray:
-    """The lines as characters (atoms, columns); a serial number too long for its columns shifts nothing."""
+    """The lines as characters (atoms, columns), corrected for shifts by overlong serial numbers."""
     matrix = np.array(lines, dtype=f"S{RECORD_WIDTH}").view("S1").reshape(len(lines), RECORD_WIDTH)
     if _filled(matrix, OVERFLOWN_SERIAL, OVERFLOWN_SERIAL + 1):
         points = np.array(COORDINATE_POINTS)
@@ -160,10 +160,10 @@ def _matrix(lines: list[bytes]) -> np.ndarray:
 
 
 def _residues_and_chains(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Residue names and chain ids, whose columns meet in column 21.
+    """Residue names and chain ids, whose columns share column 21.
 
-    Force fields have residue names of four letters (``NMET``, ``TIP3``), ChimeraX chain ids of two. Names of amino
-    acids tell the two apart: ``CGLU`` is one, and so is ``MET`` before a two-letter chain.
+    Force fields use residue names of four letters (``NMET``, ``TIP3``), ChimeraX chain ids of two. Names of amino acids
+    resolve the ambiguity: ``CGLU`` is one, and so is ``MET`` before a two-letter chain id.
     """
     if not _filled(matrix, 20, 21):
         return _text(matrix, 17, 20), _text(matrix, 21, 22)
@@ -184,17 +184,17 @@ def _length_of_name(text: str, two_letters: bool) -> int:
 
 
 def _filled(matrix: np.ndarray, start: int, stop: int) -> bool:
-    """Whether any character in columns is neither blank nor missing."""
+    """Whether any character in the columns is neither blank nor missing."""
     return bool((matrix.view(np.uint8)[:, start:stop] > ord(" ")).any())
 
 
 def _segments(
     matrix: np.ndarray, number: np.ndarray, insertion: np.ndarray, residue: np.ndarray, chain: np.ndarray
 ) -> np.ndarray:
-    """Segment ids (columns 73-76), empty where they are all the same or something else stands in their columns.
+    """Segment ids (columns 73-76), empty if they are all equal or their columns contain something else.
 
-    Partial charges and atom types change within residues; segment ids change between them, at most once within what
-    looks like one (two molecules whose residues alternate).
+    Partial charges and atom types change within residues; segment ids change between residues, or at most once within
+    an apparent residue (two molecules whose residues alternate).
     """
     empty = np.full(len(matrix), "", "U1")
     columns = matrix.view(np.uint8)[:, SEGMENT[0] : SEGMENT[1]]
@@ -207,7 +207,7 @@ def _segments(
         between |= column[1:] != column[:-1]
     if (changed & ~between).sum() > between.sum():
         return empty
-    # Atoms that another program added, without a segment id, belong to that of their residue.
+    # Atoms added by another program without a segment id get that of their residue.
     residue_of = np.append(0, np.cumsum(between))
     filled, first = np.unique(residue_of[segment != ""], return_index=True)
     own = np.full(residue_of[-1] + 1, "", segment.dtype)
@@ -218,12 +218,12 @@ def _segments(
 def _refuse_broken_protein(
     lines: list[bytes], places: list[int], broken: np.ndarray, hetero: np.ndarray, residue: np.ndarray
 ) -> None:
-    """Only a broken record of the protein refuses the file, or one that breaks off before it says what it is."""
+    """Reject the file for an invalid record of the protein, or one truncated before its residue name."""
     for i in np.flatnonzero(broken):
         cut_short = not hetero[i] and len(lines[i].rstrip()) < LAST_RESIDUE_NAME_COLUMN
         if cut_short or component(str(residue[i])).amino_acid:
             shown = lines[i][:66].decode("ascii", "replace").strip()
-            raise UnreadableError(f"line {places[i] + 1} is broken: {shown!r}")
+            raise UnreadableError(f"line {places[i] + 1} is invalid: {shown!r}")
 
 
 def _text(matrix: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -234,7 +234,7 @@ def _text(matrix: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _numbers(matrix: np.ndarray, columns: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of fixed columns (atoms, columns) and a mask of atoms with one that is none (NaN there)."""
+    """Numbers in fixed columns (atoms, columns), and a mask of atoms with an invalid one (NaN)."""
     values = np.empty((len(matrix), len(columns)))
     broken = np.zeros(len(matrix), bool)
     for i, (start, stop) in enumerate(columns):
@@ -254,10 +254,10 @@ def _numbers(matrix: np.ndarray, columns: list[tuple[int, int]]) -> tuple[np.nda
 
 
 def _plain_numbers(characters: np.ndarray) -> np.ndarray | None:
-    """Numbers as the format has them (``%8.3f``, ``%6.2f``), None if any is written otherwise.
+    """Numbers in the format's notation (``%8.3f``, ``%6.2f``), or None if any is written differently.
 
-    Digits are added up for all atoms at once, several times quicker than reading one number after another; the values
-    are those of ``float``, as whole numbers and powers of ten are exact.
+    Digits are summed for all atoms at once, several times faster than parsing single numbers; the values equal those of
+    ``float``, since integers and powers of ten are exact.
     """
     width = characters.shape[1]
     decimals = 3 if width == COORDINATE_WIDTH else 2
@@ -268,7 +268,7 @@ def _plain_numbers(characters: np.ndarray) -> np.ndarray | None:
     minus = columns[:point] == ord("-")
     before = is_digit[:point]
     sound = (columns[point] == ord(".")).all() and is_digit[point + 1 :].all() and before[-1].all()
-    # Blanks, at most one sign, then digits.
+    # Blanks, an optional sign, then digits.
     sound = sound and (before | minus | (columns[:point] == ord(" "))).all()
     if not sound or (~before[1:] & (before[:-1] | minus[:-1])).any():
         return None
@@ -296,9 +296,9 @@ def _residue_numbers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _long_number(text: bytes) -> int:
-    """A residue number of four characters that goes on beyond 9999.
+    """A residue number of four characters beyond 9999.
 
-    From A000 in base 36 (cctbx's hybrid-36), or in hexadecimal (VMD), which a digit before the letters tells.
+    Either hybrid-36 (cctbx: base 36 from A000) or hexadecimal (VMD), recognised by a digit before the letters.
     """
     if len(text) == 4 and text[:1].isalpha():
         return int(text, 36) + 10**4 + (16 if text[:1].islower() else -10) * 36**3
@@ -318,5 +318,5 @@ def _date(match: re.Match | None) -> str | None:
     if match is None or (month := MONTHS.get(match[2].decode())) is None:
         return None
     day, year = int(match[1]), int(match[3])
-    # The Protein Data Bank opened in 1971: two-digit years from 70 on belong to that century.
+    # The Protein Data Bank opened in 1971: two-digit years from 70 on are of the 20th century.
     return f"{year + (1900 if year >= 70 else 2000)}-{month:02d}-{day:02d}"

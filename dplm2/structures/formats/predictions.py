@@ -1,4 +1,4 @@
-"""Telling predicted models from experimental structures by what their files say."""
+"""Distinguishing predicted models from experimental structures by the content of their files."""
 
 import re
 
@@ -8,26 +8,27 @@ PROGRAM = re.compile(
     re.I,
 )
 NO_EXPERIMENT = re.compile(r"theoretical|computational|predict|in silico", re.I)
-# Lines of a PDB header that may name a program; names of authors stand elsewhere.
+# Lines of a PDB header that may name a program; author names are in other lines.
 PDB_RECORDS = re.compile(r"^(?:TITLE|REMARK|HEADER|COMPND|SOURCE)(?!.{6}AUTH).*$", re.M)
-# OpenFold's writer, ESMFold's therefore too, names the templates of a model.
+# OpenFold's writer (and therefore ESMFold's) lists the templates of a model.
 PARENT = re.compile(r"^PARENT +\S", re.M)
 
 
 def by_method(method: str) -> bool:
-    """Whether a method is none of the experimental ones."""
+    """Whether a method is not experimental."""
     return NO_EXPERIMENT.search(method) is not None or names_program(method)
 
 
 def names_program(text: str) -> bool:
-    """Whether a text names a program that predicts structures."""
+    """Whether a text names a structure prediction program."""
     return PROGRAM.search(text) is not None
 
 
 def by_pdb_header(head: str) -> bool:
-    """Whether the header of a PDB file says that it is a prediction.
+    """Whether a PDB header indicates a prediction.
 
-    Ask only where it names no experiment: the remarks of an experimental entry may well name the model that phased it.
+    Only for headers without an experimental method: the remarks of an experimental entry may name the model used for
+    phasing.
     """
     if PARENT.search(head):
         return True
