@@ -201,7 +201,7 @@ def test_what_another_program_has_downloaded_is_found_offline(server, opened, tm
     fetch = (
         f"from huggingface_hub import hf_hub_download\nfor file in {sorted(FILES)!r}: hf_hub_download({NAME!r}, file)"
     )
-    assert server.run(tmp_path / "home", "-c", fetch).returncode == 0
+    assert server.run(tmp_path / "home", "-c", fetch, NAME, *FILES).returncode == 0
     server.stop()
     folder, _ = opened(offline=True)
     assert digest_in(folder) == hashlib.sha256(WEIGHTS).hexdigest()
