@@ -35,6 +35,9 @@ an official one directly; then it is converted once, into a cache.
 EXPORT_EXAMPLE = """\
 example:
   dplm2 export results/models/demo exported --format official
+  dplm2 export results/tokenizers/demo exported/struct_tokenizer --format official
+The folder looks like the authors' hub repositories. Their program reads a tokenizer that is not on the hub from .hydra
+below the folder that it is given: export to exported/struct_tokenizer/.hydra for that.
 """
 
 
@@ -104,10 +107,10 @@ def add_import(actions: argparse._SubParsersAction) -> None:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Fill ``dplm2 export``."""
-    parser.description, parser.epilog = "Write a model in the format of another program.", EXPORT_EXAMPLE
-    parser.add_argument("folder", type=Path, help="folder of the model")
+    parser.description, parser.epilog = "Write a model or tokenizer in the format of another program.", EXPORT_EXAMPLE
+    parser.add_argument("folder", type=Path, help="folder of the model or tokenizer")
     parser.add_argument("destination", type=Path, help="folder to write")
-    parser.add_argument("--format", choices=["official"], required=True, help="official: as the DPLM-2 authors' models")
+    parser.add_argument("--format", choices=["official"], required=True, help="official: as the DPLM-2 authors' own")
     parser.set_defaults(run=run_export)
 
 
@@ -199,7 +202,13 @@ def run_import(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Run ``dplm2 export``."""
+    from dplm2.core.artifacts import read_json_object
     from dplm2.language.importing import export_model
+    from dplm2.tokenizer.exporting import export_tokenizer
+    from dplm2.tokenizer.model import CONFIG_FILE, FORMAT
 
-    export_model(options.folder, options.destination)
+    if read_json_object(options.folder / CONFIG_FILE).get("format") != FORMAT:
+        export_model(options.folder, options.destination)
+    elif not export_tokenizer(options.folder, options.destination):
+        print("note: the authors' program builds ESM-IF1's encoder alone; this one has other sizes")
     print(f"exported: {options.destination}")

@@ -20,7 +20,7 @@ MODEL, BIT, TOKENIZER = "airkingbd/dplm2_650m", "airkingbd/dplm2_bit_650m", "air
 
 def checkpoint(tensors):
     content = io.BytesIO()
-    torch.save({"state_dict": {f"model.{name}": value for name, value in tensors.items()}}, content)
+    torch.save(tensors, content)
     return content.getvalue()
 
 
@@ -28,9 +28,9 @@ def checkpoint(tensors):
 def official(recorded, tmp_path_factory):
     """The files of the three repositories, also as folders."""
     meta = json.loads(recorded("structok_tiny/meta.json").read_text())
-    described = yaml.safe_dump({"model": {**meta["config"], "if1_args": meta["if1_args"]}})
+    described = yaml.safe_dump({**meta["config"], "if1_args": meta["if1_args"]})
     weights = load_file(recorded("structok_tiny/weights.safetensors"))
-    files = {TOKENIZER: {".hydra/config.yaml": described.encode(), "last.ckpt": checkpoint(weights)}}
+    files = {TOKENIZER: {"config.yaml": described.encode(), "dplm2_struct_tokenizer.ckpt": checkpoint(weights)}}
     for name, network in ((MODEL, "lm_tiny"), (BIT, "lm_bit_tiny")):
         files[name] = {
             "config.json": recorded(f"{network}/config.json").read_bytes(),
