@@ -80,7 +80,9 @@ COMMANDS = {
         ("dplm2.tokenizer.command:add_import", "dplm2.language.command:add_import"),
         "ACTION",
     ),
-    "export": Command("write a model in the format of another program", ("dplm2.language.command:add_export",)),
+    "export": Command(
+        "write a model or tokenizer in the format of another program", ("dplm2.language.command:add_export",)
+    ),
     "embed": Command("write a model's representations of proteins", ("dplm2.generation.embed_command:add_embed",)),
     "probe": Command("fit a linear probe on representations", ("dplm2.evaluation.probe_command:add_probe",)),
     "status": Command("list finished artifacts and training progress", ("dplm2.report.status:add_status",)),

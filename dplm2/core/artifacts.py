@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dplm2.core import origins
 from dplm2.core.errors import DPLM2Error
 
 RUN_FILE = "run.json"
@@ -251,13 +252,18 @@ class RunRecord:
                 file.unlink(missing_ok=True)
 
     def write(self, folder: str | os.PathLike, **extra: Any) -> None:
-        """Write ``run.json`` into ``folder``; ``extra`` is added to it (counts, final losses)."""
+        """Write ``run.json`` into ``folder``; ``extra`` is added to it (counts, final losses).
+
+        ``hub``: the commits of the hub repositories that this process has used, if any.
+        """
+        commits = origins.noted()
         write_json(
             Path(folder) / RUN_FILE,
             {
                 "command": self.command,
                 "settings": self.settings,
                 "inputs": self.inputs,
+                **({"hub": commits} if commits else {}),
                 "versions": library_versions(),
                 "device": self.device,
                 "machine": platform.machine(),

@@ -64,6 +64,11 @@ def read_pickled(path: str | os.PathLike) -> dict:
 def read_weights(source: Path) -> dict[str, Tensor]:
     """The tensors of a Hugging Face folder (one file or several) or of a checkpoint file, under their own names.
 
+    Parameters
+    ----------
+    source
+        Folder or file; `weight_files` says which files of a folder are read.
+
     Raises
     ------
     DPLM2Error
@@ -77,7 +82,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
         weights = content if isinstance(content, Mapping) else {}
     else:
         weights = {}
-        for part in _parts(source):
+        for part in weight_files(source):
             weights |= _read_safetensors(part) if part.suffix == ".safetensors" else read_pickled(part)
     weights = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
     if not weights:
@@ -93,7 +98,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise DPLM2Error(f"{path}: not a weight file ({error})") from error
 
 
-def _parts(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights of a Hugging Face folder.
+
+    Raises
+    ------
+    DPLM2Error
+        If there are none.
+    """
     for name in _SINGLE:
         if (folder / name).is_file():
             return [folder / name]

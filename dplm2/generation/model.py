@@ -13,7 +13,6 @@ import torch
 
 from dplm2.core.artifacts import fingerprint, sha256_of_file
 from dplm2.core.errors import DPLM2Error
-from dplm2.core.folders import local_folder
 from dplm2.cpu.process import prepare_process
 from dplm2.generation.inputs import in_memory
 from dplm2.generation.samples import Sample
@@ -22,7 +21,7 @@ from dplm2.generation.task import Given, Request, Target
 from dplm2.generation.tasks import TASKS
 from dplm2.language.conditioning import sample_seed
 from dplm2.language.denoising import Adjust, Sampled
-from dplm2.language.model_folder import FOLDER_FILES, WEIGHTS_FILE
+from dplm2.language.model_folder import WEIGHTS_FILE, model_folder
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import batches, sample
 from dplm2.language.schedule import sampler_settings
@@ -75,7 +74,8 @@ class DPLM2:
         Parameters
         ----------
         source
-            The folder, or the hub id.
+            The folder, or the hub id: ``owner/name`` or ``owner/name@revision``, for example ``airkingbd/dplm2_650m``.
+            It is downloaded, and converted if it is in the authors' layout, the first time.
         tokenizer
             Folder or hub id of the tokenizer, instead of the one that the model names.
         device
@@ -87,7 +87,7 @@ class DPLM2:
             If it is no model of this package, or the tokenizer is not the one that the model has learned.
         """
         prepare_process()
-        folder = local_folder(source, FOLDER_FILES)
+        folder = model_folder(source)
         network = MultimodalEsm.from_pretrained(folder, device=device)
         chosen = None if tokenizer is None else StructureTokenizer.from_pretrained(tokenizer, device=device)
         return cls(network, chosen, folder)

@@ -14,6 +14,7 @@ import numpy as np
 from dplm2.core import parquet
 from dplm2.core.artifacts import RunRecord, fingerprint, make_folder, sha256_of_file
 from dplm2.core.errors import DPLM2Error, Preempted
+from dplm2.core.hub import name_of
 from dplm2.generation.contigs import reference_files
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import (
@@ -81,7 +82,7 @@ def generate_folder(
     Preempted
         If the process was told to stop; finished samples are kept.
     """
-    out, name = Path(out), model_name or Path(model).resolve().name
+    out, name = Path(out), model_name or name_of(model)
     opened = DPLM2.from_pretrained(model, tokenizer, device)
     settings = opened.settled(settings)
     record = RunRecord(f"generate {settings.task}", {**settings.described, "seed": seed}, {}, device)

@@ -4,6 +4,7 @@ import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from dplm2.core.released import TOKENIZER
 from dplm2.settings.command_line import Chosen, add_settings, choose
 from dplm2.settings.model import ModelSettings
 
@@ -24,14 +25,19 @@ residues per track and task.
 """
 IMPORT_EXAMPLE = """\
 examples:
+  dplm2 import model airkingbd/dplm2_650m models/dplm2_650m
   dplm2 import model downloads/dplm2_650m models/dplm2_650m --tokenizer tokenizers/released
   dplm2 import model last.ckpt models/mine --embedding-scaling released
-SOURCE is an official DPLM-2, DPLM-2 Bit or DPLM model: a Hugging Face folder, or a Lightning checkpoint (LoRA merged or
-not). Every weight gets its place, or nothing is written.
+SOURCE is an official DPLM-2, DPLM-2 Bit or DPLM model: a hub id, a Hugging Face folder, or a Lightning checkpoint (LoRA
+merged or not). Every weight gets its place, or nothing is written. Commands that take a model also take the hub id of
+an official one directly; then it is converted once, into a cache.
 """
 EXPORT_EXAMPLE = """\
 example:
   dplm2 export results/models/demo exported --format official
+  dplm2 export results/tokenizers/demo exported/struct_tokenizer --format official
+The folder looks like the authors' hub repositories. Their program reads a tokenizer that is not on the hub from .hydra
+below the folder that it is given: export to exported/struct_tokenizer/.hydra for that.
 """
 
 
@@ -59,9 +65,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_warmup(actions: argparse._SubParsersAction) -> None:
     parser = _add(actions, "warmup", "Make the model that multimodal training starts from.", WARMUP_EXAMPLE)
-    parser.add_argument(
-        "--tokenizer", type=Path, required=True, metavar="DIR", help="folder of the structure tokenizer"
-    )
+    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder or hub id of the structure tokenizer")
     parser.add_argument("--source", help="stands instead of the configuration's warmup.source (or warmup.model)")
     _add_data(parser)
     parser.set_defaults(run=run_warmup)
@@ -81,9 +85,13 @@ def add_import(actions: argparse._SubParsersAction) -> None:
     parser = _add(
         actions, "model", "Turn an official DPLM-2, DPLM-2 Bit or DPLM model into one of ours.", IMPORT_EXAMPLE
     )
-    parser.add_argument("source", type=Path, help="Hugging Face folder or Lightning checkpoint")
+    parser.add_argument("source", help="hub id, Hugging Face folder or Lightning checkpoint")
     parser.add_argument("destination", type=Path, help="folder of the model to write")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of its structure tokenizer, to be named")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help=f"folder or hub id of its structure tokenizer, to be named (default: {TOKENIZER} for a hub id)",
+    )
     parser.add_argument(
         "--embedding-scaling",
         choices=["none", "once", "released", "released_bit"],
@@ -99,10 +107,10 @@ def add_import(actions: argparse._SubParsersAction) -> None:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Fill ``dplm2 export``."""
-    parser.description, parser.epilog = "Write a model in the format of another program.", EXPORT_EXAMPLE
-    parser.add_argument("folder", type=Path, help="folder of the model")
+    parser.description, parser.epilog = "Write a model or tokenizer in the format of another program.", EXPORT_EXAMPLE
+    parser.add_argument("folder", type=Path, help="folder of the model or tokenizer")
     parser.add_argument("destination", type=Path, help="folder to write")
-    parser.add_argument("--format", choices=["official"], required=True, help="official: as the DPLM-2 authors' models")
+    parser.add_argument("--format", choices=["official"], required=True, help="official: as the DPLM-2 authors' own")
     parser.set_defaults(run=run_export)
 
 
@@ -170,16 +178,18 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_import(options: argparse.Namespace) -> None:
     """Run ``dplm2 import model``."""
+    from dplm2.core.folders import downloaded_folder
+    from dplm2.core.hub import is_hub_id
     from dplm2.language.importing import import_model
     from dplm2.language.warmup import relative_to
     from dplm2.tokenizer.model import StructureTokenizer
 
-    tokenizer = fingerprint = None
+    tokenizer, fingerprint = TOKENIZER if is_hub_id(options.source) else None, None
     if options.tokenizer:
         tokenizer = relative_to(options.destination, options.tokenizer)
         fingerprint = StructureTokenizer.from_pretrained(options.tokenizer).fingerprint
     network = import_model(
-        options.source,
+        downloaded_folder(options.source, "model"),
         options.destination,
         tokenizer=tokenizer,
         tokenizer_fingerprint=fingerprint,
@@ -192,7 +202,13 @@ def run_import(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Run ``dplm2 export``."""
+    from dplm2.core.artifacts import read_json_object
     from dplm2.language.importing import export_model
+    from dplm2.tokenizer.exporting import export_tokenizer
+    from dplm2.tokenizer.model import CONFIG_FILE, FORMAT
 
-    export_model(options.folder, options.destination)
+    if read_json_object(options.folder / CONFIG_FILE).get("format") != FORMAT:
+        export_model(options.folder, options.destination)
+    elif not export_tokenizer(options.folder, options.destination):
+        print("note: the authors' program builds ESM-IF1's encoder alone; this one has other sizes")
     print(f"exported: {options.destination}")

@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers import EsmForMaskedLM
 
 from dplm2.core import artifacts
+from dplm2.core.artifacts import RunRecord, sha256_of_file
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import save_tensors
-from dplm2.core.weights import read_weights
+from dplm2.core.weights import read_weights, weight_files
 from dplm2.language import heads
 from dplm2.language.model_folder import CONFIG_FILE, WEIGHTS_FILE, esm_config
 from dplm2.language.network import EmbeddingScaling, MultimodalEsm
@@ -59,7 +60,8 @@ def import_model(
     destination
         Folder to write.
     tokenizer, tokenizer_fingerprint
-        Where its structure tokenizer lies as seen from ``destination`` (or a hub id), and which one it is.
+        Where its structure tokenizer lies as seen from ``destination`` (or a hub id), and which one it is. A DPLM model
+        has none.
     embedding_scaling
         By default what ``token_dropout`` in the source's ``config.json`` means (true where there is none, as in the
         released models): twice for DPLM-2 (in its own way for DPLM-2 Bit), once for DPLM.
@@ -71,6 +73,12 @@ def import_model(
     DPLM2Error
         Names the weights that have no place, are missing, or have another shape, or the head that it has instead.
     """
+    files = weight_files(source) if source.is_dir() else [source]
+    record = RunRecord(
+        "import model",
+        {"embedding_scaling": embedding_scaling, "structure_head": structure_head},
+        {file.name: sha256_of_file(file) for file in files},
+    )
     weights = plain_weights(read_weights(source))
     described = artifacts.read_json_object(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
     unread = {name: weights.pop(name) for name in (_POSITIONS,) if name in weights}
@@ -83,9 +91,12 @@ def import_model(
         twice = kind.official.scaling if model.config.vocab_size == head.table_rows else "once"
         embedding_scaling = twice if described.get("token_dropout", True) else "none"
     network = MultimodalEsm(model, head.vocabulary, embedding_scaling, tokenizer, tokenizer_fingerprint, head)
+    if network.is_sequence_model:
+        network.tokenizer = network.tokenizer_fingerprint = None
     network.save_pretrained(destination)
     if unread:
         save_tensors(destination / _UNREAD_FILE, unread)
+    record.write(destination)
     return network
 
 

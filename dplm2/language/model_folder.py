@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,35 @@ from transformers.utils import logging
 
 from dplm2.core.artifacts import read_json_object
 from dplm2.core.errors import DPLM2Error
+from dplm2.core.folders import Conversion, local_folder
+from dplm2.core.released import TOKENIZER
 from dplm2.core.tensors import check_layers, check_tensors
 from dplm2.language import heads
 from dplm2.language.vocabulary import Vocabulary
 
-FOLDER_FILES = ("*.json", "*.safetensors", "*.txt", "*.bin")  # of a repository on the hub
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocab.txt"
 _LONGEST = 1026  # ESM-2's max_position_embeddings; rotary positions set no limit
 OWN_TYPE = "dplm2"  # model_type of what transformers' ESM classes could open only in part
 OWN_CLASS = "MultimodalEsm"
 HEAD = "structure_head."  # before the names of the head's own weights
+
+
+def model_folder(source: str | os.PathLike) -> Path:
+    """A model's folder, given as such or as a hub id; official repositories are converted (`local_folder`)."""
+    return local_folder(source, Conversion("model", is_official, _convert))
+
+
+def is_official(folder: Path) -> bool:
+    """Whether a folder is a DPLM or DPLM-2 model in the authors' layout: not another ESM-2, and none of ours."""
+    config = read_json_object(folder / CONFIG_FILE)
+    theirs = "dplm_type" in config or "DPLM" in str(config.get("architectures"))
+    return "dplm2" not in config and (theirs or config.get("vocab_size") == len(Vocabulary()))
+
+
+def _convert(downloaded: Path, folder: Path) -> None:
+    from dplm2.language.importing import import_model
+
+    import_model(downloaded, folder, tokenizer=TOKENIZER)
 
 
 def esm_config(vocabulary_size: int, hidden_size: int, layers: int, heads: int, intermediate_size: int) -> EsmConfig:

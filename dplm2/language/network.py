@@ -18,7 +18,6 @@ from transformers import EsmForMaskedLM
 
 from dplm2.core.artifacts import write_json, write_text
 from dplm2.core.errors import DPLM2Error
-from dplm2.core.folders import local_folder
 from dplm2.core.tensors import save_tensors
 from dplm2.cpu import attention, layers, switch
 from dplm2.cpu.process import prepare_process
@@ -26,13 +25,13 @@ from dplm2.language import heads
 from dplm2.language.heads.output import features
 from dplm2.language.model_folder import (
     CONFIG_FILE,
-    FOLDER_FILES,
     HEAD,
     OWN_CLASS,
     OWN_TYPE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     load_masked_lm,
+    model_folder,
     read_config,
     vocabulary_and_head,
 )
@@ -331,7 +330,7 @@ class MultimodalEsm(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, device: torch.device | str = "cpu") -> "MultimodalEsm":
-        """Open a folder written by `save_pretrained`, or a hub id of one.
+        """Open a folder written by `save_pretrained`, or a hub id: of such a folder, or of the authors' models.
 
         Raises
         ------
@@ -339,7 +338,7 @@ class MultimodalEsm(nn.Module):
             If it is not a folder of this package, or weights are missing, left over or of another shape.
         """
         prepare_process()
-        folder = local_folder(source, FOLDER_FILES)
+        folder = model_folder(source)
         config = read_config(folder)
         described: Mapping | None = config.get("dplm2")
         if described is None:

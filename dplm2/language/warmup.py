@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import EsmForMaskedLM
 
 from dplm2.core.errors import ConfigError, DPLM2Error
-from dplm2.core.folders import local_folder
+from dplm2.core.hub import is_hub_id
 from dplm2.core.weights import read_pickled
 from dplm2.language import heads
-from dplm2.language.model_folder import FOLDER_FILES, esm_config, load_masked_lm, read_config
+from dplm2.language.model_folder import esm_config, load_masked_lm, model_folder, read_config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 from dplm2.settings.model import NetworkSettings
@@ -101,7 +101,7 @@ def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
         return _from_fair_esm(read_pickled(source), source)
     if _FAIR_ESM.fullmatch(source) and not Path(source).is_dir():
         return _from_fair_esm(_download(source), source)
-    folder = local_folder(source, FOLDER_FILES)
+    folder = model_folder(source)
     config = read_config(folder)
     description = config.get("dplm2")
     if description and description["codebook_size"]:
@@ -258,8 +258,8 @@ def add_structure_tokens(
 
 
 def relative_to(folder: str | os.PathLike, target: str | os.PathLike) -> str:
-    """Path of ``target`` as seen from ``folder``: so a results folder can be moved as a whole."""
-    return os.path.relpath(Path(target).resolve(), Path(folder).resolve())
+    """Path of ``target`` as seen from ``folder``: so a results folder can be moved as a whole; a hub id as it is."""
+    return str(target) if is_hub_id(target) else os.path.relpath(Path(target).resolve(), Path(folder).resolve())
 
 
 def check_network(source: str, network: NetworkSettings | None) -> None:

@@ -4,8 +4,8 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.ckpt", "config.json", "*.index.j
 
 OBTAIN_STRUCTURES = "put structure files there, or use 'fetch' with a list of downloads instead of 'files'"
 OBTAIN_LIST = "a text file with one name per line; config/test_sets contains those of the paper"
-OBTAIN_TOKENIZER = "import it with `dplm2 import tokenizer`, or name another folder"
-OBTAIN_MODEL = "import it with `dplm2 import model`, or name another folder"
+OBTAIN_TOKENIZER = "name another folder, or a hub id such as airkingbd/struct_tokenizer"
+OBTAIN_MODEL = "name another folder, or a hub id such as airkingbd/dplm2_650m"
 OBTAIN_ESMFOLD = "download facebook/esmfold_v1 from the Hugging Face hub into that folder, or name the hub id"
 OBTAIN_FOLDSEEK = "a Foldseek database or a folder of structures, for example of the PDB"
 OBTAIN_PROBLEMS = "motif problems are YAML files; config/motifs contains the paper's"

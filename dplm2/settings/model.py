@@ -210,7 +210,8 @@ class ModelSettings(Section):
     datasets: tuple[str, ...] = refers((), "Names of the datasets to train on; only their training chains are used.")
     pretrained: str | None = refers(
         None,
-        "Folder or hub id of a trained model (imported, or from another run), used without further training.",
+        "Folder or hub id (owner/name or owner/name@revision, such as airkingbd/dplm2_650m) of a trained model, used "
+        "without further training.",
         min_length=1,
         files=WEIGHTS,
         hub=True,

@@ -287,13 +287,14 @@ class TokenizationSettings(Section):
 
 
 class TokenizerSettings(Section):
-    """A structure tokenizer: either trained on `datasets`, or `pretrained` (a folder; without training, and only
-    together with `tokenization`)."""
+    """A structure tokenizer: either trained on `datasets`, or `pretrained` (a folder or hub id; without training, and
+    only together with `tokenization`)."""
 
     datasets: tuple[str, ...] = refers((), "Names of the datasets to train on; only their training chains are used.")
     pretrained: str | None = refers(
         None,
-        "Folder of a trained tokenizer (imported, or from another run), used without further training.",
+        "Folder or hub id (owner/name or owner/name@revision, such as airkingbd/struct_tokenizer) of a trained "
+        "tokenizer, used without further training.",
         min_length=1,
         files=WEIGHTS,
         hub=True,

@@ -24,11 +24,12 @@ example:
 """
 IMPORT_TOKENIZER_EXAMPLE = """\
 examples:
-  dplm2 import tokenizer checkpoints/struct_tokenizer results/tokenizers/released
+  dplm2 import tokenizer airkingbd/struct_tokenizer tokenizers/released
+  dplm2 import tokenizer checkpoints/struct_tokenizer tokenizers/released
   dplm2 import tokenizer last.ckpt tokenizers/mine --model-config config.yaml
-SOURCE is a checkpoint of the DPLM-2 authors' structure tokenizer (.ckpt, .pt, .pth, .bin or .safetensors), or the
-folder that holds it and its YAML. Every key is placed or dropped by name; an unknown one is refused. Tokenizers in our
-own format need no import.
+SOURCE is a checkpoint of the DPLM-2 authors' structure tokenizer (.ckpt, .pt, .pth, .bin or .safetensors), the folder
+that holds it and its YAML, or a hub id. Every key is placed or dropped by name; an unknown one is refused. Tokenizers
+in our own format need no import.
 """
 
 
@@ -90,7 +91,7 @@ def add_import(actions: argparse._SubParsersAction) -> None:
         "Turn a checkpoint of the authors' structure tokenizer into ours.",
         IMPORT_TOKENIZER_EXAMPLE,
     )
-    parser.add_argument("source", type=Path, help="checkpoint file, or the folder that holds it")
+    parser.add_argument("source", help="checkpoint file, the folder that holds it, or a hub id")
     parser.add_argument("destination", type=Path, help="folder of the tokenizer to write")
     parser.add_argument(
         "--model-config", type=Path, metavar="YAML", help="the authors' YAML (default: the one beside the checkpoint)"
@@ -181,9 +182,12 @@ def run_decode(options: argparse.Namespace) -> None:
 
 def run_import_tokenizer(options: argparse.Namespace) -> None:
     """Run ``dplm2 import tokenizer``."""
+    from dplm2.core.folders import downloaded_folder
     from dplm2.tokenizer.importing import import_tokenizer
 
-    tokenizer = import_tokenizer(options.source, options.destination, options.model_config)
+    tokenizer = import_tokenizer(
+        downloaded_folder(options.source, "tokenizer"), options.destination, options.model_config
+    )
     print(
         f"tokenizer: {options.destination} ({tokenizer.codebook_size} structure tokens, fingerprint "
         f"{tokenizer.fingerprint}); its confidence head is untrained in the authors' code: no confidence is reported"

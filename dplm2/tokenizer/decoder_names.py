@@ -17,14 +17,19 @@ ATOMS_37, ALPHA_OF_37 = 37, 1
 ANGLES, PSI = 7, 2  # omega, phi, psi, chi1 to chi4
 DISTANCE_BINS = 15  # of the recycled distogram
 
-# Never used by the authors' model in a pass of the decoder; import drops them, export fills them with what they start
-# as.
+# Never used by the authors' model in a pass of the decoder.
 UNUSED_PREFIXES = ("decoder.esm.", "decoder.embedding.", "decoder.ptm_head.")
 UNUSED = (
     "decoder.esm_s_combine",
     "decoder.af2_to_esm",
     "decoder.trunk.recycle_s_norm.weight",
     "decoder.trunk.recycle_z_norm.weight",
+)
+READ_IN_PART = (
+    "decoder.trunk.recycle_z_norm.bias",
+    "decoder.trunk.recycle_disto.weight",
+    *(f"decoder.trunk.structure_module.angle_resnet.linear_out.{kind}" for kind in ("weight", "bias")),
+    *(f"decoder.lddt_head.3.{kind}" for kind in ("weight", "bias")),
 )
 ROTARY_BUFFER = ".rot_emb.inv_freq"  # a constant
 

@@ -1,7 +1,8 @@
 """Other people's checkpoints as tokenizers of ours: the DPLM-2 authors' structure tokenizer, and ESM-IF1's encoder.
 
-Every key of a checkpoint is either given a place under our names or dropped by name, because the authors' model holds
-it without ever using it; a key that is neither is refused, and so is a missing one.
+Every key of a checkpoint is either given a place under our names or known by name as one that the authors' model holds
+without ever using it; a key that is neither is refused, and so is a missing one. What is not used, or in part, is kept
+beside the tokenizer, so that an export gives it back.
 """
 
 import os
@@ -15,52 +16,19 @@ from torch import Tensor
 
 from dplm2.core.artifacts import RunRecord, sha256_of_file
 from dplm2.core.errors import ConfigError, DPLM2Error
+from dplm2.core.tensors import save_tensors
 from dplm2.core.text import read_text
 from dplm2.core.weights import read_weights
 from dplm2.settings.loading import parse_value
 from dplm2.settings.tokenizer import TokenizerSettings
+from dplm2.tokenizer import decoder_names, encoder_names
 from dplm2.tokenizer.decoder_names import from_official
 from dplm2.tokenizer.encoder import Encoder
+from dplm2.tokenizer.encoder_names import ENCODER_PREFIX, encoder_weights
 from dplm2.tokenizer.model import StructureTokenizer
 
 WEIGHTS_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 WRAPPERS = ("model.", "module.", "net.")  # what training frameworks put before every key
-ENCODER_PREFIX = "encoder.encoder."
-MASK_TOKEN = 32  # the row of `<mask>` in ESM-IF1's vocabulary: the only one that residues use
-
-# Whole names, with a group for what is numbered; in the order in which they are tried.
-ENCODER_NAMES = [
-    (r"embed_gvp_input_features\.(weight|bias)", r"inputs.\1"),
-    (r"embed_confidence\.(weight|bias)", r"confidence.\1"),
-    (r"embed_dihedrals\.node_embedding\.(weight|bias)", r"dihedrals.linear.\1"),
-    (r"embed_dihedrals\.norm_nodes\.(gain|bias)", r"dihedrals.\1"),
-    (r"embed_gvp_output\.(weight|bias)", r"geometry.\1"),
-    (r"gvp_encoder\.embed_graph\.embed_(node|edge)\.0\.(w[hsv])\.(weight|bias)", r"gvp.\1_embedding.<\2>.\3"),
-    (r"gvp_encoder\.embed_graph\.embed_(node|edge)\.1\.scalar_norm\.(weight|bias)", r"gvp.\1_norm.scalar.\2"),
-    (r"gvp_encoder\.embed_graph\.embed_confidence\.(weight|bias)", r"gvp.confidence.\1"),
-    (
-        r"gvp_encoder\.encoder_layers\.(\d+)\.conv\.message_func\.([012])\.(w[hsvg])\.(weight|bias)",
-        r"gvp.layers.\1.message.\2.<\3>.\4",
-    ),
-    (
-        r"gvp_encoder\.encoder_layers\.(\d+)\.ff_func\.([01])\.(w[hsvg])\.(weight|bias)",
-        r"gvp.layers.\1.feedforward.\2.<\3>.\4",
-    ),
-    (
-        r"gvp_encoder\.encoder_layers\.(\d+)\.norm\.([01])\.scalar_norm\.(weight|bias)",
-        r"gvp.layers.\1.norms.\2.scalar.\3",
-    ),
-    (r"layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", r"layers.\1.<\2>.\3"),
-    (r"layers\.(\d+)\.self_attn\.out_proj\.(weight|bias)", r"layers.\1.output.\2"),
-    (r"layers\.(\d+)\.self_attn_layer_norm\.(weight|bias)", r"layers.\1.attention_norm.\2"),
-    (r"layers\.(\d+)\.fc1\.(weight|bias)", r"layers.\1.expand.\2"),
-    (r"layers\.(\d+)\.fc2\.(weight|bias)", r"layers.\1.contract.\2"),
-    (r"layers\.(\d+)\.final_layer_norm\.(weight|bias)", r"layers.\1.feedforward_norm.\2"),
-    (r"layer_norm\.(weight|bias)", r"norm.\1"),
-]
-PARTS = {
-    "<wh>": "hidden", "<ws>": "scalar", "<wv>": "vector", "<wg>": "gate", "<q>": "query", "<k>": "key", "<v>": "value",
-}  # fmt: skip
 # ESM-IF1's released file has older names; fair-esm replaces these pieces of them when it loads it.
 OLD_IF1_NAMES = [
     ("W_v", "embed_graph.embed_node"),
@@ -71,41 +39,9 @@ OLD_IF1_NAMES = [
     ("embed_gvp_in_local_frame.0", "embed_gvp_output"),
     ("embed_features_in_local_frame.0", "embed_gvp_input_features"),
 ]
-ESM_IF1_HEADS, ESM_IF1_NEIGHBOURS = 8, 30  # not to be seen in the shapes of its weights
-UNUSED_IN_ENCODER = [r"embed_positions\._float_tensor"]
-
-
-def rename(name: str, table: list[tuple[str, str]]) -> str | None:
-    """The name that the first fitting row of ``table`` gives, or None."""
-    for pattern, replacement in table:
-        match = re.fullmatch(pattern, name)
-        if match:
-            renamed = match.expand(replacement)
-            for short, word in PARTS.items():
-                renamed = renamed.replace(short, word)
-            return renamed
-    return None
-
-
-def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """ESM-IF1's encoder under our names; ``weights`` are under fair-esm's names, without the leading ``encoder.``.
-
-    Raises
-    ------
-    DPLM2Error
-        Names the keys that have no place.
-    """
-    placed, unknown = {}, []
-    for name, value in weights.items():
-        if name == "embed_tokens.weight":
-            placed["mask_embedding"] = value[MASK_TOKEN].clone()
-        elif (new := rename(name, ENCODER_NAMES)) is not None:
-            placed[new] = value
-        elif not any(re.fullmatch(pattern, name) for pattern in UNUSED_IN_ENCODER):
-            unknown.append(name)
-    if unknown:
-        raise DPLM2Error(f"the encoder has no place for {len(unknown)} keys: {', '.join(unknown[:5])}")
-    return placed
+# What the shapes of an encoder's weights do not show: fair-esm's names, ours, and ESM-IF1's values.
+ESM_IF1_SIZES = {"encoder_attention_heads": ("heads", 8), "gvp_top_k_neighbors": ("neighbours", 30)}
+UNREAD_FILE = "unread.safetensors"
 
 
 def import_tokenizer(
@@ -140,6 +76,8 @@ def import_tokenizer(
     record = RunRecord("import tokenizer", {"model_config": given}, {weights_file.name: sha256_of_file(weights_file)})
     tokenizer = tokenizer_of(weights, given)
     tokenizer.save_pretrained(destination)
+    unread = {name: value.clone() for name, value in weights.items() if not is_read_whole(name)}
+    save_tensors(Path(destination) / UNREAD_FILE, unread)
     record.write(destination, fingerprint=tokenizer.fingerprint)
     return tokenizer
 
@@ -169,6 +107,13 @@ def tokenizer_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> Str
     ]:
         load_exactly(module, part, what)
     return tokenizer
+
+
+def is_read_whole(name: str) -> bool:
+    """Whether all of an official tensor is used, so that an export can write it from our weights."""
+    if name.startswith(ENCODER_PREFIX):
+        return not encoder_names.is_read_in_part(name.removeprefix(ENCODER_PREFIX))
+    return not (decoder_names.is_unused(name) or name in decoder_names.READ_IN_PART)
 
 
 def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -309,14 +254,13 @@ def _encoder_sizes(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> d
         "frozen": True,
         "width": weights[f"{prefix}layer_norm.weight"].shape[0],
         "layers": _count(weights, r"encoder\.encoder\.layers\.(\d+)\."),
-        "heads": given.get("encoder_attention_heads", ESM_IF1_HEADS),
         "feedforward_width": weights[f"{prefix}layers.0.fc1.weight"].shape[0],
         "gvp_layers": _count(weights, r"encoder\.encoder\.gvp_encoder\.encoder_layers\.(\d+)\."),
         "node_scalars": weights[f"{graph}embed_node.0.ws.weight"].shape[0],
         "node_vectors": weights[f"{graph}embed_node.0.wv.weight"].shape[0],
         "edge_scalars": weights[f"{graph}embed_edge.0.ws.weight"].shape[0],
         "edge_vectors": weights[f"{graph}embed_edge.0.wv.weight"].shape[0],
-        "neighbours": given.get("gvp_top_k_neighbors", ESM_IF1_NEIGHBOURS),
+        **{ours: given.get(theirs, value) for theirs, (ours, value) in ESM_IF1_SIZES.items()},
     }
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dplm2.core.artifacts import read_json_object, write_json
 from dplm2.core.batching import by_length
 from dplm2.core.errors import ConfigError, DPLM2Error
-from dplm2.core.folders import local_folder
+from dplm2.core.folders import Conversion, local_folder
 from dplm2.core.memory import Result, split_on_out_of_memory
 from dplm2.core.tensors import check_layers, check_tensors, save_tensors
 from dplm2.cpu.process import prepare_process
@@ -289,7 +289,8 @@ class StructureTokenizer(nn.Module):
         Parameters
         ----------
         source
-            A folder that ``save_pretrained`` wrote, or the id of such a repository on the Hugging Face hub.
+            A folder that ``save_pretrained`` wrote, or a hub id: of such a folder, or of the authors' tokenizer
+            (``airkingbd/struct_tokenizer``), which is downloaded and converted the first time.
         device
             Where to put the weights.
 
@@ -299,7 +300,7 @@ class StructureTokenizer(nn.Module):
             If there is no tokenizer, or its weights do not fit its configuration.
         """
         prepare_process()
-        folder = local_folder(source, (CONFIG_FILE, WEIGHTS_FILE))
+        folder = local_folder(source, Conversion("tokenizer", _is_official, _convert))
         config = read_json_object(folder / CONFIG_FILE)
         if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
             raise DPLM2Error(
@@ -332,6 +333,17 @@ class StructureTokenizer(nn.Module):
             raise DPLM2Error(
                 f"{path}: not the weights of this tokenizer ({' '.join(str(error).split())[:500]})"
             ) from error
+
+
+def _is_official(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint of another program: there is no description of ours."""
+    return not (folder / CONFIG_FILE).is_file() or "format" not in read_json_object(folder / CONFIG_FILE)
+
+
+def _convert(downloaded: Path, folder: Path) -> None:
+    from dplm2.tokenizer.importing import import_tokenizer
+
+    import_tokenizer(downloaded, folder)
 
 
 def _split_on_out_of_memory(

@@ -14,8 +14,10 @@ from dplm2.core.weights import read_weights
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.decoder_names import is_unused
 from dplm2.tokenizer.encoder import Encoder
+from dplm2.tokenizer.exporting import official_weights
 from dplm2.tokenizer.importing import (
     import_tokenizer,
+    is_read_whole,
     load_encoder_weights,
     tokenizer_of,
 )
@@ -53,6 +55,12 @@ def test_every_key_of_the_released_size_has_its_place(recorded):
         assert dropped != (number in held), name
     used = sum(math.prod(shape) for name, (shape, _) in keys.items() if not is_unused(name))
     partly = sum(math.prod(shape) for name, (shape, _) in keys.items() if any(part in name for part in USED_IN_PART))
+    exported = official_weights(tokenizer)
+    assert set(exported) < set(keys)
+    assert {name for name in keys if not is_read_whole(name)} >= set(keys) - set(exported)
+    for name, value in exported.items():
+        assert value.shape == weights[name].shape, name
+        assert not is_read_whole(name) or torch.equal(value, weights[name]), name
     assert used - partly <= sum(value.numel() for value in tokenizer.state_dict().values()) < used
 
 

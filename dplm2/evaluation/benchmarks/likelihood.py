@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from dplm2.core.artifacts import RunRecord, sha256_of_file
 from dplm2.core.errors import DPLM2Error
-from dplm2.core.folders import local_folder
+from dplm2.core.hub import name_of
 from dplm2.evaluation.benchmarks.job import dataset_name, set_name
 from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK, PERPLEXITY
 from dplm2.evaluation.results import Source, describe, summary_row, write_results
 from dplm2.language.chains import TokenizedChains
 from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_entropy
-from dplm2.language.model_folder import FOLDER_FILES, WEIGHTS_FILE
+from dplm2.language.model_folder import WEIGHTS_FILE, model_folder
 from dplm2.language.network import MultimodalEsm
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.model import DiffusionSettings
@@ -71,11 +71,9 @@ def run(job: LikelihoodJob) -> int:
         raise DPLM2Error(f"{dataset_name(job.tokens)}: no tokenized chain (split {job.split or 'any'})")
     networks = {"trained": job.model} | ({"untrained": job.initial} if job.initial else {})
     splits = list(dict.fromkeys(table["split"].to_pylist()))
-    name, model = dataset_name(job.tokens), job.name or Path(job.model).name
+    name, model = dataset_name(job.tokens), job.name or name_of(job.model)
     summary, details = [], []
-    inputs = {
-        label: sha256_of_file(local_folder(folder, FOLDER_FILES) / WEIGHTS_FILE) for label, folder in networks.items()
-    }
+    inputs = {label: sha256_of_file(model_folder(folder) / WEIGHTS_FILE) for label, folder in networks.items()}
     record = RunRecord(f"evaluate {TASK}", {"split": job.split, "seed": job.seed}, inputs, job.device)
     for label, folder in networks.items():
         network = MultimodalEsm.from_pretrained(folder, job.device)

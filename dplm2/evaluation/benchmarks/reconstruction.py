@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from dplm2.core.artifacts import RunRecord
 from dplm2.core.errors import DPLM2Error
+from dplm2.core.hub import name_of
 from dplm2.evaluation.benchmarks.job import dataset_name, set_name
 from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.metrics.structure import COMPARED, COMPOSITION
@@ -82,7 +83,7 @@ def run(job: ReconstructionJob) -> int:
         raise DPLM2Error(f"{dataset_name(job.chains)}: no chain to reconstruct (split {job.split or 'any'})")
     made = _tokens_of(job, [names[i] for i in chosen], tokenizer) if job.tokens else None
     tokens, metrics = reconstruct(tokenizer, [backbones[i] for i in chosen], job.settings, job.device, made)
-    model = job.name or Path(job.tokenizer).name
+    model = job.name or name_of(job.tokenizer)
     metrics.insert(0, "sample_id", [names[i] for i in chosen])
     metrics.insert(1, "model", model)
     metrics.insert(2, "task", TASK)
