@@ -152,7 +152,7 @@ def _is_text(*nodes: ast.expr) -> bool:
 def _of_rule_line(line: str) -> Iterator[tuple[str, str]]:
     text = line.rstrip("\n")
     if RULE_ENTRY.match(text) and text.count("(") == text.count(")"):
-        yield "argument left out", "\n"
+        yield "argument left out", ""
     if number := RULE_NUMBER.match(text):
         yield "constant", f"    {number[1]}: {int(number[2]) + 1}\n"
     for one, other in (("=decides(", "=operates("), ("=operates(", "=decides("), ("=files(", "=operates(")):
