@@ -1,9 +1,14 @@
 """Each rule of cleaning on a case made for it (real files: see test_structures_raw.py)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tests.structures.made import ATOMS, START, STEP, atom, chain, clean, only, refusal, residue, seqres
+from dplm2.structures.components import THREE_LETTERS
+from dplm2.structures.gaps import lay_out
+from dplm2.structures.molecules import protein_chains
+from tests.structures.made import ATOMS, START, STEP, atom, chain, clean, only, read, refusal, residue, seqres
 
 
 def alpha_x(found) -> np.ndarray:
@@ -123,6 +128,20 @@ def test_of_equal_places_in_seqres_the_numbers_decide():
 def test_seqres_of_another_molecule_is_not_used():
     lines = seqres("WWWWWWWWWW") + chain("ACD") + residue(4, "GLU")
     assert only(lines).sequence == "ACDXE"
+
+
+@pytest.mark.parametrize(("observed", "found"), [("ACDEFGHIYL", "WY"), ("ACDEFGHYYL", "XX")])
+def test_a_sequence_with_which_nine_of_ten_residues_agree_is_used(observed, found):
+    """Laid along it by its letters (PDB), and placed in it by the file's own numbers (mmCIF)."""
+    whole, places = "ACDEFWYGHIKL", [*range(5), *range(7, 12)]
+    lines = [
+        line for place, letter in zip(places, observed, strict=True) for line in residue(place, THREE_LETTERS[letter])
+    ]
+    expected = observed[:5] + found + observed[5:]
+    assert only(seqres(whole) + lines).sequence == expected
+    (residues,) = protein_chains(read(lines))
+    placed = replace(residues, position=np.array(places) + 1)
+    assert lay_out(placed, tuple(THREE_LETTERS[letter] for letter in whole), 32).sequence == expected
 
 
 @pytest.mark.parametrize(
