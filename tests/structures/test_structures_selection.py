@@ -100,6 +100,7 @@ def test_a_radius_on_the_quantile_stays_and_fewer_than_twenty_are_not_judged(tmp
     chains = {f"n{number}": made("A" * 100, radius=10 + number / 10) for number in range(count)}
     select(store(tmp_path, chains), filters={"radius_of_gyration_quantile": 0.95, "deduplicate": False})
     assert kept(tmp_path) == {f"n{number}_A" for number in range(kept_of_them)}
+    assert len(read_rejected(tmp_path)) == count - kept_of_them
 
 
 def test_no_usable_chain_is_one_clear_line(tmp_path):
