@@ -53,7 +53,7 @@ NAMED_BY = ("path", "line", "kind", "before", "after")
 RULES, WORKFLOW_LIMIT = ".smk", 1800.0
 # A workflow's jobs are processes of their own, whose lines no test is seen to run: all of these, the quick ones first.
 WORKFLOW_TESTS = [f"tests/workflow/{name}.py" for name in ("test_jobs", "test_workflow", "test_cache_table")]
-SLOWEST = 60.0  # seconds of a test; slower ones are no test near
+SLOWEST = 10.0  # seconds of a test; slower ones are no test near
 CAUGHT, SURVIVED, TIMEOUT = "caught", "survived", "timeout"
 
 
