@@ -1,13 +1,15 @@
 # make demo   sets up everything in .venv and runs the whole workflow on the bundled structures
 # make test   sets up everything if need be and runs the test suite
+# make mutate PATHS=dplm2/geometry   plants random faults there, one at a time, and lists those that no test notices
 PYTHON ?= python3.11
 CORES ?= 2
+FAULTS ?= 100
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 # Results do not depend on a hub: everything that the demo and the tests need is in the repository.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test mutate lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +30,9 @@ demo: install
 
 test: install
 	python -m pytest --numprocesses $(CORES) --dist loadgroup
+
+mutate: install
+	python -m tests.mutate $(PATHS) --number $(FAULTS)
 
 lint: install
 	ruff check . && ruff format --check . && snakefmt --check Snakefile rules && snakemake --lint

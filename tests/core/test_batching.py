@@ -27,3 +27,9 @@ def test_the_order_and_the_kinds_of_groups():
     assert list(by_length(lengths, 20, longest_first=False)) == [[3, 1, 0], [2]]
     assert list(by_length(lengths, 100, kinds=kinds)) == [[2, 1], [0, 3]]
     assert list(by_length([], 20)) == []
+
+
+def test_a_group_may_fill_its_budgets_exactly():
+    assert list(by_length([5, 5, 5, 5], 10)) == [[0, 1], [2, 3]]
+    assert list(by_length([2, 2, 2, 2], 100, 8)) == [[0, 1], [2, 3]]
+    assert list(by_length([1, 2, 3, 4], 8, 32)) == [[3, 2], [1, 0]]

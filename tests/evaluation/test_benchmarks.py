@@ -14,7 +14,7 @@ import torch
 from dplm2.cli import main
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.backends.command import read_backbone
-from dplm2.evaluation.benchmarks import reconstruction
+from dplm2.evaluation.benchmarks import folding, reconstruction
 from dplm2.generation.samples import write_rows
 from dplm2.settings import load
 from dplm2.settings.evaluation import EvaluationSettings
@@ -103,6 +103,26 @@ def test_folding_of_natives_is_perfect(workplace, natives):
     assert summary["bb_rmsd"] == pytest.approx(0, abs=1e-4)
     assert (summary["tm_score"], summary["lddt_ca"]) == (pytest.approx(1), pytest.approx(1))
     assert summary["match_tm_score_0.8"] == 1
+
+
+def test_a_fold_matches_from_its_threshold_on(workplace, natives, monkeypatch):
+    def compared(predictions, *_):
+        scores = np.resize([0.8, np.nextafter(0.8, 0)], len(predictions))
+        return {name: scores if name == "tm_score" else np.ones(len(scores)) for name in folding.COLUMNS}
+
+    monkeypatch.setattr(folding, "compare", compared)
+    write_samples(workplace / "samples", "folding", natives)
+    metrics, _ = evaluate(workplace, "folding", "--chains", str(workplace / "test"))
+    assert metrics["match_tm_score_0.8"].tolist() == (metrics["tm_score"] == 0.8).tolist()
+    assert metrics["match_tm_score_0.8"].any() and not metrics["match_tm_score_0.8"].all()
+
+
+def test_three_residues_of_a_native_are_enough_to_compare_with():
+    prediction, native = np.zeros((2, 5, 4, 3))
+    native[3:] = np.nan
+    assert folding._failure(prediction, native) is None
+    native[2] = np.nan
+    assert folding._failure(prediction, native) == "the native has fewer than three observed residues"
 
 
 def test_baseline_folds_the_same_sequences(workplace, natives):

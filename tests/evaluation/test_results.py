@@ -2,6 +2,7 @@
 
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from dplm2.core.artifacts import RunRecord
 from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.backends.folding import Folded
-from dplm2.evaluation.benchmarks import scaffolding
+from dplm2.evaluation.benchmarks import reconstruction, scaffolding
 from dplm2.evaluation.benchmarks import self_consistency as module
 from dplm2.evaluation.benchmarks.diversity import linked_clusters
 from dplm2.evaluation.benchmarks.self_consistency import self_consistency
@@ -122,6 +123,17 @@ def test_a_motif_is_held_strictly_below_its_rmsd_and_above_its_confidence(rmsd, 
         metrics = pd.DataFrame({"motif_rmsd": [rmsd], name: [value], "failed": [False]})
         assert scaffolding.successes(metrics, settings).tolist() == [succeeds]
         assert not scaffolding.successes(metrics.assign(failed=True), settings).any()
+
+
+def test_limits_of_length_are_lengths_that_are_evaluated():
+    settings = EvaluationSettings.make(min_length=10, max_length=20)
+    lengths = (9, 10, 20, 21)
+    samples = [SimpleNamespace(sample_id=str(length), problem="", length=length) for length in lengths]
+    remaining, left_out = kept(samples, settings)
+    assert [sample.length for sample in remaining] == [10, 20]
+    assert left_out == {"9": "9 residues", "21": "21 residues"}
+    chosen = reconstruction._chosen(list(map(str, lengths)), [np.zeros((length, 4, 3)) for length in lengths], settings)
+    assert chosen == ([1, 2], left_out)
 
 
 def test_foldseek_output_is_read(recorded):

@@ -158,6 +158,8 @@ def test_scale_of_tm_score():
     assert d0_of(10).item() == 0.5
     two = torch.zeros(1, 2, 3)
     assert tm_score(two, two).isnan().all()
+    three = torch.tensor([[[0.0, 0, 0], [3.8, 0, 0], [3.8, 3.8, 0]]])
+    assert tm_score(three, three).item() == pytest.approx(1)
 
 
 def test_lddt_counts_kept_distances():

@@ -172,23 +172,28 @@ def test_new_rows_are_drawn_as_in_the_paper():
     assert head.decoder.weight.shape == (8229, 16) and head.bias.shape == (8229,)
 
 
-@pytest.mark.parametrize("like_codes", [False, True])
-def test_new_rows_follow_from_the_seed_alone(like_codes):
+@pytest.mark.parametrize(
+    ("head", "like_codes"), [("codes", False), ("codes", True), ("bits", False), ("pairs", False), ("pairs", True)]
+)
+def test_new_weights_follow_from_the_seed_alone(head, like_codes):
     """Whatever was drawn before them, and another seed gives others."""
     quantizer = Quantizer(
-        TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [3, 3], "bound": "tanh"}).quantizer
+        TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [2, 2, 2], "bound": "tanh"}).quantizer
     )
     values = quantizer.code_values() if like_codes else None
-    rows = []
+    weights = []
     for place, seed in enumerate((4, 4, 5)):
         model = warmup.random_model(SMALLEST, seed=0)
+        old = set(map(id, model.parameters()))
         torch.manual_seed(place)
-        warmup.add_structure_tokens(model, Vocabulary(64), seed, values)
-        rows.append((model.esm.embeddings.word_embeddings.weight[33:], model.lm_head.decoder.weight[33:]))
-    for first, same, other in zip(*rows, strict=True):
-        assert torch.equal(first, same)
-        assert not torch.isclose(first, other).any(0).all()
-        assert (first - other).abs().mean() > 0.5 * first.std()
+        made = warmup.add_structure_tokens(model, Vocabulary(64), seed, values, head, (2, 2, 2))
+        of_model = {name: weight for name, weight in model.named_parameters() if id(weight) not in old}
+        weights.append({name: weight[33:] for name, weight in of_model.items()} | dict(made.named_parameters()))
+    for name, first in weights[0].items():
+        assert torch.equal(first, weights[1][name]), name
+        if first.std() > 0:  # neither zeros nor ones
+            assert not torch.isclose(first, weights[2][name]).all(-1).any(), name
+            assert (first - weights[2][name]).abs().mean() > 0.5 * first.std(), name
 
 
 def test_rows_of_near_codes_begin_alike():

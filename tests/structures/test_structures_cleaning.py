@@ -1,9 +1,14 @@
 """Each rule of cleaning on a case made for it (real files: see test_structures_raw.py)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tests.structures.made import ATOMS, START, STEP, atom, chain, clean, only, refusal, residue, seqres
+from dplm2.structures.components import THREE_LETTERS
+from dplm2.structures.gaps import lay_out
+from dplm2.structures.molecules import protein_chains
+from tests.structures.made import ATOMS, START, STEP, atom, chain, clean, only, read, refusal, residue, seqres
 
 
 def alpha_x(found) -> np.ndarray:
@@ -123,6 +128,20 @@ def test_of_equal_places_in_seqres_the_numbers_decide():
 def test_seqres_of_another_molecule_is_not_used():
     lines = seqres("WWWWWWWWWW") + chain("ACD") + residue(4, "GLU")
     assert only(lines).sequence == "ACDXE"
+
+
+@pytest.mark.parametrize(("observed", "found"), [("ACDEFGHIYL", "WY"), ("ACDEFGHYYL", "XX")])
+def test_a_sequence_with_which_nine_of_ten_residues_agree_is_used(observed, found):
+    """Laid along it by its letters (PDB), and placed in it by the file's own numbers (mmCIF)."""
+    whole, places = "ACDEFWYGHIKL", [*range(5), *range(7, 12)]
+    lines = [
+        line for place, letter in zip(places, observed, strict=True) for line in residue(place, THREE_LETTERS[letter])
+    ]
+    expected = observed[:5] + found + observed[5:]
+    assert only(seqres(whole) + lines).sequence == expected
+    (residues,) = protein_chains(read(lines))
+    placed = replace(residues, position=np.array(places) + 1)
+    assert lay_out(placed, tuple(THREE_LETTERS[letter] for letter in whole), 32).sequence == expected
 
 
 @pytest.mark.parametrize(
@@ -249,6 +268,17 @@ def test_filters_let_through_what_is_on_their_bound():
     bounds = {"min_length": 5, "max_length": 5, "max_resolution": 2.0, "released_after": "2019-12-31"}
     found = only([*head, f"{UNIT} MONOMERIC", *chain("AAAAA")], filters={**bounds, "monomers_only": True})
     assert (found.resolution, found.release_date) == (2.0, "2019-12-31")
+    assert only(chain("AAAAA"), filters={"max_coil": 1.0}).coil == 1.0
+    with_gap = [line for place in (0, 3) for line in residue(place)]
+    assert only(with_gap, filters={"min_observed_fraction": 0.5}).sequence == "AXXA"
+    assert refusal(with_gap, filters={"min_observed_fraction": 0.51}).code == "too_many_missing"
+
+
+def test_only_residues_that_are_there_count_as_unknown():
+    """One of four; with the gap it would be three of six."""
+    lines = [line for place, name in ((0, "ALA"), (1, "UNK"), (4, "ALA"), (5, "ALA")) for line in residue(place, name)]
+    assert only(lines, filters={"max_unknown_fraction": 0.25}).sequence == "AXXXAA"
+    assert refusal(lines, filters={"max_unknown_fraction": 0.24}).code == "too_many_unknown"
 
 
 def predicted(confidence: list[float]) -> list[str]:
@@ -259,6 +289,7 @@ def predicted(confidence: list[float]) -> list[str]:
 def test_confidence_is_read_from_predicted_models_only():
     assert only(predicted([90.0, 80.0])).plddt.tolist() == [90, 80]
     assert only(predicted([0.9, 0.8])).plddt.tolist() == pytest.approx([90, 80])
+    assert only(predicted([1.0, 0.5])).plddt.tolist() == [100, 50]
     assert only(chain("AA")).plddt is None
     assert only(chain("AA"), reading={"plddt": "b_factor"}).plddt.tolist() == [20, 20]
     assert only(predicted([90.0, 80.0]), reading={"plddt": "none"}).plddt is None
@@ -277,6 +308,8 @@ def test_confidence_filters_judge_the_whole_chain_and_then_trim_its_ends():
     assert trimmed.residue_index.tolist() == [3, 4, 5]
     assert refusal(predicted(values), filters={"trim_plddt": 99}).code == "low_plddt"
     assert only(chain("AAA"), filters={"trim_plddt": 99, "min_plddt": 99, "max_plddt_deviation": 1}).sequence == "AAA"
+    on_the_bound = {"min_plddt": 70, "max_plddt_deviation": 10, "trim_plddt": 60}
+    assert only(predicted([60.0, 80.0, 60.0, 80.0]), filters=on_the_bound).sequence == "AAAA"
 
 
 def test_confidence_filters_do_not_count_gaps():

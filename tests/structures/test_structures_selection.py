@@ -94,6 +94,15 @@ def test_the_radius_quantile_is_judged_for_the_length(tmp_path):
     assert len(rejects) <= 2
 
 
+@pytest.mark.parametrize(("count", "kept_of_them"), [(21, 20), (20, 19), (19, 19)])
+def test_a_radius_on_the_quantile_stays_and_fewer_than_twenty_are_not_judged(tmp_path, count, kept_of_them):
+    """The 0.95 quantile of 21 values is the second largest, of 20 it is just below the largest."""
+    chains = {f"n{number}": made("A" * 100, radius=10 + number / 10) for number in range(count)}
+    select(store(tmp_path, chains), filters={"radius_of_gyration_quantile": 0.95, "deduplicate": False})
+    assert kept(tmp_path) == {f"n{number}_A" for number in range(kept_of_them)}
+    assert len(read_rejected(tmp_path)) == count - kept_of_them
+
+
 def test_no_usable_chain_is_one_clear_line(tmp_path):
     write_chains(tmp_path / "part-00000.parquet", [])
     row = {

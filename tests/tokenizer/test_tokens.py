@@ -106,6 +106,15 @@ def test_what_fits_is_kept_and_what_changed_is_done_again(dataset, saved, small_
     assert sha256_of_file(files[0]) == content[0]  # the same bytes, whenever it is made
 
 
+def test_another_precision_is_another_encoding_and_another_budget_is_not(dataset, small_tokenizer, tmp_path):
+    part, out = dataset / "part-00000.parquet", tmp_path / "tokens.parquet"
+    done = [
+        encode_part(part, out, small_tokenizer, TokenizationSettings(token_budget=budget, precision=precision), print)
+        for budget, precision in ((150, "float32"), (90, "float32"), (90, "bfloat16"), (90, "bfloat16"))
+    ]
+    assert done == [True, False, True, False]
+
+
 def test_an_interrupted_shard_goes_on_where_it_was(dataset, small_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_NOTES", 0.0)
     part, lines = dataset / "part-00001.parquet", []

@@ -98,6 +98,11 @@ def test_large_sets_go_by_windows_of_neighbouring_rows(monkeypatch):
         chains = np.concatenate(epoch(batches, number))
         assert sorted(chains.tolist()) == list(range(len(COSTS)))
     assert max(len({chain // 50 for batch in batches.window(w) for chain in batch}) for w in range(5)) == 4
+    pages = [[sorted({chain // 50 for batch in each.window(w) for chain in batch}) for w in range(10)] for each in (
+        batches, make(), make(seed=6)
+    )]  # fmt: skip
+    assert pages[0] == pages[1] != pages[2]
+    assert pages[0][:5] != pages[0][5:]
     assert [round(m.epoch, 6) for m in islice(batches.stream(Position(), 0), 400) if m.epoch == 1.0] == [1.0]
 
 

@@ -83,6 +83,18 @@ def test_equals_a_plain_loop(straight):
         assert float(table[-1]["validation_loss"]) == pytest.approx(task.validate(network.eval())["loss"], rel=1e-5)
 
 
+def test_every_validation_draws_the_same_numbers_which_follow_from_the_seed(tmp_path):
+    class Drawing(TinyTask):
+        def validate(self, module):
+            return {"drawn": float(torch.rand(()))}
+
+    drawn = []
+    for seed in (3, 4):
+        train(tmp_path / str(seed), SETTINGS, task=Drawing(), seed=seed)
+        drawn.append({row["validation_drawn"] for row in rows(tmp_path / str(seed)) if row["validation_drawn"]})
+    assert [len(values) for values in drawn] == [1, 1] and drawn[0] != drawn[1]
+
+
 @pytest.mark.parametrize(
     "stop_at, number",
     [(1, "SIGTERM"), (4, "SIGTERM"), (5, "SIGTERM"), (9, "SIGUSR1"), (10, "SIGTERM"), (13, "SIGTERM")],

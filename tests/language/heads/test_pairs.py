@@ -78,6 +78,12 @@ def test_it_is_a_softmax_over_a_row_for_each_code_built_from_its_tables(layout):
         assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_one_code_is_none_to_choose_from():
+    assert made((1,)).logits(None, torch.zeros(1, WIDTH, dtype=torch.float64)).shape == (1, 2)
+    with pytest.raises(DPLM2Error, match="1 codes are not the combinations"):
+        Pairs(Vocabulary(1), WIDTH)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
 def test_probabilities_of_all_codes_sum_to_one(layout):

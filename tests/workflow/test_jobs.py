@@ -1,0 +1,67 @@
+"""What each job of a new run asks of a scheduler and where it writes, by what Snakemake says before the first."""
+
+import re
+from collections import defaultdict
+
+import pytest
+
+from dplm2.resources import MINUTES, ON_NETWORKS, needs
+from dplm2.settings import load
+from dplm2.stages import STAGES
+from tests.workflow.conftest import Workdir
+
+pytestmark = [pytest.mark.workflow]
+
+MODEL, TOKENIZER = ("generate", "evaluate_likelihood", "evaluate_samples"), ("evaluate_tokenizer",)
+# Whose sizes a job's memory follows, where that is not what its stage is about.
+SIZED_BY = dict.fromkeys(MODEL, "model") | dict.fromkeys(TOKENIZER, "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Workdir:
+    workdir = Workdir(tmp_path_factory.mktemp("jobs"))
+    workdir.configuration |= {"device": "auto", "threads": 3}
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def jobs(workdir) -> dict[str, list[dict[str, str]]]:
+    """What is said of each job, by rule: ``threads``, ``resources``, ``output`` and so on."""
+    done = workdir.snakemake("--dry-run", "--cores", "8", "--workflow-profile", "none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found, job = defaultdict(list), {}
+    for line in (done.stdout + done.stderr).splitlines():
+        if start := re.match(r"(?:local)?rule (\w+):$", line):
+            job = {}
+            found[start[1]].append(job)
+        elif field := re.match(r"    (\w+): (.*)$", line):
+            job[field[1]] = field[2]
+    return found
+
+
+def test_every_stage_has_a_job(jobs):
+    assert set(jobs) - {"all"} == set(STAGES) - {"fetch_structures"}
+
+
+def test_jobs_ask_for_the_memory_time_and_gpus_of_their_stage(jobs, workdir):
+    settings = load([workdir.configuration], [workdir.folder])
+    for rule in set(jobs) - {"all"}:
+        kind = SIZED_BY.get(rule, STAGES[rule].kind.removesuffix("s"))
+        for job in jobs[rule]:
+            asked = dict(each.split("=") for each in job["resources"].split(", ") if "=" in each)
+            named = dict(each.split("=") for each in job.get("wildcards", "").split(", ") if each)
+            need = needs(settings, rule, named.get(kind))
+            assert int(asked["mem_mb"]) == need.memory_mb, rule
+            assert int(asked["runtime"]) == MINUTES[rule], rule
+            assert int(asked.get("gpu", 0)) == need.gpus == (rule in ON_NETWORKS), rule
+
+
+def test_jobs_take_the_threads_of_the_configuration_where_they_compute(jobs):
+    threads = {rule: {int(job.get("threads", 1)) for job in of_rule} for rule, of_rule in jobs.items()}
+    assert {rule for rule, counts in threads.items() if counts == {3}} == ON_NETWORKS
+    assert threads["clean_structures"] == threads["report"] == {1} and threads["select_structures"] == {2}
+
+
+def test_every_job_has_a_log_of_its_own(jobs):
+    logs = [job["log"] for rule in set(jobs) - {"all"} for job in jobs[rule]]
+    assert len(set(logs)) == len(logs)
