@@ -6,19 +6,43 @@ files by ``Range``; refusals with ``X-Error-Code``.
 """
 
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import torch
+import yaml
+from safetensors.torch import load_file
+
 ROOT = Path(__file__).parents[1]
 LARGE = 1000  # bytes; larger files lie elsewhere
 _OF_THE_MACHINE = ("HF_TOKEN", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE", "DPLM2_CACHE", "HTTP_PROXY", "http_proxy")
+
+
+MODEL, BIT, TOKENIZER = "airkingbd/dplm2_650m", "airkingbd/dplm2_bit_650m", "airkingbd/struct_tokenizer"
+
+
+def official_files(recorded: Callable[[str], Path]) -> dict[str, dict[str, bytes]]:
+    """The files of the authors' repositories in their layout, with the recorded tiny weights."""
+    meta = json.loads(recorded("structok_tiny/meta.json").read_text())
+    described = yaml.safe_dump({**meta["config"], "if1_args": meta["if1_args"]})
+    checkpoint = io.BytesIO()
+    torch.save(load_file(recorded("structok_tiny/weights.safetensors")), checkpoint)
+    files = {TOKENIZER: {"config.yaml": described.encode(), "dplm2_struct_tokenizer.ckpt": checkpoint.getvalue()}}
+    for name, network in ((MODEL, "lm_tiny"), (BIT, "lm_bit_tiny")):
+        files[name] = {
+            "config.json": recorded(f"{network}/config.json").read_bytes(),
+            "model.safetensors": recorded(f"{network}/weights.safetensors").read_bytes(),
+        }
+    return files
 
 
 class Repository:

@@ -1,41 +1,23 @@
 """The authors' models and tokenizer by the names of their repositories, on a local hub, in their layout, tiny."""
 
-import io
 import json
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file
 
 from dplm2.language.importing import import_model
 from dplm2.language.network import MultimodalEsm
 from dplm2.tokenizer.importing import import_tokenizer
 from dplm2.tokenizer.model import StructureTokenizer
 from tests import hub as local
-
-MODEL, BIT, TOKENIZER = "airkingbd/dplm2_650m", "airkingbd/dplm2_bit_650m", "airkingbd/struct_tokenizer"
-
-
-def checkpoint(tensors):
-    content = io.BytesIO()
-    torch.save(tensors, content)
-    return content.getvalue()
+from tests.hub import BIT, MODEL, TOKENIZER
 
 
 @pytest.fixture(scope="module")
 def official(recorded, tmp_path_factory):
     """The files of the three repositories, also as folders."""
-    meta = json.loads(recorded("structok_tiny/meta.json").read_text())
-    described = yaml.safe_dump({**meta["config"], "if1_args": meta["if1_args"]})
-    weights = load_file(recorded("structok_tiny/weights.safetensors"))
-    files = {TOKENIZER: {"config.yaml": described.encode(), "dplm2_struct_tokenizer.ckpt": checkpoint(weights)}}
-    for name, network in ((MODEL, "lm_tiny"), (BIT, "lm_bit_tiny")):
-        files[name] = {
-            "config.json": recorded(f"{network}/config.json").read_bytes(),
-            "model.safetensors": recorded(f"{network}/weights.safetensors").read_bytes(),
-        }
+    files = local.official_files(recorded)
     folder = tmp_path_factory.mktemp("official")
     for name, contents in files.items():
         for file, data in contents.items():

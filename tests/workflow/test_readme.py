@@ -1,15 +1,13 @@
 """Every command and example of the README is run."""
 
 import gzip
-import json
 import re
 import shlex
 import shutil
 
 import pytest
-import yaml
 
-from dplm2.cli import main
+from tests import hub
 from tests.workflow.conftest import DEMO, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,8 +25,8 @@ def test_link_leads_somewhere(path):
 
 
 @pytest.fixture
-def folder(finished, recorded, tmp_path, monkeypatch):
-    """A working directory with what the README's commands name: a finished run, structures, the authors' weights."""
+def folder(finished, tmp_path, monkeypatch):
+    """A working directory with what the README's commands name: a finished run and structures."""
     for name in ("data", "config"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(finished.folder / "results" / "models" / "tiny", tmp_path / "results" / "models" / "demo")
@@ -40,27 +38,24 @@ def folder(finished, recorded, tmp_path, monkeypatch):
         shutil.copy(structure, tmp_path / "structures")
         (tmp_path / "1ubq.pdb").write_bytes(gzip.decompress(structure.read_bytes()))  # told by its content
     (tmp_path / "proteins.fasta").write_text(">a\nMKTAYIAKQR\n>b\nACDEFGH\n")
-    authors = {
-        "struct_tokenizer": {"weights.safetensors": "structok_tiny/weights.safetensors"},
-        "dplm2_650m": {"model.safetensors": "lm_tiny/weights.safetensors", "config.json": "lm_tiny/config.json"},
-    }
-    for name, files in authors.items():
-        (tmp_path / "path/to" / name).mkdir(parents=True)
-        for file, source in files.items():
-            shutil.copy(recorded(source), tmp_path / "path/to" / name / file)
-    meta = json.loads(recorded("structok_tiny/meta.json").read_text())
-    described = {"model": {**meta["config"], "if1_args": meta["if1_args"]}}
-    (tmp_path / "path/to/struct_tokenizer/config.yaml").write_text(yaml.safe_dump(described))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.workflow
 @pytest.mark.xdist_group("workflow")
-def test_every_command_runs(folder, capsys):
+def test_every_command_runs(folder, recorded):
+    """Names of the authors' repositories lead to a local hub with tiny weights in their layout."""
     assert len(COMMANDS) > 5
-    for command in COMMANDS:
-        assert main(shlex.split(command)[1:]) == 0, f"{command}\n{capsys.readouterr().err}"
+    files = hub.official_files(recorded)
+    for name, content in files[hub.MODEL].items():
+        (folder / "path/to/dplm2_650m").mkdir(parents=True, exist_ok=True)
+        (folder / "path/to/dplm2_650m" / name).write_bytes(content)
+    with hub.running_hub() as server:
+        server.repositories |= {name: hub.Repository(contents) for name, contents in files.items()}
+        for command in COMMANDS:
+            done = server.run(folder / "home", "-m", "dplm2", *shlex.split(command)[1:], cwd=folder)
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert (folder / "models" / "released" / "model.safetensors").is_file()
 
 
