@@ -1,4 +1,4 @@
-"""How a set of chains uses the structure tokenizer's codes."""
+"""Use of the structure tokenizer's codes by a set of chains."""
 
 from collections.abc import Iterable
 
@@ -6,10 +6,9 @@ import numpy as np
 
 
 def codebook_use(tokens: Iterable[np.ndarray], codebook_size: int) -> dict[str, float]:
-    """Share of the codes that occur, and the perplexity: the exponential of the entropy of their frequencies.
+    """Fraction of the codes that occur, and the perplexity: the exponential of the entropy of their frequencies.
 
-    The perplexity says how many codes, equally frequent, would be as hard to guess; it lies between 1 and
-    ``codebook_size``.
+    The perplexity is the equivalent number of equally frequent codes, between 1 and ``codebook_size``.
     """
     counts = np.zeros(codebook_size, dtype=np.int64)
     for chain in tokens:
