@@ -56,7 +56,7 @@ def test_settings_come_from_the_configuration_and_the_command_line_stands_above(
         ("folding", ["--set", "lengths=[5]"], 2, "lengths: has no effect on this task"),
         ("folding", ["--set", "steps"], 2, "--set steps: must be KEY=VALUE"),
         ("folding", ["--chains", "nowhere"], 1, "nowhere: no such file or folder"),
-        ("folding", [], 2, "task folding needs something to work on"),
+        ("folding", [], 2, "task folding needs inputs"),
         ("scaffolding", [], 1, "task scaffolding needs motif problems"),
         ("co-generation", ["--set", "colour=red"], 2, "unknown key 'colour'; allowed: amino_acids"),
         (
@@ -81,7 +81,7 @@ def test_settings_come_from_the_configuration_and_the_command_line_stands_above(
             "folding",
             ["--config", '{"generation": {"a": {"task": "folding", "dataset": "test"}}}'],
             2,
-            "task folding is to work on data set test: give its folder with --chains",
+            "task folding needs the dataset test: give its folder with --chains",
         ),
         (
             "sequence",
@@ -119,7 +119,7 @@ def test_goes_on_after_an_interruption_with_the_same_samples(folders, tmp_path, 
     monkeypatch.setattr(DPLM2, "_decoded", counted)
     capsys.readouterr()
     assert generate(folders, tmp_path / "cut") == 0
-    assert "going on: 2 of 6 samples are there already" in capsys.readouterr().out and len(made) == 4
+    assert "resuming: 2 of 6 samples are already finished" in capsys.readouterr().out and len(made) == 4
     assert read_samples(tmp_path / "cut").equals(read_samples(tmp_path / "whole"))
 
 
