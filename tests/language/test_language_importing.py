@@ -1,4 +1,4 @@
-"""The authors' checkpoints there and back: by value at tiny size, by name and shape at theirs."""
+"""Import and export of the authors' checkpoints: by value at tiny size, by name and shape at full size."""
 
 import json
 import os
