@@ -153,7 +153,7 @@ def test_a_file_that_another_process_has_in_hand_is_left_to_it(dataset, small_to
         encode_part(first, out, small_tokenizer, SETTINGS, str)
         finished = out.stat().st_mtime_ns
     thread.join()
-    assert f"{out}: already there" in lines and out.stat().st_mtime_ns == finished
+    assert f"{out}: already finished" in lines and out.stat().st_mtime_ns == finished
     assert sorted(path.name for path in out.parent.iterdir()) == [out.name, other.name]
 
 
@@ -231,7 +231,7 @@ def test_out_of_memory_halves_the_batch_and_drops_nothing(small_tokenizer, chain
     with caplog.at_level(logging.WARNING):
         found = getattr(small_tokenizer, way)(given)
     assert tight.sizes == [5, 3, 2, 1, 2]
-    assert "out of memory with 5 chains of up to 95 residues: going on with 3" in caplog.text
+    assert "out of memory with 5 chains of up to 95 residues: continuing with 3" in caplog.text
     for one, other in zip(found, expected, strict=True):
         if way == "encode":
             np.testing.assert_array_equal(one, other)
