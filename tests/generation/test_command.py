@@ -63,7 +63,7 @@ def test_settings_come_from_the_configuration_and_the_command_line_stands_above(
             "folding",
             ["--config", '{"generation": {"a": {"task": "sequence"}}}', "--name", "a"],
             2,
-            "is of the task sequence",
+            "has the task sequence",
         ),
         (
             "backbone",
@@ -75,7 +75,7 @@ def test_settings_come_from_the_configuration_and_the_command_line_stands_above(
             "sequence",
             ["--config", '{"generation": {"a": {"task": "sequence"}, "b": {"task": "sequence"}}}'],
             2,
-            "--name: the section generation has a, b; choose one",
+            "--name: the section generation contains a, b; choose one",
         ),
         (
             "folding",
@@ -156,7 +156,7 @@ def test_samples_of_other_settings_are_not_taken_over(folders, tmp_path, monkeyp
     monkeypatch.setattr(DPLM2, "_decoded", decode)
     for change in (["nucleus=0.5"], []):
         assert generate(folders, tmp_path / f"out{len(change)}", "co-generation", *state, *COMMON, *change) == 0
-        assert ("going on" in capsys.readouterr().out) == (not change)
+        assert ("resuming" in capsys.readouterr().out) == (not change)
 
 
 FASTA = ">one\nACDEFGHIKLMNPQRSTVWY\n>two\nMKVLAAGIV\n"
