@@ -185,7 +185,7 @@ def test_tokens_of_two_tokenizers_do_not_mix(dataset, small_tokenizer, tmp_path)
 
 
 def test_what_is_not_there_or_not_tokens_is_named(dataset, saved, tmp_path, capsys):
-    with pytest.raises(DPLM2Error, match="no tokens there"):
+    with pytest.raises(DPLM2Error, match="contains no tokens"):
         read_tokens(tmp_path)
     with pytest.raises(DPLM2Error, match="not a file of tokens"):
         read_tokens(dataset)
