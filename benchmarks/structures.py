@@ -3,9 +3,9 @@
     python benchmarks/structures.py --corpus CORPUS --workers 2
     python benchmarks/structures.py --corpus CORPUS --only fuzz --fuzzed 2000
 
-CORPUS holds ``train/*.bcif.gz`` and ``raw/``. Each measurement runs the command as a user does, from files to Parquet
-with everything included (hashes, cleaning, selection, start of the program). Beside the wall time stands the processor
-time of all processes: on a machine that others use too, only the latter says what the code costs.
+CORPUS contains ``train/*.bcif.gz`` and ``raw/``. Each measurement runs the command as a user does, from files to
+Parquet with everything included (hashes, cleaning, selection, start of the program). Beside the wall time stands the
+processor time of all processes: on a machine that others use too, only the latter says what the code costs.
 """
 
 import argparse

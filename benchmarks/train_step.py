@@ -1,4 +1,4 @@
-"""Speed and memory of one training step of the language model, beside the floor that its multiply-adds set.
+"""Speed and memory of one training step of the language model, compared with the minimum for its multiply-adds.
 
     python benchmarks/train_step.py --size 150M --mode full lora --precision fp32 bf16 --threads 2
     python benchmarks/train_step.py --size 150M --mode full lora --implementation ours libraries --threads 2

@@ -1,4 +1,4 @@
-"""What the training loop itself costs per step, beside a plain torch loop over the same network and batches.
+"""Overhead of the training loop per step, compared with a plain torch loop over the same network and batches.
 
 Times are of the processor, so that other work on the machine does not count.
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the recorded values and the corpus lie."""
+"""Fixtures shared by all tests: recorded values and corpus."""
 
 import os
 from collections.abc import Callable
@@ -86,7 +86,7 @@ class _Selection(dict):
 
 @pytest.fixture(scope="session")
 def cases_folder() -> Path:
-    """Small inputs that each stand for a kind of trouble; what is expected of them stands in their MANIFEST.csv."""
+    """Small inputs, one for each kind of problem; the expected results are in their MANIFEST.csv."""
     return _folder("cases")
 
 

@@ -160,7 +160,7 @@ def imported(path: Path) -> set[str]:
 def forked(work: Callable[[], int], limit: float | None, said: Path) -> int | None:
     """The exit status of ``work`` in a process of its own, or None where it took longer than the limit.
 
-    The limit counts seconds of computing, so that a busy machine decides nothing, and twenty times as many by the clock.
+    The limit counts processor seconds, which a busy machine does not change; twenty times as many pass by the clock.
     """
     child = os.fork()
     if not child:

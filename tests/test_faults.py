@@ -1,4 +1,4 @@
-"""What breaks on purpose ends as one line that names the file or folder: no traceback, nothing read that is damaged."""
+"""Deliberate faults give one line that names the file or folder: no traceback, and no damaged data is read."""
 
 import errno
 import json

@@ -134,7 +134,7 @@ def test_training_resumes_where_it_was(tmp_path, capfd):
     assert train("straight") == 0
     assert train("stopped", time_limit_minutes=1e-6) == 75
     assert train("stopped") == 0
-    assert "goes on after step 1 of 6" in "".join(capfd.readouterr())
+    assert "resumes after step 1 of 6" in "".join(capfd.readouterr())
     straight, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "stopped"))
     for name, value in straight.items():
         assert torch.allclose(value, stopped[name], atol=1e-4), name

@@ -1,15 +1,15 @@
-"""Leaner arithmetic for processors, all in one room and behind one switch.
+"""Optimised arithmetic for CPUs, in one package with one switch.
 
-Everything here computes what a plain form elsewhere computes, within rounding, and gains at least a fifth of that
-form's time or memory (products: on some processors only, which is why their library is chosen):
+Each function computes the same as a plain form elsewhere, within rounding, and saves at least a fifth of its time or
+memory (products: on some processors only, hence the choice of library):
 
 - ``products``: matrix products by the faster of two libraries, with weights prepared once for many calls;
 - ``layers``: a layer of the language model, written out forward and backward for training;
 - ``attention``: attention of packed samples, without padding (on GPUs by torch's kernel for it);
-- ``caching``: what is computed from weights, kept until they change.
+- ``caching``: values computed from weights, cached until these change.
 
-``torch_private`` holds the undocumented functions of torch that these need, each with its plain form, which takes over
-in releases of torch that were not tried. ``process`` is the one place where settings of the whole process are made.
+``torch_private`` contains the undocumented functions of torch in use, each with its plain form, which replaces it in
+untested releases of torch. Settings of the whole process are made only in ``process``.
 
 Two environment variables:
 

@@ -1,4 +1,4 @@
-"""What is computed from weights, kept until the weights change."""
+"""Values computed from weights, cached until the weights change."""
 
 import weakref
 from collections.abc import Callable

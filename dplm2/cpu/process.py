@@ -1,4 +1,4 @@
-"""What is set for a whole process. Importing sets nothing."""
+"""Settings of the whole process; importing sets nothing."""
 
 import os
 import sys

@@ -1,7 +1,7 @@
 """Matrix products by the faster of two libraries (`dplm2.cpu.routine`).
 
-Without gradients, weights are laid out for oneDNN once and kept beside the plain ones: the price is a second copy in
-memory. The values agree to rounding.
+Without gradients, weights are converted once to oneDNN's layout and kept in addition to the plain ones, which needs a
+second copy in memory. The values agree within rounding.
 
 Shapes: I inputs, O outputs.
 """
@@ -15,7 +15,7 @@ from dplm2.cpu.caching import cached_from_weights
 from dplm2.cpu.routine import routine
 
 # Below so many multiply-adds (a millisecond) oneDNN's preparation for a new shape and the layout of a weight cost more
-# than they gain. A weight that is laid out beforehand pays always.
+# than they save. A prepacked weight is always faster.
 WORTH_PREPARING = 1 << 26
 
 

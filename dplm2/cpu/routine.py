@@ -38,7 +38,7 @@ def faster_routine(dtype: torch.dtype) -> Routine:
 
 
 def _is_intel() -> bool:
-    """Whether this machine's processor is Intel's; False where that cannot be told."""
+    """Whether this machine has an Intel processor; False if unknown."""
     try:
         return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

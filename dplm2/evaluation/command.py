@@ -9,20 +9,20 @@ from dplm2.settings.command_line import add_settings, choose
 BENCHMARKS = {
     "co-generation": "fold the generated sequences, compare with the generated structures (scTM, scRMSD, pLDDT)",
     "backbone": "design sequences for generated backbones, fold them, compare",
-    "sequence": "fold generated sequences; their confidence",
+    "sequence": "fold generated sequences, measure their confidence",
     "folding": "compare predicted structures with the natives (RMSD, TM-score, lDDT)",
     "inverse-folding": "recovery of the natives' sequences; fold the designed ones, compare with the natives",
     "scaffolding": "fold the designs; motif RMSD, success by problem",
 }
 DESCRIPTION = """\
-Measure samples, a tokenizer or a language model. Each benchmark writes into --out:
-  metrics.parquet   a row per sample (likelihood: per task and track); a failed one is marked, never dropped
+Evaluate samples, a tokenizer or a language model. Each benchmark writes into --out:
+  metrics.parquet   a row per sample (likelihood: per task and track); failed ones are marked, never dropped
   summary.csv       model, task, dataset, metric, value, n, backend, n_failed, median, 95 % interval
-  groups.csv        the same by length or by problem, where there are several
-  folded.parquet    what the folding program predicted, where one took part
+  groups.csv        the same by length or by problem, if there are several
+  folded.parquet    predictions of the folding program, if one was used
   run.json          settings, versions, time
 """
-OUT = "folder for summary.csv, metrics.parquet and run.json (`dplm2 evaluate --help` says what they hold)"
+OUT = "folder for summary.csv, metrics.parquet and run.json (described in `dplm2 evaluate --help`)"
 EPILOG = """\
 examples:
   dplm2 evaluate reconstruction --tokenizer results/tokenizers/demo --chains results/structures/test --out tables
@@ -59,7 +59,7 @@ def _add(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.
 
 def _add_reconstruction(actions: argparse._SubParsersAction, name: str) -> None:
     parser = _add(actions, name, "encode and decode chains, compare them with themselves (RMSD, TM-score, lDDT)")
-    parser.add_argument("--name", help="what the tokenizer is called in the tables (default: its folder's name)")
+    parser.add_argument("--name", help="name of the tokenizer in the tables (default: that of its folder)")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
     parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to reconstruct")
     parser.add_argument("--split", choices=["train", "validation", "test"], help="only chains of this split")
@@ -67,7 +67,12 @@ def _add_reconstruction(actions: argparse._SubParsersAction, name: str) -> None:
         "--untrained", action="store_true", help="evaluate random weights of the same architecture, for comparison"
     )
     parser.add_argument(
-        "--tokens", nargs="+", type=Path, default=[], metavar="DIR", help="the chains' tokens, instead of encoding them"
+        "--tokens",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="existing tokens of the chains, instead of encoding them",
     )
     parser.set_defaults(run=run_reconstruction)
 
@@ -76,7 +81,7 @@ def _add_likelihood(actions: argparse._SubParsersAction) -> None:
     parser = _add(
         actions, "likelihood", "cross-entropy of masked tokens: trained model, model before training, unigram baseline"
     )
-    parser.add_argument("--name", help="what the model is called in the tables (default: its folder's name)")
+    parser.add_argument("--name", help="name of the model in the tables (default: that of its folder)")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of the trained model, or hub id")
     parser.add_argument("--initial", metavar="DIR", help="folder of the model before training (models/NAME/initial)")
     parser.add_argument("--tokens", nargs="+", type=Path, required=True, metavar="DIR", help="tokens of datasets")
@@ -94,13 +99,13 @@ def _add_samples(actions: argparse._SubParsersAction, name: str, text: str) -> N
         parser.add_argument(
             "--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets of the natives"
         )
-    parser.add_argument("--model", metavar="DIR", help="model folder, needed where a backend is `self`")
+    parser.add_argument("--model", metavar="DIR", help="model folder, required for the backend `self`")
     parser.add_argument(
         "--state",
         type=Path,
         default=Path("state"),
         metavar="DIR",
-        help="folded sequences are kept below it (default: state)",
+        help="folder in which folded sequences are stored (default: state)",
     )
     parser.set_defaults(run=run_samples)
 
@@ -116,7 +121,7 @@ def _add_compare(actions: argparse._SubParsersAction) -> None:
         "--model",
         nargs="+",
         required=True,
-        help="the published model to compare with, for example 'DPLM-2 650M'; or one for each of ours, OURS=PUBLISHED",
+        help="published model to compare with, for example 'DPLM-2 650M'; or one for each of several, OURS=PUBLISHED",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for comparison.csv, .parquet, and TASK.tex each"
@@ -145,7 +150,7 @@ def run_reconstruction(options: argparse.Namespace) -> int:
     from dplm2.evaluation.published import beside_published
 
     if options.untrained and options.tokens:
-        raise ConfigError("--tokens: tokens of the trained tokenizer mean nothing to random weights (--untrained)")
+        raise ConfigError("--tokens: not with --untrained, whose random weights give other tokens")
     with _writing(options):
         status = reconstruction.run(
             reconstruction.ReconstructionJob(

@@ -1,8 +1,8 @@
-"""All structure metrics of predicted backbones against their references, residue by residue.
+"""Structure metrics of predicted backbones against their references, residue by residue.
 
 Rule for missing atoms: a residue whose C-alpha is missing in either structure is left out of every metric; for
 ``bb_rmsd`` a residue is left out if any of N, CA, C is missing. TM-scores are normalized by the number of residues that
-the reference has, so what a prediction lacks is not forgiven.
+the reference has, so missing residues of a prediction lower the score.
 """
 
 from collections.abc import Sequence
@@ -60,8 +60,8 @@ def released_tm_scores(predictions: Sequence[np.ndarray], references: Sequence[n
     """The released evaluator's TM-score (`tm_align.tm_score_released`) of each pair, over residues observed in both."""
     scores = np.full(len(predictions), np.nan)
     for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        there = observed_residues(reference)
-        there &= observed_residues(prediction)
-        if there.sum() >= 3:
-            scores[row] = tm_align.tm_score_released(prediction[there], reference[there])
+        observed = observed_residues(reference)
+        observed &= observed_residues(prediction)
+        if observed.sum() >= 3:
+            scores[row] = tm_align.tm_score_released(prediction[observed], reference[observed])
     return scores

@@ -1,4 +1,4 @@
-"""Linear probes: how much of a property can be read off representations by a linear model.
+"""Linear probes: prediction of a property from representations by a linear model.
 
 A regression is ridge regression in closed form, scored by Spearman's rank correlation (as Thermostability is in the
 paper's Table 6); a classification is multinomial logistic regression, scored by accuracy. The strength of the
@@ -32,7 +32,7 @@ class Probe:
     metric
         ``spearman`` or ``accuracy``.
     strength
-        Of the regularization that was best on the validation rows.
+        Strength of the regularization with the best score on the validation rows.
     scores
         The metric on each split.
     predictions
@@ -64,7 +64,7 @@ def read_labels(path: str | os.PathLike) -> pd.DataFrame:
         raise DPLM2Error(f"{path}: row {int(labels.isna().any(axis=1).to_numpy().argmax()) + 1} has an empty cell")
     if labels["chain_id"].duplicated().any():
         twice = labels["chain_id"][labels["chain_id"].duplicated()].iloc[0]
-        raise DPLM2Error(f"{path}: {shown(twice)} is there twice")
+        raise DPLM2Error(f"{path}: {shown(twice)} occurs twice")
     return labels
 
 
@@ -125,7 +125,7 @@ def _logistic(features_ND: np.ndarray, labels_N: np.ndarray, train: np.ndarray, 
 
 def _spearman(predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> float:
     if len(np.unique(predictions[rows])) < 2 or len(np.unique(labels[rows])) < 2:
-        return 0.0  # the correlation with a constant is not defined: nothing was read off
+        return 0.0  # the correlation with a constant is undefined: nothing was predicted
     return float(spearmanr(predictions[rows], labels[rows]).statistic)
 
 
@@ -143,5 +143,5 @@ def features_of(rows: pd.DataFrame) -> np.ndarray:
     """
     tracks = [rows[name] for name in ("sequence_embedding", "structure_embedding") if rows[name].notna().all()]
     if not tracks or any((track.map(len) != rows["width"]).any() for track in tracks):
-        raise DPLM2Error("a probe needs one vector per protein: make the embeddings with --pool mean, all of one kind")
+        raise DPLM2Error("a probe needs one vector per protein: use --pool mean and the same tracks for all embeddings")
     return np.concatenate([np.stack(track.to_numpy()) for track in tracks], axis=1).astype(np.float64)

@@ -20,7 +20,7 @@ def add_probe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("embeddings", type=Path, help="Parquet file of dplm2 embed --pool mean")
     parser.add_argument("--labels", type=Path, required=True, metavar="CSV", help="chain_id, label, split")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for predictions.csv and summary.csv")
-    parser.add_argument("--model-name", default="model", help="stands in the column model of summary.csv")
+    parser.add_argument("--model-name", default="model", help="name in the column `model` of summary.csv")
     parser.set_defaults(run=_run)
 
 
@@ -35,7 +35,7 @@ def _run(options: argparse.Namespace) -> None:
 
     embeddings = parquet.read_frame(options.embeddings)
     if missing := [name for name in ("chain_id", "length") if name not in embeddings]:
-        raise DPLM2Error(f"{options.embeddings}: no column {missing[0]}; make it with 'dplm2 embed --pool mean'")
+        raise DPLM2Error(f"{options.embeddings}: no column {missing[0]}; create it with 'dplm2 embed --pool mean'")
     labels = read_labels(options.labels)
     try:
         rows = labels.merge(embeddings, on="chain_id", how="left", validate="one_to_one")

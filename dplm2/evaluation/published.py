@@ -1,8 +1,8 @@
-"""Comparison with published results: ours, published, difference, and whether it lies in our interval.
+"""Comparison with published results: ours, published, difference, and whether it is in our interval.
 
-``dplm2/assets/published.csv`` holds 1,692 published figures, each with its source and how surely it was seen
-(``confidence``). Only results of the same quantity are compared; what the definitions do not share (another
-folding program, the released evaluator's TM-score) stands in the columns ``backend`` and ``metric``.
+``dplm2/assets/published.csv`` contains 1,692 published values, each with its source and the certainty of the
+transcription (``confidence``). Only results of the same quantity are compared; differences of definition (another
+folding program, the released evaluator's TM-score) are shown in the columns ``backend`` and ``metric``.
 """
 
 import csv
@@ -35,7 +35,7 @@ LATEX_COLUMNS = ["model", "dataset", "group", "metric", "statistic", *FIGURE_COL
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A metric of ours in a task, and where it stands in the published table.
+    """A metric of ours in a task, and its counterpart in the published table.
 
     Attributes
     ----------
@@ -44,13 +44,13 @@ class Counterpart:
     published_task
         In ``published.csv``.
     models
-        How the table spells the model there; ``{model}`` is the name asked for.
+        Spelling of the model in the table; ``{model}`` is the requested name.
     spelling
-        Which of the metric's published names is meant; None: its first.
+        The published name of the metric; None: its first.
     also
         Other metrics of ours of the same quantity.
     only
-        The model asked for that these figures are of, where the table's spelling does not say it; None: any.
+        The requested model to which these values belong, if the table's spelling does not give it; None: any.
     """
 
     task: str
@@ -79,7 +79,7 @@ class Counterpart:
 
 TOKENIZER, ZERO_SHOT = ("LFQ-8k",), ("{model} zero-shot", "{model}")
 JOINT, RELEASED = ("{model} co-generation",), ("{model} released ckpt",)
-# Table 9 names no size: it is taken as 650M, that of the paper's other tables of designs.
+# Table 9 gives no size: 650M is assumed, as in the paper's other tables of designs.
 MOTIF, MOTIF_SIZE = ("DPLM-2",), "DPLM-2 650M"
 FOLDSEEK = {"program": "foldseek", "cluster_threshold": 0.5}
 CLUSTERS = diversity.MAX_CLUSTER.filled(**FOLDSEEK)
@@ -126,7 +126,7 @@ COUNTERPARTS = (
     Counterpart("scaffolding", SUCCESS, "motif_scaffolding", MOTIF, "avg_success_rate", only=MOTIF_SIZE),
     Counterpart("scaffolding", design.PROBLEMS_SOLVED, "motif_scaffolding", MOTIF, only=MOTIF_SIZE),
 )
-# Datasets that have no name of their own with us.
+# Datasets without a name in our summaries.
 DATASETS = {
     "uncondl100500": "unconditional",
     "uncond": "unconditional",
@@ -257,7 +257,7 @@ def read_summaries(sources: Sequence[Path]) -> pd.DataFrame:
                 raise DPLM2Error(f"{path}: not a summary, it lacks {', '.join(sorted(missing))}")
             tables.append(table if "group" in table else table.assign(group=""))
     if not tables:
-        raise DPLM2Error(f"{', '.join(map(str, sources))}: no summary.csv there")
+        raise DPLM2Error(f"{', '.join(map(str, sources))}: contains no summary.csv")
     return pd.concat(tables, ignore_index=True).drop_duplicates().fillna({"group": ""})
 
 
@@ -265,8 +265,8 @@ def compare_summaries(sources: Sequence[Path], model: str | Mapping[str, str], o
     """Write ``comparison.csv``, ``comparison.parquet`` and a LaTeX table for each task; returns the exit status."""
     table = compare_with_published(read_summaries(sources), model)
     if table.empty:
-        raise DPLM2Error(f"none of these figures has a published counterpart for {model!r}")
-    write_table(out, "comparison", table, latex=False)  # too wide for a page: a narrower one for each task
+        raise DPLM2Error(f"none of these values has a published counterpart for {model!r}")
+    write_table(out, "comparison", table, latex=False)  # too wide for a page: a narrower table for each task
     for task, part in table.groupby("task", sort=False):
         write_text(out / f"{task}.tex", as_latex(part[LATEX_COLUMNS], _note(part)))
     print(_printed(table, PRINTED_COLUMNS))
@@ -295,6 +295,6 @@ def beside_published(folder: Path) -> str:
     table = compare_with_published(read_summaries([folder]), "")
     table = table[table["published"] != MISSING]
     if table.empty:
-        return "no published figures for these chains"
+        return "no published values for these chains"
     named = ", ".join(table["published_model"].unique())
-    return f"beside the published tokenizer ({named}):\n{_printed(table, ['dataset', *PRINTED_COLUMNS[3:]])}"
+    return f"comparison with the published tokenizer ({named}):\n{_printed(table, ['dataset', *PRINTED_COLUMNS[3:]])}"

@@ -1,4 +1,4 @@
-"""Amino-acid recovery and the spread of letters in a sequence."""
+"""Amino-acid recovery and the composition entropy of a sequence."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 
 
 def recovery(designed: str, native: str, observed: np.ndarray | None = None) -> float:
-    """Share of positions at which ``designed`` has the native's amino acid, between 0 and 1.
+    """Fraction of positions at which ``designed`` has the native's amino acid, between 0 and 1.
 
-    Counted are positions whose native letter is one of the 20 amino acids and which ``observed`` marks (all if left
-    out). The released evaluator counts every position, X and unresolved ones among them, and turns X into A first:
-    see `recovery_released`.
+    Positions are counted if the native letter is one of the 20 amino acids and ``observed`` (default: all). The
+    released evaluator counts every position, X and unresolved ones among them, and turns X into A first: see
+    `recovery_released`.
     """
     _same_length(designed, native)
     counted = np.array([letter in AMINO_ACIDS for letter in native], dtype=bool)
@@ -33,7 +33,7 @@ def _same_length(designed: str, native: str) -> None:
 
 
 def sequence_entropy(sequence: str) -> float:
-    """Entropy in nats of the letters of a sequence: 0 for a repeat of one letter, 3.0 for all 20 alike."""
+    """Entropy in nats of the letters of a sequence: 0 for a single repeated letter, 3.0 for all 20 equally."""
     counts = np.unique(list(sequence), return_counts=True)[1] if sequence else np.array([])
     shares = counts / max(counts.sum(), 1)
     return float(-(shares * np.log(shares)).sum())

@@ -1,9 +1,9 @@
-"""What an evaluation writes: a row per sample, and a table that sums them up with intervals.
+"""Results of an evaluation: a row per sample, and a summary table with intervals.
 
 The rule for failed samples is the same everywhere. A sample that could not be evaluated keeps its row, with ``failed``
-and a reason. Quantities (RMSD, TM-score, ...) are summed up over the samples that have them; shares (designable,
-success, ...) count a failed sample as a miss. ``n`` is how many samples a value is over, ``n_failed`` how many failed,
-and ``failed_rule`` says which of the two was done.
+and a reason. Quantities (RMSD, TM-score, ...) are averaged over the samples that have them; shares (designable,
+success, ...) count a failed sample as a miss. ``n`` is the number of samples of a value, ``n_failed`` the number of
+failed ones, and ``failed_rule`` tells which of the two rules applies.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,12 +29,12 @@ INTERVAL = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Source:
-    """What a table's rows are about.
+    """Subject of a table's rows.
 
     Attributes
     ----------
     model, task, dataset
-        Names as they stand in the table.
+        Names in the table.
     backend
         The folding program, or "none" where no structure was predicted by one.
     """
@@ -70,9 +70,9 @@ def summarize(metrics: pd.DataFrame, columns: Sequence[str], source: Source, res
     metrics
         A row per sample, with a boolean column ``failed``. Columns of booleans are shares.
     columns
-        Which to sum up; columns that are not there or hold nothing are skipped.
+        Columns to summarise; missing and empty columns are skipped.
     source
-        Fills the columns that name the table's subject.
+        Values of the columns for the table's subject.
     resamples
         Of the bootstrap.
     """
@@ -105,8 +105,8 @@ def summarize(metrics: pd.DataFrame, columns: Sequence[str], source: Source, res
 
 def misses_filled(metrics: pd.DataFrame, shares: Sequence[str]) -> pd.DataFrame:
     """``metrics`` with a miss in each of these columns where a failed sample left it empty."""
-    there = [name for name in shares if name in metrics]
-    return metrics.assign(**{name: metrics[name].eq(True).astype(bool) for name in there})
+    present = [name for name in shares if name in metrics]
+    return metrics.assign(**{name: metrics[name].eq(True).astype(bool) for name in present})
 
 
 def summary_row(
@@ -120,7 +120,7 @@ def summary_row(
     high: float = float("nan"),
     failed_rule: str = LEFT_OUT,
 ) -> dict:
-    """One row of ``summary.csv``; also for what is a property of a whole set and has no median."""
+    """One row of ``summary.csv``; also for properties of a whole set, which have no median."""
     return {
         "model": source.model,
         "task": source.task,
@@ -169,9 +169,9 @@ def _of_the_whole(summary: Sequence[Mapping]) -> list[Mapping]:
 
 
 def rule_note(rules: Iterable[str]) -> str:
-    """What a table's rules for failed samples mean, as one line to stand below it; nothing without rules."""
-    there = set(rules)
-    return "; ".join(NOTES[rule] for rule in NOTES if rule in there)
+    """A one-line explanation of a table's rules for failed samples; empty without rules."""
+    present = set(rules)
+    return "; ".join(NOTES[rule] for rule in NOTES if rule in present)
 
 
 def describe(summary: Sequence[Mapping]) -> str:

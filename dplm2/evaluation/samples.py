@@ -1,4 +1,4 @@
-"""Reading what generation wrote, and the natives that some tasks compare with."""
+"""Reading generated samples, and the natives to which some tasks compare them."""
 
 import json
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def read_samples(source: Path) -> list[EvaluatedSample]:
     if missing:
         raise DPLM2Error(f"{path}: not a file of samples (it has no column {', '.join(missing)})")
     if not len(table):
-        raise DPLM2Error(f"{path}: holds no sample")
+        raise DPLM2Error(f"{path}: contains no sample")
     return [_sample(row) for row in table.to_pylist()]
 
 
@@ -112,7 +112,7 @@ def read_natives(chains: Sequence[Path]) -> dict[str, Native]:
 def kept(
     samples: Sequence[EvaluatedSample], settings: EvaluationSettings
 ) -> tuple[list[EvaluatedSample], dict[str, str]]:
-    """The samples that the settings let in, and the reason for each of the others."""
+    """The samples that pass the settings, and the reason for each of the others."""
     left_out = {}
     for sample in samples:
         length = sample.length

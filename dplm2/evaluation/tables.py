@@ -1,4 +1,4 @@
-"""Tables as files: CSV for people, Parquet with one type per column for programs, LaTeX for a paper."""
+"""Tables as files: CSV, Parquet with one type per column, and LaTeX."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 from dplm2.core import parquet
 from dplm2.core.artifacts import atomic_path, write_text
 
-# Columns that hold figures whatever their type in memory: text in what was read from CSV, or "missing" beside numbers.
+# Columns of numbers, whatever their type in memory: text from CSV, or numbers mixed with "missing".
 # A column of names stays text, even if every name looks like a number.
 FIGURES = {
     "value", "n", "n_failed", "median", "low", "high", "ours", "published", "difference", "seconds_per_sample",
@@ -20,12 +20,12 @@ _SPECIAL = str.maketrans({
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame, latex: bool = True) -> list[Path]:
-    """Write ``name.csv``, ``name.parquet`` and, if wanted, ``name.tex``; returns what was written.
+    """Write ``name.csv``, ``name.parquet`` and optionally ``name.tex``; returns the paths.
 
-    In the Parquet file a figure that is not a number ("missing") is null.
+    In the Parquet file a value that is not a number ("missing") is null.
     """
     with atomic_path(folder / f"{name}.csv") as temporary:
-        # Numbers beside text ("missing") are rounded here: to_csv rounds columns of numbers only.
+        # Numbers mixed with text ("missing") are rounded here: to_csv only rounds columns of numbers.
         table.map(_rounded).to_csv(temporary, index=False)
     parquet.write_frame(folder / f"{name}.parquet", table.apply(_of_one_type))
     written = [folder / f"{name}.csv", folder / f"{name}.parquet"]

@@ -20,16 +20,14 @@ def _add_task(actions: argparse._SubParsersAction, name: str, task: GenerationTa
         help=task.meaning,
         description=f"Generate {task.meaning}.",
         epilog=f"examples:\n{task.examples}\nKeys of --set: config/README.md, section generation.\n"
-        "Run it again after an interruption: finished samples are kept.",
+        "After an interruption, run it again: finished samples are kept.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder or hub id")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for samples.parquet and structures/"
     )
-    parser.add_argument(
-        "--tokenizer", metavar="DIR", help="tokenizer folder or hub id (default: the one the model names)"
-    )
+    parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer folder or hub id (default: the model's)")
     if task.chains:
         parser.add_argument(
             "--chains", nargs="+", action="extend", type=Path, default=[], metavar="PATH",
@@ -42,7 +40,7 @@ def _add_task(actions: argparse._SubParsersAction, name: str, task: GenerationTa
     if task.references:
         parser.add_argument("--references", metavar="DIR", help="folder of the motifs' reference structures")
     add_settings(parser, "generation")
-    parser.add_argument("--model-name", help="name of the model in the results (default: the folder's)")
+    parser.add_argument("--model-name", help="name of the model in the results (default: that of its folder)")
     parser.add_argument("--state", type=Path, metavar="DIR", help="folder for finished samples of an unfinished run")
     parser.set_defaults(run=run)
 

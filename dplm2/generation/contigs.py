@@ -1,21 +1,21 @@
-"""Motif problems in contig notation, and where a motif lies in a sample.
+"""Motif problems in contig notation, and positions of motifs in samples.
 
 ``5-20,A16-35,10-25,A52-71,5-20`` is: 5 to 20 residues to be generated, residues 16 to 35 of chain A of the reference,
-10 to 25 residues to be generated, and so on. Of a segment of the reference:
+10 to 25 residues to be generated, and so on. Segments of the reference:
 
 - ``A38`` is one residue; ``H52-52A`` ends with an insertion code. A range runs from its first residue to its last in
-  the order of the file, over all residues with insertion codes on the way: ``H45-60`` holds 52, 52A, 52B and 52C.
+  the order of the file, over all residues with insertion codes on the way: ``H45-60`` contains 52, 52A, 52B and 52C.
   ``H52`` is residue 52 alone.
-- A chain id that is no single letter is followed by a slash: ``heavy/16-35``, ``A-2/10-20``, ``*/5``. In double quotes
-  it may hold anything, and the slash may be left out: ``"A-2"10-20``, ``"A,1"/10-20``.
-- ``""10-20`` or ``_/10-20`` is of a chain with a blank id. If that is the only chain of the reference, any letter means
-  it.
-- ``A16-35:sequence`` gives only the amino acids, ``A16-35:structure`` only the structure.
+- A chain id other than a single letter is followed by a slash: ``heavy/16-35``, ``A-2/10-20``, ``*/5``. In double
+  quotes it may contain any character, and the slash may be omitted: ``"A-2"10-20``, ``"A,1"/10-20``.
+- ``""10-20`` or ``_/10-20`` refers to a chain with a blank id. If that is the only chain of the reference, any letter
+  refers to it.
+- ``A16-35:sequence`` provides only the amino acids, ``A16-35:structure`` only the structure.
 
-RFdiffusion's contigs are read as they are: ``[5-15/A10-25/30-40]``, with or without brackets, also as a list of YAML.
+RFdiffusion's contigs are read unchanged: ``[5-15/A10-25/30-40]``, with or without brackets, also as a list of YAML.
 In a contig without commas slashes separate the parts, so a longer chain id needs quotes there (``5/"A-2"10-20/5``), and
-what would read both ways is read as RFdiffusion reads it: ``A-2/10-20`` alone is residue -2 of chain A and a spacer. A
-chain break at the end (``/0``) is left out; a contig of several chains is refused, since a sample is one chain.
+ambiguous text is read as in RFdiffusion: ``A-2/10-20`` alone is residue -2 of chain A and a spacer. A chain break at
+the end (``/0``) is ignored; a contig of several chains is an error, since a sample is one chain.
 """
 
 import os
@@ -32,7 +32,7 @@ from dplm2.core.text import read_text, shortened, shown, some
 from dplm2.settings.loading import parse_value
 
 Given = Literal["both", "sequence", "structure"]
-MOST_RESIDUES = 20_000  # the longest total that a contig may allow: memory for drawing lengths grows with it
+MOST_RESIDUES = 20_000  # maximum total length of a contig: memory for drawing lengths grows with it
 BLANK_CHAIN = "_"
 _KEYS = {"name", "reference", "contig", "total_length", "offset", "given", "source"}
 _RANGE = r"(?P<first>-?\d{1,9})(?P<from>[A-Za-z]?)(?:-(?P<last>-?\d{1,9})(?P<to>[A-Za-z]?))?(?::(?P<given>\w+))?"
@@ -52,7 +52,7 @@ class Spacer:
 
     @property
     def limits(self) -> tuple[int, int]:
-        """Fewest and most residues."""
+        """Minimum and maximum number of residues."""
         return self.shortest, self.longest
 
 
@@ -63,15 +63,15 @@ class Segment:
     Parameters
     ----------
     chain
-        The author's chain id, empty if it is blank.
+        The author's chain id, empty if blank.
     first, last
         Residue numbers.
     given
-        What of the residues is given.
+        The given tracks of the residues.
     first_insertion, last_insertion
         Insertion codes of the ends.
     residues
-        How many residues the reference has there; None as long as it was not read.
+        Number of residues in the reference; None before it is read.
     """
 
     chain: str
@@ -84,17 +84,17 @@ class Segment:
 
     @property
     def length(self) -> int:
-        """Number of residues: of the reference, or, as long as it was not read, at least as the numbers say."""
+        """Number of residues in the reference, or, before it is read, the minimum according to the numbers."""
         return self.last - self.first + 1 if self.residues is None else self.residues
 
     @property
     def limits(self) -> tuple[int, int]:
-        """Fewest and most residues: both are the segment's length."""
+        """Minimum and maximum number of residues: both are the segment's length."""
         return self.length, self.length
 
     @property
     def ends(self) -> tuple[str, str]:
-        """First and last residue as they are written."""
+        """First and last residue in contig notation."""
         return f"{self.first}{self.first_insertion}", f"{self.last}{self.last_insertion}"
 
     def __str__(self) -> str:
@@ -103,26 +103,26 @@ class Segment:
 
 
 def written_chain(chain: str) -> str:
-    """A chain id as it stands before residues in a contig of either notation."""
+    """A chain id as written before residues in a contig of either notation."""
     return chain if re.fullmatch("[A-Za-z*]", chain) else f'"{chain}"'
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A motif and the lengths that a protein around it may have.
+    """A motif and the allowed lengths of a protein around it.
 
     Parameters
     ----------
     name
-        Of the problem; stands in every sample's column ``problem``.
+        Name of the problem; the value of the column ``problem`` of its samples.
     reference
-        Structure file that holds the motif.
+        Structure file that contains the motif.
     parts
         Spacers and segments in the order of the contig.
     shortest, longest
         Limits of the total length.
     limited
-        Whether these limits were given, and do not just follow from the parts.
+        Whether these limits were given explicitly, and do not follow from the parts.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Problem:
         return tuple(part for part in self.parts if isinstance(part, Segment))
 
     def with_residues(self, counts: Sequence[int]) -> "Problem":
-        """The problem with the number of residues that its reference has for each segment, checked.
+        """The problem with the number of residues of each segment in its reference, checked.
 
         Raises
         ------
@@ -157,11 +157,12 @@ class Problem:
     def check_motif(self) -> None:
         """Raise DPLM2Error, naming the problem, if it has no motif or its proteins are too long.
 
-        Whether lengths fit (`check`) only the reference tells: insertion codes add residues, numbering may skip some.
+        The lengths can be checked only with the reference (`check`): insertion codes add residues, numbering may skip
+        some.
         """
         if not self.segments:
             raise DPLM2Error(
-                f"problem {self.name}: no motif: its contig names no residues of the reference; "
+                f"problem {self.name}: no motif: its contig contains no residues of the reference; "
                 "write their chain before them (A16-35)"
             )
         if max(self.longest, contig_limits(self.parts)[1]) > MOST_RESIDUES:
@@ -176,7 +177,7 @@ class Problem:
         motif = sum(segment.length for segment in self.segments)
         if motif > self.longest:
             raise DPLM2Error(
-                f"problem {self.name}: its motif of {motif} residues is longer than the total of {self.longest}"
+                f"problem {self.name}: its motif of {motif} residues exceeds the total length of {self.longest}"
             )
         if shortest > self.longest:
             raise DPLM2Error(
@@ -190,8 +191,8 @@ class Problem:
             )
 
     def draw_lengths(self, random: np.random.Generator) -> list[int]:
-        """Draw the length of each part, evenly among all choices whose total is allowed."""
-        # ways[i][t]: in how many ways parts i.. have t residues in all; floats, since only their ratios count.
+        """Draw the length of each part, uniformly among all choices with an allowed total."""
+        # ways[i][t]: number of ways in which parts i.. have t residues in total; floats, since only ratios matter.
         ways = [np.ones(1)]
         for part in reversed(self.parts):
             shortest, longest = part.limits
@@ -213,7 +214,7 @@ class Problem:
 
 
 def contig_limits(parts: Sequence[Spacer | Segment]) -> tuple[int, int]:
-    """Fewest and most residues that a contig allows."""
+    """Minimum and maximum number of residues of a contig."""
     return sum(part.limits[0] for part in parts), sum(part.limits[1] for part in parts)
 
 
@@ -227,7 +228,7 @@ def parse_contig(text: str, offset: int = 0, given: Given = "both") -> tuple[Spa
     offset
         Added to the residue numbers of segments.
     given
-        What of a segment is given where its own suffix does not say.
+        The given tracks of segments without a suffix.
 
     Raises
     ------
@@ -247,10 +248,10 @@ def _pieces(text: str) -> list[str]:
     chains = [chain for chain in _outside_quotes(r"\s").split(text) if chain]
     if len(chains) > 1:
         raise DPLM2Error(
-            f"contig: {shown(text)} is of {len(chains)} chains, but a sample is one chain: blanks (/0 ) separate "
+            f"contig: {shown(text)} has {len(chains)} chains, but a sample is one chain: blanks (/0 ) separate "
             "chains, slashes or commas the parts of one"
         )
-    # Not behind a quoted chain id: "A-2"/10-20 is one part.
+    # Not after a quoted chain id: "A-2"/10-20 is one part.
     pieces = _outside_quotes('(?<!")/').split(text)
     readable = all(any(form.fullmatch(piece) for form in (_SPACER, _LETTER, _QUOTED)) for piece in pieces)
     return [text] if not readable and _SLASHED.fullmatch(text) else pieces
@@ -290,7 +291,7 @@ def _outside_quotes(separator: str) -> re.Pattern:
 def read_problem(path: str | os.PathLike, references: str | os.PathLike | None = None) -> Problem:
     """Read a motif problem: YAML with ``reference`` and ``contig``.
 
-    If wanted: ``name``, ``total_length`` (a number or [shortest, longest]), ``offset`` (added to the contig's residue
+    Optional: ``name``, ``total_length`` (a number or [shortest, longest]), ``offset`` (added to the contig's residue
     numbers) and ``given`` (both, sequence or structure).
 
     Parameters
@@ -298,7 +299,7 @@ def read_problem(path: str | os.PathLike, references: str | os.PathLike | None =
     path
         The YAML file.
     references
-        Folder that holds the reference; by default it is found relative to the YAML file.
+        Folder of the reference; by default its path is relative to the YAML file.
 
     Raises
     ------
@@ -313,7 +314,7 @@ def read_problem(path: str | os.PathLike, references: str | os.PathLike | None =
     _check_keys(given, path)
     name, offset, kind = str(given.get("name", path.stem)), given.get("offset", 0), given.get("given", "both")
     if type(offset) is not int or kind not in get_args(Given):
-        raise DPLM2Error(f"{path}: offset is a whole number, given one of {', '.join(get_args(Given))}")
+        raise DPLM2Error(f"{path}: offset must be an integer, and given one of {', '.join(get_args(Given))}")
     folder = Path(references) if references is not None else path.parent
     try:
         parts = parse_contig(_contig_text(given["contig"]), offset, kind)
@@ -328,19 +329,19 @@ def read_problem(path: str | os.PathLike, references: str | os.PathLike | None =
 
 def _check_keys(given: object, path: Path) -> None:
     if not isinstance(given, dict) or not {"reference", "contig"} <= set(given):
-        raise DPLM2Error(f"{path}: a motif problem has at least the keys reference and contig")
+        raise DPLM2Error(f"{path}: a motif problem requires the keys reference and contig")
     if unknown := set(given) - _KEYS:
         raise DPLM2Error(f"{path}: unknown key {some(sorted(map(str, unknown)))}; allowed: {', '.join(sorted(_KEYS))}")
     for key in ("name", "reference", "given"):
         if isinstance(given.get(key), list | dict):
-            raise DPLM2Error(f"{path}: {key} is {shown(given[key])}, but text is wanted")
+            raise DPLM2Error(f"{path}: {key} is {shown(given[key])}, but must be text")
 
 
 def _contig_text(contig: object) -> str:
-    """A contig as text; a list of YAML, which RFdiffusion's brackets are, holds its parts."""
+    """A contig as text; a YAML list (as RFdiffusion's brackets are read) contains its parts."""
     parts = contig if isinstance(contig, list) else [contig]
     if not parts or not all(isinstance(part, str | int) for part in parts):
-        raise DPLM2Error("contig: text is wanted, such as 5-20,A16-35,10-25")
+        raise DPLM2Error("contig: must be text, such as 5-20,A16-35,10-25")
     return ",".join(map(str, parts))
 
 
@@ -355,18 +356,18 @@ def _total(given: object, parts: Sequence[Spacer | Segment], name: str) -> tuple
 
 
 def read_problems(sources: Sequence[str | os.PathLike], references: str | os.PathLike | None = None) -> list[Problem]:
-    """Read the problems of YAML files and folders of them, in the order of their names.
+    """Read the problems of YAML files and folders of them, sorted by name.
 
     Raises
     ------
     DPLM2Error
-        If a source is not there, a folder holds none, two problems share a name, or one is wrong.
+        If a source does not exist, a folder contains none, two problems have the same name, or one is invalid.
     """
     problems: dict[str, Problem] = {}
     for source in map(Path, sources):
         paths = sorted(source.glob("*.y*ml")) if source.is_dir() else [source]
         if not paths:
-            raise DPLM2Error(f"{source}: no motif problems (*.yaml) there")
+            raise DPLM2Error(f"{source}: contains no motif problems (*.yaml)")
         for path in paths:
             problem = read_problem(path, references)
             if problem.name in problems:
@@ -376,5 +377,5 @@ def read_problems(sources: Sequence[str | os.PathLike], references: str | os.Pat
 
 
 def reference_files(sources: Sequence[str | os.PathLike], references: str | os.PathLike | None = None) -> list[Path]:
-    """The structure files that the problems of `read_problems` take their motifs from."""
+    """The structure files of the motifs of the problems of `read_problems`."""
     return sorted({problem.reference for problem in read_problems(sources, references)})

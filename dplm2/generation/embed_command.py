@@ -24,11 +24,15 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
         help="FASTA files, data-set folders, Parquet files of chains, structure files or folders of them",
     )  # fmt: skip
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder or hub id")
-    parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer (default: the one the model names)")
+    parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer (default: the model's)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet file to write")
-    parser.add_argument("--pool", choices=POOLS, default="mean", help="mean over residues, or none: all of them")
-    parser.add_argument("--tracks", choices=("both", "sequence", "structure"), default="both", help="what is shown")
-    parser.add_argument("--token-budget", type=int, default=8192, help="tokens that the network sees at once")
+    parser.add_argument(
+        "--pool", choices=POOLS, default="mean", help="mean over residues, or none: one vector per residue"
+    )
+    parser.add_argument(
+        "--tracks", choices=("both", "sequence", "structure"), default="both", help="tracks of the input"
+    )
+    parser.add_argument("--token-budget", type=int, default=8192, help="maximum number of tokens per batch")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     parser.set_defaults(run=_run)
 

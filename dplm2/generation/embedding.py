@@ -1,4 +1,4 @@
-"""Representations of proteins: what the language model's last layer says of each residue, on each track.
+"""Representations of proteins: the language model's last layer for each residue on each track.
 
 Shapes: B batch, T tokens (both tracks), L residues, D model width.
 """
@@ -25,18 +25,18 @@ def embed(model: DPLM2, targets: Sequence[Target], pool: str = "mean", token_bud
     model
         The language model.
     targets
-        Proteins with a sequence, structure tokens or both; an unknown residue (``?``, -1) is shown as a mask.
+        Proteins with a sequence, structure tokens or both; an unknown residue (``?``, -1) is masked.
     pool
         ``mean`` over the residues of a track, or ``none``: one vector per residue.
     token_budget
-        Tokens that the network sees at once, padding included.
+        Maximum number of tokens per batch, including padding.
 
     Returns
     -------
     pyarrow.Table
         A row per protein, in the order given: ``chain_id``, ``length``, ``width`` (D), and per track
         ``sequence_embedding`` and ``structure_embedding``, list<float> of D values, or of L*D (residue by residue) with
-        ``pool`` none; null where the protein has no such track.
+        ``pool`` none; null if the protein lacks the track.
     """
     vectors: dict[int, dict[Track, np.ndarray]] = {}
     for batch in _batches(targets, token_budget):

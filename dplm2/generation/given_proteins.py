@@ -1,4 +1,4 @@
-"""Samples of given proteins: what the tasks that work on chains have in common."""
+"""Samples of given proteins: common functions of the tasks that work on chains."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ from dplm2.settings.generation import GenerationSettings
 Masked = Callable[[GenerationSettings, Vocabulary, Target], dict[Track, np.ndarray]]
 """Ids (L,) of both tracks of a target, masks where a token is to be generated."""
 
-CHAINS = "what to work on"
+CHAINS = "inputs"
 
 
 def targets_of(settings: GenerationSettings, given: Given, with_structure: bool = True) -> list[Target]:
-    """The proteins that are given, in memory and in files.
+    """The given proteins, in memory and in files.
 
     Raises
     ------
@@ -36,23 +36,21 @@ def targets_of(settings: GenerationSettings, given: Given, with_structure: bool 
 
         targets += [read_residue_table(path) for path in tables(settings.problems)]
     if not targets and settings.dataset is not None:
-        raise ConfigError(
-            f"task {settings.task} is to work on data set {settings.dataset}: give its folder with --chains"
-        )
+        raise ConfigError(f"task {settings.task} needs the dataset {settings.dataset}: give its folder with --chains")
     if not targets:
-        raise ConfigError(f"task {settings.task} needs something to work on: chains, or for infilling residue tables")
+        raise ConfigError(f"task {settings.task} needs inputs: chains, or for infilling residue tables")
     return targets
 
 
 def requests_for(
     targets: list[Target], settings: GenerationSettings, vocabulary: Vocabulary, masked: Masked
 ) -> list[tuple[Target, Request]]:
-    """The samples of each target, beside it.
+    """Each target with its samples.
 
     Raises
     ------
     DPLM2Error
-        Names the protein: nothing of it is given or to be generated, or residues beyond its end.
+        If nothing of a protein is given or to be generated, or residues are beyond its end; the message names it.
     """
     targets = distinct(targets)
     requests = []

@@ -1,4 +1,4 @@
-"""What tasks work on: sequences and structures, from files or from memory.
+"""Inputs of tasks: sequences and structures, from files or from memory.
 
 Array axes: L residues.
 """
@@ -39,19 +39,19 @@ def read_targets(
     split
         Only chains of this split of data sets.
     tokenize
-        Makes structure tokens of backbones; None if only sequences are wanted. A residue without all
-        of N, CA and C has none.
+        Converts backbones to structure tokens; None if only sequences are needed. A residue without all of N, CA and C
+        has none.
 
     Raises
     ------
     DPLM2Error
-        If a source cannot be read or holds no protein.
+        If a source cannot be read or contains no protein.
     """
     targets: list[Target] = []
     for source in map(Path, sources):
         found = list(_targets_of(source, split, tokenize))
         if not found:
-            raise DPLM2Error(f"{source}: no protein chains there" + (f" in split {split}" if split else ""))
+            raise DPLM2Error(f"{source}: contains no protein chains" + (f" in split {split}" if split else ""))
         targets += found
     return targets
 
@@ -71,7 +71,7 @@ def _targets_of(source: Path, split: str | None, tokenize: Tokenize | None) -> I
         names, sequences, coordinates = ([getattr(c, key) for c in chains] for key in ("name", "sequence", "backbone"))
     tokens = observed_tokens(coordinates, tokenize) if tokenize is not None and names else coordinates
     for name, sequence, structure in zip(names, sequences, tokens, strict=True):
-        # X is an unknown residue: the model may say what it is, where it is asked to.
+        # X is an unknown residue, which the model may generate.
         yield Target(name, sequence, None if tokenize is None else structure)
 
 
@@ -105,19 +105,19 @@ def in_memory(
     backbones: Sequence[np.ndarray] | Mapping[str, np.ndarray],
     tokenize: Tokenize,
 ) -> list[Target]:
-    """Proteins from sequences, backbones or both; those of the same name (or place in a list) belong together.
+    """Proteins from sequences, backbones or both; those of the same name (or position in a list) belong together.
 
     Raises
     ------
     DPLM2Error
-        If a sequence and a backbone that belong together differ in length, or one has no partner; if a sequence is
-        wrong (see `dplm2.core.fasta`).
+        If a sequence and a backbone that belong together differ in length, or one has no counterpart; if a sequence is
+        invalid (see `dplm2.core.fasta`).
     """
     if isinstance(sequences, str) or isinstance(backbones, np.ndarray):
-        raise DPLM2Error("sequences and backbones are lists, or mappings from names, also where there is only one")
+        raise DPLM2Error("sequences and backbones must be lists, or mappings from names, even for a single one")
     sequence_of, backbone_of = clean_sequences(_named(sequences), to_generate=True), _named(backbones)
     if sequence_of and backbone_of and set(sequence_of) != set(backbone_of):
-        raise DPLM2Error("sequences and backbones do not belong together: their names or numbers differ")
+        raise DPLM2Error("sequences and backbones do not match: their names or numbers differ")
     coordinates = [np.asarray(backbone, dtype=np.float32) for backbone in backbone_of.values()]
     tokens = dict(zip(backbone_of, observed_tokens(coordinates, tokenize), strict=True)) if backbone_of else {}
     targets = []
@@ -151,7 +151,7 @@ def input_files(source: Path) -> list[Path]:
 
 
 def chains_of(path: Path) -> list[StructureChain]:
-    """The protein chains of a structure file, as they are: nothing is filtered.
+    """The protein chains of a structure file, without filters.
 
     Raises
     ------

@@ -33,7 +33,7 @@ Done = Callable[[list[Sample]], None]
 
 
 class DPLM2:
-    """The language model and the tokenizer whose structure tokens it has learned.
+    """A language model with its structure tokenizer.
 
     Examples
     --------
@@ -50,9 +50,9 @@ class DPLM2:
     network
         The language model.
     tokenizer
-        The structure tokenizer, or None to load the one that the model names when it is first needed.
+        The structure tokenizer, or None to load the model's own on first use.
     folder
-        Where the model came from: what it says of its tokenizer's place is relative to this.
+        Folder of the model, to which the path of its tokenizer is relative.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class DPLM2:
             The folder, or the hub id: ``owner/name`` or ``owner/name@revision``, for example ``airkingbd/dplm2_650m``.
             It is downloaded, and converted if it is in the authors' layout, the first time.
         tokenizer
-            Folder or hub id of the tokenizer, instead of the one that the model names.
+            Folder or hub id of the tokenizer, instead of the model's own.
         device
-            Where the networks run.
+            Device of the networks.
 
         Raises
         ------
         DPLM2Error
-            If it is no model of this package, or the tokenizer is not the one that the model has learned.
+            If it is not a model of this package, or the tokenizer is not the one with which the model was trained.
         """
         prepare_process()
         folder = model_folder(source)
@@ -93,7 +93,7 @@ class DPLM2:
         return cls(network, chosen, folder)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the language model; the tokenizer it names must still be found from there."""
+        """Write the language model; the path of its tokenizer must be valid from the new folder."""
         self.network.save_pretrained(folder)
 
     @cached_property
@@ -103,11 +103,11 @@ class DPLM2:
         Raises
         ------
         DPLM2Error
-            If the model names none, it is not there, or it is another one.
+            If the model has none, it does not exist, or it is a different one.
         """
         named = self.network.tokenizer
         if named is None:
-            raise DPLM2Error(f"{self.folder}: the model names no structure tokenizer; give one with --tokenizer")
+            raise DPLM2Error(f"{self.folder}: the model has no structure tokenizer; give one with --tokenizer")
         beside = self.folder / named
         source = beside if beside.is_dir() else named
         return self._fitting(StructureTokenizer.from_pretrained(source, device=self.network.device))
@@ -116,7 +116,7 @@ class DPLM2:
         expected, codes = self.network.tokenizer_fingerprint, self.vocabulary.codebook_size
         if expected is not None and tokenizer.fingerprint != expected:
             raise DPLM2Error(
-                f"the model has learned the tokens of tokenizer {expected}, "
+                f"the model was trained on the tokens of tokenizer {expected}, "
                 f"but the one given is {tokenizer.fingerprint}"
             )
         if tokenizer.codebook_size != codes:
@@ -130,7 +130,7 @@ class DPLM2:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over the model's weights and the tokenizer it has learned."""
+        """16 hexadecimal digits over the model's weights and its tokenizer."""
         weights = self.folder / WEIGHTS_FILE
         if not weights.is_file():
             raise DPLM2Error(f"{self.folder}: no {WEIGHTS_FILE}; only a saved model has a fingerprint")
@@ -156,15 +156,15 @@ class DPLM2:
             ``co-generation``, ``sequence``, ``backbone``, ``folding``, ``inverse-folding``, ``scaffolding`` or
             ``infilling``.
         seed
-            Of the run. A sample's own seed follows from it and from the sample's id.
+            Seed of the run. A sample's own seed is derived from it and from the sample's id.
         chains
-            What to work on, as files: data-set folders, Parquet files of chains, FASTA files, structure files.
+            Inputs as files: dataset folders, Parquet files of chains, FASTA files, structure files.
         sequences, backbones
-            What to work on, in memory: one-letter sequences (``?`` where a residue is to be found), backbones
+            Inputs in memory: one-letter sequences (``?`` for a residue to be generated), backbones
             (L, 3 or 4, 3) in angstrom with NaN where atoms are missing; lists, or mappings from names. With both, the
             same names (or order) belong together.
         adjust
-            Callback that sees logits and may change them (`dplm2.language.guidance`).
+            Callback that may change logits (`dplm2.language.guidance`).
         progress
             Show a progress bar.
         **settings
@@ -180,7 +180,7 @@ class DPLM2:
         ConfigError
             If a setting is wrong or has no effect on the task.
         DPLM2Error
-            If a chain or problem cannot be worked on; the message names it. Nothing has run then.
+            If a chain or problem cannot be used; the message names it, and nothing has run.
         """
         resolved = self.settled(
             GenerationSettings.make(task=task, **{key: _plain(value) for key, value in settings.items()})
@@ -190,7 +190,7 @@ class DPLM2:
         return self.run(requests, resolved, seed, adjust=adjust, progress=progress)
 
     def settled(self, settings: GenerationSettings) -> GenerationSettings:
-        """Settings with what they leave to the model filled in."""
+        """Settings completed with the defaults of the model."""
         return settings.for_head(self.network.head.sampling)
 
     def requests(
@@ -200,7 +200,7 @@ class DPLM2:
         chains: Sequence[str | os.PathLike] = (),
         given: Sequence[Target] = (),
     ) -> list[Request]:
-        """All samples that a task asks for; see `generate`."""
+        """All samples of a task; see `generate`."""
         return TASKS[settings.task].requests(settings, self.vocabulary, seed, Given(chains, given, self._tokens_of))
 
     def _tokens_of(self, backbones: list[np.ndarray]) -> list[np.ndarray]:
@@ -217,7 +217,7 @@ class DPLM2:
         before_step: Callable[[], None] | None = None,
         progress: bool = False,
     ) -> list[Sample]:
-        """Make the samples that are asked for.
+        """Generate the requested samples.
 
         Parameters
         ----------
@@ -226,9 +226,9 @@ class DPLM2:
         settings, seed, adjust, progress
             As there.
         done
-            Called with every batch of samples as soon as it is finished.
+            Called with every finished batch of samples.
         before_step
-            Called before each step of a batch; may raise to end the work.
+            Called before each step of a batch; may raise an exception to stop.
         """
         network = self._network_for(settings.precision)
         finished: dict[str, Sample] = {}
@@ -251,7 +251,7 @@ class DPLM2:
         return [finished[request.sample_id] for request in requests]
 
     def _run_best_of(self, network, requests, settings, seed, finish, progress, options) -> None:
-        """For each batch of requests make all candidates, score them and keep the best of each."""
+        """For each batch of requests, generate all candidates, score them and keep the best of each."""
         conditionings = [request.conditioning for request in requests]
         title = f"{settings.task}, best of {settings.best_of}" if progress else None
         for batch in batches(conditionings, max(1, settings.token_budget // settings.best_of)):
@@ -329,7 +329,7 @@ class DPLM2:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as it would stand in a YAML file: paths as text, other sequences as lists."""
+    """A setting as in a YAML file: paths as text, other sequences as lists."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple | range):
@@ -338,5 +338,5 @@ def _plain(value: Any) -> Any:
 
 
 def _candidate_id(sample_id: str, number: int) -> str:
-    """The first candidate is the sample that there would be without others."""
+    """The first candidate is the sample that would be generated without others."""
     return sample_id if number == 0 else f"{sample_id}~{number}"

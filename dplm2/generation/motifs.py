@@ -18,7 +18,7 @@ from dplm2.generation.task import Tokenize
 
 @dataclass(frozen=True)
 class ReferenceMotif:
-    """A problem's motif as found in its reference, segments one after the other.
+    """A problem's motif from its reference, as concatenated segments.
 
     Parameters
     ----------
@@ -53,9 +53,10 @@ def read_motifs(
     references
         Folder of the reference structures; None: beside each problem.
     motif_tokens
-        ``reference``: structure tokens of a motif come from its whole chain; ``motif``: from its own residues alone.
+        ``reference``: structure tokens of a motif are computed from its whole chain; ``motif``: from its residues
+        alone.
     tokenize
-        Makes structure tokens of backbones.
+        Converts backbones to structure tokens.
 
     Raises
     ------
@@ -68,8 +69,8 @@ def read_motifs(
     for problem in read_problems(sources, references):
         if not problem.reference.is_file():
             raise DPLM2Error(
-                f"problem {problem.name}: its reference {problem.reference} is not there; "
-                "fetch it, or say with references where it lies"
+                f"problem {problem.name}: its reference {problem.reference} does not exist; "
+                "download it, or give its folder with references"
             )
         motifs.append(_reference_motif(problem, motif_tokens, tokenize))
     return motifs
@@ -94,17 +95,19 @@ def _reference_motif(problem: Problem, motif_tokens: str, tokenize: Tokenize) ->
 
 
 def _chain_of(name: str, segment: Segment, by_chain: Mapping[str, StructureChain]) -> StructureChain:
-    """The chain that a segment means: by its id, or the only one if its id is blank (also written ``_``)."""
+    """The chain of a segment: by its id, or the only one if its id is blank (also written ``_``)."""
     if segment.chain in by_chain:
         return by_chain[segment.chain]
     if "" in by_chain and (len(by_chain) == 1 and len(segment.chain) == 1 or segment.chain == BLANK_CHAIN):
         return by_chain[""]
-    there = ", ".join(map(written_chain, sorted(by_chain)))
-    raise DPLM2Error(f"problem {name}: its reference has no chain {written_chain(segment.chain)}; there are: {there}")
+    available = ", ".join(map(written_chain, sorted(by_chain)))
+    raise DPLM2Error(
+        f"problem {name}: its reference has no chain {written_chain(segment.chain)}; available: {available}"
+    )
 
 
 def _find(name: str, segment: Segment, chain: StructureChain) -> np.ndarray:
-    """Rows of the reference chain that a segment means: from its first residue to its last in the order of the file.
+    """Rows of a segment in the reference chain: from its first residue to its last in file order.
 
     Numbers may be skipped, as antibody numbering does, but no residue may be missing.
     """
@@ -114,7 +117,7 @@ def _find(name: str, segment: Segment, chain: StructureChain) -> np.ndarray:
     rows = np.arange(first, last + 1)
     numbers = chain.number[rows]
     if last < first or (np.diff(numbers) < 0).any():
-        raise DPLM2Error(f"problem {name}: the residue numbers of its reference do not rise along {segment}")
+        raise DPLM2Error(f"problem {name}: the residue numbers of its reference do not increase along {segment}")
     missing = numbers[~observed[rows]].tolist()
     skipped = (np.diff(numbers) > 1) & ~_bonded(chain.backbone[rows])
     missing += (numbers[:-1][skipped] + 1).tolist()
@@ -142,8 +145,8 @@ def _row_of(name: str, segment: Segment, residue: tuple[int, str], chain: Struct
         what = f"{len(found)} residues {number}{code}"
         raise DPLM2Error(f"problem {name}: its reference has {what} in chain {written_chain(segment.chain)}")
     if same_number.any():
-        there = ", ".join(f"{number}{code}" for code in codes[same_number])
-        raise _no_residue(name, segment, f"{number}{code}", f", but {there}")
+        available = ", ".join(f"{number}{code}" for code in codes[same_number])
+        raise _no_residue(name, segment, f"{number}{code}", f", but {available}")
     known = set(chain.number[observed].tolist())
     raise _no_residue(name, segment, next(one for one in range(segment.first, number + 1) if one not in known))
 
@@ -156,13 +159,13 @@ def _no_residue(name: str, segment: Segment, residue: int | str, more: str = "")
 def _motif_tokens(
     places: Sequence[tuple[StructureChain, np.ndarray]], source: str, tokenize: Tokenize
 ) -> dict[str, np.ndarray]:
-    """Structure tokens of each chain that has a part of the motif, by its id."""
+    """Structure tokens of each chain with a part of the motif, by its id."""
     chains = {chain.author_chain: chain for chain, _ in places}
     backbones = []
     for name, chain in chains.items():
         backbone = chain.backbone
         if source == "motif":
-            # Hidden, not cut out: residues far apart in the chain must not look like neighbours.
+            # Masked, not removed: residues far apart in the chain must not appear as neighbours.
             own = np.concatenate([rows for other, rows in places if other.author_chain == name])
             kept = np.isin(np.arange(len(backbone)), own)
             backbone = np.where(kept[:, None, None], backbone, np.float32(np.nan))

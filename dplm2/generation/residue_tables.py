@@ -1,4 +1,4 @@
-"""Residue tables: a protein as a table, a row per residue, in which empty cells are generated."""
+"""Residue tables: a protein as a table with a row per residue, in which empty cells are generated."""
 
 import os
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def tables(sources: Sequence[str | os.PathLike]) -> list[Path]:
     for source in map(Path, sources):
         found = sorted(p for p in source.iterdir() if p.suffix in TABLE_ENDINGS) if source.is_dir() else [source]
         if not found or not found[0].is_file() or found[0].suffix not in TABLE_ENDINGS:
-            raise DPLM2Error(f"{source}: no residue table there ({', '.join(TABLE_ENDINGS)})")
+            raise DPLM2Error(f"{source}: contains no residue table ({', '.join(TABLE_ENDINGS)})")
         paths += found
     return paths
 
@@ -42,7 +42,7 @@ def read_residue_table(path: str | os.PathLike) -> Target:
     Raises
     ------
     DPLM2Error
-        If columns are missing, positions are not 1 to L, or a cell is no residue or token; the message names it.
+        If columns are missing, positions are not 1 to L, or a cell is not a residue or token; the message names it.
     """
     path = Path(path)
     try:
@@ -70,6 +70,6 @@ def read_residue_table(path: str | os.PathLike) -> Target:
     given = table["structure_token"].notna() & (table["structure_token"].astype(str).str.strip() != "")
     if (given & (tokens.isna() | (tokens < 0) | (tokens % 1 != 0))).any():
         raise DPLM2Error(
-            f"{path}: {table['structure_token'][given & tokens.isna()].tolist() or 'a value'} is no structure token"
+            f"{path}: {table['structure_token'][given & tokens.isna()].tolist() or 'a value'} is not a structure token"
         )
     return Target(path.stem, "".join(letters), tokens.fillna(-1).to_numpy(dtype=np.int64))

@@ -1,4 +1,4 @@
-"""A folder of samples: made batch by batch, kept as they are finished, gone on with after an interruption."""
+"""A folder of samples: generated batch by batch, saved as they are finished, resumed after an interruption."""
 
 import json
 import logging
@@ -50,10 +50,10 @@ def generate_folder(
     model_name: str | None = None,
     device: str = "cpu",
 ) -> list[int]:
-    """Make all samples of a task and write ``samples.parquet``, ``structures/``, ``trajectories/`` and ``run.json``.
+    """Generate a task's samples and write ``samples.parquet``, ``structures/``, ``trajectories/`` and ``run.json``.
 
-    Samples that an interrupted run finished are taken over: a sample is known by its id, the run's seed, the model, and
-    the settings and inputs that decide it.
+    Samples that an interrupted run finished are reused: a sample is identified by its id, the run's seed, the model,
+    and the settings and inputs that decide it.
 
     Parameters
     ----------
@@ -64,9 +64,9 @@ def generate_folder(
     settings, seed, chains
         The task.
     state
-        Where finished samples of an unfinished run lie; ``out/.unfinished`` by default.
+        Folder for finished samples of an unfinished run; ``out/.unfinished`` by default.
     model_name
-        Stands in the column ``model``; the folder's name by default.
+        Value of the column ``model``; the folder's name by default.
     device
         Where the networks run.
 
@@ -78,9 +78,9 @@ def generate_folder(
     Raises
     ------
     DPLM2Error
-        If an input cannot be used; the message names it, and nothing has run then.
+        If an input cannot be used; the message names it, and nothing has run.
     Preempted
-        If the process was told to stop; finished samples are kept.
+        If the process was asked to stop; finished samples are kept.
     """
     out, name = Path(out), model_name or name_of(model)
     opened = DPLM2.from_pretrained(model, tokenizer, device)
@@ -115,15 +115,15 @@ def _rows(
     state: Path,
     name: str,
 ) -> tuple[list[dict], dict[str, float]]:
-    """The rows of all samples: those that ``state`` holds, and the others made and set down there batch by batch.
+    """The rows of all samples: those in ``state``, and the others, generated and saved there batch by batch.
 
-    Beside them the seconds that each of the others took: its batch's, shared out by length.
+    Also the seconds of each of the others: those of its batch, divided in proportion to length.
     """
     contents = {request.sample_id: _content(request) for request in requests}
     rows = _finished_rows(state, contents)
     missing = [request for request in requests if request.sample_id not in rows]
     if rows:
-        print(f"going on: {len(rows)} of {len(requests)} samples are there already")
+        print(f"resuming: {len(rows)} of {len(requests)} samples are already finished")
 
     seconds: dict[str, float] = {}
     last = time.perf_counter()
@@ -138,7 +138,7 @@ def _rows(
             if sample.trajectory:
                 ending = "pdb" if settings.format == "pdb" else "bcif"
                 write_trajectory(out / TRAJECTORIES_FOLDER / f"{sample.sample_id}.{ending}", sample)
-        # Last, since what stands here is not made again.
+        # Last, since saved samples are not generated again.
         note = {row["sample_id"]: contents[row["sample_id"]] for row in batch}
         write_rows(state / f"{fingerprint(note)}.parquet", batch, {_CONTENTS: json.dumps(note)})
         rows.update({row["sample_id"]: row for row in batch})
@@ -155,7 +155,7 @@ def _rows(
 
 
 def _by_length(rows: Sequence[dict], seconds: Mapping[str, float]) -> dict[str, list[float]]:
-    """By length, how many samples were made in this run and the mean of their seconds."""
+    """By length, the number of samples of this run and their mean seconds."""
     lengths = defaultdict(list)
     for row in rows:
         if row["sample_id"] in seconds:
@@ -189,14 +189,14 @@ def _content(request: Request) -> str:
 
 
 def _finished_rows(folder: Path, contents: Mapping[str, str]) -> dict[str, dict]:
-    """Rows of finished samples that are wanted and were given the same as now."""
+    """Rows of finished samples that are requested with the same inputs."""
     rows = {}
     for path in sorted(folder.glob("*.parquet")):
         try:
             table = parquet.read_table(path)
             note = json.loads(table.schema.metadata[_CONTENTS.encode()])
         except (DPLM2Error, KeyError, TypeError, ValueError):
-            _log.warning("%s: damaged, its samples are made again", path)
+            _log.warning("%s: damaged, its samples are generated again", path)
             continue
         rows.update(
             {
@@ -211,7 +211,7 @@ def _finished_rows(folder: Path, contents: Mapping[str, str]) -> dict[str, dict]
 def _remove_others(folder: Path, samples: Sequence[str], *endings: str) -> None:
     """Remove structure files of an earlier run: those of other samples, or in another format if ``endings`` are given.
 
-    Anything that no run of ours writes stays.
+    Files that are not written by this package are kept.
     """
     wanted = set(samples)
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -1,4 +1,4 @@
-"""Finished samples: what a user holds, and the Parquet file of them.
+"""Finished samples, as objects and as a Parquet file.
 
 Array axes: L residues, A atoms (N, CA, C, O), X Cartesian coordinates, M residues of a motif.
 """
@@ -53,9 +53,9 @@ class Sample:
     sample_id
         Unique in its file.
     task, problem
-        Which task; which chain, motif problem or length.
+        Name of the task; chain, motif problem or length.
     seed
-        The sample's own seed, which follows from the run's seed and ``sample_id``.
+        The sample's own seed, derived from the run's seed and ``sample_id``.
     sequence
         One letter per residue; None for the task ``backbone``.
     structure_tokens
@@ -71,11 +71,11 @@ class Sample:
     log_likelihood
         Mean log-probability (nats per generated token) under the model; only with ``best_of`` above 1.
     steps
-        Steps that were run.
+        Number of steps run.
     settings
         The keys that decided the sample.
     trajectory
-        (step, sequence, backbone) of predictions on the way.
+        (step, sequence, backbone) of intermediate predictions.
     """
 
     sample_id: str
@@ -99,7 +99,7 @@ class Sample:
         return len(self.sequence if self.sequence is not None else self.structure_tokens)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write the backbone as a structure file; the ending of ``path`` (.bcif, .cif, .pdb) tells the format.
+        """Write the backbone as a structure file; the extension of ``path`` (.bcif, .cif, .pdb) determines the format.
 
         Raises
         ------
@@ -157,12 +157,12 @@ def read_samples(path: str | os.PathLike) -> pa.Table:
     Raises
     ------
     DPLM2Error
-        If there are none, or the file is not one of samples.
+        If there are none, or the file does not contain samples.
     """
     path = Path(path)
     path = path / SAMPLES_FILE if path.is_dir() else path
     if not path.is_file():
-        raise DPLM2Error(f"{path}: no samples there; make them with 'dplm2 generate'")
+        raise DPLM2Error(f"{path}: contains no samples; generate them with 'dplm2 generate'")
     table = parquet.read_table(path)
     if missing := [name for name in SAMPLES.names if name not in table.column_names]:
         raise DPLM2Error(f"{path}: not a file of samples, it has no column {', '.join(missing)}")
@@ -170,7 +170,7 @@ def read_samples(path: str | os.PathLike) -> pa.Table:
 
 
 def write_trajectory(path: str | os.PathLike, sample: Sample) -> None:
-    """Write a sample's predictions on the way as one file of several models (``.bcif`` or ``.pdb``), atomically.
+    """Write a sample's intermediate predictions as one file of several models (``.bcif`` or ``.pdb``), atomically.
 
     All models carry the residue names of the finished sequence.
 

@@ -26,20 +26,20 @@ def log_likelihoods(
     """Mean log-probability (nats) of the generated tokens of each sample, each predicted from the rest of the sample.
 
     The generated positions of both tracks are divided at random into `PARTS` parts; each part is masked in turn and its
-    tokens scored among the classes of their track. NaN for a sample of which nothing was generated.
+    tokens scored among the classes of their track. NaN for a sample without generated tokens.
 
     Parameters
     ----------
     network
         The model.
     conditionings
-        What was given of each sample.
+        The given tokens of each sample.
     samples
         The finished samples, in the same order.
     seed
         The run's seed; samples of the same conditioning are masked at the same positions.
     token_budget
-        Tokens that the network sees at once.
+        Maximum number of tokens per batch.
     """
     sums, counts = np.zeros(len(samples)), np.zeros(len(samples), dtype=int)
     masks = [_parts(conditioning, seed) for conditioning in conditionings]
@@ -62,7 +62,7 @@ def best_of(scores: Sequence[float], candidates: Sequence[int]) -> int:
 
 
 def _parts(conditioning: Conditioning, seed: int) -> dict[str, np.ndarray]:
-    """For each track the number of the part that a position is in, -1 where the token was given."""
+    """For each track the part of each position, -1 if the token was given."""
     random = np.random.default_rng(sample_seed(seed, f"likelihood at {conditioning.length} residues"))
     parts = {}
     for track, fixed in conditioning.fixed.items():

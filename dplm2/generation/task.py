@@ -1,4 +1,4 @@
-"""What a generation task is: for each sample and each track, what is given and what is generated.
+"""Definition of a generation task: the given and the generated tokens of each sample and track.
 
 Array axes: L residues, M residues of a motif.
 """
@@ -25,16 +25,16 @@ Tokenize = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Target:
-    """A protein to work on; a residue that is not known on a track is to be generated there.
+    """An input protein; a residue that is unknown on a track is generated.
 
     Parameters
     ----------
     name
-        Stands in the column ``problem``.
+        Value of the column ``problem``.
     sequence
-        One letter per residue, ``?`` where it is not known; None if there is no sequence at all.
+        One letter per residue, ``?`` if unknown; None without a sequence.
     structure_tokens
-        (L,), -1 where it is not known; None if there is no structure at all.
+        (L,), -1 if unknown; None without a structure.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Motif:
-    """Where a motif lies in a sample, and how it looks in its reference.
+    """Position of a motif in a sample, and its coordinates in the reference.
 
     Parameters
     ----------
     contig
-        The contig with the lengths that were drawn, for example ``7,A16-35,12``.
+        The contig with the drawn lengths, for example ``7,A16-35,12``.
     positions
         Residues (M,) of the sample, from 0.
     backbone
@@ -68,7 +68,7 @@ class Motif:
 
 @dataclass(frozen=True)
 class Request:
-    """One sample to be made."""
+    """A request for one sample."""
 
     problem: str
     conditioning: Conditioning
@@ -82,7 +82,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Given:
-    """What a task is given to work on.
+    """Inputs of a task.
 
     Attributes
     ----------
@@ -101,19 +101,19 @@ class Given:
 
 @dataclass(frozen=True)
 class GenerationTask:
-    """A task, as the command line shows it and as it is run.
+    """A task, for the command line and for running it.
 
     Attributes
     ----------
     meaning
         Completes "Generate ...".
     examples
-        Command lines, and what the user must know of the inputs.
+        Command lines, and notes on the inputs.
     requests
         All samples that settings ask for, by settings, vocabulary, seed of the run, and what is given. Raises
-        `DPLM2Error` where it cannot be worked on; the message names it.
+        `DPLM2Error` for unusable inputs; the message names them.
     chains, problems
-        What ``--chains`` and ``--problems`` are; empty where the task takes none.
+        Descriptions of ``--chains`` and ``--problems``; empty if the task has none.
     references
         Whether problems refer to structure files.
     """
@@ -132,7 +132,7 @@ def parse_residues(text: str | None, length: int, name: str) -> np.ndarray:
     Raises
     ------
     DPLM2Error
-        If a residue is beyond the protein, whose name is in the message.
+        If a residue is beyond the end of the protein, which the message names.
     """
     chosen = np.zeros(length, dtype=bool)
     if text is None:
@@ -149,15 +149,15 @@ def parse_residues(text: str | None, length: int, name: str) -> np.ndarray:
 
 
 def distinct(targets: Sequence[Target]) -> list[Target]:
-    """Targets with names of their own: of equal ones the later get ``-2``, ``-3``, ..., and a warning says so."""
+    """Targets with unique names: of equal ones, the later get ``-2``, ``-3``, ..., with a warning."""
     names = numbered([target.name for target in targets])
     if changed := [name for name, target in zip(names, targets, strict=True) if name != target.name]:
-        _log.warning("proteins of the same name are numbered: %s", some(changed))
+        _log.warning("numbered proteins with the same name: %s", some(changed))
     return [replace(target, name=name) for target, name in zip(targets, names, strict=True)]
 
 
 def known_tokens(target: Target, vocabulary: Vocabulary) -> dict[Track, np.ndarray]:
-    """Ids (L,) of both tracks of a target, masks where it is not known."""
+    """Ids (L,) of both tracks of a target, with masks where unknown."""
     structure = np.full(target.length, vocabulary.mask_structure)
     sequence = np.full(target.length, vocabulary.mask_sequence)
     if target.structure_tokens is not None:

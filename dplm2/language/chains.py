@@ -17,7 +17,7 @@ from dplm2.settings.model import DiffusionSettings
 
 
 class TokenizedChains:
-    """Tokenized chains, kept as flat arrays (5 bytes a residue).
+    """Tokenized chains, stored as flat arrays (5 bytes per residue).
 
     Parameters
     ----------
@@ -26,17 +26,17 @@ class TokenizedChains:
     vocabulary
         The model's.
     settings
-        How residues without coordinates are shown, and how long chains may be.
+        Treatment of residues without coordinates, and maximum length.
 
     Raises
     ------
     DPLM2Error
-        If there is no chain, or a chain's tracks differ in length or hold what is not in the vocabulary.
+        If there is no chain, or a chain's tracks differ in length or contain tokens outside the vocabulary.
     """
 
     def __init__(self, table: pa.Table, vocabulary: Vocabulary, settings: DiffusionSettings) -> None:
         if not len(table):
-            raise DPLM2Error("no tokenized chain to work on: check the dataset's split and its rejected.parquet")
+            raise DPLM2Error("no tokenized chains: check the dataset's split and its rejected.parquet")
         self.vocabulary, self.settings = vocabulary, settings
         self.ids: list[str] = table["chain_id"].to_pylist()
         sequences = table["sequence"].to_pylist()

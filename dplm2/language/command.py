@@ -13,14 +13,14 @@ examples:
   dplm2 model warmup --tokenizer results/tokenizers/demo --tokens results/tokens/demo/demo \\
       --out results/models/demo/initial --state state --config config.yaml --name demo
   dplm2 model warmup --tokenizer T --tokens K --out initial --state state --source esm2_t30_150M_UR50D
-Takes a sequence model (ESM-2, DPLM) and gives it the structure tokens. With `source: scratch` a network of the size
-`network` is first trained on sequences alone; run it again after an interruption: it goes on where it was.
+Adds structure tokens to a sequence model (ESM-2, DPLM). With `source: scratch` a network of the size `network` is first
+trained on sequences alone; after an interruption, run the command again to resume.
 """
 TRAIN_EXAMPLE = """\
 example:
   dplm2 model train --initial results/models/demo/initial --tokens results/tokens/demo/demo \\
       --out results/models/demo --state state --config config.yaml --name demo
-Run it again after an interruption: it goes on where it was. metrics.csv holds the cross-entropies (nats) of masked
+After an interruption, run the command again to resume. metrics.csv contains the cross-entropies (nats) of masked
 residues per track and task.
 """
 IMPORT_EXAMPLE = """\
@@ -29,8 +29,8 @@ examples:
   dplm2 import model downloads/dplm2_650m models/dplm2_650m --tokenizer tokenizers/released
   dplm2 import model last.ckpt models/mine --embedding-scaling released
 SOURCE is an official DPLM-2, DPLM-2 Bit or DPLM model: a hub id, a Hugging Face folder, or a Lightning checkpoint (LoRA
-merged or not). Every weight gets its place, or nothing is written. Commands that take a model also take the hub id of
-an official one directly; then it is converted once, into a cache.
+merged or not). Import fails unless every weight is mapped. Commands that take a model also take the hub id of an
+official one; it is then converted once, into a cache.
 """
 EXPORT_EXAMPLE = """\
 example:
@@ -64,9 +64,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_warmup(actions: argparse._SubParsersAction) -> None:
-    parser = _add(actions, "warmup", "Make the model that multimodal training starts from.", WARMUP_EXAMPLE)
+    parser = _add(actions, "warmup", "Create the initial model for multimodal training.", WARMUP_EXAMPLE)
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder or hub id of the structure tokenizer")
-    parser.add_argument("--source", help="stands instead of the configuration's warmup.source (or warmup.model)")
+    parser.add_argument("--source", help="overrides the configuration's warmup.source (or warmup.model)")
     _add_data(parser)
     parser.set_defaults(run=run_warmup)
 
@@ -83,14 +83,17 @@ def _add_train(actions: argparse._SubParsersAction) -> None:
 def add_import(actions: argparse._SubParsersAction) -> None:
     """Add ``dplm2 import model``."""
     parser = _add(
-        actions, "model", "Turn an official DPLM-2, DPLM-2 Bit or DPLM model into one of ours.", IMPORT_EXAMPLE
+        actions,
+        "model",
+        "Convert an official DPLM-2, DPLM-2 Bit or DPLM model to this package's format.",
+        IMPORT_EXAMPLE,
     )
     parser.add_argument("source", help="hub id, Hugging Face folder or Lightning checkpoint")
     parser.add_argument("destination", type=Path, help="folder of the model to write")
     parser.add_argument(
         "--tokenizer",
         metavar="DIR",
-        help=f"folder or hub id of its structure tokenizer, to be named (default: {TOKENIZER} for a hub id)",
+        help=f"folder or hub id of its structure tokenizer (default: {TOKENIZER} for a hub id)",
     )
     parser.add_argument(
         "--embedding-scaling",
@@ -121,7 +124,7 @@ def _chosen(options: argparse.Namespace, **given: object) -> Chosen:
 
     chosen = choose(options, "models", **given)
     if chosen.section.pretrained:
-        raise ConfigError(f"models.{chosen.name}.pretrained: this model is used as it is; there is nothing to train")
+        raise ConfigError(f"models.{chosen.name}.pretrained: this model is already trained; there is nothing to train")
     return chosen._replace(device=pick_device(chosen.device))
 
 

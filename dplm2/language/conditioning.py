@@ -1,4 +1,4 @@
-"""What of one sample is given and what is generated, and the seed of its random numbers; no tensors.
+"""The given and generated tokens of a sample, and the seed of its random numbers; without tensors.
 
 Array axes: L residues.
 """
@@ -15,20 +15,20 @@ from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What of one sample is given and what is generated.
+    """The given and generated tokens of one sample.
 
     Parameters
     ----------
     sample_id
-        Unique within a call; the sample's random numbers follow from it and the run's seed.
+        Unique within a call; the sample's random numbers are derived from it and the run's seed.
     tokens
-        Ids (L,) of each track that the sample has; masks where nothing is known yet.
+        Ids (L,) of each track of the sample; masks where unknown.
     fixed
-        True (L,) where a token must stay as it is.
+        True (L,) where a token must not change.
     steps
         Steps of the whole schedule.
     first_step
-        Steps taken as done already: sampling starts from a partly noised sample.
+        Steps considered done: sampling starts from a partly noised sample.
     """
 
     sample_id: str
@@ -56,9 +56,7 @@ class Conditioning:
             if foreign.any():
                 raise DPLM2Error(f"{self.sample_id}: id {ids[foreign][0]} does not belong on the {track} track")
             if (self.fixed[track] & (ids == vocabulary.mask(track))).any():
-                raise DPLM2Error(
-                    f"{self.sample_id}: a position of the {track} track is fixed but nothing is given there"
-                )
+                raise DPLM2Error(f"{self.sample_id}: a position of the {track} track is fixed but not given")
         if self.length == 0 or self.steps < 1 or not 0 <= self.first_step < self.steps:
             raise DPLM2Error(f"{self.sample_id}: {self.length} residues in steps {self.first_step} to {self.steps}")
 

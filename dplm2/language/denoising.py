@@ -1,4 +1,4 @@
-"""One batch on its way from masks to tokens: predict every open position, keep the certain ones, mask the others.
+"""Denoising of one batch: predict every open position, keep the certain ones, mask the others.
 
 Paper section 3.2; the authors' sampler (reparameterised discrete diffusion) with a source of random numbers for each
 sample. Logits exist only for positions that are generated, a slice of them at a time, for the classes of their track.
@@ -29,7 +29,7 @@ _FORBIDDEN_BY_AUTHORS = "XBUZO"  # the authors' list leaves '.', '-' and <null_1
 
 
 class Uniforms(Protocol):
-    """Where a sample's random numbers come from; numpy's generators are such."""
+    """Source of a sample's random numbers; numpy's generators conform."""
 
     def random(self, size: int, dtype: type = np.float32) -> np.ndarray:
         """Uniform numbers in [0, 1)."""
@@ -116,7 +116,7 @@ class Denoiser:
     adjust
         Callback that may change logits.
     trajectory
-        Keep the prediction of every so many steps; 0: none.
+        Interval of steps at which predictions are kept; 0: none.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class Denoiser:
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """Take one step with every sample of the batch."""
+        """Do one step for every sample of the batch."""
         hidden_BTD = self.network.hidden(self.ids_BT)
         unconditional_BTD = None
         if self.settings.guidance != 1:

@@ -1,4 +1,4 @@
-"""Absorbing diffusion over two tracks: what is masked, and the weighted cross-entropy of what was. Paper section 3.1.
+"""Absorbing diffusion over two tracks: masking, and weighted cross-entropy of masked tokens. Paper section 3.1.
 
 Each sample of a batch has one of five tasks; a track's time t in 0..S (S steps) is 0 where the track is given. At
 time t a residue is masked with the probability ``t / S`` (linear schedule).
@@ -42,7 +42,7 @@ class Noised:
     Parameters
     ----------
     input_ids_BT
-        What the network sees.
+        Input of the network.
     target_ids_BT
         The truth.
     learnable_BT
@@ -232,10 +232,10 @@ class DiffusionObjective(nn.Module):
     def mixed_up(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Self-mixup's second input (B, T) and its loss positions (B, T). Paper section A.1.
 
-        Where the first input was masked stands now the model's own prediction, and where it showed the truth stands a
-        mask: the model learns to correct what it predicted. ``released`` does as the authors' code (given tracks are
-        masked too, predictions over all ids of the softmax, dropout on in the first pass); ``clean`` keeps given
-        tracks, predicts codes and amino acids only, and switches dropout off in the first pass.
+        Masked positions of the first input now contain the model's prediction, and unmasked ones a mask: the model
+        learns to correct its predictions. ``released`` does as the authors' code (given tracks are masked too,
+        predictions over all ids of the softmax, dropout on in the first pass); ``clean`` keeps given tracks, predicts
+        codes and amino acids only, and switches dropout off in the first pass.
         """
         vocabulary, released = self.network.vocabulary, self.settings.self_mixup == "released"
         training = self.network.training

@@ -17,7 +17,7 @@ from dplm2.language.vocabulary import AMINO_ACIDS, Track, Vocabulary
 
 
 def composition(target: Mapping[str, float], strength: float = 1.0) -> Adjust:
-    """Pull the amino-acid composition of each sample towards shares that are given.
+    """Steer the amino-acid composition of each sample towards given fractions.
 
     Each step adds ``strength * log(target / share)`` to the logits of an amino acid, where ``share`` is that among the
     residues decoded so far, each amino acid counted once more than it occurs.
@@ -25,14 +25,14 @@ def composition(target: Mapping[str, float], strength: float = 1.0) -> Adjust:
     Parameters
     ----------
     target
-        Wanted share of some amino acids; the others are left alone.
+        Target fraction of some amino acids; the others are not changed.
     strength
         0 changes nothing.
 
     Raises
     ------
     DPLM2Error
-        If a key is no amino acid, or a share is not between 0 and 1.
+        If a key is not an amino acid, or a fraction is not between 0 and 1.
     """
     for letter, share in target.items():
         if len(letter) != 1 or letter not in AMINO_ACIDS or not 0 < share < 1:
@@ -70,7 +70,7 @@ def token_bias(track: Track, bias: np.ndarray, vocabulary: Vocabulary) -> Adjust
     Raises
     ------
     DPLM2Error
-        If the numbers are not as many as the tokens.
+        If the number of values differs from the number of tokens.
     """
     tokens = vocabulary.generated(track)
     if len(bias) != len(tokens):

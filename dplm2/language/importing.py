@@ -1,10 +1,10 @@
-"""The authors' DPLM-2, DPLM-2 Bit and DPLM models as ours, and back: every weight gets its place, or all are refused.
+"""Import and export of the authors' DPLM-2, DPLM-2 Bit and DPLM models; fails unless every weight is mapped.
 
-Their network has ESM-2's weight names, as ours has. What differs: prefixes of their training program, the structure
-tokenizer that some checkpoints carry along, LoRA weights that are not merged, copies of layers that peft keeps, one
-table of rotary frequencies per layer where we have one, and a table of absolute positions that is never read (kept
-beside the model, so that an export gives it back). DPLM-2 and DPLM-2 Bit are told apart by the weights that their
-structure heads have; what the source's ``config.json`` says must agree.
+Their network has ESM-2's weight names, as ours. Differences: prefixes of their training program, the structure
+tokenizer contained in some checkpoints, unmerged LoRA weights, copies of layers made by peft, one table of rotary
+frequencies per layer instead of one in total, and an unused table of absolute positions (kept with the model, so that
+an export restores it). DPLM-2 and DPLM-2 Bit are distinguished by the weights of their structure heads, which must
+agree with the source's ``config.json``.
 """
 
 import re
@@ -71,7 +71,7 @@ def import_model(
     Raises
     ------
     DPLM2Error
-        Names the weights that have no place, are missing, or have another shape, or the head that it has instead.
+        If weights are unknown, missing or of another shape, or the model has another head; the message names them.
     """
     files = weight_files(source) if source.is_dir() else [source]
     record = RunRecord(

@@ -1,4 +1,4 @@
-"""How well a model predicts masked residues, per track and task, and the floor that token frequencies alone give.
+"""Cross-entropy of masked residues per track and task, and the unigram baseline.
 
 Shapes: B batch, T tokens (both tracks), N masked positions.
 """
@@ -108,7 +108,7 @@ class Tally:
         self.sums, self.positions = dict.fromkeys(TRACKS, 0.0), dict.fromkeys(TRACKS, 0)
 
     def add(self, metrics: Mapping[str, Tensor], batch: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
-        """Take in the metrics that the objective gives for a batch."""
+        """Add the metrics of a batch."""
         structure_BT = ~vocabulary.is_sequence(batch["target_ids"])
         for track in TRACKS:
             positions = int((batch["noised"] & (structure_BT == (track == "structure"))).sum())
@@ -159,7 +159,7 @@ def pooled(cross_entropies: Sequence[CrossEntropy]) -> dict[Track, tuple[float, 
 def unigram_entropy(chains: TokenizedChains) -> dict[Track, tuple[float, int]]:
     """Entropy (nats) of each track's token frequencies, over the residues that are learned from, and their number.
 
-    It is the cross-entropy of the best prediction that looks at nothing.
+    It is the cross-entropy of the best prediction without context (unigram baseline).
     """
     entropies = {}
     for track in TRACKS:
@@ -172,7 +172,7 @@ def unigram_entropy(chains: TokenizedChains) -> dict[Track, tuple[float, int]]:
 
 
 def written_out(vocabulary: Vocabulary, ids_T: Tensor) -> str:
-    """Ids as text, for a person to look at: the tracks one below the other, masks as ``_``."""
+    """Ids as readable text: one line per track, masks as ``_``."""
     lines = []
     for track, ids in layout.split(vocabulary, ids_T[None])[0].items():
         if ids is not None:

@@ -58,11 +58,11 @@ class MultimodalEsm(nn.Module):
     embedding_scaling
         ``none`` for new models; the others: see `embeddings`.
     tokenizer
-        Where the structure tokenizer lies: a path relative to the model's folder, or a hub id.
+        Location of the structure tokenizer: a path relative to the model's folder, or a hub id.
     tokenizer_fingerprint
-        Which tokenizer's codes the model has learned.
+        Fingerprint of the tokenizer whose codes the model was trained on.
     head
-        How structure tokens enter and leave; by default each has a row of its own (`dplm2.language.heads.codes`).
+        Structure head; by default each token has its own row (`dplm2.language.heads.codes`).
 
     Attributes
     ----------
@@ -344,7 +344,7 @@ class MultimodalEsm(nn.Module):
         if described is None:
             raise DPLM2Error(
                 f"{source}: its config.json has no entry 'dplm2': not a model of this package; "
-                "bring it in with `dplm2 import model` (DPLM-2, DPLM-2 Bit) or `dplm2 model warmup` (a sequence model)"
+                "convert it with `dplm2 import model` (DPLM-2, DPLM-2 Bit) or `dplm2 model warmup` (a sequence model)"
             )
         vocabulary, head = vocabulary_and_head(folder, config)
         model = load_masked_lm(folder, head)

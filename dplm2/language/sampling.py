@@ -1,6 +1,6 @@
-"""Samples from the language model: mixed lengths under a token budget, one seed per sample, memory that may run out.
+"""Sampling from the language model: mixed lengths under a token budget, one seed per sample, halving on out-of-memory.
 
-A sample's random numbers follow from the run's seed and its id alone, so that it does not matter which others share its
+A sample's random numbers follow from the run's seed and its id alone, so they do not depend on the other samples of its
 batch.
 """
 
@@ -25,14 +25,14 @@ def uniforms_of(seed: int, sample_id: str) -> Uniforms:
 
 
 def cost(conditioning: Conditioning) -> int:
-    """Tokens that the network sees of a sample."""
+    """Number of tokens of a sample."""
     return len(conditioning.tracks) * (conditioning.length + EDGES)
 
 
 def in_batches(
     conditionings: Sequence[Conditioning], token_budget: int, work: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
-    """Work on samples, by their places in the list, in `batches`; where memory runs out, in halves of them."""
+    """Process samples, given by their indices, in `batches`; if memory runs out, in halves of them."""
     return split_on_out_of_memory(
         batches(conditionings, token_budget),
         work,
@@ -71,9 +71,9 @@ def sample(
     network
         The language model, in evaluation mode.
     conditionings
-        What is given of each sample.
+        The given tokens of each sample.
     settings
-        How to sample.
+        Settings of the sampler.
     seed
         The run's seed.
     token_budget
@@ -97,7 +97,7 @@ def sample(
     Raises
     ------
     DPLM2Error
-        If a conditioning makes no sense, or memory does not suffice for one sample; the message names it.
+        If a conditioning is invalid, or there is not enough memory for one sample; the message names it.
     """
     for conditioning in conditionings:
         conditioning.check(network.vocabulary)

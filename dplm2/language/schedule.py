@@ -1,4 +1,4 @@
-"""How to sample: strategies, noise on unmasking, and how many positions stay masked; all without tensors.
+"""Settings of the sampler: strategies, noise on unmasking, and schedule of the masks; without tensors.
 
 Names of strategies are those of the authors' program. Paper section 3.2.
 """
@@ -96,16 +96,16 @@ class Unmasking:
 
 
 def masked_share(step: int, steps: int, schedule: Schedule) -> float:
-    """Share of the positions that stay masked after ``step`` (1 to ``steps``) steps."""
+    """Fraction of the positions that remain masked after ``step`` (1 to ``steps``) steps."""
     return 1 - step / steps if schedule == "linear" else math.cos(math.pi / 2 * step / steps)
 
 
 def masked_count(positions: int, step: int, steps: int, schedule: Schedule) -> int:
-    """How many of ``positions`` that are generated stay masked after ``step`` steps; 0 after the last."""
+    """Number of the generated ``positions`` that remain masked after ``step`` steps; 0 after the last."""
     if step >= steps:
         return 0
     if schedule == "linear":
-        return positions * (steps - step) // steps  # in whole numbers: 10 positions, 9 of 10 steps leave 1, not 0.99
+        return positions * (steps - step) // steps  # in integers: 10 positions, 9 of 10 steps leave 1, not 0.99
     return math.floor(positions * masked_share(step, steps, schedule))
 
 

@@ -1,7 +1,7 @@
 """Sequences of the sequence stage: read from FASTA or Parquet as a stream, kept on disk as memory-mapped ids.
 
-A set of any size (UniRef50 has 42 million sequences) needs the memory of one block of lines; a run
-that goes on reads what it would have read.
+A set of any size (UniRef50 has 42 million sequences) needs the memory of one block of lines; a resumed run reads the
+same sequences.
 """
 
 import logging
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def digests_of(paths: Sequence[str | os.PathLike], state: str | os.PathLike) -> dict[str, str]:
-    """SHA-256 of each file of sequences, noted in the state folder.
+    """SHA-256 of each file of sequences, recorded in the state folder.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def read_sequences(path: str | os.PathLike) -> Iterator[str]:
     Raises
     ------
     DPLM2Error
-        If the file is missing or neither of the two, or a sequence is wrong; the message names file and record.
+        If the file is missing or of neither format, or a sequence is invalid; the message names file and record.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,7 +71,7 @@ def _of_parquet(path: Path) -> Iterator[str]:
             gapped, first_gapped = gapped + 1, first_gapped or row
         yield sequence
     if empty:
-        _log.warning("%s: %d rows without a sequence are left out", path, empty)
+        _log.warning("%s: skipped %d rows without a sequence", path, empty)
     if gapped:
         say_gaps(path, some([f"row {first_gapped}"], count=gapped))
 

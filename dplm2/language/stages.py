@@ -1,4 +1,4 @@
-"""The two stages of the language model as files in, files out: warm-up and multimodal training."""
+"""The two stages of the language model, from files to files: warm-up and multimodal training."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -38,14 +38,14 @@ def warm_up(
     seed: int,
     device: str,
 ) -> None:
-    """Write the model that multimodal training starts from (paper section 3.1).
+    """Write the initial model of multimodal training (paper section 3.1).
 
     Parameters
     ----------
     tokens
-        Folders of tokens: their sequences are what the sequence stage learns if it is given no files.
+        Folders of tokens: the sequence stage is trained on their sequences unless files are given.
     tokenizer
-        Folder of the structure tokenizer, which the model will name.
+        Folder of the model's structure tokenizer.
     out
         Folder to write.
     state
@@ -104,7 +104,7 @@ def warm_up(
 
 
 def _check_multimodal_source(settings: ModelSettings, network: MultimodalEsm) -> None:
-    """Refuse what only a source without structure tokens takes."""
+    """Reject settings that apply only to a source without structure tokens."""
     chosen = settings.warmup
     for name, value in (("structure_tokens", "code"), ("sequence_stage", "always")):
         if getattr(chosen, name) == value:
@@ -119,7 +119,7 @@ def _check_fits(network: MultimodalEsm, made_by: str, source: str) -> None:
     known = network.tokenizer_fingerprint
     if known is not None and known != made_by:
         raise DPLM2Error(
-            f"{source} has learned the codes of tokenizer {known}, but the tokens are of tokenizer {made_by}"
+            f"{source} was trained on the codes of tokenizer {known}, but the tokens are of tokenizer {made_by}"
         )
 
 
@@ -176,7 +176,7 @@ def train(
     Parameters
     ----------
     initial
-        Folder that `warm_up` wrote, or that of a trained model to go on from.
+        Folder written by `warm_up`, or a trained model to continue from.
     tokens, out, state, settings, selections, seed, device
         As of `warm_up`.
 
@@ -250,7 +250,7 @@ def freeze_unread(network: MultimodalEsm) -> None:
 
 
 def _inputs(tokens: Sequence[Path], selections: Sequence[Path], made_by: str) -> dict[str, str]:
-    # Numbered, not by path: moving the results must not throw training progress away.
+    # Numbered, not by path: moving the results must not discard training progress.
     files = [*parts_of([Path(source) for source in tokens], "tokens", selections), *selections]
     return {"tokenizer": made_by, **{f"{i}:{Path(f).name}": sha256_of_file(f) for i, f in enumerate(files)}}
 

@@ -1,4 +1,4 @@
-"""What the training loop trains: the multimodal stage on tokenized chains, the sequence stage on sequences alone.
+"""Tasks of the training loop: the multimodal stage on tokenized chains, the sequence stage on sequences alone.
 
 Shapes: B batch, T tokens.
 """

@@ -1,4 +1,4 @@
-"""Which positions stay masked after a step: the least certain ones.
+"""Selection of the positions that remain masked after a step: the least certain ones.
 
 The sampler of reparameterised discrete diffusion (RDM) as DPLM-2 uses it: after every step the k positions with the
 lowest scores are masked, whether they were decoded before or not; k falls to 0 over the steps. Paper section 3.2.

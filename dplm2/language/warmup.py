@@ -108,14 +108,14 @@ def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
         return MultimodalEsm.from_pretrained(folder)
     if config.get("dplm_type") in {kind.official.kind for kind in heads.HEADS.values() if kind.official}:
         raise DPLM2Error(
-            f"{source}: an official multimodal model ({config['dplm_type']}); bring it in with `dplm2 import model`"
+            f"{source}: an official multimodal model ({config['dplm_type']}); convert it with `dplm2 import model`"
         )
     model = load_masked_lm(folder)
     if model.config.vocab_size != SEQUENCE_IDS or model.config.position_embedding_type != "rotary":
         raise DPLM2Error(
             f"{source}: {model.config.vocab_size} ids, {model.config.position_embedding_type} positions; "
             f"an ESM-2 or DPLM model has {SEQUENCE_IDS} ids and rotary positions "
-            "(bring an official DPLM-2 model in with `dplm2 import model`)"
+            "(convert an official DPLM-2 model with `dplm2 import model`)"
         )
     if description:
         model.config.token_dropout = description["embedding_scaling"] != "none"
@@ -130,7 +130,7 @@ def _download(name: str) -> dict:
         try:
             torch.hub.download_url_to_file(url, str(path), progress=False)
         except OSError as error:
-            raise DPLM2Error(f"{name}: cannot be fetched from {url} ({error})") from error
+            raise DPLM2Error(f"{name}: cannot be downloaded from {url} ({error})") from error
     return read_pickled(path)
 
 

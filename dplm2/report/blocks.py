@@ -11,7 +11,7 @@ import pandas as pd
 from dplm2.report.drawing import Figure
 from dplm2.report.labels import number
 
-ROWS_LOOKED_AT = 20  # to tell whether a column holds numbers
+ROWS_LOOKED_AT = 20  # rows inspected to decide whether a column is numeric
 MOST_UNFILTERED_ROWS = 10
 
 
@@ -25,7 +25,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is sorted by a click on a column's head.
+    """A table that can be sorted by a click on a column head.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Table:
     columns, rows
         Heads, and cells as plain values: numbers are rounded and aligned to the right.
     filtered
-        Whether a field above it filters the rows.
+        Whether there is a filter field above it.
     note
         A line below it.
     """
@@ -48,19 +48,19 @@ class Table:
 
     @property
     def cells(self) -> list[list[Cell]]:
-        """The rows as they are shown."""
+        """The displayed rows."""
         return [[_cell(value) for value in row] for row in self.rows]
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column holds numbers."""
+        """Whether each column is numeric."""
         rows = [list(row) for row in self.rows[:ROWS_LOOKED_AT]]
         return [any(_cell(row[i]).value is not None for row in rows) for i in range(len(self.columns))]
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading below that of the section."""
+    """A subheading of the section."""
 
     text: str
     template: ClassVar[str] = "heading.html"
@@ -124,11 +124,11 @@ class PageSection:
     about
         A sentence below the heading.
     figures
-        Drawn one beside the other.
+        Drawn side by side.
     body
-        What follows the figures.
+        Blocks after the figures.
     absent
-        If there is nothing to show: what was not run.
+        If there is nothing to show: a note on what was not run.
     """
 
     name: str
@@ -166,7 +166,7 @@ def typed(text: str) -> object:
 
 
 def frame_table(name: str, frame: pd.DataFrame, most: int, file: str) -> Table:
-    """The first rows of a frame, with where all of them are; columns that hold lists are left out."""
+    """The first rows of a frame, with the file that contains all of them; columns of lists are omitted."""
     scalar = [c for c in frame if not frame[c].map(lambda v: hasattr(v, "__len__") and not isinstance(v, str)).any()]
     note = f"Also: tables/{file}"
     if len(frame) > most:

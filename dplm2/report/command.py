@@ -48,7 +48,7 @@ def run_report(options: argparse.Namespace) -> None:
     settings = load(options.config).report if options.config else None
     only = parse_json(options.only, "--only") if options.only else None
     if only is not None and not isinstance(only, dict):
-        raise ConfigError('--only: a JSON object is wanted, such as {"models": ["mine"]}')
+        raise ConfigError('--only: must be a JSON object, such as {"models": ["mine"]}')
     if not (options.print and is_current(options.results, options.out, None if settings is None else plain(settings))):
         with writing_into(options.out, "report"):
             write_report(options.results, options.out, settings or ReportSettings(), only)

@@ -1,4 +1,4 @@
-"""How figures look: one style, colours that colour-blind readers can tell apart, SVG that follows the page's theme.
+"""Style of the figures: colours for colour-blind readers, SVG that follows the page's theme.
 
 matplotlib writes fixed colours. Those that mean something (ink, grid, series) are replaced by CSS variables when a
 figure is put into the page, which defines them for light and for dark; the files below ``figures/`` keep them.
@@ -63,7 +63,7 @@ class Figure:
     name
         File name without ending.
     title, caption
-        What it shows, and what one should see in it; plain text.
+        Content of the figure, and how to read it; plain text.
     svg
         The drawing as an SVG document.
     """
@@ -106,7 +106,7 @@ def _variable(match: re.Match) -> str:
 
 
 def slug(*parts: str) -> str:
-    """A file name from names that may hold anything."""
+    """A safe file name from arbitrary names."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(part for part in parts if part)).strip("-.").lower() or "figure"
 
 
@@ -128,12 +128,12 @@ def axes(width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Axes, l
 
 
 def _with_background(svg: str) -> str:
-    """The document on white ground, for where it stands alone; in a page it has the page's."""
+    """The document with a white background, for a separate file; in a page it has the page's background."""
     return svg.replace("<svg ", f"<svg {ALONE} ", 1)
 
 
 def logarithmic(axis: Axis) -> None:
-    """Make an axis logarithmic, with plain numbers beside it."""
+    """Make an axis logarithmic, with plain tick labels."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = axis.get_view_interval()
@@ -144,5 +144,5 @@ def logarithmic(axis: Axis) -> None:
 
 
 def shorten(text: str, length: int = 34) -> str:
-    """A name that fits beside an axis."""
+    """A name shortened to fit next to an axis."""
     return text if len(text) <= length else f"{text[: length - 9]}\u2026{text[-8:]}"

@@ -77,7 +77,7 @@ def co_generation(results: Results) -> PageSection:
 
 
 def _compositions(results: Results) -> Iterator[Figure]:
-    """Shares of helix, strand and coil in generated structures beside those of the chains that were reconstructed."""
+    """Shares of helix, strand and coil in generated structures, compared with those of the reconstructed chains."""
     shares: dict[str, dict[str, float]] = {}
     for evaluation in results.of_kind("co-generation", "backbone", "sequence", "reconstruction"):
         of_natives = evaluation.kind == "reconstruction"
@@ -125,7 +125,7 @@ def inverse_folding(results: Results) -> PageSection:
 
 
 def scaffolding(results: Results, published: Mapping[str, float]) -> PageSection:
-    """Motif scaffolding: success by problem, beside the published rates of the same problems."""
+    """Motif scaffolding: success by problem, compared with the published rates of the same problems."""
     part = PageSection("scaffolding", "Motif scaffolding", absent="motif scaffolding was not evaluated")
     for task, evaluations in _by_task(results, "scaffolding"):
         rates, columns = {}, []
@@ -157,7 +157,7 @@ def _problems(rates: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def likelihood(results: Results) -> PageSection:
-    """Cross-entropy of masked tokens beside the unigram baseline and the untrained model."""
+    """Cross-entropy of masked tokens, compared with the unigram baseline and the untrained model."""
     part = PageSection("likelihood", "Likelihood of masked tokens", absent="no likelihoods were evaluated")
     for evaluation in results.of_kind("likelihood"):
         for dataset, rows in evaluation.summary.groupby("dataset", sort=False):
@@ -226,7 +226,7 @@ def _violins(evaluation: Evaluation, metrics: tuple[Metric, ...]) -> Iterator[Fi
             continue
         frame = frame[["length", column]].apply(pd.to_numeric, errors="coerce").dropna()
         lengths = frame["length"].nunique()
-        # Violins say something where lengths were asked for, not where every sample has one of its own.
+        # Violins are informative for chosen lengths, not if every sample has a different one.
         if lengths >= SEVERAL and len(frame) >= SEVERAL * lengths:
             title = f"{evaluation.label}: {metric.title} by length"
             thresholds = sorted(threshold_columns(evaluation.metrics, column).values())

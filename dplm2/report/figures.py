@@ -29,7 +29,7 @@ TRENDS = {
 
 
 def training(curve: Curve, most: int) -> list[Figure]:
-    """The loss of one training, then what was validated, then the other terms; at most ``most`` figures."""
+    """The loss of one training, then the validation metrics, then the other terms; at most ``most`` figures."""
     groups: dict[str, list[str]] = {}
     for column in curve.rows:
         if column not in NOT_CURVES and curve.rows[column].notna().any():
@@ -82,7 +82,7 @@ def _log_if_wide(ax: Axes, values: np.ndarray, axis: str = "y") -> None:
 
 
 def error_by_chain(name: str, title: str, series: Mapping[str, pd.DataFrame], column: str) -> Figure:
-    """An error for every chain: a row per chain where they can be named, else a dot per chain against its length.
+    """An error for every chain: a row per chain if there are few, else a dot per chain against its length.
 
     Parameters
     ----------
@@ -130,8 +130,8 @@ def _with_ids(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     ids = frame.get("sample_id", frame.get("chain_id", pd.Series(frame.index.astype(str), index=frame.index)))
     values = pd.to_numeric(frame[column], errors="coerce")
     lengths = pd.to_numeric(frame["length"], errors="coerce") if "length" in frame else math.nan
-    whole = pd.DataFrame({"id": ids.astype(str), "length": lengths, column: values})
-    return whole[np.isfinite(whole[column])]
+    table = pd.DataFrame({"id": ids.astype(str), "length": lengths, column: values})
+    return table[np.isfinite(table[column])]
 
 
 def _chain_rows(ax: Axes, frames: Mapping[str, pd.DataFrame], column: str) -> None:
@@ -148,7 +148,7 @@ def _chain_rows(ax: Axes, frames: Mapping[str, pd.DataFrame], column: str) -> No
 def histogram(
     name: str, title: str, series: Mapping[str, np.ndarray], column: str, thresholds: Sequence[float] = ()
 ) -> Figure:
-    """How a metric is distributed over samples, with dashed lines at ``thresholds``."""
+    """Distribution of a metric over samples, with dashed lines at ``thresholds``."""
     what = metric_of(column)
     everything = np.concatenate(list(series.values()))
     with axes() as (ax, out):
@@ -207,7 +207,7 @@ def by_length(name: str, title: str, frame: pd.DataFrame, column: str, threshold
 
 
 def token_usage(tokenizer: str, usages: Sequence[TokenUsage]) -> Figure:
-    """How often each structure token occurs, the most frequent first."""
+    """Frequency of each structure token, the most frequent first."""
     size = max(usage.codebook_size for usage in usages)
     with axes() as (ax, out):
         for i, usage in enumerate(usages):
@@ -256,7 +256,7 @@ def bars(
     caption: str,
     limit: float | None = None,
 ) -> Figure:
-    """Horizontal bars, a group for every row; a row that a series lacks has no bar there."""
+    """Horizontal bars, a group for every row; rows missing in a series have no bar."""
     rows = list(dict.fromkeys(row for values in series.values() for row in values))
     thick = 0.8 / len(series)
     with axes(height=0.8 + (0.12 + 0.12 * len(series)) * len(rows)) as (ax, out):

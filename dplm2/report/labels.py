@@ -1,4 +1,4 @@
-"""Numbers and tasks as people read them; titles of metrics are those of `dplm2.evaluation.metrics`."""
+"""Formatting of numbers and tasks; titles of metrics are those of `dplm2.evaluation.metrics`."""
 
 import math
 
@@ -12,11 +12,11 @@ TASKS = (
     "inverse-folding",
     "scaffolding",
 )
-NOTHING = 1e-9  # what rounding errors leave of zero
+NOTHING = 1e-9  # smaller values are rounding errors of zero
 
 
 def number(value: object) -> str:
-    """A number with as many digits as one reads; anything else as text; nothing for what is missing."""
+    """A number with a readable number of digits; anything else as text; empty if missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -33,10 +33,10 @@ def number(value: object) -> str:
 
 
 def task_kind(*hints: str) -> str | None:
-    """Which of the known tasks the hints (a task's name, parts of a path, a command) speak of; the first that fits."""
+    """The known task to which the hints (a task's name, parts of a path, a command) refer; the first match."""
     for hint in hints:
         words = hint.lower().replace("_", "-")
-        # "inverse-folding" contains "folding": the longest name that fits is meant.
+        # "inverse-folding" contains "folding": the longest match is used.
         fitting = [task for task in TASKS if task in words or task.replace("-", "") in words]
         if fitting:
             return max(fitting, key=len)
@@ -44,5 +44,5 @@ def task_kind(*hints: str) -> str | None:
 
 
 def task_order(kind: str | None) -> int:
-    """Place of a task in the order of the workflow; what is not known comes last."""
+    """Position of a task in the order of the workflow; unknown tasks are last."""
     return TASKS.index(kind) if kind in TASKS else len(TASKS)

@@ -16,16 +16,16 @@ PREFIX = "validation_cross_entropy_"
 VALIDATION = "validation, at the end of training"
 ALL_TASKS = "all"
 TRACKS = ("sequence", "structure")
-FREQUENCIES = "token frequencies"
+FREQUENCIES = "unigram baseline"
 KEYS = ["dataset", "tokenizer", "track", "task"]
 
 
 def cross_entropies(results: Results) -> pd.DataFrame:
     """Cross-entropies (nats): a row for each dataset, track and task, a column for each model.
 
-    ``task`` is what was given: ``all`` pools them; ``folding`` shows the sequence, ``inverse_folding`` the structure.
-    Values of structure tokens are comparable within one tokenizer only; the column ``tokenizer`` has its fingerprint
-    if the model is among the results. `FREQUENCIES` is the unigram baseline.
+    ``task`` is the conditioning: ``all`` pools all tasks; in ``folding`` the sequence is given, in ``inverse_folding``
+    the structure. Values of structure tokens are comparable within one tokenizer only; the column ``tokenizer`` has its
+    fingerprint if the model is among the results. `FREQUENCIES` is the unigram baseline.
     """
     rows: dict[tuple[str, ...], dict[str, float]] = {}
     for curve in results.curves:
@@ -40,13 +40,13 @@ def cross_entropies(results: Results) -> pd.DataFrame:
     if not len(table):
         return table
     models = sorted(set(table) - {*KEYS, FREQUENCIES})
-    there = [name for name in (FREQUENCIES, *models) if name in table]
+    present = [name for name in (FREQUENCIES, *models) if name in table]
     # The frequencies do not depend on the task.
-    if FREQUENCIES in there:
+    if FREQUENCIES in present:
         table[FREQUENCIES] = table.groupby(["dataset", "tokenizer", "track"])[FREQUENCIES].transform("max")
     order = table.assign(pooled=table["task"] != ALL_TASKS, place=range(len(table)))
     order = order.sort_values(["dataset", "tokenizer", "track", "pooled", "place"])
-    return order[[*KEYS, *there]].reset_index(drop=True)
+    return order[[*KEYS, *present]].reset_index(drop=True)
 
 
 def _tokenizer_of(results: Results, model: str) -> str:

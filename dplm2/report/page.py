@@ -1,4 +1,4 @@
-"""The HTML page: one file that opens without network, scripts and figures inside it."""
+"""The HTML page: one file with all scripts and figures that opens without network access."""
 
 import base64
 import hashlib
@@ -39,7 +39,7 @@ def build_page(results: Results, settings: ReportSettings) -> tuple[str, list[Fi
     scripts = [_asset(name) for name in SCRIPTS]
     page = render(
         "page.html",
-        # The page may run these scripts and no others, and may load nothing: data cannot smuggle anything in.
+        # The page may run only these scripts and load nothing, so that data cannot inject anything.
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src {' '.join(map(_hash, scripts))}",
         title=settings.title,
         style=_asset(STYLE),
@@ -80,7 +80,7 @@ def _hash(script: str) -> str:
 
 
 def _with_unique_names(parts: list[PageSection]) -> list[PageSection]:
-    """Two figures whose names differ only in what a file name cannot hold must not become one file."""
+    """Figures whose names differ only in characters not allowed in file names must not share a file."""
     seen: Counter[str] = Counter()
 
     def renamed(figure: Figure) -> Figure:

@@ -33,9 +33,9 @@ COLUMNS = {
 
 
 def compared(results: Results, model: str | Mapping[str, str] | None) -> pd.DataFrame:
-    """This run's results beside those published for ``model``, for tasks and datasets that they share.
+    """This run's results next to those published for ``model``, for common tasks and datasets.
 
-    A result that only one of them has gets a row too, in which the other is "missing".
+    A result of only one of them also gets a row, in which the other is "missing".
     """
     frames = [evaluation.summary.assign(group="") for evaluation in results.evaluations]
     frames += [evaluation.groups for evaluation in results.evaluations]

@@ -1,6 +1,6 @@
-"""The contents of a results folder: found by their place, read, and named.
+"""The contents of a results folder, found by their paths.
 
-Everything is optional: a run that stopped half-way, or that evaluates an imported checkpoint only, has a report too.
+Everything is optional: an unfinished run, or one that only evaluates an imported checkpoint, has a report too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,17 +32,17 @@ class Evaluation:
     place
         The folder relative to ``evaluation/``, with slashes.
     model, task, dataset, backend
-        What its ``summary.csv`` names; where it names several, or is not there, what the place says.
+        As given in ``summary.csv``; if it gives several, or is missing, as given by the path.
     kind
-        Which of the known tasks it is, None if it cannot be told.
+        The known task, None if it cannot be determined.
     variant
-        ``trained`` or ``untrained`` where both are evaluated, else nothing.
+        ``trained`` or ``untrained`` if both are evaluated, else empty.
     summary, groups
         ``summary.csv`` and ``groups.csv`` as text; empty frames where absent.
     metrics
         ``metrics.parquet``, columns under their declared names without the variant; an empty frame where absent.
     folder
-        Where it lies.
+        Its path.
     """
 
     place: str
@@ -107,7 +107,7 @@ class TokenUsage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One cleaned dataset: how many chains are in it, and what was left out."""
+    """One cleaned dataset: number of chains, and rejects."""
 
     name: str
     chains: int
@@ -116,7 +116,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class RunDetails:
-    """One ``run.json``: ``place`` is the folder beside which it lies, relative to the results."""
+    """One ``run.json``: ``place`` is its folder, relative to the results."""
 
     place: str
     record: dict
@@ -139,22 +139,22 @@ class Results:
 
 
 def read_results(folder: Path, only: Mapping[str, Sequence[str]] | None = None) -> Results:
-    """Read what lies in a results folder.
+    """Read a results folder.
 
     Parameters
     ----------
     folder
         The results of a run.
     only
-        Names by kind (``datasets``, ``tokenizers``, ``models``, ``generation``); what else is found is left out.
+        Names by kind (``datasets``, ``tokenizers``, ``models``, ``generation``); everything else is omitted.
 
     Raises
     ------
     DPLM2Error
-        If the folder is not there, holds nothing of a run, or a file in it cannot be read.
+        If the folder is missing, contains no results, or a file in it cannot be read.
     """
     if not folder.is_dir():
-        raise DPLM2Error(f"{folder}: no such folder; --results is the folder that a run writes to")
+        raise DPLM2Error(f"{folder}: no such folder; --results is the results folder of a run")
 
     def belongs(*parts: str) -> bool:
         return only is None or _belongs(parts, only)
@@ -172,13 +172,13 @@ def read_results(folder: Path, only: Mapping[str, Sequence[str]] | None = None) 
     )
     if not any((results.evaluations, results.curves, results.token_usage, results.datasets, results.runs)):
         raise DPLM2Error(
-            f"{folder}: nothing of a run there (no evaluation/, models/, tokenizers/, tokens/, structures/)"
+            f"{folder}: contains no results of a run (no evaluation/, models/, tokenizers/, tokens/, structures/)"
         )
     return results
 
 
 def _belongs(parts: tuple[str, ...], only: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a place in a results folder is one of what ``only`` names."""
+    """Whether a path in a results folder is selected by ``only``."""
     stage, *names = parts
     kinds = {
         "structures": ("datasets",),
@@ -196,7 +196,7 @@ def _belongs(parts: tuple[str, ...], only: Mapping[str, Sequence[str]]) -> bool:
 
 
 def input_files(folder: Path) -> Iterator[Path]:
-    """Every file that a report of this results folder depends on."""
+    """All files on which a report of this results folder depends."""
     patterns = {
         "evaluation": ("summary.csv", "groups.csv", "*.parquet", RUN_FILE),
         "tokenizers": ("metrics.csv", RUN_FILE),
@@ -211,7 +211,7 @@ def input_files(folder: Path) -> Iterator[Path]:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file; of ``columns``, those that are there."""
+    """A Parquet file; of ``columns``, the existing ones."""
     try:
         return parquet.read_table(path, columns)
     except DPLM2Error as error:
@@ -219,7 +219,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def _read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
-    """A CSV file as text, so that no digit and no name is changed by reading it."""
+    """A CSV file as text, so that digits and names are unchanged."""
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -256,14 +256,14 @@ def _evaluation(
     names = {"model": model, "task": task, "dataset": "/".join(rest), "backend": ""}
     for column in names:
         for frame in (metrics, summary):
-            # A backend may differ by metric ("none" where no structure was folded): the one that folded is meant.
-            told = {str(name) for name in frame.get(column, ())} - {
+            # A backend may differ by metric ("none" without folding): the one that folded is used.
+            given = {str(name) for name in frame.get(column, ())} - {
                 "",
                 "None",
                 *(["none"] if column == "backend" else []),
             }
-            if len(told) == 1:
-                names[column] = told.pop()
+            if len(given) == 1:
+                names[column] = given.pop()
     command = read_json_object(folder / RUN_FILE).get("command", "") if (folder / RUN_FILE).is_file() else ""
     kind = task_kind(names["task"], *place[1:], str(command))
     return Evaluation(
@@ -294,7 +294,7 @@ def _plain_columns(metrics: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def _curves(folder: Path) -> Iterator[Curve]:
     for stage in ("tokenizers", "models"):
-        # "initial" comes before the model that grew out of it.
+        # "initial" precedes the model trained from it.
         found = sorted(
             (folder / stage).rglob("metrics.csv"),
             key=lambda path: (path.parts[: len(folder.parts) + 2], -len(path.parts)),

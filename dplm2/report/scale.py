@@ -1,4 +1,4 @@
-"""Size and training of the models of a run, and a warning if they are far from anything published."""
+"""Size and training of the models of a run, and a warning if they are far below any published model."""
 
 import json
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from dplm2.training.log import duration
 # The smallest published DPLM-2 (150 M parameters, 100,000 steps) and the published tokenizer's training.
 SMALLEST_PUBLISHED_MODEL = 150_000_000
 PUBLISHED_STEPS = 100_000
-# Below this share of the published parameters and steps, results say nothing about the method.
+# Below this fraction of the published parameters and steps, results are not informative about the method.
 TINY_SHARE = 0.1
 LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Size and training of one tokenizer or model; None where it is not known.
+    """Size and training of one tokenizer or model; None if unknown.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Scale:
 
     @property
     def tiny(self) -> bool:
-        """Whether it is far from anything published, in size (language models) or in training."""
+        """Whether it is far below any published model, in size (language models) or in training."""
         small = self.parameters is not None and self.parameters < TINY_SHARE * SMALLEST_PUBLISHED_MODEL
         brief = self.steps is not None and self.steps < TINY_SHARE * PUBLISHED_STEPS
         return brief or (small and not self.is_tokenizer)
@@ -66,7 +66,7 @@ class Scale:
 
 
 def scales(results: Results) -> list[Scale]:
-    """Size and training of every tokenizer and model of a run, the stages before a model's training left out."""
+    """Size and training of every tokenizer and model of a run, without the stages before a model's training."""
     steps = {curve.place: int(curve.rows["step"].max()) for curve in results.curves}
     seconds = {run.place: run.record.get("wall_seconds") for run in results.runs}
     for curve in results.curves:

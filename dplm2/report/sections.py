@@ -1,4 +1,4 @@
-"""The sections of the page; a section without data says what was not run."""
+"""The sections of the page; a section without data reports what was not run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from dplm2.report.tables import further_tables, run_row, summary
 from dplm2.settings.report import ReportSettings
 from dplm2.training.log import duration
 
-# Columns of a summary beyond its first seven, and what they are called.
+# Columns of a summary after its first seven, and their titles.
 HEADS = {"low": "low", "high": "high", "median": "median", "n_failed": "failed", "failed_rule": "failed samples are"}
 
 
@@ -48,7 +48,7 @@ def sections(results: Results, settings: ReportSettings, success: Mapping[str, f
     return parts
 
 
-# Which tables of samples belong to which part of the page.
+# Assignment of sample tables to parts of the page.
 KINDS = {
     "reconstruction": ("reconstruction",),
     "co-generation": ("co-generation", "backbone", "sequence"),
@@ -71,7 +71,7 @@ def summary_table(results: Results) -> Table:
 
 
 def _summary_rows(name: str, frame: pd.DataFrame, first: Sequence[str]) -> Table:
-    """Rows of a summary as text, figures as numbers; names stay text, even if they look like numbers."""
+    """Rows of a summary with values as numbers; names remain text, even if they look like numbers."""
     columns = list(dict.fromkeys([*first, "value", "n", *(name for name in HEADS if name in frame)]))
     numbers = {"value", "n", *HEADS}
     rows = [
@@ -94,7 +94,7 @@ def metrics_table(results: Results) -> Table:
 
 
 def data(results: Results) -> PageSection:
-    """Datasets: chains kept, and what was rejected and why."""
+    """Datasets: number of chains, and rejects with reasons."""
     part = PageSection(
         "data", "Data: chains kept and rejected", absent="no structures were cleaned in this results folder"
     )
@@ -144,7 +144,7 @@ def training(results: Results, settings: ReportSettings) -> PageSection:
 
 
 def tokens(results: Results) -> PageSection:
-    """How evenly the structure tokens are used."""
+    """Use of the structure tokens."""
     part = PageSection(
         "tokens", "Use of structure tokens", absent="no structures were tokenized in this results folder"
     )

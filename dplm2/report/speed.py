@@ -1,4 +1,4 @@
-"""Sampling speed: seconds per sample by length, beside published values."""
+"""Sampling speed: seconds per sample by length, compared with published values."""
 
 from collections.abc import Iterator, Mapping
 
@@ -13,7 +13,7 @@ COLUMNS = [
 ]  # fmt: skip
 PUBLISHED_TASK, PUBLISHED_METRIC = "sampling_speed", "seconds_per_sample"
 MOST_LENGTHS = 12
-BIN = 100  # residues: lengths of a test set are too many for a row each
+BIN = 100  # residues per bin: a test set has too many lengths for a row each
 EACH, WHOLE = "per batch", "whole job, including loading"
 
 
@@ -64,7 +64,7 @@ def _rows(results: Results, run: RunDetails) -> Iterator[dict]:
 
 
 def _lengths(lengths: pd.Series) -> pd.Series:
-    """What each sample's length is called: itself, or the hundred that it is in where there are many."""
+    """Label of each sample's length: the length, or its hundred if there are many."""
     if lengths.nunique() <= MOST_LENGTHS:
         return lengths.astype(str)
     first = lengths // BIN * BIN

@@ -36,13 +36,13 @@ class Headline:
 
 
 def summary(results: Results) -> pd.DataFrame:
-    """Every row of every ``summary.csv`` as text; the seven columns of the contract first, then what else there is."""
+    """Every row of every ``summary.csv`` as text; the seven required columns first, then any others."""
     frames = [evaluation.summary for evaluation in results.evaluations if len(evaluation.summary)]
     if not frames:
         return pd.DataFrame(columns=list(REQUIRED_COLUMNS), dtype=str)
-    whole = pd.concat(frames, ignore_index=True).fillna("")
-    extras = [name for name in whole if name not in REQUIRED_COLUMNS]
-    return whole[[*REQUIRED_COLUMNS, *extras]]
+    combined = pd.concat(frames, ignore_index=True).fillna("")
+    extras = [name for name in combined if name not in REQUIRED_COLUMNS]
+    return combined[[*REQUIRED_COLUMNS, *extras]]
 
 
 def headlines(table: pd.DataFrame) -> list[Headline]:
@@ -63,7 +63,7 @@ def _names(headline: Headline) -> tuple[str, str, str]:
 
 def _chosen(rows: pd.DataFrame, headlines: tuple[Metric, ...] | None) -> pd.DataFrame:
     """The rows of these metrics (of an unknown task: all), at most as many as a card holds."""
-    # By name: which of several summaries was read first must not decide.
+    # By name, independent of the order of reading.
     named = sorted(rows["metric"].items(), key=lambda item: item[1])
     if headlines is None:
         chosen = [index for index, _ in named]
@@ -73,7 +73,7 @@ def _chosen(rows: pd.DataFrame, headlines: tuple[Metric, ...] | None) -> pd.Data
 
 
 def shown(text: str) -> str:
-    """A figure from a CSV file as it is shown: rounded if it is a number, else as it is."""
+    """Display form of a value from a CSV file: rounded if it is a number, else unchanged."""
     try:
         return number(float(text)) if text != "" else ""
     except ValueError:
@@ -115,12 +115,12 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without characters that would move a terminal's cursor or change its colours."""
+    """Text without terminal control characters."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def further_tables(results: Results, published_model: str | Mapping[str, str] | None) -> dict[str, pd.DataFrame]:
-    """What is written below ``tables/`` beside the summary, by file name; tables without rows are left out."""
+    """Further tables below ``tables/``, by file name; tables without rows are omitted."""
     tables = {
         "groups": _joined([evaluation.groups for evaluation in results.evaluations]),
         "models": cross_entropies(results),
@@ -159,9 +159,9 @@ def _joined(frames: list[pd.DataFrame], first: list[str] | None = None) -> pd.Da
     if not frames:
         return pd.DataFrame()
     # Columns that are empty in one frame must not decide another's type.
-    whole = pd.concat([frame.astype(object) for frame in frames], ignore_index=True)
-    first = [name for name in first or [] if name in whole]
-    return whole[[*first, *(name for name in whole if name not in first)]]
+    combined = pd.concat([frame.astype(object) for frame in frames], ignore_index=True)
+    first = [name for name in first or [] if name in combined]
+    return combined[[*first, *(name for name in combined if name not in first)]]
 
 
 def _token_row(usage) -> dict:

@@ -1,4 +1,4 @@
-"""What the 3-D viewer shows: C-alpha traces of chosen samples, each superimposed on what it is compared with."""
+"""Data of the 3-D viewer: C-alpha traces of selected samples, each superimposed on its reference."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
@@ -32,7 +32,7 @@ def chosen_samples(results: Results, most: int) -> list[dict]:
     shown = []
     natives = _Natives(results.folder / "structures")
     for start in range(0, len(turns), max(most, 1)):
-        # A sample without structures leaves its place to the next.
+        # A sample without structures is replaced by the next.
         for evaluation, rows in _by_evaluation(turns[start : start + most]):
             shown += _entries(results.folder, evaluation, rows, natives)
         if len(shown) >= most:
@@ -60,13 +60,13 @@ def _by_evaluation(turns: Iterable[tuple[Evaluation, pd.Series]]) -> Iterator[tu
 
 
 class _Natives:
-    """Chains of the datasets, read when one is asked for."""
+    """Chains of the datasets, read on demand."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def find(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The C-alpha traces of those chains that are there."""
+        """The C-alpha traces of the existing chains."""
         found: dict[str, np.ndarray] = {}
         for part in sorted(self._folder.glob("*/part-*.parquet")):
             wanted = set(names) - set(found)
@@ -153,10 +153,10 @@ def _rounded(plddt: Sequence[float | None]) -> list[int | None]:
 
 
 def _longest_first(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The center, and a rotation that turns the longest extent across the view and the shortest along it."""
-    there = points[np.isfinite(points).all(1)]
-    center = there.mean(0) if len(there) else np.zeros(3)
-    axes = np.linalg.svd(there - center, full_matrices=True)[2].T if len(there) else np.eye(3)
+    """The centre, and a rotation of the longest extent across the view and the shortest along it."""
+    observed = points[np.isfinite(points).all(1)]
+    center = observed.mean(0) if len(observed) else np.zeros(3)
+    axes = np.linalg.svd(observed - center, full_matrices=True)[2].T if len(observed) else np.eye(3)
     if np.linalg.det(axes) < 0:  # never a mirror image
         axes[:, 2] *= -1
     return center, axes
@@ -167,6 +167,6 @@ def _superimpose(mobile: np.ndarray, fixed: np.ndarray) -> np.ndarray:
 
     from dplm2.geometry.superposition import move, superpose
 
-    there = np.isfinite(mobile).all(1) & np.isfinite(fixed).all(1)
-    one, two, weight = (torch.from_numpy(np.asarray(a, dtype=np.float64))[None] for a in (mobile, fixed, there))
+    observed = np.isfinite(mobile).all(1) & np.isfinite(fixed).all(1)
+    one, two, weight = (torch.from_numpy(np.asarray(a, dtype=np.float64))[None] for a in (mobile, fixed, observed))
     return move(one, *superpose(one, two, weight))[0].numpy()

@@ -48,9 +48,13 @@ def write_report(
     record = RunRecord("report", plain(settings), {"results": _state_of(folder)})
     results = read_results(folder, only)
     page, figures = build_page(results, settings)
-    whole = tables.summary(results)
-    contract = whole[list(REQUIRED_COLUMNS)]
-    frames = {SUMMARY.stem: contract, INTERVALS.stem: whole, **tables.further_tables(results, settings.published_model)}
+    full_summary = tables.summary(results)
+    contract = full_summary[list(REQUIRED_COLUMNS)]
+    frames = {
+        SUMMARY.stem: contract,
+        INTERVALS.stem: full_summary,
+        **tables.further_tables(results, settings.published_model),
+    }
     if len(published := compared(results, settings.published_model)):
         frames["published"] = published
     written = [*_write_tables(out, frames), *_write_figures(out, figures)]
@@ -73,7 +77,7 @@ def _write_figures(out: Path, figures: list[Figure]) -> Iterator[str]:
 
 
 def _remove_former(out: Path, written: list[str]) -> None:
-    """Remove what an earlier report wrote and this one did not, and nothing else."""
+    """Remove files of an earlier report that are not part of this one, and nothing else."""
     if not (out / RUN_FILE).is_file():
         return
     former = {name for name in _files_noted(out) if Path(name).parent.name in ("tables", "figures")}
@@ -83,7 +87,7 @@ def _remove_former(out: Path, written: list[str]) -> None:
 
 
 def _files_noted(out: Path) -> list[str]:
-    """What the record of an earlier report says that it wrote; nothing of a damaged one."""
+    """Files listed in the record of an earlier report; none if it is damaged."""
     try:
         noted = read_json_object(out / RUN_FILE).get("files")
     except DPLM2Error:
@@ -92,13 +96,13 @@ def _files_noted(out: Path) -> list[str]:
 
 
 def _state_of(folder: Path) -> str:
-    """A fingerprint of which files there are, how large, and when they were written."""
+    """A fingerprint of the names, sizes and times of files."""
     states = [(path.relative_to(folder).as_posix(), path.stat()) for path in input_files(folder)]
     return fingerprint([(name, state.st_size, state.st_mtime_ns) for name, state in states])
 
 
 def is_current(folder: Path, out: Path, given: Mapping | None) -> bool:
-    """Whether ``out`` holds a report of these results, and with these settings if any are given."""
+    """Whether ``out`` contains a report of these results, with these settings if any are given."""
     if not all((out / name).is_file() for name in (PAGE, SUMMARY, INTERVALS, RUN_FILE)):
         return False
     try:

@@ -256,7 +256,7 @@ class GenerationSettings(Section):
         for key, info in type(self).model_fields.items():
             readers = meaning_of(info).readers
             if readers is not None and self.task not in readers and self.differs(key):
-                yield f"{key}: has no effect on the task {self.task}, only on {', '.join(readers)}"
+                yield f"{key}: has no effect on this task ({self.task}), only on {', '.join(readers)}"
         if self.dataset is not None and self.lengths is not None:
             yield "lengths: give either a list, a range or `dataset`"
         if self.dataset is None and self.split is not None:

@@ -1,8 +1,8 @@
 """Missing residues inside a chain, bridged by a stretch of ideal residues from one side of the gap to the other.
 
-A decoder that lays out a chain residue by residue (``start: chain``) has to know where the chain goes on behind a gap.
-The tokens of missing residues can say so, if these residues lie somewhere: here between the two ends, with ideal bonds
-and the torsion angles that close the gap. Where they lie means nothing else, and nothing learns from them.
+A decoder that builds a chain residue by residue (``start: chain``) needs the position of the chain after a gap. The
+tokens of missing residues can encode it if these residues have coordinates: here between the two ends, with ideal bonds
+and the torsion angles that close the gap. These coordinates have no other meaning and are not training targets.
 
 Shapes: G gaps, N residues from one end of a gap to the other, both counted (padded), A atoms N, CA, C, X space.
 """
@@ -49,17 +49,17 @@ def bridge_gaps(backbone: np.ndarray) -> np.ndarray:
     before = known[:-1][np.diff(known) > 1]
     if len(before) == 0:
         return backbone
-    behind = known[1:][np.diff(known) > 1]
-    ends = torch.from_numpy(np.stack([backbone[before, :3], backbone[behind, :3]], 1).astype(np.float64))
-    bridges = closed(ends, torch.from_numpy(behind - before))
+    after = known[1:][np.diff(known) > 1]
+    ends = torch.from_numpy(np.stack([backbone[before, :3], backbone[after, :3]], 1).astype(np.float64))
+    bridges = closed(ends, torch.from_numpy(after - before))
     bridged = backbone.copy()
-    for first, last, atoms in zip(before, behind, bridges.numpy(), strict=True):
+    for first, last, atoms in zip(before, after, bridges.numpy(), strict=True):
         bridged[first + 1 : last, :3] = atoms[1 : last - first]
     return bridged
 
 
 def closed(ends_G2AX: Tensor, steps_G: Tensor) -> Tensor:
-    """Backbones (G, N, 3, 3) of bridges between two residues, themselves counted; meaningless behind the second.
+    """Backbones (G, N, 3, 3) of bridges between two residues, including these; undefined after the second.
 
     From each of ``STARTS`` the torsion angles are changed as little as possible so that the second residue comes to lie
     where it is (damped Gauss-Newton steps of least norm); the start that comes nearest counts.
@@ -67,9 +67,9 @@ def closed(ends_G2AX: Tensor, steps_G: Tensor) -> Tensor:
     Parameters
     ----------
     ends_G2AX
-        N, CA, C in angstrom of the residues before and behind each gap.
+        N, CA, C in angstrom of the residues before and after each gap.
     steps_G
-        How many residues the second is behind the first.
+        Number of residues from the first to the second.
     """
     count = len(steps_G)
     ends_G2AX, steps_G = ends_G2AX.repeat(len(STARTS), 1, 1, 1), steps_G.repeat(len(STARTS))
@@ -89,7 +89,7 @@ def closed(ends_G2AX: Tensor, steps_G: Tensor) -> Tensor:
 
 
 def _start(steps_SG: Tensor) -> tuple[Tensor, Tensor]:
-    """Psi before and phi behind each peptide, (G, S) radians, for each of ``STARTS``."""
+    """Psi before and phi after each peptide, (G, S) radians, for each of ``STARTS``."""
     steps, gaps = int(steps_SG.max()), steps_SG.shape[1]
     all_psi, all_phi = [], []
     for torsions in STARTS:
@@ -103,7 +103,7 @@ def _start(steps_SG: Tensor) -> tuple[Tensor, Tensor]:
 def _laid_out(
     rotation_GXX: Tensor, origin_GX: Tensor, psi_GS: Tensor, phi_GS: Tensor, steps_G: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Frames (G, N) of the residues from the first one on; behind the last step they stay as they are."""
+    """Frames (G, N) of the residues from the first one on; after the last step they stay as they are."""
     peptide_Q, shift_X = _peptide()
     turn_psi_GSQ = torch.cat(
         [(psi_GS / 2).cos()[..., None], (psi_GS / 2).sin()[..., None] * psi_GS.new_tensor([1.0, 0, 0])], -1
@@ -167,7 +167,7 @@ def _peptide() -> tuple[Tensor, Tensor]:
 
 
 def _placed(three: list[Tensor], bond: float, angle: float, torsion: float) -> Tensor:
-    """The atom behind three others, from its bond length, angle and torsion angle."""
+    """The atom after three others, from its bond length, angle and torsion angle."""
     first, second, third = three
     along = F.normalize(third - second, dim=0)
     normal = F.normalize(torch.linalg.cross(second - first, along), dim=0)

@@ -6,10 +6,9 @@ import numpy as np
 
 
 def codebook_use(tokens: Iterable[np.ndarray], codebook_size: int) -> tuple[float, float]:
-    """Share of the codes that occur, and the perplexity: the exponential of the entropy of their frequencies.
+    """Fraction of the codes that occur, and the perplexity: the exponential of the entropy of their frequencies.
 
-    The perplexity says how many codes, equally frequent, would be as hard to guess; it lies between 1 and
-    ``codebook_size``.
+    The perplexity is the equivalent number of equally frequent codes, between 1 and ``codebook_size``.
     """
     counts = np.zeros(codebook_size, dtype=np.int64)
     for chain in tokens:

@@ -9,14 +9,14 @@ TRAIN_EXAMPLE = """\
 example:
   dplm2 tokenizer train --chains results/structures/demo --out results/tokenizers/demo --state state \\
       --config config.yaml --name demo
-Run it again after an interruption: it goes on where it was.
+After an interruption, run the command again to resume.
 """
 ENCODE_EXAMPLE = """\
 examples:
   dplm2 tokens encode results/structures/demo --tokenizer results/tokenizers/demo --out results/tokens/demo/demo
   dplm2 tokens encode results/structures/demo/part-00003.parquet --tokenizer results/tokenizers/demo --out shard.parquet
-A folder is done file by file; files that are already there and fit are kept, so the same command resumes. Started
-several times, on one machine or on several with one file system, it shares the files among the processes.
+A folder is processed file by file; finished files are kept, so the same command resumes. Several processes of the same
+command, on one machine or on several with a common file system, share the files.
 """
 DECODE_EXAMPLE = """\
 example:
@@ -28,8 +28,8 @@ examples:
   dplm2 import tokenizer checkpoints/struct_tokenizer tokenizers/released
   dplm2 import tokenizer last.ckpt tokenizers/mine --model-config config.yaml
 SOURCE is a checkpoint of the DPLM-2 authors' structure tokenizer (.ckpt, .pt, .pth, .bin or .safetensors), the folder
-that holds it and its YAML, or a hub id. Every key is placed or dropped by name; an unknown one is refused. Tokenizers
-in our own format need no import.
+that contains it and its YAML, or a hub id. Import fails unless every key is mapped. Tokenizers of this package need no
+import.
 """
 
 
@@ -60,7 +60,7 @@ def _add_train(actions: argparse._SubParsersAction) -> None:
 
 
 def _add_encode(actions: argparse._SubParsersAction) -> None:
-    parser = _add(actions, "encode", "Turn the chains of datasets into structure tokens.", ENCODE_EXAMPLE)
+    parser = _add(actions, "encode", "Encode the chains of datasets as structure tokens.", ENCODE_EXAMPLE)
     parser.add_argument("chains", nargs="+", type=Path, help="dataset folders, or Parquet files of chains")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
     parser.add_argument(
@@ -74,7 +74,7 @@ def _add_encode(actions: argparse._SubParsersAction) -> None:
 
 
 def _add_decode(actions: argparse._SubParsersAction) -> None:
-    parser = _add(actions, "decode", "Turn structure tokens into structure files.", DECODE_EXAMPLE)
+    parser = _add(actions, "decode", "Decode structure tokens to structure files.", DECODE_EXAMPLE)
     parser.add_argument("tokens", nargs="+", type=Path, help="folders or Parquet files of tokens")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for <chain_id>.<format>")
@@ -88,13 +88,16 @@ def add_import(actions: argparse._SubParsersAction) -> None:
     parser = _add(
         actions,
         "tokenizer",
-        "Turn a checkpoint of the authors' structure tokenizer into ours.",
+        "Convert a checkpoint of the authors' structure tokenizer to this package's format.",
         IMPORT_TOKENIZER_EXAMPLE,
     )
-    parser.add_argument("source", help="checkpoint file, the folder that holds it, or a hub id")
+    parser.add_argument("source", help="checkpoint file, its folder, or a hub id")
     parser.add_argument("destination", type=Path, help="folder of the tokenizer to write")
     parser.add_argument(
-        "--model-config", type=Path, metavar="YAML", help="the authors' YAML (default: the one beside the checkpoint)"
+        "--model-config",
+        type=Path,
+        metavar="YAML",
+        help="the authors' YAML (default: the one in the checkpoint's folder)",
     )
     parser.set_defaults(run=run_import_tokenizer)
 
@@ -132,7 +135,7 @@ def run_encode(options: argparse.Namespace) -> None:
             f"--out: {options.out} is one file, but there are {len(parts)} files of chains; give a folder"
         )
     if len({part.name for part in parts}) != len(parts):
-        raise ConfigError("the datasets have files of the same name; encode each dataset into a folder of its own")
+        raise ConfigError("the datasets have files of the same name; encode each dataset into a separate folder")
     settings = section.tokenization
     tokenizer = StructureTokenizer.from_pretrained(options.tokenizer, pick_device(device))
     record = RunRecord(
@@ -176,7 +179,7 @@ def run_decode(options: argparse.Namespace) -> None:
             write_structure(options.out / f"{name}.{options.format}", sequence, decoded.backbone, decoded.plddt)
         record.write(options.out, chains=len(table))
     if not tokenizer.confidence_trained:
-        print("the confidence head of this tokenizer was never trained: no confidence is written")
+        print("the confidence head of this tokenizer is untrained: no confidence is written")
     print(f"structures: {options.out} ({len(table)} chains)")
 
 

@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, computed once per chain and kept on disk for training.
+"""Features of a frozen encoder, computed once per chain and stored on disk for training.
 
 A frozen encoder gives a chain the same features at every step, and at the paper's size computing them is nearly all of
 a training step. Here they are made once and read back from a memory-mapped file, so that memory stays bounded whatever
@@ -69,8 +69,8 @@ def cached_features(
 ) -> FeatureCache:
     """The features of whole chains, from disk as far as they are there.
 
-    What is there is found by the encoder's weights and the chains' coordinates; an interrupted computation goes on
-    where it was, and of several processes one computes while the others wait.
+    What is there is found by the encoder's weights and the chains' coordinates; an interrupted computation resumes, and
+    of several processes one computes while the others wait.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def _compute(
                 )
                 noted = now
     except OSError as error:
-        raise DPLM2Error(f"{path}: cannot keep the encoder's features there ({error})") from error
+        raise DPLM2Error(f"{path}: cannot store the encoder's features ({error})") from error
 
 
 def _groups_done(folder: Path) -> int:

@@ -1,8 +1,8 @@
-"""Other people's checkpoints as tokenizers of ours: the DPLM-2 authors' structure tokenizer, and ESM-IF1's encoder.
+"""Import of checkpoints: the DPLM-2 authors' structure tokenizer, and ESM-IF1's encoder.
 
-Every key of a checkpoint is either given a place under our names or known by name as one that the authors' model holds
-without ever using it; a key that is neither is refused, and so is a missing one. What is not used, or in part, is kept
-beside the tokenizer, so that an export gives it back.
+Every key of a checkpoint is either mapped to one of our names or known by name as one that the authors' model never
+uses; any other key, or a missing one, is an error. Tensors that are unused, or used in part, are saved with the
+tokenizer, so that an export writes them back.
 """
 
 import os
@@ -28,7 +28,7 @@ from dplm2.tokenizer.encoder_names import ENCODER_PREFIX, encoder_weights
 from dplm2.tokenizer.model import StructureTokenizer
 
 WEIGHTS_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
-WRAPPERS = ("model.", "module.", "net.")  # what training frameworks put before every key
+WRAPPERS = ("model.", "module.", "net.")  # prefixes added by training frameworks
 # ESM-IF1's released file has older names; fair-esm replaces these pieces of them when it loads it.
 OLD_IF1_NAMES = [
     ("W_v", "embed_graph.embed_node"),
@@ -47,12 +47,12 @@ UNREAD_FILE = "unread.safetensors"
 def import_tokenizer(
     source: str | os.PathLike, destination: str | os.PathLike, model_config: str | os.PathLike | None = None
 ) -> StructureTokenizer:
-    """Turn a checkpoint of the authors' structure tokenizer into a tokenizer folder of ours.
+    """Convert a checkpoint of the authors' structure tokenizer to a tokenizer folder.
 
     Parameters
     ----------
     source
-        The checkpoint, or the folder that holds it and its YAML.
+        The checkpoint, or the folder that contains it and its YAML.
     destination
         Folder to write.
     model_config
@@ -67,7 +67,7 @@ def import_tokenizer(
     Raises
     ------
     DPLM2Error
-        If the checkpoint cannot be read, a key of it has no place, or one is missing.
+        If the checkpoint cannot be read, or a key is unknown or missing.
     """
     weights_file, config_file = find_checkpoint(Path(source))
     config_file = Path(model_config) if model_config is not None else config_file
@@ -85,7 +85,7 @@ def import_tokenizer(
 def tokenizer_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> StructureTokenizer:
     """The tokenizer that official weights, and what their YAML says, make; every key is accounted for."""
     settings = settings_of(weights, given)
-    with torch.device("meta"):  # no time for random weights that are replaced at once
+    with torch.device("meta"):  # skip random weights that are replaced immediately
         tokenizer = StructureTokenizer(settings).eval()
     parts = {prefix: {} for prefix in (ENCODER_PREFIX, "pre_quant.", "post_quant.", "decoder.")}
     unknown = []
@@ -96,7 +96,7 @@ def tokenizer_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> Str
         else:
             parts[prefix][name] = value
     if unknown:
-        raise DPLM2Error(f"there is no place for {len(unknown)} keys of the checkpoint: {', '.join(unknown[:5])}")
+        raise DPLM2Error(f"{len(unknown)} unknown keys in the checkpoint: {', '.join(unknown[:5])}")
     encoder = encoder_weights(without_prefix(parts[ENCODER_PREFIX], ENCODER_PREFIX))
     pre_quant = without_prefix(parts["pre_quant."], "pre_quant.")
     decoder = from_official({**parts["post_quant."], **parts["decoder."]}, tokenizer.settings.decoder)
@@ -122,7 +122,7 @@ def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
 
 
 def load_exactly(module: torch.nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Load weights that must be all of the module's, and no others.
+    """Load weights, which must be exactly those of the module.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def load_exactly(module: torch.nn.Module, weights: Mapping[str, Tensor], what: s
     try:
         module.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()}, assign=empty)
     except RuntimeError as error:
-        raise DPLM2Error(f"the weights of the {what} do not fit: {' '.join(str(error).split())[:500]}") from error
+        raise DPLM2Error(f"the weights of the {what} do not match: {' '.join(str(error).split())[:500]}") from error
 
 
 def load_encoder_weights(encoder: Encoder, path: str | os.PathLike) -> None:
@@ -151,7 +151,7 @@ def load_encoder_weights(encoder: Encoder, path: str | os.PathLike) -> None:
     }
     others = [name for name in renamed if not name.startswith(("encoder.", "decoder."))]
     if others:
-        raise DPLM2Error(f"{path}: not ESM-IF1, it holds {', '.join(others[:5])}")
+        raise DPLM2Error(f"{path}: not ESM-IF1, it contains {', '.join(others[:5])}")
     part = {name: value for name, value in renamed.items() if name.startswith("encoder.")}
     load_exactly(encoder, encoder_weights(without_prefix(part, "encoder.")), "encoder")
 
@@ -175,9 +175,7 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
         found = sorted(path for path in source.rglob("*") if path.suffix in WEIGHTS_SUFFIXES)
         if len(found) != 1:
             names = ", ".join(str(path.relative_to(source)) for path in found) or "none"
-            raise DPLM2Error(
-                f"{source}: one checkpoint is expected there ({', '.join(WEIGHTS_SUFFIXES)}); found: {names}"
-            )
+            raise DPLM2Error(f"{source}: must contain one checkpoint ({', '.join(WEIGHTS_SUFFIXES)}); found: {names}")
         weights, folder = found[0], source
     elif source.exists():
         weights, folder = source, source.parent
@@ -213,7 +211,7 @@ def read_official_config(path: Path) -> dict[str, Any]:
     for mapping in _mappings(whole):
         if "codebook_config" in mapping:
             return mapping
-    raise DPLM2Error(f"{path}: no structure tokenizer is described there (no `codebook_config`)")
+    raise DPLM2Error(f"{path}: does not describe a structure tokenizer (no `codebook_config`)")
 
 
 def _mappings(value: Any) -> Iterator[dict]:

@@ -38,12 +38,12 @@ class PostQuantLayer(nn.Module):
         return values_BLD + self.contract(functional.gelu(self.expand(self.feedforward_norm(values_BLD))))
 
 
-def rotary_angles(length: int, head_width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def rotary_angles(length: int, head_width: int, template: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines ``(length, head_width)`` of rotary positions (Su et al. 2021)."""
-    halves = torch.arange(0, head_width, 2, device=like.device, dtype=torch.float32) / head_width
-    angles = torch.outer(torch.arange(length, device=like.device, dtype=torch.float32), ROTARY_BASE**-halves)
+    halves = torch.arange(0, head_width, 2, device=template.device, dtype=torch.float32) / head_width
+    angles = torch.outer(torch.arange(length, device=template.device, dtype=torch.float32), ROTARY_BASE**-halves)
     angles = torch.cat((angles, angles), -1)
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    return angles.cos().to(template.dtype), angles.sin().to(template.dtype)
 
 
 def rotate(values_BHLW: Tensor, cosines_LW: Tensor, sines_LW: Tensor) -> Tensor:

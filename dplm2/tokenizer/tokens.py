@@ -1,8 +1,8 @@
 """Tokens of datasets: the Parquet files of structure tokens, made shard by shard from the Parquet files of chains.
 
-One chains file becomes one tokens file. What is finished is not done again: a tokens file that fits its chains file
-and tokenizer is kept, and inside a shard the chains that are done are set down every minute. Processes that are given
-the same files share them.
+One chains file becomes one tokens file. Finished work is not repeated: a tokens file that matches its chains file and
+tokenizer is kept, and within a shard the finished chains are saved every minute. Processes with the same files share
+them.
 """
 
 import time
@@ -72,7 +72,7 @@ def parts_of(sources: Sequence[Path], what: str, selections: Sequence[Path | str
         found = parts_found(source) if source.is_dir() else [source]
         _refuse_missing(source, len(found))
         if not found or not found[0].exists():
-            raise DPLM2Error(f"{source}: no {what} there (part-*.parquet)")
+            raise DPLM2Error(f"{source}: contains no {what} (part-*.parquet)")
         parts += found
     return parts
 
@@ -83,7 +83,7 @@ def _refuse_missing(source: Path, found: int) -> None:
     if record.is_file():
         written = read_json_object(record).get("parts")
         if isinstance(written, int) and found < written:
-            raise DPLM2Error(f"{source}: {found} of its {written} parts are there; encode the chains again")
+            raise DPLM2Error(f"{source}: only {found} of its {written} parts exist; encode the chains again")
 
 
 def encode_parts(
@@ -94,8 +94,8 @@ def encode_parts(
 ) -> None:
     """Tokenize files of chains; other processes may be given the same ones.
 
-    A file that another process has in hand is left to it and looked at again at the end, when that process has
-    finished it or has died.
+    A file in use by another process is skipped and checked again at the end, when that process has finished it or has
+    died.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def encode_parts(
             if ours:
                 encode_part(part, out, tokenizer, settings, log)
             else:
-                log(f"{out}: another process is at it")
+                log(f"{out}: in use by another process")
                 taken.append((part, out))
     for part, out in taken:
         with _claimed(out, wait=True):
@@ -164,11 +164,11 @@ def encode_part(
     Returns
     -------
     bool
-        False if ``out`` was there already and fits.
+        False if a matching ``out`` already existed.
     """
     origin = _origin(part, tokenizer, settings)
     if out.exists() and _metadata(out) == origin:
-        log(f"{out}: already there")
+        log(f"{out}: already finished")
         return False
     chains = _read_chains(part)
     partial = out.with_name(f".{out.name}.unfinished")
@@ -297,7 +297,7 @@ def read_tokens(
     Raises
     ------
     DPLM2Error
-        If files come from different tokenizers (both are named), or a chain is there twice.
+        If files come from different tokenizers (both are named), or a chain occurs twice.
     """
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
     parts = parts_of([Path(source) for source in sources], "tokens", selections)

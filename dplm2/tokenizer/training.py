@@ -88,7 +88,7 @@ class TokenizerObjective(nn.Module):
 
 
 class TokenizerTask:
-    """What the training loop trains: random windows of chains, and a reconstruction of whole chains as validation.
+    """Task of the training loop: random windows of chains for training, reconstruction of whole chains for validation.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def train_tokenizer(
     split = table["split"].fill_null("train")
     learnt, held_out = table.filter(pc.equal(split, "train")), table.filter(pc.equal(split, "validation"))
     if len(learnt) == 0:
-        raise DPLM2Error(f"{', '.join(map(str, chains))}: no chain of the split train; there is nothing to train on")
+        raise DPLM2Error(f"{', '.join(map(str, chains))}: no chain in the split train")
     inputs = _inputs(chains, settings, state)
     record = RunRecord("tokenizer train", plain(settings), inputs, device)
     tokenizer = initial_tokenizer(settings, seed)
@@ -294,7 +294,7 @@ def train_tokenizer(
 
 
 def initial_tokenizer(settings: TokenizerSettings, seed: int) -> StructureTokenizer:
-    """What training starts from: weights drawn with ``seed``, or ``initial``; ESM-IF1's encoder if configured."""
+    """Initial weights: drawn with ``seed``, or ``initial``; ESM-IF1's encoder if configured."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = StructureTokenizer(settings, confidence_trained=settings.loss.confidence > 0)

@@ -1,7 +1,6 @@
 """One training loop for both models.
 
-``loop.fit`` is the way in; ``task`` says what it wants to be given. ``settings`` checks the section ``training`` of the
-configuration, ``batches`` orders the data, ``randomness`` seeds every choice by its place, ``run`` does the steps,
-``snapshot`` and ``state`` keep what a stopped run goes on from, ``devices`` spreads the work over processes, ``log``
-and ``summary`` tell what goes on.
+``loop.fit`` is the entry point; ``task`` defines its input. ``batches`` orders the data, ``randomness`` derives seeds,
+``run`` does the steps, ``snapshot`` and ``state`` save what a stopped run resumes from, ``devices`` distributes the
+work over processes, ``log`` and ``summary`` report progress.
 """

@@ -1,11 +1,11 @@
-"""Batches by token budget from buckets of similar length, in an order that depends on seed and epoch alone.
+"""Batches by token budget from buckets of similar length, in an order that depends only on seed and epoch.
 
-An epoch's chains are shuffled, put into buckets of similar cost, cut into batches under the budget, and the batches
-shuffled. The epochs' batches follow one another as one endless stream; processes and accumulated gradients take from
-it in turn, so that whatever their number, every chain comes exactly once per epoch and nothing is dropped or repeated.
+The chains of an epoch are shuffled, sorted into buckets of similar cost, divided into batches under the budget, and the
+batches are shuffled. The batches of all epochs form one endless stream; processes and accumulated gradients take from
+it in turn, so that for any number of them every chain occurs exactly once per epoch.
 
-A set of many millions is worked off in windows of about a million chains, made of pages of neighbouring rows: memory
-stays at one window, and a task that reads its chains from files reads them page by page.
+A set of many millions is processed in windows of about a million chains, made of pages of neighbouring rows: memory is
+limited to one window, and a task that reads its chains from files reads them page by page.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,14 @@ import numpy as np
 from dplm2.core.errors import DPLM2Error
 from dplm2.training import randomness
 
-BUCKET_RATIO = 1.1  # longest over shortest chain of a bucket: bounds the padding of a full batch to about a tenth
-PAGE = 8192  # neighbouring rows that are shuffled together
+BUCKET_RATIO = 1.1  # longest over shortest chain of a bucket: limits the padding of a full batch to about 10 %
+PAGE = 8192  # neighbouring rows that are kept together in shuffling
 PAGES_PER_WINDOW = 128
 
 
 @dataclass(frozen=True)
 class Position:
-    """A place in the stream: how many batches of which window come before it."""
+    """A position in the stream: the window, and the number of its batches before the position."""
 
     window: int = 0
     offset: int = 0
@@ -32,20 +32,20 @@ class Position:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one process computes before gradients are added up.
+    """The work of one process between two summations of gradients.
 
     Attributes
     ----------
     number
-        Its number in the whole training; its randomness follows from it.
+        Its number in the whole training, from which its random seed is derived.
     indices
         The chains.
     epoch
         Epochs completed before the stream's position ``after``, with the fraction of the current one.
     tokens
-        What the networks of all processes see in the micro-batches of this turn, without padding.
+        Number of tokens in this turn's micro-batches of all processes, without padding.
     after
-        Position of the stream when all processes have taken theirs.
+        Position of the stream after the micro-batches of all processes.
     """
 
     number: int
@@ -61,17 +61,18 @@ class Batches:
     Parameters
     ----------
     costs
-        Tokens that the network sees of each chain.
+        Number of tokens of each chain in the network.
     token_budget
-        Most tokens of a batch, padding counted: longest chain times number of chains (their sum if ``packed``).
+        Maximum number of tokens of a batch, including padding: longest chain times number of chains (their sum if
+        ``packed``).
     max_batch_size
-        Most chains of a batch.
+        Maximum number of chains of a batch.
     seed
         Seed of the order.
     clusters
-        If given, an epoch is one random chain of each cluster; a chain whose cluster is None is one of its own.
+        If given, an epoch is one random chain of each cluster; a chain whose cluster is None forms its own cluster.
     packed
-        Whether batches hold no padding.
+        Whether batches contain no padding.
 
     Raises
     ------
@@ -91,17 +92,15 @@ class Batches:
     ) -> None:
         self.costs = np.asarray(costs, dtype=np.int32)
         if self.costs.size == 0:
-            raise DPLM2Error("there is no chain to train on; look at the datasets' filters and splits")
+            raise DPLM2Error("there is no chain to train on; check the filters and splits of the datasets")
         if self.costs.min() < 1:
-            raise DPLM2Error(
-                f"chain number {int(self.costs.argmin())} costs no token: an empty chain cannot be trained on"
-            )
+            raise DPLM2Error(f"chain number {int(self.costs.argmin())} is empty and cannot be used for training")
         self.token_budget, self.packed, self.seed = token_budget, packed, seed
         self.max_batch_size = max_batch_size or self.costs.size
         self._members = None if clusters is None else _members(clusters)
         self.units = self.costs.size if self._members is None else len(self._members[1]) - 1
         self.windows = -(-self.units // (PAGE * PAGES_PER_WINDOW))
-        # Two windows: processes and prefetching look over the edge of one.
+        # Two windows: processes and prefetching look beyond the end of one.
         self.window = lru_cache(maxsize=2)(self._window)
 
     def _window(self, number: int) -> list[np.ndarray]:
@@ -114,7 +113,7 @@ class Batches:
         random = np.random.default_rng(randomness.derive(self.seed, randomness.WINDOW, number))
         random.shuffle(units)
         chains = units if self._members is None else self._choose(units, random)
-        # The buckets' borders move from epoch to epoch, so that no two lengths are kept apart for good.
+        # The bucket boundaries move from epoch to epoch, so that no two lengths are always separated.
         bucket = np.floor(np.log(self.costs[chains]) / np.log(BUCKET_RATIO) + random.random())
         batches = self._cut(chains[np.argsort(-bucket, kind="stable")])
         return [batches[i] for i in random.permutation(len(batches))]
@@ -125,7 +124,7 @@ class Batches:
         return order[starts[clusters] + random.integers(0, sizes)]
 
     def _cut(self, chains: np.ndarray) -> list[np.ndarray]:
-        """Cut chains, in this order, into batches as large as the budget allows."""
+        """Divide chains, in this order, into the largest batches within the budget."""
         borders, start, longest, total = [], 0, 0, 0
         for place, cost in enumerate(self.costs[chains].tolist()):
             longest, total, count = max(longest, cost), total + cost, place - start + 1
@@ -136,12 +135,12 @@ class Batches:
         return np.split(chains, borders)
 
     def seen(self, batch: np.ndarray) -> int:
-        """Tokens of a batch as the network sees it, padding counted."""
+        """Tokens of a batch, including padding."""
         costs = self.costs[batch]
         return int(costs.sum() if self.packed else costs.max() * len(costs))
 
     def stream(self, position: Position, number: int, rank: int = 0, processes: int = 1) -> Iterator[MicroBatch]:
-        """Yield the micro-batches of one process from ``position`` on; the first turn's first has this ``number``."""
+        """Yield the micro-batches of one process from ``position`` on; ``number`` is that of the first."""
         source = self._walk(position)
         while True:
             turn = [next(source) for _ in range(processes)]
@@ -166,7 +165,7 @@ class Batches:
 
 
 def _members(clusters: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Chains ordered by cluster, and where each cluster begins (one more entry than clusters)."""
+    """Chains ordered by cluster, and the start of each cluster (one more entry than clusters)."""
     names = [f"={name}" if name is not None else f"-{chain}" for chain, name in enumerate(clusters)]
     _, cluster_of_chain = np.unique(np.asarray(names), return_inverse=True)
     order = np.argsort(cluster_of_chain, kind="stable")

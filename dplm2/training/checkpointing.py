@@ -1,4 +1,4 @@
-"""Activation checkpointing: activations inside of a block are computed again when the backward pass needs them."""
+"""Activation checkpointing: activations inside a block are recomputed in the backward pass."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 def enabled(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Within this context each block keeps only its inputs. Names of weights do not change.
 
-    Dropout draws the same numbers both times, so gradients are the same.
+    Dropout draws the same numbers both times, so gradients do not change.
     """
     for block in blocks:
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,8 +1,9 @@
-"""Where training runs: one process or several, and how they speak with one another.
+"""Devices of a training: one process or several, and the communication between them.
 
-Lightning Fabric picks the device, starts the processes, wraps the network for data parallelism and sets the precision.
-For fully sharded training its wrapper is not used: torch's ``fully_shard`` keeps every weight under its own name, which
-keeps the saved state the same whatever the number of processes, and it runs on CPUs too, where it can be tested.
+Lightning Fabric selects the device, starts the processes, wraps the network for data parallelism and sets the
+precision. Its wrapper is not used for fully sharded training: torch's ``fully_shard`` keeps every weight under its own
+name, so that the saved state does not depend on the number of processes, and it also runs on CPUs, where it can be
+tested.
 """
 
 import contextlib
@@ -17,8 +18,8 @@ from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.settings.training import TrainingSettings
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-# Releases of torch below these fail or err, on CPUs alone: tracing transformers' network; averaging over processes
-# where sharded gradients are exchanged by gloo (2.8 adds them up, 2.9 was not tried).
+# Older releases of torch fail or give wrong results, only on CPUs: tracing transformers' network; averaging over
+# processes if gloo exchanges sharded gradients (2.8 sums them, 2.9 was not tested).
 COMPILES_ON_CPU, SHARDS_ON_CPU = "2.7", "2.10"
 
 
@@ -28,11 +29,11 @@ class Machine:
     Attributes
     ----------
     device
-        Where this process computes.
+        Device of this process.
     rank, processes
-        Number of this process, and how many there are.
+        Number of this process, and number of processes.
     main
-        Whether this process is the one that writes.
+        Whether this process writes the results.
     """
 
     def __init__(self, settings: TrainingSettings, device: str) -> None:
@@ -49,7 +50,7 @@ class Machine:
             num_nodes=nodes,
             strategy="ddp" if several else "auto",
             precision=PRECISIONS[settings.precision],
-            # Named, since left alone Fabric would take any job of Slurm's for one of several processes.
+            # Given explicitly, because Fabric would treat any Slurm job as one of several processes.
             plugins=[TorchElasticEnvironment() if outside else LightningEnvironment()],
         )
         self.fabric.launch()
@@ -57,16 +58,16 @@ class Machine:
         self.rank, self.processes = self.fabric.global_rank, self.fabric.world_size
         self.main = self.rank == 0
         if self.processes == 1 and settings.strategy != "auto":
-            raise ConfigError(f"training.strategy: {settings.strategy} has no effect with one process; leave it out")
+            raise ConfigError(f"training.strategy: {settings.strategy} has no effect with one process; omit it")
         if self.sharded and self.device.type == "cpu":
             _require(SHARDS_ON_CPU, "training.strategy: fsdp")
-        # Small messages go over the host, so that they never wait for a GPU.
+        # Small messages are exchanged via the host, so that they never wait for a GPU.
         self._messages = distributed.new_group(backend="gloo") if self.processes > 1 else None
         self._undo_sharding: Callable[[], None] = lambda: None
         self._wrapped: nn.Module | None = None
 
     def share(self, batches: int) -> int:
-        """How many of an update's batches each process takes, so that their number does not change the update.
+        """Number of an update's batches per process, so that the number of processes does not change the update.
 
         Raises
         ------
@@ -81,23 +82,23 @@ class Machine:
         return batches // self.processes
 
     def agree(self, module: nn.Module) -> None:
-        """Give every process the main one's weights and buffers, whatever each one began with."""
+        """Copy the main process's weights and buffers to every process."""
         if self.processes > 1:
             with torch.no_grad():
                 for tensor in [*module.parameters(), *module.buffers()]:
                     distributed.broadcast(tensor, src=0)
 
     def wrap(self, module: nn.Module, unused_parameters: bool) -> nn.Module:
-        """The network as the loop calls it: with gradients averaged over processes."""
+        """The network as called by the loop, with gradients averaged over processes."""
         if self.processes > 1 and not self.sharded:
-            # Fabric hands these on to DistributedDataParallel.
+            # Fabric passes these to DistributedDataParallel.
             self.fabric.strategy._ddp_kwargs["find_unused_parameters"] = unused_parameters
             module = self.fabric.setup_module(module)
         self._wrapped = module
         return module
 
     def shard(self, module: nn.Module) -> None:
-        """Share out the weights of ``module`` among the processes, in place; `unshard` makes them whole again."""
+        """Shard the weights of ``module`` over the processes, in place; `unshard` undoes it."""
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -113,8 +114,8 @@ class Machine:
             for owner in module.modules():
                 for name, parameter in list(owner._parameters.items()):
                     if parameter is not None:
-                        whole_parameter = nn.Parameter(whole(parameter.detach()), parameter.requires_grad)
-                        owner._parameters[name] = whole_parameter
+                        full_parameter = nn.Parameter(gathered(parameter.detach()), parameter.requires_grad)
+                        owner._parameters[name] = full_parameter
             for part, kind, pre_hooks, hooks in before:
                 part.__class__ = kind
                 for now, then in ((part._forward_pre_hooks, pre_hooks), (part._forward_hooks, hooks)):
@@ -124,20 +125,20 @@ class Machine:
         self._undo_sharding = undo
 
     def forget_gathered(self, module: nn.Module) -> None:
-        """Drop the whole weights that a forward pass without backward pass leaves behind; they would be used again."""
+        """Free the gathered weights after a forward pass without backward pass; they would be reused."""
         if self.sharded:
             for part in module.modules():
                 if hasattr(part, "reshard"):
                     part.reshard()
 
     def unshard(self) -> None:
-        """Undo `shard`: each process holds the whole network again."""
+        """Undo `shard`: each process has the whole network again."""
         self._undo_sharding()
         self._undo_sharding = lambda: None
 
     @contextlib.contextmanager
     def gradients(self, last: bool) -> Iterator[None]:
-        """Within this context backward passes exchange gradients only if this is the ``last`` one before an update."""
+        """Within this context, backward passes exchange gradients only in the ``last`` one before an update."""
         if self.processes == 1:
             yield
         elif self.sharded:
@@ -158,7 +159,7 @@ class Machine:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def largest(self, flags: list[int]) -> list[int]:
-        """Each number's maximum over the processes."""
+        """Maximum of each number over the processes."""
         if self.processes == 1:
             return flags
         message = torch.tensor(flags)
@@ -166,7 +167,7 @@ class Machine:
         return message.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in their order."""
+        """The values of all processes, in order."""
         if self.processes == 1:
             return [value]
         values = [None] * self.processes
@@ -174,7 +175,7 @@ class Machine:
         return values
 
     def from_main(self, action: Callable[[], Any]) -> Any:
-        """Let the main process do something and give its result, or its error, to all."""
+        """Run a function in the main process and return its result, or raise its error, in all."""
         if self.processes == 1:
             return action()
         result, problem = None, None
@@ -199,18 +200,16 @@ def _layout(settings: TrainingSettings, device: str, outside: bool) -> tuple[int
         return settings.devices, 1
     local, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     if settings.devices not in (1, "auto", local):
-        raise ConfigError(
-            f"training.devices: torchrun starts {local} processes here, not {settings.devices}; leave it out"
-        )
+        raise ConfigError(f"training.devices: torchrun starts {local} processes, not {settings.devices}; omit it")
     return local, everywhere // local
 
 
 def compiled(module: nn.Module, device: torch.device) -> nn.Module:
     """A network that is compiled when it is first called.
 
-    On a GPU each of its blocks is, in place: all that are alike are compiled once, which takes a small part of the time
-    that the whole network would take. On a CPU the whole is, since samples that are packed without padding come in
-    shapes of their own (`dplm2.cpu.attention`).
+    On a GPU each of its blocks is compiled in place: equal blocks are compiled once, which takes a small fraction of
+    the time for the whole network. On a CPU the whole network is compiled, since samples packed without padding have
+    varying shapes (`dplm2.cpu.attention`).
     """
     parts = [part for part in blocks(module) if type(part) is not nn.ModuleList and any(True for _ in part.children())]
     if device.type == "cpu":
@@ -224,11 +223,11 @@ def compiled(module: nn.Module, device: torch.device) -> nn.Module:
 
 def _require(release: str, key: str) -> None:
     if torch.__version__ < release:
-        raise ConfigError(f"{key} on a CPU needs torch {release} or newer (here {torch.__version__}); leave it out")
+        raise ConfigError(f"{key} on a CPU needs torch {release} or newer (here {torch.__version__}); omit it")
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The repeated parts of a network: the members of its outermost module lists that have weights."""
+    """The repeated blocks of a network: the members of its outermost module lists that have weights."""
     found: list[nn.Module] = []
     for part in module.children():
         if isinstance(part, nn.ModuleList):
@@ -238,13 +237,13 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all that other processes hold of it; every process must call this."""
+def gathered(tensor: Tensor) -> Tensor:
+    """A tensor with its shards from all processes; every process must call this."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def like(value: Tensor, template: Tensor) -> Tensor:
-    """``value`` on the device of ``template``, shared out as it is."""
+def sharded_like(value: Tensor, template: Tensor) -> Tensor:
+    """``value`` on the device of ``template``, and sharded like it."""
     if not hasattr(template, "full_tensor"):
         return value.to(template.device)
     from torch.distributed.tensor import distribute_tensor

@@ -1,4 +1,4 @@
-"""Batches made ready for the network, in this process or ahead of it in others."""
+"""Preparation of batches, in this process or ahead in worker processes."""
 
 import signal
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from dplm2.training.trainable import Trainable
 
 
 class _Collated(Dataset):
-    """A micro-batch is looked up by itself; its noise follows from its number, so it does not matter who makes it."""
+    """Maps a micro-batch to its batch; the noise depends only on its number, not on the worker."""
 
     def __init__(self, task: Trainable, seed: int) -> None:
         self.task, self.seed = task, seed
@@ -31,7 +31,7 @@ def collate(task: Trainable, seed: int, micro: MicroBatch) -> dict[str, Tensor]:
 def load(
     stream: Iterator[MicroBatch], task: Trainable, seed: int, *, workers: int, pin: bool
 ) -> Iterator[tuple[MicroBatch, dict[str, Tensor]]]:
-    """Yield each micro-batch of ``stream`` with its batch; ``workers`` processes prepare them, or this one if 0."""
+    """Yield each micro-batch of ``stream`` with its batch, prepared by ``workers`` processes, or this one if 0."""
     if not workers:
         return ((micro, collate(task, seed, micro)) for micro in stream)
     loader = DataLoader(
@@ -47,6 +47,6 @@ def load(
 
 
 def _ignore_stop_signals(_: int) -> None:
-    # A signal to the whole job must not take the workers from a step that is still to be finished.
+    # A signal to the whole job must not end the workers before the current step is finished.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a training says while it runs: rows of metrics, and where it stands."""
+"""Logging of a training: rows of metrics, and progress."""
 
 import contextlib
 import csv
@@ -19,19 +19,19 @@ from dplm2.core.errors import ConfigError
 FIRST_COLUMNS = ("step", "epoch", "loss")
 LAST_COLUMNS = ("learning_rate", "gradient_norm", "tokens", "seconds")
 VALIDATION = "validation_"
-# Without a terminal there is no bar, but a line now and then, so that the log of a job tells where it stands.
+# Without a terminal, an occasional line replaces the bar, so that the log of a job shows the progress.
 SECONDS_BETWEEN_LINES = 30.0
-LONGEST_NUMBER = 18  # digits of a step
+LONGEST_NUMBER = 18  # digits of a step number
 
 
 class Means:
-    """Sums and counts of figures since the last row; a figure that is NaN does not count."""
+    """Sums and counts of metrics since the last row; NaN is ignored."""
 
     def __init__(self, saved: Mapping[str, list[float]] | None = None) -> None:
         self.sums: dict[str, list[float]] = {name: list(pair) for name, pair in (saved or {}).items()}
 
     def add(self, figures: Mapping[str, float]) -> None:
-        """Take in figures of one micro-batch or one step."""
+        """Add the metrics of one micro-batch or one step."""
         for name, value in figures.items():
             pair = self.sums.setdefault(name, [0.0, 0])
             if not math.isnan(value):
@@ -39,31 +39,31 @@ class Means:
                 pair[1] += 1
 
     def merge(self, other: "Means") -> None:
-        """Take in what another process has seen."""
+        """Add the sums of another process."""
         for name, (total, count) in other.sums.items():
             pair = self.sums.setdefault(name, [0.0, 0])
             pair[0] += total
             pair[1] += count
 
     def means(self) -> dict[str, float]:
-        """Mean of each figure, NaN where nothing counted."""
+        """Mean of each metric, NaN without values."""
         return {name: total / count if count else math.nan for name, (total, count) in self.sums.items()}
 
 
 class MetricLog:
     """``metrics.csv``: a row per ``log_every`` steps and per validation.
 
-    The rows live in the state folder, since what a failed job declared as its output may be deleted; `publish` copies
-    them to where the user looks.
+    The rows are kept in the state folder, since declared outputs of a failed job may be deleted; `publish` copies them
+    to the results.
 
     Parameters
     ----------
     file
         The file in the state folder.
     destination
-        Where `publish` copies it.
+        Target of `publish`.
     step
-        Updates done; rows of later steps, written by a run that did not get to save them, are dropped.
+        Updates done; rows of later steps, which an interrupted run wrote but did not save, are dropped.
     """
 
     def __init__(self, file: Path, destination: Path, step: int) -> None:
@@ -75,7 +75,7 @@ class MetricLog:
         self._write(self.file)
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Append a row; a column that is new makes the file be written anew."""
+        """Append a row; a new column causes the file to be rewritten."""
         text = {name: _text(value) for name, value in row.items()}
         self.rows.append(text)
         if set(text) <= set(self.columns):
@@ -86,11 +86,11 @@ class MetricLog:
             self._write(self.file)
 
     def publish(self) -> None:
-        """Copy the rows to where the user looks."""
+        """Copy the rows to the results."""
         self._write(self.destination)
 
     def last(self) -> dict[str, float]:
-        """The newest value of every column."""
+        """The latest value of every column."""
         return {name: float(row[name]) for row in self.rows for name in self.columns if row.get(name)}
 
     def _write(self, path: Path) -> None:
@@ -101,14 +101,14 @@ class MetricLog:
 
 
 def _read_rows(file: Path) -> list[dict[str, str]]:
-    """The whole rows of a file of metrics; of one that is damaged, those that can be read."""
+    """The complete rows of a metrics file; of a damaged file, the readable ones."""
     rows = []
     with file.open(newline="", encoding="utf-8", errors="replace") as stream:
         try:
-            # A torn last line has no learning rate or no line at all; the step decides, and it is a whole number.
+            # A truncated last line lacks the learning rate; a valid row has an integer step.
             rows += filter(_whole_row, csv.DictReader(stream))
         except csv.Error as error:
-            say(f"{file}: damaged ({error}); rows of metrics from before are lost, the training itself is not")
+            say(f"{file}: damaged ({error}); earlier rows of metrics are lost; the training itself is not affected")
     return rows
 
 
@@ -139,7 +139,7 @@ def _text(value: float) -> str:
 
 
 class OtherLoggers:
-    """TensorBoard and Weights & Biases, as far as they are asked for.
+    """TensorBoard and Weights & Biases, if configured.
 
     Raises
     ------
@@ -163,7 +163,7 @@ class OtherLoggers:
             self._wandb = wandb.init(dir=folder, name=label, id=fingerprint, resume="allow")
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Hand a row on."""
+        """Log a row."""
         step = int(row["step"])
         for name, value in row.items():
             if self._tensorboard is not None and name != "step":
@@ -180,18 +180,18 @@ class OtherLoggers:
 
 
 def _missing(package: str) -> ConfigError:
-    return ConfigError(f"training.loggers: {package} is not installed; `pip install {package}` or leave it out")
+    return ConfigError(f"training.loggers: {package} is not installed; `pip install {package}` or omit it")
 
 
 def say(text: str) -> None:
-    """Print a line without breaking the progress bar; nothing happens if nobody reads it any more."""
+    """Print a line without breaking the progress bar; a closed output is ignored."""
     with _unheard():
         tqdm.write(text, file=sys.stderr)
         sys.stderr.flush()
 
 
 def mute_closed_outputs() -> None:
-    """Point standard output and error to nowhere if their reader is gone, as when a signal killed it as well."""
+    """Redirect standard output and error to the null device if their reader has ended, as after a shared signal."""
     for output in (1, 2):
         state = select.poll()
         state.register(output, 0)
@@ -203,7 +203,7 @@ def mute_closed_outputs() -> None:
 
 @contextlib.contextmanager
 def _unheard() -> Iterator[None]:
-    """Let printing fail: a training must not end because nobody listens."""
+    """Ignore printing errors: a closed terminal must not end the training."""
     try:
         yield
     except OSError:
@@ -211,18 +211,18 @@ def _unheard() -> Iterator[None]:
 
 
 class Progress:
-    """A bar on a terminal, else a line every half a minute.
+    """A progress bar on a terminal, else a line every half minute.
 
     Parameters
     ----------
     label
-        Stands before the bar and each line.
+        Text before the bar and each line.
     step, steps
-        Done before, and in all.
+        Updates already done, and in total.
     quiet
-        Say nothing.
+        Print nothing.
     unit
-        What a step is called.
+        Name of a step.
     """
 
     def __init__(self, label: str, step: int, steps: int, quiet: bool, unit: str = "step") -> None:
@@ -234,7 +234,7 @@ class Progress:
         self._bar = tqdm(total=steps, initial=step, desc=label, unit=unit, disable=True if quiet else None)
 
     def advance(self, step: int, tokens: int, figures: Mapping[str, Any]) -> None:
-        """Tell that ``step`` steps are done, the last of ``tokens``; ``figures`` are shown."""
+        """Report that ``step`` steps are done, the last with ``tokens`` tokens; ``figures`` are shown."""
         self._tokens += tokens
         if not self._bar.disable:
             with _unheard():
@@ -259,7 +259,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: ``45 s``, ``12 min``, ``3 h 5 min``, ``2 d 4 h``."""
+    """A readable duration: ``45 s``, ``12 min``, ``3 h 5 min``, ``2 d 4 h``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

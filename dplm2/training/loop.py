@@ -1,4 +1,4 @@
-"""The training loop, one for structure tokenizer and language model: where it is entered."""
+"""Entry point of the training loop of structure tokenizer and language model."""
 
 import contextlib
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ def fit(
     device: str = "auto",
     label: str,
 ) -> FitResult:
-    """Train ``task.module`` in place, from saved state if there is any; afterwards it is in evaluation mode.
+    """Train ``task.module`` in place, resuming from saved state if it exists; afterwards it is in evaluation mode.
 
-    With ``ema_decay`` the module then has the averaged weights. Writing them out is the caller's, and with several
-    processes only ``FitResult.main``'s.
+    With ``ema_decay`` the module then has the averaged weights. The caller saves them, with several processes only if
+    ``FitResult.main``.
 
     Parameters
     ----------
@@ -41,25 +41,25 @@ def fit(
     seed
         Seed of every random choice.
     state
-        Folder for resumable state; what this training saves lies in ``state / fingerprint``.
+        Folder for resumable state; this training is saved in ``state / fingerprint``.
     fingerprint
-        Names everything that decides the result: what decides of the settings, inputs, seed. State
-        of another fingerprint is never used.
+        Fingerprint of everything that decides the result: settings, inputs, seed. State with another fingerprint is
+        never used.
     metrics
-        Where ``metrics.csv`` is to appear; refreshed at every checkpoint.
+        Path of ``metrics.csv`` in the results; updated at every checkpoint.
     device
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
     label
-        What is trained, for messages.
+        Name of the training, for messages.
 
     Raises
     ------
     Preempted
-        If told to stop by SIGTERM, SIGUSR1 or the time limit; the state is saved.
+        If stopped by SIGTERM, SIGUSR1 or the time limit; the state is saved.
     ConfigError
         If a setting is impossible or has no effect.
     DPLM2Error
-        If the loss is not finite (names the chains), the state is in use, there is no room, or a process died.
+        If the loss is not finite (the chains are named), the state is in use, the disk is full, or a process died.
     """
     _check_task(task, settings)
     machine = Machine(settings, device)
@@ -79,16 +79,16 @@ def _enter(stack: contextlib.ExitStack, context: contextlib.AbstractContextManag
 
 def _check_task(task: Trainable, settings: TrainingSettings) -> None:
     if not len(task.ids) == len(task.costs) or (task.clusters is not None and len(task.clusters) != len(task.ids)):
-        raise ValueError("a task's ids, costs and clusters are of different lengths")
+        raise ValueError("the ids, costs and clusters of a task differ in length")
     if settings.sample_by == "cluster" and task.clusters is None:
-        raise ConfigError("training.sample_by: cluster needs clusters, and these data have none; use chain")
+        raise ConfigError("training.sample_by: cluster needs clusters, which these data lack; use chain")
     if settings.activation_checkpointing and not blocks(task.module):
-        raise ConfigError("training.activation_checkpointing: this network has no repeated blocks; leave it out")
+        raise ConfigError("training.activation_checkpointing: this network has no repeated blocks; omit it")
 
 
 @contextlib.contextmanager
 def _other_processes(machine: Machine, label: str) -> Iterator[None]:
-    """Say plainly that another process has died, instead of what the network library says of its connection."""
+    """Report plainly that another process has died, instead of the network library's connection error."""
     try:
         yield
     except RuntimeError as error:
@@ -96,6 +96,6 @@ def _other_processes(machine: Machine, label: str) -> Iterator[None]:
         if machine.processes == 1 or not any(sign in str(error) for sign in signs):
             raise
         raise DPLM2Error(
-            f"{label}: process {machine.rank} lost the others: one of them is gone, and what it wrote says why. "
-            "Run again to go on from the newest checkpoint"
+            f"{label}: process {machine.rank} lost the connection: another process has ended, see its output. "
+            "Run again to resume from the latest checkpoint"
         ) from error

@@ -1,4 +1,4 @@
-"""The optimiser over what is trained, its learning rate, and the moving average of the weights."""
+"""The optimiser of the trained weights, its learning rate, and the moving average of the weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from dplm2.core.errors import DPLM2Error
 from dplm2.settings.training import TrainingSettings
 
-MOMENTUM = 0.95  # of Muon, with Nesterov's look-ahead
+MOMENTUM = 0.95  # of Muon, with Nesterov momentum
 NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS = (3.4445, -4.7750, 2.0315), 5
 SMALLEST_NORM = 1e-7
-UPDATE_SIZE = 0.2  # root mean square of a matrix's update, about that of AdamW's
+UPDATE_SIZE = 0.2  # root mean square of a matrix update, about that of AdamW
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -40,12 +40,12 @@ def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if not trained:
-        raise DPLM2Error("every weight of the network is frozen: nothing to train")
+        raise DPLM2Error("all weights of the network are frozen: nothing to train")
     return trained
 
 
 def make_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW or Muon over the trained parameters of ``module``, grouped by whether they decay and are matrices."""
+    """AdamW or Muon for the trained parameters of ``module``, grouped by weight decay and matrix shape."""
     trained = trained_parameters(module)
     exempt = set() if settings.decay_all else _exempt_from_decay(module)
     matrices = _matrices(module) if settings.optimizer == "muon" else set()
@@ -77,7 +77,7 @@ def _matrices(module: nn.Module) -> set[str]:
 
 
 def _of(module: nn.Module, kind: type[nn.Module]) -> set[str]:
-    """Names of the parameters of all parts of a kind."""
+    """Names of the parameters of all submodules of some types."""
     return {
         f"{prefix}.{name}".lstrip(".")
         for prefix, part in module.named_modules()
@@ -87,16 +87,16 @@ def _of(module: nn.Module, kind: type[nn.Module]) -> set[str]:
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW whose matrices move along their orthogonalised momentum (Jordan et al. 2024).
+    """AdamW in which matrices are updated with their orthogonalised momentum (Jordan et al. 2024).
 
-    Groups with ``orthogonal`` hold matrices. Their update has the size that AdamW's has (0.2 a weight, Liu et al.
-    2025), so that one learning rate serves all groups. Torch's own (from 2.9) computes in bfloat16, which is ten times
-    slower on processors that do not have it.
+    Groups with ``orthogonal`` contain matrices. Their update has the size of AdamW's (0.2 per weight, Liu et al. 2025),
+    so that all groups use the same learning rate. Torch's own Muon (from 2.9) computes in bfloat16, which is ten times
+    slower on processors without support for it.
     """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One update; the gradients of matrices are used up."""
+        """One update; the gradients of matrices are overwritten."""
         for group in self.param_groups:
             for parameter in group["params"] if group["orthogonal"] else ():
                 if parameter.grad is not None:
@@ -114,7 +114,7 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Nearly U V^T of the singular value decomposition U S V^T: singular values between 0.7 and 1.2.
+    """Approximation of U V^T from the singular value decomposition U S V^T: singular values between 0.7 and 1.2.
 
     Five rounds of the quintic Newton-Schulz iteration with the coefficients of Jordan et al. (2024), which trade
     accuracy for growth of small singular values.
@@ -131,7 +131,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 class MovingAverage:
     """Exponential moving average of trained weights.
 
-    The factor of update n is ``min(decay, (1 + n) / (10 + n))``: early on it is small, so that the initial weights are
+    The factor of update n is ``min(decay, (1 + n) / (10 + n))``: it is small at first, so that the initial weights are
     soon forgotten.
     """
 
@@ -142,7 +142,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after update ``step``, counted from 0."""
+        """Include the weights after update ``step``, counted from 0."""
         factor = min(self.decay, (1 + step) / (10 + step))
         update = get_ema_multi_avg_fn(factor)
         update(list(self.weights.values()), [p.detach() for p in self._trained.values()], step)

@@ -1,7 +1,7 @@
-"""One training, step by step.
+"""A training run, step by step.
 
-Every random choice follows from the run's seed and from where in the training it is made, so that a run that was
-stopped and started again, anywhere and by anything, gives the weights of one that was not (bit for bit on a CPU).
+Every random choice follows from the run's seed and its position in the training, so that a run that was interrupted at
+any point gives the same weights as an uninterrupted one (bit for bit on a CPU).
 """
 
 import contextlib
@@ -38,35 +38,35 @@ from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
 from dplm2.training.trainable import Trainable, optional
 
-# On a GPU the host runs ahead; looking at a loss makes it wait, so losses are looked at only this often.
+# On a GPU the host runs ahead and reading a loss makes it wait, so losses are read only this often.
 STEPS_BETWEEN_CHECKS_ON_GPU = 25
 NO_STOP, INTERRUPT, TIME_LIMIT, SIGNAL = range(4)
-NAMED_CHAINS = 40  # in a message; a file beside the state names all
+NAMED_CHAINS = 40  # in a message; a file in the state folder lists all
 NOT_FINITE = "not_finite.json"
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training came to.
+    """Result of a training.
 
     Attributes
     ----------
     steps
-        Updates done in all.
+        Total number of updates.
     epochs
-        Times the data were gone through.
+        Number of passes over the data.
     tokens
-        Tokens seen by the network in all, padding not counted.
+        Total number of tokens processed, without padding.
     seconds
-        Time spent in the loop, earlier runs of the same training counted in.
+        Time spent in the loop, including earlier runs of the same training.
     resumed_from
-        Updates that an earlier run had done; 0 if there was none.
+        Updates done by an earlier run; 0 if there was none.
     figures
-        The newest value of each column of ``metrics.csv``; empty except in the main process.
+        The latest value of each column of ``metrics.csv``; empty except in the main process.
     device
         For example ``"cpu"`` or ``"cuda:0"``.
     main
-        Whether this process is the one that exports; with several processes, the others have nothing left to do.
+        Whether this process exports the model; with several processes, the others are finished.
     """
 
     steps: int
@@ -81,7 +81,7 @@ class FitResult:
 
 @dataclass
 class Pending:
-    """Figures of one step, perhaps still being computed on the device."""
+    """Metrics of one step, possibly still being computed on the device."""
 
     step: int
     micro_batches: list[MicroBatch]
@@ -91,7 +91,7 @@ class Pending:
 
 
 class Run:
-    """One training, from where it stands to its end."""
+    """One training, from its current state to its end."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Run:
         self.began = self.saved_at = time.monotonic()
 
     def train(self) -> FitResult:
-        """Do the steps that remain."""
+        """Do the remaining steps."""
         if self.step < self.settings.steps:
             self._prepare()
             with contextlib.closing(self.others) if self.others is not None else contextlib.nullcontext():
@@ -156,16 +156,16 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time in the loop so far, earlier runs included."""
+        """Time in the loop so far, including earlier runs."""
         return self.earlier_seconds + time.monotonic() - self.began
 
     def _prepare(self) -> None:
-        """Compile and wrap the network, try the largest batch, and print what is about to be trained."""
+        """Compile and wrap the network, try the largest batch, and print a summary."""
         task, settings, machine = self.task, self.settings, self.machine
         task.module.train()
         self._begin_step()
         module = compiled(task.module, machine.device) if settings.compile else task.module
-        # Sharded, the wrapper must be known before the trial; otherwise the trial tells how to wrap.
+        # Sharding must precede the trial; otherwise the trial determines the wrapper.
         if machine.sharded:
             machine.wrap(module, unused_parameters=False)
         indices = summary.largest_batch(self.batches).tolist()
@@ -176,7 +176,7 @@ class Run:
             self.others = OtherLoggers(
                 settings.loggers, self.folder.folder, self.label, self.folder.fingerprint, self.resumed_from
             )
-            start = f"goes on after step {self.step} of" if self.step else "starts:"
+            start = f"resumes after step {self.step} of" if self.step else "starts:"
             say(f"{self.label}: {start} {settings.steps} steps; state in {self.folder.folder}")
             for line in summary.lines(task, settings, self.batches, batch, machine, trial, self.optimizer):
                 say(f"  {line}")
@@ -200,12 +200,12 @@ class Run:
             while self.step < settings.steps:
                 before = self.tokens
                 stop, save_due = self._update(loader)
-                # First of all, so that nothing stands between a request to stop and the checkpoint.
+                # First, so that nothing delays a checkpoint after a request to stop.
                 self._after_step(stop, save_due)
                 progress.advance(self.step, self.tokens - before, self.shown)
 
     def _update(self, loader: Iterator[tuple[MicroBatch, dict[str, Tensor]]]) -> tuple[int, bool]:
-        """Change the weights once; returns whether to stop, and whether the clock says to save."""
+        """Update the weights once; returns whether to stop, and whether a checkpoint is due by time."""
         settings, machine = self.settings, self.machine
         self._begin_step()
         rate = learning_rate(self.step, settings)
@@ -241,7 +241,7 @@ class Run:
 
     def _note(self, entry: Pending, micro: MicroBatch, loss: Tensor, figures: dict[str, Tensor]) -> None:
         if clash := set(figures) & {*FIRST_COLUMNS, *LAST_COLUMNS}:
-            raise ValueError(f"a task's metrics cannot be named {', '.join(sorted(clash))}: the loop has such columns")
+            raise ValueError(f"metrics of a task must not be named {', '.join(sorted(clash))}: the loop uses these")
         loss = loss.detach().float()
         others = [
             torch.as_tensor(value, dtype=torch.float32, device=loss.device).detach() for value in figures.values()
@@ -254,7 +254,7 @@ class Run:
         self.number += self.machine.processes
 
     def _clip(self) -> Tensor:
-        """Norm of the gradient before it is clipped."""
+        """Norm of the gradient before clipping."""
         limit = math.inf if self.settings.gradient_clip is None else self.settings.gradient_clip
         norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), limit)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -264,7 +264,7 @@ class Run:
         return len(self.pending) >= STEPS_BETWEEN_CHECKS_ON_GPU or self._row_is_due(after)
 
     def _look(self) -> dict | None:
-        """Take in the figures of the pending steps; returns what is wrong with the first that is not finite."""
+        """Add the metrics of the pending steps; returns a description of the first non-finite one."""
         bad = None
         for entry in self.pending:
             for micro, names, values in zip(entry.micro_batches, entry.names, entry.values, strict=True):
@@ -282,9 +282,9 @@ class Run:
         return bad
 
     def _refuse(self, bad: dict | None) -> None:
-        """Stop for a loss that is not finite, naming the chains; the checkpoints stay as they are."""
+        """Stop because of a non-finite loss, naming the chains; checkpoints are unchanged."""
         found = [part for part in self.machine.gather(bad) if part is not None]
-        # A gradient is everybody's: where a loss shows whose it is, the other processes' chains are not to blame.
+        # A gradient is shared by all processes: if a loss identifies the process, only its chains are listed.
         found = [part for part in found if part["of"] == "loss"] or found
         what = f"the {found[0]['of']} is {found[0]['value']} at step {found[0]['step'] + 1}"
         ids = [str(self.task.ids[chain]) for part in found for chain in part["chains"]]
@@ -293,10 +293,10 @@ class Run:
         named = ", ".join(ids[:NAMED_CHAINS])
         if len(ids) > NAMED_CHAINS:
             named += f" and {len(ids) - NAMED_CHAINS} more (all in {self.folder.folder / NOT_FINITE})"
-        kept = f"checkpoint of step {self.saved_step} is kept" if self.saved_step else "nothing was saved before"
+        kept = f"checkpoint of step {self.saved_step} is kept" if self.saved_step else "there is no checkpoint"
         raise DPLM2Error(
             f"{self.label}: {what}; chains of the batch: {named}; {kept}. "
-            "Look at these chains, or lower learning_rate or gradient_clip"
+            "Check these chains, or lower learning_rate or gradient_clip"
         )
 
     def _stop_code(self) -> int:
@@ -317,11 +317,11 @@ class Run:
         return after == self.settings.steps or (every is not None and after % every == 0)
 
     def _after_step(self, stop: int, save_due: bool) -> None:
-        """Write rows and checkpoints that are due; leave if told to."""
+        """Write due rows and checkpoints; stop if requested."""
         settings = self.settings
         done = self.step == settings.steps
         if stop and not done:
-            # A validation may take longer than the grace given: the next run starts with this step's row.
+            # A validation may take longer than the grace period: the next run starts with this step's row.
             self._save()
             self._leave(stop)
         self._write_row_if_due()
@@ -366,7 +366,7 @@ class Run:
             self.others.add(row)
 
     def _all_means(self) -> Means:
-        """The sums of all processes; only the main one goes on with them."""
+        """The sums of all processes; only the main process uses them."""
         total = Means()
         for sums in self.machine.gather(self.means.sums):
             total.merge(Means(sums))
@@ -374,13 +374,11 @@ class Run:
 
     def _leave(self, stop: int) -> None:
         self._publish()
-        mute_closed_outputs()  # the message below must not turn the exit status into another
+        mute_closed_outputs()  # printing the message must not change the exit status
         if stop == INTERRUPT:
             raise KeyboardInterrupt
-        why = "the time limit is reached" if stop == TIME_LIMIT else f"told to stop ({self._signal_name()})"
-        raise Preempted(
-            f"{self.label}: {why}; saved at step {self.step} of {self.settings.steps}; run again to go on from there"
-        )
+        why = "time limit reached" if stop == TIME_LIMIT else f"stopped ({self._signal_name()})"
+        raise Preempted(f"{self.label}: {why}; saved at step {self.step} of {self.settings.steps}; run again to resume")
 
     def _signal_name(self) -> str:
         return self.stop.received.name if self.stop.received is not None else "in another process"
@@ -391,7 +389,7 @@ class Run:
                 self.log.publish()
 
     def _save(self) -> None:
-        """Write a checkpoint, unless this step has one."""
+        """Write a checkpoint, unless this step already has one."""
         self.saved_at = time.monotonic()
         if self.step == self.saved_step:
             return
@@ -413,7 +411,7 @@ class Run:
         self._publish()
 
     def _restore(self) -> None:
-        """Go to where the newest whole checkpoint is, if there is one."""
+        """Resume from the latest valid checkpoint, if there is one."""
         checkpoint = self.machine.from_main(lambda: self.folder.load(say))
         if checkpoint is None:
             return

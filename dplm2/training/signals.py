@@ -1,4 +1,4 @@
-"""Requests to stop, heard between two steps."""
+"""Requests to stop, handled between two steps."""
 
 import signal
 import threading
@@ -8,9 +8,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequests:
-    """Within this context, SIGTERM, SIGUSR1 and the first Ctrl-C only leave a note in ``received``.
+    """Within this context, SIGTERM, SIGUSR1 and the first Ctrl-C are only recorded in ``received``.
 
-    A second Ctrl-C interrupts at once. Outside of the main thread signals cannot be caught; then nothing changes.
+    A second Ctrl-C interrupts at once. Outside the main thread signals cannot be caught, and this has no effect.
     """
 
     def __init__(self) -> None:

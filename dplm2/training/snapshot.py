@@ -1,7 +1,7 @@
-"""All tensors that a training goes on from, as one flat mapping of names to tensors, and back.
+"""All tensors of a training's state as one flat mapping of names to tensors, and back.
 
 Names are ``parameter/<name>``, ``buffer/<name>``, ``average/<name>`` and ``optimizer/<key>/<name>``. Frozen weights are
-left out: the task brings them along.
+not included: the task provides them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dplm2.core.errors import DPLM2Error
-from dplm2.training.devices import like, whole
+from dplm2.training.devices import gathered, sharded_like
 from dplm2.training.optimizer import MovingAverage
 
 
@@ -22,13 +22,13 @@ def collect(
     *,
     keep: bool,
 ) -> dict[str, Tensor]:
-    """The tensors, made whole where they are shared out; every process must call this, those with ``keep`` get them."""
+    """The tensors, gathered if sharded; every process must call this, those with ``keep`` get the result."""
     found: dict[str, Tensor] = {}
 
     def add(name: str, tensor: Tensor, copy: bool = False) -> None:
-        tensor = whole(tensor.detach())
+        tensor = gathered(tensor.detach())
         if keep:
-            # What is written at once needs no copy, except where a file of tensors refuses shared memory.
+            # Tensors that are written immediately need no copy, unless they share memory, which safetensors rejects.
             found[name] = tensor.clone() if copy else tensor.contiguous()
 
     for name, parameter in trained.items():
@@ -51,12 +51,12 @@ def restore(
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None,
 ) -> None:
-    """Put collected tensors back to where they were.
+    """Restore collected tensors.
 
     Raises
     ------
     DPLM2Error
-        If they are not those of this network.
+        If they do not belong to this network.
     """
     targets: dict[str, Tensor] = {f"parameter/{name}": parameter for name, parameter in trained.items()}
     targets |= {f"buffer/{name}": buffer for name, buffer in _persistent_buffers(module).items()}
@@ -70,25 +70,25 @@ def restore(
             _restore_optimizer(optimizer, trained.get(owner), key, tensor, name)
         elif name not in targets or targets[name].shape != tensor.shape:
             raise DPLM2Error(
-                f"the saved state holds {name} {tuple(tensor.shape)}, which this network has not; {_ADVICE}"
+                f"the saved state contains {name} {tuple(tensor.shape)}, which this network lacks; {_ADVICE}"
             )
         else:
-            targets[name].copy_(like(tensor, targets[name]))
+            targets[name].copy_(sharded_like(tensor, targets[name]))
             missing.discard(name)
     if missing:
         raise DPLM2Error(f"the saved state lacks {', '.join(sorted(missing)[:5])}; {_ADVICE}")
 
 
-_ADVICE = "it was made by other code under the same settings: remove the state folder to start from the beginning"
+_ADVICE = "it was written by other code with the same settings: remove the state folder to start from the beginning"
 
 
 def _restore_optimizer(
     optimizer: torch.optim.Optimizer, parameter: nn.Parameter | None, key: str, tensor: Tensor, name: str
 ) -> None:
     if parameter is None:
-        raise DPLM2Error(f"the saved state holds {name}, which this network has not; {_ADVICE}")
+        raise DPLM2Error(f"the saved state contains {name}, which this network lacks; {_ADVICE}")
     if tensor.shape == parameter.shape and key != "step":
-        tensor = like(tensor, parameter.detach())
+        tensor = sharded_like(tensor, parameter.detach())
     elif optimizer.defaults.get("fused"):
         tensor = tensor.to(parameter.device)
     optimizer.state[parameter][key] = tensor

@@ -1,9 +1,9 @@
 """Resumable training state on disk: locked, atomic, checked, and free of pickle.
 
-A folder ``<state>/<fingerprint>/`` holds one training: ``lock``, the newest checkpoints (``step-00000500.safetensors``
-with the tensors, ``step-00000500.json`` with size, SHA-256 and progress), ``latest.json`` (which is the newest) and
-``metrics.csv``. A checkpoint counts only when its JSON stands beside it, and the JSON is written last; so whatever
-moment a process is killed at, the newest checkpoint that counts is whole.
+A folder ``<state>/<fingerprint>/`` contains one training: ``lock``, the newest checkpoints
+(``step-00000500.safetensors`` with the tensors, ``step-00000500.json`` with size, SHA-256 and progress),
+``latest.json`` (which is the newest) and ``metrics.csv``. A checkpoint is valid only with its JSON, which is written
+last; so the latest valid checkpoint is complete whenever a process is killed.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class Checkpoint:
     step
         Updates done.
     progress
-        What else the loop wants back: position in the stream, counters, sums of unfinished rows.
+        Other state of the loop: position in the stream, counters, sums of unfinished rows.
     """
 
     file: Path
@@ -66,11 +66,11 @@ class StateFolder:
     Parameters
     ----------
     folder
-        The stage's state folder; the state lies in a folder below it that is named by the fingerprint.
+        The stage's state folder; the state is in a subfolder named by the fingerprint.
     fingerprint
-        What decides the training: settings and inputs. State of any other is not looked at.
+        Fingerprint of settings and inputs. State with any other fingerprint is ignored.
     label
-        What is trained, for messages.
+        Name of the training, for messages.
     """
 
     def __init__(self, folder: Path, fingerprint: str, label: str) -> None:
@@ -79,12 +79,12 @@ class StateFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder against any other writer; remove what a killed one left half-written.
+        """Lock the folder against other writers, and remove partial files of a killed one.
 
         Raises
         ------
         DPLM2Error
-            If another process holds it; the message says which.
+            If another process holds it; the message names it.
         """
         with self.explained("create the state folder"):
             make_folder(self.folder)
@@ -94,14 +94,14 @@ class StateFolder:
                     stack.enter_context(locked(self.folder / "lock", LOCK_PATIENCE_SECONDS))
             except HeldError as error:
                 raise DPLM2Error(
-                    f"{self.label}: {error.holder} is at work on this already (it holds {self.folder / 'lock'}); "
-                    "wait for it or end it, then run again"
+                    f"{self.label}: {error.holder} is already running this training (it holds {self.folder / 'lock'}); "
+                    "wait for it, or end it and run again"
                 ) from None
             self._remove_leftovers()
             yield
 
     def _remove_leftovers(self) -> None:
-        """Remove what was half-written, or half-removed, when a former holder was killed."""
+        """Remove partially written or removed files of a killed holder."""
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         for file in self.folder.glob("step-*.safetensors"):
@@ -109,12 +109,12 @@ class StateFolder:
                 file.unlink(missing_ok=True)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], progress: Mapping[str, Any], keep: int) -> Path:
-        """Write a checkpoint, make it the newest, and remove all but the newest ``keep``.
+        """Write a checkpoint, make it the latest, and remove all but the latest ``keep``.
 
         Raises
         ------
         DPLM2Error
-            If there is no space left, or writing fails otherwise; earlier checkpoints are untouched.
+            If the disk is full, or writing fails otherwise; earlier checkpoints are unchanged.
         """
         file = self.folder / f"step-{step:08d}.safetensors"
         with self.explained(f"save step {step}"):
@@ -128,13 +128,13 @@ class StateFolder:
             )
             write_json(self.folder / LATEST, pointer)
         for old in self._records()[keep:]:
-            # First the record, so that none ever points to a file that is gone.
+            # First the record, so that none ever refers to a missing file.
             old.unlink(missing_ok=True)
             old.with_suffix(".safetensors").unlink(missing_ok=True)
         return file
 
     def load(self, say: Any) -> Checkpoint | None:
-        """The newest checkpoint that is whole, or None; ``say`` is told of each that is not.
+        """The latest valid checkpoint, or None; ``say`` is called with a message about each invalid one.
 
         A damaged checkpoint is removed, so that its number can be written again.
         """
@@ -146,7 +146,7 @@ class StateFolder:
             record.unlink(missing_ok=True)
             record.with_suffix(".safetensors").unlink(missing_ok=True)
         if records:
-            say(f"{self.label}: none of the {len(records)} checkpoints is whole; training starts from the beginning")
+            say(f"{self.label}: none of the {len(records)} checkpoints is valid; training starts from the beginning")
         return None
 
     def _records(self) -> list[Path]:
@@ -179,13 +179,13 @@ class StateFolder:
 
     @contextlib.contextmanager
     def explained(self, what: str) -> Iterator[None]:
-        """Turn failures to write into one clear line."""
+        """Convert write failures to one clear line."""
         try:
             yield
         except (WritingError, OSError, SafetensorError) as error:
             code = error.code if isinstance(error, WritingError) else error_code(error)
-            reason = "no space left (or a quota is reached)" if code in OUT_OF_SPACE else str(error)
+            reason = "no space left (or quota exceeded)" if code in OUT_OF_SPACE else str(error)
             raise DPLM2Error(
-                f"{self.label}: cannot {what} in {self.folder}: {reason}. Earlier checkpoints are untouched; "
-                "make room and run again to go on from the newest"
+                f"{self.label}: cannot {what} in {self.folder}: {reason}. Earlier checkpoints are unchanged; "
+                "free some space and run again to resume from the latest"
             ) from error

@@ -1,4 +1,4 @@
-"""What is about to be trained: printed before the first step, from a trial of the largest batch."""
+"""Summary of a training, printed before the first step, with a trial of the largest batch."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -24,18 +24,18 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class Trial:
-    """What one forward and backward pass of the largest batch showed.
+    """Measurements of one forward and backward pass of the largest batch.
 
     Attributes
     ----------
     tokens
-        Tokens in it, padding counted.
+        Tokens in it, including padding.
     seconds
-        Time it took; a first pass is slower than later ones.
+        Duration; a first pass is slower than later ones.
     memory
-        Bytes at its peak: on a GPU what torch held, else the process's resident set.
+        Peak memory in bytes: on a GPU torch's allocation, else the process's resident set.
     without_gradient
-        Names of the trained parameters that it gave no gradient.
+        Names of the trained parameters without a gradient.
     """
 
     tokens: int
@@ -47,12 +47,12 @@ class Trial:
 def run_trial(
     task: Trainable, module: nn.Module, batches: Batches, batch: dict[str, Tensor], machine: Machine, *, compiled: bool
 ) -> Trial:
-    """Run the largest batch forward and backward and leave no trace in weights, gradients or buffers.
+    """Run the largest batch forward and backward without changing weights, gradients or buffers.
 
     Raises
     ------
     DPLM2Error
-        If the memory does not suffice.
+        If there is not enough memory.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in task.module.buffers()]
     largest = largest_batch(batches)
@@ -61,7 +61,7 @@ def run_trial(
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(machine.device)
     randomness.seed_globally(machine.device, randomness.derive(batches.seed, randomness.TRIAL))
-    # The first pass of a compiled network compiles it; the second tells how fast it is.
+    # The first pass of a compiled network compiles it; the second is timed.
     for _ in range(2 if compiled else 1):
         for parameter in task.module.parameters():
             parameter.grad = None
@@ -90,7 +90,7 @@ def run_trial(
 
 
 def largest_batch(batches: Batches) -> np.ndarray:
-    """The batch of the first epoch's beginning that is largest with its padding."""
+    """The largest batch, including padding, at the beginning of the first epoch."""
     return max(batches.window(0), key=batches.seen)
 
 
@@ -103,7 +103,7 @@ def lines(
     trial: Trial,
     optimizer: torch.optim.Optimizer,
 ) -> Iterator[str]:
-    """Yield the lines that tell what is about to be trained."""
+    """Yield the lines of the summary."""
     with machine.autocast():
         described = dict((optional(task, "describe") or (lambda _: {}))(batch))
     total = sum(p.numel() for p in task.module.parameters())
@@ -114,8 +114,8 @@ def lines(
     rest = state_to_come(optimizer) / (machine.processes if machine.sharded else 1)
     yield (
         f"estimate from the largest batch ({trial.tokens:,} tokens): {(trial.memory + rest) / GIGABYTE:.2f} GB of "
-        f"{'GPU memory' if machine.device.type == 'cuda' else 'memory'}, at most {per_step:.2g} s a step, "
-        f"{duration(per_step * settings.steps)} in all"
+        f"{'GPU memory' if machine.device.type == 'cuda' else 'memory'}, at most {per_step:.2g} s per step, "
+        f"{duration(per_step * settings.steps)} in total"
     )
     sharing = (
         "" if machine.processes == 1 else f", {machine.processes} processes ({'fsdp' if machine.sharded else 'ddp'})"
@@ -126,11 +126,11 @@ def lines(
         yield f"{name}: {text}"
     if trial.without_gradient:
         names = ", ".join(trial.without_gradient[:5]) + (", ..." if len(trial.without_gradient) > 5 else "")
-        yield f"note: {len(trial.without_gradient)} trained parameters got no gradient from that batch: {names}"
+        yield f"note: {len(trial.without_gradient)} trained parameters have no gradient from that batch: {names}"
 
 
 def state_to_come(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of moments that the first update makes; none of those that a resumed run has already."""
+    """Bytes of the moments allocated by the first update; without those of a resumed run."""
     return sum(
         parameter.numel() * parameter.element_size() * (1 if group["orthogonal"] else 2)
         for group in optimizer.param_groups
@@ -147,10 +147,10 @@ def _about_batches(settings: TrainingSettings, batches: Batches, machine: Machin
     epoch = len(window) * batches.windows
     per_step = settings.accumulate
     yield (
-        f"data: {batches.units:,} {kind}, about {epoch:,} batches an epoch, "
-        f"{settings.steps * per_step / epoch:.3g} epochs in all"
+        f"data: {batches.units:,} {kind}, about {epoch:,} batches per epoch, "
+        f"{settings.steps * per_step / epoch:.3g} epochs in total"
     )
-    each = f", {per_step} batches a step" if per_step > 1 else ""
+    each = f", {per_step} batches per step" if per_step > 1 else ""
     yield (
         f"tokens per batch: {tokens.mean():,.0f} of {settings.token_budget:,} on average, "
         f"{100 * (1 - tokens.sum() / seen.sum()):.1f} % padding{each}"
@@ -167,7 +167,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _attention(module: nn.Module) -> str:
-    """What transformers says of its attention, where there is such a network."""
+    """The attention implementation of a transformers network, if there is one."""
     kinds: Mapping[str, None] = {}
     for part in module.modules():
         kind = getattr(getattr(part, "config", None), "_attn_implementation", None)

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and say what made them."""
+"""Files are written atomically, with a record of how they were made."""
 
 import json
 import os

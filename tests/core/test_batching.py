@@ -1,4 +1,4 @@
-"""Batches of things of similar length: everything once, and no more than the budgets allow."""
+"""Batches of items of similar length: every item once, within the budgets."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The device that a name stands for on this machine."""
+"""The device selected by a name on this machine."""
 
 import pytest
 import torch

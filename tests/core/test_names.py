@@ -1,4 +1,4 @@
-"""Names told apart, and made into file names."""
+"""Unique names, and file names derived from them."""
 
 from dplm2.core.names import LONGEST_FILE_NAME, file_names, numbered
 

@@ -1,4 +1,4 @@
-"""Every byte of our Parquet files is checked, and any other reader still takes them."""
+"""Every byte of our Parquet files is checked, and any other reader accepts them."""
 
 import random
 import zlib

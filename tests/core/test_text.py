@@ -1,4 +1,4 @@
-"""Text as people hand it over: encodings, line ends, compression, and files that are no text at all."""
+"""Text files of users: encodings, line endings, compression, and files that are not text."""
 
 import bz2
 import gzip

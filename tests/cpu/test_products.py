@@ -33,9 +33,9 @@ def test_products_are_torchs(routine, dtype, tolerance):
     values = values.transpose(0, 1).contiguous().transpose(0, 1)  # not contiguous
     expected = F.linear(values.float(), weight.float(), bias.float())
     with torch.no_grad():
-        laid_out = prepacked(weight)
-        assert laid_out.is_mkldnn == (routine == "onednn")
-        for kind in (weight, weight.t().contiguous().t(), laid_out):
+        packed = prepacked(weight)
+        assert packed.is_mkldnn == (routine == "onednn")
+        for kind in (weight, weight.t().contiguous().t(), packed):
             ours = linear(values, kind, bias)
             assert ours.dtype == dtype
             torch.testing.assert_close(ours.float(), expected, rtol=tolerance, atol=5 * tolerance)

@@ -1,4 +1,4 @@
-"""The lean and the plain form of whole networks, held together."""
+"""The lean and the plain form of whole networks agree."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Designing for backbones with a program that ProteinMPNN's stand-in plays: kept, resumed, failures counted."""
+"""Sequence design for backbones with a mock of ProteinMPNN: stored, resumed, failures counted."""
 
 import sys
 from dataclasses import dataclass, field, replace
@@ -121,7 +121,7 @@ def test_failures_are_named_not_kept_and_do_not_stop_the_others(program, tmp_pat
     samples = [sample(length) for length in (13, 10, 17, 19)]
     broken, designed, short, nothing = proteinmpnn(samples, mpnn(), tmp_path / "kept")
     assert designed == ["C" * 10, "D" * 10]
-    assert broken == Failure("evaluation.proteinmpnn.template: mpnn ended with status 1: 13 is too much")
+    assert broken == Failure("evaluation.proteinmpnn.template: mpnn failed with exit status 1: 13 is too much")
     assert short == Failure("s17: ProteinMPNN gave no sequence of 17 residues")
     assert nothing == Failure("s19: ProteinMPNN gave no sequence of 19 residues")
     proteinmpnn(samples, mpnn(), tmp_path / "kept")
@@ -129,14 +129,14 @@ def test_failures_are_named_not_kept_and_do_not_stop_the_others(program, tmp_pat
 
 
 def test_if_all_fail_it_is_not_the_backbones_fault(program, tmp_path):
-    with pytest.raises(DPLM2Error, match="for no backbone could a sequence be designed .*13 is too much"):
+    with pytest.raises(DPLM2Error, match="no sequence could be designed for any backbone .*13 is too much"):
         proteinmpnn([sample(13), sample(17)], mpnn(), tmp_path / "kept")
 
 
 def test_a_missing_program_is_refused_although_some_designs_are_kept(program, tmp_path):
     proteinmpnn([sample(10)], mpnn(), tmp_path / "kept")
     program.unlink()
-    with pytest.raises(DPLM2Error, match=r"evaluation\.proteinmpnn\.template: there is no program 'mpnn' on PATH"):
+    with pytest.raises(DPLM2Error, match=r"evaluation\.proteinmpnn\.template: the program 'mpnn' is not on PATH"):
         proteinmpnn([sample(10), sample(11), sample(12)], mpnn(), tmp_path / "kept")
 
 

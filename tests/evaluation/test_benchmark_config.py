@@ -1,4 +1,4 @@
-"""The benchmark configuration and the presets: valid, with the published settings, beside the published figures."""
+"""The benchmark configuration and the presets: valid, with the published settings, and the published values."""
 
 import re
 from pathlib import Path

@@ -197,13 +197,13 @@ def test_an_external_program_folds(program, tmp_path, given):
     assert results[0].backbone.shape == (10, 4, 3)
     assert results[1].backbone[11].tolist() == [[11, 0, 0], [11, 1, 0], [11, 2, 0], [11, 3, 0]]
     np.testing.assert_allclose(results[0].plddt, 81, atol=1e-3)
-    assert results[3] == Failure("the program wrote no structure that fits **/*_model_0.pdb")
+    assert results[3] == Failure("the program wrote no structure that matches **/*_model_0.pdb")
 
 
 def test_an_external_program_that_fails_is_quoted(program, tmp_path):
-    with pytest.raises(DPLM2Error, match=r"ended with status 1: .*IndexError"):
+    with pytest.raises(DPLM2Error, match=r"failed with exit status 1: .*IndexError"):
         predict(command(f"{sys.executable} -c 'import sys; sys.argv[9]'"), ["ACD"], tmp_path)
-    with pytest.raises(DPLM2Error, match="no program 'no-such-program'"):
+    with pytest.raises(DPLM2Error, match="the program 'no-such-program' is not on PATH"):
         predict(command("no-such-program {fasta} {out}"), ["ACD"], tmp_path)
     with pytest.raises(DPLM2Error, match="longer than 1 s"):
         predict(command("sleep 20", timeout=1), ["ACD"], tmp_path)

@@ -1,4 +1,4 @@
-"""config/folding_*.yaml and inverse_folding_*.yaml, run as they stand, with stand-ins for the programs.
+"""config/folding_*.yaml and inverse_folding_*.yaml, run unchanged, with mocks of the programs.
 
 A stand-in refuses an input that its program refuses and an option that the program does not have, and writes the files
 that the program writes: Boltz-2 (``boltz/data/parse/fasta.py``, ``data/write/pdb.py``, ``writer.py``), Chai-1
@@ -226,7 +226,7 @@ def test_the_configuration_designs(runs):
 def test_designing_without_the_program_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     sample = backbone_sample(np.zeros((3, 4, 3), dtype=np.float32))
-    with pytest.raises(DPLM2Error, match=r"evaluation\.proteinmpnn\.template: there is no program 'conda' on PATH"):
+    with pytest.raises(DPLM2Error, match=r"evaluation\.proteinmpnn\.template: the program 'conda' is not on PATH"):
         proteinmpnn([sample], inverse_folding())
 
 

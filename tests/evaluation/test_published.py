@@ -142,7 +142,7 @@ def test_tables_are_written(tmp_path):
 
 def test_a_reconstruction_is_printed_beside_the_published_tokenizer(tmp_path):
     """DPLM-2, figure 2A: the tokenizer with 8,192 codes reconstructs CAMEO 2022 at an RMSD of 2.58."""
-    for dataset, expected in (("cameo2022", "LFQ-8k"), ("mine", "no published figures")):
+    for dataset, expected in (("cameo2022", "LFQ-8k"), ("mine", "no published values")):
         summary = rows("reconstruction", dataset, ("ca_rmsd_trained", 4.25, 4.0, 4.0, 4.5))
         summary.to_csv(tmp_path / "summary.csv", index=False)
         text = beside_published(tmp_path)

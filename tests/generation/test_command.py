@@ -56,14 +56,14 @@ def test_settings_come_from_the_configuration_and_the_command_line_stands_above(
         ("folding", ["--set", "lengths=[5]"], 2, "lengths: has no effect on this task"),
         ("folding", ["--set", "steps"], 2, "--set steps: must be KEY=VALUE"),
         ("folding", ["--chains", "nowhere"], 1, "nowhere: no such file or folder"),
-        ("folding", [], 2, "task folding needs something to work on"),
+        ("folding", [], 2, "task folding needs inputs"),
         ("scaffolding", [], 1, "task scaffolding needs motif problems"),
         ("co-generation", ["--set", "colour=red"], 2, "unknown key 'colour'; allowed: amino_acids"),
         (
             "folding",
             ["--config", '{"generation": {"a": {"task": "sequence"}}}', "--name", "a"],
             2,
-            "is of the task sequence",
+            "has the task sequence",
         ),
         (
             "backbone",
@@ -75,13 +75,13 @@ def test_settings_come_from_the_configuration_and_the_command_line_stands_above(
             "sequence",
             ["--config", '{"generation": {"a": {"task": "sequence"}, "b": {"task": "sequence"}}}'],
             2,
-            "--name: the section generation has a, b; choose one",
+            "--name: the section generation contains a, b; choose one",
         ),
         (
             "folding",
             ["--config", '{"generation": {"a": {"task": "folding", "dataset": "test"}}}'],
             2,
-            "task folding is to work on data set test: give its folder with --chains",
+            "task folding needs the dataset test: give its folder with --chains",
         ),
         (
             "sequence",
@@ -119,7 +119,7 @@ def test_goes_on_after_an_interruption_with_the_same_samples(folders, tmp_path, 
     monkeypatch.setattr(DPLM2, "_decoded", counted)
     capsys.readouterr()
     assert generate(folders, tmp_path / "cut") == 0
-    assert "going on: 2 of 6 samples are there already" in capsys.readouterr().out and len(made) == 4
+    assert "resuming: 2 of 6 samples are already finished" in capsys.readouterr().out and len(made) == 4
     assert read_samples(tmp_path / "cut").equals(read_samples(tmp_path / "whole"))
 
 
@@ -156,7 +156,7 @@ def test_samples_of_other_settings_are_not_taken_over(folders, tmp_path, monkeyp
     monkeypatch.setattr(DPLM2, "_decoded", decode)
     for change in (["nucleus=0.5"], []):
         assert generate(folders, tmp_path / f"out{len(change)}", "co-generation", *state, *COMMON, *change) == 0
-        assert ("going on" in capsys.readouterr().out) == (not change)
+        assert ("resuming" in capsys.readouterr().out) == (not change)
 
 
 FASTA = ">one\nACDEFGHIKLMNPQRSTVWY\n>two\nMKVLAAGIV\n"

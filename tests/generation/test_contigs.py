@@ -44,8 +44,8 @@ def test_contig_notation():
         ("5,,5", "'' is neither a spacer"),
         ("5,AB10-20", "'AB10-20' is neither .* in quotes"),
         ("5-15/A10-x/3", "'A10-x' is neither a spacer"),
-        ("[A1-150/0 70-100]", "'A1-150/0 70-100' is of 2 chains, but a sample is one chain"),
-        ("5 A10-20 5", "is of 3 chains"),
+        ("[A1-150/0 70-100]", "'A1-150/0 70-100' has 2 chains, but a sample is one chain"),
+        ("5 A10-20 5", "has 3 chains"),
         ("x" * 10_000, "is neither a spacer"),
     ],
 )
@@ -122,7 +122,7 @@ def test_lengths_are_drawn_evenly_from_all_that_are_allowed():
 @pytest.mark.parametrize(
     ("contig", "total", "message"),
     [
-        ("5,A1-30,5", (10, 20), "problem p: its motif of 30 residues is longer than the total of 20"),
+        ("5,A1-30,5", (10, 20), "problem p: its motif of 30 residues exceeds the total length of 20"),
         ("5-9,A1-12,5", (15, 20), "problem p: motif and shortest spacers are 22 residues, more than the total of 20"),
         ("0-5,A1-3", (9, 12), "problem p: motif and longest spacers are 8 residues, fewer than the total of 9"),
     ],
@@ -158,13 +158,13 @@ def test_problem_files(tmp_path):
     assert (problem.name, problem.reference, problem.shortest, problem.longest) == ("one", tmp_path / "x.pdb", 12, 12)
     assert read_problem(path, "elsewhere").reference == Path("elsewhere/x.pdb")
     for text, message in [
-        ("reference: x.pdb", "at least the keys reference and contig"),
+        ("reference: x.pdb", "requires the keys reference and contig"),
         ("reference: x\ncontig: A1\nlength: 3", "unknown key length; allowed: contig"),
         ("reference: x\ncontig: A1\ntotal_length: [5, 2]", r"total_length is \[5, 2\]"),
-        ("reference: x\ncontig: A1\noffset: many", "offset is a whole number"),
+        ("reference: x\ncontig: A1\noffset: many", "offset must be an integer"),
         ("a: [", "cannot be read as a motif problem"),
         ("[" * 5000, "cannot be read as a motif problem"),
-        ("reference: x\ncontig: 5,10-20,5", "problem one: no motif: its contig names no residues"),
+        ("reference: x\ncontig: 5,10-20,5", "problem one: no motif: its contig contains no residues"),
         ("reference: x\ncontig: 30", "problem one: no motif"),
         ("reference: x\ncontig: 5-999999999,A1-3", "problem one: its contig or total_length allows more than 20000"),
         ("reference: x\ncontig: A1-999999999", "problem one: its contig or total_length allows more than 20000"),
@@ -172,8 +172,8 @@ def test_problem_files(tmp_path):
             "reference: x\ncontig: A1-3\ntotal_length: 999999",
             "problem one: its contig or total_length allows more than 20000",
         ),
-        ("reference: x\ncontig: {A: 3}", "problem one: contig: text is wanted"),
-        ("reference: [x]\ncontig: A1", "reference is a value of type list, but text is wanted"),
+        ("reference: x\ncontig: {A: 3}", "problem one: contig: must be text"),
+        ("reference: [x]\ncontig: A1", "reference is a value of type list, but must be text"),
         ("reference: x\ncontig: A1\ntotal_length: yes", "total_length is a value of type bool"),
         ("reference: x\ncontig: A1\n1: 2\nb: 3", "unknown key 1, b; allowed"),
     ]:

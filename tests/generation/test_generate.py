@@ -163,17 +163,17 @@ def test_problems_that_cannot_be_solved_are_refused_before_anything_runs(
     for text, message in [
         (
             "contig: 3,A23-34,4\ntotal_length: 10",
-            "problem bad: its motif of 12 residues is longer than the total of 10",
+            "problem bad: its motif of 12 residues exceeds the total length of 10",
         ),
         ("contig: 3,A70-80,4", "problem bad: its reference has no residue 77 in chain A"),
-        ("contig: 3,B23-34,4", "problem bad: its reference has no chain B; there are: A"),
+        ("contig: 3,B23-34,4", "problem bad: its reference has no chain B; available: A"),
     ]:
         bad = tmp_path / "bad.yaml"
         bad.write_text(f"reference: {ubiquitin}\n{text}\n")
         with pytest.raises(DPLM2Error, match=message):
             model.generate("scaffolding", problems=[helix, bad], steps=3)
     bad.write_text("reference: nowhere.pdb\ncontig: 3,A23-34,4\n")
-    with pytest.raises(DPLM2Error, match="problem bad: its reference .*nowhere.pdb is not there"):
+    with pytest.raises(DPLM2Error, match="problem bad: its reference .*nowhere.pdb does not exist"):
         model.generate("scaffolding", problems=[helix, bad], steps=3)
 
 
@@ -220,7 +220,7 @@ def test_residue_tables(model, tmp_path):
         ("position,residue\n1,A\n", "structure_token is missing"),
         ("position,residue,structure_token\n1,A,\n3,A,\n", "positions must be 1 to 2"),
         ("position,residue,structure_token\n1,ALA,\n", "'ALA' is not the letter of a residue"),
-        ("position,residue,structure_token\n1,A,x\n", r"\['x'\] is no structure token"),
+        ("position,residue,structure_token\n1,A,x\n", r"\['x'\] is not a structure token"),
         ("position,residue,structure_token\n1,A,16\n", "structure token 16 is not in the codebook"),
     ],
 )
@@ -262,7 +262,7 @@ def test_chains_of_a_data_set(model, dataset):
     designed = model.generate("inverse-folding", chains=[dataset], dataset="d", split="test", steps=2)
     assert [s.problem for s in designed] == ["b_A", "c_A"]
     assert all(s.given["structure"].tolist() == [not 5 <= n < 7 for n in range(s.length)] for s in designed)
-    with pytest.raises(DPLM2Error, match="no protein chains there in split validation"):
+    with pytest.raises(DPLM2Error, match="contains no protein chains in split validation"):
         model.generate("folding", chains=[dataset], dataset="d", split="validation")
 
 
@@ -283,7 +283,7 @@ def test_sequences_with_foreign_letters_and_names_are_named(model):
     assert len({sample.sample_id for sample in samples}) == 3 and samples[2].sample_id == "a_b_0000"
     with pytest.raises(DPLM2Error, match="p: 3 letters for a backbone of 4 residues"):
         model.generate("infilling", sequences={"p": "ACD"}, backbones={"p": np.zeros((4, 3, 3))}, mask_sequence="1")
-    with pytest.raises(ConfigError, match="task folding needs something to work on"):
+    with pytest.raises(ConfigError, match="task folding needs inputs"):
         model.generate("folding")
 
 
@@ -361,7 +361,7 @@ def test_a_tokenizer_that_the_model_has_not_learned_is_refused(model, folders):
     torch.manual_seed(7)
     other = StructureTokenizer(model.tokenizer.settings)  # of the same architecture, but other weights
     with pytest.raises(
-        DPLM2Error, match=f"learned the tokens of tokenizer {model.tokenizer.fingerprint}.*one given is"
+        DPLM2Error, match=f"trained on the tokens of tokenizer {model.tokenizer.fingerprint}.*one given is"
     ):
         DPLM2(model.network, other)
 
@@ -388,7 +388,7 @@ def test_samples_are_read_back_as_they_were_written(model, helix, tmp_path):
         np.testing.assert_array_equal(np.float32(row["backbone"]).reshape(-1, 4, 3), sample.backbone)
         assert json.loads(row["settings"])["sampled_contig"] == sample.motif.contig
         assert row["motif_positions"] == sample.motif.positions.tolist()
-    with pytest.raises(DPLM2Error, match="no samples there"):
+    with pytest.raises(DPLM2Error, match="contains no samples"):
         read_samples(Path("nowhere.parquet"))
 
 

@@ -86,10 +86,10 @@ def test_the_total_counts_inserted_residues(tmp_path):
         ("A52D", "problem p: its reference has no residue 52D in chain A, but 52, 52A, 52B, 52C", {}),
         ("A53A-55", "no residue 53A in chain A, but 53", {}),
         ("A54-60", "no residue 57 in chain A", {}),
-        ("A52B-52", "residue numbers of its reference do not rise along A52B-52", {}),
+        ("A52B-52", "residue numbers of its reference do not increase along A52B-52", {}),
         ("A10-14", "no residue 11 in chain A", {"numbers": SKIPPING, "gap_after": 1}),
-        ("B1-3", "has no chain B; there are: A", {}),
-        ('"A-2"1-3', 'has no chain "A-2"; there are: A', {}),
+        ("B1-3", "has no chain B; available: A", {}),
+        ('"A-2"1-3', 'has no chain "A-2"; available: A', {}),
     ],
 )
 def test_residues_that_are_not_there_are_named(tmp_path, contig, message, more):
@@ -122,7 +122,7 @@ def test_of_several_chains_the_blank_one_is_named_outright(tmp_path):
     blank = reference(tmp_path / "r.pdb", numbers, chain=" ").read_text().removesuffix("END\n")
     other = reference(tmp_path / "b.pdb", numbers, chain="B").read_text()
     (tmp_path / "r.pdb").write_text(blank + "TER\n" + other)
-    for contig, message in [("A3-5", 'has no chain A; there are: "", B'), ("_/3-5", None), ('""3-5', None)]:
+    for contig, message in [("A3-5", 'has no chain A; available: "", B'), ("_/3-5", None), ('""3-5', None)]:
         (tmp_path / "p.yaml").write_text(f"reference: r.pdb\ncontig: 2,{contig},2\n")
         if message:
             with pytest.raises(DPLM2Error, match=message):

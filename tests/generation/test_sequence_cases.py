@@ -153,4 +153,4 @@ def test_folders_and_several_files(folders, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert generate(folders, tmp_path / "out", tmp_path / "in") == 0
     assert [row["problem"] for row in read_samples(tmp_path / "out").to_pylist()] == ["one", "one-2"]
-    assert "proteins of the same name are numbered: one-2" in caplog.text
+    assert "numbered proteins with the same name: one-2" in caplog.text

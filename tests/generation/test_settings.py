@@ -65,7 +65,7 @@ def test_a_completed_section_is_read_as_the_same(task):
         ({"task": "sequence", "lengths": {"minimum": 9, "maximum": 5}}, r"lengths.minimum: 9 is above maximum \(5\)"),
         (
             {"task": "sequence", "lengths": [5], "dataset": "demo"},
-            "lengths: come from a list, a range or `dataset`, not from two",
+            "lengths: give either a list, a range or `dataset`",
         ),
         ({"task": "folding", "split": "test"}, "split: has no effect without `dataset`"),
         ({"task": "folding", "temperature": 2}, "unknown key 'temperature'; allowed: .*strategy"),

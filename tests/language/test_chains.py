@@ -1,4 +1,4 @@
-"""Tokenized chains: what becomes of their parts, and likelihoods against closed forms."""
+"""Tokenized chains: windows and crops, and likelihoods against closed forms."""
 
 import math
 

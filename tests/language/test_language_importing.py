@@ -1,4 +1,4 @@
-"""The authors' checkpoints there and back: by value at tiny size, by name and shape at theirs."""
+"""Import and export of the authors' checkpoints: by value at tiny size, by name and shape at full size."""
 
 import json
 import os
@@ -109,7 +109,7 @@ def test_lightning_checkpoint_with_foreign_objects(recorded_tensors, released_fo
 def test_a_checkpoint_that_would_run_something_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "evil": Evil()}, tmp_path / "evil.ckpt")
-    with pytest.raises(DPLM2Error, match="without running"):
+    with pytest.raises(DPLM2Error, match="without executing"):
         read_weights(tmp_path / "evil.ckpt")
     assert not (tmp_path / "was-run").exists()
 

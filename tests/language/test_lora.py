@@ -1,4 +1,4 @@
-"""Low-rank adaptation: begins as the plain model, trains what it should, merges exactly."""
+"""Low-rank adaptation: starts as the plain model, trains the right weights, merges exactly."""
 
 import json
 

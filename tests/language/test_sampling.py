@@ -1,4 +1,4 @@
-"""The sampler against closed forms, and what it promises."""
+"""The sampler against closed forms, and its guarantees."""
 
 import itertools
 import logging
@@ -468,7 +468,7 @@ def test_wrong_strategies_and_inputs_are_refused(network):
         sample(network, [foreign], DEFAULT, seed=0)
     mask_fixed = unknown("a", 3)
     mask_fixed.fixed["structure"][0] = True
-    with pytest.raises(DPLM2Error, match="fixed but nothing is given"):
+    with pytest.raises(DPLM2Error, match="fixed but not given"):
         sample(network, [mask_fixed], DEFAULT, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Sequences from files: what is read, and that memory does not grow with their number."""
+"""Sequences from files: reading, and memory independent of their number."""
 
 import gzip
 import subprocess

@@ -1,4 +1,4 @@
-"""The page: whole by itself, right where it can be held against the data, safe whatever the data hold."""
+"""The page: self-contained, consistent with the data, and safe for any data."""
 
 import json
 import re

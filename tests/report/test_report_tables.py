@@ -220,7 +220,7 @@ def test_what_an_earlier_report_wrote_is_removed_and_nothing_else(tmp_path):
     ("prepare", "words"),
     [
         (lambda folder: None, "no such folder"),
-        (lambda folder: folder.mkdir(), "nothing of a run"),
+        (lambda folder: folder.mkdir(), "contains no results of a run"),
         (lambda folder: _write(folder / "evaluation/m/folding/summary.csv", "model,task\n"), "no column dataset"),
         (lambda folder: _write(folder / "evaluation/m/folding/metrics.parquet", "x"), "not a readable Parquet"),
         (lambda folder: _write(folder / "models/m/run.json", "[]"), "not a record of a run"),

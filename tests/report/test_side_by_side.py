@@ -1,4 +1,4 @@
-"""Tables that lay models beside one another, and sampling speed beside the published one."""
+"""Tables that compare models, and sampling speed compared with published values."""
 
 import json
 

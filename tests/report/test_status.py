@@ -1,4 +1,4 @@
-"""``dplm2 status`` tells of what is there, without reading anything large."""
+"""``dplm2 status`` lists artifacts without reading large files."""
 
 import fcntl
 import json

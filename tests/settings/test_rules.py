@@ -177,7 +177,7 @@ CONTRADICTIONS = [
     (
         GenerationSettings,
         {"task": "folding", "samples": 2, "renoise": 0.5},
-        "renoise: has no effect on the task folding",
+        "renoise: has no effect on this task",
         CO,
     ),
     (

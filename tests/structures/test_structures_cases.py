@@ -1,4 +1,4 @@
-"""Small files with traits of other programs, against what their manifest says that a user expects."""
+"""Small files with features of other programs, against the expectations in their manifest."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""Lists and tables as people hand them over: byte-order marks, line ends, names that match nothing."""
+"""Lists and tables of users: byte-order marks, line endings, names without a match."""
 
 import csv
 import logging

@@ -1,4 +1,4 @@
-"""Listings: one changed file, one changed shard; no file is read, and nothing written, to tell."""
+"""Listings: one changed file is one changed shard, found without reading or writing files."""
 
 import builtins
 import io

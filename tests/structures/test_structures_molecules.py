@@ -1,4 +1,4 @@
-"""Several molecules under one chain id: told apart, or refused, never mixed, and nothing lost."""
+"""Several molecules under one chain id: separated or rejected, never mixed or lost."""
 
 import itertools
 

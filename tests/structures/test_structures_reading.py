@@ -1,4 +1,4 @@
-"""Formats told by content, archives that are never unpacked, bounds that hold."""
+"""Formats recognised by content, archives that are never unpacked, limits."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""What the whole dataset decides: duplicates, size, clusters, splits without leaks."""
+"""Selection over the whole dataset: duplicates, size, clusters, splits without leaks."""
 
 import csv
 import itertools

@@ -1,4 +1,4 @@
-"""Import of official checkpoints and of ESM-IF1: every key has a place, is dropped by name, or is refused."""
+"""Import of official checkpoints and of ESM-IF1: every key is mapped, dropped by name, or an error."""
 
 import argparse
 import json
@@ -161,7 +161,7 @@ def test_esm_if1_of_the_released_size_fits(recorded, tmp_path):
         empty = Encoder(TokenizerSettings.make().encoder)
     load_encoder_weights(empty, tmp_path / "if1.safetensors")
     assert all(value.device.type == "cpu" and not value.any() for value in empty.state_dict().values())
-    with pytest.raises(DPLM2Error, match="do not fit"):
+    with pytest.raises(DPLM2Error, match="do not match"):
         load_encoder_weights(Encoder(TokenizerSettings.make(**SMALL).encoder), tmp_path / "if1.safetensors")
 
 

@@ -162,7 +162,7 @@ def test_a_file_that_another_process_has_in_hand_is_left_to_it(dataset, small_to
         encode_part(first, out, small_tokenizer, SETTINGS, str)
         finished = out.stat().st_mtime_ns
     thread.join()
-    assert f"{out}: already there" in lines and out.stat().st_mtime_ns == finished
+    assert f"{out}: already finished" in lines and out.stat().st_mtime_ns == finished
     assert sorted(path.name for path in out.parent.iterdir()) == [out.name, other.name]
 
 
@@ -194,7 +194,7 @@ def test_tokens_of_two_tokenizers_do_not_mix(dataset, small_tokenizer, tmp_path)
 
 
 def test_what_is_not_there_or_not_tokens_is_named(dataset, saved, tmp_path, capsys):
-    with pytest.raises(DPLM2Error, match="no tokens there"):
+    with pytest.raises(DPLM2Error, match="contains no tokens"):
         read_tokens(tmp_path)
     with pytest.raises(DPLM2Error, match="not a file of tokens"):
         read_tokens(dataset)
@@ -240,7 +240,7 @@ def test_out_of_memory_halves_the_batch_and_drops_nothing(small_tokenizer, chain
     with caplog.at_level(logging.WARNING):
         found = getattr(small_tokenizer, way)(given)
     assert tight.sizes == [5, 3, 2, 1, 2]
-    assert "out of memory with 5 chains of up to 95 residues: going on with 3" in caplog.text
+    assert "out of memory with 5 chains of up to 95 residues: continuing with 3" in caplog.text
     for one, other in zip(found, expected, strict=True):
         if way == "encode":
             np.testing.assert_array_equal(one, other)

@@ -192,7 +192,7 @@ def test_what_has_no_effect_without_passes_is_refused():
     loss = {**WITHOUT_PASSES["loss"], "distance": 1.0}
     with pytest.raises(ConfigError, match="loss.distance: has no effect"):
         settings_of(**{**WITHOUT_PASSES, "loss": loss})
-    with pytest.raises(ConfigError, match="decoder.structure_blocks: .* set start: chain"):
+    with pytest.raises(ConfigError, match="decoder.structure_blocks: .* requires start: chain"):
         settings_of(decoder={"structure_blocks": 0, "start": "origin"})
 
 

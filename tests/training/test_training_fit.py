@@ -293,7 +293,7 @@ def test_a_second_writer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
     with (
         state.StateFolder(tmp_path / "state", "f00d", "first").locked(),
-        pytest.raises(DPLM2Error, match=f"process {os.getpid()} on .* is at work on this already"),
+        pytest.raises(DPLM2Error, match=f"process {os.getpid()} on .* is already running this training"),
     ):
         train(tmp_path, SETTINGS)
     train(tmp_path, {**SETTINGS, "steps": 5})
@@ -316,10 +316,10 @@ def test_what_is_printed_before_the_first_step(tmp_path, capsys):
     said = capsys.readouterr().err
     # 2 x (32 norm + 272 linear) + 340 head + 12 unused; the embedding's 320 are frozen.
     assert "parameters: 1,280 in total, 960 trained" in said
-    assert "tokens per batch" in said and "padding, 2 batches a step" in said
-    assert "GB of memory" in said and "s a step" in said
+    assert "tokens per batch" in said and "padding, 2 batches per step" in said
+    assert "GB of memory" in said and "s per step" in said
     assert "device: cpu (1 threads); precision: fp32" in said and "attention: " in said and "example: (" in said
-    assert "2 trained parameters got no gradient from that batch: unused.weight, unused.bias" in said
+    assert "2 trained parameters have no gradient from that batch: unused.weight, unused.bias" in said
 
 
 @pytest.mark.parametrize("optimizer, each", [("adamw", {"": 8}), ("muon", {"": 8, "matrix": 4})])

@@ -80,7 +80,7 @@ def test_two_processes_equal_one_and_stop_together(tmp_path):
     train(tmp_path / "whole", single, freeze=["embedding"])
     status, said = finish(process)
     # The last of the runs ends by a signal to the second process alone; both stop after the same step.
-    assert "told to stop" in said and "saved at step 6 of 2000" in said, said
+    assert "stopped" in said and "saved at step 6 of 2000" in said, said
     assert status != 0 and "Traceback" not in said.split("saved at step")[0]
     assert "2 processes (ddp)" in said and "2 processes (fsdp)" in said
     for several, one in (("ddp", "one"), ("ddp-accumulated", "one-accumulated"), ("fsdp", "whole")):
@@ -126,7 +126,7 @@ def test_exit_status_of_a_preempted_process(tmp_path):
     process.send_signal(signal.SIGUSR1)
     status, said = finish(process)
     assert status == Preempted.EXIT_STATUS == 75
-    assert "told to stop (SIGUSR1); saved at step" in said
+    assert "stopped (SIGUSR1); saved at step" in said
 
 
 def test_a_closed_pipe_does_not_keep_a_run_from_saving(tmp_path):
@@ -150,7 +150,7 @@ def add_preempted(parser):
     """A command that is told to stop."""
 
     def run(options):
-        raise Preempted("tokenizer demo: told to stop (SIGTERM); saved at step 3 of 10")
+        raise Preempted("tokenizer demo: stopped (SIGTERM); saved at step 3 of 10")
 
     parser.set_defaults(run=run)
 

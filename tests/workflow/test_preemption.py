@@ -43,7 +43,7 @@ def test_a_signal_to_all_processes_of_a_job_loses_no_step(tmp_path):
     assert process.returncode == 1 and "returned non-zero exit status 75" in said, said
     step = json.loads(latest.read_text())["step"]
     assert 0 < step < 30
-    told = f"told to stop (SIGTERM); saved at step {step} of 30"
+    told = f"stopped (SIGTERM); saved at step {step} of 30"
     assert told in said and told in (workdir.folder / "results/logs/tokenizers/tiny.log").read_text()
 
     # The other one lets Snakemake start the job again by itself, and it goes on.
@@ -51,8 +51,8 @@ def test_a_signal_to_all_processes_of_a_job_loses_no_step(tmp_path):
     signal_all(process, metrics, signal.SIGUSR1)
     said = "".join(process.communicate())
     assert process.returncode == 0, said
-    saved = int(re.search(r"told to stop \(SIGUSR1\); saved at step (\d+) of 30", said)[1])
+    saved = int(re.search(r"stopped \(SIGUSR1\); saved at step (\d+) of 30", said)[1])
     assert saved > step and "exit status 75" in said
-    assert f"goes on after step {saved} of 30" in (workdir.folder / "results/logs/tokenizers/tiny.log").read_text()
+    assert f"resumes after step {saved} of 30" in (workdir.folder / "results/logs/tokenizers/tiny.log").read_text()
     again = load_file(folder / "model.safetensors")
     assert again.keys() == straight.keys() and all(again[name].equal(straight[name]) for name in straight)

@@ -18,7 +18,7 @@ from dplm2.evaluation.backends.folding import Failure, Folded, name_of
 from dplm2.settings.evaluation import CommandSettings
 
 BACKBONE = ("N", "CA", "C", "O")
-LAST_WORDS = 400  # characters of a failed program's output that are shown
+LAST_WORDS = 400  # characters of a failed program's output in messages
 PLDDT_SCALE = {"percent": 1.0, "fraction": 100.0}
 
 
@@ -28,7 +28,7 @@ class CommandBackend:
     Parameters
     ----------
     settings
-        The template, the pattern of its results, and what their B factors mean.
+        The template, the pattern of its results, and the meaning of their B factors.
     """
 
     name = "command"
@@ -72,7 +72,7 @@ class CommandBackend:
         if self.settings.input != "separate":
             found = [path for path in found if name_of(sequence) in str(path.relative_to(out))]
         if not found:
-            return Failure(f"the program wrote no structure that fits {self.settings.structures}")
+            return Failure(f"the program wrote no structure that matches {self.settings.structures}")
         try:
             backbone, b_factors = read_backbone(found[0])
         except DPLM2Error as error:
@@ -98,7 +98,7 @@ def run_command(key: str, template: str, places: Mapping[str, object], timeout: 
     Raises
     ------
     DPLM2Error
-        If the program is not there, fails or takes too long; with the last of what it said.
+        If the program is missing, fails or times out; with the end of its output.
     """
     words = shlex.split(template)
     for name, value in places.items():
@@ -106,12 +106,12 @@ def run_command(key: str, template: str, places: Mapping[str, object], timeout: 
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
     except FileNotFoundError as error:
-        raise DPLM2Error(f"{key}: there is no program {words[0]!r} on PATH") from error
+        raise DPLM2Error(f"{key}: the program {words[0]!r} is not on PATH") from error
     except subprocess.TimeoutExpired as error:
         raise DPLM2Error(f"{key}: {words[0]} took longer than {timeout} s") from error
     if done.returncode:
         said = " ".join((done.stderr.strip() or done.stdout.strip()).split())[-LAST_WORDS:]
-        raise DPLM2Error(f"{key}: {words[0]} ended with status {done.returncode}: {said}")
+        raise DPLM2Error(f"{key}: {words[0]} failed with exit status {done.returncode}: {said}")
     return done.stdout
 
 

@@ -18,7 +18,7 @@ from dplm2.settings.evaluation import EsmfoldSettings
 LONG_CHAIN, LONG_CHAIN_CHUNK = 512, 64
 BACKBONE_ATOMS = slice(0, 4)  # of the 14 atom positions of a residue: N, CA, C, O
 HOW_TO_GET = (
-    "download it once with `hf download facebook/esmfold_v1 --local-dir DIR` where there is network, "
+    "download it once with `hf download facebook/esmfold_v1 --local-dir DIR` on a machine with network access, "
     "and set evaluation.esmfold.model to DIR"
 )
 
@@ -36,7 +36,7 @@ class Esmfold:
     Raises
     ------
     DPLM2Error
-        If the weights are not there or incomplete; it says how to get them.
+        If the weights are missing or incomplete; the message says how to get them.
     """
 
     name = "esmfold"
@@ -90,8 +90,8 @@ def _open(source: str) -> EsmForProteinFolding:
     try:
         config = EsmConfig.from_pretrained(source)
         if not config.is_folding_model:
-            raise DPLM2Error(f"evaluation.esmfold.model: {source} is no ESMFold model; {HOW_TO_GET}")
-        # Half precision gives NaN in the confidence; the published configuration asks for it.
+            raise DPLM2Error(f"evaluation.esmfold.model: {source} is not an ESMFold model; {HOW_TO_GET}")
+        # Half precision, set in the published configuration, gives NaN in the confidence.
         config.esmfold_config.fp16_esm = False
         model, loaded = EsmForProteinFolding.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
@@ -109,7 +109,7 @@ def _open(source: str) -> EsmForProteinFolding:
 
 
 def _identity(source: str) -> str:
-    """What tells one set of weights from another: the files of a folder, else the hub id."""
+    """Identity of the weights: the files of a folder, else the hub id."""
     folder = Path(source)
     if not folder.is_dir():
         return source

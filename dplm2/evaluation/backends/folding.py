@@ -1,8 +1,8 @@
 """Folding backends: one contract, one adapter each.
 
-A backend takes sequences of the 20 amino acids and gives for each a backbone and a confidence per residue. `predict` is
-what everybody calls: it folds each distinct sequence once, in batches, keeps every result in a folder under the hash of
-its sequence, and so goes on where a killed run stopped.
+A backend takes sequences of the 20 amino acids and returns for each a backbone and a confidence per residue. `predict`
+is the common entry point: it folds each distinct sequence once, in batches, and stores every result in a folder under
+the hash of its sequence, so that a killed run resumes.
 """
 
 import hashlib
@@ -45,14 +45,14 @@ class Failure:
 
 
 class FoldingBackend(Protocol):
-    """What an adapter offers.
+    """Interface of the adapters.
 
     Attributes
     ----------
     name
-        As it stands in every table.
+        Name in all tables.
     fingerprint
-        Of all that decides a prediction beside the sequence: results of another one are not reused.
+        Fingerprint of everything except the sequence that decides a prediction: results of another one are not reused.
     """
 
     name: str
@@ -66,7 +66,7 @@ class FoldingBackend(Protocol):
 
 
 def predict(backend: FoldingBackend, sequences: Sequence[str], cache: Path) -> list[Folded | Failure]:
-    """Fold sequences, each distinct one once; letters that are no amino acid are folded as alanine.
+    """Fold sequences, each distinct one once; letters other than the 20 amino acids are folded as alanine.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def predict(backend: FoldingBackend, sequences: Sequence[str], cache: Path) -> l
     Raises
     ------
     DPLM2Error
-        If every sequence failed: then it is not the sequences' fault.
+        If every sequence failed, which indicates a general problem.
     """
     folder = cache / f"{backend.name}-{backend.fingerprint}"
     wanted = [foldable(sequence) for sequence in sequences]
@@ -110,7 +110,7 @@ def foldable(sequence: str) -> str:
 
 
 def _fold_group(backend: FoldingBackend, group: list[str]) -> list[Folded | Failure]:
-    """Fold a group; if it fails as a whole, one by one, so that only those at fault are lost."""
+    """Fold a group; if it fails as a whole, one by one, so that only the failing sequences are lost."""
     try:
         return backend.fold(group)
     except (DPLM2Error, torch.OutOfMemoryError) as error:
@@ -124,9 +124,7 @@ def _checked(sequence: str, result: Folded | Failure) -> Folded | Failure:
     if isinstance(result, Failure):
         return result
     if result.backbone.shape != (len(sequence), 4, 3):
-        return Failure(
-            f"{len(sequence)} residues were to be folded, but the structure has the shape {result.backbone.shape}"
-        )
+        return Failure(f"expected {len(sequence)} residues, but the structure has the shape {result.backbone.shape}")
     if not np.isfinite(result.backbone[:, :3]).all():
         return Failure("the predicted structure has coordinates that are not finite")
     return result
@@ -155,5 +153,5 @@ def _read(folder: Path, sequence: str) -> Folded | None:
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DPLM2Error(f"{path}: not a kept prediction ({error}); remove it and run again") from error
+        raise DPLM2Error(f"{path}: not a stored prediction ({error}); remove it and run again") from error
     return Folded(arrays["backbone"], arrays.get("plddt"))

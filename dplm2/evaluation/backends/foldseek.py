@@ -26,7 +26,7 @@ SEARCH = (
     "--alignment-type 1 --tmscore-threshold 0 -e inf --format-output " + ",".join(SEARCH_COLUMNS) + " "
     "--threads {threads} -v 1"
 )
-HOW_TO_GET = "install it with the environment envs/foldseek.yaml, or choose another evaluation.diversity"
+HOW_TO_GET = "install it (envs/foldseek.yaml), or choose another evaluation.diversity"
 
 
 def read_clusters(path: Path) -> dict[str, str]:
@@ -57,7 +57,7 @@ def read_search(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path, sep="\t", header=None)
     if table.shape[1] != len(SEARCH_COLUMNS):
         raise DPLM2Error(
-            f"{path}: {table.shape[1]} columns; {len(SEARCH_COLUMNS)} are asked for: {', '.join(SEARCH_COLUMNS)}"
+            f"{path}: {table.shape[1]} columns; expected {len(SEARCH_COLUMNS)}: {', '.join(SEARCH_COLUMNS)}"
         )
     table.columns = list(SEARCH_COLUMNS)
     return table
@@ -73,7 +73,7 @@ def cluster(structures: Mapping[str, np.ndarray], settings: FoldseekSettings, th
     Raises
     ------
     DPLM2Error
-        If Foldseek is not there or fails.
+        If Foldseek is missing or fails.
     """
     _program(settings)
     with tempfile.TemporaryDirectory(prefix="dplm2-foldseek-") as folder:
@@ -82,7 +82,7 @@ def cluster(structures: Mapping[str, np.ndarray], settings: FoldseekSettings, th
         found = read_clusters(Path(folder) / "cluster_cluster.tsv")
     missing = set(structures) - set(found)
     if missing:
-        raise DPLM2Error(f"foldseek easy-cluster left out {len(missing)} structures, {min(missing)} for example")
+        raise DPLM2Error(f"foldseek easy-cluster left out {len(missing)} structures, for example {min(missing)}")
     return found
 
 
@@ -92,10 +92,10 @@ def novelty(structures: Mapping[str, np.ndarray], settings: FoldseekSettings) ->
     Raises
     ------
     DPLM2Error
-        If Foldseek is not there or fails.
+        If Foldseek is missing or fails.
     """
     best = highest_tm_scores(_search(structures, settings, settings.database))
-    # What finds nothing at all is like nothing known.
+    # Without any hit, a structure is entirely novel.
     return {name: best.get(name, 0.0) for name in structures}
 
 
@@ -107,7 +107,7 @@ def pair_scores(structures: Mapping[str, np.ndarray], settings: FoldseekSettings
     Raises
     ------
     DPLM2Error
-        If Foldseek is not there or fails.
+        If Foldseek is missing or fails.
     """
     search = _search(structures, settings)
     named = {column: search[column].astype(str).map(_name) for column in ("query", "target")}
@@ -134,7 +134,7 @@ def highest_tm_scores(search: pd.DataFrame) -> dict[str, float]:
 
 def _program(settings: FoldseekSettings) -> None:
     if shutil.which(settings.program) is None:
-        raise DPLM2Error(f"evaluation.foldseek.program: there is no {settings.program!r} on PATH; {HOW_TO_GET}")
+        raise DPLM2Error(f"evaluation.foldseek.program: {settings.program!r} is not on PATH; {HOW_TO_GET}")
 
 
 def _places(folder: Path, structures: Mapping[str, np.ndarray], settings: FoldseekSettings) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Backend ``self``: the model folds its own sequences, and designs sequences for its own backbones.
 
-It needs no other weights and no network, and says whether the model agrees with itself; it is no judge of its own, so
-figures with this backend are not comparable with published ones.
+It needs no further weights and no network access, and measures whether the model agrees with itself; it is not an
+independent assessment, so values with this backend are not comparable with published ones.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ class SelfFolding:
     settings
         Steps and batches.
     seed
-        Of the sampling; without effect on the tokens, which are the likeliest ones.
+        Seed of the sampling; without effect on the tokens, which are the most likely ones.
     device
         Where it runs.
     """
@@ -34,7 +34,7 @@ class SelfFolding:
 
     def __init__(self, folder: str, settings: SelfSettings, seed: int = 0, device: torch.device | str = "cpu") -> None:
         self.model, self.settings, self.seed = DPLM2.from_pretrained(folder, device=device), settings, seed
-        # The structure tokens of a model mean nothing without the tokenizer that decodes them.
+        # The structure tokens of a model are meaningless without the tokenizer that decodes them.
         self.fingerprint = fingerprint([self.model.fingerprint, self.model.tokenizer.fingerprint, settings.steps])
 
     def batches(self, sequences: Sequence[str]) -> Iterable[list[str]]:

@@ -1,8 +1,8 @@
 """Sequences for generated backbones, by the model itself or by ProteinMPNN, and the best of their folds.
 
-The paper designs one sequence per backbone with ProteinMPNN at temperature 0.1 and folds it; where there are more, the
-sequence whose fold is nearest to the backbone (by scTM) counts, as in the released evaluator. As in folding, designs by
-ProteinMPNN are kept, and a backbone that it fails for is a failed sample.
+The paper designs one sequence per backbone with ProteinMPNN at temperature 0.1 and folds it; of several sequences, the
+one whose fold is closest to the backbone (by scTM) is used, as in the released evaluator. As in folding, designs by
+ProteinMPNN are stored, and a backbone for which it fails is a failed sample.
 """
 
 import hashlib
@@ -81,13 +81,13 @@ def proteinmpnn(
     settings
         The command line and what it is filled in with.
     cache
-        Folder for designs: ``proteinmpnn-<fingerprint>/<hash of the backbone>.json``. A failure is not kept. Without a
-        folder nothing is.
+        Folder for designs: ``proteinmpnn-<fingerprint>/<hash of the backbone>.json``. Failures are not stored. None:
+        nothing is stored.
 
     Raises
     ------
     DPLM2Error
-        If the program is missing, or failed for every backbone: then it is not the backbones' fault.
+        If the program is missing, or failed for every backbone, which indicates a general problem.
     """
     decisive = [settings.template, settings.sequences, settings.temperature, settings.seed]
     folder = None if cache is None else cache / f"proteinmpnn-{fingerprint(decisive)}"
@@ -97,14 +97,14 @@ def proteinmpnn(
     missing = {name: sample for name, sample in distinct.items() if name not in results}
     program = shlex.split(settings.template)[0]
     if missing and shutil.which(program) is None:
-        raise DPLM2Error(f"{TEMPLATE}: there is no program {program!r} on PATH")
+        raise DPLM2Error(f"{TEMPLATE}: the program {program!r} is not on PATH")
     for name, sample in tqdm(missing.items(), unit="backbone", desc="design (proteinmpnn)", disable=None):
         results[name] = _design(sample, settings)
         if folder is not None and not isinstance(results[name], Failure):
             write_json(folder / f"{name}.json", results[name])
     failures = [result for result in results.values() if isinstance(result, Failure)]
     if failures and len(failures) == len(results):
-        raise DPLM2Error(f"proteinmpnn: for no backbone could a sequence be designed ({failures[0].reason})")
+        raise DPLM2Error(f"proteinmpnn: no sequence could be designed for any backbone ({failures[0].reason})")
     return [results[name] for name in names]
 
 

@@ -29,7 +29,7 @@ def aligner() -> Callable[[np.ndarray, np.ndarray], tuple[float, float]]:
     Raises
     ------
     DPLM2Error
-        If there is neither tmtools nor a program.
+        If neither tmtools nor a program is available.
     """
     if find_spec("tmtools") is not None:
         return _with_tmtools
@@ -76,9 +76,9 @@ def trace_as_pdb(trace: np.ndarray) -> str:
 
 
 def tm_score_released(model: np.ndarray, native: np.ndarray) -> float:
-    """What the released evaluator reports as TM-score: for comparison with published numbers only.
+    """The TM-score as computed by the released evaluator, only for comparison with published values.
 
-    It hands TM-align the (L, 3, 3) array of N, CA and C, which is read as L points: the atoms of the first third of
+    It passes to TM-align the (L, 3, 3) array of N, CA and C, which is read as L points: the atoms of the first third of
     the chain, scored with the d0 of the whole (facts measured with tmtools 0.0.3 to 0.3.0).
 
     Parameters

@@ -1,1 +1,1 @@
-"""Benchmarks, one module a task; `job` holds what those of samples share."""
+"""Benchmarks, one module per task; `job` is shared by those of samples."""

@@ -2,10 +2,11 @@
 
 - ``clusters``: number of clusters at a TM-score threshold, each length clustered on its own, of ``n`` structures.
 - ``max_cluster``: clusters per sample, all ``n`` samples counted, failed ones too. With ``..._designable_...`` only the
-  designable structures are clustered, as the released evaluator does; they are held against all samples all the same.
+  designable structures are clustered, as the released evaluator does; they are still divided by the number of all
+  samples.
 - ``inner_tm_<program>``: mean TM-score over the ``n`` pairs of different structures of one length. ``foldseek`` is its
   exhaustive search with TM-align, normalized by the query as in the paper; ``tm_align`` is that program; ``tm_score``
-  is ours, residue against residue, which sees no shifted similarity and is lower. (The authors' notebook also counts
+  is ours, residue by residue, which does not detect shifted similarity and is lower. (The authors' notebook also counts
   each sample's score of 1 with itself, which raises it by about 1/n.)
 - ``pdb_tm``: highest TM-score to a known structure, per sample.
 
@@ -37,11 +38,11 @@ ALL_PAIRS: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
 def linked_clusters(scores: np.ndarray, threshold: float) -> np.ndarray:
     """Greedy clusters of a score matrix, as set-cover clustering makes them.
 
-    Again and again the structure with most neighbours at ``threshold`` or above among those left (the first of equals)
-    takes them into its cluster. Returns each one's representative (n,).
+    Repeatedly, the structure with most remaining neighbours at ``threshold`` or above (the first of equals) forms a
+    cluster with them. Returns each one's representative (n,).
     """
     near = np.where(np.isnan(scores), 0.0, scores) >= threshold
-    near &= near.T  # a score per length: both have to reach the threshold, as in Foldseek's clusters
+    near &= near.T  # normalized by either length: both have to reach the threshold, as in Foldseek's clusters
     np.fill_diagonal(near, True)
     representative = np.full(len(scores), -1)
     left = np.ones(len(scores), dtype=bool)
@@ -56,12 +57,12 @@ def linked_clusters(scores: np.ndarray, threshold: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LengthDiversity:
-    """What was found among the samples of one length.
+    """Results for the samples of one length.
 
     Attributes
     ----------
     samples, failed
-        How many there are, and how many of them failed.
+        Number of samples, and number of failed ones.
     clusters
         For each subset (a suffix of the column's name) the number of clusters and of structures clustered.
     scores
@@ -125,7 +126,7 @@ def _rows(parts: Sequence[LengthDiversity], source: Source, settings: Evaluation
 
 
 def mean_of_pairs_interval(scores: Sequence[np.ndarray], resamples: int, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean over all pairs: structures are drawn again, not pairs, which are not independent.
+    """95 % interval of the mean over all pairs: structures are resampled, not pairs, which are not independent.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def mean_of_pairs_interval(scores: Sequence[np.ndarray], resamples: int, seed: i
     sums, counts = np.zeros(resamples), np.zeros(resamples)
     for matrix in (each for each in scores if len(each) > 1):
         n = len(matrix)
-        drawn = random.multinomial(n, np.full(n, 1 / n), resamples)  # how often each structure is there
+        drawn = random.multinomial(n, np.full(n, 1 / n), resamples)  # how often each structure is drawn
         counted = np.isfinite(matrix)
         sums += ((drawn @ np.where(counted, matrix, 0.0)) * drawn).sum(1)
         counts += ((drawn @ counted.astype(float)) * drawn).sum(1)
@@ -188,7 +189,7 @@ def novelty_columns(
         return metrics
     chosen = settings.foldseek
     if chosen.database is None:
-        raise DPLM2Error("evaluation.foldseek.database: novelty needs known structures to search in")
+        raise DPLM2Error("evaluation.foldseek.database: novelty needs a database of known structures")
     named = {
         sample.sample_id: structure
         for sample, structure in zip(samples, structures, strict=True)

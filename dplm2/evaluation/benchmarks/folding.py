@@ -1,6 +1,6 @@
 """Benchmark of folding: the model's structure for a native sequence against the native (DPLM-2, section 4.2, table 4).
 
-No folding program takes part, unless ``folding_baseline`` asks for one to fold the same sequences: its figures stand in
+No folding program is used, unless ``folding_baseline`` is set: then it folds the same sequences, with the results in
 the columns ``baseline_...``. A prediction "matches" if its TM-score reaches ``match_tm_score``.
 """
 
@@ -66,7 +66,7 @@ def _compared(
     natives: Sequence[Native],
     failures: Sequence[str | None],
 ) -> list[dict[str, float]]:
-    """Structure metrics of each prediction; none of one that failed."""
+    """Structure metrics of each prediction; none for a failed one."""
     good = [i for i, failure in enumerate(failures) if failure is None]
     values = compare(
         [predictions[i] for i in good],
@@ -81,7 +81,7 @@ def _compared(
 
 
 def _baseline(job: Job, samples: Sequence[EvaluatedSample], natives: Sequence[Native]) -> tuple[pd.DataFrame, str]:
-    """Columns ``baseline_...`` of the folding program's models of the same sequences, and its name."""
+    """Columns ``baseline_...`` for the folding program's predictions of the same sequences, and its name."""
     sequences = [native.sequence for native in natives]
     folded, name = job.fold(sequences)
     failures = [result.reason if isinstance(result, Failure) else None for result in folded]

@@ -1,4 +1,4 @@
-"""What the benchmarks of samples share: reading, folding, and writing results."""
+"""Common steps of the benchmarks of samples: reading, folding, and writing results."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Job:
     Attributes
     ----------
     task
-        As it stands in the tables.
+        Name in the tables.
     samples
         Folder (or file) of the samples.
     out
@@ -35,11 +35,11 @@ class Job:
     settings
         Thresholds and backends.
     chains
-        Datasets that hold the natives.
+        Datasets that contain the natives.
     model
         Folder of the model, for backends ``self``.
     state
-        Folder below which designed and folded sequences are kept.
+        Folder below which designed and folded sequences are stored.
     seed, device
         Of networks.
     """
@@ -56,15 +56,15 @@ class Job:
 
     @property
     def cache(self) -> Path:
-        """Folder for what external programs gave, one folder in it for each backend and its settings."""
+        """Folder for the results of external programs, with one subfolder for each backend and its settings."""
         return self.state / "folding"
 
     def read(self) -> tuple[list[EvaluatedSample], dict[str, str]]:
-        """The samples to evaluate, and those left out with the reason."""
+        """The samples to evaluate, and the excluded ones with the reason."""
         return kept(read_samples(self.samples), self.settings)
 
     def natives(self) -> dict[str, Native]:
-        """The known structures that samples are compared with.
+        """The known structures with which samples are compared.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class Job:
         return read_natives(self.chains)
 
     def folding_backend(self) -> FoldingBackend:
-        """The folding program that the settings choose."""
+        """The folding program selected by the settings."""
         name = self.settings.folding_backend
         chosen = getattr(self.settings, name)
         if name == "esmfold":
@@ -109,9 +109,9 @@ class Job:
         return predict(backend, sequences, self.cache), backend.name
 
     def record(self) -> RunRecord:
-        """What made the results; to be begun before the work, since it takes the time.
+        """The run record; created before the work, since it measures the time.
 
-        Results of other settings or samples in the folder lose what this evaluation may not write anew.
+        Files of an evaluation with other settings or samples that this one may not rewrite are removed.
         """
         path = self.samples / "samples.parquet" if self.samples.is_dir() else self.samples
         inputs = {"samples": sha256_of_file(path)}
@@ -121,7 +121,7 @@ class Job:
 
 
 def identity(sample: EvaluatedSample, backend: str) -> dict[str, object]:
-    """The columns with which every row of ``metrics.parquet`` begins."""
+    """The first columns of every row of ``metrics.parquet``."""
     return {
         "sample_id": sample.sample_id,
         "model": sample.model,
@@ -138,7 +138,7 @@ def native_of(sample: EvaluatedSample, natives: dict[str, Native]) -> Native:
     Raises
     ------
     DPLM2Error
-        If the dataset does not hold it, or its length differs.
+        If the dataset does not contain it, or its length differs.
     """
     native = natives.get(sample.problem)
     if native is None:
@@ -154,7 +154,7 @@ def native_of(sample: EvaluatedSample, natives: dict[str, Native]) -> Native:
 
 
 def source_of(job: Job, samples: Sequence[EvaluatedSample], dataset: str, backend: str) -> Source:
-    """The names that stand in the summary."""
+    """The names in the summary."""
     return Source(samples[0].model, job.task, dataset, backend)
 
 
@@ -164,7 +164,7 @@ def dataset_name(chains: Iterable[Path]) -> str:
 
 
 def set_name(dataset: str, split: str | None, splits_matter: bool) -> str:
-    """A dataset's name with that of its split, where it has several or one was asked for."""
+    """A dataset's name with that of its split, if it has several or one was requested."""
     return f"{dataset}/{split}" if split is not None and splits_matter else dataset
 
 
@@ -186,7 +186,7 @@ def finish(
     by: str = "length",
     extra_rows: Sequence[dict] = (),
 ) -> int:
-    """Sum up, write everything, and say where; returns the exit status."""
+    """Summarise, write everything, and print the path; returns the exit status."""
 
     def summed_up(part: pd.DataFrame) -> list[dict]:
         return summarize(part, columns, source, job.settings.bootstrap_samples)
@@ -195,7 +195,7 @@ def finish(
     write_results(job.out, metrics, summary, record, group_rows(metrics, by, summed_up), left_out=left_out)
     print(describe(summary))
     if left_out:
-        print(f"left out: {len(left_out)} (see run.json)")
+        print(f"excluded: {len(left_out)} (see run.json)")
     print(f"wrote {job.out}")
     return 0
 
@@ -203,7 +203,7 @@ def finish(
 def write_folded(
     out: Path, samples: Sequence[EvaluatedSample], sequences: Sequence[str], folded: Sequence[Folded | Failure]
 ) -> None:
-    """Write what the folding program predicted for each sample, for the viewer: ``folded.parquet``."""
+    """Write the folding program's prediction for each sample, for the viewer: ``folded.parquet``."""
     rows = [
         {
             "sample_id": sample.sample_id,

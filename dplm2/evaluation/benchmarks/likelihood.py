@@ -68,7 +68,7 @@ def run(job: LikelihoodJob) -> int:
     """Measure; returns the exit status."""
     table = read_tokens(job.tokens, job.split, job.selections)
     if not len(table):
-        raise DPLM2Error(f"{dataset_name(job.tokens)}: no tokenized chain (split {job.split or 'any'})")
+        raise DPLM2Error(f"{dataset_name(job.tokens)}: contains no tokenized chain (split {job.split or 'any'})")
     networks = {"trained": job.model} | ({"untrained": job.initial} if job.initial else {})
     splits = list(dict.fromkeys(table["split"].to_pylist()))
     name, model = dataset_name(job.tokens), job.name or name_of(job.model)
@@ -132,6 +132,6 @@ def _check_tokenizer(network: MultimodalEsm, table: pa.Table, folder: str) -> No
     of_tokens = table.schema.metadata[b"tokenizer_fingerprint"].decode()
     if network.tokenizer_fingerprint not in (None, of_tokens):
         raise DPLM2Error(
-            f"{folder} has learned the codes of tokenizer {network.tokenizer_fingerprint}, "
+            f"{folder} was trained on the codes of tokenizer {network.tokenizer_fingerprint}, "
             f"but these tokens are those of {of_tokens}"
         )

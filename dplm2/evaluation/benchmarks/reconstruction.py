@@ -46,9 +46,9 @@ class ReconstructionJob:
     split
         Only chains of this split.
     untrained
-        Random weights of the same architecture instead of the trained ones: what training has to beat.
+        Random weights of the same architecture instead of the trained ones, for comparison.
     tokens
-        The chains' tokens, where they were made already: then nothing is encoded.
+        Existing tokens of the chains: then nothing is encoded.
     name
         The tokenizer's in the tables; its folder's by default.
     seed, device
@@ -88,7 +88,7 @@ def run(job: ReconstructionJob) -> int:
     metrics.insert(1, "model", model)
     metrics.insert(2, "task", TASK)
     metrics.insert(3, "split", [splits[i] for i in chosen])
-    # What the chains themselves are made of: designs are compared with it.
+    # Composition of the chains themselves, for comparison with designs.
     composition = [fractions(backbones[i][:, 1]) for i in chosen]
     metrics = pd.concat([metrics, pd.DataFrame(composition).add_prefix(NATIVE)], axis=1)
     observed = [observed_residues(backbones[i]) for i in chosen]
@@ -105,7 +105,7 @@ def run(job: ReconstructionJob) -> int:
 
 
 def _columns(job: ReconstructionJob) -> dict[str, str]:
-    """Names of metrics with what they were measured on: trained or untrained weights."""
+    """Names of metrics with the weights: trained or untrained."""
     weights = "untrained" if job.untrained else "trained"
     return {metric.name: of_weights(metric).column(weights=weights) for metric in (*COMPARED, *CODEBOOK)}
 
@@ -124,7 +124,7 @@ def _chosen(
 
 
 def _tokens_of(job: ReconstructionJob, names: list[str], tokenizer: StructureTokenizer) -> list[np.ndarray]:
-    """The tokens (L,) of the named chains, as the tokenizer made them before."""
+    """Existing tokens (L,) of the named chains."""
     selections = [path / store.SELECTION_FILE for path in job.chains if (path / store.SELECTION_FILE).is_file()]
     table = read_tokens(list(job.tokens), selections=selections or None)
     origin = table.schema.metadata[b"tokenizer_fingerprint"].decode()
@@ -133,7 +133,7 @@ def _tokens_of(job: ReconstructionJob, names: list[str], tokenizer: StructureTok
     place = {name: row for row, name in enumerate(table["chain_id"].to_pylist())}
     missing = [name for name in names if name not in place]
     if missing:
-        raise DPLM2Error(f"--tokens: {len(missing)} of the chains have no tokens there, {missing[0]} for example")
+        raise DPLM2Error(f"--tokens: no tokens for {len(missing)} of the chains, for example {missing[0]}")
     column = table["structure_tokens"]
     return [np.asarray(column[place[name]].as_py(), dtype=np.uint16) for name in names]
 
@@ -145,7 +145,7 @@ def reconstruct(
     device: str = "cpu",
     made: list[np.ndarray] | None = None,
 ) -> tuple[list[np.ndarray], pd.DataFrame]:
-    """Encode and decode backbones (L, 4, 3); tokens that were ``made`` already are only decoded.
+    """Encode and decode backbones (L, 4, 3); tokens ``made`` before are only decoded.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def reconstruct(
         (L,) of each chain.
     metrics
         A row per chain: ``length``, ``failed``, ``failure``, and the metrics of `dplm2.evaluation.comparison.compare`
-        over residues that the chain itself has.
+        over the observed residues of the chain.
     """
     tokens: list[np.ndarray] = [np.empty(0)] * len(backbones)
     decoded: list[np.ndarray] = [np.empty(0)] * len(backbones)

@@ -1,4 +1,4 @@
-"""Benchmark of motif scaffolding: does the folded design hold the motif? (DPLM-2, section 4.4, C.1, table 9.)
+"""Benchmark of motif scaffolding: does the folded design contain the motif? (DPLM-2, section 4.4, C.1, table 9.)
 
 The sequence of each design is folded. Its motif RMSD is that of the motif's C-alpha atoms in the folded structure,
 superimposed on the reference's motif alone. A design succeeds if that is below ``motif_rmsd`` and scTM, between the
@@ -6,9 +6,9 @@ folded and the generated structure, is above ``motif_sc_tm``; for designs by seq
 ``motif_plddt``. ``passes_...`` counts a problem's designs that succeed, ``success_...`` is their share; a problem is
 solved if one of its designs succeeds.
 
-Of table 9's tracks, co-generation is regenerated and compared with the published results. Not regenerated are the
-sequence-based track (designs by sequence alone are judged as it judges, but no preset makes them), the structure-based
-one (generated backbone, sequence by ProteinMPNN, best of eight), and co-generation's best of eight.
+Of table 9's tracks, co-generation is regenerated and compared with the published results. The sequence-based track
+(designs by sequence alone are evaluated by its criterion, but no preset generates them), the structure-based one
+(generated backbone, sequence by ProteinMPNN, best of eight), and co-generation's best of eight are not regenerated.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def run(job: Job) -> int:
 
 
 def success_column(settings: EvaluationSettings) -> str:
-    """The name of the column that says whether a design succeeds, with the RMSD's threshold."""
+    """The name of the column for the success of a design, with the RMSD's threshold."""
     return design.SUCCESS.column(threshold=settings.motif_rmsd)
 
 
@@ -74,26 +74,26 @@ def _check_motif(sample: EvaluatedSample) -> None:
     if len(sample.motif_positions) != len(sample.motif_backbone) or sample.motif_positions.max() >= len(
         sample.sequence
     ):
-        raise DPLM2Error(f"sample {sample.sample_id}: its motif's positions do not fit its motif or its length")
+        raise DPLM2Error(f"sample {sample.sample_id}: its motif positions do not match its motif or its length")
 
 
 def motif_rmsds(samples: Sequence[EvaluatedSample], structures: Sequence[np.ndarray | None]) -> np.ndarray:
     """C-alpha RMSD of the motif in each structure (L, 4, 3) against the reference's; NaN without a structure."""
     values = np.full(len(samples), np.nan)
-    there = [i for i, structure in enumerate(structures) if structure is not None]
-    if there:
-        placed = [structures[i][samples[i].motif_positions, CA] for i in there]
-        values[there] = rmsds(placed, [samples[i].motif_backbone[:, CA] for i in there])
+    folded = [i for i, structure in enumerate(structures) if structure is not None]
+    if folded:
+        placed = [structures[i][samples[i].motif_positions, CA] for i in folded]
+        values[folded] = rmsds(placed, [samples[i].motif_backbone[:, CA] for i in folded])
     return values
 
 
 def successes(metrics: pd.DataFrame, settings: EvaluationSettings) -> pd.Series:
-    """Whether each design holds its motif and is believable, both strictly beyond their thresholds; False if it failed.
+    """Whether each design contains its motif and is plausible, both strictly beyond thresholds; False if it failed.
 
     Raises
     ------
     DPLM2Error
-        If there is neither scTM nor pLDDT to judge by.
+        If neither scTM nor pLDDT is available.
     """
     holds_motif = metrics["motif_rmsd"] < settings.motif_rmsd
     if "sc_tm" in metrics:
@@ -102,7 +102,7 @@ def successes(metrics: pd.DataFrame, settings: EvaluationSettings) -> pd.Series:
         believable = metrics["plddt"] > settings.motif_plddt
     else:
         raise DPLM2Error(
-            "scaffolding by sequence alone is judged by the folding program's pLDDT, and this one gives none; "
+            "scaffolding by sequence alone needs the folding program's pLDDT, which this one does not give; "
             "choose another evaluation.folding_backend"
         )
     return (holds_motif & believable & ~metrics["failed"]).astype(bool)

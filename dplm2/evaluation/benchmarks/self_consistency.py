@@ -2,7 +2,7 @@
 
 DPLM-2 (section 4.1, C.1) and Trippe et al. (2023): scTM is the TM-score, scRMSD the RMSD over N, CA and C, between the
 designed backbone and the folding program's model of the sequence. "Designable" has two meanings in the field (scTM >=
-0.5 in the released evaluator, scRMSD <= 2 angstrom elsewhere), so every such column carries its threshold.
+0.5 in the released evaluator, scRMSD <= 2 angstrom elsewhere), so the name of every such column includes its threshold.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ COLUMNS = {
 
 
 def designable_columns(settings: EvaluationSettings) -> list[str]:
-    """Names of the columns that say whether a sample is designable, one for each threshold."""
+    """Names of the columns for designable samples, one for each threshold."""
     return [design.DESIGNABLE_SC_TM.column(threshold=least) for least in settings.designable_sc_tm] + [
         design.DESIGNABLE_SC_RMSD.column(threshold=most) for most in settings.designable_sc_rmsd
     ]
@@ -43,13 +43,13 @@ def self_consistency(
     Parameters
     ----------
     designs
-        Designed backbones (L, 4, 3); None where a task gives none, and then only the confidence is reported.
+        Designed backbones (L, 4, 3); None for tasks without one, where only the confidence is reported.
     folded
         The prediction for each design's sequence.
     settings
-        Thresholds, and whether the released evaluator's TM-score is wanted.
+        Thresholds, and whether to compute the released evaluator's TM-score.
     device
-        Where to compute.
+        Device for the computation.
 
     Returns
     -------

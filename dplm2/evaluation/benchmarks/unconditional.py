@@ -2,7 +2,7 @@
 
 - co-generation: the generated sequence is folded and compared with the generated backbone.
 - backbone: sequences are designed for the backbone (``inverse_folding_backend``), folded, compared with it.
-- sequence: the generated sequence is folded; its confidence is what counts.
+- sequence: the generated sequence is folded; its confidence is evaluated.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from dplm2.geometry.chemistry import backbone_geometry
 from dplm2.geometry.secondary_structure import fractions
 
 DATASET = "unconditional"
-# Summed up before and after the columns that hold thresholds.
+# Summarised before and after the columns with thresholds.
 FOLDED = (
     design.SC_TM, design.SC_TM_RELEASED, design.SC_RMSD, design.SC_CA_RMSD, design.SC_LDDT_CA, structure.PLDDT,
     structure.TOKENIZER_PLDDT,
@@ -55,7 +55,7 @@ def run(job: Job) -> int:
 
 
 def _folded(job: Job, samples: Sequence[EvaluatedSample]) -> tuple[list[str], list[Folded | Failure], str]:
-    """Which sequence counts for each sample, its prediction, and the backends' names."""
+    """The evaluated sequence of each sample, its prediction, and the backends' names."""
     if job.task != "backbone" or job.settings.inverse_folding_backend == "none":
         if not any(sample.sequence for sample in samples):
             raise ConfigError(
@@ -70,7 +70,7 @@ def _folded(job: Job, samples: Sequence[EvaluatedSample]) -> tuple[list[str], li
 
 
 def own_metrics(sample: EvaluatedSample, sequence: str) -> dict[str, object]:
-    """What a sample shows without any folding; ``sequence`` is empty where none could be designed."""
+    """Metrics of a sample without folding; ``sequence`` is empty if none could be designed."""
     values: dict[str, object] = {"sequence_entropy": sequence_entropy(sequence) if sequence else None}
     if sample.backbone is not None:
         values |= fractions(sample.backbone[:, 1]) | backbone_geometry(sample.backbone)

@@ -1,5 +1,5 @@
-"""Metrics, each declared once: column name, title, unit, which way is better, what it is a share of, source.
+"""Metrics, each declared once: column name, title, unit, direction, denominator, source.
 
-A module per family declares them; `registry` finds the declaration of a column. Evaluations take the names of their
-columns from here, and the report its labels, captions and headlines.
+One module per family declares them; `registry` finds the declaration of a column. Column names of the evaluations and
+labels, captions and headlines of the report are derived from these declarations.
 """

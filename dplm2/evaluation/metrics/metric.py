@@ -1,4 +1,4 @@
-"""What the declaration of a metric says, and columns whose names have parameters (a threshold, a track, a program)."""
+"""Declaration of a metric, and of columns whose names have parameters (a threshold, a track, a program)."""
 
 import re
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ LETTER_C_ALPHA = "C\u03b1"
 AT_LEAST, AT_MOST = "\u2265", "\u2264"
 ARROWS = {"higher": "\u2191", "lower": "\u2193", None: ""}
 NUMBER = r"\d[\d.e+-]*"
-# Values of parameters that are no plain words.
+# Titles of parameter values that differ from their names.
 NAMES = {"tm_align": "TM-align", "tm_score": "TM-score", "unigram": "unigram baseline"}
-# What may stand in a column's name for each parameter.
+# Patterns of the parameters in column names.
 PARAMETERS = {
     "threshold": NUMBER,
     "cluster_threshold": NUMBER,
@@ -33,27 +33,27 @@ class Metric:
     Attributes
     ----------
     name
-        Of its column, with parameters in braces: ``designable_sc_tm_{threshold}``.
+        Name of its column, with parameters in braces: ``designable_sc_tm_{threshold}``.
     title
-        Its name for people; it may hold the same parameters.
+        Readable name; it may contain the same parameters.
     unit
         For axes and tables; `SHARE` for a fraction of something.
     better
-        Whether higher or lower values are better; None if neither is.
+        Whether higher or lower values are better; None if neither.
     of
-        What it is a share of or counts.
+        The items that are counted, or the denominator of a share.
     source
         The paper and section that define it, or the function that computes it.
     limits
-        Lowest and highest possible value, where axes show that whole range.
+        Lowest and highest possible value, if axes show the full range.
     published
         Its names in ``published.csv``, each with the factor from that unit to ours.
     aliases
         Other spellings of the column, so that tables of other programs can be read.
     base
-        The metric of which this gives the values for something else: untrained weights, a baseline, natives.
+        The metric that this one applies to something else: untrained weights, a baseline, natives.
     judges
-        The metric that is held against the parameter ``threshold``.
+        The metric that is compared with the parameter ``threshold``.
     family
         For a column with its parameters filled in: the declaration.
     parameters
@@ -76,7 +76,7 @@ class Metric:
 
     @property
     def declaration(self) -> "Metric":
-        """The metric as it is declared, without values of parameters."""
+        """The declared metric, without values of parameters."""
         return self.family or self
 
     @property
@@ -86,12 +86,12 @@ class Metric:
 
     @property
     def suffix(self) -> str:
-        """What stands behind a value: a space and the unit, if it is one of measurement."""
+        """Suffix of a value: a space and the unit, if it is a unit of measurement."""
         return f" {self.unit}" if self.unit in (ANGSTROM, NATS) else ""
 
     @property
     def arrow(self) -> str:
-        """An arrow in the direction that is better."""
+        """An arrow in the direction of better values."""
         return ARROWS[self.better]
 
     def filled(self, **values: object) -> "Metric":
@@ -115,7 +115,7 @@ class Metric:
         return self.filled(**found.groupdict()) if found else None
 
     def under(self, name: str, title: str) -> "Metric":
-        """Its values for something else, ``{name}`` and ``{title}`` in the patterns standing for its own."""
+        """The metric applied to something else; ``{name}`` and ``{title}`` in the patterns are replaced by its own."""
         return replace(
             self,
             name=name.replace("{name}", self.name),

@@ -1,4 +1,4 @@
-"""All metrics: the declaration of any column, and the metrics that matter most for each task."""
+"""All metrics: the declaration of any column, and the main metrics of each task."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -10,7 +10,7 @@ from dplm2.evaluation.metrics.tokenizer import of_weights
 METRICS = (
     *structure.METRICS, *design.METRICS, *diversity.METRICS, *tokenizer.METRICS, *language.METRICS, *training.METRICS,
 )  # fmt: skip
-# The metrics that tell most of a task, in the order in which they are read.
+# The main metrics of each task, in the order of the report.
 HEADLINES = {
     "reconstruction": tuple(
         entry
@@ -40,7 +40,7 @@ def declared(column: str) -> Metric | None:
 
 @cache
 def _by_name() -> dict[str, Metric]:
-    """Metrics without parameters by column; a name that is declared comes before another's alias."""
+    """Metrics without parameters by column; declared names have priority over aliases."""
     plain = [metric for metric in METRICS if "{" not in metric.name]
     return {alias: metric for metric in plain for alias in metric.aliases} | {metric.name: metric for metric in plain}
 
@@ -51,7 +51,7 @@ def metric_of(column: str) -> Metric:
 
 
 def threshold_columns(columns: Iterable[str], metric: str) -> dict[str, float]:
-    """Columns such as ``designable_sc_tm_0.5`` that hold ``metric`` against a threshold, with the threshold."""
+    """Columns such as ``designable_sc_tm_0.5`` that compare ``metric`` with a threshold, with the threshold."""
     found = {column: declared(column) for column in columns}
     return {
         column: float(entry.parameters["threshold"])

@@ -1,4 +1,4 @@
-"""Metrics of a structure: against a reference, by itself, and of the chains that it is compared with."""
+"""Metrics of a structure: against a reference, on its own, and for the chains in the comparison."""
 
 from dplm2.evaluation.metrics.metric import (
     ANGSTROM,

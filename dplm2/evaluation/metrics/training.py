@@ -1,4 +1,4 @@
-"""What trainings log (``metrics.csv``); the prefix ``validation_`` is no part of a name."""
+"""Metrics logged by trainings (``metrics.csv``); the prefix ``validation_`` is not part of a name."""
 
 from dplm2.evaluation.metrics.metric import ANGSTROM, LETTER_C_ALPHA, NATS, SHARE, Metric
 

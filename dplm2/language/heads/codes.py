@@ -1,6 +1,6 @@
-"""``codes``: a row of its own for each structure token, as of the released DPLM-2 (paper section 3.1).
+"""``codes``: a separate row for each structure token, as in the released DPLM-2 (paper section 3.1).
 
-The rows lie in the network's own tables, after those of the amino acids, so that the whole is an ``EsmForMaskedLM``.
+The rows are in the network's own tables, after those of the amino acids, so that the whole is an ``EsmForMaskedLM``.
 
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, C classes of the structure track, V
 values of a code.
@@ -25,7 +25,7 @@ class Codes(nn.Module):
 
     name = "codes"
     one_softmax = True
-    # What users of the released index models came to recommend; the paper's tables are made with annealing@2.0:1.0.
+    # The authors' later recommendation for released index models; the paper's tables use annealing@2.0:1.0.
     sampling = Sampling("annealing@2.0:0.1", {"structure": 0.95, "sequence": 0.95})
     official = Official("dplm2_esm", "EsmForDPLM2", "released", {})
 

@@ -1,4 +1,4 @@
-"""What every structure head offers; the rest of the package knows no more of a head than this.
+"""Interface of the structure heads; the rest of the package depends only on it.
 
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, C codes or classes.
 """
@@ -56,7 +56,7 @@ class Official:
 
 
 class StructureHead(Protocol):
-    """How structure tokens enter the network and leave it; an ``nn.Module`` that holds the weights of its own.
+    """Embedding and output of structure tokens; an ``nn.Module`` with the head's own weights.
 
     A code's logits always cover all codes, so that their log-softmax is an exact log-probability whatever the head.
 
@@ -125,7 +125,7 @@ class StructureHead(Protocol):
         ...
 
     def check(self, settings: DiffusionSettings) -> None:
-        """Refuse an objective that this head cannot have.
+        """Reject an objective that this head does not support.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""DPLM-2 Bit against recorded values of the authors' implementation, there and back."""
+"""DPLM-2 Bit against recorded values of the authors' implementation, import and export."""
 
 import json
 import shutil
