@@ -1,7 +1,7 @@
 """The table of stages: what each rule of the workflow reads of the configuration, and what it needs to run.
 
 A stage is declared once, here. Its rule asks a `Plan` for what decides its result (a change makes its job run again)
-and for how the work is done (a change does not). What a key decides is said where the key is declared
+and for how the work is done (a change does not). The effect of a key is stated where it is declared
 (`dplm2.settings`).
 """
 
@@ -238,7 +238,7 @@ class Plan:
             raise DPLM2Error(f"{path}: cannot be read ({error.strerror})") from error
 
     def made_here(self, path: str | Path | None) -> Path | None:
-        """The weights that a path below the results stands for: an input that another rule makes."""
+        """The weights that a path below the results refers to, if another rule makes them."""
         if path is None or not Path(path).absolute().is_relative_to(self.layout.results.absolute()):
             return None
         return Path(path) / WEIGHTS_FILE

@@ -80,7 +80,7 @@ def read_fasta(path: str | os.PathLike, to_generate: bool = False) -> dict[str, 
     path
         The file, plain or gzipped.
     to_generate
-        Whether ``?`` may stand for a residue.
+        Whether ``?`` is allowed in place of a residue.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def clean_sequence(text: str, place: str, to_generate: bool = False) -> str:
     place
         Beginning of error messages: file and record.
     to_generate
-        Whether ``?`` may stand for a residue.
+        Whether ``?`` is allowed in place of a residue.
 
     Raises
     ------

@@ -103,7 +103,7 @@ def _known(kind: Kind) -> str:
 
 @contextmanager
 def _alone(lock: Path, name: str) -> Iterator[None]:
-    """Hold a lock, however long another process needs; waiting for it is said."""
+    """Hold a lock, waiting as long as another process needs it, with a message."""
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(lock, 0))

@@ -188,7 +188,7 @@ def _remember(repository: Repository, revision: str) -> None:
 
 
 def _known(name: str, revision: str) -> Repository | None:
-    """What is remembered of a revision, or lies in huggingface_hub's own cache."""
+    """What is known of a revision, from earlier uses or huggingface_hub's own cache."""
     from huggingface_hub import constants
 
     folder, others = own_cache(name), Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"

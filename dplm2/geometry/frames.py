@@ -129,7 +129,7 @@ def pseudo_beta(backbone: Tensor) -> Tensor:
 def place_oxygens(positions: Tensor) -> Tensor:
     """Put the carbonyl oxygens where the peptide planes want them.
 
-    O lies in the plane of CA, C and the next residue's N, on the far side of both; the torsion head that could place it
+    O is in the plane of CA, C and the next residue's N, on the far side of both; the torsion head that could place it
     gets hardly any gradient from the paper's losses. The last residue keeps its O.
 
     Parameters

@@ -82,7 +82,7 @@ def _dihedrals(step: np.ndarray) -> np.ndarray:
 
 
 def _runs_of(mask: np.ndarray, number: int) -> np.ndarray:
-    """Only those True that stand in a run of at least ``number``."""
+    """The runs of at least ``number`` True values."""
     bounds = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
     starts, stops = bounds[::2], bounds[1::2]
     long = stops - starts >= number

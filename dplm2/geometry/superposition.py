@@ -17,7 +17,7 @@ POINTS_AT_ONCE = 65536
 
 
 def superpose(mobile_BN3: Tensor, target_BN3: Tensor, weight_BN: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rotation and translation that lay ``mobile`` over ``target`` with the least weighted squared distance.
+    """Rotation and translation that superimpose ``mobile`` on ``target`` with the least weighted squared distance.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def superpose(mobile_BN3: Tensor, target_BN3: Tensor, weight_BN: Tensor | None =
     target_center_B13 = (weight_BN1 * target_BN3).sum(-2, keepdim=True) / total_B11
     covariance_B33 = (weight_BN1 * (mobile_BN3 - mobile_center_B13)).mT @ (target_BN3 - target_center_B13)
     left_B33, _, right_B33 = torch.linalg.svd(covariance_B33)
-    # Without this sign a mirror image would be laid over its original by a reflection.
+    # Without this sign a mirror image would be superimposed on its original by a reflection.
     handedness_B = torch.sign(torch.linalg.det(left_B33) * torch.linalg.det(right_B33))
     diagonal_B3 = torch.stack([torch.ones_like(handedness_B), torch.ones_like(handedness_B), handedness_B], dim=-1)
     rotation_B33 = (left_B33 * diagonal_B3[..., None, :]) @ right_B33

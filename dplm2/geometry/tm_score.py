@@ -39,7 +39,7 @@ class Search:
     first_steps
         Climbing steps that every start takes.
     kept
-        Starts that go on after that.
+        Starts that are refined after that.
     last_steps
         Steps of the ones that are kept.
     """

@@ -45,7 +45,7 @@ def in_batches(
 def batches(conditionings: Sequence[Conditioning], token_budget: int) -> Iterator[list[int]]:
     """Indices of samples that fit into ``token_budget`` tokens together, padding included; longest first.
 
-    Samples of a batch have the same tracks. A sample that alone is above the budget is a batch of its own.
+    Samples of a batch have the same tracks. A sample that exceeds the budget forms its own batch.
     """
     return by_length(
         [cost(each) for each in conditionings], token_budget, kinds=[each.tracks for each in conditionings]
@@ -81,7 +81,7 @@ def sample(
     adjust
         Callback that sees logits before each draw and may change them (see `dplm2.language.guidance`).
     trajectory
-        Keep the prediction of every so many steps; 0: none.
+        Interval, in steps, at which predictions are kept; 0: none.
     done
         Called with the samples of each batch once it is finished.
     before_step

@@ -102,7 +102,7 @@ def folding(results: Results) -> PageSection:
         part.figures += _scatters(task, evaluations, LENGTH, TM_SCORE, "Higher is better; long chains are harder.")
         part.figures += _scatters(
             task, evaluations, CA_RMSD, TM_SCORE,
-            "Good predictions lie at the top left. A low TM-score at a low RMSD indicates a short chain.",
+            "Good predictions are at the top left. A low TM-score at a low RMSD indicates a short chain.",
         )  # fmt: skip
         part.figures += _scatters(
             task, evaluations, BASELINE_TM_SCORE, TM_SCORE,
@@ -119,7 +119,7 @@ def inverse_folding(results: Results) -> PageSection:
     for task, evaluations in _by_task(results, "inverse-folding"):
         part.figures += _histograms(task, evaluations, (RECOVERY, SC_TM, PLDDT))
         part.figures += _scatters(
-            task, evaluations, RECOVERY, SC_TM, "Designs that fold into the given structure lie at the top."
+            task, evaluations, RECOVERY, SC_TM, "Designs that fold into the given structure are at the top."
         )
     return part
 

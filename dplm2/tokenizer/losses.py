@@ -221,7 +221,7 @@ def chain_error(turns: Tensor, shifts: Tensor, targets: Targets, reach: int) -> 
 def chain_outliers(turns: Tensor, shifts: Tensor, targets: Targets) -> Tensor:
     """Squared error of single steps of the first trace, as in `chain_error`, growing linearly above ``FAR_OFF``.
 
-    Three peptides in a thousand are cis; a step that takes one for trans turns all of the chain behind it by 180
+    Three peptides in a thousand are cis; a step that takes one for trans turns the rest of the chain by 180
     degrees, and hardly counts in a mean of lengths.
     """
     counted = _steps_counted(targets)

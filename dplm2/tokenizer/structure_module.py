@@ -126,10 +126,10 @@ class ChainStart(nn.Module):
     """A first trace of the chain: each frame predicted relative to the one before it, all composed along the chain.
 
     From a single point, frames learn where to go only through each other, which takes the paper's training length. Here
-    the features of two residues in a row say how the chain goes on from one to the other (3.8 angstrom and a turn,
-    which the torsions of both decide); the passes of the structure module then correct what has drifted. Steps are
-    learnt one by one: a gradient through the composed chain would be ruled by its lever arms. This is our addition to
-    the paper's decoder.
+    the features of two consecutive residues determine how the chain continues from one to the next (3.8 angstrom and a
+    turn, which the torsions of both decide); the passes of the structure module then correct the accumulated errors.
+    Steps are learnt one by one: a gradient through the composed chain would be dominated by its lever arms. This is our
+    addition to the paper's decoder.
     """
 
     def __init__(self, width: int) -> None:

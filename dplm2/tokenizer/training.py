@@ -35,7 +35,7 @@ from dplm2.training.loop import fit
 METRICS_FILE = "metrics.csv"
 TRAINED_BY = ("encoder", "quantizer", "decoder", "loss", "training")  # the sections that decide the weights
 FEATURES_FOLDER = "encoder_features"  # beside the folders of resumable state
-VALIDATION_CHAINS = 64  # at most so many are reconstructed at each validation
+VALIDATION_CHAINS = 64  # maximum number of chains reconstructed at each validation
 VALIDATION_RESIDUES = 2048  # of a batch there
 LONGEST_VALIDATED = 512
 AMINO_ACID_NUMBERS = {letter: number for number, letter in enumerate(losses.AMINO_ACIDS)}
@@ -188,7 +188,7 @@ class ChainWindows:
     table
         With the columns ``COLUMNS``.
     bridged
-        Whether missing residues between observed ones lie on a bridge.
+        Whether missing residues between observed ones are bridged.
     """
 
     COLUMNS = ("chain_id", "sequence", "length", "residue_index", "backbone", "cluster", "split")

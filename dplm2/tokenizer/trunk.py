@@ -279,7 +279,9 @@ class TriangleAttention(nn.Module):
         query, key, value = self.query_key_value(normalized_BIJP).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         gate_BIJP = self.gate(normalized_BIJP).sigmoid_()
         heads = []
-        for head in range(self.heads):  # rows stand where kernels expect heads, so that one bias serves them uncopied
+        for head in range(
+            self.heads
+        ):  # rows take the place of heads in the kernel, so that one bias serves all of them
             query_BIJW, key_BIJW, value_BIJW = query[..., head, :], key[..., head, :], value[..., head, :]
             attended_BIJW = functional.scaled_dot_product_attention(
                 query_BIJW, key_BIJW, value_BIJW, attn_mask=masked_bias_BHJK[:, head : head + 1]

@@ -212,7 +212,7 @@ compares what Snakemake plans.
 {events}
 
 `--config device=cuda` changes nothing, and neither does another number of processes: both change results by rounding at
-most. Interrupted training resumes: its state lies in `<state>/<stage>/<fingerprint>/`, where the fingerprint names what
+most. Interrupted training resumes: its state is in `<state>/<stage>/<fingerprint>/`, where the fingerprint names what
 decides the result and the content of the inputs, wherever the folders lie.
 
 A file that a configuration names is known by its content. Structure files are not read to plan a run: size and time of

@@ -73,7 +73,7 @@ A problem is a YAML file:
   contig: 5-20,A16-35,10-25,A52-71,5-20        # 5-20 new residues, residues 16-35 of chain A, ...
   total_length: [60, 100]                      # if wanted
 RFdiffusion's contigs ([5-20/A16-35/10-25]) are read as well. H52-52A is a range with an insertion code; ranges run over
-all of these. A chain id of more than a letter is followed by a slash, or stands in quotes: heavy/16-35, "A-2"16-35.""",
+all of these. A chain id of several letters is followed by a slash or quoted: heavy/16-35, "A-2"16-35.""",
     requests=requests,
     problems="motif problems (YAML)",
     references=True,

@@ -35,7 +35,7 @@ _SMALLEST_SUM = 1e-37  # below it a float32 loses digits
 
 
 def groups_of(layout: Sequence[int]) -> tuple[int, ...]:
-    """Bits of each group of a tokenizer whose values have so many bits each.
+    """Bits of each group of a tokenizer whose values have that many bits each.
 
     Values of one bit each (lookup-free quantization proper) are cut into groups as equal as can be, at least three.
     """
