@@ -14,8 +14,8 @@ from dplm2.cpu import torch_private
 from dplm2.cpu.caching import cached_from_weights
 from dplm2.cpu.routine import routine
 
-# Below this number of multiply-adds (a millisecond), oneDNN's preparation for a new shape and the layout of a weight cost
-# more than they save. A prepacked weight is always faster.
+# Below this number of multiply-adds (a millisecond), preparing oneDNN for a new shape and laying out a weight cost more
+# than they save. A prepacked weight is always faster.
 WORTH_PREPARING = 1 << 26
 
 
