@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dplm2.structures.components import THREE_LETTERS
-from dplm2.structures.gaps import lay_out
+from dplm2.structures.gaps import with_gaps
 from dplm2.structures.molecules import protein_chains
 from tests.structures.made import ATOMS, START, STEP, atom, chain, clean, only, read, refusal, residue, seqres
 
@@ -141,7 +141,7 @@ def test_a_sequence_with_which_nine_of_ten_residues_agree_is_used(observed, foun
     assert only(seqres(whole) + lines).sequence == expected
     (residues,) = protein_chains(read(lines))
     placed = replace(residues, position=np.array(places) + 1)
-    assert lay_out(placed, tuple(THREE_LETTERS[letter] for letter in whole), 32).sequence == expected
+    assert with_gaps(placed, tuple(THREE_LETTERS[letter] for letter in whole), 32).sequence == expected
 
 
 @pytest.mark.parametrize(
