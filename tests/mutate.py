@@ -160,7 +160,8 @@ def imported(path: Path) -> set[str]:
 def forked(work: Callable[[], int], limit: float | None, said: Path) -> int | None:
     """The exit status of ``work`` in a process of its own, or None where it took longer than the limit.
 
-    The limit counts seconds of computing, so that a busy machine decides nothing, and twenty times as many by the clock.
+    The limit counts seconds of computing, so that a busy machine decides nothing; by the clock it is twenty times as
+    long.
     """
     child = os.fork()
     if not child:
