@@ -51,7 +51,7 @@ HEAVY = (
     "pytest",
 )
 SHORTEST_LIMIT, SLOWNESS = 30.0, 3.0  # seconds, and times what the tests take without a fault
-NAMED_BY = ("path", "line", "kind", "before", "after")
+NAMED_BY = ("path", "line", "column", "kind", "before", "after")
 RULES, WORKFLOW_LIMIT = ".smk", 600.0
 # A workflow's jobs are processes of their own, whose lines no test is seen to run: all of these, the quick ones first.
 WORKFLOW_TESTS = [f"tests/workflow/{name}.py" for name in ("test_jobs", "test_workflow", "test_cache_table")]
@@ -306,9 +306,9 @@ def write(out: Path, rows: Sequence[dict]) -> None:
         json.dumps(row) for row in sorted(rows, key=lambda row: (row["outcome"] == CAUGHT, key_of(row)[:2]))
     )
     text = json.dumps(summary, indent=1)[:-2] + f',\n "faults": [\n  {lines}\n ]\n}}\n'
-    with tempfile.NamedTemporaryFile("w", dir=out.parent, suffix=".json", delete=False) as stream:
-        stream.write(text)
-    Path(stream.name).replace(out)
+    unfinished = out.with_suffix(".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(out)
 
 
 def main() -> int:

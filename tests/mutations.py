@@ -30,6 +30,7 @@ class Mutation:
 
     path: str
     line: int
+    column: int
     kind: str
     start: int
     end: int
@@ -65,7 +66,7 @@ def mutations(path: str, source: bytes) -> list[Mutation]:
             for kind, after in _of_rule_line(line.decode())
         )
     made = [
-        Mutation(path, number, kind, start, end, source[start:end].decode(), after)
+        Mutation(path, number, start - starts[number - 1], kind, start, end, source[start:end].decode(), after)
         for number, kind, start, end, after in found
     ]
     return sorted(set(made), key=lambda mutation: (mutation.start, mutation.end, mutation.after))

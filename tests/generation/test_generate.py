@@ -351,6 +351,38 @@ def test_equal_seeds_give_equal_samples_whatever_else_is_generated(model):
     assert [s.sequence for s in other] != [s.sequence for s in few]
 
 
+@pytest.mark.parametrize("task", ["co-generation", "infilling", "scaffolding"])
+def test_what_is_drawn_before_sampling_follows_from_the_seed_and_the_sample(model, helix, ubiquitin, task):
+    """Lengths, masked residues, lengths of spacers: the same for a seed, however many samples are asked for."""
+    options = {
+        "co-generation": {"lengths": {"minimum": 3, "maximum": 900}},
+        "infilling": {"renoise": 0.3},
+        "scaffolding": {"problems": (str(helix),)},
+    }[task]
+
+    def drawn(seed, samples=8):
+        settings = model.settled(GenerationSettings.make(task=task, samples=samples, steps=20, **options))
+        requests = model.requests(settings, seed, [ubiquitin] if task == "infilling" else ())
+        return [tuple(ids.tobytes() for ids in request.conditioning.tokens.values()) for request in requests]
+
+    first = drawn(3)
+    assert drawn(3) == first and drawn(3, samples=5) == first[:5]
+    assert drawn(4) != first
+    assert len(set(first)) > 1
+
+
+def test_a_sample_tells_its_own_seed_and_likelihoods_follow_from_the_run_seed(model):
+    options = {"lengths": [12], "samples": 2, "steps": 2}
+    runs = [model.generate("co-generation", seed=seed, **options) for seed in (0, 0, 1)]
+    seeds = [[sample.seed for sample in run] for run in runs]
+    assert seeds[0] == seeds[1] and len({*seeds[0], *seeds[2]}) == 4
+    settings = GenerationSettings.make(task="co-generation", **options)
+    conditionings = [request.conditioning for request in model.requests(settings, 0)]
+    samples = draw(model.network, conditionings, sampler_settings(settings), 0)
+    values = [log_likelihoods(model.network, conditionings, samples, seed, 8192) for seed in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
+
+
 def test_bfloat16_leaves_the_model_itself_in_float32(model):
     (sample,) = model.generate("co-generation", lengths=[20], samples=1, steps=4, precision="bfloat16")
     assert set(sample.sequence) <= AMINO_ACIDS and np.isfinite(sample.backbone).all()

@@ -30,6 +30,32 @@ def test_rotations_and_products_are_those_of_scipy():
     assert torch.allclose(frames.turned(first, vectors), torch.from_numpy(scipy_rotation(first).apply(vectors.numpy())))
 
 
+def test_an_update_turns_about_its_vector():
+    """By twice the angle whose tangent is the vector's length, after the turn that is there."""
+    quaternions, vectors = random_quaternions(20), torch.randn(20, 3, dtype=torch.float64)
+    length = vectors.norm(dim=-1, keepdim=True)
+    turn = Rotation.from_rotvec((2 * length.atan() * vectors / length).numpy())
+    expected = (scipy_rotation(quaternions) * turn).as_matrix()
+    updated = frames.update_quaternions(quaternions, vectors)
+    assert torch.allclose(frames.rotations_of(updated), torch.from_numpy(expected), atol=1e-12)
+    assert torch.allclose(updated.norm(dim=-1), torch.ones(20, dtype=torch.float64))
+
+
+def test_the_ideal_residue_has_the_bonds_and_angles_of_proteins():
+    """Engh and Huber (1991) for alanine: N-CA 1.458, CA-C 1.525, CA-CB 1.521 angstrom; angles within two degrees."""
+    nitrogen, alpha, carbon, oxygen, beta = frames.ideal_atoms(torch.eye(3), torch.zeros(3))
+    assert not alpha.any()
+    for atom, length in ((nitrogen, 1.458), (carbon, 1.525), (beta, 1.521)):
+        assert atom.norm().item() == pytest.approx(length, abs=0.01)
+    for one, other, degrees in ((nitrogen, carbon, 111.2), (nitrogen, beta, 110.4), (carbon, beta, 110.5)):
+        cosine = (one * other).sum() / (one.norm() * other.norm())
+        assert math.degrees(math.acos(cosine)) == pytest.approx(degrees, abs=2)
+    # L-amino acids: seen from H, the letters CO, R, N read clockwise.
+    assert (torch.linalg.cross(carbon, beta) * nitrogen).sum() > 0
+    # Without psi, O is where psi = 180 degrees puts it: in the plane of N, CA and C, beside N.
+    assert oxygen[2] == 0 and dihedral(nitrogen, alpha, carbon, oxygen).abs() < 1e-4
+
+
 def test_frames_of_ideal_residues_are_the_frames_they_hang_on():
     quaternions = random_quaternions(2, 7)
     origins = torch.randn(2, 7, 3, dtype=torch.float64) * 20

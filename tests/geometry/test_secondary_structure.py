@@ -47,6 +47,39 @@ def test_secondary_structure_is_biotites_across_gaps(traces):
         assert (own[20:26] == "").all()
 
 
+def made(rng: np.random.Generator) -> np.ndarray:
+    """A chain of helices, strands and loops with sound steps, as noisy as to lie about the bounds of the method."""
+    steps = []
+    for _ in range(rng.integers(1, 5)):
+        kind, length = rng.integers(3), rng.integers(3, 9)
+        turn, angle = ((50, 91), (190, 124), (rng.uniform(-180, 180), 110))[kind]
+        steps += [np.radians((turn, angle)) + rng.normal(scale=np.radians(9), size=2) for _ in range(length)]
+    chain = [np.zeros(3), np.array([3.8, 0, 0]), np.array([5.0, 3.6, 0])]
+    for turn, angle in steps[: rng.integers(2, len(steps) + 1)]:
+        first, second, third = chain[-3:]
+        along = (third - second) / np.linalg.norm(third - second)
+        normal = np.cross(second - first, along)
+        normal /= np.linalg.norm(normal)
+        side = np.cross(normal, along)
+        outward = -np.cos(angle) * along + np.sin(angle) * (np.cos(turn) * side + np.sin(turn) * normal)
+        chain.append(third + 3.8 * outward)
+    return np.array(chain)
+
+
+def test_secondary_structure_of_made_chains_is_biotites():
+    """Three to thirty residues; among real chains few are as short, and few residues lie on a bound."""
+    rng = np.random.default_rng(0)
+    chains = [made(rng) for _ in range(300)]
+    found = [secondary_structure(alpha) for alpha in chains]
+    assert {letter for each in found for letter in each} == {"a", "b", "c"}
+    assert min(map(len, chains)) <= 5
+    for alpha, own in zip(chains, found, strict=True):
+        if len(alpha) > 5:
+            np.testing.assert_array_equal(own, by_biotite(alpha))
+        else:
+            assert (own == "c").all()
+
+
 def test_fractions_add_up_and_do_not_turn_with_the_chain(traces):
     rng = np.random.default_rng(0)
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]

@@ -39,6 +39,9 @@ def mutated(sequence: str, identity: float, seed: int = 0) -> str:
     return "".join(letters)
 
 
+HELD_OUT = ("validation", "test")
+
+
 def made(sequence: str, missing: int = 0, resolution: float | None = 2.0, radius: float | None = None) -> Chain:
     length = len(sequence)
     backbone = np.ones((length, 4, 3), np.float32)
@@ -217,6 +220,20 @@ def test_a_random_draw_has_its_size_and_depends_on_seed_and_names_alone():
     assert first != assign_splits(members(texts), own, seed=2).splits
     more = assign_splits(members(texts + sequences(4, 60, seed=9)), own, seed=1)
     assert sum(a != b for a, b in zip(first, more.splits, strict=False)) <= 6
+    # Validation and test chains are draws of their own, not the same ranks under two names.
+    alone = [assign_splits(members(texts), split(**{f"{name}_fraction": 0.1}), seed=1).splits for name in HELD_OUT]
+    drawn = [{i for i, one in enumerate(each) if one == name} for name, each in zip(HELD_OUT, alone, strict=True)]
+    assert len(drawn[0]) == len(drawn[1]) == 20 and len(drawn[0] & drawn[1]) < 10
+
+
+def test_the_seed_of_a_selection_is_that_of_its_split(tmp_path):
+    chains = {f"n{number:02d}": made(text) for number, text in enumerate(sequences(40))}
+    held_out = []
+    for place, seed in enumerate((0, 0, 1)):
+        select(store(tmp_path / str(place), chains), seed, split={"validation_fraction": 0.3})
+        held_out.append(kept(tmp_path / str(place), "validation"))
+    assert held_out[0] == held_out[1] != held_out[2]
+    assert [len(names) for names in held_out] == [12, 12, 12]
 
 
 def test_near_identical_sequences_go_to_one_side():

@@ -173,6 +173,25 @@ def test_fape_of_an_extra_shift_of_one_point_is_the_closed_form():
     assert math.isclose(mixed, (18 * 2.0 + 82 * 1e-3) / 100, rel_tol=1e-3)
 
 
+def test_distance_error_is_relative_to_the_distance_and_ten_angstrom():
+    """Points at 0, 10 and 30 angstrom; the last one is put at 34, and a fourth is not observed."""
+    true = torch.tensor([[[0.0, 0, 0], [10, 0, 0], [30, 0, 0], [5, 5, 5]]])
+    observed = torch.tensor([[True, True, True, False]])
+    predicted = true.clone()
+    predicted[0, 2, 0], predicted[0, 3] = 34, 1000.0
+    expected = 2 * (4 / (30 + 10) + 4 / (20 + 10)) / 9
+    assert losses.distance_error(predicted[None], true, observed).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_loss_is_scaled_by_the_root_of_the_mean_length_or_crop():
+    lengths, settings = torch.tensor([100, 44]), TokenizerSettings.make().loss
+    assert losses.scale_of(lengths, settings, crop=512).item() == pytest.approx(72**0.5)
+    assert losses.scale_of(lengths, settings, crop=None).item() == pytest.approx(72**0.5)
+    assert losses.scale_of(lengths, settings, crop=64).item() == pytest.approx(8)
+    unscaled = TokenizerSettings.make(loss={"length_scaling": False}).loss
+    assert losses.scale_of(lengths, unscaled, crop=64).item() == 1
+
+
 @pytest.mark.parametrize("distance", [0, 4, 5, 6])
 def test_the_local_window_ends_with_the_residue_that_it_names(distance):
     """Errors of 10 angstrom between residues of one distance alone: up to 5 they are seen, 6 are not."""
@@ -200,6 +219,36 @@ def test_ideal_peptides_break_nothing():
     parted = every.clone()
     parted[0, 5] = False
     assert violations(torn, every, parted, ~every, ~every).bond.item() < 1e-5
+
+
+def test_a_stretched_bond_costs_what_is_beyond_twelve_spreads():
+    """Peptides of 1.329 +- 0.014 angstrom, before proline 1.341 +- 0.016; one of eleven is pulled to another length."""
+    length, at = 12, 5
+    positions, every = helix(length), torch.ones(1, 12, dtype=torch.bool)
+    bond = positions[0, at + 1, 0] - positions[0, at, 2]
+    proline = ~every
+    proline[0, at + 1] = True
+    for is_proline, ideal, spread in ((~every, 1.329, 0.014), (proline, 1.341, 0.016)):
+        for stretched in (1.329 + 0.5, 1.329 + 0.19, 1.329 + 0.15, 1.329 - 0.4):
+            pulled = positions.clone()
+            pulled[:, at + 1 :] += bond * (stretched / bond.norm() - 1)
+            found = violations(pulled, every, every, is_proline, ~every).bond.item()
+            expected = max(0.0, abs(stretched - ideal) - 12 * spread) / (length - 1)
+            assert found == pytest.approx(expected, abs=2e-6)
+
+
+def test_atoms_that_overlap_cost_their_overlap_for_both():
+    """Two C-beta of radius 1.7 may be 1.9 angstrom apart; a glycine has none."""
+    positions, every = helix(12) * 40, torch.ones(1, 12, dtype=torch.bool)  # so large that no other atoms meet
+    positions[0, 9, 4] = positions[0, 2, 4] + torch.tensor([0.0, 1.2, 0.0])
+    found = violations(positions, every, every, ~every, ~every).clash.item()
+    assert found == pytest.approx(2 * (3.4 - 1.5 - 1.2) / 60, rel=1e-5)
+    glycine = ~every
+    glycine[0, 2] = True
+    assert violations(positions, every, every, ~every, glycine).clash.item() == 0
+    counted = every.clone()
+    counted[0, 9] = False
+    assert violations(positions, counted, every, ~every, ~every).clash.item() == 0
 
 
 def helix(length):
