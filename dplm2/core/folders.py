@@ -28,12 +28,13 @@ class Conversion(NamedTuple):
     applies
         Whether a downloaded folder is in the other layout.
     convert
-        Writes a downloaded folder (first argument) as one of ours (second argument).
+        Writes a downloaded folder (first argument) as one of ours (second argument), with what is known of its licence
+        and origin (arguments by name, of `dplm2.core.cards.write_card`).
     """
 
     kind: Kind
     applies: Callable[[Path], bool]
-    convert: Callable[[Path, Path], object]
+    convert: Callable[..., object]
 
 
 def local_folder(source: str | os.PathLike, conversion: Conversion) -> Path:
@@ -74,15 +75,25 @@ def local_folder(source: str | os.PathLike, conversion: Conversion) -> Path:
     return converted
 
 
-def downloaded_folder(source: str | os.PathLike, kind: Kind) -> Path:
+def downloaded_folder(source: str | os.PathLike, kind: Kind) -> tuple[Path, dict[str, str | None]]:
     """A folder or file as it is, or the files of a hub repository in the layout that they have there.
+
+    Also what is known of its licence and origin, as arguments of `dplm2.core.cards.write_card`.
 
     Raises
     ------
     DPLM2Error
         If there is neither.
     """
-    return Path(source) if Path(source).exists() else hub.download(_looked_up(source, kind))
+    if Path(source).exists():
+        return Path(source), {}
+    repository = _looked_up(source, kind)
+    return hub.download(repository), _said_of(repository)
+
+
+def _said_of(repository: hub.Repository) -> dict[str, str | None]:
+    origin = f"Converted from `{repository.name}`, commit `{repository.commit}`."
+    return {"licence": repository.licence, "origin": origin}
 
 
 def _looked_up(source: str | os.PathLike, kind: Kind) -> hub.Repository:
@@ -121,7 +132,7 @@ def _convert(downloaded: Path, converted: Path, conversion: Conversion, reposito
     unfinished = converted.parent / f"{_UNFINISHED}{os.getpid()}"
     make_folder(unfinished)
     try:
-        conversion.convert(downloaded, unfinished)
+        conversion.convert(downloaded, unfinished, **_said_of(repository))
         with explained(converted):
             unfinished.replace(converted)
     except BaseException:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dplm2.core.released import TOKENIZER
-from dplm2.settings.command_line import Chosen, add_settings, choose
+from dplm2.settings.command_line import PATHS, Chosen, add_settings, choose
 from dplm2.settings.model import ModelSettings
 
 WARMUP_EXAMPLE = """\
@@ -54,9 +54,13 @@ def _add(actions: argparse._SubParsersAction, name: str, help: str, example: str
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tokens", nargs="+", type=Path, required=True, metavar="DIR", help="tokens of the datasets")
+    parser.add_argument("--tokens", **PATHS, required=True, metavar="DIR", help="tokens of the datasets")
     parser.add_argument(
-        "--selection", nargs="+", type=Path, default=[], metavar="FILE", help="selection.parquet of the datasets"
+        "--selection",
+        **PATHS,
+        default=[],
+        metavar="FILE",
+        help="selection.parquet of the datasets",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the model to write")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="folder of resumable training state")
@@ -191,13 +195,15 @@ def run_import(options: argparse.Namespace) -> None:
     if options.tokenizer:
         tokenizer = relative_to(options.destination, options.tokenizer)
         fingerprint = StructureTokenizer.from_pretrained(options.tokenizer).fingerprint
+    source, origin = downloaded_folder(options.source, "model")
     network = import_model(
-        downloaded_folder(options.source, "model"),
+        source,
         options.destination,
         tokenizer=tokenizer,
         tokenizer_fingerprint=fingerprint,
         embedding_scaling=options.embedding_scaling,
         structure_head=options.structure_head,
+        **origin,
     )
     kind = "DPLM model" if network.is_sequence_model else f"DPLM-2 model, structure_head {network.head.name}"
     print(f"{kind}, embedding_scaling {network.embedding_scaling}: {options.destination}")

@@ -22,6 +22,7 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import save_tensors
 from dplm2.core.weights import read_weights, weight_files
 from dplm2.language import heads
+from dplm2.language.cards import write_model_card
 from dplm2.language.model_folder import CONFIG_FILE, WEIGHTS_FILE, esm_config
 from dplm2.language.network import EmbeddingScaling, MultimodalEsm
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
@@ -50,6 +51,7 @@ def import_model(
     tokenizer_fingerprint: str | None = None,
     embedding_scaling: EmbeddingScaling | None = None,
     structure_head: str | None = None,
+    **origin: str | None,
 ) -> MultimodalEsm:
     """Read an official DPLM-2, DPLM-2 Bit or DPLM model and write it as a folder of ours.
 
@@ -67,6 +69,8 @@ def import_model(
         released models): twice for DPLM-2 (in its own way for DPLM-2 Bit), once for DPLM.
     structure_head
         The head that the source must have: ``codes`` (DPLM-2) or ``bits`` (DPLM-2 Bit); either by default.
+    **origin
+        ``licence`` and ``origin`` for the model card.
 
     Raises
     ------
@@ -97,6 +101,7 @@ def import_model(
     if unread:
         save_tensors(destination / _UNREAD_FILE, unread)
     record.write(destination)
+    write_model_card(destination, network, **origin)
     return network
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import EsmConfig, EsmForMaskedLM
 from transformers.utils import logging
 
-from dplm2.core.artifacts import read_json_object
+from dplm2.core.artifacts import read_json_object, write_json, write_text
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.folders import Conversion, local_folder
 from dplm2.core.released import TOKENIZER
@@ -23,6 +23,16 @@ from dplm2.language.vocabulary import Vocabulary
 
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocab.txt"
 _LONGEST = 1026  # ESM-2's max_position_embeddings; rotary positions set no limit
+# Without these names transformers adds tokens of its own, whose ids are beyond the network's rows.
+_TOKENIZER_CONFIG = {
+    "tokenizer_class": "EsmTokenizer",
+    "cls_token": "<cls_aa>",
+    "pad_token": "<pad>",
+    "eos_token": "<eos_aa>",
+    "unk_token": "<unk_aa>",
+    "mask_token": "<mask_aa>",
+    "clean_up_tokenization_spaces": False,
+}
 OWN_TYPE = "dplm2"  # model_type of what transformers' ESM classes could open only in part
 OWN_CLASS = "MultimodalEsm"
 HEAD = "structure_head."  # before the names of the head's own weights
@@ -40,10 +50,10 @@ def is_official(folder: Path) -> bool:
     return "dplm2" not in config and (theirs or config.get("vocab_size") == len(Vocabulary()))
 
 
-def _convert(downloaded: Path, folder: Path) -> None:
+def _convert(downloaded: Path, folder: Path, **origin: str | None) -> None:
     from dplm2.language.importing import import_model
 
-    import_model(downloaded, folder, tokenizer=TOKENIZER)
+    import_model(downloaded, folder, tokenizer=TOKENIZER, **origin)
 
 
 def esm_config(vocabulary_size: int, hidden_size: int, layers: int, heads: int, intermediate_size: int) -> EsmConfig:
@@ -139,6 +149,12 @@ def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> Esm
     if wrong:
         raise DPLM2Error(f"{folder}: weights do not fit: {json.dumps({k: v[:5] for k, v in wrong.items()})}")
     return model
+
+
+def write_vocabulary(folder: Path, tokens: Sequence[str]) -> None:
+    """Write the texts of the ids, and what transformers' ``AutoTokenizer`` needs to give these ids and no others."""
+    write_text(folder / VOCABULARY_FILE, "\n".join(tokens) + "\n")
+    write_json(folder / "tokenizer_config.json", _TOKENIZER_CONFIG)
 
 
 def vocabulary_and_head(folder: Path, config: Mapping[str, Any]) -> tuple[Vocabulary, heads.StructureHead]:

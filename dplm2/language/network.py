@@ -16,24 +16,25 @@ import torch
 from torch import Tensor, nn
 from transformers import EsmForMaskedLM
 
-from dplm2.core.artifacts import write_json, write_text
+from dplm2.core.artifacts import write_json
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import save_tensors
 from dplm2.cpu import attention, layers, switch
 from dplm2.cpu.process import prepare_process
 from dplm2.language import heads
+from dplm2.language.cards import write_model_card
 from dplm2.language.heads.output import features
 from dplm2.language.model_folder import (
     CONFIG_FILE,
     HEAD,
     OWN_CLASS,
     OWN_TYPE,
-    VOCABULARY_FILE,
     WEIGHTS_FILE,
     load_masked_lm,
     model_folder,
     read_config,
     vocabulary_and_head,
+    write_vocabulary,
 )
 from dplm2.language.vocabulary import SEQUENCE_IDS, TRACKS, Track, Vocabulary
 
@@ -326,7 +327,8 @@ class MultimodalEsm(nn.Module):
         save_tensors(Path(folder) / WEIGHTS_FILE, weights)
         write_json(Path(folder) / CONFIG_FILE, config)
         rows = SEQUENCE_IDS if self.is_sequence_model else len(self.vocabulary)
-        write_text(Path(folder) / VOCABULARY_FILE, "\n".join(self.vocabulary.tokens[:rows]) + "\n")
+        write_vocabulary(Path(folder), self.vocabulary.tokens[:rows])
+        write_model_card(folder, self)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, device: torch.device | str = "cpu") -> "MultimodalEsm":

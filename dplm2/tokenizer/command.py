@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dplm2.settings.command_line import add_settings, choose
+from dplm2.settings.command_line import PATHS, add_settings, choose
 
 TRAIN_EXAMPLE = """\
 example:
@@ -52,7 +52,7 @@ def _add(actions: argparse._SubParsersAction, name: str, help: str, example: str
 
 def _add_train(actions: argparse._SubParsersAction) -> None:
     parser = _add(actions, "train", "Train a structure tokenizer on chains; resumes by itself.", TRAIN_EXAMPLE)
-    parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to train on")
+    parser.add_argument("--chains", **PATHS, required=True, metavar="DIR", help="datasets to train on")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the finished tokenizer")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="folder of resumable training state")
     add_settings(parser, "tokenizers")
@@ -188,9 +188,8 @@ def run_import_tokenizer(options: argparse.Namespace) -> None:
     from dplm2.core.folders import downloaded_folder
     from dplm2.tokenizer.importing import import_tokenizer
 
-    tokenizer = import_tokenizer(
-        downloaded_folder(options.source, "tokenizer"), options.destination, options.model_config
-    )
+    source, origin = downloaded_folder(options.source, "tokenizer")
+    tokenizer = import_tokenizer(source, options.destination, options.model_config, **origin)
     print(
         f"tokenizer: {options.destination} ({tokenizer.codebook_size} structure tokens, fingerprint "
         f"{tokenizer.fingerprint}); its confidence head is untrained in the authors' code: no confidence is reported"

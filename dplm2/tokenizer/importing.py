@@ -22,6 +22,7 @@ from dplm2.core.weights import read_weights
 from dplm2.settings.loading import parse_value
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import decoder_names, encoder_names
+from dplm2.tokenizer.cards import write_tokenizer_card
 from dplm2.tokenizer.decoder_names import from_official
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.encoder_names import ENCODER_PREFIX, encoder_weights
@@ -45,7 +46,10 @@ UNREAD_FILE = "unread.safetensors"
 
 
 def import_tokenizer(
-    source: str | os.PathLike, destination: str | os.PathLike, model_config: str | os.PathLike | None = None
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    model_config: str | os.PathLike | None = None,
+    **origin: str | None,
 ) -> StructureTokenizer:
     """Convert a checkpoint of the authors' structure tokenizer to a tokenizer folder.
 
@@ -58,6 +62,8 @@ def import_tokenizer(
     model_config
         The authors' YAML; without it, the one beside the checkpoint is taken if there is one. It is needed only for
         what the shapes of the weights do not tell (passes of the structure module: 8 if nothing says otherwise).
+    **origin
+        ``licence`` and ``origin`` for the model card.
 
     Returns
     -------
@@ -79,6 +85,7 @@ def import_tokenizer(
     unread = {name: value.clone() for name, value in weights.items() if not is_read_whole(name)}
     save_tensors(Path(destination) / UNREAD_FILE, unread)
     record.write(destination, fingerprint=tokenizer.fingerprint)
+    write_tokenizer_card(destination, tokenizer, **origin)
     return tokenizer
 
 

@@ -28,6 +28,7 @@ from dplm2.settings.roles import plain
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import features
 from dplm2.tokenizer.bridging import bridge_gaps
+from dplm2.tokenizer.cards import write_tokenizer_card
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.quantizer import Quantizer, indices_to_codes
@@ -281,6 +282,7 @@ class StructureTokenizer(nn.Module):
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         save_tensors(Path(folder) / WEIGHTS_FILE, state)
         write_json(Path(folder) / CONFIG_FILE, {**self.config, "fingerprint": self.fingerprint})
+        write_tokenizer_card(folder, self)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, device: torch.device | str = "cpu") -> "StructureTokenizer":
@@ -340,10 +342,10 @@ def _is_official(folder: Path) -> bool:
     return not (folder / CONFIG_FILE).is_file() or "format" not in read_json_object(folder / CONFIG_FILE)
 
 
-def _convert(downloaded: Path, folder: Path) -> None:
+def _convert(downloaded: Path, folder: Path, **origin: str | None) -> None:
     from dplm2.tokenizer.importing import import_tokenizer
 
-    import_tokenizer(downloaded, folder)
+    import_tokenizer(downloaded, folder, **origin)
 
 
 def _split_on_out_of_memory(

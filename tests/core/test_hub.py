@@ -30,7 +30,7 @@ from dplm2.core.artifacts import RunRecord
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.folders import Conversion, local_folder
 
-def convert(downloaded, folder):
+def convert(downloaded, folder, licence, origin):
     assert (downloaded / ".hydra/config.yaml").is_file()
     digest = hashlib.sha256((downloaded / "model.safetensors").read_bytes()).hexdigest()
     (folder / "digest").write_text(digest)

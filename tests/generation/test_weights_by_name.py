@@ -5,6 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from dplm2.language.importing import import_model
 from dplm2.language.network import MultimodalEsm
@@ -71,7 +72,10 @@ def test_import_by_name(server, official, tmp_path):
     weights = by_hand.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in ours.state_dict().items())
     record = json.loads((tmp_path / "bit/run.json").read_text())
-    assert record["hub"] == {BIT: server.repositories[BIT].head}
+    commit = server.repositories[BIT].head
+    assert record["hub"] == {BIT: commit}
+    card = ModelCard.load(tmp_path / "bit/README.md")
+    assert card.data.license == "apache-2.0" and f"Converted from `{BIT}`, commit `{commit}`" in card.text
     dplm2(server, tmp_path, "import", "tokenizer", TOKENIZER, "tokenizer")
     assert StructureTokenizer.from_pretrained(tmp_path / "tokenizer").codebook_size == 8192
     # A tokenizer that a model names, by its name.

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from huggingface_hub import ModelCard
+from transformers import AutoModelForMaskedLM, AutoTokenizer, EsmForMaskedLM
 
 from dplm2.core.errors import DPLM2Error
 from dplm2.cpu import attention
@@ -125,6 +126,29 @@ def test_saved_model_opens_here_and_with_transformers(small_network, tmp_path):
         assert torch.equal(value, again.model.state_dict()[name])
         assert torch.equal(value, theirs.state_dict()[name])
     assert (tmp_path / "vocab.txt").read_text().splitlines() == list(small_network.vocabulary.tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("codes", [0, 20])
+def test_transformers_alone_tokenizes_and_computes_the_same(small_network, tmp_path, codes):
+    """``AutoTokenizer`` gives the ids of our vocabulary, none of them beyond the rows of ``AutoModelForMaskedLM``."""
+    network = small_network
+    if not codes:
+        network = MultimodalEsm(EsmForMaskedLM(esm_config(33, 32, 2, 4, 64)), network.vocabulary).eval()
+    network.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    vocabulary, rows = network.vocabulary, network.model.config.vocab_size
+    ids = tokenizer("MKTAX<mask_aa>")["input_ids"]
+    assert ids == [0, *vocabulary.encode_sequence("MKTAX"), 32, 2]
+    assert len(tokenizer) == rows and tokenizer.vocab_size == rows
+    texts = vocabulary.tokens[:rows]
+    assert tokenizer.convert_tokens_to_ids(list(texts)) == list(range(rows))
+    assert tokenizer("".join(texts), add_special_tokens=False)["input_ids"] == list(range(rows))
+    assert max(tokenizer("MJ*<mask>9999")["input_ids"]) < rows
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    ids_BT = torch.tensor([ids])
+    assert torch.allclose(theirs(ids_BT).logits, network(ids_BT), atol=1e-5)
+    assert ModelCard.load(tmp_path / "README.md").data.library_name == "dplm2"
 
 
 def test_folders_that_are_no_model_are_refused(small_network, tmp_path):
