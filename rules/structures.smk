@@ -15,8 +15,7 @@ rule fetch_structures:
         "../envs/dplm2.yaml"
     threads: 1
     resources:
-        mem_mb=memory("fetch_structures"),
-        runtime=minutes("fetch_structures"),
+        **requested("fetch_structures"),
     params:
         decides=decides("fetch_structures", "dataset"),
         listed=lambda wildcards: PLAN.listings[wildcards.dataset].identity(int(wildcards.shard)),
@@ -42,8 +41,7 @@ rule clean_structures:
         "../envs/dplm2.yaml"
     threads: 1
     resources:
-        mem_mb=memory("clean_structures"),
-        runtime=minutes("clean_structures"),
+        **requested("clean_structures"),
     params:
         decides=decides("clean_structures", "dataset"),
         listed=lambda wildcards: (
@@ -81,8 +79,7 @@ rule select_structures:
         "../envs/mmseqs2.yaml"
     threads: 2
     resources:
-        mem_mb=memory("select_structures"),
-        runtime=minutes("select_structures"),
+        **requested("select_structures"),
     params:
         decides=decides("select_structures", "dataset"),
         files=files("select_structures", "dataset"),
