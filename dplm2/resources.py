@@ -20,7 +20,7 @@ ESM2 = {8: (320, 6, 1280), 35: (480, 12, 1920), 150: (640, 30, 2560), 650: (1280
 # What `requested` says.
 REQUESTED = (
     *("mem_mb", "runtime", "nodes", "gpu", "cpus_per_gpu", "cpus_per_task"),
-    *("mpi", "tasks", "tasks_per_node", "tasks_per_gpu", "slurm_partition"),
+    *("mpi", "tasks", "tasks_per_node", "tasks_per_gpu", "gres", "gpu_model", "slurm_partition"),
 )
 HOURS = 60
 MINUTES: Mapping[str, int] = {
@@ -107,30 +107,33 @@ def requested(
     threads
         Processor threads of each process.
     profile
-        ``slurm_partition`` and, for jobs with a GPU, ``gpu_partition``.
+        ``slurm_partition``, and, for jobs with a GPU, ``gpu_partition`` and perhaps ``gpu_model``.
     """
     asked: dict[str, int | str | None] = {
         **dict.fromkeys(REQUESTED),
         "mem_mb": attempt * need.memory_mb,
         "runtime": attempt * minutes,
         "nodes": need.nodes,
-        "gpu": need.nodes * need.gpus or None,
+        "gpu": need.gpus or None,
         "slurm_partition": profile.get("gpu_partition" if need.gpus else "slurm_partition"),
     }
+    model = profile.get("gpu_model") or None
     if need.nodes > 1:
-        asked |= _one_task_a_process(need)
+        asked |= _one_task_a_process(need, model)
     elif need.gpus:
-        asked["cpus_per_gpu"] = threads
+        asked |= {"cpus_per_gpu": threads, "gpu_model": model}
     elif need.processes > 1:
         asked["cpus_per_task"] = threads * need.processes
     return asked
 
 
-def _one_task_a_process(need: Need) -> dict[str, int | str]:
-    """What makes the job call srun itself (``mpi``), and gives each process a task, and a GPU if there are any."""
+def _one_task_a_process(need: Need, model: str | None) -> dict[str, int | str | None]:
+    """What makes the job call srun itself (``mpi``), and gives each process a task, and each node its GPUs."""
     # The executor refuses one task a node by that name.
     tasks = {"tasks_per_node": need.processes} if need.processes > 1 else {"tasks": need.nodes}
-    return {"mpi": "srun", **tasks, **({"tasks_per_gpu": 1} if need.gpus else {})}
+    # `gpu` is a number for all nodes, which Slurm may share out as it likes; `tasks` alone would be taken for each GPU.
+    gres = f"gpu:{model}:{need.gpus}" if model else f"gpu:{need.gpus}"
+    return {"mpi": "srun", **tasks, **({"gpu": None, "gres": gres, "tasks_per_gpu": 0} if need.gpus else {})}
 
 
 def launcher(need: Need, threads: int) -> list[str]:

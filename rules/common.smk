@@ -116,7 +116,7 @@ def weights(kind, name):
 
 
 def folder(kind, name):
-    return getattr(SETTINGS, kind)[name].pretrained or RESULTS / kind / name
+    return getattr(SETTINGS, kind)[name].pretrained or str(RESULTS / kind / name)
 
 
 def initial(name):

@@ -20,8 +20,8 @@ rule fetch_structures:
         decides=decides("fetch_structures", "dataset"),
         listed=lambda wildcards: PLAN.listings[wildcards.dataset].identity(int(wildcards.shard)),
         operates=operates("fetch_structures", "dataset"),
-        list=lambda wildcards, threads: PLAN.listings[wildcards.dataset].path(int(wildcards.shard)),
-        out=lambda wildcards, threads: LAYOUT.downloads(wildcards.dataset) / "files",
+        list=lambda wildcards, threads: str(PLAN.listings[wildcards.dataset].path(int(wildcards.shard))),
+        out=lambda wildcards, threads: str(LAYOUT.downloads(wildcards.dataset) / "files"),
     shell:
         "python -m dplm2 --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
@@ -51,7 +51,7 @@ rule clean_structures:
         ),
         operates=operates("clean_structures", "dataset"),
         manifest=lambda wildcards, input: (
-            input[0] if input else PLAN.listings[wildcards.dataset].path(int(wildcards.shard))
+            input[0] if input else str(PLAN.listings[wildcards.dataset].path(int(wildcards.shard)))
         ),
         out=subpath(output.chains, parent=True),
     shell:

@@ -28,10 +28,10 @@ rule train_tokenizer:
         operates=operates("train_tokenizer", "tokenizer"),
         note=note("train_tokenizer", "tokenizer"),
         chains=lambda wildcards, input: [
-            LAYOUT.structures(name) for name in SETTINGS.tokenizers[wildcards.tokenizer].datasets
+            str(LAYOUT.structures(name)) for name in SETTINGS.tokenizers[wildcards.tokenizer].datasets
         ],
         out=subpath(output.weights, parent=True),
-        state=lambda wildcards, threads: LAYOUT.state,
+        state=lambda wildcards, threads: str(LAYOUT.state),
     shell:
         "{params.launcher} --log {log:q} {params.note} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

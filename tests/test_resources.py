@@ -173,8 +173,8 @@ def test_memory_and_time_grow_with_the_attempt():
         (1, 4, "cuda", {"gpu": 4, "cpus_per_gpu": 3}),
         (2, 1, "cpu", {"mpi": "srun", "tasks": 2}),
         (2, 4, "cpu", {"mpi": "srun", "tasks_per_node": 4}),
-        (2, 1, "cuda", {"gpu": 2, "mpi": "srun", "tasks": 2, "tasks_per_gpu": 1}),
-        (2, 4, "cuda", {"gpu": 8, "mpi": "srun", "tasks_per_node": 4, "tasks_per_gpu": 1}),
+        (2, 1, "cuda", {"gres": "gpu:1", "mpi": "srun", "tasks": 2, "tasks_per_gpu": 0}),
+        (2, 4, "cuda", {"gres": "gpu:4", "mpi": "srun", "tasks_per_node": 4, "tasks_per_gpu": 0}),
     ],
 )
 def test_what_slurm_is_asked_for(nodes, devices, device, expected):
@@ -185,6 +185,16 @@ def test_what_slurm_is_asked_for(nodes, devices, device, expected):
     assert found.pop("runtime") == MINUTES["train_model"] and found.pop("slurm_partition")
     assert found == expected
     assert asked(settings, "generate").get("gpu") == (1 if device == "cuda" else None)
+
+
+def test_the_model_of_the_gpus_is_asked_for_only_with_gpus():
+    typed = {**PROFILE, "gpu_model": "h100"}
+    assert asked(spread(1, 4, "cuda"), "train_model", profile=typed)["gpu_model"] == "h100"
+    assert asked(spread(2, 4, "cuda"), "train_model", profile=typed)["gres"] == "gpu:h100:4"
+    # The executor gives a job that names a model a GPU.
+    for settings in (spread(1, 1, "cpu"), spread(2, 1, "cpu")):
+        assert not {"gpu_model", "gres"} & set(asked(settings, "train_model", profile=typed))
+    assert "gpu_model" not in asked(spread(1, 1, "cuda"), "clean_structures", profile=typed)
 
 
 def test_memory_is_that_of_one_node():
