@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dplm2 import __version__
 from dplm2.core.artifacts import OUT_OF_SPACE, UNWRITABLE, cannot_write, error_code
+from dplm2.core.devices import is_first_process
 from dplm2.core.errors import ConfigError, DPLM2Error, Preempted
 from dplm2.core.inputs import note
 from dplm2.core.output import copied_to
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_process()
     given = sys.argv[1:] if arguments is None else arguments
     options = build_parser(given).parse_args(given)
-    if options.log is None:
+    if options.log is None or not is_first_process():
         return _run(options)
     with contextlib.ExitStack() as stack:
         try:

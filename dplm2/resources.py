@@ -1,9 +1,10 @@
-"""What a job needs: memory, time and GPUs, estimated from the configuration."""
+"""What a job needs: memory, time, GPUs and nodes, estimated from the configuration."""
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dplm2.settings import Configuration
 from dplm2.settings.model import ModelSettings
@@ -16,6 +17,11 @@ BYTES = 4  # of a weight in fp32
 GPUS_OF_A_NODE = 8  # at most, commonly
 # Hidden size, layers and feed-forward width of ESM-2, by millions of weights.
 ESM2 = {8: (320, 6, 1280), 35: (480, 12, 1920), 150: (640, 30, 2560), 650: (1280, 33, 5120), 3000: (2560, 36, 10240)}
+# What `requested` says.
+REQUESTED = (
+    *("mem_mb", "runtime", "nodes", "gpu", "cpus_per_gpu", "cpus_per_task"),
+    *("mpi", "tasks", "tasks_per_node", "tasks_per_gpu", "gres", "gpu_model", "slurm_partition"),
+)
 HOURS = 60
 MINUTES: Mapping[str, int] = {
     "fetch_structures": 24 * HOURS,
@@ -41,17 +47,23 @@ class Need:
     Attributes
     ----------
     memory_mb
-        Main memory.
+        Main memory of a machine.
     gpus
-        GPUs on its machine; 0 on a processor.
+        GPUs of a machine; 0 on a processor.
+    processes
+        Of a machine.
+    nodes
+        Machines.
     """
 
     memory_mb: int
     gpus: int
+    processes: int = 1
+    nodes: int = 1
 
 
 def needs(settings: Configuration, rule: str, name: str | None = None) -> Need:
-    """Memory and GPUs of a rule's job.
+    """Memory, GPUs and processes of a rule's job.
 
     Parameters
     ----------
@@ -63,26 +75,95 @@ def needs(settings: Configuration, rule: str, name: str | None = None) -> Need:
         The dataset, tokenizer, model or task that the job is about.
     """
     on_gpu = rule in ON_NETWORKS and settings.device in ("auto", "cuda")
-    processes = _processes(settings, rule, name)
-    return Need(math.ceil(processes * (BASE_MB + _megabytes(settings, rule, name))), processes if on_gpu else 0)
+    training = _training(settings, rule, name)
+    processes = 1 if training is None else _processes(training, on_gpu)
+    return Need(
+        memory_mb=math.ceil(processes * (BASE_MB + _megabytes(settings, rule, name))),
+        gpus=processes if on_gpu else 0,
+        processes=processes,
+        nodes=1 if training is None else training.nodes,
+    )
 
 
-def _processes(settings: Configuration, rule: str, name: str | None) -> int:
-    """The processes of a training, each with its own network; of any other job one."""
+def profile_resources(default: Any) -> dict[str, str]:
+    """The profile's ``default-resources``, as they are written there; ``default`` is what Snakemake makes of them."""
+    pairs = (entry.split("=", 1) for entry in getattr(default, "args", ()))
+    return {name: value.strip("'\"") for name, value in pairs}
+
+
+def requested(
+    need: Need, minutes: int, attempt: int, threads: int, profile: Mapping[str, str]
+) -> dict[str, int | str | None]:
+    """A job's resources in the words of Snakemake and its executor for Slurm; None: not asked for.
+
+    Parameters
+    ----------
+    need
+        At the first attempt.
+    minutes
+        Its time at the first attempt.
+    attempt
+        Memory and time grow with it.
+    threads
+        Processor threads of each process.
+    profile
+        ``slurm_partition``, and, for jobs with a GPU, ``gpu_partition`` and perhaps ``gpu_model``.
+    """
+    asked: dict[str, int | str | None] = {
+        **dict.fromkeys(REQUESTED),
+        "mem_mb": attempt * need.memory_mb,
+        "runtime": attempt * minutes,
+        "nodes": need.nodes,
+        "gpu": need.gpus or None,
+        "slurm_partition": profile.get("gpu_partition" if need.gpus else "slurm_partition"),
+    }
+    model = profile.get("gpu_model") or None
+    if need.nodes > 1:
+        asked |= _one_task_a_process(need, model)
+    elif need.gpus:
+        asked |= {"cpus_per_gpu": threads, "gpu_model": model}
+    elif need.processes > 1:
+        asked["cpus_per_task"] = threads * need.processes
+    return asked
+
+
+def _one_task_a_process(need: Need, model: str | None) -> dict[str, int | str | None]:
+    """What makes the job call srun itself (``mpi``), and gives each process a task, and each node its GPUs."""
+    # The executor refuses one task a node by that name.
+    tasks = {"tasks_per_node": need.processes} if need.processes > 1 else {"tasks": need.nodes}
+    # `gpu` is a number for all nodes, which Slurm may share out as it likes; `tasks` alone would be taken for each GPU.
+    gres = f"gpu:{model}:{need.gpus}" if model else f"gpu:{need.gpus}"
+    return {"mpi": "srun", **tasks, **({"gpu": None, "gres": gres, "tasks_per_gpu": 0} if need.gpus else {})}
+
+
+def launcher(need: Need, threads: int) -> list[str]:
+    """What starts a training's processes on several machines, instead of ``python -m dplm2``."""
+    if need.nodes == 1:
+        return ["python", "-m", "dplm2"]
+    options = [f"--nodes={need.nodes}", f"--ntasks-per-node={need.processes}", f"--cpus-per-task={threads}"]
+    return ["srun", *options, "--kill-on-bad-exit=1", "python", "-m", "dplm2.training.srun"]
+
+
+def _training(settings: Configuration, rule: str, name: str | None) -> TrainingSettings | None:
+    """The training that a rule's job does, if any."""
     if rule == "train_tokenizer":
-        training = settings.tokenizers[name].training
-    elif rule == "train_model":
-        training = settings.models[name].training
-    elif rule == "warm_up_model" and settings.models[name].warmup.trains_on_sequences:
-        training = settings.models[name].warmup.sequence_training
-    else:
-        return 1
+        return settings.tokenizers[name].training
+    if rule == "train_model":
+        return settings.models[name].training
+    if rule == "warm_up_model" and settings.models[name].warmup.trains_on_sequences:
+        return settings.models[name].warmup.sequence_training
+    return None
+
+
+def _processes(training: TrainingSettings, on_gpu: bool) -> int:
+    """The processes of a training on each machine, each with its own network."""
     if isinstance(training.devices, int):
         return training.devices
-    if settings.device not in ("auto", "cuda"):
+    if not on_gpu:
         return 1
     # `auto` takes every GPU that the job has: as many are asked for as share its batches evenly.
-    return max(count for count in range(1, GPUS_OF_A_NODE + 1) if training.accumulate % count == 0)
+    counts = range(1, GPUS_OF_A_NODE + 1)
+    return max(count for count in counts if training.accumulate % (count * training.nodes) == 0)
 
 
 def _megabytes(settings: Configuration, rule: str, name: str | None) -> float:

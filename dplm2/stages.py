@@ -14,7 +14,7 @@ from typing import Any
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.inputs import files_below, identity, unhashed
 from dplm2.core.layout import WEIGHTS_FILE, Layout
-from dplm2.resources import Need, needs
+from dplm2.resources import MINUTES, launcher, needs, requested
 from dplm2.settings import Configuration, Section, deciding, load, operating
 from dplm2.settings.fields import meaning_of
 from dplm2.settings.files import OBTAIN_STRUCTURES, WEIGHTS
@@ -272,9 +272,15 @@ class Plan:
         kinds = ("datasets", "tokenizers", "models", "generation")
         return _text({kind: list(getattr(self.settings, kind)) for kind in kinds})
 
-    def need(self, rule: str, name: str | None = None) -> Need:
-        """Memory and GPUs of a rule's job."""
-        return needs(self.settings, rule, name)
+    def requested(
+        self, rule: str, name: str | None, attempt: int, profile: Mapping[str, str]
+    ) -> dict[str, int | str | None]:
+        """Memory, time, GPUs and nodes of a rule's job, in the words of Snakemake and its executor for Slurm."""
+        return requested(needs(self.settings, rule, name), MINUTES[rule], attempt, self.settings.threads, profile)
+
+    def launcher(self, rule: str, name: str | None = None) -> list[str]:
+        """The command of a rule's job up to its first argument."""
+        return launcher(needs(self.settings, rule, name), self.settings.threads)
 
     @staticmethod
     def _parts(stage: Stage, entry: Section) -> Iterator[tuple[str | None, Any]]:

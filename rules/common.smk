@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from dplm2.core.signals import let_jobs_stop_first
 from dplm2.core.errors import DPLM2Error
-from dplm2.resources import MINUTES
+from dplm2.resources import REQUESTED, profile_resources
 from dplm2.stages import Plan
 
 let_jobs_stop_first()
@@ -21,6 +21,7 @@ LOGS, TIMINGS = RESULTS / "logs", RESULTS / "timings"
 DATASETS, TOKENIZERS, MODELS, TASKS = map(
     list, (SETTINGS.datasets, SETTINGS.tokenizers, SETTINGS.models, SETTINGS.generation)
 )
+PROFILE = profile_resources(workflow.resource_settings.default_resources)
 SHARDS = {name: [f"{shard:05d}" for shard in range(PLAN.shards[name])] for name in DATASETS}
 
 # Rules run the package of this folder, installed or not; exec lets signals reach it.
@@ -71,16 +72,15 @@ def note(rule, wildcard=None, finished=None):
     return option_of
 
 
-def memory(rule, wildcard=None):
-    return lambda wildcards, attempt: attempt * PLAN.need(rule, wildcard and getattr(wildcards, wildcard)).memory_mb
+def requested(rule, wildcard=None):
+    def asked(wildcards, attempt):
+        return PLAN.requested(rule, wildcard and getattr(wildcards, wildcard), attempt, PROFILE)
+
+    return {key: lambda wildcards, attempt, key=key: asked(wildcards, attempt)[key] for key in REQUESTED}
 
 
-def minutes(rule):
-    return lambda wildcards, attempt: attempt * MINUTES[rule]
-
-
-def gpus(rule, wildcard=None):
-    return lambda wildcards: PLAN.need(rule, wildcard and getattr(wildcards, wildcard)).gpus
+def launcher(rule, wildcard):
+    return lambda wildcards, threads: PLAN.launcher(rule, getattr(wildcards, wildcard))
 
 
 def trained(kind):
@@ -116,7 +116,7 @@ def weights(kind, name):
 
 
 def folder(kind, name):
-    return getattr(SETTINGS, kind)[name].pretrained or RESULTS / kind / name
+    return getattr(SETTINGS, kind)[name].pretrained or str(RESULTS / kind / name)
 
 
 def initial(name):

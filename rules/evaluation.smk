@@ -26,9 +26,7 @@ rule evaluate_tokenizer:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
     resources:
-        mem_mb=memory("evaluate_tokenizer", "tokenizer"),
-        runtime=minutes("evaluate_tokenizer"),
-        gpu=gpus("evaluate_tokenizer"),
+        **requested("evaluate_tokenizer", "tokenizer"),
     params:
         decides=decides("evaluate_tokenizer"),
         pretrained=lambda wildcards: PLAN.pretrained("tokenizers", wildcards.tokenizer),
@@ -73,9 +71,7 @@ rule evaluate_likelihood:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
     resources:
-        mem_mb=memory("evaluate_likelihood", "model"),
-        runtime=minutes("evaluate_likelihood"),
-        gpu=gpus("evaluate_likelihood"),
+        **requested("evaluate_likelihood", "model"),
     params:
         decides=decides("evaluate_likelihood"),
         pretrained=lambda wildcards: PLAN.pretrained("models", wildcards.model),
@@ -115,9 +111,7 @@ rule evaluate_samples:
         "../envs/evaluation.yaml"
     threads: SETTINGS.threads
     resources:
-        mem_mb=memory("evaluate_samples", "model"),
-        runtime=minutes("evaluate_samples"),
-        gpu=gpus("evaluate_samples"),
+        **requested("evaluate_samples", "model"),
     params:
         decides=lambda wildcards: PLAN.deciding("evaluate_samples", task=SETTINGS.generation[wildcards.task].task),
         files=lambda wildcards: PLAN.inputs("evaluate_samples", task=SETTINGS.generation[wildcards.task].task),

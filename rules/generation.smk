@@ -17,9 +17,7 @@ rule generate:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
     resources:
-        mem_mb=memory("generate", "model"),
-        runtime=minutes("generate"),
-        gpu=gpus("generate"),
+        **requested("generate", "model"),
     params:
         decides=decides("generate", "task"),
         files=files("generate", "task"),

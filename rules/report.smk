@@ -56,8 +56,7 @@ rule report:
     conda:
         "../envs/dplm2.yaml"
     resources:
-        mem_mb=memory("report"),
-        runtime=minutes("report"),
+        **requested("report"),
     params:
         decides=decides("report"),
         names=lambda wildcards: PLAN.names(),

@@ -15,14 +15,13 @@ rule fetch_structures:
         "../envs/dplm2.yaml"
     threads: 1
     resources:
-        mem_mb=memory("fetch_structures"),
-        runtime=minutes("fetch_structures"),
+        **requested("fetch_structures"),
     params:
         decides=decides("fetch_structures", "dataset"),
         listed=lambda wildcards: PLAN.listings[wildcards.dataset].identity(int(wildcards.shard)),
         operates=operates("fetch_structures", "dataset"),
-        list=lambda wildcards, threads: PLAN.listings[wildcards.dataset].path(int(wildcards.shard)),
-        out=lambda wildcards, threads: LAYOUT.downloads(wildcards.dataset) / "files",
+        list=lambda wildcards, threads: str(PLAN.listings[wildcards.dataset].path(int(wildcards.shard))),
+        out=lambda wildcards, threads: str(LAYOUT.downloads(wildcards.dataset) / "files"),
     shell:
         "python -m dplm2 --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
@@ -42,8 +41,7 @@ rule clean_structures:
         "../envs/dplm2.yaml"
     threads: 1
     resources:
-        mem_mb=memory("clean_structures"),
-        runtime=minutes("clean_structures"),
+        **requested("clean_structures"),
     params:
         decides=decides("clean_structures", "dataset"),
         listed=lambda wildcards: (
@@ -53,7 +51,7 @@ rule clean_structures:
         ),
         operates=operates("clean_structures", "dataset"),
         manifest=lambda wildcards, input: (
-            input[0] if input else PLAN.listings[wildcards.dataset].path(int(wildcards.shard))
+            input[0] if input else str(PLAN.listings[wildcards.dataset].path(int(wildcards.shard)))
         ),
         out=subpath(output.chains, parent=True),
     shell:
@@ -81,8 +79,7 @@ rule select_structures:
         "../envs/mmseqs2.yaml"
     threads: 2
     resources:
-        mem_mb=memory("select_structures"),
-        runtime=minutes("select_structures"),
+        **requested("select_structures"),
     params:
         decides=decides("select_structures", "dataset"),
         files=files("select_structures", "dataset"),

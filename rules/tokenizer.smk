@@ -20,19 +20,18 @@ rule train_tokenizer:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
     resources:
-        mem_mb=memory("train_tokenizer", "tokenizer"),
-        runtime=minutes("train_tokenizer"),
-        gpu=gpus("train_tokenizer", "tokenizer"),
+        **requested("train_tokenizer", "tokenizer"),
     params:
+        launcher=launcher("train_tokenizer", "tokenizer"),
         decides=decides("train_tokenizer", "tokenizer"),
         files=files("train_tokenizer", "tokenizer"),
         operates=operates("train_tokenizer", "tokenizer"),
         note=note("train_tokenizer", "tokenizer"),
         chains=lambda wildcards, input: [
-            LAYOUT.structures(name) for name in SETTINGS.tokenizers[wildcards.tokenizer].datasets
+            str(LAYOUT.structures(name)) for name in SETTINGS.tokenizers[wildcards.tokenizer].datasets
         ],
         out=subpath(output.weights, parent=True),
-        state=lambda wildcards, threads: LAYOUT.state,
+        state=lambda wildcards, threads: str(LAYOUT.state),
     shell:
-        "python -m dplm2 --log {log:q} {params.note} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {params.state:q}"
+        "{params.launcher} --log {log:q} {params.note} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

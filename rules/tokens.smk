@@ -15,9 +15,7 @@ rule encode_tokens:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
     resources:
-        mem_mb=memory("encode_tokens", "tokenizer"),
-        runtime=minutes("encode_tokens"),
-        gpu=gpus("encode_tokens"),
+        **requested("encode_tokens", "tokenizer"),
     params:
         decides=decides("encode_tokens", "tokenizer"),
         pretrained=lambda wildcards: PLAN.pretrained("tokenizers", wildcards.tokenizer),

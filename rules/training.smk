@@ -21,10 +21,9 @@ rule train_model:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
     resources:
-        mem_mb=memory("train_model", "model"),
-        runtime=minutes("train_model"),
-        gpu=gpus("train_model", "model"),
+        **requested("train_model", "model"),
     params:
+        launcher=launcher("train_model", "model"),
         decides=decides("train_model", "model"),
         operates=operates("train_model", "model"),
         initial=subpath(input.initial, parent=True),
@@ -36,6 +35,6 @@ rule train_model:
         out=subpath(output.weights, parent=True),
         state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "python -m dplm2 --log {log:q} model train --initial {params.initial:q} --tokens {params.tokens:q}"
+        "{params.launcher} --log {log:q} model train --initial {params.initial:q} --tokens {params.tokens:q}"
         " --selection {params.selections:q} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.model}"

@@ -20,10 +20,9 @@ rule warm_up_model:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
     resources:
-        mem_mb=memory("warm_up_model", "model"),
-        runtime=minutes("warm_up_model"),
-        gpu=gpus("warm_up_model", "model"),
+        **requested("warm_up_model", "model"),
     params:
+        launcher=launcher("warm_up_model", "model"),
         decides=decides("warm_up_model", "model"),
         files=files("warm_up_model", "model"),
         pretrained=lambda wildcards: PLAN.pretrained("tokenizers", SETTINGS.models[wildcards.model].tokenizer),
@@ -44,6 +43,6 @@ rule warm_up_model:
         out=subpath(output.weights, parent=True),
         state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "python -m dplm2 --log {log:q} {params.note} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
+        "{params.launcher} --log {log:q} {params.note} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
         " --selection {params.selections:q} {params.source} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.model}"

@@ -1,10 +1,11 @@
 """What the workflow asks of a scheduler for each job: memory and GPUs, from the sizes that the configuration gives."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from dplm2.resources import ESM2, MINUTES, ON_NETWORKS, needs, shape_of
+from dplm2.resources import ESM2, MINUTES, ON_NETWORKS, launcher, needs, profile_resources, requested, shape_of
 from dplm2.settings import Configuration, load
 from dplm2.stages import STAGES
 
@@ -133,3 +134,89 @@ def test_a_larger_batch_needs_more_memory(change):
     assert needs(large, "train_model", "demo").memory_mb > needs(small, "train_model", "demo").memory_mb
     lean = demo(models={"demo": {"training": {"precision": "bf16", "activation_checkpointing": True} | change}})
     assert needs(lean, "train_model", "demo").memory_mb < needs(large, "train_model", "demo").memory_mb
+
+
+PROFILE = {"slurm_partition": "cpu", "gpu_partition": "gpu"}
+
+
+def asked(settings: Configuration, rule: str, attempt: int = 1, profile: dict[str, str] = PROFILE) -> dict:
+    need = needs(settings, rule, first(settings, rule))
+    found = requested(need, MINUTES[rule], attempt, settings.threads, profile)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def spread(nodes: int, devices: int, device: str) -> Configuration:
+    training = {"nodes": nodes, "devices": devices, "accumulate": nodes * devices}
+    return demo(device=device, threads=3, models={"demo": {"training": training}})
+
+
+@pytest.mark.parametrize("rule", STAGES)
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda", "auto"])
+def test_jobs_with_a_gpu_and_no_others_go_to_its_partition(rule, device):
+    found = asked(demo(device=device), rule)
+    assert found["slurm_partition"] == ("gpu" if found.get("gpu") else "cpu")
+    assert "slurm_partition" not in asked(demo(device=device), rule, profile={})
+
+
+def test_memory_and_time_grow_with_the_attempt():
+    first_try, third = (asked(demo(), "train_model", attempt) for attempt in (1, 3))
+    changed = {name for name in first_try if first_try[name] != third[name]}
+    assert changed == {"mem_mb", "runtime"}
+    assert all(third[name] == 3 * first_try[name] for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "devices", "device", "expected"),
+    [
+        (1, 1, "cpu", {}),
+        (1, 4, "cpu", {"cpus_per_task": 12}),
+        (1, 4, "cuda", {"gpu": 4, "cpus_per_gpu": 3}),
+        (2, 1, "cpu", {"mpi": "srun", "tasks": 2}),
+        (2, 4, "cpu", {"mpi": "srun", "tasks_per_node": 4}),
+        (2, 1, "cuda", {"gres": "gpu:1", "mpi": "srun", "tasks": 2, "tasks_per_gpu": 0}),
+        (2, 4, "cuda", {"gres": "gpu:4", "mpi": "srun", "tasks_per_node": 4, "tasks_per_gpu": 0}),
+    ],
+)
+def test_what_slurm_is_asked_for(nodes, devices, device, expected):
+    settings = spread(nodes, devices, device)
+    found = asked(settings, "train_model")
+    assert found.pop("nodes") == nodes
+    assert found.pop("mem_mb") == needs(settings, "train_model", "demo").memory_mb
+    assert found.pop("runtime") == MINUTES["train_model"] and found.pop("slurm_partition")
+    assert found == expected
+    assert asked(settings, "generate").get("gpu") == (1 if device == "cuda" else None)
+
+
+def test_the_model_of_the_gpus_is_asked_for_only_with_gpus():
+    typed = {**PROFILE, "gpu_model": "h100"}
+    assert asked(spread(1, 4, "cuda"), "train_model", profile=typed)["gpu_model"] == "h100"
+    assert asked(spread(2, 4, "cuda"), "train_model", profile=typed)["gres"] == "gpu:h100:4"
+    # The executor gives a job that names a model a GPU.
+    for settings in (spread(1, 1, "cpu"), spread(2, 1, "cpu")):
+        assert not {"gpu_model", "gres"} & set(asked(settings, "train_model", profile=typed))
+    assert "gpu_model" not in asked(spread(1, 1, "cuda"), "clean_structures", profile=typed)
+
+
+def test_memory_is_that_of_one_node():
+    one, two = (needs(spread(nodes, 4, "cuda"), "train_model", "demo") for nodes in (1, 2))
+    assert one.memory_mb == two.memory_mb
+
+
+def test_srun_starts_the_processes_of_several_nodes_only():
+    for rule in ("train_model", "train_tokenizer", "warm_up_model"):
+        assert launcher(needs(demo(), rule, "demo"), 3) == ["python", "-m", "dplm2"]
+    command = launcher(needs(spread(2, 4, "cuda"), "train_model", "demo"), 3)
+    assert command[:4] == ["srun", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=3"]
+    assert command[-3:] == ["python", "-m", "dplm2.training.srun"]
+
+
+def test_auto_on_several_nodes_shares_the_batches_evenly():
+    training = {"training": {"devices": "auto", "nodes": 2, "accumulate": 12}}
+    need = needs(demo(device="cuda", models={"demo": training}), "train_model", "demo")
+    assert (need.gpus, need.nodes) == (6, 2)
+
+
+def test_resources_of_the_profile():
+    assert profile_resources(None) == {}
+    default = SimpleNamespace(args=["slurm_account=", "slurm_partition='all'", "gpu_partition=gpu-a100"])
+    assert profile_resources(default) == {"slurm_account": "", "slurm_partition": "all", "gpu_partition": "gpu-a100"}

@@ -1,8 +1,15 @@
 """Selection of the device on which networks run."""
 
+import os
+
 from dplm2.core.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first, or only, one of its training: the others do not write its log."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def pick_device(name: str) -> str:

@@ -88,9 +88,16 @@ class TrainingSettings(Section):
     )
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = operates(
         1,
-        "Number of processes on this machine, each with its own GPU if there are GPUs; auto uses all GPUs. The "
-        "number changes the weights only by rounding, and training can resume with a different one. Under torchrun "
-        "(required for several machines) torchrun determines the number, and this key is ignored.",
+        "Number of processes on each machine, each with its own GPU if there are GPUs; auto uses all GPUs. The "
+        "number changes the weights only by rounding, and training can resume with a different one. Under torchrun, "
+        "torchrun determines the number: leave this key out.",
+    )
+    nodes: int = operates(
+        1,
+        "Number of machines. With more than one, the workflow starts the processes with srun inside a Slurm job of as "
+        "many nodes; from the command line, start them with srun or torchrun (docs/cluster.md). As with `devices`, "
+        "the number changes the weights only by rounding.",
+        ge=1,
     )
     strategy: Literal["auto", "ddp", "fsdp"] = operates(
         "auto",
@@ -149,8 +156,10 @@ class TrainingSettings(Section):
             yield "optimizer: muon needs unsharded matrices; use strategy: ddp instead of fsdp"
         if self.save_every is None and self.save_every_seconds is None:
             yield "save_every: give this key or save_every_seconds; otherwise interrupted training cannot resume"
-        if isinstance(self.devices, int) and self.accumulate % self.devices:
-            yield f"accumulate: {self.accumulate} batches per update cannot be shared evenly by {self.devices} devices"
+        processes = self.nodes * (self.devices if isinstance(self.devices, int) else 1)
+        if self.accumulate % processes:
+            where = f"{self.nodes} nodes" if self.devices == "auto" else f"{processes} devices"
+            yield f"accumulate: {self.accumulate} batches per update cannot be shared evenly by {where}"
 
     def idle(self) -> Iterator[str]:
         if self.schedule == "constant":

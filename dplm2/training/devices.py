@@ -194,14 +194,24 @@ class Machine:
 def _layout(settings: TrainingSettings, device: str, outside: bool) -> tuple[int | str, int]:
     """Processes per machine and number of machines."""
     if not outside:
+        if settings.nodes > 1:
+            raise ConfigError(
+                f"training.nodes: {settings.nodes} machines need their processes started by srun or torchrun "
+                "(docs/cluster.md); set it to 1 to train on this machine alone"
+            )
         if settings.devices == "auto":
             available = torch.cuda.device_count() if device in ("auto", "cuda") else 1
             return max(1, available), 1
         return settings.devices, 1
     local, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     if settings.devices not in (1, "auto", local):
-        raise ConfigError(f"training.devices: torchrun starts {local} processes, not {settings.devices}; omit it")
-    return local, everywhere // local
+        raise ConfigError(f"training.devices: {local} processes were started here, not {settings.devices}; omit it")
+    nodes = everywhere // local
+    if settings.nodes not in (1, nodes):
+        raise ConfigError(
+            f"training.nodes: processes were started on {nodes} machines, not on {settings.nodes}; omit it"
+        )
+    return local, nodes
 
 
 def compiled(module: nn.Module, device: torch.device) -> nn.Module:

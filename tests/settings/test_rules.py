@@ -94,6 +94,18 @@ CONTRADICTIONS = [
         "accumulate: 3 batches per update",
         {"accumulate": 4, "devices": 2},
     ),
+    (
+        TrainingSettings,
+        {"accumulate": 6, "devices": 2, "nodes": 2},
+        "accumulate: 6 batches per update cannot be shared evenly by 4 devices",
+        {"accumulate": 8, "devices": 2, "nodes": 2},
+    ),
+    (
+        TrainingSettings,
+        {"accumulate": 3, "devices": "auto", "nodes": 2},
+        "accumulate: 3 batches per update cannot be shared evenly by 2 nodes",
+        {"accumulate": 2, "devices": "auto", "nodes": 2},
+    ),
     (TrainingSettings, {"devices": 2}, "accumulate: 1 batches per update", {"devices": "auto"}),
     (
         EncoderSettings,

@@ -15,7 +15,8 @@ from test_training_fit import SETTINGS, rows
 from tiny_task import same, train, weights
 
 from dplm2 import cli
-from dplm2.core.errors import Preempted
+from dplm2.core.errors import ConfigError, DPLM2Error, Preempted
+from dplm2.training import srun
 from dplm2.training.devices import SHARDS_ON_CPU
 
 SCRIPT = Path(__file__).parent / "tiny_task.py"
@@ -106,6 +107,49 @@ def test_two_devices_without_a_launcher_equal_one(tmp_path):
         assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
     found, expected = weights(tmp_path / "two"), weights(tmp_path / "one")
     assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-5) for name in found if name != "passes")
+
+
+@pytest.mark.parametrize(("tasks", "nodes"), [(2, 2), (4, 2)])
+def test_tasks_of_srun_on_two_nodes_equal_as_many_processes_on_one(tmp_path, tasks, nodes):
+    settings = {**SETTINGS, "accumulate": tasks}
+    together = start({"out": tmp_path / "one", "settings": {**settings, "devices": tasks}})
+    assert finish(together)[0] == 0
+    job = os.getpid()  # no two tests at once have the same, so that they have ports of their own
+    processes = []
+    for task in range(tasks):
+        slurm = {
+            "SLURM_JOB_ID": str(job),
+            "SLURM_STEP_ID": "0",
+            "SLURM_STEP_NUM_TASKS": str(tasks),
+            "SLURM_STEP_NUM_NODES": str(nodes),
+            "SLURM_PROCID": str(task),
+            "SLURM_LOCALID": str(task % (tasks // nodes)),
+            "SLURM_NODEID": str(task // (tasks // nodes)),
+        }
+        run = {"out": tmp_path / "two", "settings": {**settings, "nodes": nodes}}
+        command = [sys.executable, SCRIPT, json.dumps({"runs": [run]}, default=str)]
+        told = {**ENVIRONMENT, **srun.environment(slurm, "127.0.0.1")}
+        processes.append(subprocess.Popen(command, env=told, stderr=subprocess.PIPE, text=True))
+    ends = [finish(process) for process in processes]
+    assert [status for status, _ in ends] == [0] * tasks, ends
+    assert f"{tasks} processes (ddp)" in ends[0][1]
+    assert same(weights(tmp_path / "two"), weights(tmp_path / "one"))
+    assert rows(tmp_path / "two", "seconds") == rows(tmp_path / "one", "seconds")
+
+
+def test_nodes_with_different_numbers_of_tasks_are_refused():
+    with pytest.raises(DPLM2Error, match="3 tasks on 2 nodes"):
+        srun.environment({"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2"}, "here")
+
+
+def test_several_nodes_need_a_launcher(tmp_path, monkeypatch):
+    settings = {**SETTINGS, "accumulate": 4, "nodes": 2}
+    with pytest.raises(ConfigError, match="training.nodes: 2 machines need their processes started"):
+        train(tmp_path, settings)
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "1"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="on 4 machines, not on 2"):
+        train(tmp_path, settings)
 
 
 def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path):
