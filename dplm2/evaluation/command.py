@@ -4,7 +4,7 @@ import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from dplm2.settings.command_line import add_settings, choose
+from dplm2.settings.command_line import PATHS, add_settings, choose
 
 BENCHMARKS = {
     "co-generation": "fold the generated sequences, compare with the generated structures (scTM, scRMSD, pLDDT)",
@@ -61,15 +61,14 @@ def _add_reconstruction(actions: argparse._SubParsersAction, name: str) -> None:
     parser = _add(actions, name, "encode and decode chains, compare them with themselves (RMSD, TM-score, lDDT)")
     parser.add_argument("--name", help="name of the tokenizer in the tables (default: that of its folder)")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder or hub id")
-    parser.add_argument("--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets to reconstruct")
+    parser.add_argument("--chains", **PATHS, required=True, metavar="DIR", help="datasets to reconstruct")
     parser.add_argument("--split", choices=["train", "validation", "test"], help="only chains of this split")
     parser.add_argument(
         "--untrained", action="store_true", help="evaluate random weights of the same architecture, for comparison"
     )
     parser.add_argument(
         "--tokens",
-        nargs="+",
-        type=Path,
+        **PATHS,
         default=[],
         metavar="DIR",
         help="existing tokens of the chains, instead of encoding them",
@@ -84,9 +83,13 @@ def _add_likelihood(actions: argparse._SubParsersAction) -> None:
     parser.add_argument("--name", help="name of the model in the tables (default: that of its folder)")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of the trained model, or hub id")
     parser.add_argument("--initial", metavar="DIR", help="folder of the model before training (models/NAME/initial)")
-    parser.add_argument("--tokens", nargs="+", type=Path, required=True, metavar="DIR", help="tokens of datasets")
+    parser.add_argument("--tokens", **PATHS, required=True, metavar="DIR", help="tokens of datasets")
     parser.add_argument(
-        "--selection", nargs="+", type=Path, default=[], metavar="FILE", help="selection.parquet of the datasets"
+        "--selection",
+        **PATHS,
+        default=[],
+        metavar="FILE",
+        help="selection.parquet of the datasets",
     )
     parser.add_argument("--split", choices=["train", "validation", "test"], help="only chains of this split")
     parser.set_defaults(run=run_likelihood)
@@ -97,7 +100,11 @@ def _add_samples(actions: argparse._SubParsersAction, name: str, text: str) -> N
     parser.add_argument("--samples", type=Path, required=True, metavar="DIR", help="folder with samples.parquet")
     if name in ("folding", "inverse-folding"):
         parser.add_argument(
-            "--chains", nargs="+", type=Path, required=True, metavar="DIR", help="datasets of the natives"
+            "--chains",
+            **PATHS,
+            required=True,
+            metavar="DIR",
+            help="datasets of the natives",
         )
     parser.add_argument("--model", metavar="DIR", help="model folder, required for the backend `self`")
     parser.add_argument(

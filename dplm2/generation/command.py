@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dplm2.generation.task import GenerationTask
 from dplm2.generation.tasks import TASKS
-from dplm2.settings.command_line import add_settings, choose
+from dplm2.settings.command_line import PATHS, add_settings, choose
 
 
 def add_tasks(actions: argparse._SubParsersAction) -> None:
@@ -30,8 +30,9 @@ def _add_task(actions: argparse._SubParsersAction, name: str, task: GenerationTa
     parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer folder or hub id (default: the model's)")
     if task.chains:
         parser.add_argument(
-            "--chains", nargs="+", action="extend", type=Path, default=[], metavar="PATH",
-            help=f"{task.chains}: data-set folders, Parquet files of chains, structure files or folders of them",
+            "--chains", **PATHS, default=[], metavar="PATH",
+            help=f"{task.chains}: data-set folders, Parquet files of chains, structure files (complex.pdb:A is a chain "
+            "of one), archives, or folders of them at any depth",
         )  # fmt: skip
     if task.problems:
         parser.add_argument(

@@ -21,7 +21,8 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="INPUT",
-        help="FASTA files, data-set folders, Parquet files of chains, structure files or folders of them",
+        help="FASTA files, data-set folders, Parquet files of chains, structure files (complex.pdb:A is a chain of "
+        "one), archives, or folders of them at any depth",
     )  # fmt: skip
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder or hub id")
     parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer (default: the model's)")

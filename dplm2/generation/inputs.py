@@ -3,6 +3,7 @@
 Array axes: L residues.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,18 @@ from typing import NamedTuple
 import numpy as np
 
 from dplm2.core.errors import DPLM2Error
-from dplm2.core.fasta import clean_sequences, is_fasta, read_fasta
+from dplm2.core.fasta import ENDINGS, clean_sequences, is_fasta, read_fasta
 from dplm2.generation.task import Target, Tokenize
 from dplm2.geometry.backbone import observed_residues
+
+_log = logging.getLogger(__name__)
+
+
+class Source(NamedTuple):
+    """A file or folder, and which of its chains are meant (by the authors' ids); None: all."""
+
+    path: Path
+    chains: tuple[str, ...] | None = None
 
 
 class StructureChain(NamedTuple):
@@ -27,15 +37,26 @@ class StructureChain(NamedTuple):
     backbone: np.ndarray
 
 
+def source_of(given: str | os.PathLike) -> Source:
+    """A source as it is given: a path, or a file and some of its chains, ``complex.pdb:A`` or ``complex.pdb:A,B``."""
+    path, colon, chains = str(given).rpartition(":")
+    if colon and Path(path).is_file() and not Path(given).exists():
+        return Source(Path(path), tuple(chains.split(",")))
+    return Source(Path(given))
+
+
 def read_targets(
     sources: Sequence[str | os.PathLike], split: str | None = None, tokenize: Tokenize | None = None
 ) -> list[Target]:
-    """Read proteins: data-set folders, Parquet files of chains, FASTA and structure files or folders of them.
+    """Read proteins: data-set folders, Parquet files of chains, FASTA and structure files, archives or folders of them.
+
+    A folder is searched at every depth, as `dplm2 structures clean` does. What is no protein structure in a folder or
+    an archive is left out, and a warning lists it; a file that is named outright has to be one.
 
     Parameters
     ----------
     sources
-        The files and folders.
+        The files and folders; ``complex.pdb:A`` is chain A of a file.
     split
         Only chains of this split of data sets.
     tokenize
@@ -48,31 +69,53 @@ def read_targets(
         If a source cannot be read or contains no protein.
     """
     targets: list[Target] = []
-    for source in map(Path, sources):
+    for source in map(source_of, sources):
         found = list(_targets_of(source, split, tokenize))
         if not found:
-            raise DPLM2Error(f"{source}: contains no protein chains" + (f" in split {split}" if split else ""))
+            raise DPLM2Error(f"{source.path}: contains no protein chains" + (f" in split {split}" if split else ""))
         targets += found
     return targets
 
 
-def _targets_of(source: Path, split: str | None, tokenize: Tokenize | None) -> Iterator[Target]:
+def _targets_of(source: Source, split: str | None, tokenize: Tokenize | None) -> Iterator[Target]:
     from dplm2.structures.store import backbones, read_chains
 
-    if source.suffix == ".parquet" or any(source.glob("part-*.parquet")):
-        table = read_chains(source, ["chain_id", "sequence", "backbone"], split)
+    path = source.path
+    if path.suffix == ".parquet" or any(path.glob("part-*.parquet")):
+        _refuse_choice(source, "a data set")
+        table = read_chains(path, ["chain_id", "sequence", "backbone"], split)
         names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
         coordinates = backbones(table) if tokenize is not None else [None] * len(names)
     else:
-        files = {path: is_fasta(path) for path in input_files(source)}
-        for path in (path for path, fasta in files.items() if fasta):
-            yield from (Target(*item, None) for item in read_fasta(path, to_generate=True).items())
-        chains = [chain for path, fasta in files.items() if not fasta for chain in chains_of(path)]
+        files = input_files(path)
+        fastas = [file for file in files if is_fasta(file)]
+        for fasta in fastas:
+            _refuse_choice(source, "a FASTA file")
+            yield from (Target(*item, None) for item in read_fasta(fasta, to_generate=True).items())
+        structures = [file for file in files if file not in set(fastas)]
+        chains = _chosen(source, chains_of(path)) if structures == [path] else chains_among(structures, path)
         names, sequences, coordinates = ([getattr(c, key) for c in chains] for key in ("name", "sequence", "backbone"))
     tokens = observed_tokens(coordinates, tokenize) if tokenize is not None and names else coordinates
     for name, sequence, structure in zip(names, sequences, tokens, strict=True):
         # X is an unknown residue, which the model may generate.
         yield Target(name, sequence, None if tokenize is None else structure)
+
+
+def _refuse_choice(source: Source, what: str) -> None:
+    if source.chains is not None:
+        raise DPLM2Error(f"{source.path}:{','.join(source.chains)}: chains are chosen of a structure, not of {what}")
+
+
+def _chosen(source: Source, chains: Sequence[StructureChain]) -> list[StructureChain]:
+    """The chains that a source means, in the order of the file."""
+    if source.chains is None:
+        return list(chains)
+    there = [chain.author_chain for chain in chains]
+    if missing := [name for name in source.chains if name not in there]:
+        raise DPLM2Error(
+            f"{source.path}: no protein chain {', '.join(map(repr, missing))}; there: {', '.join(dict.fromkeys(there))}"
+        )
+    return [chain for chain in chains if chain.author_chain in source.chains]
 
 
 def observed_tokens(backbones: Sequence[np.ndarray], tokenize: Tokenize) -> list[np.ndarray]:
@@ -136,37 +179,57 @@ def _named(items) -> dict:
 
 
 def input_files(source: Path) -> list[Path]:
-    """The files of a folder, or the one given.
+    """The files of a folder, at every depth and without those that never hold proteins, or the one given.
 
     Raises
     ------
     DPLM2Error
         If there is none.
     """
+    from dplm2.structures.scanning import NO_STRUCTURE_ENDINGS, walk
+
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise DPLM2Error(f"{source}: no such file or folder")
-    return sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(Path(path) for path, _ in walk(str(source), NO_STRUCTURE_ENDINGS - {*ENDINGS}))
+
+
+def chains_among(files: Sequence[Path], source: Path) -> list[StructureChain]:
+    """The protein chains of the structure files and archives in a folder; a warning lists what holds none."""
+    from dplm2.structures.formats.archives import items_of
+    from dplm2.structures.shards import clean_item, with_content
+
+    settings = _without_filters()
+    found, left_out = [], []
+    for item in (item for file in files for item in items_of(str(file), "", settings.reading)):
+        chains, rejects = clean_item(with_content(item), settings)
+        found += [_named_chain(item.entry, chain) for chain in chains]
+        if not chains:
+            reason = rejects[0].reason if rejects else "no protein chain"
+            left_out.append(f"{item.source_file}{f':{item.member}' if item.member else ''} ({reason})")
+    if left_out:
+        _log.warning("%s: %d files left out: %s", source, len(left_out), "; ".join(left_out))
+    return found
 
 
 def chains_of(path: Path) -> list[StructureChain]:
-    """The protein chains of a structure file, without filters.
+    """The protein chains of a structure file or an archive, without filters.
 
     Raises
     ------
     DPLM2Error
         If the file cannot be read.
     """
-    from dplm2.settings.dataset import DatasetSettings, Filters
     from dplm2.structures.atoms import UnreadableError
     from dplm2.structures.cleaning import clean_entry
+    from dplm2.structures.formats.archives import is_archive
     from dplm2.structures.manifest import entry_name
     from dplm2.structures.reading import read_structure
-    from dplm2.structures.shards import chain_name
 
-    switches = {key: False if isinstance(value, bool) else None for key, value in Filters()}
-    settings = DatasetSettings(filters=Filters(**switches))
+    if path.is_file() and is_archive(path):
+        return chains_among([path], path)
+    settings = _without_filters()
     try:
         chains, refusals = clean_entry(read_structure(path, settings.reading), settings)
     except UnreadableError as error:
@@ -174,14 +237,23 @@ def chains_of(path: Path) -> list[StructureChain]:
     if not chains:
         why = "; ".join(f"chain {refusal.chain}: {refusal.reason}" for refusal in refusals[:3])
         raise DPLM2Error(f"{path}: no protein chain with a backbone" + (f" ({why})" if why else ""))
-    return [
-        StructureChain(
-            chain_name(entry_name(str(path)), chain.author_chain),
-            chain.author_chain,
-            chain.sequence,
-            np.asarray(chain.residue_index),
-            chain.insertion_codes or " " * len(chain),
-            chain.backbone_LAX,
-        )
-        for chain in chains
-    ]
+    return [_named_chain(entry_name(str(path)), chain) for chain in chains]
+
+
+def _without_filters():  # noqa: ANN202
+    from dplm2.settings.dataset import DatasetSettings, Filters
+
+    return DatasetSettings(filters=Filters(**{key: False if isinstance(v, bool) else None for key, v in Filters()}))
+
+
+def _named_chain(entry: str, chain) -> StructureChain:  # noqa: ANN001
+    from dplm2.structures.shards import chain_name
+
+    return StructureChain(
+        chain_name(entry, chain.author_chain),
+        chain.author_chain,
+        chain.sequence,
+        np.asarray(chain.residue_index),
+        chain.insertion_codes or " " * len(chain),
+        chain.backbone_LAX,
+    )

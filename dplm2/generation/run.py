@@ -16,6 +16,7 @@ from dplm2.core.artifacts import RunRecord, fingerprint, make_folder, sha256_of_
 from dplm2.core.errors import DPLM2Error, Preempted
 from dplm2.core.hub import name_of
 from dplm2.generation.contigs import reference_files
+from dplm2.generation.inputs import source_of
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import (
     SAMPLES_FILE,
@@ -170,14 +171,15 @@ def _inputs(model: DPLM2, settings: GenerationSettings, chains: Sequence[Path]) 
     references = []
     if settings.task == "scaffolding":
         references = reference_files(settings.problems, settings.references)
-    for source in [*map(Path, chains), *map(Path, settings.problems), *references]:
+    for given in [*chains, *settings.problems, *references]:
+        source = source_of(given).path
         if not source.exists():
             raise DPLM2Error(f"{source}: no such file or folder")
         if any(source.glob("part-*.parquet")):
             files = [*part_files(source), *source.glob(SELECTION_FILE)]
         else:
             files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-        inputs[str(source)] = fingerprint([sha256_of_file(path) for path in files])
+        inputs[str(given)] = fingerprint([sha256_of_file(path) for path in files])
     return inputs
 
 

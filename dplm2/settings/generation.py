@@ -21,6 +21,10 @@ UNMASKING = rf"^(deterministic|stochastic(@{NUMBER})?)$"
 RESIDUES = r"\d+(-\d+)?(\s*,\s*\d+(-\d+)?)*"
 
 
+def _is_several(value: Any) -> bool:
+    return type(value) is int and value > 1
+
+
 def _one_residue(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
@@ -44,6 +48,10 @@ WITHOUT_EFFECT_ON_SAMPLES = (
 # structure head.
 _FREE = {"steps": 500, "unmasking": "stochastic@1.0"}
 _GIVEN = {"samples": 1, "steps": 100, "strategy": "argmax", "unmasking": "deterministic"}
+# Of several samples of one protein argmax would make equal ones. Like the authors' annealing, but from the model's own
+# distribution on, since the given track leaves less open.
+_GIVEN_SEVERAL = {**_GIVEN, "strategy": "annealing@1.0:0.1"}
+_SEVERAL = ("samples", "best_of")
 _UNCONDITIONAL = {"lengths": (100, 200, 300, 400, 500), "samples": 100, **_FREE}
 TASK_DEFAULTS: Mapping[TaskName, Mapping[str, Any]] = {
     "co-generation": _UNCONDITIONAL,
@@ -54,6 +62,11 @@ TASK_DEFAULTS: Mapping[TaskName, Mapping[str, Any]] = {
     "scaffolding": {"samples": 100, **_FREE},
     "infilling": {**_FREE, "samples": 1, "steps": 100},
 }
+
+
+def _of_tracks(value: Any) -> tuple[Any, ...]:
+    """The values of a setting that may be given by track."""
+    return (value.structure, value.sequence) if isinstance(value, Section) else (value,)
 
 
 class LengthRange(Section):
@@ -179,9 +192,10 @@ class GenerationSettings(Section):
     strategy: StrategyText | TrackStrategies | None = decides(
         None,
         "How tokens are drawn: argmax; annealing@HIGH:LOW (the temperature decreases over the steps); "
-        "temperature@T; gumbel_argmax@T; or {structure: ..., sequence: ...}. null: argmax for folding and inverse "
-        "folding, otherwise according to the model's structure_head: annealing@2.0:0.1, or annealing@1.1:0.1 for "
-        "bits. The paper's tables use annealing@2.0:1.0.",
+        "temperature@T; gumbel_argmax@T; or {structure: ..., sequence: ...}. null: for folding and inverse folding "
+        "argmax, but annealing@1.0:0.1 for several samples or candidates of a chain, which argmax would make equal; "
+        "otherwise according to the model's structure_head: annealing@2.0:0.1, or annealing@1.1:0.1 for bits. The "
+        "paper's tables use annealing@2.0:1.0.",
     )
     unmasking: UnmaskingText | TrackUnmasking | None = decides(
         None,
@@ -247,6 +261,8 @@ class GenerationSettings(Section):
         if not isinstance(given, Mapping) or not isinstance(given.get("task"), str):
             return given
         own = dict(TASK_DEFAULTS.get(given["task"], {}))
+        if own == _GIVEN and any(_is_several(given.get(key)) for key in _SEVERAL):
+            own = dict(_GIVEN_SEVERAL)
         if given.get("dataset") is not None:
             own.pop("lengths", None)
         return {**given, **{key: value for key, value in own.items() if given.get(key) is None}}
@@ -261,6 +277,22 @@ class GenerationSettings(Section):
             yield "lengths: give either a list, a range or `dataset`"
         if self.dataset is None and self.split is not None:
             yield "split: has no effect without `dataset`"
+        for key in filter(lambda key: _is_several(getattr(self, key)), _SEVERAL if self._draws_nothing else ()):
+            yield (
+                f"{key}: {getattr(self, key)} equal results, since strategy argmax with deterministic unmasking draws "
+                f"nothing; leave strategy out or set one that draws, such as {_GIVEN_SEVERAL['strategy']}"
+            )
+
+    @property
+    def _draws_nothing(self) -> bool:
+        """Whether all samples of one protein or one length are equal."""
+        draws_input = self.task == "scaffolding" or self.renoise is not None or not self._lengths_are_listed
+        strategies, unmaskings = _of_tracks(self.strategy), _of_tracks(self.unmasking)
+        return not draws_input and set(strategies) == {"argmax"} and set(unmaskings) == {"deterministic"}
+
+    @property
+    def _lengths_are_listed(self) -> bool:
+        return self.task not in UNCONDITIONAL or isinstance(self.lengths, tuple)
 
     @property
     def described(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ NO_STRUCTURE_ENDINGS = frozenset((
     ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".md", ".rst", ".txt", ".log", ".html", ".htm", ".py",
     ".sh", ".ipynb", ".r", ".smk", ".pkl", ".npy", ".npz", ".parquet", ".fasta", ".fa", ".fas", ".a3m", ".sto", ".hmm",
     ".aln", ".png", ".jpg", ".jpeg", ".svg", ".pdf", ".sha256", ".md5", ".h5", ".pt", ".pth", ".safetensors", ".tmp",
-    ".part", ".index", ".lookup", ".dbtype", ".source",
+    ".part", ".index", ".lookup", ".dbtype", ".source", ".faa", ".fna",
 ))  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def scan(sources: Iterable[str]) -> dict[str, os.stat_result]:
     for source in map(str, sources):
         before = len(found)
         if Path(source).is_dir():
-            found.update(_walk(source))
+            found.update(walk(source))
         elif Path(source).exists():
             found[source] = Path(source).stat()
         elif any(mark in source for mark in "*?["):
@@ -52,8 +52,11 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Files below a folder; linked folders are followed, each folder once, preferably under its own path."""
+def walk(folder: str, left_out: frozenset[str] = NO_STRUCTURE_ENDINGS) -> Iterator[tuple[str, os.stat_result]]:
+    """Files below a folder, without hidden ones and without those of the endings ``left_out``, each with its stat.
+
+    Linked folders are followed, each folder once, preferably under its own path.
+    """
     seen = {os.path.realpath(folder)}
     waiting, links = [folder], []
     while waiting or links:
@@ -72,7 +75,7 @@ def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
             elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
                 _refuse_cycle(entry.path, folder)
                 links.append(entry.path)
-            elif (found := _stat(entry)) is not None:
+            elif (found := _stat(entry, left_out)) is not None:
                 yield entry.path, found
 
 
@@ -84,10 +87,10 @@ def _entries(folder: str) -> list[os.DirEntry]:
         raise DPLM2Error(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _stat(entry: os.DirEntry) -> os.stat_result | None:
+def _stat(entry: os.DirEntry, left_out: frozenset[str]) -> os.stat_result | None:
     """The stat of a possible structure file; for a broken link, that of the link, so that it becomes a reject."""
     dot = entry.name.rfind(".")
-    if dot > 0 and entry.name[dot:].lower() in NO_STRUCTURE_ENDINGS:
+    if dot > 0 and entry.name[dot:].lower() in left_out:
         return None
     if entry.is_symlink() and is_broken_link(entry.path):
         return entry.stat(follow_symlinks=False)

@@ -154,7 +154,7 @@ def clean_batch(items: list[Item], settings: DatasetSettings) -> BatchResult:
     rows: list[tuple[Item, Chain]] = []
     rejects: list[Reject] = []
     hashes: dict[str, str] = {}
-    for item in map(_with_content, items):
+    for item in map(with_content, items):
         hashes[item.source_file] = item.source_sha256
         chains, refused = clean_item(item, settings)
         rows += [(replace(item, content=None), chain) for chain in chains]
@@ -162,7 +162,7 @@ def clean_batch(items: list[Item], settings: DatasetSettings) -> BatchResult:
     return BatchResult(_record_batch(rows), rejects, hashes)
 
 
-def _with_content(item: Item) -> Item:
+def with_content(item: Item) -> Item:
     """An item with its content, and the SHA-256 of its file if not yet known."""
     if item.content is not None or item.problem:
         return item

@@ -82,6 +82,13 @@ def test_folding_keeps_the_sequence_and_inverse_folding_the_structure(model, bac
     assert set(designed.sequence) <= AMINO_ACIDS
 
 
+def test_several_designs_of_a_backbone_differ(model, backbone):
+    designs = model.generate("inverse-folding", backbones=[backbone], samples=3, steps=4)
+    assert len({design.sequence for design in designs}) == 3
+    alone = model.generate("inverse-folding", backbones=[backbone], steps=4)
+    assert alone[0].settings["strategy"] == "argmax" and designs[0].settings["strategy"] == "annealing@1.0:0.1"
+
+
 def test_fixed_residues_of_folding_and_inverse_folding(model, ubiquitin):
     (designed,) = model.generate("inverse-folding", chains=[ubiquitin], fixed="1-10,76", steps=3)
     assert designed.sequence[:10] == UBIQUITIN[:10] and designed.sequence[75] == "G"

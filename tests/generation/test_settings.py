@@ -41,6 +41,31 @@ def test_values_of_the_paper():
     assert folded.lengths is None
 
 
+@pytest.mark.parametrize("task", ["folding", "inverse-folding"])
+@pytest.mark.parametrize("key", ["samples", "best_of"])
+def test_several_samples_of_a_chain_are_drawn_unless_one_asks_for_equal_ones(task, key):
+    assert GenerationSettings.make(task=task, **{key: 3}).strategy == "annealing@1.0:0.1"
+    assert GenerationSettings.make(task=task, **{key: 1}).strategy == "argmax"
+    assert GenerationSettings.make(task=task, strategy="temperature@0.1", **{key: 3}).strategy == "temperature@0.1"
+    noisy = GenerationSettings.make(task=task, strategy="argmax", unmasking="stochastic@1.0", **{key: 3})
+    assert noisy.strategy == "argmax"  # which positions are unmasked first is drawn
+    with pytest.raises(ConfigError, match=f"{key}: 3 equal results, since strategy argmax"):
+        GenerationSettings.make(task=task, strategy="argmax", **{key: 3})
+
+
+def test_samples_that_differ_by_more_than_their_tokens_may_be_the_likeliest():
+    likeliest = {"strategy": "argmax", "unmasking": "deterministic", "samples": 3}
+    for others in (
+        {"task": "co-generation", "lengths": {"minimum": 5, "maximum": 9}},
+        {"task": "sequence", "dataset": "demo"},
+        {"task": "scaffolding", "problems": ["a.yaml"]},
+        {"task": "infilling", "renoise": 0.5},
+    ):
+        assert GenerationSettings.make(**likeliest, **others).strategy == "argmax"
+    with pytest.raises(ConfigError, match="samples: 3 equal results"):
+        GenerationSettings.make(**likeliest, task="co-generation", lengths=[50])
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_completed_section_is_read_as_the_same(task):
     made = GenerationSettings.make(task=task, steps=7)
