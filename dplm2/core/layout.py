@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WEIGHTS_FILE = "model.safetensors"
+MADE_FROM = "made_from.json"  # beside a training state: the settings, inputs and seed that its fingerprint names
 
 
 @dataclass(frozen=True)

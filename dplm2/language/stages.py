@@ -18,7 +18,8 @@ from dplm2.language.sequences import SequenceStore, digests_of
 from dplm2.language.training import MultimodalTask, SequenceTask
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import SCRATCH, ModelSettings, WarmupSettings, sequence_diffusion
-from dplm2.settings.roles import deciding, plain
+from dplm2.settings.roles import plain
+from dplm2.settings.trainings import MODEL, SEQUENCE_STAGE, what_decides
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import parts_of, read_tokens
 from dplm2.training.loop import FitResult, fit
@@ -145,15 +146,17 @@ def _sequence_stage(
     validation = [vocabulary.encode_sequence(sequence) for sequence in parts["validation"]]
     training = chosen.sequence_training
     task = SequenceTask(network, store, validation or None, sequence_diffusion(chosen), compiled=training.compile)
-    decides = _deciding(settings, "network", "warmup")
     started_from = {name: digest for name, digest in inputs.items() if name.startswith(_SOURCE)}
     freeze_unread(network)
+    read = files | started_from if files else inputs
+    made_from = {"decides": what_decides(settings, SEQUENCE_STAGE), "inputs": read, "seed": seed}
     return fit(
         task,
         training,
         seed=seed,
-        state=state / "sequence-stage",
-        fingerprint=fingerprint([decides, files | started_from if files else inputs, seed]),
+        state=state / SEQUENCE_STAGE,
+        fingerprint=fingerprint(list(made_from.values())),
+        made_from=made_from,
         metrics=out / METRICS_FILE,
         device=device,
         label="sequence stage",
@@ -205,14 +208,15 @@ def train(
     freeze_unread(network)
     if settings.lora.enabled:
         lora.add(network.model, settings.lora, seed)
-    decides = _deciding(settings, "lora", "diffusion", "training")
+    made_from = {"decides": what_decides(settings, MODEL), "inputs": inputs, "seed": seed}
     training, validation = settings.training, chains.get("validation")
     result = fit(
         MultimodalTask(network, chains["train"], validation, settings.diffusion, compiled=training.compile),
         training,
         seed=seed,
-        state=state / "model",
-        fingerprint=fingerprint([decides, inputs, seed]),
+        state=state / MODEL,
+        fingerprint=fingerprint(list(made_from.values())),
+        made_from=made_from,
         metrics=out / METRICS_FILE,
         device=device,
         label="model",
@@ -264,11 +268,6 @@ def _source_files(source: str, state: Path) -> dict[str, str]:
 
 def _resolved(settings: ModelSettings, *names: str) -> dict[str, Any]:
     return {name: plain(getattr(settings, name)) for name in names}
-
-
-def _deciding(settings: ModelSettings, *names: str) -> dict[str, Any]:
-    sections = ((name, getattr(settings, name)) for name in names)
-    return {name: None if section is None else deciding(section) for name, section in sections}
 
 
 def _outcome(result: FitResult | None) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from dplm2.core.inputs import hash_of
 from dplm2.geometry import backbone as geometry
 from dplm2.geometry.lddt import lddt_per_residue
 from dplm2.geometry.superposition import rmsd
-from dplm2.settings.roles import deciding, plain
+from dplm2.settings.roles import plain
 from dplm2.settings.tokenizer import TokenizerSettings
+from dplm2.settings.trainings import TOKENIZER, what_decides
 from dplm2.structures.store import SELECTION_FILE, read_chains
 from dplm2.tokenizer import losses
 from dplm2.tokenizer.bridging import bridge_gaps
@@ -33,7 +34,6 @@ from dplm2.tokenizer.tokens import parts_of
 from dplm2.training.loop import fit
 
 METRICS_FILE = "metrics.csv"
-TRAINED_BY = ("encoder", "quantizer", "decoder", "loss", "training")  # the sections that decide the weights
 FEATURES_FOLDER = "encoder_features"  # beside the folders of resumable state
 VALIDATION_CHAINS = 64  # maximum number of chains reconstructed at each validation
 VALIDATION_RESIDUES = 2048  # of a batch there
@@ -274,13 +274,14 @@ def train_tokenizer(
     tokenizer = initial_tokenizer(settings, seed)
     features = state / FEATURES_FOLDER if cached else None
     task = TokenizerTask(tokenizer.to(device), settings, learnt, held_out, features)
-    decides = {name: deciding(getattr(settings, name)) for name in TRAINED_BY}
+    made_from = {"decides": what_decides(settings, TOKENIZER), "inputs": inputs, "seed": seed}
     result = fit(
         task,
         settings.training,
         seed=seed,
-        state=state / "tokenizer",
-        fingerprint=fingerprint([decides, inputs, seed]),
+        state=state / TOKENIZER,
+        fingerprint=fingerprint(list(made_from.values())),
+        made_from=made_from,
         metrics=out / METRICS_FILE,
         device=device,
         label="structure tokenizer",

@@ -1,8 +1,9 @@
 """Entry point of the training loop of structure tokenizer and language model."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.settings.training import TrainingSettings
@@ -26,6 +27,7 @@ def fit(
     metrics: Path,
     device: str = "auto",
     label: str,
+    made_from: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Train ``task.module`` in place, resuming from saved state if it exists; afterwards it is in evaluation mode.
 
@@ -51,6 +53,8 @@ def fit(
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
     label
         Name of the training, for messages.
+    made_from
+        What the fingerprint names; saved with the state for `dplm2 status` and `dplm2 clean`.
 
     Raises
     ------
@@ -63,7 +67,7 @@ def fit(
     """
     _check_task(task, settings)
     machine = Machine(settings, device)
-    folder = StateFolder(state, fingerprint, label)
+    folder = StateFolder(state, fingerprint, label, made_from)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
         stack.enter_context(_other_processes(machine, label))

@@ -27,6 +27,7 @@ from dplm2.core.artifacts import (
     write_json,
 )
 from dplm2.core.errors import DPLM2Error
+from dplm2.core.layout import MADE_FROM
 from dplm2.core.locks import HeldError, locked
 
 FORMAT_VERSION = 1
@@ -71,11 +72,13 @@ class StateFolder:
         Fingerprint of settings and inputs. State with any other fingerprint is ignored.
     label
         Name of the training, for messages.
+    made_from
+        What the fingerprint names, to be saved in the folder.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, label: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, label: str, made_from: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder) / fingerprint
-        self.fingerprint, self.label = fingerprint, label
+        self.fingerprint, self.label, self.made_from = fingerprint, label, made_from
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -98,6 +101,9 @@ class StateFolder:
                     "wait for it, or end it and run again"
                 ) from None
             self._remove_leftovers()
+            if self.made_from is not None:
+                with self.explained("write what made it"):
+                    write_json(self.folder / MADE_FROM, {"label": self.label, **self.made_from})
             yield
 
     def _remove_leftovers(self) -> None:

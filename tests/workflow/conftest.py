@@ -1,6 +1,8 @@
 """A run of the real Snakefile at the smallest size, shared by the tests of this folder."""
 
+import csv
 import gzip
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "data" / "demo"
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+OF_THE_RUN = ("logs", "timings", "report")
 FEW_STEPS = {"steps": 3, "token_budget": 400, "validate_every": None, "log_every": 1}
 
 
@@ -86,6 +89,26 @@ def smallest_configuration() -> dict:
             "bootstrap_samples": 20,
         },
     }
+
+
+def contents(results: Path) -> dict[str, str]:
+    """What a run made, by file: a hash of the content, times left out.
+
+    Logs, timings, the report and each ``run.json`` tell of the run itself, and are not among them.
+    """
+    files = {path.relative_to(results): path for path in sorted(results.rglob("*")) if path.is_file()}
+    return {
+        str(name): hashlib.sha256(_timeless(path)).hexdigest()
+        for name, path in files.items()
+        if name.parts[0] not in OF_THE_RUN and not name.name.startswith(".") and name.name != "run.json"
+    }
+
+
+def _timeless(path: Path) -> bytes:
+    if path.name != "metrics.csv":
+        return path.read_bytes()
+    with path.open(newline="") as stream:
+        return repr([{**row, "seconds": None} for row in csv.DictReader(stream)]).encode()
 
 
 class Workdir:

@@ -1,0 +1,98 @@
+"""What a finished run leaves to others: `dplm2 status`, `dplm2 clean`, and Snakemake's cache between directories."""
+
+import copy
+import io
+import shutil
+
+import pytest
+import yaml
+
+from dplm2.cli import main
+from tests.workflow.conftest import Workdir, contents
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+STAGES = ("tokenizer", "sequence-stage", "model")
+
+
+@pytest.fixture
+def run(finished, tmp_path, monkeypatch):
+    """A copy of the finished run, to work in."""
+    shutil.copytree(finished.folder, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def written(run, name, kind, change):
+    """A configuration of the run with other settings of its tokenizer's or model's training."""
+    changed = copy.deepcopy(yaml.safe_load((run / "config.yaml").read_text()))
+    changed[kind]["tiny"]["training"] = {**changed[kind]["tiny"]["training"], **change}
+    (run / name).write_text(yaml.safe_dump(changed))
+    return name
+
+
+def left(run):
+    return {stage for stage in STAGES if any((run / "state" / stage).iterdir())}
+
+
+def test_nothing_is_stale_after_a_run(run, capsys):
+    assert main(["clean", "config.yaml"]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert main(["status", "--config", "config.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "stale" not in said and "not recorded" not in said and "not of this program" not in said
+    assert said.count("of models.tiny") == 2 and said.count("of tokenizers.tiny") == 1
+    size = sum(file.stat().st_size for file in (run / "results/models/tiny").iterdir() if file.is_file())
+    (line,) = [line for line in said.splitlines() if "models/tiny " in line]
+    assert f"{size / 1000:.1f} kB  model train, " in line
+
+
+def test_only_states_that_no_configuration_refers_to_are_removed_and_only_after_asking(run, capsys, monkeypatch):
+    before = contents(run / "results")
+    other = written(run, "other.yaml", "models", {"learning_rate": 0.5})
+    operating = written(run, "operating.yaml", "models", {"keep": 7, "log_every": 2})
+    assert main(["clean", operating]) == 0 and "nothing to remove" in capsys.readouterr().out
+    assert main(["clean", other, "config.yaml"]) == 0 and "nothing to remove" in capsys.readouterr().out
+    for answer in ("\n", "no\n", ""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        assert main(["clean", other]) == 0
+        said = capsys.readouterr().out
+        assert "Remove these 1" in said and "nothing was removed" in said and "model: step 3 saved" in said
+    assert left(run) == set(STAGES)
+    assert main(["status", "--config", other]) == 0
+    assert capsys.readouterr().out.count("stale") == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert main(["clean", other]) == 0
+    assert left(run) == {"tokenizer", "sequence-stage"}
+    assert contents(run / "results") == before
+
+
+def test_a_state_in_use_or_of_unknown_settings_is_kept(run, capsys):
+    from dplm2.core.locks import locked
+
+    other = written(run, "other.yaml", "tokenizers", {"learning_rate": 0.5})
+    (state,) = (run / "state/tokenizer").iterdir()
+    with locked(state / "lock"):
+        assert main(["clean", other, "--yes"]) == 0
+    (state / "made_from.json").unlink()
+    assert main(["clean", other, "--yes"]) == 0
+    assert capsys.readouterr().out.count("nothing to remove") == 2 and left(run) == set(STAGES)
+    assert main(["status", "--config", other]) == 0
+    assert "settings not recorded" in capsys.readouterr().out
+
+
+def test_a_second_working_directory_encodes_nothing_again(finished, tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
+    expected = contents(finished.folder / "results/tokens")
+    for name, encoded in (("first", True), ("second", False)):
+        workdir = Workdir(tmp_path / name)
+        shutil.copytree(finished.folder, workdir.folder, dirs_exist_ok=True)
+        for folder in ("results/tokens", "results/logs/tokens"):
+            shutil.rmtree(workdir.folder / folder)
+        done = workdir.snakemake("--cache", "--", "tokens")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert contents(workdir.folder / "results/tokens") == {
+            file: digest for file, digest in expected.items() if file.startswith("tiny/own/")
+        }
+        logs = (workdir.folder / "results/logs/tokens").iterdir()
+        assert any(log.stat().st_size for log in logs) == encoded
