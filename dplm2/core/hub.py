@@ -145,7 +145,7 @@ def wanted_files(files: Mapping[str, int | None]) -> dict[str, int | None]:
 
 def readable_size(size: float) -> str:
     """A number of bytes as people read it."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size:.0f} bytes"

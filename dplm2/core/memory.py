@@ -1,7 +1,10 @@
-"""Batches that exceed the memory are halved until they fit; no item is lost."""
+"""Available memory, and batches that exceed it: halved until they fit, without losing an item."""
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -9,6 +12,7 @@ import torch
 from dplm2.core.errors import DPLM2Error
 
 _log = logging.getLogger(__name__)
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 Result = TypeVar("Result")
 
@@ -76,3 +80,15 @@ def _halves(batch: list[int], longest: int, name_of: Callable[[int], str], what:
         "out of memory with %d %ss of up to %d residues: continuing with %d", len(batch), what, longest, middle
     )
     return [batch[middle:], batch[:middle]]
+
+
+def total_memory(device: torch.device | str = "cpu") -> int:
+    """Bytes of memory that a device has in all; of the processor's, what this process may use at most."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            sizes.append(int(Path(limit).read_text()))
+    return min(sizes)

@@ -14,6 +14,7 @@ import torch
 from dplm2.core.artifacts import fingerprint, sha256_of_file
 from dplm2.core.errors import DPLM2Error
 from dplm2.cpu.process import prepare_process
+from dplm2.generation.bounds import asked_by, asked_in, check_memory
 from dplm2.generation.inputs import in_memory
 from dplm2.generation.samples import Sample
 from dplm2.generation.selection import best_of, log_likelihoods
@@ -201,7 +202,11 @@ class DPLM2:
         given: Sequence[Target] = (),
     ) -> list[Request]:
         """All samples of a task; see `generate`."""
-        return TASKS[settings.task].requests(settings, self.vocabulary, seed, Given(chains, given, self._tokens_of))
+        check_memory(asked_by(settings), settings, self.network, None)
+        requests = TASKS[settings.task].requests(settings, self.vocabulary, seed, Given(chains, given, self._tokens_of))
+        pair_width = self.tokenizer.settings.decoder.pair_dim if "structure" in settings.tracks else None
+        check_memory(asked_in(requests), settings, self.network, pair_width)
+        return requests
 
     def _tokens_of(self, backbones: list[np.ndarray]) -> list[np.ndarray]:
         return self.tokenizer.encode(backbones)

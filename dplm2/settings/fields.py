@@ -122,7 +122,7 @@ class Section(BaseModel):
     """One section of the configuration: frozen, without unknown keys, and internally consistent."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=False, allow_inf_nan=False, protected_namespaces=()
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
     )
 
     @classmethod

@@ -1,0 +1,68 @@
+"""Absurd lengths and numbers are refused with an estimate, before memory is asked for; what may fit is not."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from dplm2.core.errors import ConfigError
+from dplm2.core.memory import total_memory
+from dplm2.generation import bounds
+
+BILLION = 10**9
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        (
+            "co-generation",
+            {"lengths": [BILLION], "samples": 1},
+            "lengths: a protein of 1,000,000,000 residues",
+        ),
+        (
+            "co-generation",
+            {"lengths": [3 * 10**6], "samples": 1},
+            "length-3000000: a protein of 3,000,000 residues",
+        ),
+        (
+            "sequence",
+            {"lengths": [100], "samples": BILLION},
+            "samples: 1,000,000,000 of 100,000,000,000 residues",
+        ),
+        (
+            "sequence",
+            {"lengths": {"minimum": 1, "maximum": 10**12}, "samples": 9},
+            "lengths: a protein of 1,000,000,000,000 residues",
+        ),
+        ("folding", {"sequences": ["MKT"], "samples": BILLION}, "samples: 1,000,000,000 of"),
+        ("folding", {"sequences": ["MKT"], "best_of": BILLION}, "best_of: 1,000,000,000 candidates"),
+    ],
+)
+def test_what_no_machine_holds_is_refused_before_it_is_asked_for(model, monkeypatch, task, settings, message):
+    monkeypatch.setattr(bounds, "total_memory", lambda *_: 64 * 10**9)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError) as refusal:
+            model.generate(task, **settings)
+        assert tracemalloc.get_traced_memory()[1] < 300e6
+    finally:
+        tracemalloc.stop()
+    assert message in str(refusal.value) and "64.0 GB here" in str(refusal.value)
+
+
+def test_estimates_are_below_what_samples_take():
+    """Rows of finished samples as `dplm2 generate` keeps them: coordinates as Python numbers."""
+    length, samples = 100, 50
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    rows = [np.random.default_rng(i).normal(size=length * 12).astype(np.float32).tolist() for i in range(samples)]
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert len(rows) == samples
+    assert 0.5 * taken < bounds.BYTES_OF_RESIDUE * length * samples < 2 * taken
+
+
+def test_ordinary_work_is_not_refused(model):
+    assert 10**8 < total_memory() < 10**14
+    assert len(model.generate("co-generation", lengths=[6], samples=2, steps=2)) == 2
