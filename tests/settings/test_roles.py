@@ -149,3 +149,21 @@ def test_a_stage_is_not_stopped_by_what_it_does_not_read_of_a_command(tmp_path, 
     told = load([part("evaluate_samples", task=task) for part in (plan.deciding, plan.operating)]).evaluation
     read = plan.settings.evaluation.command if task == "co-generation" else None
     assert told.command == read
+
+
+def with_defaults_alone() -> list[type[Section]]:
+    """All sections that can be left out altogether."""
+    found, waiting = [], [Section]
+    while waiting:
+        for kind in waiting.pop().__subclasses__():
+            waiting.append(kind)
+            if kind.__module__.startswith("dplm2.") and not any(f.is_required() for f in kind.model_fields.values()):
+                found.append(kind)
+    return found
+
+
+@pytest.mark.parametrize("kind", with_defaults_alone(), ids=lambda kind: kind.__name__)
+def test_a_default_and_the_same_value_given_are_one(kind):
+    """32 and 32.0 are one number but two texts: training by hand and by the workflow must have one fingerprint."""
+    left_out = json.dumps(plain(kind.restored({})))
+    assert json.dumps(plain(kind.restored(json.loads(left_out)))) == left_out
