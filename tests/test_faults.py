@@ -268,7 +268,7 @@ def test_what_nobody_foresaw_is_one_line(run, monkeypatch, error, line):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("dplm2.report.status._run", fail)
+    monkeypatch.setattr("dplm2.report.status._run_status", fail)
     status, found = run("status")
     assert status == 1
     assert found.startswith(line)
@@ -282,7 +282,7 @@ def test_developers_see_the_traceback(capfd, monkeypatch):
     def fail(*_):
         raise TypeError("an int")
 
-    monkeypatch.setattr("dplm2.report.status._run", fail)
+    monkeypatch.setattr("dplm2.report.status._run_status", fail)
     monkeypatch.setenv(cli.TRACEBACK, "1")
     assert cli.main(["status"]) == 1
     assert "Traceback (most recent call last)" in capfd.readouterr().err

@@ -192,7 +192,7 @@ def input_files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise DPLM2Error(f"{source}: no such file or folder")
-    return sorted(Path(path) for path, _ in walk(str(source), NO_STRUCTURE_ENDINGS - {*ENDINGS}))
+    return sorted(Path(path) for path, _ in walk(str(source), NO_STRUCTURE_ENDINGS - {*ENDINGS, ".txt"}))
 
 
 def chains_among(files: Sequence[Path], source: Path) -> list[StructureChain]:

@@ -36,7 +36,8 @@ def folder(finished, tmp_path, monkeypatch):
     for name in ("1shg_A", "1ubq_A"):
         (structure,) = DEMO.rglob(f"{name}.bcif.gz")
         shutil.copy(structure, tmp_path / "structures")
-        (tmp_path / "1ubq.pdb").write_bytes(gzip.decompress(structure.read_bytes()))  # told by its content
+        for file in ("1ubq.pdb", "complex.pdb"):  # the format is recognised by the content
+            (tmp_path / file).write_bytes(gzip.decompress(structure.read_bytes()))
     (tmp_path / "proteins.fasta").write_text(">a\nMKTAYIAKQR\n>b\nACDEFGH\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path

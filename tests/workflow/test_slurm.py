@@ -92,5 +92,5 @@ def test_a_cancelled_training_is_submitted_again_and_all_files_are_the_same(undi
     said = ended_well(process)
     assert f"SLURM-job '{cancelled}' failed" in said and "CANCELLED" in said, said
     log = (workdir.folder / "results/logs/tokenizers/tiny.log").read_text()
-    assert f"of {STEPS} steps" in log and "goes on after step" in log, log
+    assert f"of {STEPS} steps" in log and "resumes after step" in log, log
     assert contents(workdir.folder / "results") == contents(undisturbed.folder / "results")
