@@ -95,7 +95,7 @@ def test_a_folder_is_searched_at_every_depth_and_what_is_foreign_is_listed(compl
 
 def test_a_folder_without_proteins_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(DPLM2Error, match="no protein chains there"):
+    with pytest.raises(DPLM2Error, match="contains no protein chains"):
         read_targets([tmp_path])
 
 
