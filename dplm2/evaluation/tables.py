@@ -55,7 +55,7 @@ def as_latex(table: pd.DataFrame, note: str = "") -> str:
     cells = [map(_latex_cell, row, figures) for row in table.itertuples(index=False, name=None)]
     shown = pd.DataFrame(cells, columns=[_latex_text(name.replace("_", " ")) for name in table], dtype=object)
     alignment = "".join("r" if figure else "l" for figure in figures)
-    # Escaped above: pandas would leave a space behind each command.
+    # Escaped above: pandas would leave a space after each command.
     text = shown.to_latex(index=False, escape=False, column_format=alignment)
     return text + (f"\\par{{\\footnotesize {_latex_text(note)}}}\n" if note else "")
 

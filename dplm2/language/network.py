@@ -162,7 +162,7 @@ class MultimodalEsm(nn.Module):
     def _lined_up_hidden(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
         """Like `_packed_hidden`, in fixed shapes and without waiting for the device: padding is one more segment."""
         real_BT = input_ids_BT != self.vocabulary.pad
-        order_BT = real_BT.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # padding behind all tokens
+        order_BT = real_BT.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # padding after all tokens
         embeddings_BTD = self.embeddings(input_ids_BT)
         order_BTD = order_BT.unsqueeze(-1).expand_as(embeddings_BTD)
         lined_up_BTD = embeddings_BTD.gather(1, order_BTD)

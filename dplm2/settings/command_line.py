@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dplm2.core.devices import DEVICES
 from dplm2.core.errors import ConfigError
 
-# Of options that take files: several behind one, and those of an option that is given twice add up.
+# Of options that take files: several after one, and those of an option that is given twice add up.
 PATHS: Mapping[str, Any] = {"nargs": "+", "action": "extend", "type": Path}
 CONFIG_HELP = "YAML file, or JSON text, of a configuration; several are merged, later ones win"
 
