@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dplm2 import __version__
-from dplm2.core.artifacts import OUT_OF_SPACE, UNWRITABLE, cannot_write, error_code
+from dplm2.core.artifacts import NO_SPACE, OUT_OF_SPACE, UNWRITABLE, cannot_write, error_code
 from dplm2.core.devices import is_first_process
 from dplm2.core.errors import ConfigError, DPLM2Error, Preempted
 from dplm2.core.inputs import note
@@ -174,7 +174,7 @@ def _unexpected(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and code in UNWRITABLE:
         return cannot_write(os.fsdecode(error.filename), code)
     if code in OUT_OF_SPACE:
-        return f"no space left (or a quota is reached) in a folder that this command writes; make room ({error})"
+        return f"{NO_SPACE} in a folder that this command writes; free some space ({error})"
     if isinstance(error, OSError) and error.filename:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if isinstance(error, MemoryError):

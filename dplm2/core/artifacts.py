@@ -19,6 +19,7 @@ from dplm2.core import origins
 from dplm2.core.errors import DPLM2Error
 
 RUN_FILE = "run.json"
+NO_SPACE = "no space left (or quota exceeded)"
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*OUT_OF_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 LARGEST_JSON = 1 << 28  # bytes
@@ -126,7 +127,7 @@ def cannot_write(path: str | os.PathLike, code: int) -> str:
     if code == errno.EFBIG:
         return f"{path.parent}: {path.name} exceeds the maximum file size; raise the limit (ulimit -f) and run again"
     if code in OUT_OF_SPACE:
-        return f"{path.parent}: no space left (or quota exceeded) for {path.name}; free some space and run again"
+        return f"{path.parent}: {NO_SPACE} for {path.name}; free some space and run again"
     if path.is_dir():
         return f"{path}: a folder, but a file has to be written here"
     return f"{path.parent}: {path.name} cannot be written in this folder ({os.strerror(code)})"

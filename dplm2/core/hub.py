@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from dplm2.core.artifacts import read_json_object, write_json, write_text
 from dplm2.core.errors import DPLM2Error
+from dplm2.core.text import readable_size
 
 CACHE = "DPLM2_CACHE"  # in the environment
 MAIN = "main"
@@ -141,14 +142,6 @@ def wanted_files(files: Mapping[str, int | None]) -> dict[str, int | None]:
     weights = next(filter(None, kinds), [])
     described = [file for file in own if file.endswith(_DESCRIPTIONS)] if weights else []
     return {file: own[file] for file in sorted({*described, *weights})}
-
-
-def readable_size(size: float) -> str:
-    """A number of bytes as people read it."""
-    for unit, factor in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} bytes"
 
 
 def _announced(repository: Repository, missing: list[str]) -> str:

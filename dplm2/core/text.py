@@ -132,3 +132,11 @@ def some(names: Sequence[str], most: int = 5, count: int | None = None) -> str:
     """The first of ``names``, and the number of others of ``count`` (default: of the names)."""
     more = (len(names) if count is None else count) - min(len(names), most)
     return ", ".join(map(shortened, names[:most])) + (f" and {more} more" if more else "")
+
+
+def readable_size(size: float) -> str:
+    """A number of bytes in words, as ``1.2 GB``."""
+    for unit, factor in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dplm2.core.errors import ConfigError
-from dplm2.core.hub import readable_size
 from dplm2.core.memory import total_memory
+from dplm2.core.text import readable_size
 from dplm2.generation.task import Request
 from dplm2.language.network import MultimodalEsm
 from dplm2.settings.generation import UNCONDITIONAL, GenerationSettings, LengthRange
@@ -98,8 +98,7 @@ def check_memory(asked: Asked, settings: GenerationSettings, network: Multimodal
     _refuse(f"best_of: {settings.best_of:,} candidates", candidates, total_memory(), "choose fewer")
 
 
-def _refuse(what: str, estimate: float, there: int, remedy: str) -> None:
-    if estimate > there:
-        raise ConfigError(
-            f"{what} would need at least {readable_size(estimate)} of memory, of {readable_size(there)} here; {remedy}"
-        )
+def _refuse(what: str, estimate: float, available: int, remedy: str) -> None:
+    if estimate > available:
+        needed, present = readable_size(estimate), readable_size(available)
+        raise ConfigError(f"{what} would need at least {needed} of memory, of {present} here; {remedy}")

@@ -44,8 +44,8 @@ def targets_of(settings: GenerationSettings, given: Given, with_structure: bool 
 
 def requests_for(
     targets: list[Target], settings: GenerationSettings, vocabulary: Vocabulary, masked: Masked
-) -> list[tuple[Target, Request]]:
-    """Each target with its samples.
+) -> list[Request]:
+    """The samples of each target.
 
     Raises
     ------
@@ -59,5 +59,5 @@ def requests_for(
             raise DPLM2Error(f"{target.name}: no residues")
         tokens = masked(settings, vocabulary, target)
         for number in range(settings.samples):
-            requests.append((target, request_of(f"{name}_{number:04d}", target.name, tokens, settings, vocabulary)))
+            requests.append(request_of(f"{name}_{number:04d}", target.name, tokens, settings, vocabulary))
     return requests

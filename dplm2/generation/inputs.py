@@ -19,7 +19,7 @@ from dplm2.geometry.backbone import observed_residues
 _log = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
+class ChainSource(NamedTuple):
     """A file or folder, and which of its chains are meant (by the authors' ids); None: all."""
 
     path: Path
@@ -37,12 +37,12 @@ class StructureChain(NamedTuple):
     backbone: np.ndarray
 
 
-def source_of(given: str | os.PathLike) -> Source:
+def source_of(given: str | os.PathLike) -> ChainSource:
     """A source as it is given: a path, or a file and some of its chains, ``complex.pdb:A`` or ``complex.pdb:A,B``."""
     path, colon, chains = str(given).rpartition(":")
     if colon and Path(path).is_file() and not Path(given).exists():
-        return Source(Path(path), tuple(chains.split(",")))
-    return Source(Path(given))
+        return ChainSource(Path(path), tuple(chains.split(",")))
+    return ChainSource(Path(given))
 
 
 def read_targets(
@@ -77,7 +77,7 @@ def read_targets(
     return targets
 
 
-def _targets_of(source: Source, split: str | None, tokenize: Tokenize | None) -> Iterator[Target]:
+def _targets_of(source: ChainSource, split: str | None, tokenize: Tokenize | None) -> Iterator[Target]:
     from dplm2.structures.store import backbones, read_chains
 
     path = source.path
@@ -101,12 +101,12 @@ def _targets_of(source: Source, split: str | None, tokenize: Tokenize | None) ->
         yield Target(name, sequence, None if tokenize is None else structure)
 
 
-def _refuse_choice(source: Source, what: str) -> None:
+def _refuse_choice(source: ChainSource, what: str) -> None:
     if source.chains is not None:
         raise DPLM2Error(f"{source.path}:{','.join(source.chains)}: chains are chosen of a structure, not of {what}")
 
 
-def _chosen(source: Source, chains: Sequence[StructureChain]) -> list[StructureChain]:
+def _chosen(source: ChainSource, chains: Sequence[StructureChain]) -> list[StructureChain]:
     """The chains that a source means, in the order of the file."""
     if source.chains is None:
         return list(chains)

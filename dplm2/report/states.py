@@ -59,17 +59,8 @@ def states(root: Path) -> Iterator[State]:
 def key_of(stage: str, decides: Mapping[str, Any], seed: int) -> tuple[str, str]:
     """Names what a configuration decides of a training; the inputs, which it only refers to, have no part in it."""
     warmup = {name: value for name, value in decides.get("warmup", {}).items() if name not in STARTED_FROM}
-    told = {**decides, "warmup": warmup} if stage == SEQUENCE_STAGE else decides
-    return stage, fingerprint([_equal_numbers_alike(told), seed])
-
-
-def _equal_numbers_alike(value: Any) -> Any:
-    """``value`` with 1.0 as 1: a default is the one and what was read the other."""
-    if isinstance(value, Mapping):
-        return {name: _equal_numbers_alike(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_equal_numbers_alike(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    decisive = {**decides, "warmup": warmup} if stage == SEQUENCE_STAGE else decides
+    return stage, fingerprint([decisive, seed])
 
 
 def trainings(settings: Configuration) -> dict[tuple[str, str], str]:
@@ -106,13 +97,3 @@ def size_of(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def in_words(size: int) -> str:
-    """A number of bytes, as ``1.2 GB``."""
-    amount = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from dplm2.core.artifacts import RUN_FILE, read_json
 from dplm2.core.errors import DPLM2Error
-from dplm2.report.states import State, in_words, remove, size_of, states, trainings, unreferred
+from dplm2.core.text import readable_size
+from dplm2.report.states import State, remove, size_of, states, trainings, unreferred
 from dplm2.settings import Configuration, load
 from dplm2.settings.trainings import DECIDED_BY
 
@@ -129,7 +130,7 @@ def _run_status(options: argparse.Namespace) -> None:
         return
     width = max(len(row.name) for row in rows)
     for row in rows:
-        print(f"{row.kind:<8}  {row.name:<{width}}  {in_words(row.size):>9}  {row.remark}")
+        print(f"{row.kind:<8}  {row.name:<{width}}  {readable_size(row.size):>9}  {row.remark}")
 
 
 def add_clean(parser: argparse.ArgumentParser) -> None:
@@ -153,8 +154,10 @@ def _run_clean(options: argparse.Namespace) -> None:
         print(f"{root}: every training state is referred to, in use, or of unrecorded settings; nothing to remove")
         return
     for state in found:
-        print(f"{state.folder}  {in_words(state.size)}  {_progress(state.folder)}")
-    if not (options.yes or _agreed(f"Remove these {len(found)} ({in_words(sum(state.size for state in found))})?")):
+        print(f"{state.folder}  {readable_size(state.size)}  {_progress(state.folder)}")
+    if not (
+        options.yes or _agreed(f"Remove these {len(found)} ({readable_size(sum(state.size for state in found))})?")
+    ):
         print("nothing was removed")
         return
     for state in found:

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from dplm2.settings.fields import Section, decides, operates, refers
 from dplm2.settings.files import OBTAIN_ESMFOLD, OBTAIN_FOLDSEEK, WEIGHTS
+from dplm2.settings.generation import UNCONDITIONAL
 
-UNCONDITIONAL = ("co-generation", "sequence", "backbone")
 COMPARED = ("reconstruction", "co-generation", "backbone", "folding", "inverse-folding", "scaffolding")
 DESIGNED = ("co-generation", "sequence", "backbone", "inverse-folding", "scaffolding")
 FOLDED = (*UNCONDITIONAL, "folding", "inverse-folding", "scaffolding")

@@ -71,10 +71,10 @@ def main() -> None:
     if "SLURM_STEP_NUM_TASKS" not in os.environ:
         sys.exit("dplm2: dplm2.training.srun is for tasks of srun, and this process is none")
     try:
-        told = environment(os.environ, first_address(os.environ["SLURM_STEP_NODELIST"]))
+        variables = environment(os.environ, first_address(os.environ["SLURM_STEP_NODELIST"]))
     except DPLM2Error as error:
         sys.exit(f"dplm2: {error}")
-    os.execve(sys.executable, [sys.executable, "-m", "dplm2", *sys.argv[1:]], {**os.environ, **told})
+    os.execve(sys.executable, [sys.executable, "-m", "dplm2", *sys.argv[1:]], {**os.environ, **variables})
 
 
 if __name__ == "__main__":

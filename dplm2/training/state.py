@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dplm2.core.artifacts import (
+    NO_SPACE,
     OUT_OF_SPACE,
     WritingError,
     atomic_path,
@@ -190,7 +191,7 @@ class StateFolder:
             yield
         except (WritingError, OSError, SafetensorError) as error:
             code = error.code if isinstance(error, WritingError) else error_code(error)
-            reason = "no space left (or quota exceeded)" if code in OUT_OF_SPACE else str(error)
+            reason = NO_SPACE if code in OUT_OF_SPACE else str(error)
             raise DPLM2Error(
                 f"{self.label}: cannot {what} in {self.folder}: {reason}. Earlier checkpoints are unchanged; "
                 "free some space and run again to resume from the latest"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dplm2.core import hub as hub_module
-from dplm2.core.hub import Repository, readable_size, split_id, wanted_files
+from dplm2.core.hub import Repository, split_id, wanted_files
+from dplm2.core.text import readable_size
 from tests import hub as local
 
 NAME = "someone/weights"

@@ -24,8 +24,8 @@ def requests(settings: GenerationSettings, vocabulary: Vocabulary, seed: int, gi
     """A sample, or several, for each protein."""
     made = requests_for(targets_of(settings, given), settings, vocabulary, masked)
     if not settings.renoise:
-        return [request for _, request in made]
-    return [noised(request, target, settings, vocabulary, seed) for target, request in made]
+        return made
+    return [noised(request, settings, vocabulary, seed) for request in made]
 
 
 def masked(settings: GenerationSettings, vocabulary: Vocabulary, target: Target) -> dict[Track, np.ndarray]:
@@ -40,9 +40,7 @@ def masked(settings: GenerationSettings, vocabulary: Vocabulary, target: Target)
     return tokens
 
 
-def noised(
-    request: Request, target: Target, settings: GenerationSettings, vocabulary: Vocabulary, seed: int
-) -> Request:
+def noised(request: Request, settings: GenerationSettings, vocabulary: Vocabulary, seed: int) -> Request:
     """The request with the share ``renoise`` of its open positions masked, and as many of the steps left to run."""
     conditioning = request.conditioning
     steps = conditioning.steps
@@ -52,7 +50,7 @@ def noised(
     texts = {"sequence": settings.mask_sequence, "structure": settings.mask_structure}
     everything = not any(texts.values())
     for track, ids in conditioning.tokens.items():
-        may_change = parse_residues("all" if everything else texts[track], target.length, target.name)
+        may_change = parse_residues("all" if everything else texts[track], conditioning.length, request.problem)
         may_change |= ids == vocabulary.mask(track)
         order = random.permutation(np.flatnonzero(may_change))
         tokens[track] = ids.copy()

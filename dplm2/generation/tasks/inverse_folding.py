@@ -11,7 +11,7 @@ from dplm2.settings.generation import GenerationSettings
 
 def requests(settings: GenerationSettings, vocabulary: Vocabulary, seed: int, given: Given) -> list[Request]:
     """A sample, or several, for each structure."""
-    return [request for _, request in requests_for(targets_of(settings, given), settings, vocabulary, masked)]
+    return requests_for(targets_of(settings, given), settings, vocabulary, masked)
 
 
 def masked(settings: GenerationSettings, vocabulary: Vocabulary, target: Target) -> dict[Track, np.ndarray]:
