@@ -76,6 +76,12 @@ class Filters(Section):
         0.75, "Minimum fraction of residues with observed N, CA and C.", ge=0, le=1
     )
     max_unknown_fraction: float | None = decides(0.1, "Maximum fraction of X among the observed residues.", ge=0, le=1)
+    max_chain_breaks: int | None = decides(
+        None,
+        "Maximum number of breaks without missing residues: neighbouring observed residues that no peptide bond "
+        "links (C-N above 2 angstrom). They hide an unnumbered gap, and teach wrong geometry.",
+        ge=0,
+    )
     min_plddt: float | None = decides(
         None,
         "Minimum mean pLDDT (0 to 100) before the ends are trimmed; chains without pLDDT pass. Paper: 85.",

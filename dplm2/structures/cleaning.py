@@ -13,7 +13,7 @@ from dplm2.settings.dataset import DatasetSettings, Filters
 from dplm2.structures.atoms import Entry
 from dplm2.structures.gaps import with_gaps
 from dplm2.structures.molecules import protein_chains
-from dplm2.structures.residues import ChainResidues, clashing
+from dplm2.structures.residues import ChainResidues, bonds, clashing
 
 
 @dataclass
@@ -198,4 +198,12 @@ def _refuse_content(chain: Chain, filters: Filters) -> tuple[str, str] | None:
             "too_many_unknown",
             f"{unknown} of {len(seen)} residues are X, more than {filters.max_unknown_fraction:g}",
         )
+    if filters.max_chain_breaks is not None and (breaks := _chain_breaks(chain)) > filters.max_chain_breaks:
+        return "chain_breaks", f"{breaks} breaks without missing residues, more than {filters.max_chain_breaks}"
     return None
+
+
+def _chain_breaks(chain: Chain) -> int:
+    """Number of neighbouring observed residues that no peptide bond links."""
+    neighbours_L = chain.observed_L[:-1] & chain.observed_L[1:]
+    return int((neighbours_L & ~bonds(chain.backbone_LAX)).sum())

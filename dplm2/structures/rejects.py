@@ -11,6 +11,7 @@ CODES = {
     "too_long": "More residues than filters.max_length.",
     "too_many_missing": "A smaller fraction of observed residues than filters.min_observed_fraction.",
     "too_many_unknown": "A larger fraction of X than filters.max_unknown_fraction (D-residues, modified ones).",
+    "chain_breaks": "More breaks without missing residues than filters.max_chain_breaks.",
     "low_plddt": "Mean pLDDT below filters.min_plddt, or no residue reaches filters.trim_plddt.",
     "plddt_spread": "Standard deviation of pLDDT above filters.max_plddt_deviation.",
     "coil": "A larger fraction of coil than filters.max_coil.",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ def make_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim
         {"params": parameters, "weight_decay": 0.0 if is_exempt else settings.weight_decay, "orthogonal": is_matrix}
         for (is_exempt, is_matrix), parameters in groups.items()
     ]
-    return (Muon if settings.optimizer == "muon" else torch.optim.AdamW)(
+    kind = partial(Muon, in_half=settings.precision == "bf16") if settings.optimizer == "muon" else torch.optim.AdamW
+    return kind(
         made,
         lr=settings.learning_rate,
         betas=settings.betas,
@@ -90,9 +92,13 @@ class Muon(torch.optim.AdamW):
     """AdamW in which matrices are updated with their orthogonalised momentum (Jordan et al. 2024).
 
     Groups with ``orthogonal`` contain matrices. Their update has the size of AdamW's (0.2 per weight, Liu et al. 2025),
-    so that all groups use the same learning rate. Torch's own Muon (from 2.9) computes in bfloat16, which is ten times
-    slower on processors without support for it.
+    so that all groups use the same learning rate. Torch's own Muon (from 2.9) always computes in bfloat16, which is ten
+    times slower on processors without support for it; here only with ``in_half``.
     """
+
+    def __init__(self, groups: list[dict], *, in_half: bool = False, **adamw) -> None:
+        super().__init__(groups, **adamw)
+        self._in_half = in_half
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -108,7 +114,8 @@ class Muon(torch.optim.AdamW):
         state = self.state[parameter]
         momentum = state.setdefault("momentum", torch.zeros_like(parameter))
         momentum.lerp_(parameter.grad, 1 - MOMENTUM)
-        update = orthogonalised(parameter.grad.lerp(momentum, MOMENTUM))
+        ahead = parameter.grad.lerp(momentum, MOMENTUM)
+        update = orthogonalised(ahead.bfloat16() if self._in_half else ahead)
         parameter.mul_(1 - rate * decay)
         parameter.add_(update, alpha=-rate * UPDATE_SIZE * max(parameter.shape) ** 0.5)
 
@@ -117,7 +124,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """Approximation of U V^T from the singular value decomposition U S V^T: singular values between 0.7 and 1.2.
 
     Five rounds of the quintic Newton-Schulz iteration with the coefficients of Jordan et al. (2024), which trade
-    accuracy for growth of small singular values.
+    accuracy for growth of small singular values; bfloat16 suffices for them.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T

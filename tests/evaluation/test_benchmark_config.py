@@ -93,7 +93,7 @@ def test_cameo_list_is_that_of_the_corpus(corpus_folder):
 
 
 def test_the_two_small_models_have_the_same_budget():
-    whole = load(CONFIG / "small.yaml")
+    whole = load(CONFIG / "warmup.yaml")
     scratch, warmed = whole.models["scratch"], whole.models["warmed-up"]
     before = warmed.warmup.sequence_training
     assert scratch.warmup.sequence_stage == "never"

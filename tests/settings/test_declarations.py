@@ -101,7 +101,7 @@ def test_the_schema_takes_what_the_models_take_and_knows_each_role():
     schema = Configuration.model_json_schema()
     Draft202012Validator.check_schema(schema)
     validator = Draft202012Validator(schema)
-    for path in (ROOT / "config.yaml", ROOT / "config" / "small.yaml"):
+    for path in (ROOT / "config.yaml", ROOT / "config" / "small.yaml", ROOT / "config" / "warmup.yaml"):
         assert list(validator.iter_errors(yaml.safe_load(path.read_text(encoding="utf-8")))) == []
     assert list(validator.iter_errors(json.loads(json.dumps(WHOLE)))) == []
     for wrong in ({"sede": 1}, {"seed": -1}, {"device": "tpu"}, {"datasets": {"a": {"shards": "many"}}}):

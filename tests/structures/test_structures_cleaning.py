@@ -274,6 +274,17 @@ def test_filters_let_through_what_is_on_their_bound():
     assert refusal(with_gap, filters={"min_observed_fraction": 0.51}).code == "too_many_missing"
 
 
+def test_only_breaks_without_missing_residues_count():
+    """Residues 2 and 3 lie a residue apart, though their numbers do not say so."""
+    hidden = chain("AA") + residue(3, number=3)
+    for start, breaks in ((hidden, 1), (chain("AAA"), 0), (hidden + residue(5, number=4), 2)):
+        lines = start + residue(7, number=6)
+        assert only(lines, filters={"max_chain_breaks": breaks}).sequence == only(lines).sequence
+        if breaks:
+            refused = refusal(lines, filters={"max_chain_breaks": breaks - 1})
+            assert (refused.code, refused.reason.split()[0]) == ("chain_breaks", str(breaks))
+
+
 def test_only_residues_that_are_there_count_as_unknown():
     """One of four; with the gap it would be three of six."""
     lines = [line for place, name in ((0, "ALA"), (1, "UNK"), (4, "ALA"), (5, "ALA")) for line in residue(place, name)]

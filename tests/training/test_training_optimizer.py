@@ -97,6 +97,21 @@ def test_orthogonalised_keeps_directions_and_evens_out_sizes():
     assert torch.equal(orthogonalised(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
+def test_half_precision_changes_updates_of_matrices_by_rounding_alone():
+    torch.manual_seed(0)
+    start, gradient = torch.randn(6, 16), torch.randn(6, 16)
+    moved = {}
+    for precision in ("fp32", "bf16"):
+        module = nn.Linear(16, 6, bias=False)
+        module.weight.data.copy_(start)
+        module.weight.grad = gradient.clone()
+        make_optimizer(module, TrainingSettings.make(optimizer="muon", precision=precision, learning_rate=0.1)).step()
+        assert module.weight.dtype == torch.float32
+        moved[precision] = module.weight.detach() - start
+    difference = (moved["fp32"] - moved["bf16"]).norm() / moved["fp32"].norm()
+    assert 1e-4 < difference < 0.05  # bfloat16 has 8 binary digits, and five rounds add up
+
+
 def test_muon_leaves_all_but_matrices_to_adamw():
     torch.manual_seed(0)
     networks = Network(), Network()
