@@ -16,6 +16,12 @@ from dplm2.language.vocabulary import Track, Vocabulary
 from dplm2.settings.model import DiffusionSettings
 
 
+def clusters_of(table: pa.Table) -> list[str | None] | None:
+    """Cluster of each chain of a table of tokens; None if no chain has one."""
+    clusters = table["cluster"].to_pylist() if "cluster" in table.column_names else []
+    return clusters if any(cluster is not None for cluster in clusters) else None
+
+
 class TokenizedChains:
     """Tokenized chains, stored as flat arrays (5 bytes per residue).
 
@@ -44,8 +50,7 @@ class TokenizedChains:
         self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         self._sequence = vocabulary.encode_sequence("".join(sequences)).astype(np.uint8)
         self._structure = self._encode_structure(table)
-        clusters = table["cluster"].to_pylist() if "cluster" in table.column_names else [None]
-        self.clusters: list[str | None] | None = clusters if any(c is not None for c in clusters) else None
+        self.clusters = clusters_of(table)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -11,7 +11,7 @@ from dplm2.core.artifacts import RunRecord, fingerprint, sha256_of_file
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.inputs import hash_of
 from dplm2.language import heads, lora, warmup
-from dplm2.language.chains import TokenizedChains
+from dplm2.language.chains import TokenizedChains, clusters_of
 from dplm2.language.model_folder import WEIGHTS_FILE
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sequences import SequenceStore, digests_of
@@ -139,13 +139,15 @@ def _sequence_stage(
     parts = {split: part["sequence"].to_pylist() for split, part in rows.items()}
     if chosen.sequence_files:
         files = digests_of(chosen.sequence_files, state)
-        store = SequenceStore.build(chosen.sequence_files, state / "sequences" / fingerprint(files))
+        store, clusters = SequenceStore.build(chosen.sequence_files, state / "sequences" / fingerprint(files)), None
     else:
         files, store = {}, SequenceStore.of(parts["train"], rows["train"]["chain_id"].to_pylist())
+        clusters = clusters_of(rows["train"])
     vocabulary = network.vocabulary
     validation = [vocabulary.encode_sequence(sequence) for sequence in parts["validation"]]
     training = chosen.sequence_training
-    task = SequenceTask(network, store, validation or None, sequence_diffusion(chosen), compiled=training.compile)
+    objective = sequence_diffusion(chosen)
+    task = SequenceTask(network, store, validation or None, objective, clusters=clusters, compiled=training.compile)
     started_from = {name: digest for name, digest in inputs.items() if name.startswith(_SOURCE)}
     freeze_unread(network)
     read = files | started_from if files else inputs

@@ -83,11 +83,11 @@ class SequenceTask:
         Ids (L,) of sequences to validate on; None: the first of the training sequences.
     settings
         The objective.
+    clusters
+        Cluster of each training sequence; None if not known.
     compiled
         Whether it will be trained compiled; only told before the first step.
     """
-
-    clusters = None
 
     def __init__(
         self,
@@ -96,9 +96,11 @@ class SequenceTask:
         validation: Sequence[np.ndarray] | None,
         settings: DiffusionSettings,
         *,
+        clusters: Sequence[str | None] | None = None,
         compiled: bool = False,
     ) -> None:
         self.network, self.store, self.settings, self._compiled = network, store, settings, compiled
+        self.clusters = clusters
         self.module = diffusion.DiffusionObjective(network, settings, tracks=("sequence",))
         self.ids = store.names
         self.costs = store.lengths + np.int32(layout.EDGES)
