@@ -12,7 +12,7 @@ from dplm2.core import hub, origins
 from dplm2.core.artifacts import explained, make_folder
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.locks import HeldError, locked
-from dplm2.core.released import NAMES, Kind, names_of
+from dplm2.core.released import NAMES, Kind, bundled_folder, names_of
 
 FORM = 1  # of what conversion writes; raise it where an older conversion must not be used any more
 _UNFINISHED = "unfinished-"
@@ -38,7 +38,7 @@ class Conversion(NamedTuple):
 
 
 def local_folder(source: str | os.PathLike, conversion: Conversion) -> Path:
-    """``source`` itself if it is a folder, else the local form of the hub repository of that name.
+    """``source`` itself if it is a folder, else what has that name: in the package, or on the hub.
 
     A repository in another program's layout is converted once, and kept by its commit. Another process that wants the
     same waits meanwhile.
@@ -46,7 +46,7 @@ def local_folder(source: str | os.PathLike, conversion: Conversion) -> Path:
     Parameters
     ----------
     source
-        Folder, or ``owner/name`` or ``owner/name@revision`` on the hub.
+        Folder, name of one that comes with the package, or ``owner/name`` or ``owner/name@revision`` on the hub.
     conversion
         What to do with other layouts.
 
@@ -57,6 +57,8 @@ def local_folder(source: str | os.PathLike, conversion: Conversion) -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
+    if (bundled := bundled_folder(source, conversion.kind)) is not None:
+        return bundled
     repository = _looked_up(source, conversion.kind)
     cache = hub.own_cache(repository.name)
     converted = cache / f"{conversion.kind}-{FORM}-{repository.commit}"
@@ -99,17 +101,13 @@ def _said_of(repository: hub.Repository) -> dict[str, str | None]:
 def _looked_up(source: str | os.PathLike, kind: Kind) -> hub.Repository:
     named = hub.split_id(source)
     if named is None:
-        raise DPLM2Error(f"{source}: no such folder")
+        raise DPLM2Error(f"{source}: no such folder; give {names_of(kind)}")
     if named[0] in NAMES and NAMES[named[0]].kind != kind:
         meant = NAMES[named[0]]
-        raise DPLM2Error(f"{named[0]}: a {meant.kind} ({meant.meaning}), but a {kind} is wanted: {_known(kind)}")
+        raise DPLM2Error(f"{named[0]}: a {meant.kind} ({meant.meaning}), but a {kind} is wanted: {names_of(kind)}")
     repository = hub.look_up(*named)
     origins.note(repository.name, repository.commit)
     return repository
-
-
-def _known(kind: Kind) -> str:
-    return f"a folder, or a hub id such as {', '.join(names_of(kind)[:3])}"
 
 
 @contextmanager

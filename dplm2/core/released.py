@@ -1,11 +1,14 @@
 """Models and tokenizers that can be given by name."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal["model", "tokenizer"]
 TOKENIZER = "airkingbd/struct_tokenizer"
+_ASSETS = Path(__file__).parents[1] / "assets"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,22 @@ NAMES: Mapping[str, Released] = {
 }
 
 
-def names_of(kind: Kind) -> list[str]:
-    """The names of all models or tokenizers."""
-    return [name for name, released in NAMES.items() if released.kind == kind]
+# What comes with the package: name and folder.
+BUNDLED: Mapping[Kind, Mapping[str, Path]] = {
+    "model": {"small": _ASSETS / "small"},
+    "tokenizer": {"small": _ASSETS / "small_tokenizer"},
+}
+
+
+def names_of(kind: Kind) -> str:
+    """What a model or tokenizer can be given as, for messages."""
+    on_hub = [name for name, released in NAMES.items() if released.kind == kind]
+    return f"a folder, {', '.join(BUNDLED[kind])}, or a hub id such as {', '.join(on_hub[:3])}"
+
+
+def bundled_folder(name: str | os.PathLike, kind: Kind) -> Path | None:
+    """The folder of a model or tokenizer of this name that comes with the package; None if there is none.
+
+    A folder of that name in the current directory takes precedence, as it does over hub ids.
+    """
+    return None if Path(name).is_dir() else BUNDLED[kind].get(str(name))

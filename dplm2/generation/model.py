@@ -115,10 +115,10 @@ class DPLM2:
 
     def _fitting(self, tokenizer: StructureTokenizer) -> StructureTokenizer:
         expected, codes = self.network.tokenizer_fingerprint, self.vocabulary.codebook_size
-        if expected is not None and tokenizer.fingerprint != expected:
+        if expected is not None and tokenizer.codes_fingerprint != expected:
             raise DPLM2Error(
                 f"the model was trained on the tokens of tokenizer {expected}, "
-                f"but the one given is {tokenizer.fingerprint}"
+                f"but the one given is {tokenizer.codes_fingerprint}"
             )
         if tokenizer.codebook_size != codes:
             raise DPLM2Error(f"the model has {codes} structure tokens, but the tokenizer {tokenizer.codebook_size}")

@@ -194,7 +194,7 @@ def run_import(options: argparse.Namespace) -> None:
     tokenizer, fingerprint = TOKENIZER if is_hub_id(options.source) else None, None
     if options.tokenizer:
         tokenizer = relative_to(options.destination, options.tokenizer)
-        fingerprint = StructureTokenizer.from_pretrained(options.tokenizer).fingerprint
+        fingerprint = StructureTokenizer.from_pretrained(options.tokenizer).codes_fingerprint
     source, origin = downloaded_folder(options.source, "model")
     network = import_model(
         source,

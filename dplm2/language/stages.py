@@ -69,8 +69,10 @@ def warm_up(
     table = read_tokens(list(tokens), selections=list(selections) or None)
     made_by, codebook_size = tokenizer_of(table)
     opened = StructureTokenizer.from_pretrained(tokenizer)
-    if opened.fingerprint != made_by:
-        raise DPLM2Error(f"the tokens are of tokenizer {made_by}, but {tokenizer} is tokenizer {opened.fingerprint}")
+    if opened.codes_fingerprint != made_by:
+        raise DPLM2Error(
+            f"the tokens are of tokenizer {made_by}, but {tokenizer} is tokenizer {opened.codes_fingerprint}"
+        )
     inputs = _inputs(tokens, selections, made_by) | _source_files(settings.warmup.source, state)
     record = RunRecord("model warmup", _resolved(settings, "network", "structure_head", "warmup"), inputs, device)
     source = settings.warmup.source

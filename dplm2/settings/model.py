@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from dplm2.settings.fields import Section, decides, operates, refers, section
-from dplm2.settings.files import OBTAIN_MODEL, WEIGHTS
+from dplm2.settings.files import OBTAIN_MODEL, WEIGHTS, Model
 from dplm2.settings.training import TrainingSettings
 
 SCRATCH = "scratch"
@@ -36,11 +36,11 @@ class NetworkSettings(Section):
 class WarmupSettings(Section):
     """Initial weights of the multimodal training (paper, section 3.1)."""
 
-    source: str = refers(
+    source: Model = refers(
         "scratch",
         "Initial weights: `scratch` (a network of the size `network`), a folder or Hugging Face id of an ESM-2 or "
-        "DPLM model, a fair-esm name (esm2_t30_150M_UR50D) or .pt file, or the folder of a multimodal model of this"
-        " package.",
+        "DPLM model, a fair-esm name (esm2_t30_150M_UR50D) or .pt file, the folder of a multimodal model of this "
+        "package, or `small`, the one that comes with it.",
         min_length=1,
         files=WEIGHTS,
         hub=True,
@@ -208,10 +208,10 @@ class ModelSettings(Section):
 
     tokenizer: str = refers(..., "Name of the structure tokenizer.", min_length=1)
     datasets: tuple[str, ...] = refers((), "Names of the datasets to train on; only their training chains are used.")
-    pretrained: str | None = refers(
+    pretrained: Model | None = refers(
         None,
-        "Folder or hub id (owner/name or owner/name@revision, such as airkingbd/dplm2_650m) of a trained model, used "
-        "without further training.",
+        "Folder or hub id (owner/name or owner/name@revision, such as airkingbd/dplm2_650m) of a trained model, or "
+        "`small` (the one that comes with the package), used without further training.",
         min_length=1,
         files=WEIGHTS,
         hub=True,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dplm2.settings.fields import Section, decides, operates, refers, section
-from dplm2.settings.files import OBTAIN_ESM_IF1, OBTAIN_TOKENIZER, WEIGHTS
+from dplm2.settings.files import OBTAIN_ESM_IF1, OBTAIN_TOKENIZER, WEIGHTS, Tokenizer
 from dplm2.settings.training import TrainingSettings
 
 
@@ -73,6 +73,11 @@ class EncoderSettings(Section):
 class QuantizerSettings(Section):
     """Lookup-free quantization: the sign of each of `bits` values is one bit of the structure token."""
 
+    frozen: bool = decides(
+        False,
+        "Do not train the projection to codes; requires `initial`. Together with `encoder.frozen`, only the decoder is "
+        "trained: chains keep their tokens, and models trained on them remain valid.",
+    )
     bits: int = decides(13, "Bits per structure token; the codebook has 2^bits codes.", ge=1, le=16)
     bits_per_value: tuple[Annotated[int, Field(ge=1, le=8)], ...] | None = decides(
         None,
@@ -291,19 +296,19 @@ class TokenizerSettings(Section):
     only together with `tokenization`)."""
 
     datasets: tuple[str, ...] = refers((), "Names of the datasets to train on; only their training chains are used.")
-    pretrained: str | None = refers(
+    pretrained: Tokenizer | None = refers(
         None,
         "Folder or hub id (owner/name or owner/name@revision, such as airkingbd/struct_tokenizer) of a trained "
-        "tokenizer, used without further training.",
+        "tokenizer, or `small` (the one that comes with the package), used without further training.",
         min_length=1,
         files=WEIGHTS,
         hub=True,
         obtain=OBTAIN_TOKENIZER,
     )
-    initial: str | None = refers(
+    initial: Tokenizer | None = refers(
         None,
-        "Folder of a tokenizer whose weights initialise the training; it must have the architecture configured "
-        "here. null: random weights.",
+        "Folder of a tokenizer, or `small`, whose weights initialise the training; it must have the architecture "
+        "configured here. null: random weights.",
         min_length=1,
         files=WEIGHTS,
     )
@@ -322,12 +327,18 @@ class TokenizerSettings(Section):
     training: TrainingSettings = section("Optimiser, batches and checkpoints of the training.")
     tokenization: TokenizationSettings = section("How chains are batched for encoding and decoding.")
 
+    def contradictions(self) -> Iterator[str]:
+        if self.quantizer.frozen and self.initial is None:
+            yield "quantizer.frozen: nothing would ever be learned of the codes; give `initial`"
+
     def idle(self) -> Iterator[str]:
         if self.pretrained is not None:
             unread = [key for key in type(self).model_fields if key not in ("pretrained", "tokenization")]
             for key in filter(self.differs, unread):
                 yield f"{key}: has no effect together with 'pretrained'; omit it"
             return
+        if self.quantizer.frozen and not self.encoder.frozen:
+            yield "quantizer.frozen: has no effect on the tokens unless encoder.frozen is true; set both"
         if self.decoder.structure_blocks == 0:
             for key in ("fape", "local_fape", "distance", "violation"):
                 if getattr(self.loss, key) > 0:

@@ -141,14 +141,14 @@ def run_encode(options: argparse.Namespace) -> None:
     record = RunRecord(
         "tokens encode",
         plain(settings),
-        {"tokenizer": tokenizer.fingerprint, **{str(part): sha256_of_file(part) for part in parts}},
+        {"tokenizer": tokenizer.codes_fingerprint, **{str(part): sha256_of_file(part) for part in parts}},
         str(tokenizer.device),
     )
     if single:
         encode_parts([(parts[0], options.out)], tokenizer, settings)
     else:
         # Processes with the same tokenizer and settings share the work.
-        decides = fingerprint([tokenizer.fingerprint, deciding(settings)])
+        decides = fingerprint([tokenizer.codes_fingerprint, deciding(settings)])
         with writing_into(options.out, "tokens encode", shared=decides):
             record.supersede(options.out)
             encode_parts([(part, options.out / part.name) for part in parts], tokenizer, settings)

@@ -99,6 +99,8 @@ class StructureTokenizer(nn.Module):
         self.decoder = Decoder(settings.decoder, settings.quantizer)
         if settings.encoder.frozen:
             self.encoder.requires_grad_(False)
+        if settings.quantizer.frozen:
+            self.pre_quant.requires_grad_(False)
 
     @property
     def codebook_size(self) -> int:
@@ -123,10 +125,23 @@ class StructureTokenizer(nn.Module):
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over architecture and weights: equal if and only if the tokenizers are the same."""
-        digest = hashlib.sha256(json.dumps(architecture(self.settings), sort_keys=True).encode())
+        return self._fingerprint(("encoder", "pre_quant", "quantizer", "decoder"))
+
+    @property
+    def codes_fingerprint(self) -> str:
+        """The same without the decoder: equal if and only if structures get the same tokens.
+
+        Tokens and models carry it: they remain valid when a decoder is trained further.
+        """
+        return self._fingerprint(("encoder", "pre_quant", "quantizer"))
+
+    def _fingerprint(self, parts: Sequence[str]) -> str:
+        described = {name: values for name, values in architecture(self.settings).items() if name in parts}
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            if name.split(".")[0] in parts:
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
     def train(self, mode: bool = True) -> "StructureTokenizer":
@@ -281,7 +296,8 @@ class StructureTokenizer(nn.Module):
         """Write ``config.json`` and ``model.safetensors`` into ``folder``."""
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         save_tensors(Path(folder) / WEIGHTS_FILE, state)
-        write_json(Path(folder) / CONFIG_FILE, {**self.config, "fingerprint": self.fingerprint})
+        fingerprints = {"fingerprint": self.fingerprint, "codes_fingerprint": self.codes_fingerprint}
+        write_json(Path(folder) / CONFIG_FILE, {**self.config, **fingerprints})
         write_tokenizer_card(folder, self)
 
     @classmethod

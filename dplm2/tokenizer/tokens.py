@@ -221,7 +221,7 @@ def _encode_chains(
 
 def _origin(part: Path, tokenizer: StructureTokenizer, settings: TokenizationSettings) -> dict[str, str]:
     return {
-        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "tokenizer_fingerprint": tokenizer.codes_fingerprint,
         "codebook_size": str(tokenizer.codebook_size),
         "chains_sha256": sha256_of_file(part),
         "precision": settings.precision,
@@ -360,9 +360,9 @@ def decode_tokens(
         If the tokens are those of another tokenizer; both are named.
     """
     fingerprint = (table.schema.metadata or {}).get(b"tokenizer_fingerprint", b"").decode()
-    if fingerprint != tokenizer.fingerprint:
+    if fingerprint != tokenizer.codes_fingerprint:
         raise DPLM2Error(
-            f"the tokens are those of tokenizer {fingerprint}, not of the one given ({tokenizer.fingerprint})"
+            f"the tokens are those of tokenizer {fingerprint}, not of the one given ({tokenizer.codes_fingerprint})"
         )
     names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
     tokens = [np.array(row, np.int64) for row in table["structure_tokens"].to_pylist()]

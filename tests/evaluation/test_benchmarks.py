@@ -244,7 +244,7 @@ def test_target_of_another_length_is_refused(workplace, natives, capsys):
 class Identity:
     """A tokenizer that loses nothing: its tokens are places in a list of what it has seen."""
 
-    codebook_size, fingerprint = 512, "identity"
+    codebook_size, fingerprint, codes_fingerprint = 512, "identity", "identity"
 
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
@@ -282,7 +282,7 @@ def test_tokens_that_are_there_are_decoded_and_nothing_is_encoded(tmp_path, nati
         for (name, (sequence, _)), code in zip(natives.items(), codes, strict=True)
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows[::-1], tokens.SCHEMA)
-    metadata = {"tokenizer_fingerprint": Identity.fingerprint, "codebook_size": "512"}
+    metadata = {"tokenizer_fingerprint": Identity.codes_fingerprint, "codebook_size": "512"}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "part-00000.parquet")
     job = reconstruction.ReconstructionJob("", (), tmp_path, EvaluationSettings.make(), tokens=(tmp_path,))
     made = reconstruction._tokens_of(job, list(natives), tokenizer)
@@ -291,7 +291,7 @@ def test_tokens_that_are_there_are_decoded_and_nothing_is_encoded(tmp_path, nati
     assert metrics["ca_rmsd"].max() < 1e-4
     with pytest.raises(DPLM2Error, match="no tokens for .* of the chains, for example 9abc_A"):
         reconstruction._tokens_of(job, ["9abc_A"], tokenizer)
-    tokenizer.fingerprint = "another"
+    tokenizer.codes_fingerprint = "another"
     with pytest.raises(DPLM2Error, match="tokens of identity, the tokenizer given is another"):
         reconstruction._tokens_of(job, list(natives), tokenizer)
 

@@ -38,7 +38,9 @@ def folders(tmp_path_factory):
     esm = EsmForMaskedLM(esm_config(len(vocabulary), 16, 2, 2, 32))
     for parameter in esm.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    network = MultimodalEsm(esm, vocabulary, tokenizer="../tokenizer", tokenizer_fingerprint=tokenizer.fingerprint)
+    network = MultimodalEsm(
+        esm, vocabulary, tokenizer="../tokenizer", tokenizer_fingerprint=tokenizer.codes_fingerprint
+    )
     network.save_pretrained(folder / "model")
     return folder
 

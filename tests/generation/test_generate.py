@@ -400,7 +400,7 @@ def test_a_tokenizer_that_the_model_has_not_learned_is_refused(model, folders):
     torch.manual_seed(7)
     other = StructureTokenizer(model.tokenizer.settings)  # of the same architecture, but other weights
     with pytest.raises(
-        DPLM2Error, match=f"trained on the tokens of tokenizer {model.tokenizer.fingerprint}.*one given is"
+        DPLM2Error, match=f"trained on the tokens of tokenizer {model.tokenizer.codes_fingerprint}.*one given is"
     ):
         DPLM2(model.network, other)
 

@@ -34,7 +34,7 @@ def folder(request, folders, tmp_path_factory):
     tokenizer = StructureTokenizer.from_pretrained(folders / "tokenizer")
     vocabulary = Vocabulary(tokenizer.codebook_size)
     head = heads.make(request.param, vocabulary, 16, tokenizer.settings.quantizer.layout)
-    named = {"tokenizer": str(folders / "tokenizer"), "tokenizer_fingerprint": tokenizer.fingerprint}
+    named = {"tokenizer": str(folders / "tokenizer"), "tokenizer_fingerprint": tokenizer.codes_fingerprint}
     network = MultimodalEsm(EsmForMaskedLM(esm_config(head.table_rows, 16, 2, 2, 32)), vocabulary, head=head, **named)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

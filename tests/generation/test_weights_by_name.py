@@ -81,5 +81,5 @@ def test_import_by_name(server, official, tmp_path):
     # A tokenizer that a model names, by its name.
     dplm2(server, tmp_path, "import", "model", MODEL, "model", "--tokenizer", f"{TOKENIZER}@main")
     described = json.loads((tmp_path / "model/config.json").read_text())["dplm2"]
-    fingerprint = StructureTokenizer.from_pretrained(tmp_path / "tokenizer").fingerprint
+    fingerprint = StructureTokenizer.from_pretrained(tmp_path / "tokenizer").codes_fingerprint
     assert described["tokenizer"] == f"{TOKENIZER}@main" and described["tokenizer_fingerprint"] == fingerprint

@@ -68,7 +68,7 @@ def tokens_folder(tmp_path_factory, tokenizer_folder):
         )
     types = {"structure_tokens": pa.list_(pa.uint16()), "observed": pa.list_(pa.bool_()), "length": pa.int32()}
     columns = {name: pa.array([row[name] for row in rows], types.get(name)) for name in rows[0]}
-    fingerprint = StructureTokenizer.from_pretrained(tokenizer_folder).fingerprint
+    fingerprint = StructureTokenizer.from_pretrained(tokenizer_folder).codes_fingerprint
     metadata = {"tokenizer_fingerprint": fingerprint, "codebook_size": str(CODES)}
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), folder / "part-00000.parquet")
     return folder

@@ -64,7 +64,7 @@ def test_metrics_have_each_track_and_task(trained):
 def test_model_names_its_tokenizer_and_its_making(trained, tokenizer_folder):
     network = MultimodalEsm.from_pretrained(trained)
     assert (trained / network.tokenizer).resolve() == tokenizer_folder.resolve()
-    assert network.tokenizer_fingerprint == StructureTokenizer.from_pretrained(tokenizer_folder).fingerprint
+    assert network.tokenizer_fingerprint == StructureTokenizer.from_pretrained(tokenizer_folder).codes_fingerprint
     record = json.loads((trained / "run.json").read_text())
     assert record["steps"] == 160 and record["inputs"]["tokenizer"] == network.tokenizer_fingerprint
 

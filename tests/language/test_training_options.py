@@ -32,7 +32,7 @@ def initial(tmp_path_factory, tokenizer_folder):
     torch.manual_seed(0)
     vocabulary = Vocabulary(CODES)
     network = MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 48, 2, 4, 96)), vocabulary)
-    network.tokenizer_fingerprint = StructureTokenizer.from_pretrained(tokenizer_folder).fingerprint
+    network.tokenizer_fingerprint = StructureTokenizer.from_pretrained(tokenizer_folder).codes_fingerprint
     folder = tmp_path_factory.mktemp("initial")
     network.save_pretrained(folder)
     return folder

@@ -67,7 +67,7 @@ def test_command_writes_what_the_tokenizer_says(dataset, saved, small_tokenizer,
     assert str(out) in capsys.readouterr().out
     table = read_tokens(out)
     assert table["chain_id"].to_pylist() == ["a", "b", *(f"c{i}" for i in range(6))]
-    assert table.schema.metadata[b"tokenizer_fingerprint"].decode() == small_tokenizer.fingerprint
+    assert table.schema.metadata[b"tokenizer_fingerprint"].decode() == small_tokenizer.codes_fingerprint
     assert table.schema.metadata[b"codebook_size"] == b"8192"
     rows = table.to_pylist()
     for row, backbone in zip(rows[:2], chains[:2], strict=True):
@@ -76,7 +76,7 @@ def test_command_writes_what_the_tokenizer_says(dataset, saved, small_tokenizer,
         assert row["length"] == len(backbone) == len(row["sequence"])
     assert rows[1]["observed"].count(False) == 4
     assert rows[0]["plddt_mean"] is None and rows[1]["plddt_mean"] == 80.0
-    assert json.loads((out / "run.json").read_text())["inputs"]["tokenizer"] == small_tokenizer.fingerprint
+    assert json.loads((out / "run.json").read_text())["inputs"]["tokenizer"] == small_tokenizer.codes_fingerprint
     assert read_tokens(out, split="test")["chain_id"].to_pylist() == [f"c{i}" for i in range(6)]
 
 
@@ -179,11 +179,11 @@ def test_selections_drop_chains_and_give_cluster_and_split(dataset, saved, tmp_p
 
 def test_tokens_of_two_tokenizers_do_not_mix(dataset, small_tokenizer, tmp_path):
     encode_part(dataset / "part-00000.parquet", tmp_path / "one.parquet", small_tokenizer, SETTINGS, str)
-    fingerprint = small_tokenizer.fingerprint
+    fingerprint = small_tokenizer.codes_fingerprint
     bias = small_tokenizer.pre_quant[1].bias.data
     bias += 0.1
     try:
-        other = small_tokenizer.fingerprint
+        other = small_tokenizer.codes_fingerprint
         encode_part(dataset / "part-00001.parquet", tmp_path / "two.parquet", small_tokenizer, SETTINGS, str)
     finally:
         bias -= 0.1

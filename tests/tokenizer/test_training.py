@@ -252,6 +252,36 @@ def test_training_writes_a_tokenizer_that_says_what_it_is(tmp_path):
     assert 0 <= decoded.plddt.min() <= decoded.plddt.max() <= 100
 
 
+def test_training_the_decoder_alone_keeps_all_tokens(tmp_path):
+    """Models trained on the tokens remain valid: their codes have the same fingerprint."""
+    store.write_table(tmp_path / "chains" / "part-00000.parquet", table_of())
+    first = initial_tokenizer(settings_of(), seed=0)
+    first.save_pretrained(tmp_path / "first")
+    frozen = settings_of(encoder={"frozen": True}).replaced(initial=str(tmp_path / "first"))
+    frozen = frozen.replaced(quantizer=frozen.quantizer.replaced(frozen=True))
+    train_tokenizer([tmp_path / "chains"], tmp_path / "second", tmp_path / "state", frozen, seed=0, device="cpu")
+    second = StructureTokenizer.from_pretrained(tmp_path / "second")
+    assert second.codes_fingerprint == first.codes_fingerprint and second.fingerprint != first.fingerprint
+    changed = {
+        name.split(".")[0]
+        for name, value in second.state_dict().items()
+        if not torch.equal(value, first.state_dict()[name])
+    }
+    assert changed == {"decoder"}
+    backbones = [np.asarray(row, np.float32).reshape(-1, 4, 3) for row in table_of()["backbone"].to_pylist()]
+    for one, other in zip(first.encode(backbones), second.encode(backbones), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_codes_are_frozen_only_where_they_mean_something():
+    with pytest.raises(ConfigError, match="quantizer.frozen: .* give `initial`"):
+        settings_of(encoder={"frozen": True}, quantizer={"frozen": True})
+    with pytest.raises(ConfigError, match="quantizer.frozen: .* unless encoder.frozen is true"):
+        TokenizerSettings.make(
+            datasets=["any"], initial="x", **{**SIZES, "quantizer": {**SIZES["quantizer"], "frozen": True}}
+        )
+
+
 FROZEN = {"encoder": {"frozen": True}, "loss": {"crop": None, "length_scaling": False}}
 
 

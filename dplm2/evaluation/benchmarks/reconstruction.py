@@ -128,8 +128,10 @@ def _tokens_of(job: ReconstructionJob, names: list[str], tokenizer: StructureTok
     selections = [path / store.SELECTION_FILE for path in job.chains if (path / store.SELECTION_FILE).is_file()]
     table = read_tokens(list(job.tokens), selections=selections or None)
     origin = table.schema.metadata[b"tokenizer_fingerprint"].decode()
-    if origin != tokenizer.fingerprint:
-        raise DPLM2Error(f"--tokens: these are tokens of {origin}, the tokenizer given is {tokenizer.fingerprint}")
+    if origin != tokenizer.codes_fingerprint:
+        raise DPLM2Error(
+            f"--tokens: these are tokens of {origin}, the tokenizer given is {tokenizer.codes_fingerprint}"
+        )
     place = {name: row for row, name in enumerate(table["chain_id"].to_pylist())}
     missing = [name for name in names if name not in place]
     if missing:
