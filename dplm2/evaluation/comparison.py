@@ -13,6 +13,7 @@ import torch
 from dplm2.evaluation.backends import tm_align
 from dplm2.geometry.backbone import observed_residues
 from dplm2.geometry.lddt import lddt_ca_scores
+from dplm2.geometry.secondary_structure import secondary_structure
 from dplm2.geometry.superposition import rmsds
 from dplm2.geometry.tm_score import tm_scores
 
@@ -30,8 +31,8 @@ def compare(
     Returns
     -------
     dict
-        ``ca_rmsd``, ``bb_rmsd`` (N, CA, C), ``tm_score`` (C-alpha), ``lddt_ca``, one value per pair; with ``released``
-        also ``tm_score_released``.
+        ``ca_rmsd``, ``bb_rmsd`` (N, CA, C), ``tm_score`` (C-alpha), ``lddt_ca``, ``secondary_structure``, one value per
+        pair; with ``released`` also ``tm_score_released``.
     """
     for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         if len(prediction) != len(reference):
@@ -43,10 +44,21 @@ def compare(
         "bb_rmsd": rmsds(*atoms, device=device),
         "tm_score": tm_scores(*traces, device=device),
         "lddt_ca": lddt_ca_scores(*traces, device=device),
+        "secondary_structure": np.array([secondary_structure_agreement(*pair) for pair in zip(*traces, strict=True)]),
     }
     if released:
         result["tm_score_released"] = released_tm_scores(predictions, references)
     return result
+
+
+def secondary_structure_agreement(predicted_LX: np.ndarray, reference_LX: np.ndarray) -> float:
+    """Share of the reference's residues in the same state (helix, strand or coil by P-SEA) in the prediction.
+
+    Residues without C-alpha in the reference are left out; those missing in the prediction alone count as wrong.
+    """
+    states = secondary_structure(reference_LX)
+    there = states != ""
+    return float((secondary_structure(predicted_LX) == states)[there].mean()) if there.any() else float("nan")
 
 
 def _whole_residues(backbone: np.ndarray) -> np.ndarray:

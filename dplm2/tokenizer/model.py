@@ -136,7 +136,12 @@ class StructureTokenizer(nn.Module):
         return self._fingerprint(("encoder", "pre_quant", "quantizer"))
 
     def _fingerprint(self, parts: Sequence[str]) -> str:
-        described = {name: values for name, values in architecture(self.settings).items() if name in parts}
+        without_effect = {"dropout", *self.settings.encoder.unused}
+        described = {
+            name: {key: value for key, value in values.items() if key not in without_effect}
+            for name, values in architecture(self.settings).items()
+            if name in parts
+        }
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             if name.split(".")[0] in parts:

@@ -3,7 +3,7 @@
 Shapes: B batch, L residues, A atoms, X space, Q bits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from dplm2.structures.store import SELECTION_FILE, read_chains
 from dplm2.tokenizer import losses
 from dplm2.tokenizer.bridging import bridge_gaps
 from dplm2.tokenizer.codebook import codebook_use
+from dplm2.tokenizer.decoder import DecoderOutput
 from dplm2.tokenizer.feature_cache import cached_features
 from dplm2.tokenizer.features import observed_residues
 from dplm2.tokenizer.importing import load_encoder_weights
@@ -38,6 +39,7 @@ FEATURES_FOLDER = "encoder_features"  # beside the folders of resumable state
 VALIDATION_CHAINS = 64  # maximum number of chains reconstructed at each validation
 VALIDATION_RESIDUES = 2048  # of a batch there
 LONGEST_VALIDATED = 512
+CALIBRATED = 0.25  # of the variance of lDDT between residues that pLDDT must explain to be reported
 AMINO_ACID_NUMBERS = {letter: number for number, letter in enumerate(losses.AMINO_ACIDS)}
 
 
@@ -149,16 +151,9 @@ class TokenizerTask:
         del module  # the wrapped one is the same network; decoding needs its parts
         tokenizer = self.module.tokenizer
         deviations, kept, tokens = [], [], []
-        lengths = [min(length, LONGEST_VALIDATED) for length in self.validated.lengths]
-        for group in tokenizer.decoding_groups(lengths, VALIDATION_RESIDUES):
-            batch = self.validated.batch([(index, 0, lengths[index]) for index in group])
-            batch = {name: value.to(tokenizer.device) for name, value in batch.items()}
-            observed, placed = batch["observed"], batch["placed"]
-            values = tokenizer.values(batch["coords"], placed, batch["mask"])
-            indices = tokenizer.quantizer.indices(values, placed)
-            codes = indices_to_codes(indices, tokenizer.bits)
-            alpha = tokenizer.decoder(codes, batch["mask"], distogram=False).positions[:, :, 1].float()
-            true = batch["coords"][:, :, 1]
+        for batch, indices, output in reconstructions(tokenizer, self.validated):
+            observed, true = batch["observed"], batch["coords"][:, :, 1]
+            alpha = output.positions[:, :, 1].float()
             deviations += rmsd(alpha, true, observed).tolist()
             per_residue = lddt_per_residue(alpha, true, observed) * observed
             kept += (per_residue.sum(-1) / observed.sum(-1).clamp(min=1)).tolist()
@@ -288,10 +283,50 @@ def train_tokenizer(
     )
     if not result.main:
         return
+    figures = dict(result.figures)
+    if settings.loss.confidence > 0:
+        figures["plddt_explained_variance"] = explained = explained_variance(tokenizer, task.validated)
+        tokenizer.confidence_trained = explained >= CALIBRATED
+        if not tokenizer.confidence_trained:
+            print(
+                f"the confidence head is not calibrated: it explains {explained:.0%} of the variance of lDDT between "
+                f"residues (at least {CALIBRATED:.0%} needed); this tokenizer reports no pLDDT"
+            )
     record.supersede(out)
     tokenizer.save_pretrained(out)
-    outcome = {"steps": result.steps, "figures": result.figures}
+    outcome = {"steps": result.steps, "figures": figures}
     record.write(out, chains=len(learnt), validation_chains=len(held_out), **outcome)
+
+
+@torch.no_grad()
+def explained_variance(tokenizer: StructureTokenizer, chains: ChainWindows) -> float:
+    """Fraction of the variance of lDDT between residues that pLDDT explains; negative if a constant does better."""
+    tokenizer.eval()
+    plddt, lddt = [], []
+    for batch, _, output in reconstructions(tokenizer, chains):
+        observed = batch["observed"]
+        true = lddt_per_residue(output.positions[:, :, 1].float(), batch["coords"][:, :, 1], observed)
+        plddt.append(output.plddt[observed].float())
+        lddt.append(100 * true[observed])
+    errors, spread = torch.cat(plddt) - torch.cat(lddt), torch.cat(lddt).var(correction=0)
+    return 1 - (errors.square().mean() / spread).item()
+
+
+def reconstructions(
+    tokenizer: StructureTokenizer, chains: ChainWindows
+) -> Iterator[tuple[dict[str, Tensor], Tensor, DecoderOutput]]:
+    """Encode and decode chains up to `LONGEST_VALIDATED`: batches, their tokens (B, L), and what is decoded."""
+    lengths = [min(length, LONGEST_VALIDATED) for length in chains.lengths]
+    for group in tokenizer.decoding_groups(lengths, VALIDATION_RESIDUES):
+        batch = chains.batch([(index, 0, lengths[index]) for index in group])
+        batch = {name: value.to(tokenizer.device) for name, value in batch.items()}
+        values = tokenizer.values(batch["coords"], batch["placed"], batch["mask"])
+        indices_BL = tokenizer.quantizer.indices(values, batch["placed"])
+        yield (
+            batch,
+            indices_BL,
+            tokenizer.decoder(indices_to_codes(indices_BL, tokenizer.bits), batch["mask"], distogram=False),
+        )
 
 
 def initial_tokenizer(settings: TokenizerSettings, seed: int) -> StructureTokenizer:

@@ -23,6 +23,7 @@ from tests.report.tree import make_results
 # Written by hand. Novelty and diversity: a low TM-score to known structures and between samples is better, and so are
 # many clusters.
 HIGHER = """
+    secondary_structure secondary_structure_trained baseline_secondary_structure
     tm_score tm_score_released lddt_ca plddt tokenizer_plddt match_tm_score_0.8
     tm_score_trained tm_score_released_trained lddt_ca_trained codebook_use_trained codebook_perplexity_trained
     baseline_tm_score baseline_tm_score_released baseline_lddt_ca baseline_plddt
@@ -42,7 +43,10 @@ LOWER = """
     fape local_fape distogram violation sequence confidence distance chain chain_outliers commitment sample_entropy
     rmsd rmsd_median
 """
-NEITHER = "length motif_residues sequence_entropy helix strand coil native_helix native_strand native_coil"
+NEITHER = """
+    secondary_structure_all_coil length motif_residues sequence_entropy helix strand coil native_helix native_strand
+    native_coil
+"""
 DIRECTIONS = {
     column: better
     for better, columns in (("higher", HIGHER), ("lower", LOWER), (None, NEITHER))

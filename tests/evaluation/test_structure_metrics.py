@@ -22,6 +22,7 @@ from dplm2.geometry.quaternion import best_rotation
 from dplm2.geometry.secondary_structure import fractions
 from dplm2.geometry.superposition import move, pad, rmsd, superpose
 from dplm2.geometry.tm_score import QUICK_SEARCH, d0_of, tm_score, tm_scores
+from tests.geometry.test_secondary_structure import by_biotite
 
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "test"
 # Ubiquitin (1ubq) plus default_rng(7).normal(scale=s) on every backbone atom. TM-score: tmtools 0.3.0 (TM-align; its
@@ -87,6 +88,26 @@ def test_natives_as_predictions_are_perfect(demo_backbones):
     np.testing.assert_allclose(values["bb_rmsd"], 0, atol=2e-4)
     np.testing.assert_allclose(values["tm_score"], 1, atol=1e-6)
     np.testing.assert_allclose(values["lddt_ca"], 1, atol=1e-6)
+    np.testing.assert_array_equal(values["secondary_structure"], 1)
+
+
+def test_secondary_structure_agrees_as_by_another_program(demo_backbones):
+    """P-SEA by biotite, which knows no missing residues: these are compared without any."""
+    generator = np.random.default_rng(0)
+    natives = [backbone for backbone in demo_backbones if np.isfinite(backbone[:, 1]).all()]
+    moved = [backbone + generator.normal(0, 0.4, backbone.shape) for backbone in natives]
+    for native, model, found in zip(natives, moved, compare(moved, natives)["secondary_structure"], strict=True):
+        states = [by_biotite(backbone[:, 1]) for backbone in (native, model)]
+        assert found == pytest.approx((states[0] == states[1]).mean())
+
+
+def test_missing_residues_have_no_secondary_structure_to_agree_with(demo_backbones):
+    native = next(backbone for backbone in demo_backbones if np.isfinite(backbone[:, 1]).all())
+    gapped = native.copy()
+    gapped[10:20] = np.nan
+    assert compare([native], [gapped])["secondary_structure"][0] <= 1
+    wrong = compare([gapped], [native])["secondary_structure"][0]
+    assert wrong <= 1 - 10 / len(native)  # missing in the prediction: not right
 
 
 @pytest.mark.parametrize("scale", RECORDED)

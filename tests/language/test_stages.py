@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -51,6 +52,28 @@ def test_sequence_stage_learns(trained, tokens_folder):
     with (trained / "initial/metrics.csv").open() as stream:
         last = list(csv.DictReader(stream))[-1]
     assert float(last["validation_cross_entropy_sequence"]) < 0.98 * unigram
+
+
+def test_the_sequence_stage_samples_by_cluster_if_the_datasets_have_clusters(tokens_folder, tokenizer_folder, tmp_path):
+    """One chain of each of two clusters is an epoch."""
+    table = pq.read_table(tokens_folder)
+    clusters = pa.array([str(row % 2) for row in range(len(table))])
+    table = table.set_column(table.column_names.index("cluster"), "cluster", clusters)
+    (tmp_path / "tokens").mkdir()
+    pq.write_table(table, tmp_path / "tokens/part-00000.parquet")
+    training = {
+        **TRAINING,
+        "steps": 2,
+        "warmup_steps": 0,
+        "validate_every": None,
+        "sample_by": "cluster",
+        "log_every": 1,
+    }
+    whole = configuration(warmup={"dropout": 0.0, "sequence_training": {**training, "token_budget": 10_000}})
+    common = ["--tokens", tmp_path / "tokens", "--state", tmp_path / "state", "--config", whole]
+    run("model", "warmup", "--tokenizer", tokenizer_folder, "--out", tmp_path / "m", *common)
+    with (tmp_path / "m/metrics.csv").open() as stream:
+        assert [float(row["epoch"]) for row in csv.DictReader(stream)] == [1, 2]
 
 
 def test_metrics_have_each_track_and_task(trained):

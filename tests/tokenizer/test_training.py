@@ -1,5 +1,6 @@
 """Training of the tokenizer on helices and strands made here: windows, terms, and a loss that falls."""
 
+import json
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from dplm2.geometry.lddt import lddt_per_residue
 from dplm2.geometry.superposition import rmsd
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures import store
-from dplm2.tokenizer import feature_cache, losses
+from dplm2.tokenizer import feature_cache, losses, training
 from dplm2.tokenizer.model import StructureTokenizer, pad_backbones
 from dplm2.tokenizer.training import ChainWindows, TokenizerTask, initial_tokenizer, train_tokenizer
 from tests.tokenizer.test_losses import chain_of_torsions
@@ -243,13 +244,53 @@ def test_training_writes_a_tokenizer_that_says_what_it_is(tmp_path):
     train_tokenizer([tmp_path / "chains"], out, tmp_path / "state", settings, seed=3, device="cpu")
     assert {path.name for path in out.iterdir()} >= {"model.safetensors", "config.json", "metrics.csv", "run.json"}
     tokenizer = StructureTokenizer.from_pretrained(out)
-    assert tokenizer.confidence_trained
     start = initial_tokenizer(settings, seed=3).state_dict()
     assert any(not torch.equal(value, start[name]) for name, value in tokenizer.state_dict().items())
     backbone = np.asarray(table_of()["backbone"][0].as_py(), np.float32).reshape(-1, 4, 3)
     decoded = tokenizer.decode(tokenizer.encode(backbone))
     assert decoded.backbone.shape == (18, 4, 3)
-    assert 0 <= decoded.plddt.min() <= decoded.plddt.max() <= 100
+
+
+@pytest.mark.parametrize("least", [-1e9, 0.999])
+def test_only_calibrated_confidence_is_reported(tmp_path, monkeypatch, capsys, least):
+    monkeypatch.setattr(training, "CALIBRATED", least)
+    store.write_table(tmp_path / "chains" / "part-00000.parquet", table_of())
+    train_tokenizer([tmp_path / "chains"], tmp_path / "out", tmp_path / "state", settings_of(), seed=3, device="cpu")
+    tokenizer = StructureTokenizer.from_pretrained(tmp_path / "out")
+    decoded = tokenizer.decode(np.zeros(30, int))
+    if least < 0:
+        assert 0 <= decoded.plddt.min() <= decoded.plddt.max() <= 100
+    else:
+        assert decoded.plddt is None
+        assert "the confidence head is not calibrated" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "out/run.json").read_text())["figures"]
+    assert figures["plddt_explained_variance"] < 1
+
+
+def test_explained_variance_is_that_of_a_regression(monkeypatch):
+    """1 where pLDDT is lDDT, 0 where it is the mean of all, below where it is another constant."""
+    tokenizer = initial_tokenizer(settings_of(), seed=0)
+    chains = ChainWindows(table_of())
+    true = torch.cat(
+        [
+            100
+            * lddt_per_residue(output.positions[:, :, 1], batch["coords"][:, :, 1], batch["observed"])[
+                batch["observed"]
+            ]
+            for batch, _, output in training.reconstructions(tokenizer.eval(), chains)
+        ]
+    )
+    values = iter(())
+    monkeypatch.setattr(training.DecoderOutput, "plddt", property(lambda output: next(values)))
+    shape = next(iter(training.reconstructions(tokenizer, chains)))[0]["observed"]
+    assert shape.shape[0] == len(chains.lengths)  # one batch
+    for constant, expected in ((true.mean(), 0.0), (true.mean() + true.std(correction=0), -1.0)):
+        values = iter([torch.full(shape.shape, constant.item())])
+        assert training.explained_variance(tokenizer, chains) == pytest.approx(expected, abs=1e-4)
+    exact = torch.zeros(shape.shape)
+    exact[shape] = true
+    values = iter([exact])
+    assert training.explained_variance(tokenizer, chains) == pytest.approx(1)
 
 
 def test_training_the_decoder_alone_keeps_all_tokens(tmp_path):

@@ -24,12 +24,13 @@ from dplm2.evaluation.comparison import compare
 from dplm2.evaluation.metrics import structure
 from dplm2.evaluation.results import summarize
 from dplm2.evaluation.samples import EvaluatedSample, Native
+from dplm2.geometry.secondary_structure import fractions
 
 COLUMNS = [
     metric.name
     for metric in (
         structure.CA_RMSD, structure.BB_RMSD, structure.TM_SCORE, structure.TM_SCORE_RELEASED, structure.LDDT_CA,
-        structure.TOKENIZER_PLDDT,
+        structure.SECONDARY_STRUCTURE, structure.ALL_COIL, structure.TOKENIZER_PLDDT,
     )
 ]  # fmt: skip
 BASELINE = "baseline_"
@@ -45,9 +46,10 @@ def run(job: Job) -> int:
     failures = [_failure(sample.backbone, native.backbone) for sample, native in zip(samples, natives, strict=True)]
     values = _compared(job, [sample.backbone for sample in samples], natives, failures)
     rows = []
-    for sample, failure, row in zip(samples, failures, values, strict=True):
+    for sample, native, failure, row in zip(samples, natives, failures, values, strict=True):
         matches = failure is None and row["tm_score"] >= job.settings.match_tm_score
         row |= {"failed": failure is not None, "failure": failure, match: bool(matches)}
+        row |= {"secondary_structure_all_coil": fractions(native.backbone[:, 1])["coil"]}
         rows.append(identity(sample, "none") | row | {"tokenizer_plddt": mean_or_none(sample.plddt)})
     dataset, extra = dataset_name(job.chains), []
     metrics = pd.DataFrame(rows)

@@ -23,7 +23,7 @@ HEADLINES = {
     ),
     "backbone": (design.SC_TM, design.SC_RMSD, design.DESIGNABLE_SC_RMSD, design.DESIGNABLE_SC_TM),
     "sequence": (structure.PLDDT,),
-    "folding": (structure.CA_RMSD, structure.TM_SCORE, structure.LDDT_CA),
+    "folding": (structure.CA_RMSD, structure.TM_SCORE, structure.LDDT_CA, structure.SECONDARY_STRUCTURE),
     "inverse-folding": (design.RECOVERY, design.SC_TM),
     "scaffolding": (design.PROBLEMS_SOLVED, design.SUCCESS, design.MOTIF_RMSD, design.SC_TM),
 }  # fmt: skip

@@ -9,6 +9,8 @@ from dplm2.evaluation.metrics.metric import (
     Metric,
 )
 
+PSEA = "P-SEA (Labesse et al. 1997), C-alpha atoms only"
+
 CA_RMSD = Metric(
     "ca_rmsd", f"{LETTER_C_ALPHA} RMSD", ANGSTROM, "lower", published={"RMSD_A": 1.0}, aliases=("rmsd_ca",),
     source="dplm2.geometry.superposition.rmsds, after superposition (Kabsch 1976)",
@@ -29,6 +31,13 @@ LDDT_CA = Metric(
     "lddt_ca", f"lDDT-{LETTER_C_ALPHA}", "", "higher", limits=(0, 1), published={"lddt_ca": 1.0}, aliases=("lddt",),
     source="Mariani et al. 2013, C-alpha atoms only; dplm2.geometry.lddt",
 )  # fmt: skip
+SECONDARY_STRUCTURE = Metric(
+    "secondary_structure", "secondary structure right", SHARE, "higher", of="residues", source=PSEA
+)
+ALL_COIL = Metric(
+    "secondary_structure_all_coil", "secondary structure right, all coil", SHARE, None, of="residues",
+    source="the share of coil in the native: what a prediction without helix or strand would score",
+)  # fmt: skip
 PLDDT = Metric(
     "plddt", "pLDDT", CONFIDENCE, "higher", limits=(0, 100), published={"pLDDT": 1.0},
     aliases=("plddt_mean", "mean_plddt"), source="mean confidence of the folding program",
@@ -41,13 +50,12 @@ MATCH = Metric(
     judges=TM_SCORE, source="DPLM-2's released evaluator",
 )  # fmt: skip
 LENGTH = Metric("length", "length", "residues", source="the sample or chain itself")
-COMPARED = (CA_RMSD, BB_RMSD, TM_SCORE, LDDT_CA, TM_SCORE_RELEASED)
+COMPARED = (CA_RMSD, BB_RMSD, TM_SCORE, LDDT_CA, TM_SCORE_RELEASED, SECONDARY_STRUCTURE)
 BASELINES = tuple(
     metric.under("baseline_{name}", "{title}, folding program")
-    for metric in (CA_RMSD, BB_RMSD, TM_SCORE, TM_SCORE_RELEASED, LDDT_CA, PLDDT)
+    for metric in (CA_RMSD, BB_RMSD, TM_SCORE, TM_SCORE_RELEASED, LDDT_CA, SECONDARY_STRUCTURE, PLDDT)
 )
 
-PSEA = "P-SEA (Labesse et al. 1997), C-alpha atoms only"
 HELIX, STRAND, COIL = (
     Metric(name, name, SHARE, None, of="residues", source=PSEA) for name in ("helix", "strand", "coil")
 )
@@ -61,5 +69,6 @@ BOND_DEVIATION = Metric("bond_deviation", "deviation of peptide bond lengths", A
 GEOMETRY = (CLASHES, BROKEN_BONDS, BOND_DEVIATION)
 
 METRICS = (
-    LENGTH, *COMPARED, PLDDT, TOKENIZER_PLDDT, MATCH, *BASELINES, *COMPOSITION, *NATIVE_COMPOSITION, *GEOMETRY,
+    LENGTH, *COMPARED, ALL_COIL, PLDDT, TOKENIZER_PLDDT, MATCH, *BASELINES, *COMPOSITION, *NATIVE_COMPOSITION,
+    *GEOMETRY,
 )  # fmt: skip
