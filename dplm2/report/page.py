@@ -14,6 +14,7 @@ from dplm2.evaluation.metrics.registry import metric_of
 from dplm2.report import tables
 from dplm2.report.blocks import Card, CardRow, Cards, Details, PageSection, Viewer
 from dplm2.report.drawing import Figure
+from dplm2.report.learned import learned
 from dplm2.report.published import compared, comparison, published_success
 from dplm2.report.results import Results
 from dplm2.report.scale import scales, warning
@@ -29,6 +30,7 @@ def build_page(results: Results, settings: ReportSettings) -> tuple[str, list[Fi
     """The page, and the figures on it."""
     published = compared(results, settings.published_model)
     parts = [
+        learned(results),
         _summary(results),
         comparison(published, settings.published_model, settings.max_table_rows),
         _viewer(results, settings),

@@ -44,8 +44,8 @@ LOWER = """
     rmsd rmsd_median
 """
 NEITHER = """
-    secondary_structure_all_coil length motif_residues sequence_entropy helix strand coil native_helix native_strand
-    native_coil
+    secondary_structure_all_coil recovery_all_leucine length motif_residues sequence_entropy helix strand coil
+    native_helix native_strand native_coil
 """
 DIRECTIONS = {
     column: better

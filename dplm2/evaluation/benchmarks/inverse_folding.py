@@ -16,8 +16,8 @@ from dplm2.evaluation.results import misses_filled
 COLUMNS = [
     metric.name
     for metric in (
-        design.RECOVERY, design.RECOVERY_RELEASED, design.SC_TM, design.SC_TM_RELEASED, design.SC_RMSD,
-        design.SC_CA_RMSD, design.SC_LDDT_CA, structure.PLDDT, design.SEQUENCE_ENTROPY,
+        design.RECOVERY, design.RECOVERY_ALL_LEUCINE, design.RECOVERY_RELEASED, design.SC_TM, design.SC_TM_RELEASED,
+        design.SC_RMSD, design.SC_CA_RMSD, design.SC_LDDT_CA, structure.PLDDT, design.SEQUENCE_ENTROPY,
     )
 ]  # fmt: skip
 
@@ -39,6 +39,7 @@ def run(job: Job) -> int:
             | row
             | {
                 "recovery": recovery(sample.sequence, native.sequence, observed),
+                "recovery_all_leucine": recovery("L" * len(native.sequence), native.sequence, observed),
                 "recovery_released": recovery_released(sample.sequence, native.sequence),
                 "sequence_entropy": sequence_entropy(sample.sequence),
             }

@@ -29,6 +29,10 @@ RECOVERY = Metric(
     "recovery", "amino-acid recovery", SHARE, "higher", of="observed native residues", limits=(0, 1),
     published={"AAR_pct": 0.01}, aliases=("amino_acid_recovery", "aar"), source="DPLM-2, section 4.3, table 5",
 )  # fmt: skip
+RECOVERY_ALL_LEUCINE = Metric(
+    "recovery_all_leucine", "recovery, all leucine", SHARE, None, of="observed native residues",
+    source="the share of leucine, the most frequent amino acid, in the native: what knows nothing would score",
+)  # fmt: skip
 RECOVERY_RELEASED = Metric(
     "recovery_released", "amino-acid recovery as in the released evaluator", SHARE, "higher", of="positions",
     source="DPLM-2's released evaluator",
@@ -60,6 +64,6 @@ PROBLEMS_SOLVED = Metric(
 
 METRICS = (
     SC_TM, SC_RMSD, SC_CA_RMSD, SC_LDDT_CA, SC_TM_RELEASED, DESIGNABLE_SC_TM, DESIGNABLE_SC_RMSD, RECOVERY,
-    RECOVERY_RELEASED, SEQUENCE_ENTROPY, MOTIF_RMSD, MOTIF_RMSD_GENERATED, MOTIF_RESIDUES, SUCCESS, PASSES,
-    PROBLEMS_SOLVED,
+    RECOVERY_ALL_LEUCINE, RECOVERY_RELEASED, SEQUENCE_ENTROPY, MOTIF_RMSD, MOTIF_RMSD_GENERATED, MOTIF_RESIDUES,
+    SUCCESS, PASSES, PROBLEMS_SOLVED,
 )  # fmt: skip
