@@ -1,7 +1,6 @@
-"""Refuse samples that no memory here holds, before any of it is asked for.
+"""Lower bounds on the memory of a run; samples that cannot fit are refused before anything is allocated.
 
-The estimates are lower bounds, so that nothing is refused that might work; what fails above them is split or named when
-it happens (`dplm2.core.memory`).
+A run that passes may still run out of memory: it is then split, or the error reported (`dplm2.core.memory`).
 """
 
 from collections.abc import Sequence
@@ -14,27 +13,28 @@ from dplm2.generation.task import Request
 from dplm2.language.network import MultimodalEsm
 from dplm2.settings.generation import UNCONDITIONAL, GenerationSettings, LengthRange
 
-BYTES = 4  # of a number in fp32
-# Measured: rows of finished samples (12 coordinates as Python numbers, tokens, letters), and what each has besides.
-BYTES_OF_RESIDUE, BYTES_OF_SAMPLE = 500, 2000
-BYTES_OF_GIVEN = 2 * (8 + 1)  # per residue of a candidate: an id and whether it is given, on both tracks
-# Of full size the decoder took 2.9 and 3.6 times its table of pairs above its weights (300 and 499 residues).
-PAIR_TABLES = 2.9
-ACTIVATIONS = 4  # of the network's width, at a time, for each token
+BYTES = 4  # per fp32 number
+# Measured: a finished sample's row per residue (12 coordinates as Python numbers, token, letter), and its overhead.
+BYTES_PER_RESIDUE, BYTES_PER_SAMPLE = 500, 2000
+BYTES_PER_CANDIDATE_RESIDUE = 2 * (8 + 1)  # an id and whether it is given, on both tracks
+# Measured peak memory of the full-size decoder above its weights, in units of its pair representation: 2.9 at 300
+# residues, 3.6 at 499.
+PAIR_REPRESENTATIONS = 2.9
+HIDDEN_VECTORS = 4  # simultaneous activations of model width, per token
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be generated.
+class Workload:
+    """Size of the samples to be generated.
 
     Attributes
     ----------
     samples, residues
-        Number of samples, and of their residues in all.
+        Number of samples, and their total number of residues.
     longest
-        Residues of the longest.
+        Number of residues of the longest sample.
     name
-        Which that is.
+        Problem of the longest sample, or the setting that determines its length.
     """
 
     samples: int
@@ -43,62 +43,65 @@ class Asked:
     name: str
 
 
-def asked_by(settings: GenerationSettings) -> Asked:
-    """What settings alone say; lengths that they leave open count as one residue."""
+def workload_of_settings(settings: GenerationSettings) -> Workload:
+    """Workload according to the settings alone; unknown lengths count as one residue."""
     if settings.task in UNCONDITIONAL and isinstance(settings.lengths, LengthRange):
-        least, most = settings.lengths.minimum, settings.lengths.maximum
-        return Asked(settings.samples, settings.samples * (least + most) // 2, most, "lengths")
+        minimum, maximum = settings.lengths.minimum, settings.lengths.maximum
+        return Workload(settings.samples, settings.samples * (minimum + maximum) // 2, maximum, "lengths")
     if settings.task in UNCONDITIONAL and settings.lengths is not None:
         lengths = settings.lengths
-        return Asked(settings.samples * len(lengths), settings.samples * sum(lengths), max(lengths), "lengths")
-    return Asked(settings.samples, settings.samples, 1, "samples")
+        return Workload(settings.samples * len(lengths), settings.samples * sum(lengths), max(lengths), "lengths")
+    return Workload(settings.samples, settings.samples, 1, "samples")
 
 
-def asked_in(requests: Sequence[Request]) -> Asked:
-    """What requests say."""
+def workload_of_requests(requests: Sequence[Request]) -> Workload:
+    """Workload of the requests."""
     lengths = [request.conditioning.length for request in requests]
     longest = max(range(len(lengths)), key=lengths.__getitem__, default=None)
     if longest is None:
-        return Asked(0, 0, 0, "")
-    return Asked(len(lengths), sum(lengths), lengths[longest], requests[longest].problem)
+        return Workload(0, 0, 0, "")
+    return Workload(len(lengths), sum(lengths), lengths[longest], requests[longest].problem)
 
 
-def check_memory(asked: Asked, settings: GenerationSettings, network: MultimodalEsm, pair_width: int | None) -> None:
-    """Refuse samples that do not fit.
+def check_memory(
+    workload: Workload, settings: GenerationSettings, network: MultimodalEsm, pair_width: int | None
+) -> None:
+    """Check that samples can fit into memory.
 
     Parameters
     ----------
-    asked
-        The samples.
+    workload
+        Size of the samples.
     settings
-        How they are made.
+        Settings of the run.
     network
-        What makes them.
+        The language model.
     pair_width
-        Channels per pair of residues in the tokenizer's decoder; None where nothing is decoded.
+        Channels of the pair representation of the tokenizer's decoder; None if no structure is decoded.
 
     Raises
     ------
     ConfigError
-        With the estimate.
+        If they cannot; the message contains the estimate.
     """
     config = network.model.config
-    width = ACTIVATIONS * config.hidden_size + config.intermediate_size
-    one = BYTES * len(settings.tracks) * asked.longest * width
+    width = HIDDEN_VECTORS * config.hidden_size + config.intermediate_size
+    longest = BYTES * len(settings.tracks) * workload.longest * width
     if pair_width is not None:
-        one = max(one, PAIR_TABLES * BYTES * pair_width * asked.longest**2)
-    of_device = total_memory(network.device)
-    _refuse(f"{asked.name}: a protein of {asked.longest:,} residues", one, of_device, "choose a shorter one")
-    all_samples = asked.samples * BYTES_OF_SAMPLE + asked.residues * BYTES_OF_RESIDUE
-    _refuse(
-        f"samples: {asked.samples:,} of {asked.residues:,} residues in all", all_samples, total_memory(),
-        "generate them in several runs, each with a seed of its own",
+        longest = max(longest, PAIR_REPRESENTATIONS * BYTES * pair_width * workload.longest**2)
+    device_memory = total_memory(network.device)
+    subject = f"{workload.name}: a protein of {workload.longest:,} residues"
+    _check_estimate(subject, longest, device_memory, "choose a shorter one")
+    all_samples = workload.samples * BYTES_PER_SAMPLE + workload.residues * BYTES_PER_RESIDUE
+    _check_estimate(
+        f"samples: {workload.samples:,} of {workload.residues:,} residues in total", all_samples, total_memory(),
+        "generate them in several runs with different seeds",
     )  # fmt: skip
-    candidates = settings.best_of * (BYTES_OF_SAMPLE + asked.longest * BYTES_OF_GIVEN)
-    _refuse(f"best_of: {settings.best_of:,} candidates", candidates, total_memory(), "choose fewer")
+    candidates = settings.best_of * (BYTES_PER_SAMPLE + workload.longest * BYTES_PER_CANDIDATE_RESIDUE)
+    _check_estimate(f"best_of: {settings.best_of:,} candidates", candidates, total_memory(), "choose fewer")
 
 
-def _refuse(what: str, estimate: float, available: int, remedy: str) -> None:
+def _check_estimate(subject: str, estimate: float, available: int, remedy: str) -> None:
     if estimate > available:
-        needed, present = readable_size(estimate), readable_size(available)
-        raise ConfigError(f"{what} would need at least {needed} of memory, of {present} here; {remedy}")
+        required, present = readable_size(estimate), readable_size(available)
+        raise ConfigError(f"{subject} would need at least {required} of memory, of {present} here; {remedy}")

@@ -31,8 +31,8 @@ def _add_task(actions: argparse._SubParsersAction, name: str, task: GenerationTa
     if task.chains:
         parser.add_argument(
             "--chains", **PATHS, default=[], metavar="PATH",
-            help=f"{task.chains}: data-set folders, Parquet files of chains, structure files (complex.pdb:A is a chain "
-            "of one), archives, or folders of them at any depth",
+            help=f"{task.chains}: data-set folders, Parquet files of chains, structure files (complex.pdb:A selects "
+            "chain A), archives, or folders of them at any depth",
         )  # fmt: skip
     if task.problems:
         parser.add_argument(

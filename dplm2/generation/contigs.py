@@ -1,19 +1,19 @@
-"""Motif problems in contig notation, and positions of motifs in samples.
+"""Motif problems in contig notation.
 
 ``5-20,A16-35,10-25,A52-71,5-20`` is: 5 to 20 residues to be generated, residues 16 to 35 of chain A of the reference,
 10 to 25 residues to be generated, and so on. Segments of the reference:
 
-- ``A38`` is one residue; ``H52-52A`` ends with an insertion code. A range runs from its first residue to its last in
-  the order of the file, over all residues with insertion codes on the way: ``H45-60`` contains 52, 52A, 52B and 52C.
-  ``H52`` is residue 52 alone.
+- ``A38`` is one residue; ``H52-52A`` ends with an insertion code. A range contains all residues from its first to its
+  last in the order of the file, including those with insertion codes: ``H45-60`` contains 52, 52A, 52B and 52C.
+  ``H52`` is only residue 52.
 - A chain id other than a single letter is followed by a slash: ``heavy/16-35``, ``A-2/10-20``, ``*/5``. In double
   quotes it may contain any character, and the slash may be omitted: ``"A-2"10-20``, ``"A,1"/10-20``.
 - ``""10-20`` or ``_/10-20`` refers to a chain with a blank id. If that is the only chain of the reference, any letter
   refers to it.
 - ``A16-35:sequence`` provides only the amino acids, ``A16-35:structure`` only the structure.
 
-RFdiffusion's contigs are read unchanged: ``[5-15/A10-25/30-40]``, with or without brackets, also as a list of YAML.
-In a contig without commas slashes separate the parts, so a longer chain id needs quotes there (``5/"A-2"10-20/5``), and
+RFdiffusion's contigs are read unchanged: ``[5-15/A10-25/30-40]``, with or without brackets, also as a YAML list. In a
+contig without commas, slashes separate the parts; a longer chain id therefore needs quotes (``5/"A-2"10-20/5``), and
 ambiguous text is read as in RFdiffusion: ``A-2/10-20`` alone is residue -2 of chain A and a spacer. A chain break at
 the end (``/0``) is ignored; a contig of several chains is an error, since a sample is one chain.
 """
@@ -122,7 +122,7 @@ class Problem:
     shortest, longest
         Limits of the total length.
     limited
-        Whether these limits were given explicitly, and do not follow from the parts.
+        Whether these limits were set explicitly rather than derived from the parts.
     """
 
     name: str
@@ -157,8 +157,8 @@ class Problem:
     def check_motif(self) -> None:
         """Raise DPLM2Error, naming the problem, if it has no motif or its proteins are too long.
 
-        The lengths can be checked only with the reference (`check`): insertion codes add residues, numbering may skip
-        some.
+        Lengths can be checked only with the reference (`check`): residues with insertion codes add to a range, gaps in
+        the numbering shorten it.
         """
         if not self.segments:
             raise DPLM2Error(
@@ -191,7 +191,7 @@ class Problem:
             )
 
     def draw_lengths(self, random: np.random.Generator) -> list[int]:
-        """Draw the length of each part, uniformly among all choices with an allowed total."""
+        """Draw the length of each part, uniformly from all combinations with an allowed total."""
         # ways[i][t]: number of ways in which parts i.. have t residues in total; floats, since only ratios matter.
         ways = [np.ones(1)]
         for part in reversed(self.parts):
@@ -219,7 +219,7 @@ def contig_limits(parts: Sequence[Spacer | Segment]) -> tuple[int, int]:
 
 
 def parse_contig(text: str, offset: int = 0, given: Given = "both") -> tuple[Spacer | Segment, ...]:
-    """Read contig notation, this module's or RFdiffusion's.
+    """Parse contig notation, this module's or RFdiffusion's.
 
     Parameters
     ----------
@@ -233,13 +233,13 @@ def parse_contig(text: str, offset: int = 0, given: Given = "both") -> tuple[Spa
     Raises
     ------
     DPLM2Error
-        Names the part that cannot be read.
+        If a part cannot be read; the message names it.
     """
     return tuple(_parse_part(piece, offset, given) for piece in _pieces(text))
 
 
 def _pieces(text: str) -> list[str]:
-    """The parts of a contig: between commas, or between slashes if there are none."""
+    """The parts of a contig, separated by commas, or by slashes if it has no comma."""
     text = text.strip().removeprefix("[").removesuffix("]")
     pieces = _outside_quotes(",").split(text)
     if len(pieces) > 1:
@@ -251,7 +251,7 @@ def _pieces(text: str) -> list[str]:
             f"contig: {shown(text)} has {len(chains)} chains, but a sample is one chain: blanks (/0 ) separate "
             "chains, slashes or commas the parts of one"
         )
-    # Not after a quoted chain id: "A-2"/10-20 is one part.
+    # A slash after a quoted chain id separates no parts: "A-2"/10-20 is one.
     pieces = _outside_quotes('(?<!")/').split(text)
     readable = all(any(form.fullmatch(piece) for form in (_SPACER, _LETTER, _QUOTED)) for piece in pieces)
     return [text] if not readable and _SLASHED.fullmatch(text) else pieces
@@ -268,7 +268,7 @@ def _parse_part(piece: str, offset: int, given: Given) -> Spacer | Segment:
     if match is None:
         raise DPLM2Error(
             f"contig: {shown(piece)} is neither a spacer (10-25) nor a segment of a chain (A16-35, H52-52A; chain ids "
-            'of more than a letter in quotes: "AB"16-35)'
+            'longer than one letter in quotes: "AB"16-35)'
         )
     return _segment(piece, match, offset, given)
 
@@ -338,7 +338,7 @@ def _check_keys(given: object, path: Path) -> None:
 
 
 def _contig_text(contig: object) -> str:
-    """A contig as text; a YAML list (as RFdiffusion's brackets are read) contains its parts."""
+    """A contig as text; YAML reads RFdiffusion's brackets as a list of its parts."""
     parts = contig if isinstance(contig, list) else [contig]
     if not parts or not all(isinstance(part, str | int) for part in parts):
         raise DPLM2Error("contig: must be text, such as 5-20,A16-35,10-25")
@@ -356,12 +356,12 @@ def _total(given: object, parts: Sequence[Spacer | Segment], name: str) -> tuple
 
 
 def read_problems(sources: Sequence[str | os.PathLike], references: str | os.PathLike | None = None) -> list[Problem]:
-    """Read the problems of YAML files and folders of them, sorted by name.
+    """Read the problems in YAML files and folders of them (sorted by file name).
 
     Raises
     ------
     DPLM2Error
-        If a source does not exist, a folder contains none, two problems have the same name, or one is invalid.
+        If a source does not exist, a folder contains no problem, two problems have the same name, or one is invalid.
     """
     problems: dict[str, Problem] = {}
     for source in map(Path, sources):
@@ -377,5 +377,5 @@ def read_problems(sources: Sequence[str | os.PathLike], references: str | os.Pat
 
 
 def reference_files(sources: Sequence[str | os.PathLike], references: str | os.PathLike | None = None) -> list[Path]:
-    """The structure files of the motifs of the problems of `read_problems`."""
+    """Reference structures of all problems that `read_problems` reads."""
     return sorted({problem.reference for problem in read_problems(sources, references)})

@@ -14,15 +14,15 @@ FASTA files give a sequence; structure files and data sets give both tracks (see
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:
-    """Fill ``dplm2 embed``."""
+    """Add the arguments of ``dplm2 embed``."""
     parser.description = (
         "Write a model's representations of proteins (last layer) as a Parquet file, one row per protein."
     )
     parser.epilog = EXAMPLES
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="INPUT",
-        help="FASTA files, data-set folders, Parquet files of chains, structure files (complex.pdb:A is a chain of "
-        "one), archives, or folders of them at any depth",
+        help="FASTA files, data-set folders, Parquet files of chains, structure files (complex.pdb:A selects chain A), "
+        "archives, or folders of them at any depth",
     )  # fmt: skip
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder or hub id")
     parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer (default: the model's)")

@@ -18,7 +18,7 @@ from dplm2.language.vocabulary import Track
 
 
 def embed(model: DPLM2, targets: Sequence[Target], pool: str = "mean", token_budget: int = 8192) -> pa.Table:
-    """Representations after the last layer.
+    """Representations of proteins after the last layer.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Samples of given proteins: common functions of the tasks that work on chains."""
+"""Functions shared by the tasks whose inputs are proteins."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,18 @@ from dplm2.language.vocabulary import Track, Vocabulary
 from dplm2.settings.generation import GenerationSettings
 
 Masked = Callable[[GenerationSettings, Vocabulary, Target], dict[Track, np.ndarray]]
-"""Ids (L,) of both tracks of a target, masks where a token is to be generated."""
+"""Token ids (L,) of both tracks of a target; the mask id where a token is to be generated."""
 
 CHAINS = "inputs"
 
 
 def targets_of(settings: GenerationSettings, given: Given, with_structure: bool = True) -> list[Target]:
-    """The given proteins, in memory and in files.
+    """The input proteins, from memory and from files.
 
     Raises
     ------
     ConfigError
-        If there is none.
+        If there are none.
     DPLM2Error
         If a file cannot be read.
     """
@@ -45,12 +45,12 @@ def targets_of(settings: GenerationSettings, given: Given, with_structure: bool 
 def requests_for(
     targets: list[Target], settings: GenerationSettings, vocabulary: Vocabulary, masked: Masked
 ) -> list[Request]:
-    """The samples of each target.
+    """Requests for the samples of each target.
 
     Raises
     ------
     DPLM2Error
-        If nothing of a protein is given or to be generated, or residues are beyond its end; the message names it.
+        If nothing of a protein is given or to be generated, or residues exceed its length; the message names it.
     """
     targets = distinct(targets)
     requests = []

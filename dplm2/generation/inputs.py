@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 
 
 class ChainSource(NamedTuple):
-    """A file or folder, and which of its chains are meant (by the authors' ids); None: all."""
+    """A file or folder, and its selected chains by their author ids; None: all."""
 
     path: Path
     chains: tuple[str, ...] | None = None
 
 
 class StructureChain(NamedTuple):
-    """A chain of a structure file: gaps are rows without coordinates."""
+    """A chain of a structure file; missing residues are rows of NaN coordinates."""
 
     name: str
     author_chain: str
@@ -38,7 +38,7 @@ class StructureChain(NamedTuple):
 
 
 def source_of(given: str | os.PathLike) -> ChainSource:
-    """A source as it is given: a path, or a file and some of its chains, ``complex.pdb:A`` or ``complex.pdb:A,B``."""
+    """Parse a source: a path, or a file with selected chains, ``complex.pdb:A`` or ``complex.pdb:A,B``."""
     path, colon, chains = str(given).rpartition(":")
     if colon and Path(path).is_file() and not Path(given).exists():
         return ChainSource(Path(path), tuple(chains.split(",")))
@@ -50,18 +50,18 @@ def read_targets(
 ) -> list[Target]:
     """Read proteins: data-set folders, Parquet files of chains, FASTA and structure files, archives or folders of them.
 
-    A folder is searched at every depth, as `dplm2 structures clean` does. What is no protein structure in a folder or
-    an archive is left out, and a warning lists it; a file that is named outright has to be one.
+    Folders are searched at every depth, as by `dplm2 structures clean`. Files without protein chains in folders and
+    archives are skipped and listed in a warning; a file that is given itself must contain one.
 
     Parameters
     ----------
     sources
         The files and folders; ``complex.pdb:A`` is chain A of a file.
     split
-        Only chains of this split of data sets.
+        Read only this split of data sets.
     tokenize
-        Converts backbones to structure tokens; None if only sequences are needed. A residue without all of N, CA and C
-        has none.
+        Converts backbones to structure tokens; None if only sequences are needed. A residue that lacks N, CA or C has
+        no token.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def _targets_of(source: ChainSource, split: str | None, tokenize: Tokenize | Non
 
     path = source.path
     if path.suffix == ".parquet" or any(path.glob("part-*.parquet")):
-        _refuse_choice(source, "a data set")
+        _refuse_selection(source, "a data set")
         table = read_chains(path, ["chain_id", "sequence", "backbone"], split)
         names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
         coordinates = backbones(table) if tokenize is not None else [None] * len(names)
@@ -90,36 +90,39 @@ def _targets_of(source: ChainSource, split: str | None, tokenize: Tokenize | Non
         files = input_files(path)
         fastas = [file for file in files if is_fasta(file)]
         for fasta in fastas:
-            _refuse_choice(source, "a FASTA file")
+            _refuse_selection(source, "a FASTA file")
             yield from (Target(*item, None) for item in read_fasta(fasta, to_generate=True).items())
         structures = [file for file in files if file not in set(fastas)]
-        chains = _chosen(source, chains_of(path)) if structures == [path] else chains_among(structures, path)
+        chains = _selected(source, chains_of(path)) if structures == [path] else chains_among(structures, path)
         names, sequences, coordinates = ([getattr(c, key) for c in chains] for key in ("name", "sequence", "backbone"))
     tokens = observed_tokens(coordinates, tokenize) if tokenize is not None and names else coordinates
     for name, sequence, structure in zip(names, sequences, tokens, strict=True):
-        # X is an unknown residue, which the model may generate.
+        # The model has a token for X, the unknown residue.
         yield Target(name, sequence, None if tokenize is None else structure)
 
 
-def _refuse_choice(source: ChainSource, what: str) -> None:
+def _refuse_selection(source: ChainSource, kind: str) -> None:
     if source.chains is not None:
-        raise DPLM2Error(f"{source.path}:{','.join(source.chains)}: chains are chosen of a structure, not of {what}")
+        raise DPLM2Error(
+            f"{source.path}:{','.join(source.chains)}: chains can be selected from a structure, not from {kind}"
+        )
 
 
-def _chosen(source: ChainSource, chains: Sequence[StructureChain]) -> list[StructureChain]:
-    """The chains that a source means, in the order of the file."""
+def _selected(source: ChainSource, chains: Sequence[StructureChain]) -> list[StructureChain]:
+    """The selected chains of a source, in the order of the file."""
     if source.chains is None:
         return list(chains)
-    there = [chain.author_chain for chain in chains]
-    if missing := [name for name in source.chains if name not in there]:
+    available = [chain.author_chain for chain in chains]
+    if missing := [name for name in source.chains if name not in available]:
         raise DPLM2Error(
-            f"{source.path}: no protein chain {', '.join(map(repr, missing))}; there: {', '.join(dict.fromkeys(there))}"
+            f"{source.path}: no protein chain {', '.join(map(repr, missing))}; "
+            f"available: {', '.join(dict.fromkeys(available))}"
         )
     return [chain for chain in chains if chain.author_chain in source.chains]
 
 
 def observed_tokens(backbones: Sequence[np.ndarray], tokenize: Tokenize) -> list[np.ndarray]:
-    """Structure tokens (L,) int64 of backbones; -1 for a residue without all of N, CA, C, which must be generated."""
+    """Structure tokens (L,) int64 of backbones; -1 (to be generated) for a residue that lacks N, CA or C."""
     tokens = []
     for backbone, codes in zip(backbones, tokenize(list(backbones)), strict=True):
         observed = observed_residues(backbone)
@@ -133,7 +136,7 @@ def lengths_of(sources: Sequence[str | os.PathLike], split: str | None) -> list[
     Raises
     ------
     DPLM2Error
-        If there is none.
+        If there are no chains.
     """
     from dplm2.structures.store import read_chains
 
@@ -148,13 +151,13 @@ def in_memory(
     backbones: Sequence[np.ndarray] | Mapping[str, np.ndarray],
     tokenize: Tokenize,
 ) -> list[Target]:
-    """Proteins from sequences, backbones or both; those of the same name (or position in a list) belong together.
+    """Proteins from sequences, backbones or both, paired by name (or position in a list).
 
     Raises
     ------
     DPLM2Error
-        If a sequence and a backbone that belong together differ in length, or one has no counterpart; if a sequence is
-        invalid (see `dplm2.core.fasta`).
+        If the sequence and backbone of a pair differ in length, or one has no counterpart; if a sequence is invalid
+        (see `dplm2.core.fasta`).
     """
     if isinstance(sequences, str) or isinstance(backbones, np.ndarray):
         raise DPLM2Error("sequences and backbones must be lists, or mappings from names, even for a single one")
@@ -179,12 +182,12 @@ def _named(items) -> dict:
 
 
 def input_files(source: Path) -> list[Path]:
-    """The files of a folder, at every depth and without those that never hold proteins, or the one given.
+    """The files of a folder at every depth, except those whose extension rules out proteins; or the given file.
 
     Raises
     ------
     DPLM2Error
-        If there is none.
+        If the source does not exist.
     """
     from dplm2.structures.scanning import NO_STRUCTURE_ENDINGS, walk
 
@@ -196,20 +199,20 @@ def input_files(source: Path) -> list[Path]:
 
 
 def chains_among(files: Sequence[Path], source: Path) -> list[StructureChain]:
-    """The protein chains of the structure files and archives in a folder; a warning lists what holds none."""
+    """The protein chains of the structure files and archives in a folder; a warning lists files without any."""
     from dplm2.structures.formats.archives import items_of
     from dplm2.structures.shards import clean_item, with_content
 
     settings = _without_filters()
-    found, left_out = [], []
+    found, skipped = [], []
     for item in (item for file in files for item in items_of(str(file), "", settings.reading)):
         chains, rejects = clean_item(with_content(item), settings)
         found += [_named_chain(item.entry, chain) for chain in chains]
         if not chains:
             reason = rejects[0].reason if rejects else "no protein chain"
-            left_out.append(f"{item.source_file}{f':{item.member}' if item.member else ''} ({reason})")
-    if left_out:
-        _log.warning("%s: %d files left out: %s", source, len(left_out), "; ".join(left_out))
+            skipped.append(f"{item.source_file}{f':{item.member}' if item.member else ''} ({reason})")
+    if skipped:
+        _log.warning("%s: %d files skipped: %s", source, len(skipped), "; ".join(skipped))
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from dplm2.core.artifacts import fingerprint, sha256_of_file
 from dplm2.core.errors import DPLM2Error
 from dplm2.cpu.process import prepare_process
-from dplm2.generation.bounds import asked_by, asked_in, check_memory
+from dplm2.generation.bounds import check_memory, workload_of_requests, workload_of_settings
 from dplm2.generation.inputs import in_memory
 from dplm2.generation.samples import Sample
 from dplm2.generation.selection import best_of, log_likelihoods
@@ -85,7 +85,7 @@ class DPLM2:
         Raises
         ------
         DPLM2Error
-            If it is not a model of this package, or the tokenizer is not the one with which the model was trained.
+            If the source is not a model of this package, or the tokenizer differs from that of the model's training.
         """
         prepare_process()
         folder = model_folder(source)
@@ -104,7 +104,7 @@ class DPLM2:
         Raises
         ------
         DPLM2Error
-            If the model has none, it does not exist, or it is a different one.
+            If the model has none, it does not exist, or it is not the one that the model was trained with.
         """
         named = self.network.tokenizer
         if named is None:
@@ -179,7 +179,7 @@ class DPLM2:
         Raises
         ------
         ConfigError
-            If a setting is wrong or has no effect on the task.
+            If a setting is invalid or has no effect on the task.
         DPLM2Error
             If a chain or problem cannot be used; the message names it, and nothing has run.
         """
@@ -191,7 +191,7 @@ class DPLM2:
         return self.run(requests, resolved, seed, adjust=adjust, progress=progress)
 
     def settled(self, settings: GenerationSettings) -> GenerationSettings:
-        """Settings completed with the defaults of the model."""
+        """Settings completed with the model's defaults."""
         return settings.for_head(self.network.head.sampling)
 
     def requests(
@@ -201,11 +201,11 @@ class DPLM2:
         chains: Sequence[str | os.PathLike] = (),
         given: Sequence[Target] = (),
     ) -> list[Request]:
-        """All samples of a task; see `generate`."""
-        check_memory(asked_by(settings), settings, self.network, None)
+        """Requests for all samples of a task; see `generate`."""
+        check_memory(workload_of_settings(settings), settings, self.network, None)
         requests = TASKS[settings.task].requests(settings, self.vocabulary, seed, Given(chains, given, self._tokens_of))
         pair_width = self.tokenizer.settings.decoder.pair_dim if "structure" in settings.tracks else None
-        check_memory(asked_in(requests), settings, self.network, pair_width)
+        check_memory(workload_of_requests(requests), settings, self.network, pair_width)
         return requests
 
     def _tokens_of(self, backbones: list[np.ndarray]) -> list[np.ndarray]:
@@ -229,7 +229,7 @@ class DPLM2:
         requests
             From `requests`.
         settings, seed, adjust, progress
-            As there.
+            See `generate`.
         done
             Called with every finished batch of samples.
         before_step
@@ -265,13 +265,13 @@ class DPLM2:
                 for i in batch
                 for n in range(settings.best_of)
             ]
-            made = sample(network, candidates, sampler_settings(settings), seed, progress=title, **options)
-            scores = log_likelihoods(network, candidates, made, seed, settings.token_budget)
+            sampled = sample(network, candidates, sampler_settings(settings), seed, progress=title, **options)
+            scores = log_likelihoods(network, candidates, sampled, seed, settings.token_budget)
             best, likelihoods = [], []
             for place, index in enumerate(batch):
                 own = range(place * settings.best_of, (place + 1) * settings.best_of)
                 chosen = best_of(scores, own)
-                best.append(replace(made[chosen], sample_id=conditionings[index].sample_id))
+                best.append(replace(sampled[chosen], sample_id=conditionings[index].sample_id))
                 likelihoods.append(scores[chosen])
             finish(best, likelihoods)
 
@@ -343,5 +343,5 @@ def _plain(value: Any) -> Any:
 
 
 def _candidate_id(sample_id: str, number: int) -> str:
-    """The first candidate is the sample that would be generated without others."""
+    """The first candidate keeps the id, hence the seed, of the sample generated with ``best_of`` 1."""
     return sample_id if number == 0 else f"{sample_id}~{number}"

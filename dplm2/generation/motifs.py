@@ -1,4 +1,4 @@
-"""Motifs of scaffolding problems, cut out of their reference structures.
+"""Motifs of scaffolding problems, extracted from their reference structures.
 
 Array axes: L residues, M residues of a motif.
 """
@@ -51,10 +51,9 @@ def read_motifs(
     sources
         YAML files or folders of them.
     references
-        Folder of the reference structures; None: beside each problem.
+        Folder of the reference structures; None: the folder of each problem's file.
     motif_tokens
-        ``reference``: structure tokens of a motif are computed from its whole chain; ``motif``: from its residues
-        alone.
+        ``reference``: structure tokens of a motif are computed from its whole chain; ``motif``: from only its residues.
     tokenize
         Converts backbones to structure tokens.
 
@@ -77,7 +76,6 @@ def read_motifs(
 
 
 def _reference_motif(problem: Problem, motif_tokens: str, tokenize: Tokenize) -> ReferenceMotif:
-    """A problem's motif, from its reference."""
     by_chain: dict[str, StructureChain] = {}
     for chain in chains_of(problem.reference):
         by_chain.setdefault(chain.author_chain.strip(), chain)
@@ -109,7 +107,7 @@ def _chain_of(name: str, segment: Segment, by_chain: Mapping[str, StructureChain
 def _find(name: str, segment: Segment, chain: StructureChain) -> np.ndarray:
     """Rows of a segment in the reference chain: from its first residue to its last in file order.
 
-    Numbers may be skipped, as antibody numbering does, but no residue may be missing.
+    The numbering may have gaps, as in antibodies, but no residue may be missing.
     """
     observed = np.isfinite(chain.backbone[:, 1]).all(-1)
     first = _row_of(name, segment, (segment.first, segment.first_insertion), chain, observed)
@@ -127,7 +125,7 @@ def _find(name: str, segment: Segment, chain: StructureChain) -> np.ndarray:
 
 
 def _bonded(backbone: np.ndarray) -> np.ndarray:
-    """Whether residues of a backbone (L, 4, 3) are linked to the next one (L - 1,)."""
+    """Whether each residue of a backbone (L, 4, 3) is bonded to the next one (L - 1,)."""
     from dplm2.structures.residues import LONGEST_PEPTIDE_BOND
 
     return np.linalg.norm(backbone[1:, 0] - backbone[:-1, 2], axis=-1) < LONGEST_PEPTIDE_BOND
@@ -142,8 +140,10 @@ def _row_of(name: str, segment: Segment, residue: tuple[int, str], chain: Struct
     if len(found) == 1:
         return int(found[0])
     if len(found) > 1:
-        what = f"{len(found)} residues {number}{code}"
-        raise DPLM2Error(f"problem {name}: its reference has {what} in chain {written_chain(segment.chain)}")
+        raise DPLM2Error(
+            f"problem {name}: its reference has {len(found)} residues {number}{code} "
+            f"in chain {written_chain(segment.chain)}"
+        )
     if same_number.any():
         available = ", ".join(f"{number}{code}" for code in codes[same_number])
         raise _no_residue(name, segment, f"{number}{code}", f", but {available}")
@@ -159,13 +159,13 @@ def _no_residue(name: str, segment: Segment, residue: int | str, more: str = "")
 def _motif_tokens(
     places: Sequence[tuple[StructureChain, np.ndarray]], source: str, tokenize: Tokenize
 ) -> dict[str, np.ndarray]:
-    """Structure tokens of each chain with a part of the motif, by its id."""
+    """Structure tokens of each chain that contains a part of the motif, by author chain id."""
     chains = {chain.author_chain: chain for chain, _ in places}
     backbones = []
     for name, chain in chains.items():
         backbone = chain.backbone
         if source == "motif":
-            # Masked, not removed: residues far apart in the chain must not appear as neighbours.
+            # Masked rather than removed: residues distant in the chain must not become neighbours.
             own = np.concatenate([rows for other, rows in places if other.author_chain == name])
             kept = np.isin(np.arange(len(backbone)), own)
             backbone = np.where(kept[:, None, None], backbone, np.float32(np.nan))

@@ -1,4 +1,4 @@
-"""Residue tables: a protein as a table with a row per residue, in which empty cells are generated."""
+"""Residue tables: a protein as a table with one row per residue; empty cells are generated."""
 
 import os
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ _TABLE_COLUMNS = ("position", "residue", "structure_token")
 
 
 def tables(sources: Sequence[str | os.PathLike]) -> list[Path]:
-    """Residue tables of files and folders.
+    """Paths of the residue tables in files and folders.
 
     Raises
     ------
     DPLM2Error
-        If a source is neither.
+        If a source contains none.
     """
     paths: list[Path] = []
     for source in map(Path, sources):
@@ -37,7 +37,7 @@ def tables(sources: Sequence[str | os.PathLike]) -> list[Path]:
 def read_residue_table(path: str | os.PathLike) -> Target:
     """Read a residue table: ``position`` (1, 2, ...), ``residue`` (a letter) and ``structure_token`` (a number).
 
-    A cell that is empty is to be generated.
+    Empty cells are generated.
 
     Raises
     ------

@@ -73,7 +73,7 @@ class Sample:
     steps
         Number of steps run.
     settings
-        The keys that decided the sample.
+        The settings that determine the sample.
     trajectory
         (step, sequence, backbone) of intermediate predictions.
     """
@@ -99,7 +99,7 @@ class Sample:
         return len(self.sequence if self.sequence is not None else self.structure_tokens)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write the backbone as a structure file; the extension of ``path`` (.bcif, .cif, .pdb) determines the format.
+        """Write the backbone as a structure file in the format of ``path``'s extension (.bcif, .cif, .pdb).
 
         Raises
         ------
@@ -146,7 +146,7 @@ class Sample:
 def write_rows(
     path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write rows as Parquet (zstd), atomically, with ``metadata`` in the file's schema."""
+    """Write rows as Parquet (zstd) atomically, with ``metadata`` in the file's schema."""
     table = pa.Table.from_pylist(list(rows), schema=SAMPLES)
     parquet.write_table(path, table.replace_schema_metadata(metadata))
 
@@ -165,14 +165,14 @@ def read_samples(path: str | os.PathLike) -> pa.Table:
         raise DPLM2Error(f"{path}: contains no samples; generate them with 'dplm2 generate'")
     table = parquet.read_table(path)
     if missing := [name for name in SAMPLES.names if name not in table.column_names]:
-        raise DPLM2Error(f"{path}: not a file of samples, it has no column {', '.join(missing)}")
+        raise DPLM2Error(f"{path}: not a file of samples: missing columns {', '.join(missing)}")
     return table
 
 
 def write_trajectory(path: str | os.PathLike, sample: Sample) -> None:
-    """Write a sample's intermediate predictions as one file of several models (``.bcif`` or ``.pdb``), atomically.
+    """Write a sample's intermediate predictions as the models of one file (``.bcif`` or ``.pdb``), atomically.
 
-    All models carry the residue names of the finished sequence.
+    All models have the residue names of the final sequence.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def write_trajectory(path: str | os.PathLike, sample: Sample) -> None:
     from dplm2.structures.writing import atom_array
 
     if not sample.trajectory:
-        raise DPLM2Error(f"{sample.sample_id}: no trajectory was kept")
+        raise DPLM2Error(f"{sample.sample_id}: no trajectory was recorded")
     path = Path(path)
     sequence = sample.sequence or "A" * sample.length
     models = stack([atom_array(sequence, backbone, None) for _, _, backbone in sample.trajectory])

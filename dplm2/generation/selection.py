@@ -1,4 +1,4 @@
-"""Best of several candidates by the model's own likelihood."""
+"""Selection of the best of several candidates by the model's own likelihood."""
 
 import math
 from collections.abc import Sequence
@@ -45,8 +45,8 @@ def log_likelihoods(
     masks = [_parts(conditioning, seed) for conditioning in conditionings]
 
     def work(batch: list[int]) -> list[list[np.ndarray]]:
-        own, hidden = [samples[i] for i in batch], [masks[i] for i in batch]
-        return [_score_part(network, own, hidden, part) for part in range(PARTS)]
+        batch_samples, batch_masks = [samples[i] for i in batch], [masks[i] for i in batch]
+        return [_score_part(network, batch_samples, batch_masks, part) for part in range(PARTS)]
 
     for batch, parts in in_batches(conditionings, token_budget, work):
         for scored in parts:
@@ -57,12 +57,12 @@ def log_likelihoods(
 
 
 def best_of(scores: Sequence[float], candidates: Sequence[int]) -> int:
-    """The candidate with the highest score, the first of equal ones; NaN is below every number."""
+    """The candidate with the highest score, the first in a tie; NaN ranks below every number."""
     return max(candidates, key=lambda candidate: -math.inf if math.isnan(scores[candidate]) else scores[candidate])
 
 
 def _parts(conditioning: Conditioning, seed: int) -> dict[str, np.ndarray]:
-    """For each track the part of each position, -1 if the token was given."""
+    """For each track, the part to which each position belongs; -1 if the token was given."""
     random = np.random.default_rng(sample_seed(seed, f"likelihood at {conditioning.length} residues"))
     parts = {}
     for track, fixed in conditioning.fixed.items():
@@ -74,7 +74,7 @@ def _parts(conditioning: Conditioning, seed: int) -> dict[str, np.ndarray]:
 def _score_part(network: MultimodalEsm, samples: Sequence[Sampled], masks: Sequence, part: int) -> list[np.ndarray]:
     vocabulary = network.vocabulary
     tracks = tuple(samples[0].tokens)
-    hidden_ids = {
+    masked_ids = {
         track: [
             np.where(mask[track] == part, vocabulary.mask(track), sample.tokens[track])
             for sample, mask in zip(samples, masks, strict=True)
@@ -82,7 +82,7 @@ def _score_part(network: MultimodalEsm, samples: Sequence[Sampled], masks: Seque
         for track in tracks
     }
     none = [None] * len(samples)
-    ids_BT = layout.join(vocabulary, hidden_ids.get("structure", none), hidden_ids.get("sequence", none))
+    ids_BT = layout.join(vocabulary, masked_ids.get("structure", none), masked_ids.get("sequence", none))
     hidden_BTD = network.hidden(ids_BT.to(network.device))
     half = ids_BT.shape[1] // len(tracks)
     results: list[list[np.ndarray]] = [[] for _ in samples]
@@ -90,6 +90,6 @@ def _score_part(network: MultimodalEsm, samples: Sequence[Sampled], masks: Seque
         for row, (sample, mask) in enumerate(zip(samples, masks, strict=True)):
             chosen = np.flatnonzero(mask[track] == part)
             positions = torch.from_numpy(chosen + number * half + 1).to(network.device)
-            truth = torch.from_numpy(sample.tokens[track][chosen]).to(network.device)
-            results[row].append(-network.nll(hidden_BTD[row, positions], truth, track).cpu().numpy())
+            targets = torch.from_numpy(sample.tokens[track][chosen]).to(network.device)
+            results[row].append(-network.nll(hidden_BTD[row, positions], targets, track).cpu().numpy())
     return [np.concatenate(scores) for scores in results]

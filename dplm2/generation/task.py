@@ -20,12 +20,12 @@ from dplm2.settings.generation import GenerationSettings
 _log = logging.getLogger(__name__)
 
 Tokenize = Callable[[list[np.ndarray]], list[np.ndarray]]
-"""From backbones to structure tokens."""
+"""Converts backbones to structure tokens."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """An input protein; a residue that is unknown on a track is generated.
+    """An input protein; residues unknown on a track are generated.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class Given:
     targets
         Proteins in memory.
     tokenize
-        Makes structure tokens of backbones.
+        Converts backbones to structure tokens.
     """
 
     chains: Sequence[str | os.PathLike]
@@ -101,16 +101,16 @@ class Given:
 
 @dataclass(frozen=True)
 class GenerationTask:
-    """A task, for the command line and for running it.
+    """A generation task: its command-line help and how its samples are requested.
 
     Attributes
     ----------
     meaning
-        Completes "Generate ...".
+        What is generated; completes "Generate ...".
     examples
         Command lines, and notes on the inputs.
     requests
-        All samples that settings ask for, by settings, vocabulary, seed of the run, and what is given. Raises
+        Function of settings, vocabulary, run seed and inputs that returns a request for every sample. Raises
         `DPLM2Error` for unusable inputs; the message names them.
     chains, problems
         Descriptions of ``--chains`` and ``--problems``; empty if the task has none.
@@ -127,12 +127,12 @@ class GenerationTask:
 
 
 def parse_residues(text: str | None, length: int, name: str) -> np.ndarray:
-    """True (L,) for the residues of ``5,10-20`` (counted from 1) or ``all``; none for None.
+    """Parse ``5,10-20`` (counted from 1) or ``all`` into a mask (L,), True for these residues; None is no residue.
 
     Raises
     ------
     DPLM2Error
-        If a residue is beyond the end of the protein, which the message names.
+        If a residue exceeds the protein's length; the message names the protein.
     """
     chosen = np.zeros(length, dtype=bool)
     if text is None:
@@ -149,7 +149,7 @@ def parse_residues(text: str | None, length: int, name: str) -> np.ndarray:
 
 
 def distinct(targets: Sequence[Target]) -> list[Target]:
-    """Targets with unique names: of equal ones, the later get ``-2``, ``-3``, ..., with a warning."""
+    """Targets with unique names: repeated names are numbered ``-2``, ``-3``, ..., with a warning."""
     names = numbered([target.name for target in targets])
     if changed := [name for name, target in zip(names, targets, strict=True) if name != target.name]:
         _log.warning("numbered proteins with the same name: %s", some(changed))
@@ -180,6 +180,7 @@ def request_of(
     settings: GenerationSettings,
     vocabulary: Vocabulary,
 ) -> Request:
+    """Request a sample: masked positions of ``tokens`` (L,) are generated, the others are fixed."""
     fixed = {track: ids != vocabulary.mask(track) for track, ids in tokens.items()}
     length = len(next(iter(tokens.values())))
     conditioning = Conditioning(sample_id, dict(tokens), fixed, settings.steps_for(length))
@@ -187,5 +188,5 @@ def request_of(
 
 
 def random_for(seed: int, purpose: str) -> np.random.Generator:
-    """Random numbers for one purpose of a run."""
+    """Random generator for one purpose of a run, independent of those for other purposes."""
     return np.random.default_rng(sample_seed(seed, purpose))

@@ -1,4 +1,4 @@
-"""Samples for which nothing but the length is given."""
+"""Samples for which only the length is given."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,17 +13,17 @@ CHAINS = "draw lengths from these (with dataset in the configuration)"
 
 
 def unconditional(settings: GenerationSettings, vocabulary: Vocabulary, seed: int, given: Given) -> list[Request]:
-    """Samples of the tracks that the task has; their lengths are those of the settings, or drawn from chains.
+    """Requests on the task's tracks, with lengths from the settings or drawn from chains.
 
     Raises
     ------
     ConfigError
-        If chains are given and no lengths are to be drawn from them, or the other way round.
+        If chains are given but lengths are not drawn from them, or vice versa.
     """
     if given.targets or (given.chains and settings.dataset is None):
         raise ConfigError(f"task {settings.task} takes no chains, unless `dataset` says to draw lengths from them")
     if settings.dataset is not None and not given.chains:
-        raise ConfigError(f"lengths are to be drawn from data set {settings.dataset}, but no chains are given")
+        raise ConfigError(f"lengths are drawn from data set {settings.dataset}, but no chains are given")
     lengths = None
     if settings.dataset is not None:
         from dplm2.generation.inputs import lengths_of
@@ -39,16 +39,16 @@ def unconditional(settings: GenerationSettings, vocabulary: Vocabulary, seed: in
 def drawn_lengths(
     settings: GenerationSettings, seed: int, of_chains: Sequence[int] | None = None
 ) -> Iterator[tuple[str, str, int]]:
-    """Yield (sample id, problem, length) of samples for which nothing is given.
+    """Yield (sample id, problem, length) of each sample.
 
     Parameters
     ----------
     settings
-        The task.
+        Settings of the task.
     seed
-        Of the run.
+        Seed of the run.
     of_chains
-        Lengths of a data set's chains, to draw from.
+        Chain lengths of a data set to draw from; None: the lengths of the settings.
     """
     if of_chains is None and isinstance(settings.lengths, tuple):
         for length, copies in {length: settings.lengths.count(length) for length in settings.lengths}.items():

@@ -23,13 +23,13 @@ def write_model_card(folder: str | os.PathLike, network: "MultimodalEsm", **orig
         usage += ['protein = model.generate("sequence", lengths=[100], samples=1)[0]', "print(protein.sequence)"]
     else:
         title = "A protein language model of sequence and structure (DPLM-2)"
-        fingerprint = network.tokenizer_fingerprint or "not known"
+        fingerprint = network.tokenizer_fingerprint or "unknown"
         facts |= {"structure tokens": network.vocabulary.codebook_size, "structure head": network.head.name}
         facts |= {"structure tokenizer": f"{network.tokenizer} (fingerprint {fingerprint})"}
         usage += ['protein = model.generate("co-generation", lengths=[100], samples=1)[0]']
         usage += ['protein.write("protein.pdb")']
     if network.opens_as_esm:
-        usage += ["", "# One track at a time, in transformers alone:"]
+        usage += ["", "# One track at a time, with transformers only:"]
         usage += ["from transformers import AutoModelForMaskedLM, AutoTokenizer", ""]
         usage += [f'{name} = Auto{kind}.from_pretrained("{REPOSITORY}")' for name, kind in _OF_TRANSFORMERS]
     write_card(folder, title, facts, usage, **origin)

@@ -30,14 +30,14 @@ class TokenizedChains:
     table
         Rows of the tokens' Parquet files: ``chain_id``, ``sequence``, ``structure_tokens``, ``observed``.
     vocabulary
-        The model's.
+        Vocabulary of the model.
     settings
         Treatment of residues without coordinates, and maximum length.
 
     Raises
     ------
     DPLM2Error
-        If there is no chain, or a chain's tracks differ in length or contain tokens outside the vocabulary.
+        If there are no chains, or a chain's tracks differ in length or contain tokens outside the vocabulary.
     """
 
     def __init__(self, table: pa.Table, vocabulary: Vocabulary, settings: DiffusionSettings) -> None:
@@ -67,24 +67,24 @@ class TokenizedChains:
         return ids
 
     def track(self, index: int, track: Track, window: slice = slice(None)) -> np.ndarray:
-        """Ids (L,) of a chain's track; ``<unk_struct>`` where it is not observed."""
+        """Ids (L,) of a chain's track; ``<unk_struct>`` where the structure is not observed."""
         source = self._structure if track == "structure" else self._sequence
         return source[self._offsets[index] : self._offsets[index + 1]][window].astype(np.int64)
 
     def window(self, index: int, generator: torch.Generator) -> slice:
-        """A random part of a chain: at most ``max_length`` residues, and with ``crop_probability`` fewer."""
+        """A random crop of a chain: at most ``max_length`` residues, fewer with probability ``crop_probability``."""
         length = int(self.lengths[index])
-        kept = min(length, self.settings.max_length)
-        shortest = self.settings.crop_min_length
-        # Both numbers are always drawn, so that one chain's length does not shift the numbers of the next.
-        chance, share, place = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        if chance < self.settings.crop_probability and kept > shortest:
-            kept = shortest + int(share * (kept - shortest))
-        start = int(place * (length - kept + 1))
-        return slice(start, start + kept)
+        size = min(length, self.settings.max_length)
+        minimum = self.settings.crop_min_length
+        # All numbers are always drawn, so that a chain's length does not shift the random numbers of the next.
+        chance, size_fraction, start_fraction = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        if chance < self.settings.crop_probability and size > minimum:
+            size = minimum + int(size_fraction * (size - minimum))
+        start = int(start_fraction * (length - size + 1))
+        return slice(start, start + size)
 
     def join(self, indices: Sequence[int], windows: Sequence[slice], tracks: Sequence[Track]) -> Tensor:
-        """Ids (B, T) of parts of chains, with ``tracks`` alone."""
+        """Ids (B, T) of windows of chains, with only the given ``tracks``."""
         parts = {
             name: [
                 self.track(i, name, window) if name in tracks else None
@@ -95,7 +95,7 @@ class TokenizedChains:
         return layout.join(self.vocabulary, parts["structure"], parts["sequence"])
 
     def noised(self, indices: Sequence[int], generator: torch.Generator) -> diffusion.Noised:
-        """A training batch: random windows, tasks and noise, all of them from ``generator``."""
+        """A training batch: random windows, tasks and noise, all drawn from ``generator``."""
         target_ids_BT = self.join(indices, [self.window(i, generator) for i in indices], diffusion.TRACKS)
         settings = self.settings
         tasks_B = diffusion.assign_tasks(len(indices), settings.task_ratios, settings.task_assignment, generator)
@@ -103,9 +103,9 @@ class TokenizedChains:
         return diffusion.add_noise(self.vocabulary, target_ids_BT, tasks_B, times, settings, generator)
 
     def costs(self) -> list[int]:
-        """Tokens that the network sees of each chain at most: both tracks with their beginnings and ends."""
-        kept = np.minimum(self.lengths, self.settings.max_length)
-        return (len(diffusion.TRACKS) * (kept + layout.EDGES)).tolist()
+        """Maximum number of input tokens of each chain: both tracks with their begin and end tokens."""
+        lengths = np.minimum(self.lengths, self.settings.max_length)
+        return (len(diffusion.TRACKS) * (lengths + layout.EDGES)).tolist()
 
 
 def _flat(table: pa.Table, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ examples:
       --out results/models/demo/initial --state state --config config.yaml --name demo
   dplm2 model warmup --tokenizer T --tokens K --out initial --state state --source esm2_t30_150M_UR50D
 Adds structure tokens to a sequence model (ESM-2, DPLM). With `source: scratch` a network of the size `network` is first
-trained on sequences alone; after an interruption, run the command again to resume.
+trained on sequences only; after an interruption, run the command again to resume.
 """
 TRAIN_EXAMPLE = """\
 example:
@@ -29,15 +29,15 @@ examples:
   dplm2 import model downloads/dplm2_650m models/dplm2_650m --tokenizer tokenizers/released
   dplm2 import model last.ckpt models/mine --embedding-scaling released
 SOURCE is an official DPLM-2, DPLM-2 Bit or DPLM model: a hub id, a Hugging Face folder, or a Lightning checkpoint (LoRA
-merged or not). Import fails unless every weight is mapped. Commands that take a model also take the hub id of an
-official one; it is then converted once, into a cache.
+merged or not). Import fails unless every weight is mapped. Commands that take a model also accept the hub id of an
+official one, which is converted once and cached.
 """
 EXPORT_EXAMPLE = """\
 example:
   dplm2 export results/models/demo exported --format official
   dplm2 export results/tokenizers/demo exported/struct_tokenizer --format official
-The folder looks like the authors' hub repositories. Their program reads a tokenizer that is not on the hub from .hydra
-below the folder that it is given: export to exported/struct_tokenizer/.hydra for that.
+The folder has the layout of the authors' hub repositories. Their program reads a local tokenizer from the subfolder
+.hydra of the given folder; for that, export to exported/struct_tokenizer/.hydra.
 """
 
 
@@ -77,7 +77,7 @@ def _add_warmup(actions: argparse._SubParsersAction) -> None:
 
 def _add_train(actions: argparse._SubParsersAction) -> None:
     parser = _add(
-        actions, "train", "Train a warmed-up model on sequence and structure; resumes by itself.", TRAIN_EXAMPLE
+        actions, "train", "Train a warmed-up model on sequence and structure; resumes if interrupted.", TRAIN_EXAMPLE
     )
     parser.add_argument("--initial", type=Path, required=True, metavar="DIR", help="folder of the warmed-up model")
     _add_data(parser)
@@ -102,27 +102,29 @@ def add_import(actions: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--embedding-scaling",
         choices=["none", "once", "released", "released_bit"],
-        help="default: as its config.json says; without one, as in the released models",
+        help="default: according to its config.json; without one, as in the released models",
     )
     parser.add_argument(
         "--structure-head",
         choices=["codes", "bits"],
-        help="refuse a model of the other kind: codes (DPLM-2) or bits (DPLM-2 Bit); default: either",
+        help="required structure head: codes (DPLM-2) or bits (DPLM-2 Bit); default: either",
     )
     parser.set_defaults(run=run_import)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
-    """Fill ``dplm2 export``."""
+    """Add the arguments of ``dplm2 export``."""
     parser.description, parser.epilog = "Write a model or tokenizer in the format of another program.", EXPORT_EXAMPLE
     parser.add_argument("folder", type=Path, help="folder of the model or tokenizer")
     parser.add_argument("destination", type=Path, help="folder to write")
-    parser.add_argument("--format", choices=["official"], required=True, help="official: as the DPLM-2 authors' own")
+    parser.add_argument(
+        "--format", choices=["official"], required=True, help="official: format of the DPLM-2 authors' program"
+    )
     parser.set_defaults(run=run_export)
 
 
 def _chosen(options: argparse.Namespace, **given: object) -> Chosen:
-    """The model to train, and where."""
+    """The model to train, and its device."""
     from dplm2.core.devices import pick_device
     from dplm2.core.errors import ConfigError
 
@@ -133,7 +135,7 @@ def _chosen(options: argparse.Namespace, **given: object) -> Chosen:
 
 
 def _writing(options: argparse.Namespace, settings: ModelSettings, seed: int) -> AbstractContextManager:
-    """Keep the output folder for the processes of this training, which write together."""
+    """Lock the output folder for the processes of this training, which share it."""
     from dplm2.core.artifacts import fingerprint
     from dplm2.core.locks import writing_into
     from dplm2.settings.roles import plain
@@ -219,5 +221,5 @@ def run_export(options: argparse.Namespace) -> None:
     if read_json_object(options.folder / CONFIG_FILE).get("format") != FORMAT:
         export_model(options.folder, options.destination)
     elif not export_tokenizer(options.folder, options.destination):
-        print("note: the authors' program builds ESM-IF1's encoder alone; this one has other sizes")
+        print("note: the authors' program can build only ESM-IF1's encoder, whose sizes differ from this one's")
     print(f"exported: {options.destination}")

@@ -1,4 +1,4 @@
-"""The given and generated tokens of a sample, and the seed of its random numbers; without tensors.
+"""The given and generated tokens of a sample, and its seed; does not import torch.
 
 Array axes: L residues.
 """
@@ -20,15 +20,15 @@ class Conditioning:
     Parameters
     ----------
     sample_id
-        Unique within a call; the sample's random numbers are derived from it and the run's seed.
+        Unique within a call; the sample's seed is derived from it and the run's seed.
     tokens
-        Ids (L,) of each track of the sample; masks where unknown.
+        Ids (L,) of each track of the sample; the mask id where unknown.
     fixed
         True (L,) where a token must not change.
     steps
-        Steps of the whole schedule.
+        Number of steps of the complete schedule.
     first_step
-        Steps considered done: sampling starts from a partly noised sample.
+        Steps regarded as completed: sampling starts from a partly noised sample.
     """
 
     sample_id: str
@@ -48,7 +48,7 @@ class Conditioning:
         return tuple(track for track in TRACKS if track in self.tokens)
 
     def check(self, vocabulary: Vocabulary) -> None:
-        """Raise DPLM2Error if tracks differ in length, hold ids of the other track, or fix a mask."""
+        """Raise DPLM2Error if tracks differ in length, contain ids of the other track, or fix a mask."""
         for track, ids in self.tokens.items():
             if len(ids) != self.length or len(self.fixed[track]) != self.length:
                 raise DPLM2Error(f"{self.sample_id}: its tracks differ in length")
@@ -62,5 +62,5 @@ class Conditioning:
 
 
 def sample_seed(seed: int, sample_id: str) -> int:
-    """The seed (63 bits) of one sample, from the run's seed and the sample's id."""
+    """Seed (63 bits) of one sample, derived from the run's seed and the sample's id."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()[:8]) >> 1

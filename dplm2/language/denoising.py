@@ -1,7 +1,8 @@
-"""Denoising of one batch: predict every open position, keep the certain ones, mask the others.
+"""Denoising of one batch: predict every open position, keep the most certain predictions, mask the others again.
 
-Paper section 3.2; the authors' sampler (reparameterised discrete diffusion) with a source of random numbers for each
-sample. Logits exist only for positions that are generated, a slice of them at a time, for the classes of their track.
+Open positions are those that are generated. Paper section 3.2; the authors' sampler (reparameterised discrete
+diffusion), with a random generator per sample. Logits are computed only for open positions and the classes of their
+track, in slices.
 
 Shapes: B samples, T tokens (both tracks), L residues of the longest sample, N positions, C classes, V vocabulary,
 D model width.
@@ -23,13 +24,13 @@ from dplm2.language.schedule import SamplerSettings, masked_count, masked_share
 from dplm2.language.unmasking import lowest, noised_scores
 from dplm2.language.vocabulary import Track, Vocabulary
 
-_LOGITS_AT_ONCE_CPU = 2**21  # 8 MB of 32-bit floats: passes over them stay in the processor's cache
-_LOGITS_AT_ONCE_GPU = 2**27
-_FORBIDDEN_BY_AUTHORS = "XBUZO"  # the authors' list leaves '.', '-' and <null_1> out, which can then be generated
+_LOGITS_PER_SLICE_CPU = 2**21  # 8 MB in fp32, which fits into the processor's cache
+_LOGITS_PER_SLICE_GPU = 2**27
+_FORBIDDEN_BY_AUTHORS = "XBUZO"  # not '.', '-' and <null_1>, which the authors' program can therefore generate
 
 
 class Uniforms(Protocol):
-    """Source of a sample's random numbers; numpy's generators conform."""
+    """Source of a sample's random numbers, for example a numpy generator."""
 
     def random(self, size: int, dtype: type = np.float32) -> np.ndarray:
         """Uniform numbers in [0, 1)."""
@@ -38,42 +39,42 @@ class Uniforms(Protocol):
 
 @dataclass(frozen=True)
 class Open:
-    """Positions whose logits a callback sees."""
+    """Positions whose logits a callback receives."""
 
     track: Track
     classes: Tensor
     """Vocabulary ids (C,) of the columns."""
     row: Tensor
-    """Number of the sample in the batch (N,)."""
+    """Index of the sample in the batch (N,)."""
     position: Tensor
     """Residue within the sample (N,), from 0."""
     tokens: Tensor
-    """Ids (B, L) that the track holds before this step; masks and padding among them."""
+    """Ids (B, L) of the track before this step, including masks and padding."""
     sample_ids: Sequence[str]
-    """Of the batch."""
+    """Ids of the samples in the batch."""
     progress: Tensor
-    """Share of the steps done (N,)."""
+    """Completed fraction of the steps (N,)."""
 
 
 Adjust = Callable[[Tensor, Open], Tensor]
-"""A callback: sees logits (N, C) and returns those to be used; -inf forbids a class."""
+"""A callback that receives logits (N, C) and returns those to be used; -inf forbids a class."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A finished sample: ids and scores (L,) of each track; scores are NaN where the token was given."""
+    """A finished sample: ids and scores (L,) of each track; the score of a given token is NaN."""
 
     sample_id: str
     tokens: Mapping[Track, np.ndarray]
     scores: Mapping[Track, np.ndarray]
     steps: int
-    """Steps that were run."""
+    """Number of steps run."""
     trajectory: tuple[tuple[int, Mapping[Track, np.ndarray]], ...] = ()
     """Predictions of the whole sample after some steps: (step, ids of each track)."""
 
 
 class _TrackState:
-    """Tokens of one track of the batch: a view into the ids, and what is known of each position."""
+    """One track of the batch: a view of its ids, its open positions, and the scores of its tokens."""
 
     def __init__(self, track: Track, vocabulary: Vocabulary, ids_BT: Tensor, offset: int, fixed: Sequence[np.ndarray]):
         self.track, self.mask, self.offset = track, vocabulary.mask(track), offset
@@ -89,19 +90,16 @@ class _TrackState:
 
     def attach(self, ids_BT: Tensor) -> None:
         self.ids_BL = ids_BT[:, self.offset : self.offset + self.width]
-        self._find()
+        self.row_N, self.position_N = self.open_BL.nonzero(as_tuple=True)
 
     def keep(self, rows: list[int], ids_BT: Tensor) -> None:
         self.open_BL, self.scores_BL = self.open_BL[rows], self.scores_BL[rows]
         self.n_open = [self.n_open[row] for row in rows]
         self.attach(ids_BT)
 
-    def _find(self) -> None:
-        self.row_N, self.position_N = self.open_BL.nonzero(as_tuple=True)
-
 
 class Denoiser:
-    """Runs one batch.
+    """Sampler of one batch.
 
     Parameters
     ----------
@@ -112,11 +110,11 @@ class Denoiser:
     uniforms
         Source of random numbers of each sample.
     settings
-        How to sample.
+        Settings of the sampler.
     adjust
         Callback that may change logits.
     trajectory
-        Interval of steps at which predictions are kept; 0: none.
+        Interval in steps at which predictions are recorded; 0: never.
     """
 
     def __init__(
@@ -159,9 +157,9 @@ class Denoiser:
         return torch.tensor(allowed, device=self.device)
 
     def run(self, before_step: Callable[[], None] | None = None) -> Iterator[Sampled]:
-        """Yield each sample when it is finished: after its last step, or once no later step can change it.
+        """Yield each sample as soon as it is finished: after its last step, or once no later step can change it.
 
-        ``before_step`` is called before each step and may raise to end the work.
+        ``before_step`` is called before each step and may raise an exception to stop.
         """
         while True:
             yield from self._drop_finished()
@@ -180,7 +178,7 @@ class Denoiser:
             row
             for row, sample in enumerate(self.samples)
             if not any(track.n_open[row] for track in self.tracks)
-            # The number of masks never rises again, and a decoded token without a mask to come stays as it is.
+            # The number of masks never increases, and decoded tokens change only by being masked again.
             or (self.step[row] > sample.first_step and not any(self._left_masked(track, row) for track in self.tracks))
         ]
         if not finished:
@@ -198,32 +196,33 @@ class Denoiser:
     def _result(self, row: int) -> Sampled:
         sample = self.samples[row]
 
-        def cut(values_BL: Tensor) -> np.ndarray:
+        def of_sample(values_BL: Tensor) -> np.ndarray:
             return values_BL[row, : sample.length].cpu().numpy().copy()
 
         return Sampled(
             sample.sample_id,
-            {track.track: cut(track.ids_BL) for track in self.tracks},
-            {track.track: cut(track.scores_BL) for track in self.tracks},
+            {track.track: of_sample(track.ids_BL) for track in self.tracks},
+            {track.track: of_sample(track.scores_BL) for track in self.tracks},
             self.step[row] - sample.first_step,
             tuple(self.snapshots[row]),
         )
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """Do one step for every sample of the batch."""
+        """Run one step for every sample of the batch."""
         hidden_BTD = self.network.hidden(self.ids_BT)
         unconditional_BTD = None
         if self.settings.guidance != 1:
-            unconditional_BTD = self.network.hidden(self._without_given())
+            unconditional_BTD = self.network.hidden(self._unconditional_ids())
         predictions = {}
         for track in self.tracks:
             predictions[track.track] = self._advance_track(track, hidden_BTD, unconditional_BTD)
         self.step = [step + 1 for step in self.step]
         if self.trajectory:
-            self._remember(predictions)
+            self._record(predictions)
 
-    def _without_given(self) -> Tensor:
+    def _unconditional_ids(self) -> Tensor:
+        """Ids (B, T) with the given tokens masked, too."""
         ids_BT = self.ids_BT.clone()
         for track in self.tracks:
             part_BL = ids_BT[:, track.offset : track.offset + track.width]
@@ -237,19 +236,19 @@ class Denoiser:
         ranking_BL = torch.where(masked_BL, score_BL, kept_BL) if self.settings.remasking == "kept" else score_BL
         scale = self.settings.unmasking[track.track].noise
         if scale:
-            share = [
-                masked_share(s + 1, c.steps, self.settings.schedule)
-                for s, c in zip(self.step, self.samples, strict=True)
+            shares = [
+                masked_share(step + 1, sample.steps, self.settings.schedule)
+                for step, sample in zip(self.step, self.samples, strict=True)
             ]
-            scale_B = torch.tensor([scale * part for part in share], device=self.device)
+            scale_B = torch.tensor([scale * share for share in shares], device=self.device)
             uniform_BL = torch.full_like(score_BL, 0.5)
             uniform_BL[candidates_BL] = self._draw_uniforms(candidates_BL)
             ranking_BL = noised_scores(ranking_BL, scale_B, uniform_BL)
-        left = [
+        counts = [
             masked_count(n, step + 1, sample.steps, self.settings.schedule)
             for n, step, sample in zip(track.n_open, self.step, self.samples, strict=True)
         ]
-        masked_again_BL = lowest(ranking_BL, candidates_BL, torch.tensor(left, device=self.device))
+        masked_again_BL = lowest(ranking_BL, candidates_BL, torch.tensor(counts, device=self.device))
         revealed_BL = masked_BL & ~masked_again_BL
         predicted_BL = torch.where(masked_BL, fresh_BL, track.ids_BL)
         track.ids_BL.copy_(predicted_BL.masked_fill(masked_again_BL, track.mask))
@@ -257,20 +256,20 @@ class Denoiser:
         return predicted_BL
 
     def _predict(
-        self, track: _TrackState, wanted_BL: Tensor, hidden_BTD: Tensor, unconditional_BTD: Tensor | None
+        self, track: _TrackState, candidates_BL: Tensor, hidden_BTD: Tensor, unconditional_BTD: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fresh tokens, their scores, and the scores of the tokens held (B, L), at the positions wanted."""
+        """New tokens, their scores, and the scores of the current tokens (B, L), at the candidate positions."""
         row_N, position_N = track.row_N, track.position_N
-        if wanted_BL is not track.open_BL:
-            row_N, position_N = wanted_BL.nonzero(as_tuple=True)
+        if candidates_BL is not track.open_BL:
+            row_N, position_N = candidates_BL.nonzero(as_tuple=True)
         fresh_BL = track.ids_BL.clone()
-        score_BL = torch.full(wanted_BL.shape, -torch.inf, device=self.device)
+        score_BL = torch.full(candidates_BL.shape, -torch.inf, device=self.device)
         kept_BL = score_BL.clone()
         strategy = self.settings.strategy[track.track]
         progress = torch.tensor([s / c.steps for s, c in zip(self.step, self.samples, strict=True)], device=self.device)
         columns = len(self.network.competing(track.track) if strategy.kind == "argmax" else self.classes[track.track])
-        at_once = _LOGITS_AT_ONCE_CPU if self.device.type == "cpu" else _LOGITS_AT_ONCE_GPU
-        for part in torch.arange(len(row_N), device=self.device).split(max(1, at_once // columns)):
+        per_slice = _LOGITS_PER_SLICE_CPU if self.device.type == "cpu" else _LOGITS_PER_SLICE_GPU
+        for part in torch.arange(len(row_N), device=self.device).split(max(1, per_slice // columns)):
             rows, positions = row_N[part], position_N[part]
             logits_NC, log_total_N = self._logits(track, rows, positions, hidden_BTD, unconditional_BTD)
             if self.adjust is not None:
@@ -289,9 +288,9 @@ class Denoiser:
     def _logits(
         self, track: _TrackState, rows: Tensor, positions: Tensor, hidden_BTD: Tensor, unconditional_BTD: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits (N, C) of the classes that may be generated; for argmax also the log of the weight of all classes.
+        """Logits (N, C) of the classes that may be generated, and for argmax the log-normaliser (N,) over all classes.
 
-        The latter only where both tracks share a softmax: else an argmax competes with what passes the filter alone.
+        The latter only if both tracks share a softmax; otherwise an argmax is scored among the filtered classes.
         """
         name = track.track
         among_all = self.settings.strategy[name].kind == "argmax" and self.network.head.one_softmax
@@ -303,12 +302,12 @@ class Denoiser:
 
         logits = of(hidden_BTD)
         if unconditional_BTD is not None:
-            without = of(unconditional_BTD)
-            logits = without + self.settings.guidance * (logits - without)
+            unconditional = of(unconditional_BTD)
+            logits = unconditional + self.settings.guidance * (logits - unconditional)
         log_total_N = logits.logsumexp(-1) if among_all else None
         classes = self.classes[name]
         first = (self.network.competing(name) if among_all else self.network.classes(name)).start
-        if int(classes[-1] - classes[0]) == len(classes) - 1:  # a slice is a view, an index a copy
+        if int(classes[-1] - classes[0]) == len(classes) - 1:  # a slice is a view, while indexing copies
             start = int(classes[0]) - first
             return logits[:, start : start + len(classes)], log_total_N
         return logits[:, classes - first], log_total_N
@@ -325,7 +324,7 @@ class Denoiser:
         strategy, classes = self.settings.strategy[track.track], self.classes[track.track]
         kept_N = None
         if self.settings.remasking == "kept":
-            # A masked position has no class; whichever is scored in its place is not used.
+            # The score of a masked position, which has no class, is not used.
             kept_N = torch.searchsorted(classes, track.ids_BL[rows, positions]).clamp_(max=len(classes) - 1)
         nucleus = self.settings.nucleus_of(track.track)
         if strategy.kind == "argmax":
@@ -341,15 +340,15 @@ class Denoiser:
             return draw_gumbel(logits_NC, temperature_N, nucleus, uniform.view(-1, len(classes)), kept_N)
         return draw(logits_NC, temperature_N, nucleus, self._uniform_numbers(counts), kept_N)
 
-    def _draw_uniforms(self, wanted_BL: Tensor) -> Tensor:
-        return self._uniform_numbers(wanted_BL.sum(1).tolist())
+    def _draw_uniforms(self, candidates_BL: Tensor) -> Tensor:
+        return self._uniform_numbers(candidates_BL.sum(1).tolist())
 
     def _uniform_numbers(self, counts: list[int]) -> Tensor:
-        """``counts[b]`` numbers of each sample's own source, one after the other."""
+        """``counts[b]`` numbers from the source of each sample b, concatenated."""
         parts = [u.random(count, dtype=np.float32) for u, count in zip(self.uniforms, counts, strict=True) if count]
         return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, np.float32)).to(self.device)
 
-    def _remember(self, predictions: Mapping[Track, Tensor]) -> None:
+    def _record(self, predictions: Mapping[Track, Tensor]) -> None:
         for row, sample in enumerate(self.samples):
             if (self.step[row] - sample.first_step) % self.trajectory == 0:
                 ids = {track: ids_BL[row, : sample.length].cpu().numpy() for track, ids_BL in predictions.items()}

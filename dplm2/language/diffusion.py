@@ -1,7 +1,7 @@
 """Absorbing diffusion over two tracks: masking, and weighted cross-entropy of masked tokens. Paper section 3.1.
 
-Each sample of a batch has one of five tasks; a track's time t in 0..S (S steps) is 0 where the track is given. At
-time t a residue is masked with the probability ``t / S`` (linear schedule).
+Each sample of a batch has one of five tasks; a track's time t in 0..S (S steps) is 0 if the track is given. At time t
+a residue is masked with probability ``t / S`` (linear schedule).
 
 Shapes: B batch, T tokens (both tracks), N noised positions of one track, D model width, C classes.
 """
@@ -21,7 +21,7 @@ from dplm2.settings.model import DiffusionSettings, TaskRatios
 
 Task = Literal["single_modality", "folding", "inverse_folding", "independent", "joint"]
 TASKS: tuple[Task, ...] = ("single_modality", "folding", "inverse_folding", "independent", "joint")
-"""``joint`` last: with the authors' assignment it takes what rounding leaves over."""
+"""``joint`` is last: with the authors' assignment it receives the remainder from rounding."""
 
 NOISED_TRACKS: dict[Task, tuple[Track, ...]] = {
     "single_modality": TRACKS,
@@ -30,9 +30,9 @@ NOISED_TRACKS: dict[Task, tuple[Track, ...]] = {
     "independent": TRACKS,
     "joint": TRACKS,
 }
-"""Which tracks a task asks for; the other one is given."""
+"""The tracks that a task predicts; the other one is given."""
 
-_PREDICTED_AT_ONCE = 512  # positions; with 8,192 codes 16 MB of logits
+_POSITIONS_PER_SLICE = 512  # 16 MB of logits with 8,192 codes
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Noised:
     input_ids_BT
         Input of the network.
     target_ids_BT
-        The truth.
+        Ids without noise.
     learnable_BT
-        Positions that can be noised and learned from at all (with clean self-mixup: of noised tracks alone).
+        Positions eligible for noise and loss (with clean self-mixup: only those of noised tracks).
     noised_BT
         Positions that are noised.
     weight_BT
-        Weight of each position in the loss, by its track's time.
+        Weight of each position in the loss, from the time of its track.
     single_modality_B
-        Samples whose tracks do not see each other.
+        True for samples whose tracks do not attend to each other.
     """
 
     input_ids_BT: Tensor
@@ -63,7 +63,7 @@ class Noised:
     single_modality_B: Tensor
 
     def batch(self) -> dict[str, Tensor]:
-        """As the plain mapping of tensors that the training loop moves to the device."""
+        """As a mapping of tensors, for the training loop."""
         return {name.rsplit("_", 1)[0]: value for name, value in vars(self).items()}
 
 
@@ -73,9 +73,9 @@ def assign_tasks(samples: int, ratios: TaskRatios, assignment: str, generator: t
     Parameters
     ----------
     assignment
-        ``draw``: each sample's task is drawn with the probabilities ``ratios``. ``split``: as the authors do, a random
-        ``int(B * ratio)`` of the batch get each task and the rest ``joint``, so that a batch of fewer than four samples
-        is all ``joint`` at their ratios of a quarter.
+        ``draw``: each sample's task is drawn with the probabilities ``ratios``. ``split`` (the authors): ``int(B *
+        ratio)`` random samples get each task and the rest ``joint``; with their ratios of a quarter, a batch of fewer
+        than four samples is therefore all ``joint``.
     """
     shares = torch.tensor([getattr(ratios, task) for task in TASKS], dtype=torch.float64)
     if assignment == "draw":
@@ -87,7 +87,7 @@ def assign_tasks(samples: int, ratios: TaskRatios, assignment: str, generator: t
 
 
 def draw_times(tasks_B: Tensor, steps: int, generator: torch.Generator) -> dict[Track, Tensor]:
-    """Time (B,) in 1..steps of each track, 0 where it is given."""
+    """Time (B,) in 1..steps of each track; 0 if the track is given."""
     time = {track: torch.randint(1, steps + 1, tasks_B.shape, generator=generator) for track in TRACKS}
     time["sequence"] = torch.where(tasks_B == TASKS.index("joint"), time["structure"], time["sequence"])
     for track in TRACKS:
@@ -98,12 +98,12 @@ def draw_times(tasks_B: Tensor, steps: int, generator: torch.Generator) -> dict[
 
 def mask_probability(time_B: Tensor, settings: DiffusionSettings) -> Tensor:
     """Probability (B,) that a residue is masked at a time: ``t / S``, or ``1 - cos(pi t / 2 S)`` (cosine schedule)."""
-    passed_B = time_B / settings.steps
-    return passed_B if settings.schedule == "linear" else 1 - torch.cos(passed_B * (math.pi / 2))
+    fraction_B = time_B / settings.steps
+    return fraction_B if settings.schedule == "linear" else 1 - torch.cos(fraction_B * (math.pi / 2))
 
 
 def loss_weight(time_B: Tensor, settings: DiffusionSettings) -> Tensor:
-    """Weight (B,) of a time: ``1 - (t - 1) / S``, or 1 everywhere."""
+    """Loss weight (B,) at a time: ``1 - (t - 1) / S``, or 1 with constant weighting."""
     if settings.weighting == "constant":
         return torch.ones(time_B.shape)
     return 1 - (time_B - 1) / settings.steps
@@ -117,9 +117,9 @@ def add_noise(
     settings: DiffusionSettings,
     generator: torch.Generator,
 ) -> Noised:
-    """Mask each learnable position of the truth with its track's probability.
+    """Mask each learnable position of the targets with its track's probability.
 
-    ``<unk_struct>`` in the truth says that a residue is not observed.
+    ``<unk_struct>`` in the targets marks an unobserved residue.
     """
     structure_BT = ~vocabulary.is_sequence(target_ids_BT)
     learnable_BT = learnable_positions(vocabulary, target_ids_BT, settings)
@@ -146,7 +146,7 @@ def add_noise(
 
 
 def learnable_positions(vocabulary: Vocabulary, target_ids: Tensor, settings: DiffusionSettings) -> Tensor:
-    """True where a position can be noised and learned from: residues that are known and observed, as configured."""
+    """True where a position may be noised and enter the loss: known and observed residues, as configured."""
     learnable = ~vocabulary.is_edge(target_ids)
     if settings.unobserved_structure != "learn":
         learnable &= target_ids != vocabulary.unknown_structure
@@ -157,21 +157,21 @@ def learnable_positions(vocabulary: Vocabulary, target_ids: Tensor, settings: Di
 
 
 def mask_ids(vocabulary: Vocabulary, structure: Tensor) -> Tensor:
-    """The mask's id of each position, by whether it is of the structure track."""
+    """Id of the mask at each position; ``structure`` is True on the structure track."""
     return torch.where(structure, vocabulary.mask_structure, vocabulary.mask_sequence)
 
 
 class DiffusionObjective(nn.Module):
-    """The training loss of a noised batch; holds the network, as the training loop wants it.
+    """The training loss of a noised batch, as a module that contains the network.
 
     Parameters
     ----------
     network
         The network to train.
     settings
-        The objective.
+        Settings of the objective.
     tracks
-        Tracks that the loss averages over: both, or the sequence alone in the sequence stage.
+        Tracks over which the loss is averaged: both, or only the sequence in the sequence stage.
     """
 
     def __init__(self, network: MultimodalEsm, settings: DiffusionSettings, tracks: tuple[Track, ...] = TRACKS) -> None:
@@ -183,7 +183,7 @@ class DiffusionObjective(nn.Module):
     def measuring(self) -> Iterator[None]:
         """Within this context the loss is the plain cross-entropy over the classes of each track, without self-mixup.
 
-        A switch, and not another module, because several processes hold one wrapped module between them.
+        A switch rather than a second module, because distributed training wraps this one.
         """
         self._measuring = True
         try:
@@ -192,11 +192,11 @@ class DiffusionObjective(nn.Module):
             self._measuring = False
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss, and per track its part of the loss and the plain cross-entropy (nats), of a batch from `Noised`.
+        """Loss of a batch from `Noised`, and per track its loss and the plain cross-entropy (nats).
 
         Per track: the sum over noised positions of weight times cross-entropy, divided by their number; the loss is the
-        mean over tracks (paper equation 4). The number is that of this batch alone, and the
-        training loop averages batches: a residue of a batch with few masks weighs more, as with the authors.
+        mean over tracks (paper equation 4). Since each batch is divided by its own number of positions and the training
+        loop averages batches, a residue in a batch with few masks has a larger weight, as in the authors' program.
         """
         input_ids_BT, chosen_BT = batch["input_ids"], batch["noised"]
         if self.settings.self_mixup != "off" and not self._measuring:
@@ -209,7 +209,7 @@ class DiffusionObjective(nn.Module):
             count = max(nll_N.numel(), 1)
             losses.append((nll_N * weight_N).sum() / count)
             metrics[f"loss_{track}"] = losses[-1].detach()
-            # Not a number where nothing of the track is noised: the log then leaves it out.
+            # NaN if no position of the track is noised: the log omits it.
             metrics[f"cross_entropy_{track}"] = nll_N.detach().mean()
         return torch.stack(losses).mean(), metrics
 
@@ -217,9 +217,9 @@ class DiffusionObjective(nn.Module):
         self, hidden_BTD: Tensor, batch: dict[str, Tensor], chosen_BT: Tensor, track: Track
     ) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood (N,) in nats and weight (N,) of the chosen positions of a track."""
-        # What a head cannot give (an unobserved residue's token, say) is no target of it.
+        # A token that the head cannot predict (for example an unobserved residue's) is not a target.
         of_track_BT = chosen_BT & self.network.is_scored(batch["target_ids"], track)
-        # The head runs on these positions alone: it is a third of a small network's work.
+        # Only these positions pass through the head, which is a third of a small network's work.
         hidden_ND, targets_N = hidden_BTD[of_track_BT], batch["target_ids"][of_track_BT]
         if self.settings.classes == "track" or self._measuring:
             nll_N = self.network.nll(hidden_ND, targets_N, track)
@@ -230,12 +230,12 @@ class DiffusionObjective(nn.Module):
 
     @torch.no_grad()
     def mixed_up(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Self-mixup's second input (B, T) and its loss positions (B, T). Paper section A.1.
+        """Input (B, T) of self-mixup's second pass, and its loss positions (B, T). Paper section A.1.
 
-        Masked positions of the first input now contain the model's prediction, and unmasked ones a mask: the model
-        learns to correct its predictions. ``released`` does as the authors' code (given tracks are masked too,
-        predictions over all ids of the softmax, dropout on in the first pass); ``clean`` keeps given tracks, predicts
-        codes and amino acids only, and switches dropout off in the first pass.
+        Masked positions of the first input contain the model's predictions and unmasked ones a mask, so that the model
+        learns to correct its predictions. ``released`` follows the authors' code (given tracks are masked too,
+        predictions over all ids of the softmax, dropout in the first pass); ``clean`` keeps given tracks, predicts only
+        codes and amino acids, and disables dropout in the first pass.
         """
         vocabulary, released = self.network.vocabulary, self.settings.self_mixup == "released"
         training = self.network.training
@@ -251,13 +251,13 @@ class DiffusionObjective(nn.Module):
         return mixed_BT, chosen_BT
 
     def _predictions(self, hidden_ND: Tensor, track: Track, all_competing: bool) -> Tensor:
-        """The most probable ids (N,), a slice of the positions at a time."""
+        """The most probable ids (N,), computed in slices of positions."""
         network = self.network
         allowed = network.competing(track) if all_competing else network.vocabulary.generated(track)
         first = network.competing(track).start if all_competing else network.classes(track).start
         columns = slice(allowed.start - first, allowed.stop - first)
         best = []
-        for part_ND in hidden_ND.split(_PREDICTED_AT_ONCE):
+        for part_ND in hidden_ND.split(_POSITIONS_PER_SLICE):
             logits_NC = network.logits(part_ND, track) if all_competing else network.track_logits(part_ND, track)
             best.append(logits_NC[:, columns].argmax(-1) + allowed.start)
         return torch.cat(best)

@@ -1,6 +1,6 @@
-"""From logits to tokens: nucleus filter, temperature, and the draw.
+"""From logits to tokens: nucleus filter, temperature, and drawing.
 
-Nothing here asks what a class means; rows are positions, columns the classes that may be generated there.
+Rows are positions, columns the classes that may be generated there.
 
 Shapes: N positions, C classes.
 """
@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_SMALLEST_TEMPERATURE = 1e-4  # a schedule may end at 0: the draw is then the most probable class
+_MIN_TEMPERATURE = 1e-4  # a schedule may end at 0: the most probable class is drawn
 
 
 def nucleus_threshold(probabilities_NC: Tensor, mass: float) -> Tensor:
     """Smallest probability (N, 1) in the nucleus: the most probable classes up to the one that exceeds ``mass``.
 
-    Classes as probable as the last one kept are kept as well.
+    Classes tied with the last one are kept as well.
     """
-    falling_NC = _sorted_falling(probabilities_NC)
-    last_N1 = (falling_NC.cumsum(-1) <= mass).sum(-1, keepdim=True)
-    return falling_NC.gather(-1, last_N1.clamp_(max=falling_NC.shape[-1] - 1))
+    descending_NC = _sorted_descending(probabilities_NC)
+    last_N1 = (descending_NC.cumsum(-1) <= mass).sum(-1, keepdim=True)
+    return descending_NC.gather(-1, last_N1.clamp_(max=descending_NC.shape[-1] - 1))
 
 
-def _sorted_falling(values_NC: Tensor) -> Tensor:
-    # On processors numpy's vectorised sort takes a third of torch's time; it lets other threads run.
+def _sorted_descending(values_NC: Tensor) -> Tensor:
+    # On a CPU numpy's vectorised sort takes a third of torch's time; it releases the GIL, hence the threads.
     if values_NC.device.type != "cpu" or values_NC.shape[-1] < 256:
         return values_NC.sort(-1, descending=True).values
     negative_NC = np.negative(values_NC.numpy(force=True))
@@ -47,9 +47,9 @@ def filtered_logits(logits_NC: Tensor, nucleus: float) -> Tensor:
 
 
 def take_best(logits_NC: Tensor, log_total_N: Tensor) -> tuple[Tensor, Tensor]:
-    """The most probable class of each row, and its log-probability given the logarithm of the row's total weight.
+    """The most probable class (N,) of each row and its log-probability, given the row's log-normaliser.
 
-    The total may be over more classes than those in the row: the authors score an argmax by its probability among all
+    The normaliser may include more classes than the row: the authors score an argmax by its probability among all
     classes of both tracks.
     """
     best_N, index_N = logits_NC.max(-1)
@@ -64,22 +64,22 @@ def draw(
     Parameters
     ----------
     logits_NC
-        Logits of the classes allowed.
+        Logits of the allowed classes.
     temperature_N
         Temperature of each row.
     nucleus
         Probability mass that the filter keeps; 1 keeps all.
     uniform_N
-        Uniform random numbers in [0, 1): each row's draw is the inverse of its cumulative distribution.
+        Uniform random numbers in [0, 1), one per row, for inverse transform sampling.
     kept_N
-        Classes whose log-probability under the same distribution is wanted too.
+        Current classes, whose log-probabilities under the same distribution are returned, too.
 
     Returns
     -------
     tuple
         Classes (N,), their log-probabilities (N,) under the tempered, filtered distribution, and those of ``kept_N``.
     """
-    weights_NC = (logits_NC / temperature_N.clamp(min=_SMALLEST_TEMPERATURE)[:, None]).softmax(-1)
+    weights_NC = (logits_NC / temperature_N.clamp(min=_MIN_TEMPERATURE)[:, None]).softmax(-1)
     if nucleus < 1:
         probabilities_NC = logits_NC.softmax(-1)
         weights_NC *= probabilities_NC >= nucleus_threshold(probabilities_NC, nucleus)
@@ -112,5 +112,5 @@ def draw_gumbel(
 
 def gumbel(uniform: Tensor) -> Tensor:
     """Standard Gumbel noise from uniform numbers in [0, 1)."""
-    # 0 comes up once in 2**24 draws of 32-bit floats; half a step above it stays finite.
+    # 0 has probability 2**-24 in float32; half a step above it, the noise is finite.
     return -(-uniform.clamp(min=2.0**-25).log()).log()

@@ -1,6 +1,6 @@
 """Callbacks that steer sampling by changing logits: examples of `dplm2.language.denoising.Adjust`.
 
-A callback gets logits (N, C) and a description of the positions they belong to, and returns the logits to be used.
+A callback receives logits (N, C) and a description of their positions, and returns the logits to be used.
 
 Shapes: B samples, L residues, N positions, C classes.
 """
@@ -17,39 +17,39 @@ from dplm2.language.vocabulary import AMINO_ACIDS, Track, Vocabulary
 
 
 def composition(target: Mapping[str, float], strength: float = 1.0) -> Adjust:
-    """Steer the amino-acid composition of each sample towards given fractions.
+    """Steer the amino-acid composition of each sample towards target fractions.
 
-    Each step adds ``strength * log(target / share)`` to the logits of an amino acid, where ``share`` is that among the
-    residues decoded so far, each amino acid counted once more than it occurs.
+    Each step adds ``strength * log(target / fraction)`` to the logits of an amino acid, where ``fraction`` is its
+    fraction among the residues decoded so far, with a pseudocount of 1 per amino acid.
 
     Parameters
     ----------
     target
-        Target fraction of some amino acids; the others are not changed.
+        Target fractions of some amino acids; the logits of the others are not changed.
     strength
-        0 changes nothing.
+        Factor of the bias; 0 has no effect.
 
     Raises
     ------
     DPLM2Error
         If a key is not an amino acid, or a fraction is not between 0 and 1.
     """
-    for letter, share in target.items():
-        if len(letter) != 1 or letter not in AMINO_ACIDS or not 0 < share < 1:
-            raise DPLM2Error(f"composition: {letter!r}: {share} is not a share (0 to 1) of one of the 20 amino acids")
+    for letter, fraction in target.items():
+        if len(letter) != 1 or letter not in AMINO_ACIDS or not 0 < fraction < 1:
+            raise DPLM2Error(f"composition: {letter!r}: {fraction} is not a fraction (0 to 1) of a standard amino acid")
     letters = sorted(target)
     ids = torch.from_numpy(Vocabulary().encode_sequence("".join(letters)))
-    wanted = torch.tensor([target[letter] for letter in letters])
+    targets = torch.tensor([target[letter] for letter in letters])
 
     def adjust(logits_NC: Tensor, view: Open) -> Tensor:
         if view.track != "sequence":
             return logits_NC
         known_BL = torch.isin(view.tokens, view.classes)
         counts_BC = (view.tokens[:, :, None] == view.classes) & known_BL[:, :, None]
-        share_BC = (counts_BC.sum(1) + 1) / (known_BL.sum(1, keepdim=True) + len(view.classes))
+        fraction_BC = (counts_BC.sum(1) + 1) / (known_BL.sum(1, keepdim=True) + len(view.classes))
         columns = torch.searchsorted(view.classes, ids.to(view.classes.device))
-        bias_BC = torch.zeros_like(share_BC)
-        bias_BC[:, columns] = strength * (wanted.to(share_BC.device) / share_BC[:, columns]).log()
+        bias_BC = torch.zeros_like(fraction_BC)
+        bias_BC[:, columns] = strength * (targets.to(fraction_BC.device) / fraction_BC[:, columns]).log()
         return logits_NC + bias_BC[view.row]
 
     return adjust
@@ -61,11 +61,11 @@ def token_bias(track: Track, bias: np.ndarray, vocabulary: Vocabulary) -> Adjust
     Parameters
     ----------
     track
-        Which track.
+        Track that the bias applies to.
     bias
-        One number for each amino acid (in the order of ``AMINO_ACIDS``) or for each structure token.
+        One value per amino acid (in the order of ``AMINO_ACIDS``) or structure token.
     vocabulary
-        That of the model.
+        Vocabulary of the model.
 
     Raises
     ------
@@ -74,13 +74,13 @@ def token_bias(track: Track, bias: np.ndarray, vocabulary: Vocabulary) -> Adjust
     """
     tokens = vocabulary.generated(track)
     if len(bias) != len(tokens):
-        raise DPLM2Error(f"token_bias: {len(bias)} numbers for the {len(tokens)} tokens of the {track} track")
-    of_token = torch.zeros(len(vocabulary))
-    of_token[tokens.start : tokens.stop] = torch.as_tensor(bias, dtype=torch.float32)
+        raise DPLM2Error(f"token_bias: {len(bias)} values for the {len(tokens)} tokens of the {track} track")
+    bias_of_id = torch.zeros(len(vocabulary))
+    bias_of_id[tokens.start : tokens.stop] = torch.as_tensor(bias, dtype=torch.float32)
 
     def adjust(logits_NC: Tensor, view: Open) -> Tensor:
         if view.track != track:
             return logits_NC
-        return logits_NC + of_token.to(logits_NC.device)[view.classes]
+        return logits_NC + bias_of_id.to(logits_NC.device)[view.classes]
 
     return adjust

@@ -2,7 +2,7 @@
 
 Their network has ESM-2's weight names, as ours. Differences: prefixes of their training program, the structure
 tokenizer contained in some checkpoints, unmerged LoRA weights, copies of layers made by peft, one table of rotary
-frequencies per layer instead of one in total, and an unused table of absolute positions (kept with the model, so that
+frequencies per layer instead of one in total, and an unused table of absolute positions (stored with the model, so that
 an export restores it). DPLM-2 and DPLM-2 Bit are distinguished by the weights of their structure heads, which must
 agree with the source's ``config.json``.
 """
@@ -27,20 +27,20 @@ from dplm2.language.model_folder import CONFIG_FILE, WEIGHTS_FILE, esm_config
 from dplm2.language.network import EmbeddingScaling, MultimodalEsm
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 
-_LORA_ALPHA = 32  # written into the authors' code; their rank is seen from the shapes
-_OF_HEADS = [theirs for kind in heads.HEADS.values() if kind.official for theirs in kind.official.names.values()]
+_LORA_ALPHA = 32  # hard-coded by the authors; the rank follows from the shapes
+_HEAD_NAMES = [theirs for kind in heads.HEADS.values() if kind.official for theirs in kind.official.names.values()]
 _PREFIX = re.compile(
-    r"^(?:(?:module|model|net|base_model)\.)*(?=esm\.|lm_head\.|" + "|".join(map(re.escape, _OF_HEADS)) + ")"
+    r"^(?:(?:module|model|net|base_model)\.)*(?=esm\.|lm_head\.|" + "|".join(map(re.escape, _HEAD_NAMES)) + ")"
 )
-_TOKENIZER = re.compile(r"(?:^|\.)_struct_tokenizer\.")  # rides along in Lightning checkpoints
+_TOKENIZER = re.compile(r"(?:^|\.)_struct_tokenizer\.")  # contained in Lightning checkpoints
 _LORA = re.compile(r"(.*)\.lora_([AB])\.(?:\w+\.)?weight")
 _POSITIONS = "esm.embeddings.position_embeddings.weight"
-# transformers 5 itself writes one table for all layers with a star, and normalisations under their names of old.
+# transformers 5 writes the layers' common table with a star, and normalisations under their former names.
 _FREQUENCIES = re.compile(r"esm\.encoder\.layer\.(\d+|\*)\.attention\.self\.rotary_embeddings\.inv_freq")
-_NAMES_OF_OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_FORMER_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _OUR_FREQUENCIES = "esm.rotary_embeddings.inv_freq"
 _UNREAD_FILE = "unread.safetensors"
-_HALF_PRECISION = 1e-3  # frequencies may have been saved in half precision
+_FREQUENCY_TOLERANCE = 1e-3  # relative; they may have been saved in half precision
 
 
 def import_model(
@@ -53,7 +53,7 @@ def import_model(
     structure_head: str | None = None,
     **origin: str | None,
 ) -> MultimodalEsm:
-    """Read an official DPLM-2, DPLM-2 Bit or DPLM model and write it as a folder of ours.
+    """Convert an official DPLM-2, DPLM-2 Bit or DPLM model to a folder in this package's format.
 
     Parameters
     ----------
@@ -62,11 +62,11 @@ def import_model(
     destination
         Folder to write.
     tokenizer, tokenizer_fingerprint
-        Where its structure tokenizer lies as seen from ``destination`` (or a hub id), and which one it is. A DPLM model
-        has none.
+        Path of its structure tokenizer relative to ``destination`` (or a hub id), and the tokenizer's fingerprint. A
+        DPLM model has none.
     embedding_scaling
-        By default what ``token_dropout`` in the source's ``config.json`` means (true where there is none, as in the
-        released models): twice for DPLM-2 (in its own way for DPLM-2 Bit), once for DPLM.
+        By default according to ``token_dropout`` in the source's ``config.json`` (true if absent, as in the released
+        models): ``released`` for DPLM-2, ``released_bit`` for DPLM-2 Bit, ``once`` for DPLM; ``none`` if false.
     structure_head
         The head that the source must have: ``codes`` (DPLM-2) or ``bits`` (DPLM-2 Bit); either by default.
     **origin
@@ -75,7 +75,7 @@ def import_model(
     Raises
     ------
     DPLM2Error
-        If weights are unknown, missing or of another shape, or the model has another head; the message names them.
+        If weights are unknown, missing or of wrong shape, or the model has a different head; the message names them.
     """
     files = weight_files(source) if source.is_dir() else [source]
     record = RunRecord(
@@ -84,16 +84,16 @@ def import_model(
         {file.name: sha256_of_file(file) for file in files},
     )
     weights = plain_weights(read_weights(source))
-    described = artifacts.read_json_object(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
+    config = artifacts.read_json_object(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
     unread = {name: weights.pop(name) for name in (_POSITIONS,) if name in weights}
-    kind = _kind_of(weights, described, structure_head, str(source))
-    model = _empty_model(weights, described, str(source))
-    of_head = _take_head(weights, kind)
-    _place(model, weights, str(source))
-    head = _filled_head(kind, of_head, model, str(source))
+    kind = _head_kind(weights, config, structure_head, str(source))
+    model = _model_without_storage(weights, config, str(source))
+    head_weights = _pop_head(weights, kind)
+    _load_network(model, weights, str(source))
+    head = _load_head(kind, head_weights, model, str(source))
     if embedding_scaling is None:
-        twice = kind.official.scaling if model.config.vocab_size == head.table_rows else "once"
-        embedding_scaling = twice if described.get("token_dropout", True) else "none"
+        scaling = kind.official.scaling if model.config.vocab_size == head.table_rows else "once"
+        embedding_scaling = scaling if config.get("token_dropout", True) else "none"
     network = MultimodalEsm(model, head.vocabulary, embedding_scaling, tokenizer, tokenizer_fingerprint, head)
     if network.is_sequence_model:
         network.tokenizer = network.tokenizer_fingerprint = None
@@ -106,12 +106,12 @@ def import_model(
 
 
 def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the plain network's names: prefixes gone, LoRA merged, peft's copies resolved.
+    """Weights under the plain network's names: prefixes removed, LoRA merged, peft's copies resolved.
 
     Raises
     ------
     DPLM2Error
-        If a low-rank update lacks a part.
+        If a low-rank update is incomplete.
     """
     plain: dict[str, Tensor] = {}
     updates: dict[str, dict[str, Tensor]] = {}
@@ -121,72 +121,75 @@ def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         short = _PREFIX.sub("", name)
         if match := _LORA.fullmatch(short):
             updates.setdefault(f"{match[1]}.weight", {})[match[2]] = value
-        elif ".original_module." not in short:  # what peft kept from before training
+        elif ".original_module." not in short:  # peft's copy from before training
             short = short.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
-            for old, new in _NAMES_OF_OLD.items():
+            for old, new in _FORMER_NAMES.items():
                 short = short.replace(old, new)
             plain[short] = value
     for name, parts in updates.items():
         if set(parts) != {"A", "B"} or name not in plain:
-            raise DPLM2Error(f"{name}: its low-rank update is not complete")
+            raise DPLM2Error(f"{name}: its low-rank update is incomplete")
         rank = len(parts["A"])
         update = parts["B"].double() @ parts["A"].double() * (_LORA_ALPHA / rank)
         plain[name] = (plain[name].double() + update).to(plain[name].dtype)
     return plain
 
 
-def _kind_of(
-    weights: Mapping[str, Tensor], described: Mapping, wanted: str | None, source: str
+def _head_kind(
+    weights: Mapping[str, Tensor], config: Mapping, required: str | None, source: str
 ) -> type[heads.StructureHead]:
-    """The head that the weights are of; it must be that of ``config.json`` and the one wanted, if any is."""
+    """The head to which the weights belong; must agree with ``config.json`` and with ``required``, if given."""
     official = [kind for kind in heads.HEADS.values() if kind.official is not None]
     own = [kind for kind in official if any(name.startswith(tuple(kind.official.names.values())) for name in weights)]
     found = own[0] if own else heads.HEADS[heads.DEFAULT]
-    said = next((kind for kind in official if kind.official.kind == described.get("dplm_type")), None)
-    if said not in (None, found):
+    declared = next((kind for kind in official if kind.official.kind == config.get("dplm_type")), None)
+    if declared not in (None, found):
         raise DPLM2Error(
-            f"{source}: not imported, {CONFIG_FILE} says {said.official.architecture} (structure_head {said.name}), "
+            f"{source}: not imported, {CONFIG_FILE} says {declared.official.architecture} "
+            f"(structure_head {declared.name}), "
             f"but the weights are those of {found.official.architecture} (structure_head {found.name})"
         )
-    if wanted not in (None, found.name):
+    if required not in (None, found.name):
         raise DPLM2Error(
-            f"{source}: not imported, a model of structure_head {wanted} is asked for, "
+            f"{source}: not imported, a model of structure_head {required} is required, "
             f"but this is {found.official.architecture} (structure_head {found.name})"
         )
     return found
 
 
-def _take_head(weights: dict[str, Tensor], kind: type[heads.StructureHead]) -> dict[str, Tensor]:
-    """Take the head's own weights out of ``weights``; returns them under our names."""
-    taken = {}
+def _pop_head(weights: dict[str, Tensor], kind: type[heads.StructureHead]) -> dict[str, Tensor]:
+    """Remove the head's own weights from ``weights``; returns them under our names."""
+    own = {}
     for ours, theirs in kind.official.names.items():
         for name in [name for name in weights if name.startswith(theirs)]:
-            taken[ours + name.removeprefix(theirs)] = weights.pop(name).float().contiguous()
-    return taken
+            own[ours + name.removeprefix(theirs)] = weights.pop(name).float().contiguous()
+    return own
 
 
-def _filled_head(
+def _load_head(
     kind: type[heads.StructureHead], own: Mapping[str, Tensor], model: EsmForMaskedLM, source: str
 ) -> heads.StructureHead:
-    """A head with its own weights; its codebook is what the weights say."""
+    """A head with its own weights, whose shapes determine the codebook size."""
     rows = model.config.vocab_size
     if own:
         vocabulary = Vocabulary(kind.official.codes_of(own))
         if rows != SEQUENCE_IDS:
-            raise DPLM2Error(f"{source}: {rows} ids in its embeddings; with structure_head {kind.name} {SEQUENCE_IDS}")
+            raise DPLM2Error(
+                f"{source}: {rows} ids in its embeddings, but structure_head {kind.name} requires {SEQUENCE_IDS}"
+            )
     else:
         vocabulary = Vocabulary() if rows == SEQUENCE_IDS else _vocabulary_of(rows, source)
     head = heads.make(kind.name, vocabulary, model.config.hidden_size)
     expected = head.state_dict()
-    unfit = sorted(
+    mismatched = sorted(
         name
         for name in set(own) | set(expected)
         if name not in own or name not in expected or own[name].shape != expected[name].shape
     )
-    if unfit:
+    if mismatched:
         raise DPLM2Error(
             f"{source}: not imported, since weights of the structure head {kind.name} are missing, "
-            f"left over or of another shape {unfit[:5]}"
+            f"unknown or of wrong shape: {mismatched[:5]}"
         )
     head.load_state_dict(own)
     return head
@@ -199,8 +202,8 @@ def _vocabulary_of(size: int, source: str) -> Vocabulary:
         raise DPLM2Error(f"{source}: {size} ids are neither DPLM's {SEQUENCE_IDS} nor DPLM-2's 8229") from error
 
 
-def _empty_model(weights: Mapping[str, Tensor], described: Mapping, source: str) -> EsmForMaskedLM:
-    """A network of the size that the weights have; heads from the rotary frequencies or the source's config."""
+def _model_without_storage(weights: Mapping[str, Tensor], config: Mapping, source: str) -> EsmForMaskedLM:
+    """A network of the weights' size; the number of attention heads is from the rotary frequencies or the config."""
     try:
         vocabulary_size, width = weights["esm.embeddings.word_embeddings.weight"].shape
         intermediate = len(weights["esm.encoder.layer.0.intermediate.dense.bias"])
@@ -209,68 +212,71 @@ def _empty_model(weights: Mapping[str, Tensor], described: Mapping, source: str)
     numbers = [int(match[1]) for name in weights if (match := re.match(r"esm\.encoder\.layer\.(\d+)\.", name))]
     frequencies = next((value for name, value in weights.items() if _FREQUENCIES.fullmatch(name)), None)
     if frequencies is not None:
-        heads = width // (2 * len(frequencies))
-    elif "num_attention_heads" in described:
-        heads = described["num_attention_heads"]
+        attention_heads = width // (2 * len(frequencies))
+    elif "num_attention_heads" in config:
+        attention_heads = config["num_attention_heads"]
     else:
-        raise DPLM2Error(f"{source}: neither rotary frequencies nor a config.json tell the number of attention heads")
-    config = esm_config(vocabulary_size, width, max(numbers) + 1, heads, intermediate)
+        raise DPLM2Error(
+            f"{source}: neither rotary frequencies nor a config.json determine the number of attention heads"
+        )
     with torch.device("meta"):
-        return EsmForMaskedLM(config)
+        return EsmForMaskedLM(esm_config(vocabulary_size, width, max(numbers) + 1, attention_heads, intermediate))
 
 
-def _place(model: EsmForMaskedLM, weights: dict[str, Tensor], source: str) -> None:
-    """Put the weights into a network without storage; nothing may be left over or missing."""
+def _load_network(model: EsmForMaskedLM, weights: dict[str, Tensor], source: str) -> None:
+    """Load all weights into a network without storage; none may be unknown or missing."""
     frequencies = model.esm.rotary_embeddings.compute_default_rope_parameters(model.config)[0]
-    placed = {}
+    state = {}
     for name, value in weights.items():
         if not _FREQUENCIES.fullmatch(name):
-            placed[name] = value.float().contiguous()
-        elif value.shape != frequencies.shape or not torch.allclose(value.float(), frequencies, rtol=_HALF_PRECISION):
+            state[name] = value.float().contiguous()
+        elif value.shape != frequencies.shape or not torch.allclose(
+            value.float(), frequencies, rtol=_FREQUENCY_TOLERANCE
+        ):
             raise DPLM2Error(f"{source}: {name} is not ESM-2's table of rotary frequencies")
     expected = model.state_dict()
-    placed[_OUR_FREQUENCIES] = frequencies
-    unknown, missing = sorted(set(placed) - set(expected)), sorted(set(expected) - set(placed))
-    shapes = [name for name in set(placed) & set(expected) if placed[name].shape != expected[name].shape]
-    # Contacts are not predicted; checkpoints without that head are common.
+    state[_OUR_FREQUENCIES] = frequencies
+    unknown, missing = sorted(set(state) - set(expected)), sorted(set(expected) - set(state))
+    shapes = [name for name in set(state) & set(expected) if state[name].shape != expected[name].shape]
+    # The contact head is not used, and many checkpoints lack it.
     missing = [name for name in missing if "contact_head" not in name]
     if unknown or missing or shapes:
         raise DPLM2Error(
-            f"{source}: not imported, since weights have no place {unknown[:5]}, are missing {missing[:5]} "
-            f"or have another shape {sorted(shapes)[:5]}"
+            f"{source}: not imported, since weights are unknown {unknown[:5]}, missing {missing[:5]} "
+            f"or of wrong shape {sorted(shapes)[:5]}"
         )
     for name, value in expected.items():
-        placed.setdefault(name, torch.zeros(value.shape))
-    model.load_state_dict(placed, assign=True)
+        state.setdefault(name, torch.zeros(value.shape))
+    model.load_state_dict(state, assign=True)
     positions = torch.arange(model.config.max_position_embeddings).expand((1, -1))
     model.esm.embeddings.position_ids = positions
 
 
 def export_model(folder: Path, destination: Path) -> None:
-    """Write a model of ours as the authors' Hugging Face folder, under their weight names.
+    """Write a model as a Hugging Face folder in the authors' format, under their weight names.
 
     Raises
     ------
     DPLM2Error
-        If their network cannot compute what the model computes: it has no such head, or no such scaling of embeddings
-        (``once`` with structure tokens).
+        If their network has no equivalent of the model's structure head or embedding scaling (``once`` with structure
+        tokens).
     """
     network = MultimodalEsm.from_pretrained(folder)
     official = network.head.official
     if official is None:
         raise DPLM2Error(f"{folder}: the authors' program has no structure_head {network.head.name}")
-    twice = "once" if network.is_sequence_model else official.scaling
-    if network.embedding_scaling not in ("none", twice):
+    scaling = "once" if network.is_sequence_model else official.scaling
+    if network.embedding_scaling not in ("none", scaling):
         raise DPLM2Error(
             f"{folder}: embedding_scaling {network.embedding_scaling} has no counterpart in the authors' program, "
-            f"which knows {twice} and none"
+            f"which supports {scaling} and none"
         )
     model = network.model
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     weights |= _official_names(network.head)
     frequencies = weights.pop(_OUR_FREQUENCIES)
     for layer in range(model.config.num_hidden_layers):
-        # One copy each: a file of tensors holds none twice.
+        # Copies, because safetensors does not store shared tensors.
         weights[f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"] = frequencies.clone()
     unread = folder / _UNREAD_FILE
     rows = model.config.max_position_embeddings, model.config.hidden_size

@@ -1,4 +1,4 @@
-"""Samples side by side in one tensor: ``[<cls_struct> s.. <eos_struct> pad.. | <cls_aa> a.. <eos_aa> pad..]``.
+"""Layout of a batch: each row is ``[<cls_struct> s.. <eos_struct> pad.. | <cls_aa> a.. <eos_aa> pad..]``.
 
 Shapes: B batch, L residues of one sample, T tokens (both tracks), H tokens of one half.
 """
@@ -13,15 +13,15 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.language.vocabulary import Track, Vocabulary
 
 EDGES = 2
-"""Tokens that a track has besides its residues: its beginning and its end."""
+"""Number of tokens that a track has besides its residues: its begin and end tokens."""
 
 
 def join(
     vocabulary: Vocabulary, structures: Sequence[np.ndarray | None], sequences: Sequence[np.ndarray | None]
 ) -> Tensor:
-    """Ids (B, T) of samples given as ids (L,) of their residues on each track, None where a sample has no such track.
+    """Join the residue ids (L,) of each sample's tracks into ids (B, T); None if a sample lacks the track.
 
-    A track that no sample has takes no columns at all.
+    A track that all samples lack has no columns.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def _half(vocabulary: Vocabulary, name: Track, tracks: Sequence[np.ndarray | Non
 
 
 def split(vocabulary: Vocabulary, ids_BT: Tensor) -> list[dict[Track, np.ndarray | None]]:
-    """The residues' ids (L,) of each sample and track; None for a track that a sample does not have."""
+    """Residue ids (L,) of each sample's tracks, the inverse of `join`; None if a sample lacks the track."""
     samples = []
     for row_T in ids_BT.cpu().numpy():
         sample: dict[Track, np.ndarray | None] = {}

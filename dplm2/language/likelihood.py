@@ -19,7 +19,7 @@ from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
 from dplm2.training.log import Progress
 
 MEASURED_TASKS: tuple[diffusion.Task, ...] = ("single_modality", "folding", "inverse_folding", "joint")
-_TOKENS_AT_ONCE = 4096
+_TOKENS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,23 @@ def masked_cross_entropies(
 ) -> list[CrossEntropy]:
     """Cross-entropies of masked residues over the classes of their own track, per task and noised track.
 
-    Each chain is seen once per task, in its first ``max_length`` residues, at a time that is spread evenly over 1..S
-    along ``indices``; so the values of two models, or of one model at two steps, are of the same masked positions.
+    Each chain is evaluated once per task on its first ``max_length`` residues; times are evenly spread over 1..S. The
+    same positions are masked for every model and training step, so that values can be compared.
 
     Parameters
     ----------
     network
-        The model; it is put into evaluation mode for the while.
+        The model; temporarily in evaluation mode.
     chains
-        Where the truth comes from.
+        Tokenized chains.
     indices
-        Which chains; all by default.
+        Indices of the chains to use; all by default.
     tasks
-        Which tasks.
+        Tasks to evaluate.
     seed
-        Of the noise.
+        Seed of the noise.
     progress
-        Title of the progress bar or lines; None: none.
+        Title of the progress bar or lines; None: no progress.
     """
     objective = diffusion.DiffusionObjective(network, chains.settings)
     training = network.training
@@ -80,7 +80,7 @@ def measure(
     seed: int,
     progress: str | None = None,
 ) -> list[CrossEntropy]:
-    """As `masked_cross_entropies`, by a diffusion objective that is measuring (perhaps wrapped for several devices)."""
+    """As `masked_cross_entropies`, by a diffusion objective in `measuring` mode (possibly wrapped for distribution)."""
     indices = list(range(len(chains)) if indices is None else indices)
     costs = chains.costs()
     groups = list(batches(indices, costs))
@@ -117,7 +117,7 @@ class Tally:
                 self.positions[track] += positions
 
     def mean(self, track: Track) -> float:
-        """Mean over all positions so far (nats); not a number if there was none."""
+        """Mean over all positions so far (nats); NaN if there were none."""
         return self.sums[track] / self.positions[track] if self.positions[track] else float("nan")
 
 
@@ -126,27 +126,27 @@ def _of_task(
 ) -> Iterator[dict[str, Tensor]]:
     settings = chains.settings.replaced(self_mixup="off")
     generator = torch.Generator().manual_seed(seed)
-    # Evenly spread and then shuffled, so that the time does not go with the chain's place.
-    spread = ((torch.arange(len(indices)) + 0.5) / len(indices) * settings.steps).ceil().long()
-    time_of = dict(zip(indices, spread[torch.randperm(len(indices), generator=generator)].tolist(), strict=True))
+    # Evenly spread, then shuffled, so that time does not correlate with the order of the chains.
+    times = ((torch.arange(len(indices)) + 0.5) / len(indices) * settings.steps).ceil().long()
+    time_of = dict(zip(indices, times[torch.randperm(len(indices), generator=generator)].tolist(), strict=True))
     for batch in groups:
         windows = [slice(0, settings.max_length)] * len(batch)
         target_ids_BT = chains.join(batch, windows, TRACKS)
         time_B = torch.tensor([time_of[index] for index in batch])
-        times = {track: time_B * (track in diffusion.NOISED_TRACKS[task]) for track in TRACKS}
+        time = {track: time_B * (track in diffusion.NOISED_TRACKS[task]) for track in TRACKS}
         tasks_B = torch.full_like(time_B, diffusion.TASKS.index(task))
-        yield diffusion.add_noise(chains.vocabulary, target_ids_BT, tasks_B, times, settings, generator).batch()
+        yield diffusion.add_noise(chains.vocabulary, target_ids_BT, tasks_B, time, settings, generator).batch()
 
 
 def batches(indices: Iterable[int], costs: Sequence[int]) -> Iterator[list[int]]:
-    """Batches of samples of similar cost (tokens that the network sees), few enough for a small machine."""
+    """Batches of samples of similar cost (in tokens), small enough for a small machine."""
     indices = list(indices)
-    groups = by_length([costs[index] for index in indices], _TOKENS_AT_ONCE, longest_first=False)
+    groups = by_length([costs[index] for index in indices], _TOKENS_PER_BATCH, longest_first=False)
     return ([indices[place] for place in group] for group in groups)
 
 
 def pooled(cross_entropies: Sequence[CrossEntropy]) -> dict[Track, tuple[float, int]]:
-    """Per track, the mean over the masked positions of all tasks, and their number."""
+    """Per track, the mean over the masked positions of all tasks, and the number of these positions."""
     result = {}
     for track in TRACKS:
         of_track = [entry for entry in cross_entropies if entry.track == track and entry.positions]
@@ -157,9 +157,9 @@ def pooled(cross_entropies: Sequence[CrossEntropy]) -> dict[Track, tuple[float, 
 
 
 def unigram_entropy(chains: TokenizedChains) -> dict[Track, tuple[float, int]]:
-    """Entropy (nats) of each track's token frequencies, over the residues that are learned from, and their number.
+    """Entropy (nats) of each track's token frequencies over the residues that enter the loss, and their number.
 
-    It is the cross-entropy of the best prediction without context (unigram baseline).
+    This is the lowest cross-entropy of a prediction without context (unigram baseline).
     """
     entropies = {}
     for track in TRACKS:
@@ -177,7 +177,7 @@ def written_out(vocabulary: Vocabulary, ids_T: Tensor) -> str:
     for track, ids in layout.split(vocabulary, ids_T[None])[0].items():
         if ids is not None:
             masked = ids == vocabulary.mask(track)
-            wide = len(vocabulary.tokens[vocabulary.first_code]) if track == "structure" else 1
-            words = ["_" * wide if m else vocabulary.tokens[i] for i, m in zip(ids, masked, strict=True)]
+            width = len(vocabulary.tokens[vocabulary.first_code]) if track == "structure" else 1
+            words = ["_" * width if m else vocabulary.tokens[i] for i, m in zip(ids, masked, strict=True)]
             lines.append(f"  {track:<9} {(' ' if track == 'structure' else '').join(words)}")
     return "\n".join(lines)

@@ -8,18 +8,18 @@ from transformers import EsmForMaskedLM
 from dplm2.settings.model import LoraSettings
 
 TARGETS = r".*\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|\d+\.output\.dense)"
-"""The matrices that get an update: attention and feed-forward layers."""
+"""The matrices with a low-rank update: those of attention and feed-forward layers."""
 
 TRAINED_FULLY = ("lm_head.", "esm.embeddings.")
-"""What of the network is trained beside the updates; so is a structure head, which is no part of it."""
+"""Parameters of the network that are trained besides the updates, as is the structure head."""
 
 _ADAPTER = "default"
 
 
 def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int = 0) -> None:
-    """Add low-rank updates in place; freeze all else but the embeddings and the output head.
+    """Add low-rank updates in place; freeze all other parameters except the embeddings and the output head.
 
-    The updates begin at zero, so that the model's output does not change.
+    The updates are initially zero, so that the model's output does not change.
     """
     layers = peft.LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=TARGETS, bias="none"
@@ -29,14 +29,14 @@ def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int = 0) -> None:
         peft.inject_adapter_in_model(layers, model, adapter_name=_ADAPTER)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or name.startswith(TRAINED_FULLY))
-    model.train(model.training)  # the new layers too
+    model.train(model.training)  # sets the mode of the new layers
 
 
 @torch.no_grad()
 def merge(model: EsmForMaskedLM) -> None:
-    """Replace each updated matrix W by ``W + alpha / rank * B A`` in place; afterwards the model is a plain one.
+    """Replace each updated matrix W by ``W + alpha / rank * B A`` in place and remove the adapters.
 
-    The product is formed in double precision and rounded once.
+    The sum is computed in double precision and rounded once.
     """
     for name, module in list(model.named_modules()):
         if not isinstance(module, LoraLayer):

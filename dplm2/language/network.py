@@ -1,8 +1,8 @@
 """The language model: an ESM-2 network over two tracks, structure tokens and amino acids.
 
-The network itself is transformers' ``EsmForMaskedLM``; this module decides what it sees: both tracks on the same
-residue positions, padding and single-modality samples by an attention mask, embeddings scaled or not (paper section
-3.1). How structure tokens enter and leave it is the structure head's (`dplm2.language.heads`).
+The network itself is transformers' ``EsmForMaskedLM``; this module prepares its input: both tracks share residue
+positions, a mask hides padding and separates the tracks of single-modality samples, and embeddings are scaled (paper
+section 3.1). The structure head (`dplm2.language.heads`) embeds and predicts structure tokens.
 
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, V vocabulary, C classes of one track.
 """
@@ -47,8 +47,8 @@ class MultimodalEsm(nn.Module):
     """ESM-2 over a structure track and a sequence track.
 
     A sample is ``[<cls_struct> s1..sL <eos_struct> pad.. | <cls_aa> a1..aL <eos_aa> pad..]``, each half padded to the
-    longest of the batch. A batch may also hold one track only (then there are no halves), or samples of both tracks
-    next to samples whose other half is all padding.
+    longest in the batch. A batch may also have only one track (then there are no halves), or contain samples of which
+    one half is all padding.
 
     Parameters
     ----------
@@ -57,20 +57,19 @@ class MultimodalEsm(nn.Module):
     vocabulary
         Ids of the tokens.
     embedding_scaling
-        ``none`` for new models; the others: see `embeddings`.
+        ``none`` for new models; for the others see `embeddings`.
     tokenizer
         Location of the structure tokenizer: a path relative to the model's folder, or a hub id.
     tokenizer_fingerprint
         Fingerprint of the tokenizer whose codes the model was trained on.
     head
-        Structure head; by default each token has its own row (`dplm2.language.heads.codes`).
+        Structure head; `dplm2.language.heads.codes.Codes` by default.
 
     Attributes
     ----------
     packing
-        Whether to compute samples without padding (see `dplm2.cpu.attention`) or with a mask. None: without on a CPU
-        (unless compiled, or ``DPLM2_CPU=plain``), and on a GPU in half precision; else with a mask. The results are
-        the same.
+        Whether to compute samples without padding (see `dplm2.cpu.attention`) instead of with a mask. None: on a CPU
+        (unless compiled, or ``DPLM2_CPU=plain``) and on a GPU in half precision. The results are the same.
     """
 
     def __init__(
@@ -94,14 +93,14 @@ class MultimodalEsm(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.model.lm_head.bias.device
 
     def forward(self, input_ids_BT: Tensor, single_modality_B: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V) over the whole vocabulary at every position; those at padding mean nothing.
+        """Logits (B, T, V) over the whole vocabulary at every position; those at padding are meaningless.
 
-        Where each track has a softmax of its own only the logits of one track compare with one another; -inf for ids
-        that the head cannot give.
+        If each track has its own softmax, only logits of the same track are comparable. -inf for ids that the head
+        cannot predict.
         """
         hidden_BTD = self.hidden(input_ids_BT, single_modality_B)
         if self.head.one_softmax:
@@ -121,11 +120,11 @@ class MultimodalEsm(nn.Module):
         input_ids_BT
             Ids of both tracks or of one.
         single_modality_B
-            True for samples whose two tracks must not see each other; none by default.
+            True for samples whose tracks must not attend to each other; none by default.
         """
         if self.packs:
             if attention.takes_bounds(self.device, self._dtype):
-                return self._lined_up_hidden(input_ids_BT, single_modality_B)
+                return self._packed_hidden_static(input_ids_BT, single_modality_B)
             return self._packed_hidden(input_ids_BT, single_modality_B)
         return self.model.esm(
             inputs_embeds=self.embeddings(input_ids_BT),
@@ -135,7 +134,7 @@ class MultimodalEsm(nn.Module):
 
     @property
     def packs(self) -> bool:
-        """Whether samples are computed one after the other without padding; else side by side with a mask."""
+        """Whether samples are packed without padding, instead of padded with a mask."""
         if self.packing is not None:
             return self.packing
         if self.device.type == "cpu":
@@ -144,7 +143,7 @@ class MultimodalEsm(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Of the attention's numbers."""
+        """Type of the attention's activations."""
         if torch.is_autocast_enabled(self.device.type):
             return torch.get_autocast_dtype(self.device.type)
         return self.model.lm_head.bias.dtype
@@ -159,43 +158,43 @@ class MultimodalEsm(nn.Module):
         hidden_BTD = packed_1ND.new_zeros((*input_ids_BT.shape, packed_1ND.shape[-1]))
         return hidden_BTD.masked_scatter(real_BT.unsqueeze(-1), packed_1ND)
 
-    def _lined_up_hidden(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
-        """Like `_packed_hidden`, in fixed shapes and without waiting for the device: padding is one more segment."""
+    def _packed_hidden_static(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
+        """Like `_packed_hidden`, but of static shape and without synchronisation: padding is one more segment."""
         real_BT = input_ids_BT != self.vocabulary.pad
         order_BT = real_BT.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # padding after all tokens
         embeddings_BTD = self.embeddings(input_ids_BT)
         order_BTD = order_BT.unsqueeze(-1).expand_as(embeddings_BTD)
-        lined_up_BTD = embeddings_BTD.gather(1, order_BTD)
+        ordered_BTD = embeddings_BTD.gather(1, order_BTD)
         hidden_1ND = self.model.esm(
-            inputs_embeds=lined_up_BTD.flatten(0, 1).unsqueeze(0),
+            inputs_embeds=ordered_BTD.flatten(0, 1).unsqueeze(0),
             position_ids=self.positions(input_ids_BT).expand_as(input_ids_BT).gather(1, order_BT).view(1, -1),
             segments=self._bounds(input_ids_BT, real_BT, single_modality_B),
         ).last_hidden_state
-        hidden_BTD = hidden_1ND.view(lined_up_BTD.shape)
+        hidden_BTD = hidden_1ND.view(ordered_BTD.shape)
         return torch.zeros_like(hidden_BTD).scatter(1, order_BTD, hidden_BTD)
 
     def _bounds(self, input_ids_BT: Tensor, real_BT: Tensor, single_modality_B: Tensor | None) -> attention.Bounds:
-        """Of each sample, three segments: its tokens or its first half, its second half or nothing, its padding."""
+        """Three segments per sample: its tokens or first half, its second half or nothing, its padding."""
         has_halves, half = self.halves(input_ids_BT)
-        whole_B = real_BT.sum(1)
-        first_B = whole_B
+        total_B = real_BT.sum(1)
+        first_B = total_B
         if single_modality_B is not None:
-            first_B = torch.where(single_modality_B & has_halves, real_BT[:, :half].sum(1), whole_B)
+            first_B = torch.where(single_modality_B & has_halves, real_BT[:, :half].sum(1), total_B)
         longest = input_ids_BT.shape[1]
-        lengths_B3 = torch.stack([first_B, whole_B - first_B, longest - whole_B], 1)
+        lengths_B3 = torch.stack([first_B, total_B - first_B, longest - total_B], 1)
         ends = lengths_B3.flatten().cumsum(0, dtype=torch.int32)
         return attention.Bounds(nn.functional.pad(ends, (1, 0)), longest)
 
     def _segments(self, input_ids_BT: Tensor, real_BT: Tensor, single_modality_B: Tensor | None) -> list[int]:
-        """Number of tokens of each stretch that attends to itself alone, in order."""
+        """Number of tokens of each segment, in order; tokens attend only within their segment."""
         has_halves, half = self.halves(input_ids_BT)
-        first_B, whole_B = real_BT[:, :half].sum(1).tolist(), real_BT.sum(1).tolist()
-        apart_B = [False] * len(whole_B)
+        first_B, total_B = real_BT[:, :half].sum(1).tolist(), real_BT.sum(1).tolist()
+        separate_B = [False] * len(total_B)
         if single_modality_B is not None and has_halves:
-            apart_B = single_modality_B.tolist()
+            separate_B = single_modality_B.tolist()
         lengths = []
-        for first, whole, apart in zip(first_B, whole_B, apart_B, strict=True):
-            lengths += [first, whole - first] if apart else [whole]
+        for first, total, separate in zip(first_B, total_B, separate_B, strict=True):
+            lengths += [first, total - first] if separate else [total]
         return [length for length in lengths if length]
 
     def classes(self, track: Track) -> range:
@@ -207,12 +206,12 @@ class MultimodalEsm(nn.Module):
         return range(len(self.vocabulary)) if self.head.one_softmax else self.classes(track)
 
     def is_scored(self, ids: Tensor, track: Track) -> Tensor:
-        """True where an id (of any shape) is of a track and can be predicted there."""
+        """True where an id (tensor of any shape) can be predicted on a track."""
         classes = self.classes(track)
         return (ids >= classes.start) & (ids < classes.stop)
 
     def track_logits(self, hidden_ND: Tensor, track: Track) -> Tensor:
-        """Logits (N, C) over the classes of one track alone: ids ``classes(track)``, in their order."""
+        """Logits (N, C) over the classes of one track: ids ``classes(track)``, in this order."""
         lm_head = self.model.lm_head
         if track == "structure":
             return self.head.logits(lm_head, hidden_ND)
@@ -220,7 +219,7 @@ class MultimodalEsm(nn.Module):
         return nn.functional.linear(features(lm_head, hidden_ND), lm_head.decoder.weight[rows], lm_head.bias[rows])
 
     def logits(self, hidden_ND: Tensor, track: Track) -> Tensor:
-        """Logits (N, C) over all ids that share a softmax with a track's: ids ``competing(track)``, in their order."""
+        """Logits (N, C) over all ids that share a track's softmax: ids ``competing(track)``, in this order."""
         return self.model.lm_head(hidden_ND) if self.head.one_softmax else self.track_logits(hidden_ND, track)
 
     def nll(self, hidden_ND: Tensor, ids_N: Tensor, track: Track) -> Tensor:
@@ -232,10 +231,10 @@ class MultimodalEsm(nn.Module):
     def embeddings(self, input_ids_BT: Tensor) -> Tensor:
         """Input embeddings (B, T, D); zero at padding.
 
-        With ``embedding_scaling: once``, amino-acid masks are zero and the rest is multiplied by ``0.88 / (1 - r)``, r
-        the share of amino-acid masks among a sample's tokens: ESM-2's own scaling. The released DPLM-2 models were
-        trained with that applied twice (``released``): the square of it. DPLM-2 Bit (``released_bit``) applies it to
-        the amino acids first, r then being the share among them alone, and again to both tracks.
+        With ``embedding_scaling: once`` (ESM-2's), amino-acid masks are zero and all other embeddings are multiplied by
+        ``0.88 / (1 - r)``, where r is the fraction of amino-acid masks among a sample's tokens. The released DPLM-2
+        models were trained with the square of this factor (``released``). DPLM-2 Bit (``released_bit``) applies it
+        first to the amino acids, with r their masked fraction, and then to both tracks.
         """
         table = self.model.esm.embeddings.word_embeddings
         embeddings_BTD = self.head.embed(table, input_ids_BT) * (input_ids_BT != self.vocabulary.pad).unsqueeze(-1)
@@ -253,46 +252,45 @@ class MultimodalEsm(nn.Module):
         return scaled_BTD.masked_fill(masked_BT.unsqueeze(-1), 0.0)
 
     def halves(self, input_ids_BT: Tensor) -> tuple[Tensor, int]:
-        """Whether the batch has both tracks side by side (a scalar bool), and the tokens of each half then."""
+        """Whether the batch has both tracks (a scalar bool tensor), and the number of tokens of each half if so."""
         half = max(input_ids_BT.shape[1] // 2, 1)
-        # A tensor and not a branch: asking for its value would wait for the device. Rows may lack either track.
+        # Kept as a tensor: reading its value would synchronise with the device. Rows may lack either track.
         starts_structure = (input_ids_BT[:, 0] == self.vocabulary.cls_structure).any()
         # Not ``[:, half]``: torch.compile would compile the network again for each length.
         return starts_structure & (input_ids_BT.narrow(1, half, 1) == self.vocabulary.cls_sequence).any(), half
 
     def positions(self, input_ids_BT: Tensor) -> Tensor:
-        """Rotary positions (1, T): residue i has the same in both halves."""
+        """Rotary positions (1, T); residue i has the same position in both halves."""
         column_T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device)
         has_halves, half = self.halves(input_ids_BT)
         return torch.where(has_halves, column_T % half, column_T).unsqueeze(0)
 
     def attention_mask(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
-        """Added to the attention scores: (B, 1, 1, T) for padding alone, (B, 1, T, T) with single-modality samples.
+        """Additive attention mask: (B, 1, 1, T) for padding, (B, 1, T, T) with single-modality samples.
 
-        A float mask, because a boolean one is added as 0 and 1 by the library's plain attention.
+        A float mask, because transformers' eager attention adds a boolean one as 0 and 1.
         """
         allowed = (input_ids_BT != self.vocabulary.pad)[:, None, None, :]
         if single_modality_B is not None:
             has_halves, half = self.halves(input_ids_BT)
-            # By column and not by id: self-mixup can put a token of one track into the other.
+            # By column rather than by id: self-mixup can place a token of one track on the other.
             second_T = (torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device) >= half) & has_halves
             same_track = second_T[:, None] == second_T[None, :]
             allowed = allowed & (same_track | ~single_modality_B[:, None, None, None])
-        # In autocast's type, which would round the lowest number of another to minus infinity, and a row of those has
-        # no softmax.
+        # Of autocast's type: it would round another type's lowest number to -inf.
         dtype = self._dtype
         mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-        # The lowest finite number: a row that sees nothing (at padding) stays defined.
+        # The lowest finite number, because the softmax of a row of -inf (at padding) is NaN.
         return mask.masked_fill(~allowed, torch.finfo(dtype).min)
 
     @property
     def is_sequence_model(self) -> bool:
-        """Whether it has no structure tokens (yet): DPLM and what it came from."""
+        """Whether the model has no structure tokens (yet), as DPLM and ESM-2."""
         return self.model.config.vocab_size < self.head.table_rows
 
     @property
     def opens_as_esm(self) -> bool:
-        """Whether all of it is transformers' network, so that ``AutoModelForMaskedLM`` opens the saved folder."""
+        """Whether ``AutoModelForMaskedLM`` opens the saved folder: the head has no weights of its own."""
         return not self.head.state_dict()
 
     @property
@@ -309,8 +307,8 @@ class MultimodalEsm(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write a Hugging Face folder.
 
-        ``AutoModelForMaskedLM`` opens it, too, unless the head has weights of its own: then it says that it does not
-        know the model's type, instead of leaving them out.
+        ``AutoModelForMaskedLM`` opens it, too, unless the head has its own weights: it then rejects the unknown model
+        type instead of omitting them.
 
         Raises
         ------
@@ -337,7 +335,7 @@ class MultimodalEsm(nn.Module):
         Raises
         ------
         DPLM2Error
-            If it is not a folder of this package, or weights are missing, left over or of another shape.
+            If it is not a model of this package, or weights are missing, unknown or of wrong shape.
         """
         prepare_process()
         folder = model_folder(source)
@@ -354,7 +352,7 @@ class MultimodalEsm(nn.Module):
         if model.config.vocab_size != rows:
             raise DPLM2Error(
                 f"{source}: {model.config.vocab_size} ids in its weights, but its codebook_size "
-                f"{vocabulary.codebook_size} makes {rows}"
+                f"{vocabulary.codebook_size} requires {rows}"
             )
         network = cls(
             model,
@@ -368,6 +366,6 @@ class MultimodalEsm(nn.Module):
 
 
 def _esm_scale(masked_BT: Tensor, counted_BT: Tensor) -> Tensor:
-    """ESM-2's scale (B, 1) of unmasked input, by the share of masks among the tokens that count."""
-    share_B = masked_BT.sum(-1, keepdim=True) / counted_BT.sum(-1, keepdim=True).clamp(min=1)
-    return _UNMASKED_IN_PRETRAINING / (1 - share_B)
+    """ESM-2's scale (B, 1) of unmasked input, from the fraction of masks among the counted tokens."""
+    fraction_B1 = masked_BT.sum(-1, keepdim=True) / counted_BT.sum(-1, keepdim=True).clamp(min=1)
+    return _UNMASKED_IN_PRETRAINING / (1 - fraction_B1)

@@ -1,7 +1,6 @@
-"""Sampling from the language model: mixed lengths under a token budget, one seed per sample, halving on out-of-memory.
+"""Sampling from the language model, in batches under a token budget that are halved when memory runs out.
 
-A sample's random numbers follow from the run's seed and its id alone, so they do not depend on the other samples of its
-batch.
+A sample's random numbers depend only on the run's seed and its id, not on the other samples of its batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ def cost(conditioning: Conditioning) -> int:
 def in_batches(
     conditionings: Sequence[Conditioning], token_budget: int, work: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
-    """Process samples, given by their indices, in `batches`; if memory runs out, in halves of them."""
+    """Process samples, given by their indices, in `batches`; a batch is halved if memory runs out."""
     return split_on_out_of_memory(
         batches(conditionings, token_budget),
         work,
@@ -77,15 +76,15 @@ def sample(
     seed
         The run's seed.
     token_budget
-        Tokens (both tracks, padding included) that the network sees at once. If memory runs out, the batch is halved.
+        Maximum number of tokens per batch (both tracks, padding included). If memory runs out, the batch is halved.
     adjust
-        Callback that sees logits before each draw and may change them (see `dplm2.language.guidance`).
+        Callback that may change the logits before each draw (see `dplm2.language.guidance`).
     trajectory
-        Interval, in steps, at which predictions are kept; 0: none.
+        Interval in steps at which predictions are recorded; 0: never.
     done
-        Called with the samples of each batch once it is finished.
+        Called with the samples of each finished batch.
     before_step
-        Called before each step of a batch; may raise to end the work.
+        Called before each step of a batch; may raise an exception to stop.
     progress
         Title of the progress bar; None: no bar.
 
@@ -97,13 +96,13 @@ def sample(
     Raises
     ------
     DPLM2Error
-        If a conditioning is invalid, or there is not enough memory for one sample; the message names it.
+        If a conditioning is invalid, or memory does not suffice for a single sample; the message names it.
     """
     for conditioning in conditionings:
         conditioning.check(network.vocabulary)
-    twice = len(conditionings) - len({conditioning.sample_id for conditioning in conditionings})
-    if twice:
-        raise DPLM2Error(f"{twice} of {len(conditionings)} sample ids occur more than once")
+    duplicates = len(conditionings) - len({conditioning.sample_id for conditioning in conditionings})
+    if duplicates:
+        raise DPLM2Error(f"{duplicates} of {len(conditionings)} sample ids occur more than once")
     results: dict[int, Sampled] = {}
 
     def work(batch: list[int]) -> list[Sampled]:

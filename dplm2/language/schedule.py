@@ -1,6 +1,6 @@
-"""Settings of the sampler: strategies, noise on unmasking, and schedule of the masks; without tensors.
+"""Settings of the sampler: strategies, unmasking noise and mask schedule; does not import torch.
 
-Names of strategies are those of the authors' program. Paper section 3.2.
+The names of strategies are those of the authors' program. Paper section 3.2.
 """
 
 import math
@@ -29,7 +29,7 @@ class Strategy:
         ``argmax``; ``gumbel_argmax`` (argmax of log-probabilities plus temperature times Gumbel noise); ``sample``
         (a draw at a temperature).
     first, last
-        Temperature at the first step, and that towards which it falls linearly.
+        Temperature at the first step, and the one to which it decreases linearly.
     """
 
     kind: Literal["argmax", "gumbel_argmax", "sample"]
@@ -60,7 +60,7 @@ class Strategy:
         )
 
     def temperature(self, progress: Any) -> Any:
-        """Temperature after the share ``progress`` (0 to 1; a number or a tensor) of the steps."""
+        """Temperature after the fraction ``progress`` (0 to 1; a number or a tensor) of the steps."""
         return self.last + (self.first - self.last) * (1 - progress)
 
 
@@ -71,7 +71,7 @@ class Unmasking:
     Parameters
     ----------
     noise
-        Scale of the Gumbel noise at the first step; it falls with the share of positions that stay masked. 0: none.
+        Initial scale of the Gumbel noise; it decreases with the fraction of masked positions. 0: none.
     """
 
     noise: float
@@ -105,29 +105,30 @@ def masked_count(positions: int, step: int, steps: int, schedule: Schedule) -> i
     if step >= steps:
         return 0
     if schedule == "linear":
-        return positions * (steps - step) // steps  # in integers: 10 positions, 9 of 10 steps leave 1, not 0.99
+        return positions * (steps - step) // steps  # integers: after 9 of 10 steps, 1 of 10 positions, not 0.99
     return math.floor(positions * masked_share(step, steps, schedule))
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How tokens are drawn and positions unmasked; each track has its own strategy and unmasking.
+    """How tokens are drawn and positions unmasked.
 
     Parameters
     ----------
     strategy, unmasking
         Per track.
     schedule
-        How the number of masks falls over the steps.
+        Decrease of the number of masks over the steps.
     remasking
-        ``fresh``: every open position is ranked by the score of the new prediction (the authors); ``kept``: decoded
-        positions by the probability of the token that they hold; ``never``: what is decoded stays.
+        ``fresh``: every open position is ranked by the score of its new prediction (the authors); ``kept``: decoded
+        positions are ranked by the probability of their current token; ``never``: decoded positions do not change.
     nucleus
         Probability mass kept before a draw; one number, or one per track.
     guidance
-        Classifier-free guidance: logits are ``u + guidance * (c - u)``, u those without the given tokens. 1: off.
+        Scale of classifier-free guidance: logits are ``u + guidance * (c - u)``, with u the logits (unconditional)
+        without the given tokens and c those with them. 1: off.
     amino_acids
-        ``standard``: exactly the 20; ``official``: all that the authors' list does not forbid.
+        ``standard``: the 20 standard amino acids; ``official``: all that the authors' list does not forbid.
     """
 
     strategy: Mapping[Track, Strategy]
@@ -151,7 +152,7 @@ class SamplerSettings:
 
 
 def sampler_settings(task: GenerationSettings) -> SamplerSettings:
-    """What the sampler needs to know of a task; what is left to the model's head is as of the default head."""
+    """Sampler settings of a task; defaults that depend on the structure head are those of the default head."""
     if None in (task.strategy, task.nucleus):
         from dplm2.language import heads
 

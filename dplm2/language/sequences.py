@@ -1,7 +1,6 @@
-"""Sequences of the sequence stage: read from FASTA or Parquet as a stream, kept on disk as memory-mapped ids.
+"""Sequences of the sequence stage: streamed from FASTA or Parquet, stored on disk as memory-mapped ids.
 
-A set of any size (UniRef50 has 42 million sequences) needs the memory of one block of lines; a resumed run reads the
-same sequences.
+Memory does not grow with the number of sequences (UniRef50 has 42 million).
 """
 
 import logging
@@ -22,28 +21,28 @@ from dplm2.core.text import some
 from dplm2.language.vocabulary import Vocabulary
 
 _COLUMN = "sequence"
-_ROWS_AT_ONCE = 8192
+_ROWS_PER_BATCH = 8192
 _META, _IDS, _ENDS, _LENGTHS = "sequences.json", "ids.bin", "ends.bin", "lengths.bin"
 _FORMAT = 3
 _log = logging.getLogger(__name__)
 
 
 def digests_of(paths: Sequence[str | os.PathLike], state: str | os.PathLike) -> dict[str, str]:
-    """SHA-256 of each file of sequences, recorded in the state folder.
+    """SHA-256 of each sequence file, cached in the state folder.
 
     Raises
     ------
     DPLM2Error
-        If one cannot be read.
+        If a file cannot be read.
     """
     try:
         return {str(path): hash_of(path, state) for path in paths}
     except OSError as error:
-        raise DPLM2Error(f"{error.filename}: cannot be read as a file of sequences ({error.strerror})") from error
+        raise DPLM2Error(f"{error.filename}: cannot be read as a sequence file ({error.strerror})") from error
 
 
 def read_sequences(path: str | os.PathLike) -> Iterator[str]:
-    """Yield the sequences of a FASTA or Parquet file (column ``sequence``) by the rules of `dplm2.core.fasta`.
+    """Yield the sequences of a FASTA or Parquet file (column ``sequence``), cleaned as in `dplm2.core.fasta`.
 
     Raises
     ------
@@ -52,7 +51,7 @@ def read_sequences(path: str | os.PathLike) -> Iterator[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise DPLM2Error(f"{path}: no such file of sequences")
+        raise DPLM2Error(f"{path}: no such sequence file")
     if path.suffix == ".parquet":
         yield from _of_parquet(path)
     else:
@@ -80,12 +79,12 @@ def _column(path: Path) -> Iterator[str | None]:
     names = parquet.read_schema(path).names
     if _COLUMN not in names:
         raise DPLM2Error(f"{path}: no column {_COLUMN!r}; it has {some(names)}")
-    for batch in parquet.read_batches(path, [_COLUMN], _ROWS_AT_ONCE):
+    for batch in parquet.read_batches(path, [_COLUMN], _ROWS_PER_BATCH):
         yield from batch.column(0).to_pylist()
 
 
 class SequenceStore:
-    """Sequences as one byte a residue and where each ends; on disk and memory-mapped, or in memory.
+    """Sequences as one byte per residue, with the end of each; memory-mapped from disk, or in memory.
 
     Attributes
     ----------
@@ -102,7 +101,7 @@ class SequenceStore:
     def of(cls, sequences: Sequence[str], names: Sequence[str] | None = None) -> "SequenceStore":
         """A store in memory."""
         if not sequences:
-            raise DPLM2Error("there is no sequence to train on")
+            raise DPLM2Error("there are no sequences to train on")
         lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
         ids = Vocabulary().encode_sequence("".join(sequences)).astype(np.uint8)
         names = SequenceNames([("", len(sequences))]) if names is None else names
@@ -117,24 +116,24 @@ class SequenceStore:
 
     @classmethod
     def build(cls, sources: Sequence[str | os.PathLike], folder: str | os.PathLike) -> "SequenceStore":
-        """Open the store of these files in ``folder``; made if it is not there or of other files.
+        """Open the store of these files in ``folder``, building it if it is missing or of other files.
 
-        Of several processes one makes it and the others wait.
+        If several processes do so, one builds it and the others wait.
 
         Raises
         ------
         DPLM2Error
-            If a file cannot be read, a letter is not in the vocabulary, or there is no sequence at all.
+            If a file cannot be read, a letter is not in the vocabulary, or there are no sequences.
         """
         folder = Path(folder)
         stats = [(str(Path(p).resolve()), Path(p).stat()) for p in sources if Path(p).is_file()]
-        made_of = {"format": _FORMAT, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
+        contents = {"format": _FORMAT, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
         artifacts.make_folder(folder)
         meta = folder / _META
         with locked(folder / "lock"):
-            if not (meta.is_file() and artifacts.read_json(meta).items() >= made_of.items()):
+            if not (meta.is_file() and artifacts.read_json(meta).items() >= contents.items()):
                 meta.unlink(missing_ok=True)
-                artifacts.write_json(meta, {**made_of, "counts": cls._write(sources, folder)})
+                artifacts.write_json(meta, {**contents, "counts": cls._write(sources, folder)})
         return cls.open(folder)
 
     @staticmethod
@@ -168,12 +167,12 @@ class SequenceStore:
 
 
 class SequenceNames(Sequence):
-    """Names of sequences by file and number, made when asked for: there may be many millions.
+    """Names of sequences by file and number, generated on demand, since there may be millions.
 
     Parameters
     ----------
     counts
-        The files in order, and how many sequences each has.
+        The files in order, with their numbers of sequences.
     """
 
     def __init__(self, counts: Sequence[tuple[str, int]]) -> None:

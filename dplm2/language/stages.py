@@ -44,7 +44,7 @@ def warm_up(
     Parameters
     ----------
     tokens
-        Folders of tokens: the sequence stage is trained on their sequences unless files are given.
+        Folders of tokens; the sequence stage trains on their sequences unless the settings name sequence files.
     tokenizer
         Folder of the model's structure tokenizer.
     out
@@ -52,18 +52,18 @@ def warm_up(
     state
         Folder of resumable training state.
     settings
-        The model.
+        Settings of the model.
     selections
         ``selection.parquet`` of the datasets.
     seed
-        Of every random choice.
+        Seed of all random choices.
     device
-        ``cpu``, ``cuda`` or ``mps``: where the sequence stage runs.
+        Device of the sequence stage: ``cpu``, ``cuda`` or ``mps``.
 
     Raises
     ------
     DPLM2Error
-        If the tokens are not of this tokenizer, or the source cannot be used.
+        If the tokens are from another tokenizer, or the source cannot be used.
     """
     warmup.check_network(settings.warmup.source, settings.network)
     table = read_tokens(list(tokens), selections=list(selections) or None)
@@ -185,12 +185,12 @@ def train(
     initial
         Folder written by `warm_up`, or a trained model to continue from.
     tokens, out, state, settings, selections, seed, device
-        As of `warm_up`.
+        See `warm_up`.
 
     Raises
     ------
     DPLM2Error
-        If the tokens are not of the tokenizer that the model names, or no chain is left.
+        If the tokens are not from the model's tokenizer, or there are no training chains.
     """
     table = read_tokens(list(tokens), selections=list(selections) or None)
     made_by, _ = tokenizer_of(table)
@@ -208,7 +208,7 @@ def train(
         if len(part)
     }
     if "train" not in chains:
-        raise DPLM2Error("none of the tokenized chains is of the split train")
+        raise DPLM2Error("no tokenized chain is in the split train")
     freeze_unread(network)
     if settings.lora.enabled:
         lora.add(network.model, settings.lora, seed)
@@ -237,13 +237,13 @@ def train(
 
 
 def tokenizer_of(table: pa.Table) -> tuple[str, int]:
-    """Fingerprint and codebook size of the tokenizer that made a table of tokens."""
+    """Fingerprint and codebook size of the tokenizer from which a table of tokens comes."""
     metadata = table.schema.metadata
     return metadata[b"tokenizer_fingerprint"].decode(), int(metadata[b"codebook_size"])
 
 
 def splits_of(table: pa.Table) -> dict[str, pa.Table]:
-    """Training and validation chains of a table of tokens; chains without any split are training chains."""
+    """Training and validation chains of a table of tokens; all are training chains if none has a split."""
     names = table["split"].to_pylist()
     unsplit = all(name is None for name in names)
     return {
@@ -253,18 +253,18 @@ def splits_of(table: pa.Table) -> dict[str, pa.Table]:
 
 
 def freeze_unread(network: MultimodalEsm) -> None:
-    """Freeze the weights that no output depends on: ESM-2's contact head."""
+    """Freeze the weights that do not affect any output: ESM-2's contact head."""
     network.model.esm.contact_head.requires_grad_(False)
 
 
 def _inputs(tokens: Sequence[Path], selections: Sequence[Path], made_by: str) -> dict[str, str]:
-    # Numbered, not by path: moving the results must not discard training progress.
+    # Numbered rather than by path: moving the results must not discard training progress.
     files = [*parts_of([Path(source) for source in tokens], "tokens", selections), *selections]
     return {"tokenizer": made_by, **{f"{i}:{Path(f).name}": sha256_of_file(f) for i, f in enumerate(files)}}
 
 
 def _source_files(source: str, state: Path) -> dict[str, str]:
-    """The weights that a warm-up starts from, where they are at hand; what a hub id names does not change."""
+    """Digests of the source's weights if they are local files; those of a hub id do not change."""
     path = Path(source)
     files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
     return {} if source == SCRATCH else {_SOURCE + file.name: hash_of(file, state) for file in files}
@@ -277,7 +277,7 @@ def _resolved(settings: ModelSettings, *names: str) -> dict[str, Any]:
 def _outcome(result: FitResult | None) -> dict[str, Any]:
     if result is None:
         return {}
-    kept = {name: getattr(result, name) for name in ("steps", "epochs", "tokens", "resumed_from", "figures")}
+    outcome = {name: getattr(result, name) for name in ("steps", "epochs", "tokens", "resumed_from", "figures")}
     with contextlib.suppress(ZeroDivisionError):
-        kept["tokens_per_second"] = round(result.tokens / result.seconds, 1)
-    return kept
+        outcome["tokens_per_second"] = round(result.tokens / result.seconds, 1)
+    return outcome

@@ -1,4 +1,4 @@
-"""Tasks of the training loop: the multimodal stage on tokenized chains, the sequence stage on sequences alone.
+"""Tasks of the training loop: the multimodal stage on tokenized chains, the sequence stage on sequences.
 
 Shapes: B batch, T tokens.
 """
@@ -17,7 +17,7 @@ from dplm2.language.sequences import SequenceStore
 from dplm2.settings.model import DiffusionSettings
 
 _VALIDATION_SEED = 20241017
-_SEQUENCES_VALIDATED = 256
+_VALIDATION_SEQUENCES = 256
 
 
 class MultimodalTask:
@@ -30,11 +30,11 @@ class MultimodalTask:
     chains
         Training chains.
     validation
-        Chains to validate on; None: the first of the training chains.
+        Validation chains; None: the first training chains.
     settings
-        The objective.
+        Settings of the objective.
     compiled
-        Whether it will be trained compiled; only told before the first step.
+        Whether the network will be compiled; only for `describe`.
     """
 
     def __init__(
@@ -71,22 +71,22 @@ class MultimodalTask:
 
 
 class SequenceTask:
-    """The sequence stage: absorbing diffusion on sequences alone, as the predecessor DPLM was trained.
+    """The sequence stage: absorbing diffusion on sequences, as in DPLM (Wang et al. 2024).
 
     Parameters
     ----------
     network
-        The network to train; its structure tokens, if it has any, are not touched.
+        The network to train; any structure tokens do not change.
     store
         Training sequences.
     validation
-        Ids (L,) of sequences to validate on; None: the first of the training sequences.
+        Ids (L,) of validation sequences; None: the first training sequences.
     settings
-        The objective.
+        Settings of the objective.
     clusters
-        Cluster of each training sequence; None if not known.
+        Cluster of each training sequence; None if unknown.
     compiled
-        Whether it will be trained compiled; only told before the first step.
+        Whether the network will be compiled; only for `describe`.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class SequenceTask:
         self.ids = store.names
         self.costs = store.lengths + np.int32(layout.EDGES)
         np.minimum(self.costs, settings.max_length + layout.EDGES, out=self.costs)
-        self._validation = validation or [store[i] for i in range(min(len(store), _SEQUENCES_VALIDATED))]
+        self._validation = validation or [store[i] for i in range(min(len(store), _VALIDATION_SEQUENCES))]
 
     def collate(self, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]:
         """A noised batch; every random choice comes from ``generator``."""
@@ -125,11 +125,11 @@ class SequenceTask:
         if time_B is not None:
             times = dict.fromkeys(times, time_B)
         batch = diffusion.add_noise(vocabulary, target_ids_BT, tasks_B, times, self.settings, generator).batch()
-        del batch["single_modality"]  # there is no other track to hide
+        del batch["single_modality"]  # there is only one track
         return batch
 
     def validate(self, module: torch.nn.Module) -> dict[str, float]:
-        """Cross-entropy (nats) of masked residues at times spread evenly."""
+        """Cross-entropy (nats) of masked residues at evenly spread times."""
         generator = torch.Generator().manual_seed(_VALIDATION_SEED)
         tally = likelihood.Tally()
         with self.module.measuring(), torch.no_grad():
@@ -152,10 +152,10 @@ class SequenceTask:
 
 
 def _described(network: MultimodalEsm, batch: dict[str, Tensor], compiled: bool) -> dict[str, str]:
-    in_fixed_shapes = compiled and network.device.type == "cpu" and network.packing is None
-    packs = network.packs and not in_fixed_shapes
+    static_shapes = compiled and network.device.type == "cpu" and network.packing is None
+    packs = network.packs and not static_shapes
     return {
-        "attention": f"{attention.NAME}: each sample by itself, without padding"
+        "attention": f"{attention.NAME}: each sample separately, without padding"
         if packs
         else "scaled_dot_product_attention with a mask",
         "a noised input": "\n" + likelihood.written_out(network.vocabulary, batch["input_ids"][0]),

@@ -1,7 +1,7 @@
 """Selection of the positions that remain masked after a step: the least certain ones.
 
-The sampler of reparameterised discrete diffusion (RDM) as DPLM-2 uses it: after every step the k positions with the
-lowest scores are masked, whether they were decoded before or not; k falls to 0 over the steps. Paper section 3.2.
+The sampler of reparameterised discrete diffusion (RDM) as in DPLM-2: after every step the k positions with the lowest
+scores are masked, whether or not they were decoded before; k decreases to 0 over the steps. Paper section 3.2.
 
 Shapes: B samples, L positions of one track.
 """
@@ -15,8 +15,8 @@ from dplm2.language.filtering import gumbel
 def lowest(scores_BL: Tensor, candidates_BL: Tensor, count_B: Tensor) -> Tensor:
     """True at the ``count_B`` candidates of each row with the lowest scores.
 
-    As in the authors' program the comparison with the first score that is not chosen is strict, so that fewer are
-    chosen when scores are equal there.
+    As in the authors' program, scores must be strictly below the lowest score not selected: fewer positions are
+    selected if scores are tied there.
     """
     ranked_BL = scores_BL.masked_fill(~candidates_BL, torch.inf)
     padded_BL = torch.nn.functional.pad(ranked_BL.sort(-1).values, (0, 1), value=torch.inf)
@@ -24,5 +24,5 @@ def lowest(scores_BL: Tensor, candidates_BL: Tensor, count_B: Tensor) -> Tensor:
 
 
 def noised_scores(scores_BL: Tensor, scale_B: Tensor, uniform_BL: Tensor) -> Tensor:
-    """Scores plus Gumbel noise of the scale of each row."""
+    """Scores plus Gumbel noise of scale ``scale_B[b]`` in row b."""
     return scores_BL + scale_B[:, None] * gumbel(uniform_BL)

@@ -1,7 +1,7 @@
 """The joint vocabulary of amino acids and structure tokens.
 
-Ids (for the paper's codebook of 8192): 0..32 are ESM-2's 33 ids, so that the rows of a pre-trained sequence model keep
-their places; 33..35 the special tokens of the structure track; 36.. the codes; the last id masks structure.
+Ids: 0..32 are ESM-2's, so that the rows of a pre-trained sequence model keep their indices; 33..35 are the special
+tokens of the structure track; the structure codes start at 36; the last id masks structure.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from dplm2.core.errors import DPLM2Error
 
 Track = Literal["structure", "sequence"]
 TRACKS: tuple[Track, Track] = ("structure", "sequence")
-"""Both tracks, in the order in which a sample holds them."""
+"""Both tracks, in their order within a sample."""
 
 AMINO_ACIDS = "LAGVSERTIDPKQNFYMHWC"
 """The 20 amino acids in the order of their ids (4 to 23)."""
@@ -56,7 +56,7 @@ class Vocabulary:
 
     @classmethod
     def of_size(cls, size: int) -> "Vocabulary":
-        """The vocabulary with ``size`` ids in all."""
+        """The vocabulary with ``size`` ids in total."""
         return cls(size - cls.first_code - 1)
 
     @property
@@ -77,19 +77,19 @@ class Vocabulary:
         return self.mask_structure if track == "structure" else self.mask_sequence
 
     def cls(self, track: Track) -> int:
-        """Id that begins a track."""
+        """Id of the begin token of a track."""
         return self.cls_structure if track == "structure" else self.cls_sequence
 
     def eos(self, track: Track) -> int:
-        """Id that ends a track."""
+        """Id of the end token of a track."""
         return self.eos_structure if track == "structure" else self.eos_sequence
 
     def unknown(self, track: Track) -> int:
-        """Id of a residue that is there but not known: X, or ``<unk_struct>``."""
+        """Id of a residue that is present but unknown: X, or ``<unk_struct>``."""
         return self.unknown_structure if track == "structure" else self.unknown_residue
 
     def classes(self, track: Track) -> range:
-        """Ids that belong to a track: its rows of the output layer (for the structure track, its specials included)."""
+        """Ids of a track, hence its rows of the output layer, including special tokens."""
         return range(self.cls_structure, self.size) if track == "structure" else range(self.cls_structure)
 
     def generated(self, track: Track) -> range:
@@ -100,23 +100,23 @@ class Vocabulary:
 
     @property
     def edges(self) -> tuple[int, ...]:
-        """Ids that are neither noised nor predicted: padding and the beginning and end of each track."""
+        """Ids that are neither noised nor predicted: padding, and the begin and end tokens of both tracks."""
         return (self.cls_sequence, self.pad, self.eos_sequence, self.cls_structure, self.eos_structure)
 
     def is_edge(self, ids):
-        """True where an id (array or tensor of any shape) is padding or the beginning or end of a track."""
+        """True where an id (array or tensor of any shape) is padding, or a begin or end token."""
         result = ids == self.pad
         for edge in self.edges:
             result = result | (ids == edge)
         return result
 
     def is_sequence(self, ids):
-        """True where an id (array or tensor) is of the sequence track or padding, which both tracks share."""
+        """True where an id (array or tensor) belongs to the sequence track or is padding, which both tracks share."""
         return ids < self.cls_structure
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """Text of each id, in order."""
+        """Token text of each id, in order."""
         return (
             *("<cls_aa>", "<pad>", "<eos_aa>", "<unk_aa>"),
             *AMINO_ACIDS,
@@ -135,7 +135,7 @@ class Vocabulary:
         return ids
 
     def encode_sequence(self, sequence: str) -> np.ndarray:
-        """Ids (L,) int64 of a sequence in one-letter code, without its beginning and end.
+        """Ids (L,) int64 of a sequence in one-letter code, without begin and end tokens.
 
         Raises
         ------
@@ -150,7 +150,7 @@ class Vocabulary:
         return ids
 
     def decode_sequence(self, ids) -> str:
-        """One-letter code of ids (L,) of the sequence track; whatever is not a letter of it becomes X."""
+        """One-letter code of ids (L,) of the sequence track; ids without a letter become X."""
         letters = self._letters[np.minimum(np.asarray(ids, dtype=np.int64), self.mask_sequence)]
         return letters.tobytes().decode("ascii")
 
@@ -162,7 +162,7 @@ class Vocabulary:
         return letters
 
     def encode_structure(self, structure_tokens) -> np.ndarray:
-        """Ids (L,) int64 of structure tokens (L,), without beginning and end.
+        """Ids (L,) int64 of structure tokens (L,), without begin and end tokens.
 
         Raises
         ------
@@ -173,7 +173,7 @@ class Vocabulary:
         if codes.size and not (codes.min() >= 0 and codes.max() < self.codebook_size):
             raise DPLM2Error(
                 f"structure token {codes.max() if codes.max() >= self.codebook_size else codes.min()} is not in the "
-                f"codebook (0..{self.codebook_size - 1}); the tokens are of another tokenizer"
+                f"codebook (0..{self.codebook_size - 1}); the tokens are from another tokenizer"
             )
         return codes + self.first_code
 
@@ -183,11 +183,11 @@ class Vocabulary:
         Raises
         ------
         DPLM2Error
-            If an id is not that of a code.
+            If an id is not a structure code.
         """
         codes = np.asarray(ids, dtype=np.int64) - self.first_code
         if codes.size and not (codes.min() >= 0 and codes.max() < self.codebook_size):
             raise DPLM2Error(
-                f"id {int(codes.min()) + self.first_code} is no structure code: masks must be filled first"
+                f"id {int(codes.min()) + self.first_code} is not a structure code: masks must be filled first"
             )
         return codes.astype(np.uint16)

@@ -1,4 +1,4 @@
-"""The start of a multimodal model: a sequence model's network with the structure tokens added. Paper section 3.1."""
+"""Initialization of a multimodal model: structure tokens are added to a sequence model. Paper section 3.1."""
 
 import math
 import os
@@ -39,48 +39,48 @@ _FAIR_ESM_LAYER_PARTS = {
 }
 # ESM-2's scaling of unmasked input: 1 - 0.15 * 0.8.
 _SCALE_WITHOUT_MASKS = 0.88
-# Where heads look that start near, one after the other through all layers, and how far above distant residues.
+# Initial offsets of local attention, assigned to the heads of all layers in turn, and the logit's margin there.
 _OFFSETS = (0, -1, 1, -2, 2, -4, 4, -3, 3)
-_ADVANTAGE = 8.0
-_SLOWEST_TURN = 0.125  # radians per residue; slower rotary channels do not tell neighbours apart
+_LOGIT_MARGIN = 8.0
+_MIN_FREQUENCY = 0.125  # radians per residue; slower rotary channels hardly differ between neighbours
 
 
 def random_model(settings: NetworkSettings, seed: int) -> EsmForMaskedLM:
     """A sequence model with random weights."""
     config = esm_config(SEQUENCE_IDS, settings.hidden_size, settings.layers, settings.heads, settings.intermediate_size)
-    # Xavier's spread for square matrices; the library's 0.02 suits widths of a thousand and more.
+    # Xavier initialization of square matrices; transformers' 0.02 suits widths of a thousand and more.
     config.initializer_range = settings.hidden_size**-0.5
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = EsmForMaskedLM(config)
     if settings.attention == "near":
-        _start_near(model)
+        _initialize_local_attention(model)
     return model
 
 
 @torch.no_grad()
-def _start_near(model: EsmForMaskedLM) -> None:
-    """Let every head begin by looking at one place nearby, in both tracks alike; weights learn freely from there.
+def _initialize_local_attention(model: EsmForMaskedLM) -> None:
+    """Initialize every head to attend to one nearby offset, in both tracks; all weights remain trainable.
 
-    Rotary positions turn the channels j of a query and a key by ``t_j`` per residue. With a bias of length b on some
-    channels of both, that of the query turned by ``offset * t_j``, the logit at distance d gets
-    ``b^2 / sqrt(width) * sum_j cos((d - offset) t_j)``: highest at the offset.
+    Rotary positions rotate channel pair j of a query and a key by ``f_j`` per residue. With a bias of norm b on some
+    pairs of both, that of the query rotated by ``offset * f_j``, the logit at distance d gains
+    ``b^2 / sqrt(width) * sum_j cos((d - offset) f_j)``, which is highest at the offset.
     """
     width, heads = model.config.hidden_size // model.config.num_attention_heads, model.config.num_attention_heads
-    turns = 10000.0 ** (-torch.arange(0, width, 2) / width)
-    turns = turns[turns >= _SLOWEST_TURN]
-    length = math.sqrt(_ADVANTAGE * math.sqrt(width) / len(turns))
-    first = torch.arange(len(turns))
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    frequencies = frequencies[frequencies >= _MIN_FREQUENCY]
+    norm = math.sqrt(_LOGIT_MARGIN * math.sqrt(width) / len(frequencies))
+    first = torch.arange(len(frequencies))
     for number, layer in enumerate(model.esm.encoder.layer):
         query, key = (part.bias.view(heads, width) for part in (layer.attention.self.query, layer.attention.self.key))
         for head in range(heads):
-            angles = turns * _OFFSETS[(number * heads + head) % len(_OFFSETS)]
-            key[head, first] = length
-            query[head, first], query[head, first + width // 2] = length * angles.cos(), length * angles.sin()
+            angles = frequencies * _OFFSETS[(number * heads + head) % len(_OFFSETS)]
+            key[head, first] = norm
+            query[head, first], query[head, first + width // 2] = norm * angles.cos(), norm * angles.sin()
 
 
 def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
-    """Open what ``warmup.source`` names, other than scratch.
+    """Open the model that ``warmup.source`` names (other than ``scratch``).
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
     Returns
     -------
     EsmForMaskedLM or MultimodalEsm
-        The latter if it is a multimodal model of this package.
+        The latter for a multimodal model of this package.
 
     Raises
     ------
     DPLM2Error
-        If it is none of these.
+        If the source is none of these.
     """
     if source.endswith(".pt"):
         return _from_fair_esm(read_pickled(source), source)
@@ -142,23 +142,23 @@ def _from_fair_esm(content: dict, source: str) -> EsmForMaskedLM:
     except (KeyError, TypeError, AttributeError) as error:
         raise DPLM2Error(f"{source}: not an ESM-2 checkpoint of fair-esm (no {error})") from error
     if _fair_esm_tokens()[4:-1] != Vocabulary().tokens[4 : SEQUENCE_IDS - 1]:
-        raise DPLM2Error("the installed fair-esm has another alphabet than ESM-2's 33 ids")
+        raise DPLM2Error("the alphabet of the installed fair-esm is not ESM-2's with 33 ids")
     config = esm_config(SEQUENCE_IDS, *sizes, 4 * sizes[0])
     config.token_dropout = bool(described.token_dropout)
     model = EsmForMaskedLM(config)
     renamed = {new: value for name, value in weights.items() if (new := _fair_esm_name(name)) is not None}
     renamed.setdefault("lm_head.decoder.weight", renamed["esm.embeddings.word_embeddings.weight"].clone())
-    left_over = model.load_state_dict({name: value.float() for name, value in renamed.items()}, strict=False)
-    missing = [name for name in left_over.missing_keys if "contact_head" not in name and "inv_freq" not in name]
-    if missing or left_over.unexpected_keys:
+    mismatched = model.load_state_dict({name: value.float() for name, value in renamed.items()}, strict=False)
+    missing = [name for name in mismatched.missing_keys if "contact_head" not in name and "inv_freq" not in name]
+    if missing or mismatched.unexpected_keys:
         raise DPLM2Error(
-            f"{source}: weights do not fit ESM-2 (missing {missing[:5]}, unknown {left_over.unexpected_keys[:5]})"
+            f"{source}: weights do not fit ESM-2 (missing {missing[:5]}, unknown {mismatched.unexpected_keys[:5]})"
         )
     return model
 
 
 def _fair_esm_tokens() -> tuple[str, ...]:
-    """ESM-2's tokens in the order of their ids, as fair-esm has them."""
+    """ESM-2's tokens in the order of their ids, from fair-esm."""
     try:
         from esm.data import Alphabet
     except ImportError as error:
@@ -170,7 +170,7 @@ def _fair_esm_tokens() -> tuple[str, ...]:
 
 
 def _fair_esm_name(name: str) -> str | None:
-    """transformers' name of a weight; None for what is computed there (rotary frequencies)."""
+    """transformers' name of a weight; None for rotary frequencies, which transformers computes."""
     name = re.sub(r"^encoder\.(sentence_encoder\.)?", "", name)
     if name.endswith("rot_emb.inv_freq"):
         return None
@@ -187,7 +187,7 @@ def _fair_esm_name(name: str) -> str | None:
 
 
 def resolve_scaling(model: EsmForMaskedLM, scaling: str) -> str:
-    """What ``embedding_scaling: auto`` means for a source: ESM-2's own scaling where the source has it."""
+    """Resolve ``embedding_scaling: auto``: ESM-2's scaling if the source has it, otherwise none."""
     if scaling != "auto":
         return scaling
     return "once" if model.config.token_dropout else "none"
@@ -195,10 +195,10 @@ def resolve_scaling(model: EsmForMaskedLM, scaling: str) -> str:
 
 @torch.no_grad()
 def prepare(model: EsmForMaskedLM, scaling: str, dropout: float) -> None:
-    """Make a sequence model ready to be wrapped, in place: head untied, scaling and dropout as configured.
+    """Prepare a sequence model for `MultimodalEsm` in place: untie the output layer, set scaling and dropout.
 
-    Without scaling (``none``), the 0.88 with which a source with scaling multiplies unmasked input goes into the
-    embeddings, and masks begin as the zeros that they are there: unmasked sequences give the source's logits.
+    Without scaling (``none``), a source's scale of unmasked input (0.88) is folded into its embeddings, and that of
+    the mask, which it zeroes, is set to 0: unmasked sequences have the source's logits.
     """
     config, table = model.config, model.esm.embeddings.word_embeddings
     head = model.lm_head.decoder
@@ -208,7 +208,7 @@ def prepare(model: EsmForMaskedLM, scaling: str, dropout: float) -> None:
         table.weight.mul_(_SCALE_WITHOUT_MASKS)
         table.weight[Vocabulary.mask_sequence] = 0.0
     config.tie_word_embeddings = False
-    # transformers' own scaling knows nothing of two tracks; the wrapper does it.
+    # transformers' scaling does not support two tracks; `MultimodalEsm` scales instead.
     config.token_dropout = model.esm.embeddings.token_dropout = False
     set_dropout(model, dropout)
 
@@ -229,19 +229,19 @@ def add_structure_tokens(
     head: str = heads.DEFAULT,
     layout: Sequence[int] = (),
 ) -> heads.StructureHead:
-    """Give a sequence model the structure track; the model changes in place where the head lives in its tables.
+    """Add the structure track to a sequence model; the tables of the model are extended in place if the head needs it.
 
     Parameters
     ----------
     model
-        A network of 33 ids.
+        A network with 33 ids.
     vocabulary
-        The ids that it is to have.
+        Vocabulary with structure tokens.
     seed
-        Of what is drawn.
+        Seed of the new weights.
     code_values_CV
-        The values that each code stands for. If given, what belongs to near codes begins alike, so that what is learnt
-        of a code holds for its neighbours from the first step.
+        Quantized values of each code. If given, codes with similar values have similar initial weights, so that
+        training on a code also improves its neighbours from the first step.
     head
         Name of the structure head.
     layout
@@ -250,26 +250,26 @@ def add_structure_tokens(
     Returns
     -------
     StructureHead
-        The head, its weights drawn as `StructureHead.start` says.
+        The head, initialized by `StructureHead.start`.
     """
-    made = heads.make(head, vocabulary, model.config.hidden_size, layout)
-    made.start(model, seed, code_values_CV)
-    return made
+    structure_head = heads.make(head, vocabulary, model.config.hidden_size, layout)
+    structure_head.start(model, seed, code_values_CV)
+    return structure_head
 
 
 def relative_to(folder: str | os.PathLike, target: str | os.PathLike) -> str:
-    """Path of ``target`` as seen from ``folder``: so a results folder can be moved as a whole; a hub id as it is."""
+    """Path of ``target`` relative to ``folder``, so that a results folder can be moved; hub ids are unchanged."""
     return str(target) if is_hub_id(target) else os.path.relpath(Path(target).resolve(), Path(folder).resolve())
 
 
 def check_network(source: str, network: NetworkSettings | None) -> None:
-    """Refuse a size where it has no effect, and its absence where it is needed.
+    """Check that a network size is given if, and only if, the source is ``scratch``.
 
     Raises
     ------
     ConfigError
-        Says which.
+        If it has no effect, or is missing.
     """
     if (source == "scratch") != (network is not None):
-        need = "needs" if source == "scratch" else "brings its own network and takes no"
-        raise ConfigError(f"network: warmup.source {source} {need} `network`")
+        rule = "requires" if source == "scratch" else "determines the network and takes no"
+        raise ConfigError(f"network: warmup.source {source} {rule} `network`")

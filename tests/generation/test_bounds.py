@@ -60,7 +60,7 @@ def test_estimates_are_below_what_samples_take():
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(rows) == samples
-    assert 0.5 * taken < bounds.BYTES_OF_RESIDUE * length * samples < 2 * taken
+    assert 0.5 * taken < bounds.BYTES_PER_RESIDUE * length * samples < 2 * taken
 
 
 def test_ordinary_work_is_not_refused(model):

@@ -49,7 +49,7 @@ def test_single_chains_of_a_file(complex_file):
     assert by_name(read_targets([complex_file])) == {f"complex_{name}": text for name, text in SEQUENCES.items()}
     assert by_name(read_targets([f"{complex_file}:B"])) == {"complex_B": SEQUENCES["B"]}
     assert list(by_name(read_targets([f"{complex_file}:C,A"]))) == ["complex_A", "complex_C"]
-    with pytest.raises(DPLM2Error, match="no protein chain 'X'; there: A, B, C"):
+    with pytest.raises(DPLM2Error, match="no protein chain 'X'; available: A, B, C"):
         read_targets([f"{complex_file}:X"])
     with pytest.raises(DPLM2Error, match="no such file"):
         read_targets([f"{complex_file}x:A"])
@@ -64,7 +64,7 @@ def test_a_file_whose_name_has_a_colon_is_itself(complex_file):
 
 def test_chains_are_chosen_of_structures_alone(tmp_path):
     (tmp_path / "p.fasta").write_text(">p\nMKT\n")
-    with pytest.raises(DPLM2Error, match="chains are chosen of a structure, not of a FASTA file"):
+    with pytest.raises(DPLM2Error, match="chains can be selected from a structure, not from a FASTA file"):
         read_targets([f"{tmp_path / 'p.fasta'}:A"])
 
 
@@ -85,7 +85,7 @@ def test_a_folder_is_searched_at_every_depth_and_what_is_foreign_is_listed(compl
     assert set(targets) == {f"{name}_{chain}" for name in ("first", "second") for chain in "ABC"} | {"written"}
     assert targets["second_C"] == SEQUENCES["C"]
     said = caplog.text
-    assert "3 files left out" in said and "broken.pdb" in said and "picture" in said
+    assert "3 files skipped" in said and "broken.pdb" in said and "picture" in said
     assert "more.tar.gz:inside/bad.pdb" in said and "readme.md" not in said and ".hidden" not in said
     with pytest.raises(DPLM2Error, match="broken.pdb"):  # named outright, it has to be a structure
         read_targets([folder / "broken.pdb"])

@@ -136,7 +136,7 @@ def test_likelihood_does_not_depend_on_batches(small_network, monkeypatch):
 
 def test_likelihood_of_many_chains_says_where_it_stands(small_network, monkeypatch, capsys):
     monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
-    monkeypatch.setattr(likelihood, "_TOKENS_AT_ONCE", 200)
+    monkeypatch.setattr(likelihood, "_TOKENS_PER_BATCH", 200)
     chains = TokenizedChains(random_table([60, 45, 80, 30]), VOCABULARY, DiffusionSettings.make())
     silent = likelihood.masked_cross_entropies(small_network, chains)
     assert capsys.readouterr().err == ""

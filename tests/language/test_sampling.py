@@ -313,7 +313,7 @@ def test_a_sample_does_not_depend_on_its_batch(network):
 def test_the_size_of_slices_of_logits_does_not_matter(network, monkeypatch):
     settings = SamplerSettings.of("gumbel_argmax@0.8", "stochastic")
     whole = sample(network, [unknown(str(n), n) for n in (5, 9)], settings, seed=0)
-    monkeypatch.setattr("dplm2.language.denoising._LOGITS_AT_ONCE_CPU", 60)
+    monkeypatch.setattr("dplm2.language.denoising._LOGITS_PER_SLICE_CPU", 60)
     assert tokens_of(sample(network, [unknown(str(n), n) for n in (5, 9)], settings, seed=0)) == tokens_of(whole)
 
 
@@ -383,7 +383,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(network):
 
 
 def test_logits_of_all_positions_never_exist_at_once(network, monkeypatch):
-    monkeypatch.setattr("dplm2.language.denoising._LOGITS_AT_ONCE_CPU", 400)
+    monkeypatch.setattr("dplm2.language.denoising._LOGITS_PER_SLICE_CPU", 400)
     sizes = []
     for name in ("track_logits", "logits"):
         whole = getattr(network, name)
@@ -429,7 +429,7 @@ def test_composition_callback_moves_the_composition_towards_its_target(network):
 
     free, weak, strong = (share_of_lysine(g) for g in (None, composition({"K": 0.4}), composition({"K": 0.4}, 8.0)))
     assert free < 0.1 and free < weak < strong and abs(strong - 0.4) < 0.1
-    with pytest.raises(DPLM2Error, match="'B': 0.1 is not a share"):
+    with pytest.raises(DPLM2Error, match="'B': 0.1 is not a fraction"):
         composition({"B": 0.1})
 
 
@@ -439,7 +439,7 @@ def test_token_bias_forbids_and_favours_structure_tokens(network):
     conditionings = [unknown("a", 20)]
     (result,) = sample(network, conditionings, DEFAULT, seed=0, adjust=token_bias("structure", bias, VOCABULARY))
     assert set(result.tokens["structure"]) == {VOCABULARY.first_code + 3}
-    with pytest.raises(DPLM2Error, match="3 numbers for the 8 tokens"):
+    with pytest.raises(DPLM2Error, match="3 values for the 8 tokens"):
         token_bias("structure", np.zeros(3), VOCABULARY)
 
 

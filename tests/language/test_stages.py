@@ -191,5 +191,5 @@ def test_the_attention_that_is_told_is_the_one_that_is_used(
     training = {"steps": 2, **TRAINING, "warmup_steps": 0, "compile": compiled}
     common = ["--tokens", tokens_folder, "--state", tmp_path / "state", "--config", configuration(training=training)]
     run("model", "train", "--initial", trained / "initial", "--out", tmp_path / "m", *common)
-    told = "scaled_dot_product_attention with a mask" if compiled else "dplm2_segments: each sample by itself"
+    told = "scaled_dot_product_attention with a mask" if compiled else "dplm2_segments: each sample separately"
     assert f"attention: {told}" in capsys.readouterr().err and bool(masked) == compiled

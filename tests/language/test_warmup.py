@@ -255,7 +255,7 @@ def test_what_is_no_sequence_model_is_refused(tmp_path):
 
 
 def test_a_network_size_without_effect_is_refused():
-    with pytest.raises(ConfigError, match="brings its own"):
+    with pytest.raises(ConfigError, match="determines the network"):
         warmup.check_network("folder", SMALLEST)
     with pytest.raises(ConfigError, match="needs"):
         warmup.check_network("scratch", None)

@@ -10,7 +10,7 @@ from dplm2.settings.generation import GenerationSettings
 
 
 def requests(settings: GenerationSettings, vocabulary: Vocabulary, seed: int, given: Given) -> list[Request]:
-    """A sample, or several, for each sequence; structures are read only if some of their residues are fixed."""
+    """Requests for each sequence; structures are read only if some of their residues are fixed."""
     targets = targets_of(settings, given, with_structure=settings.fixed is not None)
     return requests_for(targets, settings, vocabulary, masked)
 

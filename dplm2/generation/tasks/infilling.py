@@ -21,15 +21,15 @@ from dplm2.settings.generation import GenerationSettings
 
 
 def requests(settings: GenerationSettings, vocabulary: Vocabulary, seed: int, given: Given) -> list[Request]:
-    """A sample, or several, for each protein."""
-    made = requests_for(targets_of(settings, given), settings, vocabulary, masked)
+    """Requests for each protein."""
+    requested = requests_for(targets_of(settings, given), settings, vocabulary, masked)
     if not settings.renoise:
-        return made
-    return [noised(request, settings, vocabulary, seed) for request in made]
+        return requested
+    return [noised(request, settings, vocabulary, seed) for request in requested]
 
 
 def masked(settings: GenerationSettings, vocabulary: Vocabulary, target: Target) -> dict[Track, np.ndarray]:
-    """All that is known but the chosen residues; variants lose theirs in `noised`."""
+    """All known tokens except those of the chosen residues; for variants, `noised` masks tokens at random."""
     tokens = known_tokens(target, vocabulary)
     if settings.renoise:
         return tokens
@@ -41,7 +41,7 @@ def masked(settings: GenerationSettings, vocabulary: Vocabulary, target: Target)
 
 
 def noised(request: Request, settings: GenerationSettings, vocabulary: Vocabulary, seed: int) -> Request:
-    """The request with the share ``renoise`` of its open positions masked, and as many of the steps left to run."""
+    """The request with a fraction ``renoise`` of the changeable positions masked, and that fraction of steps to run."""
     conditioning = request.conditioning
     steps = conditioning.steps
     first_step = min(steps - round(settings.renoise * steps), steps - 1)

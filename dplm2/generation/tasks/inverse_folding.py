@@ -10,7 +10,7 @@ from dplm2.settings.generation import GenerationSettings
 
 
 def requests(settings: GenerationSettings, vocabulary: Vocabulary, seed: int, given: Given) -> list[Request]:
-    """A sample, or several, for each structure."""
+    """Requests for each structure."""
     return requests_for(targets_of(settings, given), settings, vocabulary, masked)
 
 
@@ -18,7 +18,7 @@ def masked(settings: GenerationSettings, vocabulary: Vocabulary, target: Target)
     """The structure, and the amino acids of the fixed residues."""
     tokens = known_tokens(target, vocabulary)
     if (tokens["structure"] == vocabulary.mask_structure).all():
-        raise DPLM2Error(f"{target.name}: no structure to find a sequence for")
+        raise DPLM2Error(f"{target.name}: no structure to inverse-fold")
     fixed = parse_residues(settings.fixed, target.length, target.name)
     fixed &= tokens["sequence"] != vocabulary.unknown_residue
     tokens["sequence"][~fixed] = vocabulary.mask_sequence

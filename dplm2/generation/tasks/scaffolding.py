@@ -24,7 +24,7 @@ from dplm2.settings.generation import GenerationSettings
 
 
 def requests(settings: GenerationSettings, vocabulary: Vocabulary, seed: int, given: Given) -> list[Request]:
-    """Samples around motifs; the lengths of spacers are drawn for each sample."""
+    """Requests for each motif; spacer lengths are drawn for each sample."""
     if given.chains or given.targets:
         raise ConfigError("task scaffolding takes motif problems, not chains")
     motifs = read_motifs(settings.problems, settings.references, settings.motif_tokens, given.tokenize)
@@ -47,15 +47,15 @@ def _scaffold(
     vocabulary: Vocabulary,
 ) -> Request:
     tokens = {track: np.full(sum(lengths), vocabulary.mask(track)) for track in known}
-    positions, contig, start, done = [], [], 0, 0
+    positions, contig, start, motif_start = [], [], 0, 0
     for part, length in zip(motif.problem.parts, lengths, strict=True):
         if isinstance(part, Segment):
             for track in known:
                 if part.given in ("both", track):
-                    tokens[track][start : start + length] = known[track][done : done + length]
+                    tokens[track][start : start + length] = known[track][motif_start : motif_start + length]
             positions += range(start, start + length)
             contig.append(str(part))
-            done += length
+            motif_start += length
         else:
             contig.append(str(length))
         start += length
@@ -71,9 +71,9 @@ A problem is a YAML file:
   name: 1PRW
   reference: 1prw.pdb                          # beside the YAML file, or in --references
   contig: 5-20,A16-35,10-25,A52-71,5-20        # 5-20 new residues, residues 16-35 of chain A, ...
-  total_length: [60, 100]                      # if wanted
-RFdiffusion's contigs ([5-20/A16-35/10-25]) are read as well. H52-52A is a range with an insertion code; ranges run over
-all of these. A chain id of several letters is followed by a slash or quoted: heavy/16-35, "A-2"16-35.""",
+  total_length: [60, 100]                      # optional
+RFdiffusion's contigs ([5-20/A16-35/10-25]) are read as well. H52-52A ends with an insertion code; a range includes all
+residues with insertion codes. A longer chain id is followed by a slash or quoted: heavy/16-35, "A-2"16-35.""",
     requests=requests,
     problems="motif problems (YAML)",
     references=True,

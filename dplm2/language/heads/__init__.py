@@ -1,7 +1,7 @@
-"""Structure heads: how structure tokens enter the network and leave it.
+"""Structure heads: embedding and prediction of structure tokens.
 
 A head is one module: the embedding of structure tokens, the logits of all codes, their loss, and the sampler's defaults
-(`dplm2.language.heads.interface`). Nothing else in the package asks which head a model has.
+(`dplm2.language.heads.interface`). The rest of the package does not depend on which head a model has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,9 @@ def make(name: str, vocabulary: Vocabulary, width: int, layout: Sequence[int] | 
     name
         ``codes``, ``bits`` or ``pairs``.
     vocabulary, width
-        Of the network.
+        Vocabulary and width of the network.
     layout
-        Bits of each of the tokenizer's values, for heads that go by them.
+        Bits of each of the tokenizer's values, for heads that depend on them.
 
     Raises
     ------
@@ -38,11 +38,11 @@ def make(name: str, vocabulary: Vocabulary, width: int, layout: Sequence[int] | 
         If there is no such head, or it does not fit the codebook.
     """
     if name not in HEADS:
-        raise DPLM2Error(f"structure_head: {name!r} is not known; there are: {', '.join(HEADS)}")
+        raise DPLM2Error(f"structure_head: {name!r} is unknown; available: {', '.join(HEADS)}")
     return HEADS[name](vocabulary, width, tuple(layout or ()))
 
 
 def of_description(description: Mapping[str, Any], vocabulary: Vocabulary, width: int) -> StructureHead:
-    """The head that `StructureHead.description` describes, without its weights."""
+    """The head with this `StructureHead.description`, without trained weights."""
     name = description.get("structure_head", DEFAULT)
     return make(name, vocabulary, width, description.get("bits_per_value"))

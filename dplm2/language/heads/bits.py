@@ -1,4 +1,4 @@
-"""``bits``: a structure token is its bits, each with a two-way softmax of its own (DPLM-2 Bit, Wang et al. 2025).
+"""``bits``: a structure token as its bits, each with its own two-way softmax (DPLM-2 Bit, Wang et al. 2025).
 
 Bit j of Q is ``(code >> (Q - 1 - j)) & 1``, which is also the sign of the tokenizer's value j. The bits are independent
 given the network's output, so the probability of a code is a product and its loss a sum over bits.
@@ -32,7 +32,7 @@ class Bits(nn.Module):
     Raises
     ------
     DPLM2Error
-        If the number of codes is no power of two.
+        If the number of codes is not a power of two.
     """
 
     name = "bits"
@@ -57,7 +57,9 @@ class Bits(nn.Module):
         super().__init__()
         self.bits = vocabulary.codebook_size.bit_length() - 1
         if vocabulary.codebook_size != 2**self.bits or not self.bits:
-            raise DPLM2Error(f"structure_head bits: {vocabulary.codebook_size} codes are not those of a number of bits")
+            raise DPLM2Error(
+                f"structure_head bits: the number of codes must be a power of two, not {vocabulary.codebook_size}"
+            )
         self.vocabulary, self.classes = vocabulary, vocabulary.generated("structure")
         self.enter = nn.Linear(self.bits, width)
         self.begin, self.end, self.masked = (nn.Parameter(torch.zeros(width)) for _ in range(3))
@@ -68,7 +70,7 @@ class Bits(nn.Module):
         return {"structure_head": self.name}
 
     def embed(self, table: nn.Embedding, ids_BT: Tensor) -> Tensor:
-        """As of the interface. ``<unk_struct>`` is embedded as if all bits were set, as in the authors' program."""
+        """See the interface. ``<unk_struct>`` is embedded as if all bits were set, as in the authors' program."""
         vocabulary = self.vocabulary
         sequence_BT = vocabulary.is_sequence(ids_BT)
         signs_BTQ = indices_to_codes(ids_BT - vocabulary.first_code, self.bits).to(self.enter.weight.dtype)
@@ -84,35 +86,35 @@ class Bits(nn.Module):
         return torch.where(sequence_BT.unsqueeze(-1), table(rows_BT), embeddings_BTD)
 
     def bit_logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits (N, Q, 2) of each bit: not set, set."""
+        """Logits (N, Q, 2) of each bit: unset, set."""
         return self.leave(hidden_ND).unflatten(-1, (self.bits, 2))
 
     def logits(self, lm_head: nn.Module, hidden_ND: Tensor) -> Tensor:
-        """As of the interface: one product with fixed signs, in float32."""
-        odds_NQ = self._odds(hidden_ND)
-        with torch.autocast(odds_NQ.device.type, enabled=False):
-            signs_CQ = indices_to_codes(torch.arange(len(self.classes), device=odds_NQ.device), self.bits)
-            return (odds_NQ / 2) @ signs_CQ.T
+        """See the interface. A product of the bits' log-odds with the codes' signs, in float32."""
+        log_odds_NQ = self._log_odds(hidden_ND)
+        with torch.autocast(log_odds_NQ.device.type, enabled=False):
+            signs_CQ = indices_to_codes(torch.arange(len(self.classes), device=log_odds_NQ.device), self.bits)
+            return (log_odds_NQ / 2) @ signs_CQ.T
 
     def nll(self, lm_head: nn.Module, hidden_ND: Tensor, ids_N: Tensor) -> Tensor:
-        """As of the interface: the sum over bits of each one's cross-entropy, set or not.
+        """See the interface. The sum of the bits' binary cross-entropies.
 
-        The authors' released criterion ignores every target equal to 1, the id of padding, and thereby every set bit;
-        here positions are left out and never values.
+        The authors' released loss ignores every target equal to 1, the id of padding, and thereby every set bit; here
+        padding is ignored by position.
         """
         signs_NQ = indices_to_codes(ids_N - self.classes.start, self.bits)
-        return functional.softplus(-signs_NQ * self._odds(hidden_ND)).sum(-1)
+        return functional.softplus(-signs_NQ * self._log_odds(hidden_ND)).sum(-1)
 
-    def _odds(self, hidden_ND: Tensor) -> Tensor:
-        """Logarithm (N, Q) of each bit's odds to be set, in float32."""
+    def _log_odds(self, hidden_ND: Tensor) -> Tensor:
+        """Log-odds (N, Q) that each bit is set, in float32."""
         unset_NQ, set_NQ = self.bit_logits(hidden_ND).float().unbind(-1)
         return set_NQ - unset_NQ
 
     @torch.no_grad()
     def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
-        """As of the interface, by the distributions that the authors' program draws from."""
+        """See the interface. The distributions are those of the authors' program."""
         if code_values_CV is not None:
-            raise ConfigError(f"warmup.structure_tokens: code has no effect with structure_head {self.name}: leave out")
+            raise ConfigError(f"warmup.structure_tokens: code has no effect with structure_head {self.name}; omit it")
         generator = torch.Generator().manual_seed(seed)
         bound = self.bits**-0.5  # torch's default for a linear layer
         for parameter in (self.enter.weight, self.enter.bias):
@@ -123,9 +125,11 @@ class Bits(nn.Module):
 
     def check(self, settings: DiffusionSettings) -> None:
         if settings.classes == "all":
-            raise ConfigError(f"diffusion.classes: with structure_head {self.name} each track has its own; use track")
+            raise ConfigError(
+                f"diffusion.classes: all: with structure_head {self.name} each track has its own softmax; use track"
+            )
         if settings.unobserved_structure == "unknown":
             raise ConfigError(
-                "diffusion.unobserved_structure: unknown: structure_head bits has no embedding of <unk_struct>, "
-                "which would look like the last code; use mask or learn"
+                "diffusion.unobserved_structure: unknown: structure_head bits embeds <unk_struct> as the last code; "
+                "use mask or learn"
             )

@@ -1,6 +1,6 @@
 """``codes``: a separate row for each structure token, as in the released DPLM-2 (paper section 3.1).
 
-The rows are in the network's own tables, after those of the amino acids, so that the whole is an ``EsmForMaskedLM``.
+The rows are in the network's own tables, after those of the amino acids: the model is an ``EsmForMaskedLM``.
 
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, C classes of the structure track, V
 values of a code.
@@ -25,7 +25,7 @@ class Codes(nn.Module):
 
     name = "codes"
     one_softmax = True
-    # The authors' later recommendation for released index models; the paper's tables use annealing@2.0:1.0.
+    # The authors' later recommendation for the released models; the paper's tables use annealing@2.0:1.0.
     sampling = Sampling("annealing@2.0:0.1", {"structure": 0.95, "sequence": 0.95})
     official = Official("dplm2_esm", "EsmForDPLM2", "released", {})
 
@@ -52,32 +52,32 @@ class Codes(nn.Module):
     def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
         """Add the rows to the network's tables.
 
-        The 33 rows of the sequence model stay. New embeddings are drawn, dimension by dimension, from the normal
-        distribution with the mean and standard deviation of those; new rows of the output head from N(0, 0.02), bias 0.
-        With ``code_values_CV`` mean and spread of the codes' rows are the same, but rows of near codes are alike, so
-        that what is learnt of a code holds for its neighbours from the first step.
+        The 33 rows of the sequence model do not change. New embeddings are drawn, per dimension, from the normal
+        distribution with the mean and standard deviation of these; new rows of the output layer from N(0, 0.02^2), with
+        bias 0. With ``code_values_CV`` rows have the same mean and standard deviation, but those of codes with similar
+        values are similar, so that training on a code also improves its neighbours from the first step.
         """
         vocabulary, generator = self.vocabulary, torch.Generator().manual_seed(seed)
         table, head = model.esm.embeddings.word_embeddings, model.lm_head
         new = vocabulary.size - table.num_embeddings
         width = table.embedding_dim
         mean, spread = table.weight.mean(0), table.weight.std(0)
-        drawn, drawn_of_head = (torch.randn(new, width, generator=generator) for _ in range(2))
+        noise, output_noise = (torch.randn(new, width, generator=generator) for _ in range(2))
         if code_values_CV is not None:
             first = vocabulary.first_code - table.num_embeddings
-            for rows in (drawn, drawn_of_head):
+            for rows in (noise, output_noise):
                 rows[first : first + vocabulary.codebook_size] = smooth_features(code_values_CV, width, generator)
-        rows = mean + spread * drawn
+        rows = mean + spread * noise
         extended = nn.Embedding(vocabulary.size, width, padding_idx=vocabulary.pad, _weight=_stack(table.weight, rows))
         model.esm.embeddings.word_embeddings = extended
         decoder = nn.Linear(width, vocabulary.size, bias=False, device="meta")
-        decoder.weight = nn.Parameter(_stack(head.decoder.weight, NEW_ROW_SPREAD * drawn_of_head))
+        decoder.weight = nn.Parameter(_stack(head.decoder.weight, NEW_ROW_SPREAD * output_noise))
         head.decoder = decoder
         head.bias = nn.Parameter(_stack(head.bias, torch.zeros(new)))
         model.config.vocab_size = vocabulary.size
 
     def check(self, settings: DiffusionSettings) -> None:
-        """Every objective suits this head."""
+        """Do nothing: the head supports every objective."""
 
 
 def _stack(old: Tensor, new: Tensor) -> Tensor:

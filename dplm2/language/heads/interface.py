@@ -16,12 +16,12 @@ from dplm2.settings.model import DiffusionSettings
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampler defaults of the models with a head.
+    """Sampler defaults of models with a head.
 
     Attributes
     ----------
     strategy
-        How tokens are drawn in design tasks, in the notation of `dplm2.language.schedule.Strategy`.
+        Sampling strategy of design tasks, in the notation of `dplm2.language.schedule.Strategy`.
     nucleus
         Probability mass kept before a draw, per track.
     """
@@ -32,20 +32,20 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Official:
-    """How the authors' program stores models with a head.
+    """Format of models with a head in the authors' program.
 
     Attributes
     ----------
     kind
-        ``dplm_type`` in ``config.json``, by which their program picks the class.
+        ``dplm_type`` in ``config.json``, by which their program selects the class.
     architecture
         Name of that class.
     scaling
-        What ``token_dropout: true`` means for such a model (see `MultimodalEsm.embeddings`).
+        Embedding scaling if ``token_dropout`` is true (see `MultimodalEsm.embeddings`).
     names
-        Their name of each weight, or of each module (with a final dot), of the head's own; by ours.
+        The authors' names of the head's weights, or modules (ending with a dot), by our names.
     codes_of
-        The number of codes that weights under our names are for; None for a head without weights of its own.
+        Function from the head's weights (under our names) to the number of codes; None if the head has no weights.
     """
 
     kind: str
@@ -58,17 +58,17 @@ class Official:
 class StructureHead(Protocol):
     """Embedding and output of structure tokens; an ``nn.Module`` with the head's own weights.
 
-    A code's logits always cover all codes, so that their log-softmax is an exact log-probability whatever the head.
+    Logits cover all codes, so that their log-softmax is the exact log-probability for every head.
 
     Attributes
     ----------
     name
-        As of ``structure_head`` in the configuration.
+        Value of ``structure_head`` in the configuration.
     table_rows
-        Ids in the network's own embedding table and output layer once structure tokens are there.
+        Number of ids in the network's own embedding table and output layer of a model with structure tokens.
     one_softmax
-        Whether the tokens of both tracks compete in one softmax. If so, an argmax is scored by its probability among
-        all of them, as the authors do; else by that among the classes of its track that pass the filter.
+        Whether the tokens of both tracks share one softmax. If so, an argmax is scored by its probability among all of
+        them, as the authors do; otherwise among the filtered classes of its track.
     classes
         Ids of the columns of `logits`.
     sampling
@@ -85,16 +85,16 @@ class StructureHead(Protocol):
     official: Official | None
 
     def __init__(self, vocabulary: Vocabulary, width: int, layout: Sequence[int] = ()) -> None:
-        """For a vocabulary, a model width, and the bits of each of the tokenizer's values (empty: not known)."""
+        """For a vocabulary, a model width, and the bits of each of the tokenizer's values (empty: unknown)."""
         ...
 
     @property
     def description(self) -> dict[str, Any]:
-        """What `dplm2.language.heads.of_description` needs to make this head again, without its weights."""
+        """Arguments from which `dplm2.language.heads.of_description` rebuilds the head, without its weights."""
         ...
 
     def embed(self, table: nn.Embedding, ids_BT: Tensor) -> Tensor:
-        """Input embeddings (B, T, D) of the ids of both tracks, not scaled; ``table`` is the network's own."""
+        """Unscaled input embeddings (B, T, D) of the ids of both tracks; ``table`` is the network's own."""
         ...
 
     def logits(self, lm_head: nn.Module, hidden_ND: Tensor) -> Tensor:
@@ -106,16 +106,16 @@ class StructureHead(Protocol):
         ...
 
     def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
-        """Draw the weights that a sequence model lacks (warm-up, paper section 3.1).
+        """Initialize the weights that a sequence model lacks (warm-up, paper section 3.1).
 
         Parameters
         ----------
         model
-            The sequence model; changed in place where the head lives in its tables.
+            The sequence model; its tables are extended in place if the head needs it.
         seed
-            Of what is drawn.
+            Seed of the weights.
         code_values_CV
-            The values that each code stands for: near codes are to begin alike.
+            Quantized values of each code: codes with similar values get similar weights.
 
         Raises
         ------
@@ -125,11 +125,11 @@ class StructureHead(Protocol):
         ...
 
     def check(self, settings: DiffusionSettings) -> None:
-        """Reject an objective that this head does not support.
+        """Check that the head supports the objective.
 
         Raises
         ------
         ConfigError
-            Names the key.
+            If it does not; the message names the key.
         """
         ...

@@ -1,4 +1,4 @@
-"""The output layer that ESM-2 has for amino acids, in any size, and what heads draw their first weights by.
+"""ESM-2's output layer in any size, and the initialization of the heads' rows.
 
 Shapes: N positions, D model width, O outputs, C codes, V values of a code, R rows of a table.
 """
@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NEW_ROW_SPREAD = 0.02
-"""Standard deviation of new rows of an output layer, as the authors draw them."""
+"""Standard deviation of new rows of an output layer, as in the authors' program."""
 
-# How far apart the codes are that a new row's features tell apart, by the distance of two typical codes.
-_REACHES = (0.1, 0.2, 0.4, 0.8)
+_LENGTH_SCALES = (0.1, 0.2, 0.4, 0.8)  # of `smooth_features`, in units of the typical distance between rows
 _NORM_EPSILON = 1e-5  # ESM-2's
 
 
 class OutputLayer(nn.Module):
-    """Dense layer, GELU, normalisation and rows, as of transformers' ``EsmLMHead``.
+    """Dense layer, GELU, normalisation and decoder, as in transformers' ``EsmLMHead``.
 
     Parameters
     ----------
@@ -41,7 +40,7 @@ class OutputLayer(nn.Module):
 
     @torch.no_grad()
     def start(self, spread: float, row_spread: float, generator: torch.Generator) -> None:
-        """Draw the weights anew: of the dense layer and of the rows with these standard deviations, biases 0."""
+        """Initialize the dense layer and the rows with these standard deviations, and the biases with 0."""
         self.dense.weight.normal_(0.0, spread, generator=generator)
         self.decoder.weight.normal_(0.0, row_spread, generator=generator)
         self.layer_norm.reset_parameters()
@@ -50,17 +49,17 @@ class OutputLayer(nn.Module):
 
 
 def features(layer: nn.Module, hidden_ND: Tensor) -> Tensor:
-    """What the rows of an output layer (ours or transformers') are multiplied with (N, D)."""
+    """Input (N, D) of the decoder of an output layer (ours or transformers')."""
     return layer.layer_norm(functional.gelu(layer.dense(hidden_ND)))
 
 
 def smooth_features(values_RV: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """Random functions (R, D) of values, of mean 0 and variance 1, smooth over short and long distances.
+    """Random Fourier features (R, D) of values (Rahimi and Recht 2007), with mean 0 and variance 1.
 
-    Their products fall with the distance of two rows' values like a mixture of Gaussians (Rahimi and Recht 2007).
+    The expected product of two rows decreases with the distance of their values like a mixture of Gaussians.
     """
-    typical = (2 * values_RV.var(0, correction=0).sum()).sqrt()
-    reach_D = typical * torch.tensor(_REACHES)[torch.arange(width) % len(_REACHES)]
-    directions_VD = torch.randn(values_RV.shape[1], width, generator=generator) / reach_D
+    typical_distance = (2 * values_RV.var(0, correction=0).sum()).sqrt()
+    length_scale_D = typical_distance * torch.tensor(_LENGTH_SCALES)[torch.arange(width) % len(_LENGTH_SCALES)]
+    directions_VD = torch.randn(values_RV.shape[1], width, generator=generator) / length_scale_D
     phase_D = 2 * math.pi * torch.rand(width, generator=generator)
     return math.sqrt(2) * torch.cos(values_RV @ directions_VD + phase_D)

@@ -1,13 +1,13 @@
-"""``pairs``: a structure token is a few levels; its logit is a sum over its levels and pairs of levels.
+"""``pairs``: a structure token as a few levels; its logit is a sum over its levels and pairs of levels.
 
-The bits of a code fall into groups, one for each value of a tokenizer with ``bits_per_value``, and a group of k bits
-has 2^k levels. With groups of 5, 4 and 4 bits, 32 + 16 + 16 levels and 512 + 512 + 256 pairs give the logits of all
-8,192 codes; the embedding of a code is such a sum, too. `Codes` is the case in which every combination of levels has a
-row of its own; without pairs, levels would be independent.
+The bits of a code are divided into groups, one per value of a tokenizer with ``bits_per_value``; a group of k bits has
+2^k levels. With groups of 5, 4 and 4 bits, 32 + 16 + 16 levels and 512 + 512 + 256 pairs determine the logits of all
+8,192 codes; the embedding of a code is such a sum, too. In comparison, `Codes` has a row for every combination of
+levels; without pairs, levels would be independent.
 
-Probabilities are normalised over all codes, exactly. For this the groups are cut into three parts A, B and C, so that a
-logit is ``ab[a, b] + ac[a, c] + bc[b, c]``, and the sum over c of its exponential is a product of two small matrices:
-the loss needs no number per code.
+Probabilities are exactly normalised over all codes. For this the groups are divided into three parts A, B and C, so
+that a logit is ``ab[a, b] + ac[a, c] + bc[b, c]`` and the sum of its exponential over c is a product of two small
+matrices: the loss does not need the logits of all codes.
 
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, R rows (levels and pairs), C codes, V
 values of a code.
@@ -29,19 +29,19 @@ from dplm2.language.heads.output import NEW_ROW_SPREAD, OutputLayer, features, s
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 from dplm2.settings.model import DiffusionSettings
 
-_WIDEST_GROUP = 5  # bits; a pair of such groups has 1,024 rows
+_MAX_GROUP_BITS = 5  # a pair of such groups has 1,024 rows
 _PARTS = 3
-_SMALLEST_SUM = 1e-37  # below it a float32 loses digits
+_MIN_SUM = 1e-37  # just above the smallest normal float32
 
 
 def groups_of(layout: Sequence[int]) -> tuple[int, ...]:
-    """Bits of each group of a tokenizer whose values have that many bits each.
+    """Bits of each group, from the bits of each of the tokenizer's values (``layout``).
 
-    Values of one bit each (lookup-free quantization proper) are cut into groups as equal as can be, at least three.
+    Values of one bit each (lookup-free quantization) are divided into at least three groups of nearly equal size.
     """
     if max(layout) > 1:
         return tuple(layout)
-    count = min(len(layout), max(_PARTS, math.ceil(len(layout) / _WIDEST_GROUP)))
+    count = min(len(layout), max(_PARTS, math.ceil(len(layout) / _MAX_GROUP_BITS)))
     smaller, larger = divmod(len(layout), count)
     return tuple(smaller + (number < larger) for number in range(count))
 
@@ -52,14 +52,14 @@ class Pairs(nn.Module):
     Parameters
     ----------
     vocabulary, width
-        The model's.
+        Vocabulary and width of the model.
     layout
-        Bits of each of the tokenizer's values; one of each if not known.
+        Bits of each of the tokenizer's values; one bit each if unknown.
 
     Raises
     ------
     DPLM2Error
-        If the codes are not as many as the combinations of the bits.
+        If the number of codes differs from the number of combinations of the bits.
     """
 
     name = "pairs"
@@ -86,7 +86,7 @@ class Pairs(nn.Module):
         self.enter = nn.Embedding(ends[-1], width)
         self.special = nn.Embedding(4, width)
         self.leave = OutputLayer(width, ends[-1])
-        self.parts = _cut(self.groups)
+        self.parts = _three_parts(self.groups)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -99,14 +99,14 @@ class Pairs(nn.Module):
         return (torch.arange(len(self.classes))[:, None] >> shifts) & (2 ** torch.tensor(self.groups) - 1)
 
     def _code_rows(self) -> Tensor:
-        """The rows (C, terms) whose sum is a code's."""
+        """Indices (C, terms) of the rows whose sum is that of each code."""
         levels = self.levels()
         columns = []
         for term in self.terms:
-            place = torch.zeros(len(levels), dtype=torch.long)
+            offset = torch.zeros(len(levels), dtype=torch.long)
             for number in term:
-                place = (place << self.groups[number]) + levels[:, number]
-            columns.append(self.rows[term].start + place)
+                offset = (offset << self.groups[number]) + levels[:, number]
+            columns.append(self.rows[term].start + offset)
         return torch.stack(columns, 1)
 
     def embed(self, table: nn.Embedding, ids_BT: Tensor) -> Tensor:
@@ -115,15 +115,15 @@ class Pairs(nn.Module):
         codes_BT = (ids_BT - vocabulary.first_code).clamp(0, vocabulary.codebook_size - 1)
         rows = self.code_rows_CR[codes_BT.flatten()]
         codes_BTD = functional.embedding_bag(rows, self.enter.weight, mode="sum").unflatten(0, ids_BT.shape)
-        # Beginning, end and unknown have the ids before the codes, the mask that after them.
-        places_BT = torch.where(ids_BT == vocabulary.mask_structure, 3, ids_BT - vocabulary.cls_structure).clamp(0, 3)
+        # The ids of begin, end and unknown precede the codes; that of the mask follows them.
+        special_BT = torch.where(ids_BT == vocabulary.mask_structure, 3, ids_BT - vocabulary.cls_structure).clamp(0, 3)
         is_code_BT = (ids_BT >= self.classes.start) & (ids_BT < self.classes.stop)
-        structure_BTD = torch.where(is_code_BT.unsqueeze(-1), codes_BTD, self.special(places_BT))
+        structure_BTD = torch.where(is_code_BT.unsqueeze(-1), codes_BTD, self.special(special_BT))
         rows_BT = ids_BT.masked_fill(~sequence_BT, vocabulary.pad)
         return torch.where(sequence_BT.unsqueeze(-1), table(rows_BT), structure_BTD)
 
     def tables(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The tables (N, A, B), (N, A, C) and (N, B, C) of three parts whose sums are the logits, in float32."""
+        """The tables ab (N, A, B), ac (N, A, C) and bc (N, B, C) whose sums are the logits, in float32."""
         weights = self._part_rows(self.leave.decoder.weight)
         biases = self._part_rows(self.leave.bias.unsqueeze(-1))
         outputs = functional.linear(
@@ -136,13 +136,13 @@ class Pairs(nn.Module):
         return ab, ac, bc
 
     def _part_rows(self, rows_RD: Tensor) -> list[Tensor]:
-        """Rows of the three tables, each (levels of one part, levels of the other, D): every term is in one of them."""
-        left = list(self.terms)
+        """Rows of the three tables (levels of one part, levels of the other, D); each term is in exactly one table."""
+        remaining = list(self.terms)
         tables = []
         for first, second in combinations(self.parts, 2):
             numbers = (*first, *second)
-            inside = [term for term in left if set(term) <= set(numbers)]
-            left = [term for term in left if term not in inside]
+            inside = [term for term in remaining if set(term) <= set(numbers)]
+            remaining = [term for term in remaining if term not in inside]
             sizes = [2 ** self.groups[number] for number in numbers]
             total = rows_RD.new_zeros(*sizes, rows_RD.shape[1])
             for term in inside:
@@ -166,47 +166,49 @@ class Pairs(nn.Module):
 
     @torch.no_grad()
     def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
-        """As of the interface: codes are embedded with the mean and spread of the amino acids' embeddings.
+        """See the interface. Codes' embeddings have the mean and standard deviation of those of the amino acids.
 
-        With ``code_values_CV`` the rows of near levels begin alike.
+        With ``code_values_CV``, rows of levels with similar values are similar.
         """
         generator = torch.Generator().manual_seed(seed)
         table = model.esm.embeddings.word_embeddings.weight
         mean, spread = table.mean(0), table.std(0)
         count, width = len(self.terms), table.shape[1]
         self.special.weight.copy_(mean + spread * torch.randn(4, width, generator=generator))
-        drawn = self._drawn(width, code_values_CV, generator)
-        self.enter.weight.copy_(mean / count + spread / count**0.5 * drawn)
+        rows = self._random_rows(width, code_values_CV, generator)
+        self.enter.weight.copy_(mean / count + spread / count**0.5 * rows)
         row_spread = NEW_ROW_SPREAD / count**0.5
         self.leave.start(model.config.initializer_range, row_spread, generator)
         if code_values_CV is not None:
-            self.leave.decoder.weight.copy_(row_spread * self._drawn(width, code_values_CV, generator))
+            self.leave.decoder.weight.copy_(row_spread * self._random_rows(width, code_values_CV, generator))
 
-    def _drawn(self, width: int, code_values_CV: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Rows (R, D) of mean 0 and variance 1 over the rows of each term."""
+    def _random_rows(self, width: int, code_values_CV: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Random rows (R, D); those of each term have mean 0 and variance 1."""
         parts = []
-        for term, place in self.rows.items():
+        for term, indices in self.rows.items():
             if code_values_CV is None:
-                rows = torch.randn(place.stop - place.start, width, generator=generator)
+                rows = torch.randn(indices.stop - indices.start, width, generator=generator)
             else:
                 rows = smooth_features(self._values_of(term, code_values_CV), width, generator)
-            # A term has few rows, and what they have in common would be in all codes.
+            # Standardised, because a term has few rows, and their mean would be added to all codes.
             parts.append((rows - rows.mean(0)) / rows.std(0, correction=0))
         return torch.cat(parts)
 
     def _values_of(self, term: tuple[int, ...], code_values_CV: Tensor) -> Tensor:
-        """The values (rows, values of the term's groups) that the rows of a term stand for."""
+        """Quantized values (rows, values of the term's groups) of the rows of a term."""
         group_of_value = torch.arange(len(self.groups))
         if self.groups != self.layout:
             group_of_value = group_of_value.repeat_interleave(torch.tensor(self.groups))
         others = [number for number in range(len(self.groups)) if number not in term]
-        # The codes whose other levels are 0 come in the order of the term's rows.
+        # Codes whose other levels are 0 are in the order of the term's rows.
         chosen_C = (self.levels()[:, others] == 0).all(1)
         return code_values_CV[chosen_C][:, torch.isin(group_of_value, torch.tensor(term))]
 
     def check(self, settings: DiffusionSettings) -> None:
         if settings.classes == "all":
-            raise ConfigError(f"diffusion.classes: with structure_head {self.name} each track has its own; use track")
+            raise ConfigError(
+                f"diffusion.classes: all: with structure_head {self.name} each track has its own softmax; use track"
+            )
 
 
 def log_total(ab: Tensor, ac: Tensor, bc: Tensor) -> Tensor:
@@ -215,21 +217,21 @@ def log_total(ab: Tensor, ac: Tensor, bc: Tensor) -> Tensor:
     Exact in float32 as long as neither ``ac`` nor ``bc`` varies by more than 40 nats along c.
     """
     with torch.autocast(ab.device.type, enabled=False):
-        most_a, most_b = ac.detach().amax(-1, keepdim=True), bc.detach().amax(-1, keepdim=True)
-        sums = (ac - most_a).exp() @ (bc - most_b).exp().mT
-        shared = sums.clamp(min=_SMALLEST_SUM).log() + most_a + most_b.mT
-        return (ab + shared).flatten(1).logsumexp(-1)
+        max_a, max_b = ac.detach().amax(-1, keepdim=True), bc.detach().amax(-1, keepdim=True)
+        sums = (ac - max_a).exp() @ (bc - max_b).exp().mT
+        log_sums = sums.clamp(min=_MIN_SUM).log() + max_a + max_b.mT
+        return (ab + log_sums).flatten(1).logsumexp(-1)
 
 
-def _cut(groups: Sequence[int]) -> list[tuple[int, ...]]:
-    """The groups' numbers in three runs, cut where the tables of two runs are smallest; runs may be empty."""
+def _three_parts(groups: Sequence[int]) -> list[tuple[int, ...]]:
+    """Divide the groups' numbers into three consecutive, possibly empty, parts with the smallest tables of pairs."""
 
     def cost(cuts: tuple[int, int]) -> int:
         first, second = cuts
         bits = [sum(part) for part in (groups[:first], groups[first:second], groups[second:])]
         return sum(2 ** (one + other) for one, other in combinations(bits, 2))
 
-    places = range(1, len(groups) + 1)
-    first, second = min(((i, j) for i in places for j in places if i <= j), key=cost)
+    cuts = range(1, len(groups) + 1)
+    first, second = min(((i, j) for i in cuts for j in cuts if i <= j), key=cost)
     numbers = tuple(range(len(groups)))
     return [numbers[:first], numbers[first:second], numbers[second:]]

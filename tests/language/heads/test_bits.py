@@ -316,7 +316,7 @@ def test_index_and_bit_models_are_told_apart(recorded, released_bit, tmp_path, c
     for source, wanted, found in ((index, "bits", "EsmForDPLM2"), (released_bit, "codes", "EsmForDPLM2Bit")):
         arguments = ["import", "model", str(source), str(tmp_path / "3"), "--structure-head", wanted]
         assert main(arguments) == 1
-        assert f"structure_head {wanted} is asked for, but this is {found} " in capsys.readouterr().err
+        assert f"structure_head {wanted} is required, but this is {found} " in capsys.readouterr().err
     # A folder whose description is the other's, as the authors' classes refuse it.
     (index / "config.json").write_bytes((released_bit / "config.json").read_bytes())
     with pytest.raises(DPLM2Error, match=r"says EsmForDPLM2Bit .*but the weights are those of EsmForDPLM2 "):
@@ -332,7 +332,7 @@ def test_index_and_bit_models_are_told_apart(recorded, released_bit, tmp_path, c
     ("change", "message"),
     [
         (lambda w: w.pop("lm_head_struct.bias"), r"missing.*\['leave.bias'\]"),
-        (lambda w: w.update({"quant2emb.extra": torch.zeros(1)}), "left over.*enter.extra"),
+        (lambda w: w.update({"quant2emb.extra": torch.zeros(1)}), "unknown.*enter.extra"),
         (lambda w: w.update({"struct_eos_emb": torch.zeros(7)}), "another shape.*end"),
         (lambda w: w.pop("lm_head.bias"), "missing .*lm_head.bias"),
         (lambda w: [w.pop(n) for n in list(w) if n.startswith("quant2emb")], "missing"),
@@ -381,7 +381,7 @@ def test_what_the_head_cannot_use_is_refused():
         head.check(DiffusionSettings.make(classes="all"))
     with pytest.raises(ConfigError, match="unobserved_structure: unknown"):
         head.check(DiffusionSettings.make(unobserved_structure="unknown"))
-    with pytest.raises(DPLM2Error, match="20 codes are not those of a number of bits"):
+    with pytest.raises(DPLM2Error, match="must be a power of two, not 20"):
         heads.make("bits", Vocabulary(20), 8)
 
 

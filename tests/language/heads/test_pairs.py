@@ -165,5 +165,5 @@ def test_what_the_head_cannot_use_is_refused():
         heads.make("pairs", Vocabulary(20), 8)
     with pytest.raises(DPLM2Error, match="32 codes are not the combinations"):
         heads.make("pairs", Vocabulary(32), 8, (2, 2))
-    with pytest.raises(DPLM2Error, match="'rows' is not known; there are: codes, bits, pairs"):
+    with pytest.raises(DPLM2Error, match="'rows' is unknown; available: codes, bits, pairs"):
         heads.make("rows", Vocabulary(32), 8)
