@@ -84,6 +84,11 @@ COMMANDS = {
     "export": Command(
         "write a model or tokenizer in the format of another program", ("dplm2.language.command:add_export",)
     ),
+    "score": Command(
+        "log-likelihoods of proteins, effects of mutations, ProteinGym",
+        ("dplm2.scoring.command:add_score",),
+        "ACTION",
+    ),
     "embed": Command("write a model's representations of proteins", ("dplm2.generation.embed_command:add_embed",)),
     "probe": Command("fit a linear probe on representations", ("dplm2.evaluation.probe_command:add_probe",)),
     "status": Command("list artifacts, training progress and caches", ("dplm2.report.status:add_status",)),

@@ -19,6 +19,7 @@ ORDER = (
     ("generation",),
     ("evaluation",),
     ("report",),
+    ("scoring",),
     ("stages", "cli"),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

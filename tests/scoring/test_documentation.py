@@ -1,0 +1,49 @@
+"""Every command and example of docs/scores.md is run on the tiny model."""
+
+import gzip
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dplm2.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "scores.md").read_text(encoding="utf-8")
+COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    dplm2 ")]
+
+
+@pytest.fixture
+def folder(folders, ubiquitin, tmp_path, monkeypatch):
+    """What the page's commands name."""
+    shutil.copytree(folders, tmp_path / "results" / "models")
+    (tmp_path / "results" / "models" / "model").rename(tmp_path / "results" / "models" / "demo")
+    (tmp_path / "1ubq.pdb").write_bytes(gzip.decompress(ubiquitin.read_bytes()))  # recognised by the content
+    (tmp_path / "structures").mkdir()
+    shutil.copy(ubiquitin, tmp_path / "structures")
+    (tmp_path / "proteins.fasta").write_text(">a\nMKTAYIAKQR\n>b\nACDEFGH\n")
+    (tmp_path / "mutations.csv").write_text("protein,mutant\na,K2A\nb,A1G:C2D\n")
+    (tmp_path / "DMS_ProteinGym_substitutions").mkdir()
+    (tmp_path / "DMS_ProteinGym_substitutions" / "x.csv").write_text("mutant,DMS_score\nM1A,0.2\nK2A,0.1\nT3C,0.5\n")
+    (tmp_path / "DMS_substitutions.csv").write_text("DMS_id,DMS_filename,target_seq\nx,x.csv,MKTAYIAKQR\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_runs(folder, command):
+    assert main([*shlex.split(command)[1:], "--device", "cpu"]) == 0
+
+
+def test_python_example_gives_the_score_of_the_command(folder):
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    names: dict = {}
+    exec(compile(example, "scores.md", "exec"), names)
+    (command,) = [command for command in COMMANDS if "K6A:I44V" in command]
+    assert main(shlex.split(command)[1:]) == 0
+    table = pd.read_csv(folder / "scores" / "chosen" / "mutations.csv").set_index("mutant")
+    np.testing.assert_allclose(names["scores"], table["score"]["K6A:I44V"], atol=2e-5)
