@@ -268,7 +268,7 @@ def learn_one(options: argparse.Namespace) -> None:
         task, settings, seed=0, state=Path(options.work) / "state", fingerprint=fingerprint(decides),
         metrics=out / "metrics.csv", device=options.device, label=head,
     )  # fmt: skip
-    unigram = likelihood.unigram_entropy(chains["test"])
+    unigram = likelihood.unigram_baseline(chains["test"])
     write_json(
         out / "result.json",
         {

@@ -156,19 +156,33 @@ def pooled(cross_entropies: Sequence[CrossEntropy]) -> dict[Track, tuple[float, 
     return result
 
 
-def unigram_entropy(chains: TokenizedChains) -> dict[Track, tuple[float, int]]:
-    """Entropy (nats) of each track's token frequencies over the residues that enter the loss, and their number.
+def unigram_baseline(chains: TokenizedChains) -> dict[Track, tuple[float, int]]:
+    """Cross-entropy (nats) of a prediction without context, and the number of residues: for each track.
 
-    This is the lowest cross-entropy of a prediction without context (unigram baseline).
+    Each chain is predicted from the token frequencies of the others, with one count added to each of the track's
+    tokens. (Frequencies that include the chain itself would know it: those of a few chains predict their own structure
+    tokens better than any model can.)
     """
-    entropies = {}
+    baseline = {}
     for track in TRACKS:
-        ids = np.concatenate([chains.track(index, track) for index in range(len(chains))])
-        learnable = diffusion.learnable_positions(chains.vocabulary, torch.from_numpy(ids), chains.settings)
-        counts = torch.bincount(torch.from_numpy(ids)[learnable])
-        entropy = torch.distributions.Categorical(probs=counts.double()).entropy()
-        entropies[track] = float(entropy), int(counts.sum())
-    return entropies
+        generated = chains.vocabulary.generated(track)
+        counts_NC = [_counts(chains, index, track, generated) for index in range(len(chains))]
+        total_C = np.sum(counts_NC, axis=0)
+        nll = 0.0
+        for counts_C in counts_NC:
+            others_C = total_C - counts_C + 1
+            nll -= float((counts_C * np.log(others_C / others_C.sum())).sum())
+        residues = int(total_C.sum())
+        baseline[track] = (nll / residues if residues else float("nan")), residues
+    return baseline
+
+
+def _counts(chains: TokenizedChains, index: int, track: Track, generated: range) -> np.ndarray:
+    """Number of learnable residues of a chain with each of the track's tokens."""
+    ids = torch.from_numpy(chains.track(index, track))
+    counted = diffusion.learnable_positions(chains.vocabulary, ids, chains.settings)
+    counted &= (ids >= generated.start) & (ids < generated.stop)
+    return np.bincount(ids[counted].numpy() - generated.start, minlength=len(generated))
 
 
 def written_out(vocabulary: Vocabulary, ids_T: Tensor) -> str:

@@ -166,8 +166,8 @@ def likelihood(results: Results) -> PageSection:
                 name = slug("likelihood", evaluation.model, str(dataset))
                 title = f"{evaluation.model}{DOT}{dataset}: cross-entropy by track"
                 caption = (
-                    "Lower is better. The unigram baseline is the entropy of the track's token frequencies, the best "
-                    "that a model without context can reach."
+                    "Lower is better. The unigram baseline predicts each chain's tokens from their frequencies in the "
+                    "other chains, without context."
                 )
                 part.figures.append(figures.bars(name, title, entropies, "nats per masked token", caption))
     table = cross_entropies(results)

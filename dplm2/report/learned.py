@@ -24,7 +24,12 @@ def _of_track(track: str, network: str) -> Metric:
 # Task, metric, the same of the baseline, and what the baseline is.
 COMPARED = (
     *(
-        ("likelihood", _of_track(track, "trained"), _of_track(track, "unigram"), "unigram: frequencies of tokens")
+        (
+            "likelihood",
+            _of_track(track, "trained"),
+            _of_track(track, "unigram"),
+            "unigram: frequencies in the other chains",
+        )
         for track in TRACKS
     ),
     ("inverse-folding", RECOVERY, RECOVERY_ALL_LEUCINE, "all leucine"),

@@ -39,7 +39,7 @@ def chains_of(tokens_folder, split="train"):
 
 def test_training_learns_both_tracks(trained, tokens_folder):
     """Held-in and held-out cross-entropy fall below what the frequencies of tokens alone give."""
-    unigram = likelihood.unigram_entropy(chains_of(tokens_folder))
+    unigram = likelihood.unigram_baseline(chains_of(tokens_folder))
     network = MultimodalEsm.from_pretrained(trained)
     for split in ("train", "validation"):
         pooled = likelihood.pooled(likelihood.masked_cross_entropies(network, chains_of(tokens_folder, split)))
@@ -48,7 +48,7 @@ def test_training_learns_both_tracks(trained, tokens_folder):
 
 
 def test_sequence_stage_learns(trained, tokens_folder):
-    unigram = likelihood.unigram_entropy(chains_of(tokens_folder))["sequence"][0]
+    unigram = likelihood.unigram_baseline(chains_of(tokens_folder))["sequence"][0]
     with (trained / "initial/metrics.csv").open() as stream:
         last = list(csv.DictReader(stream))[-1]
     assert float(last["validation_cross_entropy_sequence"]) < 0.98 * unigram

@@ -1,8 +1,8 @@
 """Benchmark of the language model as a likelihood: cross-entropy of masked tokens, per track and task.
 
-Three values for each track: the trained model's, the model's before training (after warm-up), and the entropy of the
-track's token frequencies (``unigram``), the best that a model without context can reach. Each is given as cross-entropy
-in nats and as perplexity, its exponential.
+Three values for each track: the trained model's, the model's before training (after warm-up), and that of a prediction
+without context from the token frequencies in the other chains (``unigram``). Each is given as cross-entropy in nats and
+as perplexity, its exponential.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from dplm2.evaluation.benchmarks.job import dataset_name, set_name
 from dplm2.evaluation.metrics.language import CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK, PERPLEXITY
 from dplm2.evaluation.results import Source, describe, summary_row, write_results
 from dplm2.language.chains import TokenizedChains
-from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_entropy
+from dplm2.language.likelihood import masked_cross_entropies, pooled, unigram_baseline
 from dplm2.language.model_folder import WEIGHTS_FILE, model_folder
 from dplm2.language.network import MultimodalEsm
 from dplm2.settings.evaluation import EvaluationSettings
@@ -83,7 +83,7 @@ def run(job: LikelihoodJob) -> int:
             chains = TokenizedChains(_of_split(table, split), network.vocabulary, DiffusionSettings.make())
             summary += _rows(network, chains, source, label, job.seed, details)
             if label == "trained":
-                summary += _track_rows(unigram_entropy(chains), source, "unigram")
+                summary += _track_rows(unigram_baseline(chains), source, "unigram")
     write_results(job.out, pd.DataFrame(details), summary, record)
     print(describe(summary))
     print(f"wrote {job.out}")
