@@ -123,7 +123,7 @@ def test_attention_in_bfloat16_is_torchs(monkeypatch):
     tensors = [torch.randn(1, 3, 11, 8).bfloat16().requires_grad_() for _ in range(3)]
     exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
     for at_once in (1 << 22, 30):
-        monkeypatch.setattr(attention, "_SCORES_AT_ONCE", at_once)
+        monkeypatch.setattr(attention, "_SCORES_PER_CHUNK", at_once)
         found, _ = attention.attention_within_segments(None, *tensors, None, [4, 4, 3])
         expected, _ = attention.attention_within_segments(None, *exact, None, [4, 4, 3])
         assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), expected, atol=0.02)

@@ -14,7 +14,7 @@ from dplm2.tokenizer.transition import Transition
 @pytest.fixture(params=["onednn", "torch", "untried release", "plain"])
 def routine(request, monkeypatch):
     """Each way that products can go."""
-    monkeypatch.setattr(products, "WORTH_PREPARING", 0)
+    monkeypatch.setattr(products, "MIN_ONE_DNN_WORK", 0)
     if request.param == "plain":
         monkeypatch.setenv("DPLM2_CPU", "plain")
     elif request.param == "untried release":

@@ -15,7 +15,7 @@ RELEASES = {"2.6.0": True, "2.13.0+cpu": True, "2.5.1": False, "2.14.0": False, 
 @pytest.mark.parametrize("version", RELEASES)
 def test_only_releases_that_were_tried_are_called_privately(version, monkeypatch):
     monkeypatch.setattr(torch, "__version__", version)
-    assert torch_private.is_tried() == RELEASES[version]
+    assert torch_private.is_tested() == RELEASES[version]
     if not RELEASES[version]:
         assert not torch_private.has_one_dnn(torch.float32)
         assert torch_private.changes(torch.zeros(1)) is None

@@ -199,7 +199,7 @@ def test_pieces_of_pairs_give_what_all_pairs_at_once_give(decoder, monkeypatch):
     with torch.no_grad():
         whole = decoder(codes, mask).positions
         monkeypatch.setitem(transition.CHUNK_ELEMENTS, "cpu", 2 * 41 * 16 * 7)
-        monkeypatch.setitem(trunk.ROWS_OF_TRIANGLES, "cpu", 9)
+        monkeypatch.setitem(trunk.TRIANGLE_ROWS, "cpu", 9)
         pieces = decoder(codes, mask).positions
     assert (whole - pieces).abs()[mask].max() < 1e-3
 

@@ -93,7 +93,7 @@ def graph(nodes: int, count: int, edge: tuple[int, int], generator):
 
 @pytest.mark.parametrize("with_gradient", [False, True])
 def test_messages_equal_the_plain_form(with_gradient, monkeypatch):
-    monkeypatch.setattr("dplm2.tokenizer.gvp.BYTES_PER_PIECE", {"cpu": 23 * 20 * 4})
+    monkeypatch.setattr("dplm2.tokenizer.gvp.BYTES_PER_CHUNK", {"cpu": 23 * 20 * 4})
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     layer = MessageLayer((20, 6), (5, 2), 0.0).eval()

@@ -17,7 +17,7 @@ from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.exporting import official_weights
 from dplm2.tokenizer.importing import (
     import_tokenizer,
-    is_read_whole,
+    is_fully_used,
     load_encoder_weights,
     tokenizer_of,
 )
@@ -57,10 +57,10 @@ def test_every_key_of_the_released_size_has_its_place(recorded):
     partly = sum(math.prod(shape) for name, (shape, _) in keys.items() if any(part in name for part in USED_IN_PART))
     exported = official_weights(tokenizer)
     assert set(exported) < set(keys)
-    assert {name for name in keys if not is_read_whole(name)} >= set(keys) - set(exported)
+    assert {name for name in keys if not is_fully_used(name)} >= set(keys) - set(exported)
     for name, value in exported.items():
         assert value.shape == weights[name].shape, name
-        assert not is_read_whole(name) or torch.equal(value, weights[name]), name
+        assert not is_fully_used(name) or torch.equal(value, weights[name]), name
     assert used - partly <= sum(value.numel() for value in tokenizer.state_dict().values()) < used
 
 

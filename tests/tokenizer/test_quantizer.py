@@ -11,9 +11,9 @@ from dplm2.tokenizer.quantizer import (
     Quantizer,
     code_entropies,
     distance_to_uniform,
-    even_values,
     indices_to_codes,
     levels_of,
+    uniform_values,
 )
 
 
@@ -180,7 +180,7 @@ def test_bits_per_value_that_do_not_fit_are_refused(change, message):
 def test_even_values_are_rounded_to_each_code_equally_often():
     layout = (3, 2, 1)
     module = quantizer(bits=6, bits_per_value=list(layout), bound="tanh")
-    values = even_values(64 * 64, layout)
+    values = uniform_values(64 * 64, layout)
     assert values.abs().max() <= 1
     counts = torch.bincount(
         module.indices(torch.atanh(values.clamp(-1 + 1e-6, 1 - 1e-6))[None], torch.ones(1, 4096) > 0)[0]
@@ -195,7 +195,7 @@ def test_even_values_are_rounded_to_each_code_equally_often():
 
 def test_distance_to_the_uniform_distribution():
     layout = (4, 3)
-    even = even_values(2048, layout)
+    even = uniform_values(2048, layout)
     order = torch.randperm(2048, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(distance_to_uniform(even[order], layout), torch.tensor(0.0), rtol=0, atol=1e-10)
     # A constant: the mean over directions of the mean square of the other sample's projections around it, which the
@@ -209,7 +209,7 @@ def test_distance_to_the_uniform_distribution():
 def test_the_distance_sees_that_values_follow_each_other():
     """Each value by itself is spread evenly here, but they use 16 of 256 codes: only slanted directions show it."""
     layout = (4, 4)
-    even = even_values(2048, layout)
+    even = uniform_values(2048, layout)
     together = even[:, :1].expand(-1, 2)
     # Of 2,000 draws of directions the smallest distance is 0.018 here, and the largest 0.0004 below.
     assert distance_to_uniform(together, layout) > 0.01

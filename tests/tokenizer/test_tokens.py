@@ -116,7 +116,7 @@ def test_another_precision_is_another_encoding_and_another_budget_is_not(dataset
 
 
 def test_an_interrupted_shard_goes_on_where_it_was(dataset, small_tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_NOTES", 0.0)
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_SAVES", 0.0)
     part, lines = dataset / "part-00001.parquet", []
     encode_part(part, tmp_path / "whole.parquet", small_tokenizer, SETTINGS, lines.append)
     encoded = []
@@ -231,7 +231,7 @@ class TightMemory:
 
 @pytest.mark.parametrize("way", ["encode", "decode"])
 def test_out_of_memory_halves_the_batch_and_drops_nothing(small_tokenizer, chains, monkeypatch, caplog, way):
-    monkeypatch.setattr(model, "PAIRS_AT_ONCE", {})
+    monkeypatch.setattr(model, "MAX_PAIRS", {})
     tokens = small_tokenizer.encode(chains)
     given, part = (chains, "values") if way == "encode" else (tokens, "_decode_batch")
     expected = getattr(small_tokenizer, way)(given)

@@ -364,7 +364,7 @@ def test_interrupted_computation_of_features_goes_on(tmp_path, monkeypatch):
     encoder = initial_tokenizer(settings, seed=0).eval().encoder
     backbones, lines = ChainWindows(table_of()).backbones, []
     monkeypatch.setattr(feature_cache, "RESIDUES_PER_BATCH", 30)
-    monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_NOTES", -1.0)
+    monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_SAVES", -1.0)
     expected = feature_cache.cached_features(encoder, backbones, tmp_path / "whole", lines.append).features_ND
     assert any("min left" in line for line in lines)
     calls = []
