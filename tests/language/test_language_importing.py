@@ -37,7 +37,7 @@ def assert_gives_recorded_logits(recorded_tensors, folder):
     assert (logits - values["logits"])[real_BT].abs().max() < TOLERANCE * values["logits"][real_BT].abs().max()
 
 
-def test_folder_there_and_back_is_bit_for_bit(recorded_tensors, released_folder, tmp_path):
+def test_export_of_an_import_is_identical(recorded_tensors, released_folder, tmp_path):
     importing.import_model(released_folder, tmp_path / "ours")
     assert_gives_recorded_logits(recorded_tensors, tmp_path / "ours")
     importing.export_model(tmp_path / "ours", tmp_path / "back")
@@ -52,7 +52,7 @@ def test_folder_there_and_back_is_bit_for_bit(recorded_tensors, released_folder,
 
 @pytest.mark.parametrize("asked", [None, "none", "once", "released"])
 @pytest.mark.parametrize("token_dropout", [True, False])
-def test_scaling_of_the_embeddings_is_what_is_asked_for_or_what_the_source_says(
+def test_embedding_scaling_follows_the_option_or_the_source(
     recorded_tensors, released_folder, tmp_path, asked, token_dropout
 ):
     described = json.loads((released_folder / "config.json").read_text()) | {"token_dropout": token_dropout}
@@ -94,7 +94,7 @@ class Evil:
         return os.system, ("touch was-run",)
 
 
-def test_lightning_checkpoint_with_foreign_objects(recorded_tensors, released_folder, tmp_path):
+def test_lightning_checkpoint_with_foreign_objects_is_read(recorded_tensors, released_folder, tmp_path):
     weights = load_file(released_folder / "model.safetensors")
     content = {
         "state_dict": {f"model.net.{name}": value for name, value in weights.items()},
@@ -106,7 +106,7 @@ def test_lightning_checkpoint_with_foreign_objects(recorded_tensors, released_fo
     assert_gives_recorded_logits(recorded_tensors, tmp_path / "ours")
 
 
-def test_a_checkpoint_that_would_run_something_does_not(tmp_path, monkeypatch):
+def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "evil": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(DPLM2Error, match="without executing"):
@@ -139,7 +139,7 @@ def same_weights(one, other):
 
 
 @pytest.mark.parametrize(("size", "hidden", "heads"), [("150m", 640, 20), ("650m", 1280, 20), ("3b", 2560, 40)])
-def test_every_key_of_the_released_sizes_has_its_place(recorded, tmp_path, size, hidden, heads):
+def test_every_key_of_the_released_sizes_is_mapped(recorded, tmp_path, size, hidden, heads):
     """The real key lists at a small width: all placed, and all given back."""
     listed = json.loads(recorded(f"keys_dplm2_{size}.json").read_text())
     weights = weights_of(scaled_shapes(listed, hidden, heads))
@@ -160,7 +160,7 @@ def test_every_key_of_the_released_sizes_has_its_place(recorded, tmp_path, size,
 
 
 @pytest.mark.parametrize(("size", "hidden", "heads"), [("150m", 640, 20), ("650m", 1280, 20)])
-def test_unmerged_lora_keys_become_the_plain_ones(recorded, size, hidden, heads):
+def test_unmerged_lora_keys_are_mapped(recorded, size, hidden, heads):
     listed = json.loads(recorded(f"keys_dplm2_{size}_lora.json").read_text())["state_dict"]
     plain = json.loads(recorded(f"keys_dplm2_{size}.json").read_text())
     weights = {f"model.net.{name}": torch.zeros(shape) for name, shape in scaled_shapes(listed, hidden, heads).items()}
@@ -196,12 +196,12 @@ def test_lora_is_merged_with_the_trained_copies(recorded_tensors):
     ("change", "message"),
     [
         (lambda w: w.pop("lm_head.bias"), "missing .*lm_head.bias"),
-        (lambda w: w.update({"esm.extra.weight": torch.zeros(1)}), "no place .*esm.extra.weight"),
-        (lambda w: w.update({"lm_head.bias": torch.zeros(7)}), "another shape .*lm_head.bias"),
+        (lambda w: w.update({"esm.extra.weight": torch.zeros(1)}), "unknown .*esm.extra.weight"),
+        (lambda w: w.update({"lm_head.bias": torch.zeros(7)}), "wrong shape .*lm_head.bias"),
         (lambda w: w.pop("esm.embeddings.word_embeddings.weight"), "not a DPLM"),
     ],
 )
-def test_what_does_not_fit_is_refused(recorded_tensors, tmp_path, change, message):
+def test_mismatched_weights_are_refused(recorded_tensors, tmp_path, change, message):
     weights = recorded_tensors("lm_tiny/weights")
     change(weights)
     save_file(weights, tmp_path / "model.safetensors")
@@ -210,7 +210,7 @@ def test_what_does_not_fit_is_refused(recorded_tensors, tmp_path, change, messag
     assert not (tmp_path / "ours").exists()
 
 
-def test_what_their_program_cannot_compute_is_not_exported(small_network, tmp_path):
+def test_settings_without_an_official_counterpart_are_not_exported(small_network, tmp_path):
     small_network.embedding_scaling = "once"
     small_network.save_pretrained(tmp_path / "ours")
     with pytest.raises(DPLM2Error, match="no counterpart"):

@@ -22,7 +22,7 @@ def disturb(network):
             nn.init.normal_(parameter, std=0.2)
 
 
-def test_updates_begin_at_nothing_and_merge_exactly(small_network):
+def test_updates_are_initially_zero_and_merge_exactly(small_network):
     with torch.no_grad():
         plain = small_network(IDS)
         names = set(small_network.model.state_dict())

@@ -42,7 +42,7 @@ def largest_relative(ours, recorded, where):
 
 @pytest.mark.parametrize("name", INPUTS + UNSCALED)
 @torch.no_grad()
-def test_network_gives_the_recorded_values(recorded_tensors, released_network, name, packing):
+def test_network_reproduces_the_recorded_values(recorded_tensors, released_network, name, packing):
     values = recorded_tensors(f"lm_tiny/forward_{name}")
     network, ids_BT = released_network, values["input_ids"]
     network.packing = packing
@@ -64,7 +64,7 @@ def test_network_gives_the_recorded_values(recorded_tensors, released_network, n
 
 
 @torch.no_grad()
-def test_scaling_once_is_what_the_recorded_embeddings_say(recorded_tensors, released_network):
+def test_scaling_once_reproduces_the_recorded_embeddings(recorded_tensors, released_network):
     values = recorded_tensors("lm_tiny/forward_padded")
     released_network.embedding_scaling = "once"
     real_BT = values["input_ids"] != 1
@@ -78,7 +78,7 @@ def ids_of(network, rng, length):
 
 
 @torch.no_grad()
-def test_a_sample_does_not_depend_on_its_batch(small_network, packing):
+def test_sample_does_not_depend_on_its_batch(small_network, packing):
     """Samples of both tracks, of one, and of single modality give in one batch what each gives alone."""
     network, rng = small_network, np.random.default_rng(0)
     network.packing = packing
@@ -94,7 +94,7 @@ def test_a_sample_does_not_depend_on_its_batch(small_network, packing):
 
 
 @torch.no_grad()
-def test_tracks_of_a_single_modality_sample_do_not_see_each_other(small_network):
+def test_tracks_of_a_single_modality_sample_are_independent(small_network):
     network, rng = small_network, np.random.default_rng(1)
     structure, sequence = ids_of(network, rng, 6)
     both = layout.join(network.vocabulary, [structure], [sequence])
@@ -130,7 +130,7 @@ def test_saved_model_opens_here_and_with_transformers(small_network, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("codes", [0, 20])
-def test_transformers_alone_tokenizes_and_computes_the_same(small_network, tmp_path, codes):
+def test_transformers_reproduces_ids_and_logits(small_network, tmp_path, codes):
     """``AutoTokenizer`` gives the ids of our vocabulary, none of them beyond the rows of ``AutoModelForMaskedLM``."""
     network = small_network
     if not codes:
@@ -151,7 +151,7 @@ def test_transformers_alone_tokenizes_and_computes_the_same(small_network, tmp_p
     assert ModelCard.load(tmp_path / "README.md").data.library_name == "dplm2"
 
 
-def test_folders_that_are_no_model_are_refused(small_network, tmp_path):
+def test_folders_without_a_model_are_refused(small_network, tmp_path):
     with pytest.raises(DPLM2Error, match="no such folder"):
         MultimodalEsm.from_pretrained(tmp_path / "nothing" / "at" / "all")
     with pytest.raises(DPLM2Error, match="config.json"):
@@ -181,7 +181,7 @@ def test_bfloat16_agrees_with_float32(small_network):
         assert torch.allclose(full[real_BT], half[real_BT].float(), atol=0.05)
 
 
-def test_the_network_is_compiled_once_for_all_lengths(small_network):
+def test_network_is_compiled_once_for_all_lengths(small_network):
     from torch._dynamo.testing import CompileCounter
 
     torch._dynamo.reset()
@@ -195,7 +195,7 @@ def test_the_network_is_compiled_once_for_all_lengths(small_network):
     assert counter.frame_count == 1
 
 
-def test_on_a_gpu_layers_are_compiled_once_for_all_of_them_and_all_lengths(small_network, monkeypatch):
+def test_layers_are_compiled_once_on_a_gpu(small_network, monkeypatch):
     """The results are those of the network that is not compiled."""
     from torch._dynamo.testing import CompileCounter
 

@@ -80,7 +80,7 @@ def plain_lora(initial, tokens_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "low rank"])
-def test_activation_checkpointing_gives_the_same_bits(request, initial, tokens_folder, tmp_path, lora):
+def test_activation_checkpointing_is_bit_identical(request, initial, tokens_folder, tmp_path, lora):
     """With dropout on: it draws the same numbers when activations are computed again."""
     expected = request.getfixturevalue("plain_lora" if lora else "plain")
     trained(initial, tokens_folder, tmp_path, lora=lora, activation_checkpointing=True)
@@ -122,7 +122,7 @@ def test_resumes_bit_for_bit_with_dropout_and_accumulation(initial, tokens_folde
 
 
 @pytest.mark.skipif(torch.__version__ < SHARDS_ON_CPU, reason="older torch does not average sharded gradients on CPUs")
-def test_two_processes_are_one_that_accumulates(initial, tokens_folder, tmp_path):
+def test_two_processes_equal_one_with_accumulation(initial, tokens_folder, tmp_path):
     """Data-parallel and sharded, with LoRA's frozen weights and with all of them trained: two batches an update."""
     options = {"ddp": {}, "ddp-lora": {"lora": True}, "fsdp": {"strategy": "fsdp"}}
     options["fsdp-lora"] = options["fsdp"] | options["ddp-lora"]
@@ -141,7 +141,7 @@ def test_two_processes_are_one_that_accumulates(initial, tokens_folder, tmp_path
                 assert_same_curve(tmp_path / name, one, 1e-5)
 
 
-def test_tensorboard_gets_the_rows(initial, tokens_folder, tmp_path, plain):
+def test_tensorboard_receives_the_metrics(initial, tokens_folder, tmp_path, plain):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -154,7 +154,7 @@ def test_tensorboard_gets_the_rows(initial, tokens_folder, tmp_path, plain):
         assert points == expected
 
 
-def test_wandb_gets_the_rows(initial, tokens_folder, tmp_path, plain, monkeypatch):
+def test_wandb_receives_the_metrics(initial, tokens_folder, tmp_path, plain, monkeypatch):
     """A stand-in that takes what the real one would: the run is named by the training's fingerprint, so it goes on."""
     taken, started = [], {}
     run_ = types.SimpleNamespace(log=lambda row, step: taken.append((step, row)), finish=lambda: taken.append("end"))
@@ -168,16 +168,14 @@ def test_wandb_gets_the_rows(initial, tokens_folder, tmp_path, plain, monkeypatc
     assert losses == pytest.approx([float(row["loss"]) for row in rows(plain)], rel=1e-6)
 
 
-def test_a_logger_that_is_missing_is_one_line_that_says_how_to_get_it(
-    initial, tokens_folder, tmp_path, capsys, monkeypatch
-):
+def test_error_for_a_missing_logger_says_how_to_install_it(initial, tokens_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert main(arguments(initial, tokens_folder, tmp_path, loggers=["wandb"])) == 2
     assert "pip install wandb" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
 
 
-def test_what_is_trained_is_told_before_the_first_step(initial, tokens_folder, tmp_path, capsys):
+def test_trained_parameters_are_reported_before_the_first_step(initial, tokens_folder, tmp_path, capsys):
     trained(initial, tokens_folder, tmp_path, lora=True, steps=3)
     said = capsys.readouterr().err.split("a noised input")
     network = MultimodalEsm.from_pretrained(initial)

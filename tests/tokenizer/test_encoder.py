@@ -36,7 +36,7 @@ def relative(ours, theirs):
 
 @pytest.mark.parametrize("name", ["single_missing", "single_full", "batch_padded"])
 @torch.no_grad()
-def test_recorded_features_of_the_authors(recorded_tensors, released, name):
+def test_features_equal_the_recorded_ones(recorded_tensors, released, name):
     record = recorded_tensors(f"structok_tiny/{name}")
     batch = batch_of(record)
     embedded = released.encoder.embed(*batch)
@@ -51,7 +51,7 @@ def test_recorded_features_of_the_authors(recorded_tensors, released, name):
 
 
 @torch.no_grad()
-def test_padding_is_the_authors_only_difference_in_a_padded_batch(recorded_tensors, released, monkeypatch):
+def test_only_the_authors_features_depend_on_padding(recorded_tensors, released, monkeypatch):
     record = recorded_tensors("structok_tiny/batch_padded")
     coords, observed, residues = batch_of(record)
     monkeypatch.setattr(features, "last_residues", lambda mask: torch.zeros_like(mask))
@@ -140,7 +140,7 @@ def test_features_of_a_chain_do_not_depend_on_its_batch(small_tokenizer, chains)
 
 
 @torch.no_grad()
-def test_features_do_not_depend_on_where_the_chain_lies(small_tokenizer, chains):
+def test_features_are_invariant_to_rotation_and_translation(small_tokenizer, chains):
     moved = [(backbone @ rotation(1) + np.array([40.0, -3.0, 8.0])).astype(np.float32) for backbone in chains]
     before, after = (small_tokenizer.encoder(*pad_backbones(group)) for group in (chains, moved))
     torch.testing.assert_close(before, after, rtol=1e-3, atol=2e-3)
@@ -149,7 +149,7 @@ def test_features_do_not_depend_on_where_the_chain_lies(small_tokenizer, chains)
 
 
 @torch.no_grad()
-def test_half_precision_stays_close(small_tokenizer, chains):
+def test_half_precision_features_are_close_to_float32(small_tokenizer, chains):
     batch = pad_backbones(chains)
     exact, lower = (small_tokenizer.encoder(*batch, precision) for precision in (torch.float32, torch.bfloat16))
     error = (exact - lower).square().mean().sqrt() / exact.square().mean().sqrt()
@@ -171,7 +171,7 @@ def test_gradients_reach_every_parameter_that_training_uses(chains):
     assert all(torch.isfinite(value.grad).all() for value in encoder.parameters() if value.grad is not None)
 
 
-def test_positions_are_those_of_fair_esm():
+def test_positions_equal_fair_esms():
     from esm.modules import SinusoidalPositionalEmbedding
 
     from dplm2.tokenizer.encoder import position_embedding
@@ -181,7 +181,7 @@ def test_positions_are_those_of_fair_esm():
     assert math.isclose(float(theirs[0, 0]), math.sin(2), rel_tol=1e-6)
 
 
-def test_without_positions_a_residue_does_not_know_its_place_in_the_chain(chains):
+def test_features_without_positions_do_not_depend_on_the_index(chains):
     """Missing residues put before a chain move it along; only what listens to its first residue sees a difference."""
     given = chains[4]
     moved = np.concatenate([np.full((25, *given.shape[1:]), np.nan, given.dtype), given])

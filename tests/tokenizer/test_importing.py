@@ -34,7 +34,7 @@ def dtype_of(name):
     return {"float32": torch.float32, "int64": torch.int64}[name.removeprefix("torch.")]
 
 
-def test_every_key_of_the_released_size_has_its_place(recorded):
+def test_every_key_of_the_released_size_is_mapped(recorded):
     keys = json.loads(recorded("keys_struct_tokenizer.json").read_text())
     # Each tensor is filled with a number of its own, so that where it went can be read off.
     weights = {
@@ -78,7 +78,7 @@ def test_an_unknown_or_missing_key_is_refused(recorded_tensors, tiny_yaml, tmp_p
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "pt", "safetensors"])
-def test_formats_and_wrappers(recorded_tensors, released, tiny_yaml, tmp_path, suffix, capsys):
+def test_checkpoint_formats_and_prefixes_are_read(recorded_tensors, released, tiny_yaml, tmp_path, suffix, capsys):
     weights = recorded_tensors("structok_tiny/weights")
     path = tmp_path / f"weights.{suffix}"
     if suffix == "ckpt":
@@ -131,7 +131,7 @@ def released_esm_if1(weights: dict[str, torch.Tensor], names: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("kind", ["released", "renamed"])
-def test_esm_if1_goes_into_a_frozen_encoder(recorded_tensors, released, tmp_path, kind):
+def test_esm_if1_is_loaded_into_a_frozen_encoder(recorded_tensors, released, tmp_path, kind):
     old = {
         "gvp_encoder.embed_graph.embed_node": "gvp_encoder.W_v",
         "gvp_encoder.embed_graph.embed_edge": "gvp_encoder.W_e",

@@ -54,7 +54,7 @@ def recorded_errors(theirs):
     return losses.aligned_errors(rotations_of(quaternions), origins, recorded_targets(theirs))
 
 
-def test_frames_and_masks_from_backbones_are_the_recorded_ones(case):
+def test_frames_and_masks_equal_the_recorded_ones(case):
     theirs, _, _ = case
     expected = recorded_targets(theirs)
     index = theirs["batch.residue_index"]
@@ -69,21 +69,21 @@ def test_frames_and_masks_from_backbones_are_the_recorded_ones(case):
     assert (ours.beta - expected.beta)[known].norm(dim=-1).mean() < 0.1
 
 
-def test_fape_is_the_recorded_one(case):
+def test_fape_equals_the_recorded_one(case):
     theirs, logged, _ = case
     assert math.isclose(
         losses.fape(recorded_errors(theirs), recorded_targets(theirs), 10.0), logged["rec/fape"], **CLOSE
     )
 
 
-def test_sequence_loss_is_the_recorded_one(case):
+def test_sequence_loss_equals_the_recorded_one(case):
     theirs, logged, _ = case
     targets = recorded_targets(theirs)
     ours = losses.sequence_cross_entropy(theirs["lm_logits"], targets.residues, targets.sequence_mask)
     assert math.isclose(ours, logged["rec/lm_loss"], **CLOSE)
 
 
-def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, recorded_tensors):
+def test_distogram_loss_equals_the_recorded_one(case, recorded_tensors):
     theirs, logged, internals = case
     settings = tiny_settings()
     official = recorded_tensors("structok_tiny/weights")
@@ -99,7 +99,7 @@ def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, recorded
     assert math.isclose(ours, logged["rec/fape"], **CLOSE)
 
 
-def test_violations_are_the_recorded_ones(case):
+def test_violations_equal_the_recorded_ones(case):
     theirs, logged, _ = case
     targets = recorded_targets(theirs)
     ours = violations(
@@ -146,7 +146,7 @@ def moved(targets):
     return (turn @ targets.rotations)[None], (targets.origins @ turn.T + torch.tensor([5.0, -80.0, 3.0]))[None]
 
 
-def test_errors_in_space_vanish_for_moved_copies_and_not_for_mirror_images():
+def test_fape_is_zero_for_moved_copies_but_not_mirror_images():
     targets = backbone_targets()
     rotations, origins = moved(targets)
     floor = losses.FAPE_EPSILON**0.5 / losses.FAPE_UNIT  # the root of the term under the root
@@ -161,7 +161,7 @@ def test_errors_in_space_vanish_for_moved_copies_and_not_for_mirror_images():
     assert losses.fape(losses.aligned_errors(rotations, mirror, targets), targets, 1e9) > 10 * floor
 
 
-def test_fape_of_an_extra_shift_of_one_point_is_the_closed_form():
+def test_fape_of_a_displaced_point_has_the_closed_form():
     targets = backbone_targets(length=10)
     origins = targets.origins.clone()
     origins[0, 4] += torch.tensor([0.0, 30.0, 0.0])
@@ -193,7 +193,7 @@ def test_the_loss_is_scaled_by_the_root_of_the_mean_length_or_crop():
 
 
 @pytest.mark.parametrize("distance", [0, 4, 5, 6])
-def test_the_local_window_ends_with_the_residue_that_it_names(distance):
+def test_local_fape_includes_the_last_residue_of_the_window(distance):
     """Errors of 10 angstrom between residues of one distance alone: up to 5 they are seen, 6 are not."""
     length, window = 20, 5
     targets = backbone_targets(length)
@@ -205,7 +205,7 @@ def test_the_local_window_ends_with_the_residue_that_it_names(distance):
     assert math.isclose(losses.local_fape(error, targets, window), expected, rel_tol=1e-4)
 
 
-def test_ideal_peptides_break_nothing():
+def test_ideal_peptides_have_no_violations():
     """A helix built from bond lengths and angles alone."""
     length = 12
     positions = helix(length)
@@ -221,7 +221,7 @@ def test_ideal_peptides_break_nothing():
     assert violations(torn, every, parted, ~every, ~every).bond.item() < 1e-5
 
 
-def test_a_stretched_bond_costs_what_is_beyond_twelve_spreads():
+def test_stretched_bond_is_penalised_beyond_twelve_deviations():
     """Peptides of 1.329 +- 0.014 angstrom, before proline 1.341 +- 0.016; one of eleven is pulled to another length."""
     length, at = 12, 5
     positions, every = helix(length), torch.ones(1, 12, dtype=torch.bool)
@@ -237,7 +237,7 @@ def test_a_stretched_bond_costs_what_is_beyond_twelve_spreads():
             assert found == pytest.approx(expected, abs=2e-6)
 
 
-def test_atoms_that_overlap_cost_their_overlap_for_both():
+def test_clash_penalty_is_the_overlap_of_both_atoms():
     """Two C-beta of radius 1.7 may be 1.9 angstrom apart; a glycine has none."""
     positions, every = helix(12) * 40, torch.ones(1, 12, dtype=torch.bool)  # so large that no other atoms meet
     positions[0, 9, 4] = positions[0, 2, 4] + torch.tensor([0.0, 1.2, 0.0])
@@ -282,7 +282,7 @@ def next_atom(a, b, c, bond, angle, torsion):
     )
 
 
-def test_confidence_of_the_right_bin_costs_nothing():
+def test_confidence_in_the_right_bin_has_no_loss():
     targets = backbone_targets()
     logits = torch.full((1, 30, 50), -30.0)
     logits[..., 49] = 30.0  # lDDT of a perfect copy is in the last bin
@@ -290,7 +290,7 @@ def test_confidence_of_the_right_bin_costs_nothing():
     assert losses.confidence_cross_entropy(logits, torch.zeros(1, 30, 3), targets) > 10
 
 
-def test_the_loss_does_not_see_missing_residues():
+def test_loss_ignores_missing_residues():
     targets = backbone_targets()
     observed = targets.observed.clone()
     observed[0, 7] = False
@@ -303,7 +303,7 @@ def test_the_loss_does_not_see_missing_residues():
         assert torch.equal(term(seen, targets, 10), term(unseen, targets, 10))
 
 
-def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, recorded, recorded_tensors):
+def test_total_loss_and_gradients_equal_the_recorded_ones(case, recorded, recorded_tensors):
     """From codes to loss: every term, and the norms of the gradients that each decoder weight gets."""
     theirs, logged, internals = case
     case_name = "loss_single" if len(internals["res_mask"]) == 1 else "loss_batch"
@@ -380,7 +380,7 @@ def test_error_along_chains_shorter_than_the_reach_is_finite():
     assert losses.chain_error(steps[0][:, :1], steps[1][:, :1], single, 16) == 0
 
 
-def test_a_step_that_is_far_off_counts_by_its_square_up_to_a_bound():
+def test_outlier_loss_is_quadratic_then_linear():
     targets = backbone_targets()
     inverse = targets.rotations[:, :-1].transpose(-1, -2)
     turns = torch.cat([inverse @ targets.rotations[:, 1:], torch.eye(3)[None, None]], 1)

@@ -31,7 +31,7 @@ def entropies_over_all_codes(values_NQ, temperature):
     return -(probability * log_probability).sum(-1).mean(), -(mean * torch.log(mean + 1e-5)).sum()
 
 
-def test_recorded_values_of_the_authors(recorded_tensors):
+def test_indices_and_entropies_equal_the_recorded_ones(recorded_tensors):
     recorded = recorded_tensors("lfq_unit")
     values = recorded["x"].clone().requires_grad_()
     result = quantizer()(values, recorded["mask"])
@@ -49,14 +49,14 @@ def test_recorded_values_of_the_authors(recorded_tensors):
     )
 
 
-def test_first_bit_is_worth_most(recorded_tensors):
+def test_first_bit_is_most_significant(recorded_tensors):
     recorded = recorded_tensors("lfq_unit")
     codes = indices_to_codes(torch.tensor([[0, 5, 4097]]), 13)
     assert torch.equal(codes, recorded["bits_of_index_0_5_4097"])
 
 
 @pytest.mark.parametrize("name", ["single_missing", "batch_padded", "single_full"])
-def test_training_losses_and_gradient_of_a_recorded_batch(recorded_tensors, name):
+def test_losses_and_gradient_equal_the_recorded_ones(recorded_tensors, name):
     recorded = recorded_tensors(f"structok_tiny/{name}")
     values = recorded["pre_quant"].clone().requires_grad_()
     mask = recorded["res_mask"].bool()
@@ -93,7 +93,7 @@ def test_gradient_is_finite_where_the_distribution_saturates():
     assert math.isclose(float(sample.detach()), 2 * math.log(2), rel_tol=1e-6)  # two bits undecided
 
 
-def test_bounds_keep_signs_and_gradual_bits_pass_through():
+def test_bounds_keep_signs_and_disabled_bits_pass_through():
     values = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0)) * 3
     mask = torch.ones(2, 7, dtype=torch.bool)
     plain = quantizer(bits=6)(values, mask)
@@ -106,7 +106,7 @@ def test_bounds_keep_signs_and_gradual_bits_pass_through():
         torch.testing.assert_close(codes[..., 2:], bounded.bound(values)[..., 2:])
 
 
-def test_gradient_passes_straight_through():
+def test_gradient_is_straight_through():
     values = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
     weights = torch.arange(20.0).view(1, 5, 4)
     (quantizer(bits=4)(values, torch.ones(1, 5, dtype=torch.bool)).codes_BLQ * weights).sum().backward()
@@ -177,7 +177,7 @@ def test_bits_per_value_that_do_not_fit_are_refused(change, message):
         quantizer(**({"bits": 6, "bits_per_value": [4, 2], "bound": "tanh"} | change))
 
 
-def test_even_values_are_rounded_to_each_code_equally_often():
+def test_uniform_values_use_all_codes_equally():
     layout = (3, 2, 1)
     module = quantizer(bits=6, bits_per_value=list(layout), bound="tanh")
     values = uniform_values(64 * 64, layout)
@@ -193,7 +193,7 @@ def test_even_values_are_rounded_to_each_code_equally_often():
     torch.testing.assert_close(values[inner, 0].square().mean(), torch.tensor((6 / 7) ** 2 / 3), rtol=0.01, atol=0)
 
 
-def test_distance_to_the_uniform_distribution():
+def test_distance_to_the_uniform_distribution_has_closed_forms():
     layout = (4, 3)
     even = uniform_values(2048, layout)
     order = torch.randperm(2048, generator=torch.Generator().manual_seed(0))
@@ -206,7 +206,7 @@ def test_distance_to_the_uniform_distribution():
     torch.testing.assert_close(at_the_centre, even.square().mean(), rtol=0.03, atol=0)
 
 
-def test_the_distance_sees_that_values_follow_each_other():
+def test_distance_detects_correlated_values():
     """Each value by itself is spread evenly here, but they use 16 of 256 codes: only slanted directions show it."""
     layout = (4, 4)
     even = uniform_values(2048, layout)
@@ -217,7 +217,7 @@ def test_the_distance_sees_that_values_follow_each_other():
     assert distance_to_uniform(independent, layout) < 0.001
 
 
-def test_uniformity_spreads_values_over_all_codes():
+def test_uniformity_term_spreads_values_over_all_codes():
     """Four hundred points on a line in a plane, moved by the term alone: they come to fill the plane's codes."""
     torch.manual_seed(0)
     line = torch.linspace(-0.5, 0.5, 400)[:, None] * torch.tensor([1.0, 0.8]) + 0.01 * torch.randn(400, 2)
