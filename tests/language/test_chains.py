@@ -101,7 +101,7 @@ def test_unigram_entropy_equals_that_of_the_frequencies():
 
 
 def test_zero_head_has_the_entropy_of_uniform_classes(small_network):
-    """With a head of zeros every class of a track is as likely as any other."""
+    """With a head of zeros all classes of a track are equally probable."""
     head = small_network.model.lm_head
     torch.nn.init.zeros_(head.decoder.weight)
     torch.nn.init.zeros_(head.bias)

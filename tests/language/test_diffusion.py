@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 
 def recorded_batch(values, settings):
-    """A recorded batch as the objective takes it."""
+    """A recorded batch in the objective's format."""
 
     def joined(name):
         return torch.cat([values[f"struct_{name}"], values[f"aatype_{name}"]], 1)
@@ -154,7 +154,7 @@ def test_unobserved_residues_are_not_learned(shown):
 
 
 def test_track_softmax_is_the_conditional_of_the_full_softmax(small_network):
-    """Restricted to a track, the softmax is that of the whole vocabulary renormalised: same order, smaller loss."""
+    """The softmax of a track is the renormalised one of the whole vocabulary: same order, smaller loss."""
     noised, _ = noised_batch(small_network.vocabulary, DiffusionSettings.make(), "joint")
     batch = noised.batch()
     hidden_BTD = small_network.hidden(batch["input_ids"])
@@ -203,5 +203,5 @@ def test_first_pass_of_clean_self_mixup_has_no_dropout(small_network):
         mixed[kind] = [objective.mixed_up(noised.batch())[0] for _ in range(2)]
         assert all(module.training for module in small_network.modules())
     assert torch.equal(mixed["clean"][0], expected) and torch.equal(mixed["clean"][1], expected)
-    # The authors' first pass draws its dropout anew.
+    # The authors' first pass has dropout.
     assert not torch.equal(*mixed["released"])

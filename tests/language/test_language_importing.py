@@ -62,7 +62,7 @@ def test_embedding_scaling_follows_the_option_or_the_source(
     network = MultimodalEsm.from_pretrained(tmp_path / "ours")
     scaling = asked or ("released" if token_dropout else "none")
     assert network.embedding_scaling == scaling
-    # The authors' network was recorded as released, without its scaling, and after the first of its two scalings.
+    # The authors' network was recorded as released, without scaling, and after the first of its two scalings.
     suffix = "_no_token_dropout" if scaling == "none" else ""
     values = recorded_tensors(f"lm_tiny/forward_padded{suffix}")
     ids_BT = values["input_ids"]
@@ -81,14 +81,14 @@ def test_embedding_scaling_follows_the_option_or_the_source(
 
 
 class Settings:
-    """Stands for an object of another program in its checkpoint."""
+    """An object of another program in its checkpoint."""
 
     def __init__(self):
         self.value = OrderedDict(a=1)
 
 
 class Evil:
-    """Would run a command if it were unpickled as Python does it."""
+    """Runs a command if unpickled by Python's own unpickler."""
 
     def __reduce__(self):
         return os.system, ("touch was-run",)
@@ -115,7 +115,7 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
 
 
 def scaled_shapes(recorded_shapes, hidden, heads):
-    """The shapes of a key list with the width 8 * heads in place of ``hidden``, everything else in proportion."""
+    """The shapes of a key list with width 8 * heads instead of ``hidden``, all others in proportion."""
     narrow = 8 * heads
     replaced = {hidden: narrow, 4 * hidden: 4 * narrow, hidden // heads // 2: 4, 1026: 1026, 8229: 8229, 16: 16}
     return {name: [replaced.get(size, size) for size in shape] for name, (shape, _) in recorded_shapes.items()}
@@ -140,7 +140,7 @@ def same_weights(one, other):
 
 @pytest.mark.parametrize(("size", "hidden", "heads"), [("150m", 640, 20), ("650m", 1280, 20), ("3b", 2560, 40)])
 def test_every_key_of_the_released_sizes_is_mapped(recorded, tmp_path, size, hidden, heads):
-    """The real key lists at a small width: all placed, and all given back."""
+    """The released keys at a small width are all mapped, and restored by an export."""
     listed = json.loads(recorded(f"keys_dplm2_{size}.json").read_text())
     weights = weights_of(scaled_shapes(listed, hidden, heads))
     (tmp_path / "source").mkdir()
@@ -149,7 +149,7 @@ def test_every_key_of_the_released_sizes_is_mapped(recorded, tmp_path, size, hid
     assert MultimodalEsm.from_pretrained(tmp_path / "unscaled").embedding_scaling == "none"
     network = importing.import_model(tmp_path / "source", tmp_path / "ours")
     assert network.model.config.num_attention_heads == heads
-    # Scaling is what is computed with the weights, not what they are: as released unless one asks for none.
+    # The scaling does not follow from the weights: as released, unless none is requested.
     assert network.embedding_scaling == "released"
     assert same_weights(network, unscaled)
     importing.export_model(tmp_path / "ours", tmp_path / "back")

@@ -19,7 +19,7 @@ UNSCALED = ["cogen_no_token_dropout", "padded_no_token_dropout"]
 
 
 def plain_varlen_attention(query, key, value, starts, _, longest, __, scale):
-    """What the kernel for GPUs computes, by a mask."""
+    """The result of the GPU kernel, computed with a mask."""
     segment_N = torch.bucketize(torch.arange(len(query)), starts[1:], right=True)
     assert int(torch.bincount(segment_N).max()) <= longest
     tracks = (t.transpose(0, 1) for t in (query, key, value))
@@ -29,7 +29,7 @@ def plain_varlen_attention(query, key, value, starts, _, longest, __, scale):
 
 @pytest.fixture(params=["packed", "masked", "lined up"])
 def packing(request, monkeypatch):
-    """How samples of a batch are kept apart; as on a GPU, too."""
+    """Each way to separate the samples of a batch, including that of GPUs."""
     if request.param == "lined up":
         monkeypatch.setattr(attention, "takes_bounds", lambda *_: True)
         monkeypatch.setattr(attention, "varlen_attn", plain_varlen_attention)
@@ -79,7 +79,7 @@ def ids_of(network, rng, length):
 
 @torch.no_grad()
 def test_sample_does_not_depend_on_its_batch(small_network, packing):
-    """Samples of both tracks, of one, and of single modality give in one batch what each gives alone."""
+    """Samples of both tracks, of one track, and of single modality have the same output in a batch and alone."""
     network, rng = small_network, np.random.default_rng(0)
     network.packing = packing
     (s0, a0), (s1, _), (_, a2), (s3, a3) = (ids_of(network, rng, length) for length in (7, 4, 9, 5))
@@ -106,7 +106,7 @@ def test_tracks_of_a_single_modality_sample_are_independent(small_network):
 
 @torch.no_grad()
 def test_both_tracks_share_residue_positions(small_network):
-    """With equal tokens on both tracks, exchanging the halves exchanges the outputs: no half knows its place."""
+    """With equal tokens on both tracks, exchanging the halves exchanges the outputs."""
     network, rng = small_network, np.random.default_rng(2)
     structure, sequence = ids_of(network, rng, 6)
     half = layout.join(network.vocabulary, [structure], [None])[0]
@@ -131,7 +131,7 @@ def test_saved_model_opens_here_and_with_transformers(small_network, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("codes", [0, 20])
 def test_transformers_reproduces_ids_and_logits(small_network, tmp_path, codes):
-    """``AutoTokenizer`` gives the ids of our vocabulary, none of them beyond the rows of ``AutoModelForMaskedLM``."""
+    """``AutoTokenizer`` has the ids of our vocabulary, all within the rows of ``AutoModelForMaskedLM``."""
     network = small_network
     if not codes:
         network = MultimodalEsm(EsmForMaskedLM(esm_config(33, 32, 2, 4, 64)), network.vocabulary).eval()
@@ -196,7 +196,7 @@ def test_network_is_compiled_once_for_all_lengths(small_network):
 
 
 def test_layers_are_compiled_once_on_a_gpu(small_network, monkeypatch):
-    """The results are those of the network that is not compiled."""
+    """The results are those of the uncompiled network."""
     from torch._dynamo.testing import CompileCounter
 
     torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""The sampler against closed forms, and its guarantees."""
+"""The sampler against closed forms, and its invariances."""
 
 import itertools
 import logging
@@ -101,7 +101,7 @@ def pairs_by_hand(network):
 
 
 def assert_drawn_from(counts, expected):
-    """Chi-square test of counts against probabilities; cells that expect fewer than 5 are taken together."""
+    """Chi-square test of counts against probabilities; cells with expectations below 5 are pooled."""
     expected = expected.ravel() * counts.sum()
     rare = expected < 5
     observed = np.append(counts.ravel()[~rare], counts.ravel()[rare].sum())
@@ -119,7 +119,7 @@ def test_20000_samples_follow_the_exact_distribution(network):
     assert expected.sum() == pytest.approx(1)
     counts = np.zeros((20, 20))
     np.add.at(counts, (pairs[:, 0], pairs[:, 1]), 1)
-    assert counts[expected == 0].sum() == 0  # the nucleus leaves them out
+    assert counts[expected == 0].sum() == 0  # outside the nucleus
     assert_drawn_from(counts, expected)
 
 
@@ -145,7 +145,7 @@ def test_gumbel_argmax_at_temperature_1_is_a_draw_from_the_nucleus():
     uniform = torch.from_numpy(random.random((20_000, 30), dtype=np.float32))
     index, score, _ = draw_gumbel(rows, torch.ones(20_000), 0.9, uniform)
     assert_drawn_from(np.bincount(index.numpy(), minlength=30), expected / expected.sum())
-    # The best of n values of a log-softmax is at least -log n, n the classes in the nucleus.
+    # The best of n values of a log-softmax is at least -log n, with n the number of classes in the nucleus.
     assert score.max() <= 0 and score.min() >= -np.log(np.count_nonzero(expected)) - 1e-5
 
 
@@ -163,7 +163,7 @@ def test_nucleus_of_mass_1_and_0():
 
 @pytest.mark.parametrize("length", [4, 300])  # numpy sorts long rows, torch short ones
 def test_nucleus_includes_the_class_that_exceeds_the_mass(length):
-    """As with the authors: the nucleus ends with the class that exceeds the mass, not with the one that reaches it."""
+    """As with the authors, the nucleus ends with the class that exceeds the mass, not the one that reaches it."""
     probabilities = torch.zeros(1, length)
     probabilities[0, :4] = torch.tensor([0.1875, 0.5, 0.0625, 0.25])  # sums without rounding
     for mass, kept in ((0.499, [1]), (0.5, [1, 3]), (0.749, [1, 3]), (0.75, [0, 1, 3]), (0.9375, [0, 1, 2, 3])):
@@ -172,7 +172,7 @@ def test_nucleus_includes_the_class_that_exceeds_the_mass(length):
 
 
 def test_guidance_moves_logits_away_from_unconditional_ones(network):
-    """Scores of one greedy step against ``l + (g - 1) (l - l0)``, l0 without what is given."""
+    """Scores of one greedy step against ``l + (g - 1) (l - l0)``, with l0 without the given tokens."""
     given = half_given("a", 9, steps=1)
     ids = {track: torch.from_numpy(given.tokens[track]) for track in TRACKS}
     nothing = {track: torch.full_like(ids[track], VOCABULARY.mask(track)) for track in TRACKS}
@@ -220,7 +220,7 @@ def test_number_of_masks_follows_the_schedule_down_to_zero(network, schedule, re
         denoiser.advance()
         for number, track in enumerate(denoiser.tracks):
             masked = (track.ids_BL == track.mask).sum(1).tolist()
-            # Equal scores may leave fewer masked, never more.
+            # With tied scores fewer positions may remain masked, but never more.
             assert all(m <= masked_count(n, step, 5, schedule) for m, n in zip(masked, track.n_open, strict=True))
             if remasking == "never":
                 known = shown[number] != track.mask
@@ -346,7 +346,7 @@ def test_every_sample_is_in_one_batch_within_the_budget():
 
 
 class Small:
-    """The network on a machine that holds 3 samples at once."""
+    """The network on a machine with memory for 3 samples."""
 
     def __init__(self, network, limit=3):
         self.network, self.limit, self.sizes = network, limit, []

@@ -20,7 +20,7 @@ VOCABULARY = Vocabulary()
 
 
 class Recorded:
-    """Uniform numbers as they were drawn in a recorded run, instead of a generator."""
+    """Uniform numbers of a recorded run, instead of a generator."""
 
     def __init__(self, numbers):
         self.numbers = np.concatenate(numbers) if len(numbers) else np.empty(0, np.float32)
@@ -68,7 +68,7 @@ def uniforms_of(run, samples, number, half):
 
 
 def follow(run, settings, network, **options):
-    """Every token, score and mask of every step of a recorded run is ours."""
+    """Compare every token, score and mask of every step with a recorded run."""
     unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
     samples = conditionings_of(run, settings["max_iter"])
     half = run["input_tokens"].shape[1] // 2
@@ -85,7 +85,7 @@ def follow(run, settings, network, **options):
             ours, theirs = track.scores_BL, run["steps.out_scores"][step][:, columns]
             decoded = ~ours.isnan()
             torch.testing.assert_close(ours[decoded], theirs[decoded], atol=2e-5, rtol=0)
-            # Their program marks what is still masked; ours must have no score exactly there.
+            # Their program marks masked positions; ours must lack a score exactly there.
             assert torch.equal(decoded, track.open_BL & ~run["steps.out_masks"][step][:, columns])
     assert torch.equal(denoiser.ids_BT, run["output_tokens"])
 
@@ -128,7 +128,7 @@ def test_scores_of_annealed_draws_equal_the_authors(recorded_tensors, network):
                 own = logits[number, residues][:, classes[track]]
                 _, _, score = draw(own, temperature, 0.95, torch.zeros(sample.length), chosen)
                 expected = run["steps.cur_scores"][step, number, residues]
-                # The last class of a nucleus of thousands, in or out by rounding, weighs up to 3e-4.
+                # The last class of a nucleus of thousands, included or not by rounding, has a probability up to 3e-4.
                 torch.testing.assert_close(score, expected, atol=5e-4, rtol=0)
 
 

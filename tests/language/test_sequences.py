@@ -56,7 +56,7 @@ def test_store_is_rebuilt_only_for_other_files(tmp_path):
 
 
 def test_sequences_are_named_by_file_and_number(tmp_path):
-    """An empty file and a file without sequences that count must not shift what comes after."""
+    """An empty file and a file without valid sequences must not shift later numbers."""
     (tmp_path / "a.fasta").write_text(FASTA)
     (tmp_path / "empty.fasta").write_text("")
     (tmp_path / "b.fasta").write_text(">x\nMM\n>y\nKK\n")
@@ -110,7 +110,7 @@ print(len(store), after - before)
 
 
 def test_memory_does_not_grow_with_the_number_of_sequences(tmp_path):
-    """10 MB of sequences (50,000) need no more than a few MB to be taken in."""
+    """10 MB of sequences (50,000) are read with a few MB of memory."""
     rng = np.random.default_rng(0)
     line = "".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 200))
     with gzip.open(tmp_path / "a.fasta.gz", "wt", compresslevel=1) as stream:

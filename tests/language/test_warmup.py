@@ -1,4 +1,4 @@
-"""Warm-up: before any training the multimodal model gives, on sequences, the logits of its source."""
+"""Warm-up: before training, the multimodal model has the logits of its source on sequences."""
 
 import argparse
 import sys
@@ -83,7 +83,7 @@ def test_without_scaling_unmasked_sequences_have_the_same_logits(tmp_path):
 
 
 def save_fair_esm(path):
-    """A checkpoint as fair-esm's own program writes it, with settings in an argparse namespace; and its network."""
+    """Write a checkpoint in fair-esm's format, with settings in an argparse namespace; returns its network."""
     from esm.data import Alphabet
     from esm.model.esm2 import ESM2
 
@@ -112,7 +112,7 @@ def test_fair_esm_file_keeps_its_logits(tmp_path):
 
 @pytest.mark.parametrize(("installed", "message"), [(True, "EvolutionaryScale"), (False, "is missing")])
 def test_error_names_another_package_imported_as_esm(tmp_path, monkeypatch, installed, message):
-    """EvolutionaryScale's package is imported as `esm`, too, and has other modules."""
+    """EvolutionaryScale's package has the same import name `esm`, but other modules."""
     path = tmp_path / "esm2_t2_tiny.pt"
     save_fair_esm(path)
     for name in [name for name in sys.modules if name.split(".")[0] == "esm"]:
@@ -129,10 +129,10 @@ def test_error_names_another_package_imported_as_esm(tmp_path, monkeypatch, inst
 
 @pytest.mark.parametrize("tables", ["older", "today's", "none"])
 def test_dplm_folder_keeps_its_logits(tmp_path, tables):
-    """DPLM has ESM-2's names, its own class name, and unread tables that today's library no longer has.
+    """DPLM has ESM-2's weight names, its own class name, and unused tables of an earlier transformers.
 
-    The library of its time wrote a table of positions and the rotary frequencies of each layer; today's writes the
-    frequencies once, and since they are computed a file may well do without.
+    Earlier releases wrote a table of positions and the rotary frequencies of each layer; current ones write the
+    frequencies once, and since they are computed, a file may lack them.
     """
     source = sequence_model(token_dropout=True, tied=False)
     source.config.architectures, source.config.dplm_type = ["EsmForDPLM"], "dplm_esm"
@@ -176,7 +176,7 @@ def test_new_rows_are_drawn_as_in_the_paper():
     ("head", "like_codes"), [("codes", False), ("codes", True), ("bits", False), ("pairs", False), ("pairs", True)]
 )
 def test_new_weights_depend_only_on_the_seed(head, like_codes):
-    """Whatever was drawn before them, and another seed gives others."""
+    """Independently of earlier draws; another seed gives other weights."""
     quantizer = Quantizer(
         TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [2, 2, 2], "bound": "tanh"}).quantizer
     )
@@ -184,7 +184,7 @@ def test_new_weights_depend_only_on_the_seed(head, like_codes):
     weights = []
     for place, seed in enumerate((4, 4, 5)):
         model = warmup.random_model(SMALLEST, seed=0)
-        old = list(model.parameters())  # held, so that no new weight takes the place of one in memory
+        old = list(model.parameters())  # kept alive, so that ids of new tensors differ from theirs
         torch.manual_seed(place)
         made = warmup.add_structure_tokens(model, Vocabulary(64), seed, values, head, (2, 2, 2))
         of_model = {name: weight for name, weight in model.named_parameters() if not any(weight is one for one in old)}
@@ -219,7 +219,7 @@ def test_initial_rows_of_near_codes_are_similar():
 
 
 def test_locally_initialized_heads_attend_to_their_offset():
-    """Where only the biases speak, attention is the softmax of the sum of cosines that the docstring derives."""
+    """With only the biases, attention is the softmax of the sum of cosines derived in the docstring."""
     model = warmup.random_model(
         NetworkSettings.make(hidden_size=64, layers=2, heads=4, intermediate_size=32, attention="near"), seed=0
     )

@@ -1,4 +1,4 @@
-"""Bridges over gaps: bonds that close, ends that stay, nothing that depends on place."""
+"""Bridges over gaps: ideal bonds, unchanged ends, equivariance."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.tokenizer.test_losses import chain_of_torsions
 
 
 def protein(length: int = 60, seed: int = 0) -> np.ndarray:
-    """A chain of helices, strands and turns between them."""
+    """A chain of helices, strands and turns."""
     generator = np.random.default_rng(seed)
     helix = np.repeat(generator.random(length // 8 + 1) < 0.5, 8)[:length]
     torsions = np.where(helix[:, None], [-57.0, -47.0], [-120.0, 130.0]) + generator.normal(0, 15, (length, 2))

@@ -143,7 +143,7 @@ def test_positions_equal_those_of_the_plain_trunk(decoder, official, length):
 
 @pytest.mark.parametrize(("ours", "theirs"), [("attend_starting", "tri_att_start"), ("attend_ending", "tri_att_end")])
 def test_gradients_of_triangle_attention_equal_the_plain_ones_in_masked_rows_too(decoder, official, ours, theirs):
-    """A masked row takes the mean of its values, but autograd carries a gradient to its logits all the same."""
+    """A masked row is the mean of its values, yet its logits have a gradient."""
     plain = getattr(transformers_trunk(official, tiny_settings()).blocks[0], theirs)
     generator = torch.Generator().manual_seed(1)
     pairs, upstream = torch.randn(2, 2, 11, 11, 16, generator=generator)
@@ -181,7 +181,7 @@ def test_padding_does_not_change_the_output(decoder):
 
 
 def test_bfloat16_trunk_is_close_to_float32(decoder):
-    """And the network itself stays as it is; a change of its weights is seen."""
+    """The network does not change, and changes of its weights take effect."""
     codes = torch.randn(2, 30, 13, generator=torch.Generator().manual_seed(1)).sign()
     with torch.no_grad():
         exact, lower = (decoder(codes, precision=dtype).positions for dtype in (torch.float32, torch.bfloat16))
@@ -255,7 +255,7 @@ def test_windowed_attention_does_not_depend_on_the_chain_length(padded):
     with torch.no_grad():
         whole = network(codes, mask)
         part = network(codes[:, 20:45], None if mask is None else mask[:, 20:45])
-        # Two layers see ten residues to either side; rotary positions are relative.
+        # Two layers attend over ten residues to both sides; rotary positions are relative.
         torch.testing.assert_close(part[:, 10:-10], whole[:, 30:35], rtol=1e-5, atol=1e-5)
         assert (part[:, 0] - whole[:, 20]).abs().max() > 1e-3
         wide = PostQuantization(settings, width=16, layers=2, heads=2, window=59)

@@ -1,4 +1,4 @@
-"""The encoder against recorded values of the authors' implementation, its fast messages against the plain form."""
+"""The encoder against recorded values of the authors' implementation, its optimised messages against the plain form."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_features_equal_the_recorded_ones(recorded_tensors, released, name):
     batch = batch_of(record)
     embedded = released.encoder.embed(*batch)
     encoded = released.encoder(*batch)
-    # The authors' features of a padded chain read the padding: only the longest chain of a batch is comparable.
+    # The authors' features of a padded chain depend on the padding: only the longest chain of a batch is comparable.
     for theirs, ours in COMPONENTS.items():
         assert relative(embedded[ours][0], record[f"enc.component.{theirs}"][0]) < 1e-4, ours
     assert relative(encoded[0], record["encoder_feats"][0]) < 1e-4
@@ -61,7 +61,7 @@ def test_only_the_authors_features_depend_on_padding(recorded_tensors, released,
 
 
 def plain_message(layer: MessageLayer, scalars_NS, vectors_N3V, edges: Edges):
-    """The definition: every message from the concatenated source, edge and destination, then the mean."""
+    """The definition: messages from the concatenated source, edge and destination, then their mean."""
     sums = [torch.zeros_like(scalars_NS), torch.zeros_like(vectors_N3V)]
     count = torch.zeros(len(scalars_NS))
     for edge, (source, destination) in enumerate(zip(edges.source_E, edges.destination_E, strict=True)):
@@ -84,7 +84,7 @@ def plain_message(layer: MessageLayer, scalars_NS, vectors_N3V, edges: Edges):
 
 
 def graph(nodes: int, count: int, edge: tuple[int, int], generator):
-    # The last residue is never reached, as a residue without coordinates is.
+    # The last residue has no edges, like a residue without coordinates.
     source = torch.randint(nodes, (count,), generator=generator)
     destination = torch.randint(nodes - 1, (count,), generator=generator).sort().values
     scalars = torch.randn(count, edge[0], generator=generator)
@@ -166,7 +166,7 @@ def test_gradients_reach_every_parameter_that_training_uses(chains):
     encoder.train()
     encoder(*pad_backbones(chains)).square().sum().backward()
     silent = [name for name, value in encoder.named_parameters() if value.grad is None or not value.grad.any()]
-    # Softmax does not see what is added to all keys alike; the last two edge scalars are always zero.
+    # The softmax cancels the bias of keys; the last two edge scalars are always zero.
     assert all(name.endswith("key.bias") for name in silent), silent
     assert all(torch.isfinite(value.grad).all() for value in encoder.parameters() if value.grad is not None)
 
@@ -182,7 +182,7 @@ def test_positions_equal_fair_esms():
 
 
 def test_features_without_positions_do_not_depend_on_the_index(chains):
-    """Missing residues put before a chain move it along; only what listens to its first residue sees a difference."""
+    """Missing residues before a chain shift its indices; only residues near its first one may differ."""
     given = chains[4]
     moved = np.concatenate([np.full((25, *given.shape[1:]), np.nan, given.dtype), given])
     differences = []
@@ -198,7 +198,7 @@ def test_features_without_positions_do_not_depend_on_the_index(chains):
 
 
 def test_dropout_drops_whole_vectors():
-    """A vector without one of its components would point elsewhere, and the network not turn with the chain."""
+    """Dropping single components of vectors would break equivariance."""
     torch.manual_seed(0)
     dropout, scalars, vectors = ChannelDropout(0.25).train(), torch.ones(300, 40), torch.ones(300, 3, 20)
     dropped_scalars, dropped = dropout(scalars, vectors)
@@ -206,7 +206,7 @@ def test_dropout_drops_whole_vectors():
     assert torch.equal(kept.any(1), kept.all(1))
     assert torch.allclose(dropped[kept], torch.tensor(4 / 3))
     assert kept.float().mean().item() == pytest.approx(0.75, abs=0.02)
-    # Vectors of a residue are drawn each by itself, and so are scalars.
+    # The vectors of a residue are drawn independently, and so are scalars.
     assert 0.05 < kept[:, 0].float().var(1).mean() < 0.25
     assert (dropped_scalars != 0).float().mean().item() == pytest.approx(0.75, abs=0.02)
     unchanged = dropout.eval()(scalars, vectors)

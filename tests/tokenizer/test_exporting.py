@@ -1,4 +1,4 @@
-"""Export in the authors' layout: their names and values back, bit for bit, and what has no counterpart refused."""
+"""Export in the authors' layout: names and values are restored bit for bit, other settings are refused."""
 
 import shutil
 
@@ -39,7 +39,7 @@ def test_export_of_an_imported_tokenizer_is_identical(recorded, imported, tiny_y
 
 def test_trained_tokenizer_survives_export_and_import(tmp_path):
     torch.manual_seed(3)
-    encoder = {**SMALL["encoder"], "neighbours": 7}  # not to be seen in any weight
+    encoder = {**SMALL["encoder"], "neighbours": 7}  # does not follow from the weights
     tokenizer = StructureTokenizer(TokenizerSettings.make(**{**SMALL, "encoder": encoder})).eval()
     tokenizer.save_pretrained(tmp_path / "ours")
     assert not export_tokenizer(tmp_path / "ours", tmp_path / "theirs/.hydra")  # a small encoder

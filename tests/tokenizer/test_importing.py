@@ -1,4 +1,4 @@
-"""Import of official checkpoints and of ESM-IF1: every key is mapped, dropped by name, or an error."""
+"""Import of official checkpoints and of ESM-IF1: every key is mapped, known as unused, or an error."""
 
 import argparse
 import json
@@ -25,8 +25,8 @@ from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.training import initial_tokenizer
 from tests.tokenizer.synthetic import SMALL
 
-# What is used only in part: the first bin of the recycled distogram, psi of seven torsions, C-alpha of 37 atoms, and of
-# the encoder's tokens the row of the mask.
+# Partly used tensors: the first bin of the recycled distogram, psi of seven torsions, C-alpha of 37 atoms,
+# and the row of the mask of the encoder's tokens.
 USED_IN_PART = ("embed_tokens.weight", "recycle_disto.weight", "angle_resnet.linear_out", "lddt_head.3")
 
 
@@ -36,7 +36,7 @@ def dtype_of(name):
 
 def test_every_key_of_the_released_size_is_mapped(recorded):
     keys = json.loads(recorded("keys_struct_tokenizer.json").read_text())
-    # Each tensor is filled with a number of its own, so that where it went can be read off.
+    # Each tensor is filled with a unique number, so that its destination can be identified.
     weights = {
         name: torch.full(shape, number, dtype=dtype_of(dtype))
         for number, (name, (shape, dtype)) in enumerate(keys.items(), 1)
@@ -118,7 +118,7 @@ def test_yaml_that_contradicts_the_weights_is_refused(recorded_tensors, tiny_yam
 
 
 def released_esm_if1(weights: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
-    """ESM-IF1's weights file in miniature: the recorded encoder under the file's old names, and a decoder's key."""
+    """A small ESM-IF1 weights file: the recorded encoder under the file's old names, and a key of the decoder."""
     encoder = {
         name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.encoder.")
     }
@@ -149,7 +149,7 @@ def test_esm_if1_is_loaded_into_a_frozen_encoder(recorded_tensors, released, tmp
     for name, value in tokenizer.encoder.state_dict().items():
         assert torch.equal(value, released.encoder.state_dict()[name]), name
     assert not any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
-    assert "weights" not in json.dumps(tokenizer.config)  # the file's place says nothing about the tokenizer
+    assert "weights" not in json.dumps(tokenizer.config)  # the path of the file is not part of the tokenizer
 
 
 def test_esm_if1_of_the_released_size_fits(recorded, tmp_path):

@@ -1,4 +1,4 @@
-"""The terms of the loss against recorded values of the authors' implementation, and against closed forms."""
+"""The terms of the loss against recorded values of the authors' implementation and closed forms."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ CLOSE = {"rel_tol": 1e-4}
 
 @pytest.fixture(params=["single", "batch"])
 def case(request, recorded, recorded_tensors):
-    """The recorded training batch with its outputs, its logged losses, and the same chains' decoder internals."""
+    """The recorded training batch with its outputs, logged losses, and decoder internals."""
     logged = json.loads(recorded("structok_tiny/meta.json").read_text())[f"loss_{request.param}"]["logging"]
     internals = {"single": "single_missing", "batch": "batch_padded"}[request.param]
     return (
@@ -32,7 +32,7 @@ def case(request, recorded, recorded_tensors):
 
 
 def recorded_targets(theirs):
-    """The recorded batch as targets; as in the authors' code amino acids are learnt everywhere, padding included."""
+    """The recorded batch as targets; as in the authors' code, amino acids have a loss everywhere, even at padding."""
     frames = theirs["batch.backbone_rigid_tensor"]
     index = theirs["batch.residue_index"]
     return Targets(
@@ -65,7 +65,7 @@ def test_frames_and_masks_equal_the_recorded_ones(case):
     assert torch.allclose(ours.rotations[known], expected.rotations[known], atol=1e-5)
     assert torch.equal(ours.origins[known], expected.origins[known])
     assert torch.equal(ours.lengths, expected.lengths)
-    # ours is the ideal C-beta, theirs the one in the file
+    # ours is the ideal C-beta, theirs that of the file
     assert (ours.beta - expected.beta)[known].norm(dim=-1).mean() < 0.1
 
 
@@ -113,7 +113,7 @@ def test_violations_equal_the_recorded_ones(case):
     assert torch.allclose(ours.bond, theirs[between + "bonds_c_n_loss_mean"], rtol=1e-4)
     assert torch.allclose(ours.angle_ca_c_n, theirs[between + "angles_ca_c_n_loss_mean"], rtol=1e-4)
     assert torch.allclose(ours.angle_c_n_ca, theirs[between + "angles_c_n_ca_loss_mean"], rtol=1e-4)
-    assert theirs["viol.within_residues.per_atom_loss_sum"].abs().max() == 0  # the term that ours leaves out
+    assert theirs["viol.within_residues.per_atom_loss_sum"].abs().max() == 0  # the term that ours omits
     per_atom = theirs[between + "clashes_per_atom_loss_sum"].sum() / theirs["batch.atom14_atom_exists"].sum()
     assert math.isclose(ours.clash, per_atom, **CLOSE)
     assert math.isclose(ours.total.mean(), logged["rec/violation"], **CLOSE)
@@ -131,7 +131,7 @@ def test_scale_and_weights_add_up_to_the_recorded_loss(case):
 
 
 def backbone_targets(length=30, seed=0):
-    """Targets on a random walk of frames; every residue known."""
+    """Targets on a random walk of frames, all residues observed."""
     generator = torch.Generator().manual_seed(seed)
     quaternions = torch.nn.functional.normalize(torch.randn(1, length, 4, generator=generator), dim=-1)
     origins = torch.randn(1, length, 3, generator=generator).cumsum(1) * 3
@@ -165,7 +165,7 @@ def test_fape_of_a_displaced_point_has_the_closed_form():
     targets = backbone_targets(length=10)
     origins = targets.origins.clone()
     origins[0, 4] += torch.tensor([0.0, 30.0, 0.0])
-    # 9 frames see one point of 10 shifted by 30 angstrom; the shifted frame sees the 9 others so
+    # One of 10 points is shifted by 30 angstrom relative to 9 frames, and the 9 others relative to the shifted frame.
     errors = losses.aligned_errors(targets.rotations[None], origins[None], targets)
     clamped = losses.fape(errors, targets, 10.0)
     assert math.isclose(clamped, (18 * 1.0 + 82 * 1e-3) / 100, rel_tol=1e-3)
@@ -174,7 +174,7 @@ def test_fape_of_a_displaced_point_has_the_closed_form():
 
 
 def test_distance_error_is_relative_to_the_distance_and_ten_angstrom():
-    """Points at 0, 10 and 30 angstrom; the last one is put at 34, and a fourth is not observed."""
+    """Points at 0, 10 and 30 angstrom; the last is predicted at 34, and a fourth is not observed."""
     true = torch.tensor([[[0.0, 0, 0], [10, 0, 0], [30, 0, 0], [5, 5, 5]]])
     observed = torch.tensor([[True, True, True, False]])
     predicted = true.clone()
@@ -194,7 +194,7 @@ def test_the_loss_is_scaled_by_the_root_of_the_mean_length_or_crop():
 
 @pytest.mark.parametrize("distance", [0, 4, 5, 6])
 def test_local_fape_includes_the_last_residue_of_the_window(distance):
-    """Errors of 10 angstrom between residues of one distance alone: up to 5 they are seen, 6 are not."""
+    """Errors of 10 angstrom only between residues at one distance: up to 5 they count, 6 does not."""
     length, window = 20, 5
     targets = backbone_targets(length)
     index = torch.arange(length)
@@ -206,7 +206,7 @@ def test_local_fape_includes_the_last_residue_of_the_window(distance):
 
 
 def test_ideal_peptides_have_no_violations():
-    """A helix built from bond lengths and angles alone."""
+    """A helix built only from bond lengths and angles."""
     length = 12
     positions = helix(length)
     every = torch.ones(1, length, dtype=torch.bool)
@@ -222,7 +222,7 @@ def test_ideal_peptides_have_no_violations():
 
 
 def test_stretched_bond_is_penalised_beyond_twelve_deviations():
-    """Peptides of 1.329 +- 0.014 angstrom, before proline 1.341 +- 0.016; one of eleven is pulled to another length."""
+    """Peptides of 1.329 +- 0.014 angstrom, before proline 1.341 +- 0.016; one of eleven is stretched."""
     length, at = 12, 5
     positions, every = helix(length), torch.ones(1, 12, dtype=torch.bool)
     bond = positions[0, at + 1, 0] - positions[0, at, 2]
@@ -238,7 +238,7 @@ def test_stretched_bond_is_penalised_beyond_twelve_deviations():
 
 
 def test_clash_penalty_is_the_overlap_of_both_atoms():
-    """Two C-beta of radius 1.7 may be 1.9 angstrom apart; a glycine has none."""
+    """Two C-beta of radius 1.7 may be 1.9 angstrom apart; glycines have none."""
     positions, every = helix(12) * 40, torch.ones(1, 12, dtype=torch.bool)  # so large that no other atoms meet
     positions[0, 9, 4] = positions[0, 2, 4] + torch.tensor([0.0, 1.2, 0.0])
     found = violations(positions, every, every, ~every, ~every).clash.item()
@@ -252,7 +252,7 @@ def test_clash_penalty_is_the_overlap_of_both_atoms():
 
 
 def helix(length):
-    """An ideal helix, dressed with O and CB."""
+    """An ideal helix with O and CB."""
     backbone = torch.from_numpy(chain_of_torsions(np.tile([-57.0, -47.0], (length, 1))))[None, :, :3]
     full = ideal_atoms(*frames_from_backbone(backbone))
     full[:, :, :3] = backbone
@@ -304,7 +304,7 @@ def test_loss_ignores_missing_residues():
 
 
 def test_total_loss_and_gradients_equal_the_recorded_ones(case, recorded, recorded_tensors):
-    """From codes to loss: every term, and the norms of the gradients that each decoder weight gets."""
+    """From codes to loss: every term, and the gradient norms of all decoder weights."""
     theirs, logged, internals = case
     case_name = "loss_single" if len(internals["res_mask"]) == 1 else "loss_batch"
     norms = json.loads(recorded("structok_tiny/meta.json").read_text())[case_name]["grad_norms"]
@@ -326,7 +326,7 @@ def test_total_loss_and_gradients_equal_the_recorded_ones(case, recorded, record
     compared = 0
     for ours, names in decoder_names.official_names(settings).items():
         norm = math.hypot(*(norms.get(name, 0.0) for name in names))
-        # the authors add -1e9 to the logits of masked rows in float32, which leaves the biases there only their noise
+        # the authors add -1e9 to the logits of masked rows in float32, which leaves only noise in their biases
         if norm > 1e-2 and not ours.endswith(("attend_starting.bias.weight", "attend_ending.bias.weight")):
             assert math.isclose(gradients[ours].norm().item(), norm, rel_tol=1e-2), ours
             compared += 1

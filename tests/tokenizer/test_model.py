@@ -1,4 +1,4 @@
-"""The tokenizer as users hold it: invariances of tokens, batches, files, messages."""
+"""The tokenizer's interface: invariances of tokens, batches, files, messages."""
 
 import json
 

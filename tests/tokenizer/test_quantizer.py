@@ -1,4 +1,4 @@
-"""The quantizer against the authors' recorded values, and its entropies against the sum over all codes."""
+"""The quantizer against the authors' recorded values, and its entropies against sums over all codes."""
 
 import math
 
@@ -22,7 +22,7 @@ def quantizer(**settings) -> Quantizer:
 
 
 def entropies_over_all_codes(values_NQ, temperature):
-    """The same by listing all codes: softmax of 2 x.c / T, entropy of each row, entropy of the mean row."""
+    """Entropies by enumeration of all codes: softmax of 2 x.c / T, entropies of the rows and of their mean."""
     bits = values_NQ.shape[1]
     codes = indices_to_codes(torch.arange(2**bits), bits).to(values_NQ.dtype)
     log_probability = torch.log_softmax(2 * values_NQ @ codes.T / temperature, -1)
@@ -126,7 +126,7 @@ def test_memory_of_the_entropy_does_not_grow_with_residues_times_codes():
 
     with Watch():
         code_entropies(values, 0.01)
-    assert max(largest) <= 20_000 * 128  # half of the bits at a time; all codes would be 20,000 x 8,192
+    assert max(largest) <= 20_000 * 128  # half of the bits at a time; all codes would need 20,000 x 8,192
 
 
 def test_several_bits_of_a_value_give_the_nearest_of_evenly_spaced_levels():
@@ -143,7 +143,7 @@ def test_several_bits_of_a_value_give_the_nearest_of_evenly_spaced_levels():
         torch.testing.assert_close(levels[..., index].detach(), nearest, rtol=0, atol=1e-6)
     assert torch.equal(result.indices_BL, Quantizer(settings).indices(values, mask))
     assert torch.equal(indices_to_codes(result.indices_BL, 8), result.codes_BLQ.round())
-    # The gradient takes the levels for the bounded values.
+    # The gradient is that of the bounded values.
     levels.sum().backward()
     torch.testing.assert_close(values.grad, 1 - values.detach().tanh().square(), rtol=1e-5, atol=1e-6)
 
@@ -187,7 +187,7 @@ def test_uniform_values_use_all_codes_equally():
     )
     assert counts.min() > 0.9 * 64
     assert counts.max() < 1.1 * 64
-    # Along one value it is the uniform distribution, but for the outer levels, whose outer half cells are folded in.
+    # Each value is uniformly distributed, except for the outermost levels, whose outer half cells are reflected.
     inner = values[:, 0].abs() < 6 / 7
     torch.testing.assert_close(inner.float().mean(), torch.tensor(6 / 8), rtol=0.01, atol=0)
     torch.testing.assert_close(values[inner, 0].square().mean(), torch.tensor((6 / 7) ** 2 / 3), rtol=0.01, atol=0)
@@ -198,8 +198,8 @@ def test_distance_to_the_uniform_distribution_has_closed_forms():
     even = uniform_values(2048, layout)
     order = torch.randperm(2048, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(distance_to_uniform(even[order], layout), torch.tensor(0.0), rtol=0, atol=1e-10)
-    # A constant: the mean over directions of the mean square of the other sample's projections around it, which the
-    # random directions on average only share out over the values.
+    # For a constant: the mean over directions of the mean square of the other sample's projections around it, whose
+    # expectation is the same along random directions.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         at_the_centre = distance_to_uniform(torch.zeros(2048, 2), layout)
@@ -207,18 +207,18 @@ def test_distance_to_the_uniform_distribution_has_closed_forms():
 
 
 def test_distance_detects_correlated_values():
-    """Each value by itself is spread evenly here, but they use 16 of 256 codes: only slanted directions show it."""
+    """Each value is uniform, but together they use 16 of 256 codes: only oblique directions detect it."""
     layout = (4, 4)
     even = uniform_values(2048, layout)
     together = even[:, :1].expand(-1, 2)
-    # Of 2,000 draws of directions the smallest distance is 0.018 here, and the largest 0.0004 below.
+    # In 2,000 draws of directions, the smallest distance was 0.018 here, and the largest 0.0004 below.
     assert distance_to_uniform(together, layout) > 0.01
     independent = torch.stack([even[:, 0], even[torch.randperm(2048), 1]], 1)
     assert distance_to_uniform(independent, layout) < 0.001
 
 
 def test_uniformity_term_spreads_values_over_all_codes():
-    """Four hundred points on a line in a plane, moved by the term alone: they come to fill the plane's codes."""
+    """Four hundred points on a line in a plane, optimised by this term only, fill all codes of the plane."""
     torch.manual_seed(0)
     line = torch.linspace(-0.5, 0.5, 400)[:, None] * torch.tensor([1.0, 0.8]) + 0.01 * torch.randn(400, 2)
     values = line.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""Tokens of datasets: what the files hold, what is done again and what is not, what is refused."""
+"""Tokens of datasets: contents of the files, reuse of finished work, refused input."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ SETTINGS = TokenizationSettings(token_budget=150, precision="float32")
 
 
 def write_part(path, rows):
-    """A chains file; each row is chain id, backbone, pLDDT, split."""
+    """Write a chains file; each row is chain id, backbone, pLDDT, split."""
     defaults = {"source_file": "f", "source_sha256": "0", "source_id": "i", "author_chain": "A"}
     records = [
         {
@@ -103,7 +103,7 @@ def test_only_changed_files_are_encoded_again(dataset, saved, small_tokenizer, t
     assert files[0].stat().st_mtime_ns == times[0] and files[1].stat().st_mtime_ns != times[1]
     files[0].unlink()
     main(arguments)
-    assert sha256_of_file(files[0]) == content[0]  # the same bytes, whenever it is made
+    assert sha256_of_file(files[0]) == content[0]  # reproducible byte for byte
 
 
 def test_tokens_are_reused_for_another_budget_but_not_precision(dataset, small_tokenizer, tmp_path):
@@ -217,7 +217,7 @@ def test_decoding_writes_structures(dataset, saved, small_tokenizer, tmp_path, c
 
 
 class TightMemory:
-    """A part of the tokenizer on a machine that holds so many chains at once."""
+    """A part of the tokenizer on a machine with memory for a given number of chains."""
 
     def __init__(self, work, limit):
         self.work, self.limit, self.sizes = work, limit, []

@@ -1,4 +1,4 @@
-"""Training of the tokenizer on helices and strands made here: windows, terms, and a loss that falls."""
+"""Training of the tokenizer on synthetic helices and strands: windows, terms, and a decreasing loss."""
 
 import json
 import math
@@ -121,7 +121,7 @@ def test_missing_residues_are_zero_and_not_observed(task):
 
 
 def test_every_trained_weight_gets_a_gradient(task):
-    # layers that start at zero hide what lies before them from the first step
+    # layers initialized with zeros block the gradient of earlier ones in the first step
     with torch.no_grad():
         for parameter in task.module.parameters():
             if parameter.abs().max() == 0:
@@ -133,7 +133,7 @@ def test_every_trained_weight_gets_a_gradient(task):
         for name, parameter in task.module.named_parameters()
         if parameter.requires_grad and (parameter.grad is None or parameter.grad.abs().max() == 0)
     ]
-    # O touches nothing at first, so nothing turns it
+    # O has no clashes initially, hence no gradient
     decoder = [name for name in without if ".decoder." in name and ".torsion." not in name]
     assert decoder == []
     expected = {"fape", "distogram", "sequence", "violation", "confidence", "local_fape", "distance", "chain"}
@@ -294,7 +294,7 @@ def test_explained_variance_is_that_of_a_regression(monkeypatch):
 
 
 def test_training_the_decoder_alone_keeps_all_tokens(tmp_path):
-    """Models trained on the tokens remain valid: their codes have the same fingerprint."""
+    """Models trained on the tokens remain valid: the codes have the same fingerprint."""
     store.write_table(tmp_path / "chains" / "part-00000.parquet", table_of())
     first = initial_tokenizer(settings_of(), seed=0)
     first.save_pretrained(tmp_path / "first")
@@ -356,7 +356,7 @@ def test_cached_features_of_windows_are_those_of_the_chain(tmp_path):
     window = task.features.batch([(0, 2, 9), (3, 11, 31)])
     torch.testing.assert_close(window[1], whole[11:31], rtol=1e-4, atol=1e-4)
     assert (window[0, 7:] == 0).all()
-    assert (window[1] - alone).abs().max() > 0.05  # a crop that is encoded alone has other features
+    assert (window[1] - alone).abs().max() > 0.05  # a separately encoded crop has other features
 
 
 def test_interrupted_computation_of_features_resumes(tmp_path, monkeypatch):
@@ -382,7 +382,7 @@ def test_interrupted_computation_of_features_resumes(tmp_path, monkeypatch):
     assert calls == [41, 30, 25, 25, 18]
     assert np.array_equal(again.features_ND, expected)
     feature_cache.cached_features(encoder, backbones, tmp_path / "cut", lines.append)
-    assert len(calls) == 5  # all there
+    assert len(calls) == 5  # all stored
     with torch.no_grad():
         encoder.norm.bias += 1.0
     feature_cache.cached_features(encoder, backbones, tmp_path / "cut", lines.append)

@@ -42,13 +42,13 @@ def recorded_bit(recorded_tensors):
 
 @pytest.fixture(scope="session")
 def recorded_settings(recorded):
-    """How each of them was recorded."""
+    """Settings of each recording."""
     return json.loads(recorded("lm_bit_tiny/meta.json").read_text())
 
 
 @pytest.fixture
 def released_bit(recorded, tmp_path):
-    """Their folder as the hub would have it."""
+    """The authors' folder in the hub's layout."""
     folder = tmp_path / "released"
     folder.mkdir()
     shutil.copy(recorded("lm_bit_tiny/weights.safetensors"), folder / "model.safetensors")
@@ -58,7 +58,7 @@ def released_bit(recorded, tmp_path):
 
 @pytest.fixture
 def bit_network(released_bit, tmp_path):
-    """The imported network, as opened from our folder."""
+    """The imported network, opened from our folder."""
     importing.import_model(released_bit, tmp_path / "ours")
     network = MultimodalEsm.from_pretrained(tmp_path / "ours")
     assert (network.head.name, network.embedding_scaling) == ("bits", "released_bit")
@@ -70,7 +70,7 @@ def largest_relative(ours, recorded, where):
 
 
 def test_bits_of_all_codes_equal_the_quantizers():
-    """A code's bits are the signs of the values that the tokenizer's quantizer gives that code."""
+    """A code's bits are the signs of its values in the tokenizer's quantizer."""
     quantizer = Quantizer(TokenizerSettings.make().quantizer)
     head = Bits(VOCABULARY, 13)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_network_reproduces_the_recorded_values(recorded_bit, bit_network, name)
 
 
 def test_scaling_equals_transformers_embeddings_applied_twice(bit_network):
-    """The authors call ``esm.embeddings`` on the amino acids alone, then on both halves together."""
+    """The authors call ``esm.embeddings`` first on the amino acids, then on both halves."""
     config = esm_config(33, 64, 1, 4, 64)
     config.token_dropout = True
     theirs = EsmEmbeddings(config).eval()
@@ -118,7 +118,7 @@ def test_scaling_equals_transformers_embeddings_applied_twice(bit_network):
         once_BLD = theirs(input_ids=ids_BT[:, half:], attention_mask=mask_BT[:, half:])
         plain_BTD = bit_network.head.embed(theirs.word_embeddings, ids_BT)
         joined_BTD = torch.cat([plain_BTD[:, :half], once_BLD], 1)
-        # Structure ids above 32 only serve to find masks there.
+        # Structure ids above 32 are used only to find masks.
         twice_BTD = theirs(input_ids=ids_BT, inputs_embeds=joined_BTD, attention_mask=mask_BT)
         ours = bit_network.embeddings(ids_BT)
     assert torch.allclose(ours, twice_BTD, atol=1e-6)
@@ -172,7 +172,7 @@ def test_self_mixup_reproduces_the_recorded_second_input(recorded_bit, bit_netwo
 
 
 def test_unknown_structure_is_excluded_from_the_loss(recorded_bit, bit_network):
-    """The authors train ``<unk_struct>`` as the code of all bits set; all other positions cost what theirs cost."""
+    """The authors train ``<unk_struct>`` as the code with all bits set; the loss of other positions equals theirs."""
     settings = DiffusionSettings.make(unobserved_structure="learn")
     values = recorded_bit("loss_unk_struct")
     batch = recorded_batch(values, settings)
@@ -186,7 +186,7 @@ def test_unknown_structure_is_excluded_from_the_loss(recorded_bit, bit_network):
 
 
 def test_every_target_bit_has_a_gradient_unlike_in_the_released_loss(recorded_bit, bit_network):
-    """Their criterion ignores targets equal to 1, the id of padding, and by it each bit that is set."""
+    """Their loss ignores targets equal to 1, the id of padding, and thereby every set bit."""
     values = recorded_bit("loss_linear")
     batch = recorded_batch(values, DiffusionSettings.make())
     set_BLQ, chosen_BL = values["struct_target_bits"], values["struct_mask"]
@@ -227,7 +227,7 @@ def test_tokens_of_every_step_equal_the_authors(name, recorded_bit, recorded_set
 
 
 def test_annealed_run_with_the_authors_random_numbers_is_theirs(recorded_bit, bit_network, monkeypatch):
-    """Amino acids and bits are drawn from our distributions by their exponentials; scores are ours, too."""
+    """Amino acids and bits are drawn from our distributions with their random numbers; scores are ours."""
     recorded = recorded_bit("generate_cogen_annealing1.1_0.1")
     steps = len(recorded["steps.in_tokens"])
     samples = conditionings_of(recorded, steps)
@@ -240,7 +240,7 @@ def test_annealed_run_with_the_authors_random_numbers_is_theirs(recorded_bit, bi
     def choose(track, rows, positions, logits_NC, log_total_N, progress_N):
         step, temperature_N = denoiser.step[0], Strategy.parse(Bits.sampling.strategy).temperature(progress_N)
         if track.track == "structure":
-            # The distribution over 8192 codes is a product: a bit's marginal is that of the codes that have it.
+            # The distribution over 8192 codes is a product: a bit's marginal is a sum over the codes with this bit set.
             shares_NC = (logits_NC / temperature_N[:, None]).softmax(-1)
             has_CQ = (torch.arange(8192)[:, None] >> places & 1).float()
             on_NQ = shares_NC @ has_CQ
@@ -285,7 +285,7 @@ def test_export_of_an_import_is_identical(released_bit, bit_network, tmp_path):
 
 
 def test_every_key_of_the_released_model_is_mapped(recorded, tmp_path):
-    """The real key list at a small width, as folder and as Lightning checkpoint with its structure tokenizer."""
+    """The released keys at a small width, as a folder and as a Lightning checkpoint with the structure tokenizer."""
     listed = json.loads(recorded("keys_dplm2_bit_650m.json").read_text())
     shapes = scaled_shapes(listed["state_dict"], 1280, 20)
     weights = weights_of(shapes)
@@ -317,7 +317,7 @@ def test_index_and_bit_models_are_distinguished(recorded, released_bit, tmp_path
         arguments = ["import", "model", str(source), str(tmp_path / "3"), "--structure-head", wanted]
         assert main(arguments) == 1
         assert f"structure_head {wanted} is required, but this is {found} " in capsys.readouterr().err
-    # A folder whose description is the other's, as the authors' classes refuse it.
+    # A folder with the other model's config.json, which the authors' classes refuse, too.
     (index / "config.json").write_bytes((released_bit / "config.json").read_bytes())
     with pytest.raises(DPLM2Error, match=r"says EsmForDPLM2Bit .*but the weights are those of EsmForDPLM2 "):
         importing.import_model(index, tmp_path / "3")
@@ -356,7 +356,7 @@ def test_transformers_refuses_a_folder_with_a_structure_head(bit_network, tmp_pa
 
 
 def test_initialization_from_a_sequence_model_follows_the_authors():
-    """The sequence model stays; new weights have the distributions of a fresh model of the authors."""
+    """The sequence model does not change; new weights have the distributions of the authors' new models."""
     model = warmup.random_model(NetworkSettings(hidden_size=64, layers=1, heads=4, intermediate_size=64), seed=0)
     model.config.initializer_range = 0.02
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -386,7 +386,7 @@ def test_unsupported_settings_of_the_head_are_refused():
 
 
 def test_single_track_equals_a_single_modality_sample(bit_network):
-    """Their program cannot take it; a single track gives what it gives beside a track that it does not see."""
+    """The authors' program does not support a single track; compare with one in a single-modality sample."""
     ids = torch.tensor([[33, 40, 8000, 8228, 34, 0, 5, 6, 7, 2]])
     bit_network.embedding_scaling = "none"
     with torch.no_grad():

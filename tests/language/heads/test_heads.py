@@ -1,4 +1,4 @@
-"""What every structure head must do alike: the rest of the package does not ask which one a model has."""
+"""Requirements on every structure head, since the rest of the package does not depend on the head."""
 
 import csv
 import json
@@ -90,7 +90,7 @@ def test_sample_does_not_depend_on_its_batch(network):
 
 @torch.no_grad()
 def test_structure_tokens_have_distinct_embeddings(network):
-    """But for ``<unk_struct>``, which DPLM-2 Bit shows as its last code."""
+    """Except for ``<unk_struct>``, which DPLM-2 Bit embeds as its last code."""
     vocabulary = network.vocabulary
     ids = [index for index in range(vocabulary.size) if index != vocabulary.unknown_structure]
     entered = network.head.embed(network.model.esm.embeddings.word_embeddings, torch.tensor([ids]))[0]
@@ -114,7 +114,7 @@ def test_half_precision_is_close_to_float32(network):
 
 
 def test_every_noised_position_is_scored_with_any_loss_settings(network):
-    """Every position that is noised and of the head's classes is scored, with a finite loss and gradient."""
+    """Every noised position with one of the head's classes has a finite loss and gradient."""
     settings = DiffusionSettings.make()
     target = layout.join(network.vocabulary, *([track] for track in ids_of(network, 40)))
     target[target == network.vocabulary.mask_structure] = 40
@@ -206,7 +206,7 @@ def test_callback_receives_codes_and_can_forbid_them(network):
 
 
 def test_likelihood_is_the_mean_log_probability_of_tokens(network):
-    """Over four parts, each masked in turn: here of one residue each on one track, so that each is masked alone."""
+    """Four parts are masked in turn; here each consists of one residue on one track."""
     given = unknown(network, "a", 4, tracks=("structure",))
     (made,) = sample(network, [given], SamplerSettings.of("annealing@2.0:0.1", "stochastic@1.0"), 0)
     (found,) = log_likelihoods(network, [given], [made], 0, 8192)
@@ -285,7 +285,7 @@ def section_of(head, **model):
 
 @pytest.fixture(scope="module", params=OWN_WEIGHTS)
 def trained(request, tmp_path_factory, tokenizer_folder, tokens_folder):
-    """A model of random weights after both stages, without the sequence stage."""
+    """A model from random weights after warm-up (without the sequence stage) and training."""
     folder = tmp_path_factory.mktemp(request.param)
     text = section_of(request.param, warmup={"sequence_stage": "never", "dropout": 0.0})
     common = ["--tokens", tokens_folder, "--state", folder / "state", "--config", text]
@@ -334,7 +334,7 @@ def test_second_stage_with_lora_keeps_the_head_of_its_source(
 
 @pytest.mark.parametrize("low_rank", [False, True], ids=["full", "low rank"])
 def test_resumes_bit_for_bit(trained, tokens_folder, tmp_path, low_rank):
-    """Stopped by the time limit again and again, in the middle of an epoch."""
+    """Repeatedly stopped by the time limit, in the middle of an epoch."""
     head, folder = trained
     training = {"steps": 4, "token_budget": 200, "learning_rate": 5e-3, "warmup_steps": 1, "save_every": 1}
 
@@ -352,7 +352,7 @@ def test_resumes_bit_for_bit(trained, tokens_folder, tmp_path, low_rank):
 
 @pytest.mark.parametrize("head", heads.HEADS)
 def test_warm_up_from_a_sequence_model_keeps_its_logits(head, tokens_folder, tokenizer_folder, tmp_path):
-    """Before training, on sequences, the model gives what its source gives (transformers' own, with its scaling)."""
+    """Before training, the logits of sequences are those of the source (by transformers, with its scaling)."""
     source = sequence_model()
     source.save_pretrained(tmp_path / "source")
     text = section_of(head, network=None, warmup={"source": str(tmp_path / "source")})
@@ -374,7 +374,7 @@ def test_unsupported_objective_is_refused_before_training(trained, tokens_folder
     arguments += ["--state", tmp_path / "state", "--out", tmp_path / "m", "--config"]
     assert main([str(argument) for argument in [*arguments, text]]) == 2
     assert f"models.m.diffusion.classes: all: with structure_head {head}" in capsys.readouterr().err
-    # Where the configuration leaves the head to the initial model, the head itself tells.
+    # If the configuration does not name the head, the initial model's head raises the error.
     left = json.loads(text)
     del left["models"]["m"]["structure_head"]
     assert main([str(argument) for argument in [*arguments, json.dumps(left)]]) == 2

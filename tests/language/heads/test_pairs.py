@@ -1,4 +1,4 @@
-"""The head of levels and pairs of levels against a row for each code, and its closed forms."""
+"""The head of levels and pairs of levels against explicit rows of all codes and closed forms."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def made(layout, width=WIDTH, spread=0.5):
 
 
 def rows_of_codes(head, rows_RD):
-    """A row (C, ...) for each code: the sum of those of its levels and pairs of levels, one code at a time."""
+    """Rows (C, ...) of all codes: sums of the rows of their levels and pairs of levels, one code at a time."""
     sizes = [2**bits for bits in head.groups]
     singles, pairs, first = [], {}, 0
     for size in sizes:
@@ -58,7 +58,7 @@ def test_single_bits_are_divided_into_groups():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pairs_head_equals_a_softmax_over_the_rows_of_all_codes(layout):
-    """Values, normalisation and all gradients, of logits and of the loss."""
+    """Values, normalisation and all gradients of logits and loss."""
     head = made(layout)
     hidden_ND = torch.randn(6, WIDTH, dtype=torch.float64, requires_grad=True)
     codes_N = torch.randint(2 ** sum(layout), (6,))
@@ -123,7 +123,7 @@ def test_embeddings_of_codes_are_sums_over_levels(layout):
 
 
 def test_levels_follow_the_tokenizers_values():
-    """With bits_per_value the level of a group goes up with the value that the tokenizer's code stands for."""
+    """With bits_per_value the level of a group increases with the quantized value of the tokenizer's code."""
     quantizer = Quantizer(
         TokenizerSettings.make(quantizer={"bits": 13, "bits_per_value": [5, 4, 4], "bound": "tanh"}).quantizer
     )
@@ -146,9 +146,9 @@ def test_initial_rows_have_the_sources_spread_and_similar_neighbours(settings, c
         logits = head.logits(None, torch.randn(4, 256))
     assert entered.std(0).mean().item() == pytest.approx(table.std(0).mean().item(), rel=0.05)
     assert torch.allclose(entered.mean(0), table.mean(0), atol=1e-5)
-    # N(0, 0.02) rows times features of variance 1, as a row for each code would give.
+    # N(0, 0.02^2) rows times features of variance 1, as with a row per code.
     assert logits.std(1).mean().item() == pytest.approx(0.02 * 16, rel=0.35)
-    # Two codes that differ in their last bit share the rows of three of six terms; the values add to what is alike.
+    # Two codes that differ in their last bit share the rows of three of six terms; similar values add similarity.
     neighbours, apart = entered[0::2] - entered[1::2], entered[:4096] - entered[4096:].flip(0)
     likeness = (neighbours.norm(dim=1).mean() / apart.norm(dim=1).mean()).item()
     if not code:
