@@ -109,7 +109,7 @@ def test_a_file_in_the_place_of_the_output_folder_is_named(sound, tmp_path, run,
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_a_log_that_cannot_be_written_is_one_line(tmp_path, run):
+def test_unwritable_log_raises_a_one_line_error(tmp_path, run):
     (tmp_path / "file").write_text("")
     status, line = run("--log", tmp_path / "file/a.log", "status")
     assert status == 1

@@ -1,10 +1,10 @@
 """Attention of packed samples, without padding.
 
-A batch's tokens lie one after the other, and each sample (each track of a single-modality sample) is a segment that
-attends to itself alone. No mask of tokens by tokens exists, and padding costs nothing.
+A batch's tokens are concatenated, and each sample (each track of a single-modality sample) is a segment that attends
+only to itself. There is no mask of tokens by tokens, and padding costs nothing.
 
 Shapes: H heads, N tokens of all segments, S segments of a group, T tokens of each, C channels of a head, M segments
-and heads together.
+times heads.
 """
 
 import inspect
@@ -22,15 +22,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from dplm2.cpu import switch, torch_private
 
 NAME = "dplm2_segments"
-"""Under which transformers knows it once it is registered (`dplm2.cpu.process`)."""
+"""Name under which it is registered with transformers (`dplm2.cpu.process`)."""
 
-_SCORES_AT_ONCE = 1 << 22  # bounds memory; a processor's cache holds about as many
+_SCORES_PER_CHUNK = 1 << 22  # limits memory to about the size of a CPU's cache
 
 try:  # torch 2.10 and later
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:
     varlen_attn = None
-_TAKES_SCALE = varlen_attn is not None and "scale" in inspect.signature(varlen_attn).parameters
+_ACCEPTS_SCALE = varlen_attn is not None and "scale" in inspect.signature(varlen_attn).parameters
 
 
 class Bounds(NamedTuple):
@@ -39,9 +39,9 @@ class Bounds(NamedTuple):
     Attributes
     ----------
     starts
-        (S + 1,) int32: where each segment starts, and the end of the last. A segment may be empty.
+        (S + 1,) int32: start of each segment, and end of the last. Segments may be empty.
     longest
-        No segment has more tokens.
+        Upper bound of the number of tokens per segment.
     """
 
     starts: Tensor
@@ -49,8 +49,8 @@ class Bounds(NamedTuple):
 
 
 def takes_bounds(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether there is a kernel for segments given as `Bounds`: on a GPU from Ampere on, in half precision."""
-    if not _TAKES_SCALE or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    """Whether a kernel accepts segments as `Bounds`: on GPUs since Ampere, in half precision."""
+    if not _ACCEPTS_SCALE or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     return torch.cuda.get_device_properties(device).major >= 8
 
@@ -65,7 +65,7 @@ def attention_within_segments(
     scaling: float | None = None,
     **others,
 ) -> tuple[Tensor, None]:
-    """Attention in the form that transformers calls; ``segments`` are their lengths, None for an ordinary batch.
+    """Attention function for transformers; ``segments`` are lengths or `Bounds`, or None for a padded batch.
 
     ``query``, ``key`` and ``value`` are (1, H, N, C); the result is (1, N, H, C).
     """
@@ -91,44 +91,44 @@ def attention_within_segments(
 
 
 def register() -> None:
-    """Let transformers know `attention_within_segments` by its name."""
+    """Register `attention_within_segments` with transformers."""
     ALL_ATTENTION_FUNCTIONS.register(NAME, attention_within_segments)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
 
 
 class _HalfAttention(torch.autograd.Function):
-    """``softmax(q k) v`` of (M, T, C) in bf16 on a CPU, where torch's own takes 1.2 times longer (trained: 2 times).
+    """``softmax(q k) v`` of (M, T, C) in bf16 on a CPU; torch's attention takes 1.2 times longer (in training 2 times).
 
-    A few heads at a time, by plain products, which have bf16 instructions; nothing but the inputs is kept.
+    It uses matrix products, which have bf16 instructions, for a few heads at a time, and saves only its inputs.
     """
 
     @staticmethod
     def forward(context, q_MTC: Tensor, k_MTC: Tensor, v_MTC: Tensor) -> Tensor:
         context.save_for_backward(q_MTC, k_MTC, v_MTC)
         out_MTC = torch.empty_like(v_MTC)
-        for part in _parts(q_MTC):
-            torch.bmm(_shares(q_MTC[part], k_MTC[part]), v_MTC[part], out=out_MTC[part])
+        for part in _chunks(q_MTC):
+            torch.bmm(_weights(q_MTC[part], k_MTC[part]), v_MTC[part], out=out_MTC[part])
         return out_MTC
 
     @staticmethod
     def backward(context, gradient_MTC: Tensor) -> tuple[Tensor, ...]:
         q_MTC, k_MTC, v_MTC = context.saved_tensors
-        to_q_MTC, to_k_MTC, to_v_MTC = (torch.empty_like(t) for t in context.saved_tensors)
-        for part in _parts(q_MTC):
-            gradient, shares = gradient_MTC[part].contiguous(), _shares(q_MTC[part], k_MTC[part])
-            torch.bmm(shares.mT, gradient, out=to_v_MTC[part])
-            to_shares = torch.bmm(gradient, v_MTC[part].mT)
-            to_scores = torch_private.softmax_backward(to_shares, shares)
-            torch.bmm(to_scores, k_MTC[part], out=to_q_MTC[part])
-            torch.bmm(to_scores.mT, q_MTC[part], out=to_k_MTC[part])
-        return to_q_MTC, to_k_MTC, to_v_MTC
+        grad_q_MTC, grad_k_MTC, grad_v_MTC = (torch.empty_like(t) for t in context.saved_tensors)
+        for part in _chunks(q_MTC):
+            gradient, weights = gradient_MTC[part].contiguous(), _weights(q_MTC[part], k_MTC[part])
+            torch.bmm(weights.mT, gradient, out=grad_v_MTC[part])
+            grad_weights = torch.bmm(gradient, v_MTC[part].mT)
+            grad_scores = torch_private.softmax_backward(grad_weights, weights)
+            torch.bmm(grad_scores, k_MTC[part], out=grad_q_MTC[part])
+            torch.bmm(grad_scores.mT, q_MTC[part], out=grad_k_MTC[part])
+        return grad_q_MTC, grad_k_MTC, grad_v_MTC
 
 
-def _shares(q_MTC: Tensor, k_MTC: Tensor) -> Tensor:
+def _weights(q_MTC: Tensor, k_MTC: Tensor) -> Tensor:
     scores_MTT = torch.bmm(q_MTC, k_MTC.mT)
     return torch.softmax(scores_MTT, -1, out=scores_MTT)
 
 
-def _parts(q_MTC: Tensor) -> list[slice]:
-    at_once = max(1, _SCORES_AT_ONCE // q_MTC.shape[1] ** 2)
-    return [slice(first, first + at_once) for first in range(0, len(q_MTC), at_once)]
+def _chunks(q_MTC: Tensor) -> list[slice]:
+    size = max(1, _SCORES_PER_CHUNK // q_MTC.shape[1] ** 2)
+    return [slice(first, first + size) for first in range(0, len(q_MTC), size)]

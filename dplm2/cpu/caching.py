@@ -11,15 +11,14 @@ from dplm2.cpu import torch_private
 from dplm2.cpu.routine import routine
 
 Computed = TypeVar("Computed")
-_kept: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, object]] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, object]] = weakref.WeakKeyDictionary()
 
 
 def cached_from_weights(module: nn.Module, dtype: torch.dtype, compute: Callable[[], Computed]) -> Computed:
-    """What ``compute`` makes of the parameters of a module for inputs of a type.
+    """The result of ``compute``, which depends on a module's parameters and the type of its inputs, from a cache.
 
-    It is computed when it is first asked for and again after a parameter, the type or the routine of products
-    changed; each time while gradients are recorded or the network is compiled, and where parameters do not tell of
-    changes (those made in inference mode).
+    It is computed again if a parameter, the type or the library for products changed. It is not cached while gradients
+    are recorded, in compiled networks, and if changes of parameters cannot be detected (created in inference mode).
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return compute()
@@ -27,6 +26,6 @@ def cached_from_weights(module: nn.Module, dtype: torch.dtype, compute: Callable
     if any(changes is None for _, changes in versions):
         return compute()
     key = (dtype, torch.is_autocast_enabled("cpu"), routine(dtype), *versions)
-    if module not in _kept or _kept[module][0] != key:
-        _kept[module] = key, compute()
-    return _kept[module][1]
+    if module not in _cache or _cache[module][0] != key:
+        _cache[module] = key, compute()
+    return _cache[module][1]

@@ -1,8 +1,8 @@
-"""A layer of the language model for training on a processor, written out forward and backward.
+"""A layer of the language model for training on CPUs, with explicit forward and backward passes.
 
-The results are those of transformers' layer; dropout draws other numbers. What costs little is computed again in the
-backward pass instead of being kept (normalised inputs, GELU, what dropout left), frozen weights get no gradient, and a
-layer's low-rank updates of query, key and value read one dropped-out input.
+The results are those of transformers' layer, except for the random numbers of dropout. Cheap values (normalised inputs,
+GELU, inputs after dropout) are recomputed in the backward pass instead of saved, frozen weights get no gradient, and
+the low-rank updates of query, key and value share one dropout mask.
 
 Shapes: N tokens of all segments, D model width, I inputs and O outputs of a matrix, R rank, H heads, C channels of a
 head.
@@ -27,7 +27,7 @@ _LANE_VALUES = 1 << 16
 
 
 def install(model: EsmForMaskedLM) -> None:
-    """Put a `Layer` in the place of each layer; weights stay where they are, under their names."""
+    """Replace each layer by a `Layer` with the same weights under the same names."""
     layers = model.esm.encoder.layer
     for number, layer in enumerate(layers):
         if not isinstance(layer, Layer):
@@ -35,57 +35,57 @@ def install(model: EsmForMaskedLM) -> None:
 
 
 class Layer(EsmLayer):
-    """transformers' layer; packed samples that are trained on go the leaner way.
+    """transformers' layer, optimised for training on packed samples.
 
     Parameters
     ----------
     layer
-        Whose parts it takes over.
+        The layer to replace; its modules are reused.
     config
-        Of the network.
+        Configuration of the network.
     """
 
     def __init__(self, layer: EsmLayer, config: EsmConfig) -> None:
-        with torch.device("meta"):  # its own weights are replaced at once
+        with torch.device("meta"):  # skips the initialization of weights that are replaced below
             super().__init__(config)
         for name, part in layer.named_children():
             setattr(self, name, part)
         self.train(layer.training)
 
     def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
-        """The feed-forward part by torch's own exact GELU: five times faster, and it keeps its input alone."""
+        """The feed-forward part with torch's exact GELU, which is five times faster and saves only its input."""
         inner = self.intermediate.dense(self.LayerNorm(attention_output))
         return self.output(functional.gelu(inner), attention_output)
 
     def forward(self, hidden_states: Tensor, *positional, segments: Sequence[int] | None = None, **named) -> Tensor:
-        """Hidden states (1, N, D) after the layer; ``segments`` as of `dplm2.cpu.attention`."""
+        """Hidden states (1, N, D) after the layer; for ``segments`` see `dplm2.cpu.attention`."""
         if segments is None or not torch.is_grad_enabled() or hidden_states.device.type != "cpu":
             return super().forward(hidden_states, *positional, segments=segments, **named)
-        return self._trained(hidden_states[0], named["position_embeddings"], segments).unsqueeze(0)
+        return self._forward_training(hidden_states[0], named["position_embeddings"], segments).unsqueeze(0)
 
-    def _trained(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
+    def _forward_training(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
         output = self.attention.output
-        seen_ND = self._attended(x_ND, angles, segments)
-        x_ND = add_projected(x_ND, seen_ND, output.dense, output.dropout, gelu=False)
+        attended_ND = self._attend(x_ND, angles, segments)
+        x_ND = add_projected(x_ND, attended_ND, output.dense, output.dropout, gelu=False)
         (inner_NI,) = project(x_ND, self.LayerNorm, [self.intermediate.dense])
         return add_projected(x_ND, inner_NI, self.output.dense, self.output.dropout, gelu=True)
 
-    def _attended(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
+    def _attend(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
         own = self.attention.self
         cos_N1C, sin_N1C = (table[0].unsqueeze(1) for table in angles)
         split = (len(x_ND), own.num_attention_heads, own.attention_head_size)
         q_ND, k_ND, v_ND = project(x_ND, self.attention.LayerNorm, [own.query, own.key, own.value])
-        # ESM-2 scales the queries before it turns them.
+        # ESM-2 scales the queries before their rotation.
         scale = own.attention_head_size**-0.5
-        q_NHC = _Turn.apply(q_ND.view(split), cos_N1C * scale, sin_N1C * scale)
-        k_NHC = _Turn.apply(k_ND.view(split), cos_N1C, sin_N1C)
-        tracks = (t.transpose(0, 1).unsqueeze(0) for t in (q_NHC, k_NHC, v_ND.view(split)))
-        seen_1NHC, _ = attention.attention_within_segments(own, *tracks, None, segments, scaling=1.0)
-        return seen_1NHC.reshape(x_ND.shape)
+        q_NHC = _Rotation.apply(q_ND.view(split), cos_N1C * scale, sin_N1C * scale)
+        k_NHC = _Rotation.apply(k_ND.view(split), cos_N1C, sin_N1C)
+        inputs = (t.transpose(0, 1).unsqueeze(0) for t in (q_NHC, k_NHC, v_ND.view(split)))
+        attended_1NHC, _ = attention.attention_within_segments(own, *inputs, None, segments, scaling=1.0)
+        return attended_1NHC.reshape(x_ND.shape)
 
 
 class _Matrix(NamedTuple):
-    """A matrix with its bias and its low-rank update, if it has one."""
+    """A matrix with its bias and its low-rank update, if any."""
 
     weight_OI: Tensor
     bias_O: Tensor
@@ -94,7 +94,7 @@ class _Matrix(NamedTuple):
 
 
 class _Options(NamedTuple):
-    """What of a layer is no tensor."""
+    """Scalar options of a layer."""
 
     epsilon: float = 0.0
     scaling: float = 1.0
@@ -104,7 +104,7 @@ class _Options(NamedTuple):
 
 
 def project(x_ND: Tensor, norm: nn.LayerNorm, matrices: Sequence[nn.Module]) -> tuple[Tensor, ...]:
-    """``matrix(norm(x))`` (N, O) for each matrix: plain ones, or all with peft's low-rank update."""
+    """``matrix(norm(x))`` (N, O) for each matrix; either all or none have peft's low-rank update."""
     scaling, dropout = _low_rank_options(matrices[0])
     options = _Options(norm.eps, scaling, dropout)
     tensors = [tensor for matrix in matrices for tensor in _tensors(matrix, x_ND)]
@@ -112,7 +112,7 @@ def project(x_ND: Tensor, norm: nn.LayerNorm, matrices: Sequence[nn.Module]) -> 
 
 
 def add_projected(x_ND: Tensor, input_NI: Tensor, matrix: nn.Module, dropout: nn.Dropout, *, gelu: bool) -> Tensor:
-    """``x + dropout(matrix(input))`` (N, D), or ``matrix(gelu(input))``."""
+    """``x + dropout(matrix(input))`` (N, D), or with ``gelu``, ``x + dropout(matrix(gelu(input)))``."""
     scaling, low_rank_dropout = _low_rank_options(matrix)
     options = _Options(0.0, scaling, low_rank_dropout, dropout.p if dropout.training else 0.0, gelu)
     return _AddProjected.apply(options, x_ND, input_NI, *_tensors(matrix, x_ND))
@@ -136,10 +136,10 @@ def _low_rank_options(matrix: nn.Module) -> tuple[float, float]:
 
 
 def draw_kept(shape: torch.Size, probability: float) -> tuple[Tensor | None, float]:
-    """Which numbers dropout keeps (1, else 0; None: all), and by what the kept ones are multiplied.
+    """Draw a dropout mask (uint8, 1: kept; None: all kept), and the factor by which kept values are multiplied.
 
-    One seed is taken from torch's generator, and the many numbers from a generator that is several times faster. The
-    probability is rounded to a multiple of 2**-16. Small integers turn into floats five times faster than bools do.
+    Only a seed is drawn from torch's generator; the generator of the mask is several times faster. The probability is
+    rounded to a multiple of 2**-16. The mask is uint8, which converts to floats five times faster than bool.
     """
     dropped = round(probability * _LANE_VALUES)
     if not dropped:
@@ -150,29 +150,29 @@ def draw_kept(shape: torch.Size, probability: float) -> tuple[Tensor | None, flo
 
 
 def _zero_dropped(x: Tensor, kept: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """``x`` with zeros for what is not kept, not rescaled; ``out`` may be ``x`` itself."""
+    """``x`` with dropped values set to zero, not rescaled; ``out`` may be ``x``."""
     return x if kept is None else torch.mul(x, kept, out=out)
 
 
 def _add_kept(x: Tensor, y: Tensor, kept: Tensor | None, rescaling: float) -> Tensor:
-    """``x + rescaling * y`` where kept, ``x`` elsewhere."""
+    """``x + rescaling * y`` where kept, otherwise ``x``."""
     return x + y if kept is None else torch.addcmul(x, y, kept, value=rescaling)
 
 
-class _Turn(torch.autograd.Function):
-    """Rotary positions of (N, H, C); keeps nothing but the angles."""
+class _Rotation(torch.autograd.Function):
+    """Rotary positions of (N, H, C); saves only the angles."""
 
     @staticmethod
     def forward(context, x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor) -> Tensor:
         context.save_for_backward(cos_N1C, sin_N1C)
-        return _turned(x_NHC, cos_N1C, sin_N1C, 1)
+        return _rotate(x_NHC, cos_N1C, sin_N1C, 1)
 
     @staticmethod
     def backward(context, gradient_NHC: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(gradient_NHC, *context.saved_tensors, -1), None, None
+        return _rotate(gradient_NHC, *context.saved_tensors, -1), None, None
 
 
-def _turned(x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor, direction: int) -> Tensor:
+def _rotate(x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor, direction: int) -> Tensor:
     cos_N1C, sin_N1C = cos_N1C.to(x_NHC.dtype), sin_N1C.to(x_NHC.dtype)
     out_NHC = x_NHC * cos_N1C
     (first, second), (sin_first, sin_second) = x_NHC.chunk(2, -1), sin_N1C.chunk(2, -1)
@@ -183,7 +183,7 @@ def _turned(x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor, direction: int) -> 
 
 
 class _Project(torch.autograd.Function):
-    """`project`; keeps its input, which is kept anyway, and what dropout kept of it."""
+    """`project`; saves its input, which is needed elsewhere, and the dropout mask."""
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
@@ -213,35 +213,37 @@ class _Project(torch.autograd.Function):
             inputs = [tensor.detach().requires_grad_() for tensor in (x_ND, norm_D, shift_D)]
             tracked_ND = functional.layer_norm(inputs[0], norm_D.shape, *inputs[1:], context.options.epsilon)
         normed_ND = tracked_ND.detach().to(dtype)
-        found: list[Tensor | None] = []
-        to_normed_ND = None
+        weight_grads: list[Tensor | None] = []
+        grad_normed_ND = None
         for number, (m, gradient) in enumerate(zip(matrices, gradients, strict=True)):
             trained = any(context.needs_input_grad[4 + 4 * number : 6 + 4 * number])
-            found += _of_matrix(gradient, normed_ND) if trained else [None, None]
-            found += [None, None]
-            through_ND = linear(gradient, m.weight_OI.T)
-            to_normed_ND = through_ND if to_normed_ND is None else to_normed_ND.add_(through_ND)
+            weight_grads += _matrix_gradients(gradient, normed_ND) if trained else [None, None]
+            weight_grads += [None, None]
+            grad_ND = linear(gradient, m.weight_OI.T)
+            grad_normed_ND = grad_ND if grad_normed_ND is None else grad_normed_ND.add_(grad_ND)
         if narrow is not None:
-            to_narrow = [linear(g, m.b_OR.T) for m, g in zip(matrices, gradients, strict=True)]
-            to_narrow = torch.cat(to_narrow, 1) * context.factor
+            grad_narrow = [linear(g, m.b_OR.T) for m, g in zip(matrices, gradients, strict=True)]
+            grad_narrow = torch.cat(grad_narrow, 1) * context.factor
             dropped_ND = _zero_dropped(normed_ND, kept)
-            to_a = (to_narrow.T @ dropped_ND).chunk(len(matrices))
+            grad_a = (grad_narrow.T @ dropped_ND).chunk(len(matrices))
             parts = narrow.chunk(len(matrices), 1)
             for number, (gradient, part) in enumerate(zip(gradients, parts, strict=True)):
-                found[4 * number + 2 : 4 * number + 4] = to_a[number], (gradient.T @ part) * context.factor
-            through_ND = to_narrow @ torch.cat([m.a_RI for m in matrices])
-            to_normed_ND = _add_kept(to_normed_ND, through_ND, kept, 1.0)
-        wanted = [i for i in range(3) if context.needs_input_grad[1 + i]]
-        passed: list[Tensor | None] = [None, None, None]
-        if wanted:
-            computed = torch.autograd.grad(tracked_ND, [inputs[i] for i in wanted], to_normed_ND.to(tracked_ND.dtype))
-            for i, gradient in zip(wanted, computed, strict=True):
-                passed[i] = gradient
-        return None, *passed, *found
+                weight_grads[4 * number + 2 : 4 * number + 4] = grad_a[number], (gradient.T @ part) * context.factor
+            grad_ND = grad_narrow @ torch.cat([m.a_RI for m in matrices])
+            grad_normed_ND = _add_kept(grad_normed_ND, grad_ND, kept, 1.0)
+        required = [i for i in range(3) if context.needs_input_grad[1 + i]]
+        input_grads: list[Tensor | None] = [None, None, None]
+        if required:
+            computed = torch.autograd.grad(
+                tracked_ND, [inputs[i] for i in required], grad_normed_ND.to(tracked_ND.dtype)
+            )
+            for i, gradient in zip(required, computed, strict=True):
+                input_grads[i] = gradient
+        return None, *input_grads, *weight_grads
 
 
 class _AddProjected(torch.autograd.Function):
-    """`add_projected`; keeps its input and what dropout kept."""
+    """`add_projected`; saves its input and the dropout masks."""
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
@@ -266,34 +268,35 @@ class _AddProjected(torch.autograd.Function):
     def backward(context, gradient_ND: Tensor) -> tuple[Tensor | None, ...]:
         input_NI, low_kept, narrow, kept, *tensors = context.saved_tensors
         m = _Matrix(*tensors)
-        to_output_ND = _zero_dropped(gradient_ND, kept).to(m.weight_OI.dtype)
+        grad_output_ND = _zero_dropped(gradient_ND, kept).to(m.weight_OI.dtype)
         if kept is not None:
-            to_output_ND = to_output_ND.mul_(context.rescaling)
+            grad_output_ND = grad_output_ND.mul_(context.rescaling)
         tracked_NI = active_NI = input_NI
         if context.options.gelu:
             with torch.enable_grad():
                 input_NI = input_NI.detach().requires_grad_()
                 tracked_NI = functional.gelu(input_NI)
             active_NI = tracked_NI.detach()
-        found = _of_matrix(to_output_ND, active_NI) if any(context.needs_input_grad[3:5]) else [None, None]
-        to_active_NI = linear(to_output_ND, m.weight_OI.T)
+        trained = any(context.needs_input_grad[3:5])
+        weight_grads = _matrix_gradients(grad_output_ND, active_NI) if trained else [None, None]
+        grad_input_NI = linear(grad_output_ND, m.weight_OI.T)
         if narrow is None:
-            found += [None, None]
+            weight_grads += [None, None]
         else:
-            to_narrow = linear(to_output_ND, m.b_OR.T) * context.factor
-            to_active_NI = _add_kept(to_active_NI, to_narrow @ m.a_RI, low_kept, 1.0)
-            # Written over what GELU gave: its own backward pass reads its input alone.
+            grad_narrow = linear(grad_output_ND, m.b_OR.T) * context.factor
+            grad_input_NI = _add_kept(grad_input_NI, grad_narrow @ m.a_RI, low_kept, 1.0)
+            # GELU's result may be overwritten: its backward pass needs only its input.
             dropped_NI = _zero_dropped(active_NI, low_kept, active_NI if context.options.gelu else None)
-            found += [to_narrow.T @ dropped_NI, (to_output_ND.T @ narrow) * context.factor]
+            weight_grads += [grad_narrow.T @ dropped_NI, (grad_output_ND.T @ narrow) * context.factor]
         if context.options.gelu:
-            (to_active_NI,) = torch.autograd.grad(tracked_NI, input_NI, to_active_NI)
-        return None, gradient_ND, to_active_NI, *found
+            (grad_input_NI,) = torch.autograd.grad(tracked_NI, input_NI, grad_input_NI)
+        return None, gradient_ND, grad_input_NI, *weight_grads
 
 
 def _matrices(tensors: Sequence[Tensor | None]) -> list[_Matrix]:
     return [_Matrix(*tensors[first : first + 4]) for first in range(0, len(tensors), 4)]
 
 
-def _of_matrix(gradient_NO: Tensor, input_NI: Tensor) -> list[Tensor]:
-    """Gradients of a matrix and of its bias."""
+def _matrix_gradients(gradient_NO: Tensor, input_NI: Tensor) -> list[Tensor]:
+    """Gradients of a matrix and its bias."""
     return [gradient_NO.T @ input_NI, gradient_NO.sum(0)]

@@ -1,23 +1,23 @@
-"""Settings of the whole process; importing sets nothing."""
+"""Settings of the whole process, which only `prepare_process` makes; importing the package makes none."""
 
 import os
 import sys
 
 
 def prepare_process() -> None:
-    """Set what computing with networks needs in this process; calling it again changes nothing.
+    """Make the process's settings for networks; may be called repeatedly.
 
-    The command line calls it first, and so do ``DPLM2.from_pretrained``, ``StructureTokenizer.from_pretrained``,
-    ``MultimodalEsm.from_pretrained`` and the constructors of the latter two, which training uses. No library is
-    imported for it: what concerns one is set by the first call after that library was imported.
+    It is called by the command line before anything else, by ``DPLM2.from_pretrained``,
+    ``StructureTokenizer.from_pretrained`` and ``MultimodalEsm.from_pretrained``, and by the constructors of the latter
+    two, for training. It imports no library: settings of a library are made by the first call after its import.
 
-    - OpenMP's threads wait passively (environment variable ``OMP_WAIT_POLICY``, unless it is set already). Threads that
-      wait actively make small networks a hundred times slower on a machine that has other work to do. OpenMP reads it
-      when torch is imported, so it is set only before that.
-    - Numbers too small for a normal float (below 1.2e-38 in float32) become zero: processors take twenty times longer
-      with them. The optimiser's averages of rare tokens' gradients decay to such numbers after some hundred steps.
-      Threads inherit it from the thread that starts them.
-    - transformers knows the attention of packed samples by its name (`dplm2.cpu.attention`).
+    - OpenMP's threads wait passively (environment variable ``OMP_WAIT_POLICY``, unless already set). Active waiting
+      makes small networks a hundred times slower on a machine with other work. OpenMP reads the variable when torch is
+      imported; afterwards it is not set.
+    - Denormal numbers (below 1.2e-38 in float32) are flushed to zero: CPUs take twenty times longer with them, and the
+      optimiser's averages of rare tokens' gradients decay to such numbers after a few hundred steps. Threads inherit
+      the setting from the thread that starts them.
+    - The attention of packed samples is registered with transformers (`dplm2.cpu.attention`).
     """
     torch = sys.modules.get("torch")
     if torch is None:

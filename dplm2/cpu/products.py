@@ -1,7 +1,7 @@
 """Matrix products by the faster of two libraries (`dplm2.cpu.routine`).
 
-Without gradients, weights are converted once to oneDNN's layout and kept in addition to the plain ones, which needs a
-second copy in memory. The values agree within rounding.
+Without gradients, weights are converted once to oneDNN's layout and cached, which needs a second copy in memory. The
+values agree within rounding.
 
 Shapes: I inputs, O outputs.
 """
@@ -14,33 +14,33 @@ from dplm2.cpu import torch_private
 from dplm2.cpu.caching import cached_from_weights
 from dplm2.cpu.routine import routine
 
-# Below this number of multiply-adds (a millisecond), preparing oneDNN for a new shape and laying out a weight cost more
-# than they save. A prepacked weight is always faster.
-WORTH_PREPARING = 1 << 26
+# Minimum number of multiply-adds (a millisecond) for which oneDNN's set-up for a new shape and the conversion of a
+# weight pay off. Prepacked weights are always faster.
+MIN_ONE_DNN_WORK = 1 << 26
 
 
 def prepacked(weight_OI: Tensor) -> Tensor:
-    """A weight for many calls of `linear` without gradients: in oneDNN's own layout where that will be used."""
+    """A weight for repeated calls of `linear` without gradients, in oneDNN's layout if `linear` uses oneDNN."""
     return torch_private.prepacked(weight_OI) if uses_one_dnn(weight_OI) else weight_OI
 
 
 def linear(values: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """``values @ weight.T + bias``, (..., I) to (..., O); differentiable, unless the weight is `prepacked`.
 
-    Both must be of the same type, and the result is of that type.
+    Values and weight must have the same type, which is that of the result.
     """
     if weight_OI.is_mkldnn:
         if values.numel() == 0:
             return values.new_zeros(*values.shape[:-1], weight_OI.shape[0])
         return torch_private.one_dnn_linear(values.contiguous(), weight_OI, bias_O)
-    large = values.numel() * len(weight_OI) >= WORTH_PREPARING
+    large = values.numel() * len(weight_OI) >= MIN_ONE_DNN_WORK
     if large and values.dtype == weight_OI.dtype and uses_one_dnn(values):
         return torch_private.one_dnn_linear(values.contiguous(), weight_OI, bias_O)
     return functional.linear(values, weight_OI, bias_O)
 
 
 def uses_one_dnn(values: Tensor) -> bool:
-    """Whether products with these values go to oneDNN: on a processor, not compiled, no gradients, no autocast."""
+    """Whether products with these values use oneDNN: on a CPU, not compiled, without gradients and autocast."""
     return (
         values.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -51,7 +51,7 @@ def uses_one_dnn(values: Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """A linear layer whose products are those of `linear`, in the type of its input; weights are kept in float32."""
+    """A linear layer by `linear`, in the type of its input, with weights in float32."""
 
     def forward(self, values: Tensor) -> Tensor:
         """(..., I) to (..., O)."""

@@ -1,4 +1,4 @@
-"""Which library multiplies matrices on this processor: one decision for training and inference, for both models."""
+"""Choice of the library for matrix products on this CPU, for training and inference of both models."""
 
 import functools
 from pathlib import Path
@@ -13,10 +13,10 @@ Routine = Literal["onednn", "torch"]
 
 
 def routine(dtype: torch.dtype) -> Routine:
-    """The library for products of a type: oneDNN called directly, or whatever torch's own ``linear`` calls.
+    """The library for products of a type: oneDNN called directly, or the one that torch's ``linear`` calls.
 
-    ``DPLM2_PRODUCTS`` set to either overrides the choice; ``torch`` is the plain form, and the only one for types that
-    oneDNN cannot multiply here.
+    The environment variable ``DPLM2_PRODUCTS`` overrides the choice; ``torch`` is the plain form, and the only one for
+    types that oneDNN does not support on this CPU.
     """
     if not switch.is_lean() or not torch_private.has_one_dnn(dtype):
         return "torch"
@@ -26,11 +26,11 @@ def routine(dtype: torch.dtype) -> Routine:
 
 @functools.cache
 def faster_routine(dtype: torch.dtype) -> Routine:
-    """The faster library by what is known of the processor.
+    """The faster library on this kind of CPU, from measurements.
 
-    In float32 torch's default library (MKL) is slower than oneDNN on AMD's processors with AVX-512, by 14 to 120 %
-    depending on their generation, and faster on those without and on Intel's. In bfloat16 torch calls oneDNN itself;
-    called directly, it takes weights that were laid out for it beforehand.
+    In float32 torch's default library (MKL) is slower than oneDNN on AMD's CPUs with AVX-512, by 14 to 120 % depending
+    on the generation, and faster on those without and on Intel's. In bfloat16 torch calls oneDNN itself; a direct call
+    can use prepacked weights.
     """
     if dtype == torch.bfloat16:
         return "onednn"
@@ -38,7 +38,7 @@ def faster_routine(dtype: torch.dtype) -> Routine:
 
 
 def _is_intel() -> bool:
-    """Whether this machine has an Intel processor; False if unknown."""
+    """Whether this machine has an Intel CPU; False if unknown."""
     try:
         return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

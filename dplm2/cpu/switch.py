@@ -1,4 +1,4 @@
-"""The switch between the lean and the plain form of the arithmetic on processors."""
+"""The switch between the lean and the plain form of arithmetic on CPUs."""
 
 import os
 
@@ -8,12 +8,12 @@ VARIABLE = "DPLM2_CPU"
 
 
 def choice(variable: str, allowed: tuple[str, ...]) -> str:
-    """The value of an environment variable; the first allowed one if it is not set.
+    """The value of an environment variable; by default the first allowed one.
 
     Raises
     ------
     ConfigError
-        If it is set to anything else.
+        If it has another value.
     """
     value = os.environ.get(variable, allowed[0])
     if value not in allowed:
@@ -22,8 +22,8 @@ def choice(variable: str, allowed: tuple[str, ...]) -> str:
 
 
 def is_lean() -> bool:
-    """Whether processors compute in the lean form (the default) or, with ``DPLM2_CPU=plain``, in the plain one.
+    """Whether CPUs use the lean form (the default) or, with ``DPLM2_CPU=plain``, the plain one.
 
-    A language model takes its layers in one form or the other when it is made; everything else asks at each call.
+    The layers of a language model are chosen when it is constructed; everything else is chosen at each call.
     """
     return choice(VARIABLE, ("lean", "plain")) == "lean"

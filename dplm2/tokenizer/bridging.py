@@ -1,8 +1,8 @@
-"""Missing residues inside a chain, bridged by a stretch of ideal residues from one side of the gap to the other.
+"""Bridges over gaps in a chain: coordinates of missing residues, with ideal bonds, from one side to the other.
 
 A decoder that builds a chain residue by residue (``start: chain``) needs the position of the chain after a gap. The
-tokens of missing residues can encode it if these residues have coordinates: here between the two ends, with ideal bonds
-and the torsion angles that close the gap. These coordinates have no other meaning and are not training targets.
+tokens of missing residues can encode it if these residues have coordinates: here with ideal bonds and torsion angles
+that close the gap. These coordinates have no other meaning and are not training targets.
 
 Shapes: G gaps, N residues from one end of a gap to the other, both counted (padded), A atoms N, CA, C, X space.
 """
@@ -18,20 +18,20 @@ from dplm2.geometry import frames
 from dplm2.geometry.backbone import observed_residues
 from dplm2.tokenizer.structure_module import compose_along
 
-# Of the peptide between two residues (Engh & Huber 1991): C-N and N-CA in angstrom, CA-C-N and C-N-CA in degrees.
+# Peptide geometry (Engh and Huber 1991): bonds C-N and N-CA in angstrom, angles CA-C-N and C-N-CA in degrees.
 PEPTIDE_BOND, NITROGEN_BOND = 1.329, 1.458
 ANGLE_AT_CARBON, ANGLE_AT_NITROGEN = 116.2, 121.7
-# Torsion angles phi and psi, in degrees, that bridges start from: a strand, a helix, and one after the other.
+# Initial torsion angles phi and psi of bridges, in degrees: a strand, a helix, and an alternation of two.
 STARTS = (((-120.0, 130.0),), ((-60.0, -45.0),), ((-75.0, 150.0), (-60.0, -30.0)))
-ROUNDS = 30
-CLOSED = 1e-3  # square angstrom that the atoms of the last residue are off, together
-LARGEST_TURN = 0.5  # radians, of a torsion angle in a round
+MAX_ITERATIONS = 30
+TOLERANCE = 1e-3  # sum of squared deviations of the last residue's atoms, in square angstrom
+MAX_ROTATION = 0.5  # radians, of a torsion angle per iteration
 DAMPING = 0.05  # square angstrom
 PHI_AXIS = -torch.tensor(frames.IDEAL_N) / math.dist(frames.IDEAL_N, (0.0, 0.0, 0.0))  # N to CA in the residue's frame
 
 
 def bridge_gaps(backbone: np.ndarray) -> np.ndarray:
-    """A backbone without gaps.
+    """Bridge the gaps of a backbone.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def bridge_gaps(backbone: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray
-        The same, where missing residues between observed ones have N, CA and C; at the ends of the chain they stay
-        missing. A gap that is too wide for its residues is bridged as far as they reach.
+        A copy in which missing residues between observed ones have N, CA and C; those at the ends of the chain remain
+        missing. If a gap is too wide for its residues, the bridge is as close as possible.
     """
     observed = observed_residues(backbone)
     known = np.flatnonzero(observed)
@@ -51,18 +51,18 @@ def bridge_gaps(backbone: np.ndarray) -> np.ndarray:
         return backbone
     after = known[1:][np.diff(known) > 1]
     ends = torch.from_numpy(np.stack([backbone[before, :3], backbone[after, :3]], 1).astype(np.float64))
-    bridges = closed(ends, torch.from_numpy(after - before))
+    bridges = close_gaps(ends, torch.from_numpy(after - before))
     bridged = backbone.copy()
     for first, last, atoms in zip(before, after, bridges.numpy(), strict=True):
         bridged[first + 1 : last, :3] = atoms[1 : last - first]
     return bridged
 
 
-def closed(ends_G2AX: Tensor, steps_G: Tensor) -> Tensor:
-    """Backbones (G, N, 3, 3) of bridges between two residues, including these; undefined after the second.
+def close_gaps(ends_G2AX: Tensor, steps_G: Tensor) -> Tensor:
+    """Backbones (G, N, 3, 3) of bridges between two residues, both included; undefined after the second.
 
-    From each of ``STARTS`` the torsion angles are changed as little as possible so that the second residue comes to lie
-    where it is (damped Gauss-Newton steps of least norm); the start that comes nearest counts.
+    From each of ``STARTS`` the torsion angles are optimised until the second residue is in its place (damped
+    Gauss-Newton steps of least norm); the best result of all starts is returned.
 
     Parameters
     ----------
@@ -76,16 +76,16 @@ def closed(ends_G2AX: Tensor, steps_G: Tensor) -> Tensor:
     rotation_G2XX, origin_G2X = frames.frames_from_backbone(ends_G2AX)
     target_GAX = _atoms(rotation_G2XX[:, 1], origin_G2X[:, 1])
     psi_GS, phi_GS = _start(steps_G.view(len(STARTS), count))
-    for number in range(ROUNDS + 1):
-        rotation_GNXX, origin_GNX = _laid_out(rotation_G2XX[:, 0], origin_G2X[:, 0], psi_GS, phi_GS, steps_G)
+    for number in range(MAX_ITERATIONS + 1):
+        rotation_GNXX, origin_GNX = _bridge_frames(rotation_G2XX[:, 0], origin_G2X[:, 0], psi_GS, phi_GS, steps_G)
         found_GAX = _atoms(rotation_GNXX[:, -1], origin_GNX[:, -1])
-        left_SG = (found_GAX - target_GAX).square().sum((-2, -1)).view(len(STARTS), count)
-        if number == ROUNDS or left_SG.amin(0).max() < CLOSED:
+        error_SG = (found_GAX - target_GAX).square().sum((-2, -1)).view(len(STARTS), count)
+        if number == MAX_ITERATIONS or error_SG.amin(0).max() < TOLERANCE:
             break
-        turn_psi_GS, turn_phi_GS = _turns(rotation_GNXX, origin_GNX, found_GAX, target_GAX, steps_G)
-        psi_GS, phi_GS = psi_GS + turn_psi_GS, phi_GS + turn_phi_GS
+        change_psi_GS, change_phi_GS = _torsion_changes(rotation_GNXX, origin_GNX, found_GAX, target_GAX, steps_G)
+        psi_GS, phi_GS = psi_GS + change_psi_GS, phi_GS + change_phi_GS
     atoms_SGNAX = _atoms(rotation_GNXX, origin_GNX).unflatten(0, (len(STARTS), count))
-    return atoms_SGNAX[left_SG.argmin(0), torch.arange(count)]
+    return atoms_SGNAX[error_SG.argmin(0), torch.arange(count)]
 
 
 def _start(steps_SG: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,10 +100,10 @@ def _start(steps_SG: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(all_psi), torch.cat(all_phi)
 
 
-def _laid_out(
+def _bridge_frames(
     rotation_GXX: Tensor, origin_GX: Tensor, psi_GS: Tensor, phi_GS: Tensor, steps_G: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Frames (G, N) of the residues from the first one on; after the last step they stay as they are."""
+    """Frames (G, N) of the residues of bridges from their first frame; repeated after the last residue."""
     peptide_Q, shift_X = _peptide()
     turn_psi_GSQ = torch.cat(
         [(psi_GS / 2).cos()[..., None], (psi_GS / 2).sin()[..., None] * psi_GS.new_tensor([1.0, 0, 0])], -1
@@ -123,12 +123,12 @@ def _laid_out(
     return rotations, torch.cat([origin_GX[:, None], origin_GX[:, None] + moved_GSX], 1)
 
 
-def _turns(
+def _torsion_changes(
     rotation_GNXX: Tensor, origin_GNX: Tensor, found_GAX: Tensor, target_GAX: Tensor, steps_G: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How far psi and phi (G, S) are to be turned so that the last residue comes nearer to where it belongs.
+    """Changes (G, S) of psi and phi that move the last residue towards its target.
 
-    A turn about an axis u through a point o moves a point x by u x (x - o).
+    An infinitesimal rotation about an axis u through a point o moves a point x by u x (x - o).
     """
     axis_psi_GSX, from_psi_GSX = rotation_GNXX[:, :-1, :, 0], origin_GNX[:, :-1]
     axis_phi_GSX, from_phi_GSX = rotation_GNXX[:, 1:] @ PHI_AXIS.to(origin_GNX), origin_GNX[:, 1:]
@@ -140,9 +140,9 @@ def _turns(
     moves_GTE = moves_GTE * torch.cat([within_GS, within_GS], 1)[..., None]
     missed_GE1 = (target_GAX - found_GAX).flatten(1)[..., None]
     square_GEE = moves_GTE.mT @ moves_GTE + DAMPING * torch.eye(9, dtype=moves_GTE.dtype)
-    turns_GT = (moves_GTE @ torch.linalg.solve(square_GEE, missed_GE1))[..., 0]
-    largest_G1 = turns_GT.abs().amax(1, keepdim=True).clamp(min=LARGEST_TURN)
-    return tuple((turns_GT * (LARGEST_TURN / largest_G1)).split(steps, 1))
+    changes_GT = (moves_GTE @ torch.linalg.solve(square_GEE, missed_GE1))[..., 0]
+    largest_G1 = changes_GT.abs().amax(1, keepdim=True).clamp(min=MAX_ROTATION)
+    return tuple((changes_GT * (MAX_ROTATION / largest_G1)).split(steps, 1))
 
 
 def _atoms(rotation: Tensor, origin: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def _atoms(rotation: Tensor, origin: Tensor) -> Tensor:
 
 
 def _peptide() -> tuple[Tensor, Tensor]:
-    """From a residue with psi = 0 to the next with phi = 0 over a trans peptide: unit quaternion and shift of CA."""
+    """Unit quaternion and shift of CA from a residue (psi = 0) to the next (phi = 0) over a trans peptide."""
     alpha, carbon = (torch.tensor(atom, dtype=torch.float64) for atom in (frames.IDEAL_CA, frames.IDEAL_C))
     nitrogen = torch.tensor(frames.IDEAL_N, dtype=torch.float64)
     atoms = [nitrogen, alpha, carbon]
@@ -161,23 +161,23 @@ def _peptide() -> tuple[Tensor, Tensor]:
         (NITROGEN_BOND, ANGLE_AT_NITROGEN, 180.0),
         (length, tau, 0.0),
     ):
-        atoms.append(_placed(atoms[-3:], bond, math.radians(angle), math.radians(torsion)))
+        atoms.append(_next_atom(atoms[-3:], bond, math.radians(angle), math.radians(torsion)))
     rotation_XX, origin_X = frames.frames_from_backbone(torch.stack(atoms[3:]))
     return _quaternion(rotation_XX), origin_X
 
 
-def _placed(three: list[Tensor], bond: float, angle: float, torsion: float) -> Tensor:
-    """The atom after three others, from its bond length, angle and torsion angle."""
-    first, second, third = three
+def _next_atom(atoms: list[Tensor], bond: float, angle: float, torsion: float) -> Tensor:
+    """The atom after three others, from its bond length, bond angle and torsion angle."""
+    first, second, third = atoms
     along = F.normalize(third - second, dim=0)
     normal = F.normalize(torch.linalg.cross(second - first, along), dim=0)
-    aside = torch.linalg.cross(normal, along)
-    radial = math.sin(angle) * (math.cos(torsion) * aside + math.sin(torsion) * normal)
+    perpendicular = torch.linalg.cross(normal, along)
+    radial = math.sin(angle) * (math.cos(torsion) * perpendicular + math.sin(torsion) * normal)
     return third + bond * (radial - math.cos(angle) * along)
 
 
 def _quaternion(rotation_XX: Tensor) -> Tensor:
-    """Unit quaternion of a rotation: the eigenvector of the largest eigenvalue of a symmetric matrix (Bar-Itzhack)."""
+    """Unit quaternion of a rotation: eigenvector of the largest eigenvalue of a symmetric matrix (Bar-Itzhack 2000)."""
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation_XX.tolist()
     matrix = torch.tensor(
         [

@@ -13,6 +13,6 @@ def codebook_use(tokens: Iterable[np.ndarray], codebook_size: int) -> tuple[floa
     counts = np.zeros(codebook_size, dtype=np.int64)
     for chain in tokens:
         counts += np.bincount(np.asarray(chain, dtype=np.int64), minlength=codebook_size)
-    shares = counts[counts > 0] / max(counts.sum(), 1)
-    entropy = -(shares * np.log(shares)).sum()
+    frequencies = counts[counts > 0] / max(counts.sum(), 1)
+    entropy = -(frequencies * np.log(frequencies)).sum()
     return float((counts > 0).mean()), float(np.exp(entropy))

@@ -1,4 +1,4 @@
-"""Command line of the structure tokenizer: ``tokenizer``, ``tokens``, and ``import``, shared with other stages."""
+"""Command line of the structure tokenizer: ``tokenizer``, ``tokens`` and ``import tokenizer``."""
 
 import argparse
 from pathlib import Path
@@ -15,8 +15,8 @@ ENCODE_EXAMPLE = """\
 examples:
   dplm2 tokens encode results/structures/demo --tokenizer results/tokenizers/demo --out results/tokens/demo/demo
   dplm2 tokens encode results/structures/demo/part-00003.parquet --tokenizer results/tokenizers/demo --out shard.parquet
-A folder is processed file by file; finished files are kept, so the same command resumes. Several processes of the same
-command, on one machine or on several with a common file system, share the files.
+A folder is processed file by file; finished files are kept, so the same command resumes. Several processes running the
+same command, on one machine or on several with a common file system, share the files.
 """
 DECODE_EXAMPLE = """\
 example:
@@ -28,8 +28,8 @@ examples:
   dplm2 import tokenizer checkpoints/struct_tokenizer tokenizers/released
   dplm2 import tokenizer last.ckpt tokenizers/mine --model-config config.yaml
 SOURCE is a checkpoint of the DPLM-2 authors' structure tokenizer (.ckpt, .pt, .pth, .bin or .safetensors), the folder
-that contains it and its YAML, or a hub id. Import fails unless every key is mapped. Tokenizers of this package need no
-import.
+that contains it and its YAML, or a hub id. Import fails unless every key is mapped. Tokenizers of this package do not
+need to be imported.
 """
 
 
@@ -51,7 +51,7 @@ def _add(actions: argparse._SubParsersAction, name: str, help: str, example: str
 
 
 def _add_train(actions: argparse._SubParsersAction) -> None:
-    parser = _add(actions, "train", "Train a structure tokenizer on chains; resumes by itself.", TRAIN_EXAMPLE)
+    parser = _add(actions, "train", "Train a structure tokenizer on chains; resumes if interrupted.", TRAIN_EXAMPLE)
     parser.add_argument("--chains", **PATHS, required=True, metavar="DIR", help="datasets to train on")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the finished tokenizer")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="folder of resumable training state")
@@ -111,7 +111,7 @@ def run_train(options: argparse.Namespace) -> None:
     from dplm2.tokenizer.training import train_tokenizer
 
     settings, _, seed, device = choose(options, "tokenizers")
-    # The processes of one training write together.
+    # The processes of one training share the folder.
     with writing_into(options.out, "tokenizer train", shared=fingerprint([plain(settings), seed])):
         train_tokenizer(options.chains, options.out, options.state, settings, seed=seed, device=pick_device(device))
     print(f"tokenizer: {options.out}")

@@ -23,7 +23,7 @@ CONFIDENCE_BINS = 50  # of lDDT between 0 and 1
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What the decoder says of each chain.
+    """Output of the decoder for a batch of chains.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class DecoderOutput:
     sequence_state, pair_state
         ``(B, L, D)`` and ``(B, L, L, P)``: the trunk's last features.
     distogram_logits
-        ``(B, L, L, bins)``, symmetric; None where only coordinates were asked for.
+        ``(B, L, L, bins)``, symmetric; None if not requested.
     sequence_logits
         ``(B, L, 23)``: amino acids in the order ARNDCQEGHILKMFPSTWYV, X and two unused.
     confidence_logits
@@ -53,7 +53,7 @@ class DecoderOutput:
 
     @property
     def plddt(self) -> Tensor:
-        """``(B, L)``, 0 to 100: expected lDDT of C-alpha. Noise unless the confidence head was trained."""
+        """``(B, L)``, 0 to 100: expected lDDT of C-alpha. Meaningless unless the confidence head was trained."""
         bins = self.confidence_logits.shape[-1]
         centres = (torch.arange(bins, device=self.confidence_logits.device) + 0.5) * (100 / bins)
         return self.confidence_logits.softmax(-1) @ centres.to(self.confidence_logits.dtype)
@@ -65,9 +65,9 @@ class Decoder(nn.Module):
     Parameters
     ----------
     settings
-        Sizes.
+        Sizes of the decoder.
     quantizer
-        Of which the layout of a code's bits counts.
+        Layout of a code's bits.
     """
 
     def __init__(self, settings: DecoderSettings, quantizer: QuantizerSettings) -> None:
@@ -105,13 +105,12 @@ class Decoder(nn.Module):
         codes_BLQ
             -1 and 1 (0 for masked residues).
         mask_BL
-            True where there is a residue to decode; None if everywhere. Residues outside are not seen by the others;
-            what is given for them means nothing. The authors train with missing residues masked and decode with all of
-            them.
+            True for residues to decode; None: all. Other residues do not affect these, and their output is meaningless.
+            The authors mask missing residues in training and decode all residues.
         distogram
-            False leaves out the distance distribution, which is large and needed for training only.
+            Whether to compute the distance distribution, which is large and needed only for training.
         precision
-            Of the folding trunk. The structure module is always computed in float32: bfloat16 would round coordinates
+            Precision of the folding trunk. The structure module is always in float32: bfloat16 would round coordinates
             to half an angstrom.
         """
         if mask_BL is not None:
@@ -139,6 +138,6 @@ class Decoder(nn.Module):
             pair_state=pairs_BIJP,
             distogram_logits=distogram_logits,
             sequence_logits=self.sequence_head(sequence_BLD),
-            # Confidence reports on the structure; it must not shape it.
+            # Detached: the confidence loss must not affect the structure.
             confidence_logits=self.confidence_head(passes.states[-1].detach()),
         )

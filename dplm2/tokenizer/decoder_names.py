@@ -1,7 +1,7 @@
-"""The decoder's parameters under the authors' names, and back.
+"""Conversion of the decoder's parameters from and to the authors' names.
 
-Ours join projections of one input into one matrix, and hold only what is used of the rest: the torsion psi of seven,
-the confidence of C-alpha of 37 atoms, the one state that "recycling" can be in when there is a single pass.
+Our decoder joins projections of one input into one matrix, and has only the used part of other tensors: one torsion
+(psi) of seven, the confidence of one atom (C-alpha) of 37, and recycling embeddings for a single pass.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dplm2.core.errors import DPLM2Error
+from dplm2.core.text import some
 from dplm2.settings.tokenizer import DecoderSettings
 from dplm2.tokenizer.structure_module import projection_sizes
 
@@ -17,7 +18,7 @@ ATOMS_37, ALPHA_OF_37 = 37, 1
 ANGLES, PSI = 7, 2  # omega, phi, psi, chi1 to chi4
 DISTANCE_BINS = 15  # of the recycled distogram
 
-# Never used by the authors' model in a pass of the decoder.
+# Never used by the authors' decoder.
 UNUSED_PREFIXES = ("decoder.esm.", "decoder.embedding.", "decoder.ptm_head.")
 UNUSED = (
     "decoder.esm_s_combine",
@@ -25,7 +26,7 @@ UNUSED = (
     "decoder.trunk.recycle_s_norm.weight",
     "decoder.trunk.recycle_z_norm.weight",
 )
-READ_IN_PART = (
+PARTLY_USED = (
     "decoder.trunk.recycle_z_norm.bias",
     "decoder.trunk.recycle_disto.weight",
     *(f"decoder.trunk.structure_module.angle_resnet.linear_out.{kind}" for kind in ("weight", "bias")),
@@ -35,7 +36,7 @@ ROTARY_BUFFER = ".rot_emb.inv_freq"  # a constant
 
 
 def official_names(settings: DecoderSettings) -> dict[str, tuple[str, ...]]:
-    """Our parameter names (within ``decoder``) and the official tensors that, joined along dimension 0, they hold."""
+    """Our parameter names (within ``decoder``), and the official tensors that are joined in them along dimension 0."""
     names: dict[str, tuple[str, ...]] = {}
     for ours, theirs in _modules(settings):
         for kind in ("weight", "bias"):
@@ -60,7 +61,7 @@ def official_names(settings: DecoderSettings) -> dict[str, tuple[str, ...]]:
 
 
 def _modules(settings: DecoderSettings) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Our module and the official ones joined in it, for modules that have a weight and a bias."""
+    """Our modules with a weight and a bias, each with the official modules joined in it."""
     for part, place in (("norm", 0), ("expand", 1), ("contract", 3)):
         yield f"post_quant.perceptron.{part}", (f"post_quant.mlp.{place}",)
         yield f"input.{part}", (f"decoder.esm_s_mlp.{place}",)
@@ -138,14 +139,14 @@ def from_official(tensors: Mapping[str, Tensor], settings: DecoderSettings) -> d
     Raises
     ------
     DPLM2Error
-        If a tensor is missing or has no place.
+        If a tensor is missing or unknown.
     """
-    left = {name: tensor for name, tensor in tensors.items() if not is_unused(name)}
+    remaining = {name: tensor for name, tensor in tensors.items() if not is_unused(name)}
 
     def take(name: str) -> Tensor:
-        if name not in left:
+        if name not in remaining:
             raise DPLM2Error(f"{name}: not in the checkpoint; is it a structure tokenizer of this size?")
-        return left.pop(name)
+        return remaining.pop(name)
 
     state = {}
     for ours, theirs in official_names(settings).items():
@@ -158,20 +159,20 @@ def from_official(tensors: Mapping[str, Tensor], settings: DecoderSettings) -> d
         state[f"structure_module.torsion.output.{kind}"] = angles.unflatten(0, (ANGLES, 2))[PSI].clone()
         confidence = take(f"decoder.lddt_head.3.{kind}")
         state[f"confidence_head.3.{kind}"] = confidence.unflatten(0, (ATOMS_37, -1))[ALPHA_OF_37].clone()
-    if left:
-        raise DPLM2Error(f"no place for {', '.join(sorted(left)[:5])} and {max(0, len(left) - 5)} more")
+    if remaining:
+        raise DPLM2Error(f"unknown weights: {some(sorted(remaining))}")
     return state
 
 
 def is_unused(name: str) -> bool:
-    """Whether the authors' decoder holds this tensor without ever using it."""
+    """Whether the authors' decoder never uses this tensor."""
     return name in UNUSED or name.startswith(UNUSED_PREFIXES) or name.endswith(ROTARY_BUFFER)
 
 
 def to_official(state: Mapping[str, Tensor], settings: DecoderSettings) -> dict[str, Tensor]:
-    """The inverse of ``from_official``: tensors that give the authors' decoder the same output.
+    """The inverse of ``from_official``: tensors with which the authors' decoder has the same output.
 
-    What ours does not hold is filled so that it has no effect; ``UNUSED`` tensors other than the norms are not written.
+    Values that ours lacks are set so that they have no effect; ``UNUSED`` tensors other than the norms are not written.
     """
     tensors = {}
     width, pair_width = settings.sequence_dim, settings.pair_dim

@@ -1,6 +1,6 @@
 """The encoder: a GVP network followed by a transformer, the encoder of ESM-IF1 (Hsu et al. 2022).
 
-Shape legend: B batch, L residues, A atoms (N, CA, C), X coordinates, D width, N residues of the batch without padding.
+Shapes: B batch, L residues, A atoms (N, CA, C), X coordinates, D width, N residues of the batch without padding.
 """
 
 import math
@@ -15,11 +15,11 @@ from dplm2.tokenizer import features
 from dplm2.tokenizer.gvp import GvpNetwork
 
 DIHEDRAL_NORM_EPSILON = 1e-6
-FIRST_POSITION = 2  # positions count from behind the padding index of the vocabulary of ESM-IF1, which is 1
+FIRST_POSITION = 2  # positions start after ESM-IF1's padding index, 1
 
 
 class DihedralEmbedding(nn.Module):
-    """Embedding of the six dihedral features, normalised with the unbiased deviation (Ingraham et al. 2019)."""
+    """Embedding of the six dihedral features, normalised by the unbiased deviation (Ingraham et al. 2019)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class DihedralEmbedding(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a rectified feed-forward part, both normalised before and residual."""
+    """Pre-norm transformer layer: self-attention and a feed-forward part with ReLU."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class TransformerLayer(nn.Module):
 
 
 def position_embedding(length: int, width: int, device: torch.device) -> Tensor:
-    """Sines, then cosines, of the residue's place in the chain: (L, D)."""
+    """Sinusoidal embedding (L, D) of positions in the chain: sines, then cosines."""
     half = width // 2
     frequency = torch.exp(
         torch.arange(half, dtype=torch.float32, device=device) * -(math.log(10000) / max(half - 1, 1))
@@ -79,8 +79,8 @@ def position_embedding(length: int, width: int, device: torch.device) -> Tensor:
 class Encoder(nn.Module):
     """Features of each residue from the backbone around it.
 
-    Rotations and translations of the input do not change them: vectors are expressed in each residue's own frame and
-    chains are centred first. Nor do padding and the other chains of the batch.
+    They are invariant to rotations and translations of the input, since chains are centred and vectors expressed in
+    each residue's own frame; padding and other chains of the batch do not affect them.
     """
 
     def __init__(self, settings: EncoderSettings) -> None:
@@ -108,13 +108,13 @@ class Encoder(nn.Module):
         Parameters
         ----------
         coords_BLAX
-            N, CA, C in angstrom; anything, NaN included, where not observed.
+            N, CA, C in angstrom; arbitrary (also NaN) where not observed.
         observed_BL
-            Residues with all three atoms.
+            True for residues with all three atoms.
         residues_BL
             False at padding, which follows the residues of each chain.
         precision
-            Of the products in the layers; what they are added to stays in float32.
+            Precision of the products in the layers; residual streams are in float32.
 
         Returns
         -------

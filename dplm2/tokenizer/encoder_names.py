@@ -1,4 +1,4 @@
-"""The encoder's parameters under fair-esm's names (ESM-IF1, which the authors' tokenizer contains), and back."""
+"""Conversion of the encoder's parameters from and to fair-esm's names of ESM-IF1, part of the authors' tokenizer."""
 
 import itertools
 import re
@@ -12,9 +12,9 @@ from dplm2.settings.tokenizer import EncoderSettings
 
 ENCODER_PREFIX = "encoder.encoder."  # in the authors' tokenizer
 TOKENS_NAME = "embed_tokens.weight"
-TOKENS, MASK_TOKEN = 35, 32  # ESM-IF1's vocabulary, and the row of `<mask>`: the only one that residues use
+TOKENS, MASK_TOKEN = 35, 32  # ESM-IF1's vocabulary size, and the row of `<mask>`, the only one in use
 
-# Whole names, with a group for what is numbered; in the order in which they are tried.
+# Patterns of complete names and our replacements.
 ENCODER_NAMES = [
     (r"embed_gvp_input_features\.(weight|bias)", r"inputs.\1"),
     (r"embed_confidence\.(weight|bias)", r"confidence.\1"),
@@ -51,7 +51,7 @@ UNUSED_IN_ENCODER = [r"embed_positions\._float_tensor"]
 
 
 def rename(name: str, table: list[tuple[str, str]]) -> str | None:
-    """The name that the first fitting row of ``table`` gives, or None."""
+    """The new name according to the first matching row of ``table``, or None."""
     for pattern, replacement in table:
         match = re.fullmatch(pattern, name)
         if match:
@@ -68,45 +68,47 @@ def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises
     ------
     DPLM2Error
-        Names the keys that have no place.
+        If a key is unknown; the message names it.
     """
-    placed, unknown = {}, []
+    state, unknown = {}, []
     for name, value in weights.items():
         if name == TOKENS_NAME:
-            placed["mask_embedding"] = value[MASK_TOKEN].clone()
+            state["mask_embedding"] = value[MASK_TOKEN].clone()
         elif (new := rename(name, ENCODER_NAMES)) is not None:
-            placed[new] = value
+            state[new] = value
         elif not any(re.fullmatch(pattern, name) for pattern in UNUSED_IN_ENCODER):
             unknown.append(name)
     if unknown:
-        raise DPLM2Error(f"the encoder has no place for {len(unknown)} keys: {', '.join(unknown[:5])}")
-    return placed
+        raise DPLM2Error(f"{len(unknown)} unknown keys of an encoder: {', '.join(unknown[:5])}")
+    return state
 
 
-def is_read_in_part(name: str) -> bool:
-    """Whether `encoder_weights` takes only a part of a tensor, or nothing."""
+def is_partly_used(name: str) -> bool:
+    """Whether `encoder_weights` uses only a part of a tensor, or nothing."""
     return name == TOKENS_NAME or any(re.fullmatch(pattern, name) for pattern in UNUSED_IN_ENCODER)
 
 
 def official_encoder(state: Mapping[str, Tensor], settings: EncoderSettings) -> dict[str, Tensor]:
-    """The inverse of `encoder_weights`; rows of tokens that no residue uses are zero.
+    """The inverse of `encoder_weights`; embeddings of unused tokens are zero.
 
     Raises
     ------
     DPLM2Error
-        Names the parameters that have no place.
+        If a parameter has no counterpart; the message names it.
     """
     names = {ours: theirs for theirs in _possible_names(settings) if (ours := rename(theirs, ENCODER_NAMES)) in state}
     weights = {theirs: state[ours] for ours, theirs in names.items()}
     tokens = torch.zeros(TOKENS, settings.width)
     tokens[MASK_TOKEN] = state["mask_embedding"]
     if unknown := sorted(set(state) - set(names) - {"mask_embedding"}):
-        raise DPLM2Error(f"ESM-IF1's encoder has no place for {len(unknown)} parameters: {', '.join(unknown[:5])}")
+        raise DPLM2Error(
+            f"{len(unknown)} parameters have no counterpart in ESM-IF1's encoder: {', '.join(unknown[:5])}"
+        )
     return {**weights, TOKENS_NAME: tokens, "embed_positions._float_tensor": torch.zeros(1)}
 
 
 def _possible_names(settings: EncoderSettings) -> Iterator[str]:
-    """Every name that fits a pattern of `ENCODER_NAMES`, up to the number of layers."""
+    """All names that match a pattern of `ENCODER_NAMES`, up to the number of layers."""
     numbers = [str(number) for number in range(max(settings.layers, settings.gvp_layers))]
     for pattern, _ in ENCODER_NAMES:
         text, *rest = re.split(r"\(([^)]*)\)", pattern.replace("\\.", "."))
@@ -116,7 +118,7 @@ def _possible_names(settings: EncoderSettings) -> Iterator[str]:
 
 
 def _alternatives(group: str) -> list[str]:
-    """What a group matches: words between bars, or one of the characters in brackets behind a letter or none."""
+    """All matches of a pattern's group: words separated by bars, or a word and one of the characters in brackets."""
     if match := re.fullmatch(r"(\w*)\[(\w+)\]", group):
         return [match[1] + letter for letter in match[2]]
     return group.split("|")

@@ -1,4 +1,4 @@
-"""A tokenizer of ours in the authors' layout: weights under their names, and the YAML that their program reads."""
+"""Export of tokenizers in the authors' layout: weights under their names, and the YAML that their program reads."""
 
 import json
 import os
@@ -22,12 +22,12 @@ from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.post_quant import ROTARY_BASE
 
 OFFICIAL_WEIGHTS, OFFICIAL_CONFIG = "dplm2_struct_tokenizer.ckpt", "config.yaml"
-# What their program computes, where ours has a choice; keys that matter in training alone are not among them.
 ENCODER_SIZES = (
     *("width", "layers", "heads", "feedforward_width", "gvp_layers", "neighbours"),
     *("node_scalars", "node_vectors", "edge_scalars", "edge_vectors"),
 )
-THEIRS: Mapping[str, Mapping[str, Any]] = {
+# The authors' values of settings that their program does not have, except those that only affect training.
+AUTHORS_VALUES: Mapping[str, Mapping[str, Any]] = {
     "encoder": {"positions": True, "bridge_gaps": False},
     "quantizer": {"bits_per_value": None},
     "decoder": {"triangle_attention": True, "start": "origin", "post_quant_window": None},
@@ -35,22 +35,22 @@ THEIRS: Mapping[str, Mapping[str, Any]] = {
 
 
 def export_tokenizer(folder: str | os.PathLike, destination: str | os.PathLike) -> bool:
-    """Write a tokenizer as the authors' hub repository holds theirs: ``dplm2_struct_tokenizer.ckpt``, ``config.yaml``.
+    """Write a tokenizer in the layout of the authors' hub repository: ``dplm2_struct_tokenizer.ckpt``, ``config.yaml``.
 
-    An imported tokenizer gives back every tensor of its source, those included that are never read. Of another one,
-    their language model for sequences (``decoder.esm``) and two heads without use are left out; their program fills
-    them by itself.
+    The export of an imported tokenizer has all tensors of its source, including unused ones. For other tokenizers the
+    authors' language model for sequences (``decoder.esm``) and two unused heads are omitted; their program initializes
+    them itself.
 
     Returns
     -------
     bool
-        Whether the encoder has ESM-IF1's sizes. Their program builds no other; what the weights of another one do not
-        show, this package reads from ``if1_args`` in the YAML.
+        Whether the encoder has ESM-IF1's sizes, the only ones that their program can build. Other sizes that do not
+        follow from the weights are in ``if1_args`` in the YAML, from which this package reads them.
 
     Raises
     ------
     DPLM2Error
-        If their program cannot compute what the tokenizer computes; the message names the settings.
+        If their program has no equivalent of the tokenizer's settings; the message names these.
     """
     folder, destination = Path(folder), Path(destination)
     tokenizer = StructureTokenizer.from_pretrained(folder)
@@ -58,18 +58,18 @@ def export_tokenizer(folder: str | os.PathLike, destination: str | os.PathLike) 
         raise DPLM2Error(f"{folder}: the authors' program has no counterpart of {', '.join(without)}")
     unread = load_file(folder / UNREAD_FILE) if (folder / UNREAD_FILE).is_file() else {}
     weights = official_weights(tokenizer) | unread
-    described = official_config(tokenizer.settings, _imported_config(folder))
-    if not _is_same(tokenizer, tokenizer_of(weights, described)):
+    config = official_config(tokenizer.settings, _imported_config(folder))
+    if not _is_same(tokenizer, tokenizer_of(weights, config)):
         raise DPLM2Error(f"{folder}: {UNREAD_FILE} belongs to other weights than model.safetensors; remove it")
     with atomic_path(destination / OFFICIAL_WEIGHTS) as temporary:
         torch.save(weights, temporary)
-    write_text(destination / OFFICIAL_CONFIG, yaml.safe_dump(described, sort_keys=False))
-    sizes, of_esm_if1 = plain(tokenizer.settings.encoder), plain(EncoderSettings())
-    return all(sizes[key] == of_esm_if1[key] for key in ENCODER_SIZES)
+    write_text(destination / OFFICIAL_CONFIG, yaml.safe_dump(config, sort_keys=False))
+    sizes, esm_if1_sizes = plain(tokenizer.settings.encoder), plain(EncoderSettings())
+    return all(sizes[key] == esm_if1_sizes[key] for key in ENCODER_SIZES)
 
 
 def official_weights(tokenizer: StructureTokenizer) -> dict[str, Tensor]:
-    """The tensors of a tokenizer that are read, under the authors' names; what is not held is filled without effect."""
+    """A tokenizer's tensors under the authors' names; values that ours lacks are set so that they have no effect."""
     settings = tokenizer.settings
     encoder = official_encoder(tokenizer.encoder.state_dict(), settings.encoder)
     weights = {ENCODER_PREFIX + name: value for name, value in encoder.items()}
@@ -83,11 +83,11 @@ def official_weights(tokenizer: StructureTokenizer) -> dict[str, Tensor]:
 
 
 def official_config(settings: TokenizerSettings, imported: Mapping[str, Any]) -> dict[str, Any]:
-    """The authors' YAML: that of the source of an imported tokenizer, or one with its sizes."""
+    """The authors' YAML: that of an imported tokenizer's source, or one with the tokenizer's sizes."""
     if imported:
         return dict(imported)
     encoder, quantizer, decoder = settings.encoder, settings.quantizer, settings.decoder
-    described: dict[str, Any] = {
+    config: dict[str, Any] = {
         "codebook_config": {
             "freeze": False,
             "num_codes": 2**quantizer.bits,
@@ -119,12 +119,12 @@ def official_config(settings: TokenizerSettings, imported: Mapping[str, Any]) ->
     }
     sizes = {theirs: getattr(encoder, ours) for theirs, (ours, _) in ESM_IF1_SIZES.items()}
     if sizes != {theirs: value for theirs, (_, value) in ESM_IF1_SIZES.items()}:
-        described["if1_args"] = sizes
-    return described
+        config["if1_args"] = sizes
+    return config
 
 
 def _without_counterpart(settings: TokenizerSettings) -> Iterator[str]:
-    for section, values in THEIRS.items():
+    for section, values in AUTHORS_VALUES.items():
         for key, value in values.items():
             if getattr(getattr(settings, section), key) != value:
                 yield f"{section}.{key}: {json.dumps(getattr(getattr(settings, section), key))}"
@@ -136,7 +136,7 @@ def _without_counterpart(settings: TokenizerSettings) -> Iterator[str]:
 
 
 def _imported_config(folder: Path) -> Mapping[str, Any]:
-    """The YAML that the tokenizer was imported with; nothing for any other tokenizer."""
+    """The YAML that the tokenizer was imported with; empty for other tokenizers."""
     record = read_json_object(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
     return record["settings"]["model_config"] if record.get("command") == "import tokenizer" else {}
 

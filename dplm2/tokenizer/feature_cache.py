@@ -1,19 +1,18 @@
 """Features of a frozen encoder, computed once per chain and stored on disk for training.
 
-A frozen encoder gives a chain the same features at every step, and at the paper's size computing them is nearly all of
-a training step. Here they are made once and read back from a memory-mapped file, so that memory stays bounded whatever
-the number of chains.
+The features of a chain from a frozen encoder are the same at every step, and at the paper's size computing them is
+nearly all of a training step. Here they are computed once and read from a memory-mapped file, so that memory does not
+grow with the number of chains.
 
-They are features of whole chains. A window cut out of a chain and encoded alone, as the authors train, has other
-features: its residues have lost the neighbours that were cut off, positions count from the cut, and the centre is
-another. Whole chains are what the tokenizer meets whenever it is used; crops are what the published tokenizer was
-trained on. So the cache is a choice (``encoder.cached_features``) and off unless asked for; with ``loss.crop: null``
-both are the same training.
+The features are those of complete chains. A window that is encoded alone, as in the authors' training, has different
+features: neighbours outside the window are missing, and positions and centre are the window's. In use, a tokenizer
+encodes complete chains; the published one was trained on crops. The cache is therefore optional
+(``encoder.cached_features``, off by default); with ``loss.crop: null`` it does not change the training.
 
-They are kept in float32. float16 would take half the space, but its error (1 in 2,000) changes the sign of values near
-zero: the tokens trained on would not be those of the tokenizer that is saved.
+Features are stored in float32. float16 would halve the space, but its error (1 in 2,000) changes the sign of values
+near zero: the tokens in training would differ from those of the saved tokenizer.
 
-Shapes: N residues of all chains one after another, L residues of a chain, D width.
+Shapes: N residues of all chains, concatenated, L residues of a chain, D width.
 """
 
 import hashlib
@@ -36,16 +35,16 @@ from dplm2.tokenizer.model import pad_backbones
 
 FEATURES_FILE, PROGRESS_FILE = "features.npy", "progress.json"
 RESIDUES_PER_BATCH = 2000
-SECONDS_BETWEEN_NOTES = 60.0
+SECONDS_BETWEEN_SAVES = 60.0
 
 
 class FeatureCache:
-    """Features of chains, read from a file as they are asked for.
+    """Features of chains, read from a file on demand.
 
     Parameters
     ----------
     features_ND
-        Of all chains one after another; a memory-mapped array.
+        Features of all chains, concatenated; a memory-mapped array.
     lengths
         Residues of each chain.
     """
@@ -67,26 +66,26 @@ class FeatureCache:
 def cached_features(
     encoder: Encoder, backbones: Sequence[np.ndarray], folder: Path, log: Callable[[str], None] = print
 ) -> FeatureCache:
-    """The features of whole chains, from disk as far as they are there.
+    """The features of complete chains, computed unless they are on disk.
 
-    What is there is found by the encoder's weights and the chains' coordinates; an interrupted computation resumes, and
-    of several processes one computes while the others wait.
+    Stored features are identified by the encoder's weights and the chains' coordinates. An interrupted computation
+    resumes; if several processes need the features, one computes them and the others wait.
 
     Parameters
     ----------
     encoder
-        In evaluation mode.
+        The encoder, in evaluation mode.
     backbones
         (L, 3 or 4, 3) each, angstrom, NaN where missing.
     folder
-        Holds a folder for each encoder and set of chains.
+        Folder of all caches, with a subfolder for each encoder and set of chains.
     log
-        Takes lines about progress.
+        Function that receives progress messages.
 
     Raises
     ------
     DPLM2Error
-        If there is not enough space.
+        If the features cannot be stored, for example on a full disk.
     """
     lengths = [len(backbone) for backbone in backbones]
     folder = folder / fingerprint([_encoder_digest(encoder), _chains_digest(backbones), RESIDUES_PER_BATCH])
@@ -117,8 +116,8 @@ def _compute(
             features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         log(f"encoder features: {len(backbones)} chains into {path} ({features.nbytes / 1e9:.2f} GB)")
         residues = [sum(len(backbones[index]) for index in group) for group in groups]
-        total, finished, begun = sum(residues[done:]), 0, time.monotonic()
-        noted = begun
+        total, finished, start = sum(residues[done:]), 0, time.monotonic()
+        saved = start
         for number, group in enumerate(groups[done:], done):
             with torch.inference_mode():
                 batch = encoder(*pad_backbones([backbones[index] for index in group], device)).float().cpu().numpy()
@@ -126,16 +125,16 @@ def _compute(
                 features[starts[index] : starts[index + 1]] = batch[row, : len(backbones[index])]
             finished += residues[number]
             now = time.monotonic()
-            if now - noted > SECONDS_BETWEEN_NOTES or number + 1 == len(groups):
-                # What the note counts must be on the disk before the note is.
+            if now - saved > SECONDS_BETWEEN_SAVES or number + 1 == len(groups):
+                # Features must be on disk before they are counted as finished.
                 features.flush()
                 write_json(folder / PROGRESS_FILE, {"groups": number + 1})
-                rate = finished / max(now - begun, 1e-9)
+                rate = finished / max(now - start, 1e-9)
                 log(
                     f"encoder features: {finished}/{total} residues, {rate:.0f}/s, "
                     f"{(total - finished) / rate / 60:.1f} min left"
                 )
-                noted = now
+                saved = now
     except OSError as error:
         raise DPLM2Error(f"{path}: cannot store the encoder's features ({error})") from error
 

@@ -1,10 +1,10 @@
-"""What the encoder sees of a backbone: dihedral angles, directions and the graph of nearest residues.
+"""Input features of the encoder: dihedral angles, directions and the graph of nearest residues.
 
-The features are those of ESM-IF1 (Hsu et al. 2022, after Ingraham et al. 2019 and Jing et al. 2020), in the way the
-DPLM-2 authors call it: residues without coordinates lie at the centre of the chain, so their neighbours' angles depend
-on it, and the first and last residue of a chain have no angles across the end. Both hold here in a padded batch too.
+The features are those of ESM-IF1 (Hsu et al. 2022, after Ingraham et al. 2019 and Jing et al. 2020) as used by the
+DPLM-2 authors: residues without coordinates are at the centre of the chain, so that their neighbours' angles depend on
+it, and angles across the ends of a chain are absent. Both also hold in a padded batch.
 
-Shape legend: B batch, L residues, A atoms (N, CA, C), X or 3 coordinates, K neighbours, E edges, F features.
+Shapes: B batch, L residues, A atoms (N, CA, C), X or 3 coordinates, K neighbours, E edges, F features.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 NORM_EPSILON = 1e-8  # under the square root of every norm, as in ESM-IF1
-CENTRE_EPSILON = 1e-5  # added to the number of atoms in the mean, as in the authors' parsing of chains
+CENTRE_EPSILON = 1e-5  # added to the number of atoms in the mean, as in the authors' program
 DISTANCE_BINS, LONGEST_DISTANCE = 16, 20.0
 POSITION_FEATURES = 16
 NODE_SCALARS, NODE_VECTORS = 7, 3
@@ -24,10 +24,10 @@ CA = 1
 
 
 class Edges(NamedTuple):
-    """The graph over all residues of a batch; residues are numbered through the batch without padding.
+    """The graph of all residues of a batch, which are numbered without padding.
 
-    A residue is a source for each of its nearest residues: messages run from the residue to the residues in its list,
-    hence the number of messages that arrive varies. Edges are sorted by destination.
+    Edges run from each residue to its nearest residues, so that the number of edges into a residue varies. They are
+    sorted by destination.
     """
 
     source_E: Tensor
@@ -37,15 +37,15 @@ class Edges(NamedTuple):
 
 
 def observed_residues(coords: Tensor) -> Tensor:
-    """Which residues have all of N, CA, C: (..., L, 3 or more, 3) with NaN where missing to (..., L) bool."""
+    """True (..., L) for residues with N, CA and C, from coordinates (..., L, 3 or more, 3) with NaN where missing."""
     return torch.isfinite(coords[..., :3, :]).all(-1).all(-1)
 
 
 def centre(coords_BLAX: Tensor, observed_BL: Tensor) -> Tensor:
-    """Chains shifted to their mean CA, missing residues at the origin.
+    """Chains translated so that their mean CA is the origin, with missing residues at the origin.
 
-    The origin decides the features next to missing residues, so tokens agree with the authors' only if the centre is
-    theirs: the sum of observed CA over their number plus 1e-5.
+    Features next to missing residues depend on the origin, so that tokens agree with the authors' only with the same
+    centre: the sum of observed CA divided by their number plus 1e-5.
     """
     known = observed_BL[..., None, None]
     coords = torch.where(known, coords_BLAX, 0.0)
@@ -55,25 +55,25 @@ def centre(coords_BLAX: Tensor, observed_BL: Tensor) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors of length one along the last axis; a zero vector stays zero."""
+    """Vectors normalised along the last axis; a zero vector remains zero."""
     return vectors / torch.sqrt(vectors.square().sum(-1, keepdim=True) + NORM_EPSILON)
 
 
 def radial_basis(values: Tensor, highest: float) -> Tensor:
-    """Sixteen Gaussians with centres from 0 to ``highest``, in a new last axis."""
+    """Sixteen Gaussians with centres from 0 to ``highest``, as a new last axis."""
     centres = torch.linspace(0.0, highest, DISTANCE_BINS, device=values.device)
     return torch.exp(-(((values[..., None] - centres) / (highest / DISTANCE_BINS)) ** 2))
 
 
 def last_residues(residues_BL: Tensor) -> Tensor:
-    """Mark the last residue of each chain of a padded batch."""
+    """True (B, L) for the last residue of each chain of a padded batch."""
     return residues_BL & ~F.pad(residues_BL[:, 1:], (0, 1), value=False)
 
 
 def dihedrals(coords_BLAX: Tensor, residues_BL: Tensor, exact_norm: bool = False) -> Tensor:
-    """Cosines, then sines, of phi, psi, omega: (B, L, 6).
+    """Cosines, then sines, of phi, psi, omega (B, L, 6).
 
-    Angles across the end of a chain (phi of the first residue, psi and omega of the last) count as zero.
+    Angles across the ends of a chain (phi of the first residue, psi and omega of the last) are zero.
 
     Parameters
     ----------
@@ -84,9 +84,9 @@ def dihedrals(coords_BLAX: Tensor, residues_BL: Tensor, exact_norm: bool = False
     exact_norm
         Normalise without the small term under the root; ESM-IF1 uses both forms.
     """
-    normalise = F.normalize if exact_norm else unit
     atoms = coords_BLAX.flatten(1, 2)
-    steps = normalise(atoms[:, 1:] - atoms[:, :-1], dim=-1) if exact_norm else unit(atoms[:, 1:] - atoms[:, :-1])
+    bonds = atoms[:, 1:] - atoms[:, :-1]
+    steps = F.normalize(bonds, dim=-1) if exact_norm else unit(bonds)
     before, here, after = steps[:, :-2], steps[:, 1:-1], steps[:, 2:]
     normal_before = _normal(before, here, exact_norm)
     normal_after = _normal(here, after, exact_norm)
@@ -104,7 +104,7 @@ def _normal(first: Tensor, second: Tensor, exact_norm: bool) -> Tensor:
 
 
 def directions(coords_BLAX: Tensor, residues_BL: Tensor) -> Tensor:
-    """Unit vectors to the next CA, to the previous CA and to where a CB would be: (B, L, 3 vectors, 3)."""
+    """Unit vectors to the next CA, to the previous CA and to an ideal CB (B, L, 3 vectors, 3)."""
     nitrogen, alpha, carbon = coords_BLAX.unbind(-2)
     step = unit(alpha[:, 1:] - alpha[:, :-1])
     forward = F.pad(step, (0, 0, 0, 1)).masked_fill(last_residues(residues_BL)[..., None], 0.0)
@@ -117,7 +117,7 @@ def directions(coords_BLAX: Tensor, residues_BL: Tensor) -> Tensor:
 
 
 def local_frames(coords_BLAX: Tensor) -> Tensor:
-    """Axes of each residue's own frame, as rows: towards C, towards N in the plane, and their cross product."""
+    """Axes of each residue's frame (B, L, 3, 3), as rows: towards C, in the plane towards N, their cross product."""
     nitrogen, alpha, carbon = coords_BLAX.unbind(-2)
     first = unit(carbon - alpha)
     to_nitrogen = nitrogen - alpha
@@ -126,12 +126,12 @@ def local_frames(coords_BLAX: Tensor) -> Tensor:
 
 
 def nearest_residues(coords_BLAX: Tensor, observed_BL: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """The nearest observed residues of each observed residue, itself among them.
+    """The nearest observed residues of each observed residue, including itself.
 
     Returns
     -------
     tuple
-        Distances in angstrom (B, L, K), infinite where there is no such neighbour, and residue numbers (B, L, K).
+        Distances in angstrom (B, L, K), infinite if there is no such neighbour, and residue indices (B, L, K).
     """
     alpha = coords_BLAX[..., CA, :]
     length = alpha.shape[1]
@@ -142,16 +142,16 @@ def nearest_residues(coords_BLAX: Tensor, observed_BL: Tensor, neighbours: int) 
 
 
 def position_features(offset: Tensor) -> Tensor:
-    """Cosines, then sines, of a sequence offset at eight frequencies, in a new last axis."""
+    """Cosines, then sines, of a sequence offset at eight frequencies, as a new last axis."""
     exponents = torch.arange(0, POSITION_FEATURES, 2, device=offset.device, dtype=torch.float32)
     angles = offset[..., None] * torch.exp(exponents * -(math.log(10000.0) / POSITION_FEATURES))
     return torch.cat([torch.cos(angles), torch.sin(angles)], -1)
 
 
 def edges_of(coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor, neighbours: int) -> Edges:
-    """The graph of a batch: only edges between observed residues exist, and only these are listed.
+    """The graph of a batch, with edges between observed residues only.
 
-    The last two scalars would mark ends without coordinates; no edge that is kept has any, so they are zero.
+    The last two scalars, ESM-IF1's flags of residues without coordinates, are therefore zero.
     """
     distances_BLK, index_BLK = nearest_residues(coords_BLAX, observed_BL, neighbours)
     chain, source, slot = torch.nonzero(torch.isfinite(distances_BLK), as_tuple=True)

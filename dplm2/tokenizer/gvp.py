@@ -1,14 +1,14 @@
 """Message passing with geometric vector perceptrons (Jing et al. 2020), as in the encoder of ESM-IF1.
 
-A residue carries scalars and vectors; vectors turn with the structure, scalars do not. Messages run along the edges of
-the graph of nearest residues and are averaged where they arrive.
+A residue has scalars and vectors; vectors rotate with the structure, scalars do not. Messages pass along the edges of
+the graph of nearest residues and are averaged at their destination.
 
 The message function is three perceptrons on (source, edge, destination). Most of its cost is avoided without changing
-its value: what the first perceptron computes linearly from a residue is computed once per residue and gathered along
-the edges; what is linear in the last one commutes with the mean and is applied once per residue; edges that do not
-exist are not there. Edges are worked on in pieces that stay in the processor's cache.
+its value: linear parts of the first perceptron are computed once per residue and gathered along the edges; linear parts
+of the last one commute with the mean and are applied once per residue; only existing edges are computed. Edges are
+processed in chunks that fit into the processor's cache.
 
-Shape legend: N residues of the batch without padding, E edges, S scalars, V vector channels, H hidden vector channels.
+Shapes: N residues of the batch without padding, E edges, S scalars, V vector channels, H hidden vector channels.
 Vectors are stored with their channels last: (N, 3, V).
 """
 
@@ -33,14 +33,14 @@ from dplm2.tokenizer.features import (
     radial_basis,
 )
 
-VECTOR_NORM_EPSILON = 1e-4  # of the normalisation of vectors between layers
-BYTES_PER_PIECE = {"cpu": 2**21, "cuda": 2**28}  # of the edges' scalars; on a processor, what its cache bears
-BYTES_PER_PIECE_ELSEWHERE = 2**26
+VECTOR_NORM_EPSILON = 1e-4  # in the normalisation of vectors between layers
+BYTES_PER_CHUNK = {"cpu": 2**21, "cuda": 2**28}  # of the edges' scalars; on a CPU, to fit into its cache
+BYTES_PER_CHUNK_ELSEWHERE = 2**26
 Channels = tuple[int, int]
 
 
 def norms(vectors_N3V: Tensor) -> Tensor:
-    """Lengths of vectors, (N, V); never exactly zero, so that the gradient is finite."""
+    """Lengths of vectors (N, V); never exactly zero, so that the gradient is finite."""
     x, y, z = vectors_N3V.unbind(-2)
     squares = torch.addcmul(torch.full((), NORM_EPSILON, dtype=x.dtype, device=x.device), x, x)
     return squares.addcmul_(y, y).addcmul_(z, z).sqrt_()
@@ -50,7 +50,7 @@ class Perceptron(nn.Module):
     """A geometric vector perceptron.
 
     Scalars are mixed with the lengths of mixed vectors; vectors are mixed linearly and, if ``activated``, scaled by a
-    gate that the new scalars open.
+    gate computed from the new scalars.
     """
 
     def __init__(self, inputs: Channels, outputs: Channels, activated: bool) -> None:
@@ -71,13 +71,13 @@ class Perceptron(nn.Module):
         return scalars, self.gated(scalars, self.vector(hidden_N3H))
 
     def gated(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> Tensor:
-        """Vectors scaled by the gate that the new scalars open. They may be overwritten."""
+        """Vectors scaled by the gate of the new scalars; ``vectors_N3V`` may be overwritten."""
         gate = self.gate(scalars_NS).sigmoid_()[:, None, :]
         return vectors_N3V * gate if torch.is_grad_enabled() else vectors_N3V.mul_(gate)
 
 
 class Normalisation(nn.Module):
-    """Layer normalisation of scalars; vectors are divided by the root mean square length of those that are not zero."""
+    """Layer normalisation of scalars; vectors are divided by the root mean square length of nonzero vectors."""
 
     def __init__(self, scalars: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class ChannelDropout(nn.Module):
         self.probability = probability
 
     def forward(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> tuple[Tensor, Tensor]:
-        """Scalars and vectors, some of them zero while training."""
+        """Scalars and vectors, some of them zero in training."""
         if not self.training or self.probability == 0:
             return scalars_NS, vectors_N3V
         kept = F.dropout(torch.ones_like(vectors_N3V[:, :1]), self.probability)
@@ -108,7 +108,7 @@ class ChannelDropout(nn.Module):
 
 
 class MessageLayer(nn.Module):
-    """One round of messages, then a feed-forward part on each residue; both are residual and normalised after."""
+    """One round of messages, then a feed-forward part per residue; both are residual and followed by normalisation."""
 
     def __init__(self, node: Channels, edge: Channels, dropout: float) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class MessageLayer(nn.Module):
     def forward(
         self, scalars_NS: Tensor, vectors_N3V: Tensor, edges: Edges, precision: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor]:
-        """Updated scalars and vectors of each residue; ``precision`` is that of what is added to them."""
+        """Updated scalars and vectors of each residue; ``precision`` is that of the updates."""
         added = self.dropout(*self.mean_message(scalars_NS.to(precision), vectors_N3V.to(precision), edges))
         scalars, vectors = self.norms[0](scalars_NS + added[0], vectors_N3V + added[1])
         added = scalars.to(precision), vectors.to(precision)
@@ -135,31 +135,31 @@ class MessageLayer(nn.Module):
         return self.norms[1](scalars + added[0], vectors + added[1])
 
     def mean_message(self, scalars_NS: Tensor, vectors_N3V: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """Mean over the messages that arrive at each residue; zero where none does.
+        """Mean of the messages into each residue; zero if there are none.
 
-        With weights W cut along their input, the first perceptron's hidden vectors are
-        ``Ws v[source] + We e + Wd v[destination]``, a gather of products made per residue, and likewise for the
-        scalars and for the outgoing vectors (whose weights are multiplied by W beforehand). In the last perceptron
-        scalars are ``A [s, |H v|] + b`` and vectors ``U H v``: the means of s, of |H v| and of H v are taken along the
-        edges and multiplied by A and U per residue.
+        With weights W split along their input, the first perceptron's hidden vectors are
+        ``Ws v[source] + We e + Wd v[destination]``, gathered from products computed per residue; likewise for the
+        scalars and for the output vectors (whose weights are multiplied by W beforehand). In the last perceptron
+        scalars are ``A [s, |H v|] + b`` and vectors ``U H v``: s, |H v| and H v are averaged over the edges, and the
+        means multiplied by A and U per residue.
         """
         _, second, last = self.message
         tables, residues, sums = self._tables(scalars_NS, vectors_N3V), len(scalars_NS), []
-        most = BYTES_PER_PIECE.get(scalars_NS.device.type, BYTES_PER_PIECE_ELSEWHERE) // tables.scalars[0].nbytes
-        for run, starts in pieces(edges.destination_E, residues, most):
-            piece = Edges(*(column[run] for column in edges))
-            scalars, vectors = second(*self._first(tables, piece, residues))
+        max_edges = BYTES_PER_CHUNK.get(scalars_NS.device.type, BYTES_PER_CHUNK_ELSEWHERE) // tables.scalars[0].nbytes
+        for run, starts in chunks(edges.destination_E, residues, max_edges):
+            chunk = Edges(*(column[run] for column in edges))
+            scalars, vectors = second(*self._first(tables, chunk, residues))
             hidden = last.hidden(vectors)
             sums.append([sum_of_runs(values, starts) for values in (scalars, norms(hidden), hidden.flatten(1))])
         scalars, lengths, hidden = (torch.cat(parts).float() for parts in zip(*sums, strict=True))
-        arriving = torch.bincount(edges.destination_E, minlength=residues)[:, None]
-        share = 1.0 / arriving.clamp(min=1)
+        incoming = torch.bincount(edges.destination_E, minlength=residues)[:, None]
+        weight = 1.0 / incoming.clamp(min=1)
         dtype = scalars_NS.dtype
-        scalars = last.scalar(torch.cat([scalars, lengths], -1).mul_(share).to(dtype)) * (arriving > 0)
-        return scalars, last.vector((hidden * share).to(dtype).unflatten(1, (3, -1)))
+        scalars = last.scalar(torch.cat([scalars, lengths], -1).mul_(weight).to(dtype)) * (incoming > 0)
+        return scalars, last.vector((hidden * weight).to(dtype).unflatten(1, (3, -1)))
 
     def _tables(self, scalars_NS: Tensor, vectors_N3V: Tensor) -> "Tables":
-        weights = cached_from_weights(self.message[0], scalars_NS.dtype, lambda: self._cut(scalars_NS.dtype))
+        weights = cached_from_weights(self.message[0], scalars_NS.dtype, lambda: self._split_weights(scalars_NS.dtype))
         source, destination, bias, along = weights["scalar"]
         scalars = torch.cat([linear(scalars_NS, source, bias), linear(scalars_NS, destination)])
         vectors = []
@@ -169,17 +169,18 @@ class MessageLayer(nn.Module):
             vectors.append(torch.cat(rows))
         return Tables(scalars, *vectors, along)
 
-    def _cut(self, dtype: torch.dtype) -> dict[str, tuple[Tensor, ...]]:
-        # The first perceptron's weights for what comes from the source, the destination and the edge.
+    def _split_weights(self, dtype: torch.dtype) -> dict[str, tuple[Tensor, ...]]:
+        """The first perceptron's weights of the source, the destination and the edge."""
         first = self.message[0]
-        cuts = [self.node[1], self.edge[1], self.node[1]]
+        sizes = [self.node[1], self.edge[1], self.node[1]]
         parts = {}
-        for name, whole in {"hidden": first.hidden.weight, "vector": first.vector.weight @ first.hidden.weight}.items():
-            source, edge, destination = whole.to(dtype).split(cuts, dim=1)
+        vector_weight = first.vector.weight @ first.hidden.weight
+        for name, weight in {"hidden": first.hidden.weight, "vector": vector_weight}.items():
+            source, edge, destination = weight.to(dtype).split(sizes, dim=1)
             parts[name] = prepacked(source), prepacked(destination), edge.t()
         weight, bias = first.scalar.weights(dtype)
-        cuts = [self.node[0], self.edge[0], self.node[0], first.hidden.out_features]
-        source, edge, destination, lengths = weight.split(cuts, dim=1)
+        sizes = [self.node[0], self.edge[0], self.node[0], first.hidden.out_features]
+        source, edge, destination, lengths = weight.split(sizes, dim=1)
         parts["scalar"] = prepacked(source), prepacked(destination), bias, prepacked(torch.cat([lengths, edge], 1))
         return parts
 
@@ -193,14 +194,14 @@ class MessageLayer(nn.Module):
 
 
 class Tables(NamedTuple):
-    """What a round of messages gathers along the edges: the first perceptron's products, made per residue.
+    """The first perceptron's products per residue, gathered along the edges.
 
     Attributes
     ----------
     scalars
         (2 N, S): rows of the residues as sources, then as destinations.
     hidden, vectors
-        (2 N 3 + edge vectors, V): the same, three rows for a residue, then the weights of the edge's own vectors.
+        (2 N 3 + edge vectors, V): the same with three rows per residue, then the weights of the edge's vectors.
     along
         Weight of the lengths and of the edge's scalars.
     """
@@ -212,7 +213,7 @@ class Tables(NamedTuple):
 
 
 def sum_of_vectors(table: Tensor, rows_E2: Tensor, vectors_E3C: Tensor) -> Tensor:
-    """Sums (E, 3, V) of two residues' rows of a table and of the edge's vectors times their weights."""
+    """Sums (E, 3, V) of both residues' rows of a table and of the edge's vectors times their weights."""
     channels = vectors_E3C.shape[-1]
     if torch.is_grad_enabled():
         residues = table[:-channels].view(-1, 3 * table.shape[1])
@@ -220,28 +221,28 @@ def sum_of_vectors(table: Tensor, rows_E2: Tensor, vectors_E3C: Tensor) -> Tenso
         for channel in range(channels):
             sums = sums.addcmul_(vectors_E3C[:, :, channel, None], table[len(table) - channels + channel])
         return sums
-    # One weighted gather of rows, the edge's vectors being weights of rows that are the same for all edges: in a lower
-    # precision multiplying and adding them apart takes three times longer.
+    # One weighted gather, in which the edge's vectors are the weights of the last rows: in bfloat16 a separate product
+    # and sum take three times longer.
     device = table.device
     rows_E32 = 3 * rows_E2[:, None, :] + torch.arange(3, device=device)[:, None]
     of_edges = torch.arange(len(table) - channels, len(table), device=device).expand(len(rows_E2), 3, -1)
     rows = torch.cat([rows_E32, of_edges], -1).flatten(0, 1)
-    shares = torch.cat([torch.ones_like(rows_E32, dtype=table.dtype), vectors_E3C], -1).flatten(0, 1)
-    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares).unflatten(0, (-1, 3))
+    weights = torch.cat([torch.ones_like(rows_E32, dtype=table.dtype), vectors_E3C], -1).flatten(0, 1)
+    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights).unflatten(0, (-1, 3))
 
 
-def pieces(destination_E: Tensor, residues: int, most: int) -> Iterator[tuple[slice, Tensor]]:
-    """Cut sorted edges into runs of at most ``most`` (more if one residue has more), whole residues each.
+def chunks(destination_E: Tensor, residues: int, max_edges: int) -> Iterator[tuple[slice, Tensor]]:
+    """Divide sorted edges into runs of complete residues, of at most ``max_edges`` unless a residue has more.
 
     Yields
     ------
     tuple
-        The run, and where in it the edges of each of its residues start.
+        The run, and the start of each of its residues' edges within it.
     """
     starts = torch.searchsorted(destination_E, torch.arange(residues + 1, device=destination_E.device))
     bounds, first = starts.tolist(), 0
     while first < residues:
-        end = max(first + 1, bisect.bisect_right(bounds, bounds[first] + most) - 1)
+        end = max(first + 1, bisect.bisect_right(bounds, bounds[first] + max_edges) - 1)
         yield slice(bounds[first], bounds[end]), starts[first:end] - bounds[first]
         first = end
 
@@ -280,11 +281,11 @@ class GvpNetwork(nn.Module):
         scalars_NF, vectors_NC3
             Input features of each residue.
         confidence_N
-            1 where a residue has coordinates, 0 where not.
+            1 for residues with coordinates, 0 for others.
         edges
             The graph and its input features.
         precision
-            Of the products in the layers; what they are added to stays in float32.
+            Precision of the products in the layers; residual streams are in float32.
         """
         scalars, vectors = self.node_norm(*self.node_embedding(scalars_NF, vectors_NC3.transpose(-1, -2)))
         scalars = scalars + self.confidence(radial_basis(confidence_N, 1.0))

@@ -1,8 +1,7 @@
 """Import of checkpoints: the DPLM-2 authors' structure tokenizer, and ESM-IF1's encoder.
 
-Every key of a checkpoint is either mapped to one of our names or known by name as one that the authors' model never
-uses; any other key, or a missing one, is an error. Tensors that are unused, or used in part, are saved with the
-tokenizer, so that an export writes them back.
+Every key of a checkpoint must map to one of our names, or be known as unused by the authors' model; unknown or missing
+keys are errors. Unused and partly used tensors are saved with the tokenizer, so that an export restores them.
 """
 
 import os
@@ -30,7 +29,7 @@ from dplm2.tokenizer.model import StructureTokenizer
 
 WEIGHTS_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 WRAPPERS = ("model.", "module.", "net.")  # prefixes added by training frameworks
-# ESM-IF1's released file has older names; fair-esm replaces these pieces of them when it loads it.
+# ESM-IF1's released file has older names, of which fair-esm replaces these parts on loading.
 OLD_IF1_NAMES = [
     ("W_v", "embed_graph.embed_node"),
     ("W_e", "embed_graph.embed_edge"),
@@ -40,7 +39,7 @@ OLD_IF1_NAMES = [
     ("embed_gvp_in_local_frame.0", "embed_gvp_output"),
     ("embed_features_in_local_frame.0", "embed_gvp_input_features"),
 ]
-# What the shapes of an encoder's weights do not show: fair-esm's names, ours, and ESM-IF1's values.
+# Sizes that do not follow from the weights' shapes: fair-esm's names, ours, and ESM-IF1's values.
 ESM_IF1_SIZES = {"encoder_attention_heads": ("heads", 8), "gvp_top_k_neighbors": ("neighbours", 30)}
 UNREAD_FILE = "unread.safetensors"
 
@@ -60,15 +59,15 @@ def import_tokenizer(
     destination
         Folder to write.
     model_config
-        The authors' YAML; without it, the one beside the checkpoint is taken if there is one. It is needed only for
-        what the shapes of the weights do not tell (passes of the structure module: 8 if nothing says otherwise).
+        The authors' YAML; by default the one beside the checkpoint, if any. It is needed only for sizes that do not
+        follow from the weights' shapes (passes of the structure module: 8 unless specified).
     **origin
         ``licence`` and ``origin`` for the model card.
 
     Returns
     -------
     StructureTokenizer
-        Without confidence: the authors' code never trains that head.
+        The tokenizer, without confidence: the authors' code never trains that head.
 
     Raises
     ------
@@ -77,22 +76,28 @@ def import_tokenizer(
     """
     weights_file, config_file = find_checkpoint(Path(source))
     config_file = Path(model_config) if model_config is not None else config_file
-    given = read_official_config(config_file) if config_file else {}
+    config = read_official_config(config_file) if config_file else {}
     weights = read_plain_weights(weights_file)
-    record = RunRecord("import tokenizer", {"model_config": given}, {weights_file.name: sha256_of_file(weights_file)})
-    tokenizer = tokenizer_of(weights, given)
+    record = RunRecord("import tokenizer", {"model_config": config}, {weights_file.name: sha256_of_file(weights_file)})
+    tokenizer = tokenizer_of(weights, config)
     tokenizer.save_pretrained(destination)
-    unread = {name: value.clone() for name, value in weights.items() if not is_read_whole(name)}
+    unread = {name: value.clone() for name, value in weights.items() if not is_fully_used(name)}
     save_tensors(Path(destination) / UNREAD_FILE, unread)
     record.write(destination, fingerprint=tokenizer.fingerprint)
     write_tokenizer_card(destination, tokenizer, **origin)
     return tokenizer
 
 
-def tokenizer_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> StructureTokenizer:
-    """The tokenizer that official weights, and what their YAML says, make; every key is accounted for."""
-    settings = settings_of(weights, given)
-    with torch.device("meta"):  # skip random weights that are replaced immediately
+def tokenizer_of(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> StructureTokenizer:
+    """The tokenizer with official weights and their YAML.
+
+    Raises
+    ------
+    DPLM2Error
+        If a key is unknown or missing.
+    """
+    settings = settings_of(weights, config)
+    with torch.device("meta"):  # skips the initialization of weights that are loaded below
         tokenizer = StructureTokenizer(settings).eval()
     parts = {prefix: {} for prefix in (ENCODER_PREFIX, "pre_quant.", "post_quant.", "decoder.")}
     unknown = []
@@ -107,51 +112,51 @@ def tokenizer_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> Str
     encoder = encoder_weights(without_prefix(parts[ENCODER_PREFIX], ENCODER_PREFIX))
     pre_quant = without_prefix(parts["pre_quant."], "pre_quant.")
     decoder = from_official({**parts["post_quant."], **parts["decoder."]}, tokenizer.settings.decoder)
-    for module, part, what in [
+    for module, part, name in [
         (tokenizer.encoder, encoder, "encoder"),
         (tokenizer.pre_quant, pre_quant, "pre_quant"),
         (tokenizer.decoder, decoder, "decoder"),
     ]:
-        load_exactly(module, part, what)
+        load_exactly(module, part, name)
     return tokenizer
 
 
-def is_read_whole(name: str) -> bool:
-    """Whether all of an official tensor is used, so that an export can write it from our weights."""
+def is_fully_used(name: str) -> bool:
+    """Whether an official tensor is used completely, so that an export can restore it from our weights."""
     if name.startswith(ENCODER_PREFIX):
-        return not encoder_names.is_read_in_part(name.removeprefix(ENCODER_PREFIX))
-    return not (decoder_names.is_unused(name) or name in decoder_names.READ_IN_PART)
+        return not encoder_names.is_partly_used(name.removeprefix(ENCODER_PREFIX))
+    return not (decoder_names.is_unused(name) or name in decoder_names.PARTLY_USED)
 
 
 def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The same tensors under names without the prefix that all of them have."""
+    """The tensors under names without a common prefix."""
     return {name.removeprefix(prefix): value for name, value in weights.items()}
 
 
-def load_exactly(module: torch.nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+def load_exactly(module: torch.nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
     """Load weights, which must be exactly those of the module.
 
     Raises
     ------
     DPLM2Error
-        Names what is missing, left over, or of another shape.
+        If weights are missing, unknown or of wrong shape; the message names them.
     """
     empty = any(parameter.is_meta for parameter in module.parameters())
     try:
         module.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()}, assign=empty)
     except RuntimeError as error:
-        raise DPLM2Error(f"the weights of the {what} do not match: {' '.join(str(error).split())[:500]}") from error
+        raise DPLM2Error(f"the weights of the {name} do not match: {' '.join(str(error).split())[:500]}") from error
 
 
 def load_encoder_weights(encoder: Encoder, path: str | os.PathLike) -> None:
-    """Load ESM-IF1 (``esm_if1_gvp4_t16_142M_UR50``, fair-esm's names) into an encoder of its sizes.
+    """Load ESM-IF1 (``esm_if1_gvp4_t16_142M_UR50``, fair-esm's names) into an encoder of the same sizes.
 
-    The decoder of ESM-IF1, which writes sequences, is left out.
+    The decoder of ESM-IF1, which generates sequences, is ignored.
 
     Raises
     ------
     DPLM2Error
-        If the file holds other keys or sizes.
+        If the file has other keys or sizes.
     """
     renamed = {
         modern_name(name): value for name, value in read_plain_weights(Path(path)).items() if "version" not in name
@@ -164,19 +169,19 @@ def load_encoder_weights(encoder: Encoder, path: str | os.PathLike) -> None:
 
 
 def modern_name(name: str) -> str:
-    """The name that fair-esm gives on loading to a key of ESM-IF1's released file."""
+    """The name under which fair-esm loads a key of ESM-IF1's released file."""
     for old, new in OLD_IF1_NAMES:
         name = name.replace(old, new)
     return name
 
 
 def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
-    """The one weights file of a folder, and the YAML beside it (or in ``.hydra``) if there is one.
+    """The weights file of a folder, and the YAML beside it (or in ``.hydra``), if any.
 
     Raises
     ------
     DPLM2Error
-        If there is no weights file, or several.
+        If there is no weights file, or more than one.
     """
     if source.is_dir():
         found = sorted(path for path in source.rglob("*") if path.suffix in WEIGHTS_SUFFIXES)
@@ -195,7 +200,7 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
 
 
 def read_plain_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name, without what training frameworks put before the names; see `read_weights`."""
+    """Tensors of a checkpoint by name, without the prefixes of training frameworks; see `read_weights`."""
     tensors = read_weights(path)
     for wrapper in WRAPPERS:
         if all(name.startswith(wrapper) for name in tensors):
@@ -204,7 +209,7 @@ def read_plain_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_official_config(path: Path) -> dict[str, Any]:
-    """The part of an official YAML that describes the tokenizer (the mapping that has a ``codebook_config``).
+    """The part of an official YAML that describes the tokenizer (the mapping with the key ``codebook_config``).
 
     Raises
     ------
@@ -212,10 +217,10 @@ def read_official_config(path: Path) -> dict[str, Any]:
         If there is none.
     """
     try:
-        whole = parse_value(read_text(path), str(path))
+        content = parse_value(read_text(path), str(path))
     except ConfigError as error:
         raise DPLM2Error(str(error)) from error
-    for mapping in _mappings(whole):
+    for mapping in _mappings(content):
         if "codebook_config" in mapping:
             return mapping
     raise DPLM2Error(f"{path}: does not describe a structure tokenizer (no `codebook_config`)")
@@ -228,20 +233,20 @@ def _mappings(value: Any) -> Iterator[dict]:
             yield from _mappings(item)
 
 
-def settings_of(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> TokenizerSettings:
-    """Read the sizes off the weights, and what they do not show off the YAML.
+def settings_of(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> TokenizerSettings:
+    """Sizes from the weights' shapes, and those that do not follow from these from the YAML.
 
-    ``given`` may hold ``if1_args`` (fair-esm's names), for encoders that are not ESM-IF1's size.
+    ``config`` may contain ``if1_args`` (fair-esm's names) for encoders of other sizes than ESM-IF1's.
     """
     try:
         settings = TokenizerSettings.make(
-            encoder=_encoder_sizes(weights, given.get("if1_args") or {}),
+            encoder=_encoder_sizes(weights, config.get("if1_args") or {}),
             quantizer={"bits": len(weights["pre_quant.3.bias"])},
-            decoder=_decoder_sizes(weights, (given.get("decoder_config") or {}).get("trunk") or {}),
+            decoder=_decoder_sizes(weights, (config.get("decoder_config") or {}).get("trunk") or {}),
         )
     except (KeyError, IndexError) as error:
         raise DPLM2Error(f"not a structure tokenizer of the DPLM-2 authors: the checkpoint has no {error}") from error
-    codes = (given.get("codebook_config") or {}).get("num_codes", 2**settings.quantizer.bits)
+    codes = (config.get("codebook_config") or {}).get("num_codes", 2**settings.quantizer.bits)
     if codes != 2**settings.quantizer.bits:
         raise DPLM2Error(f"the YAML says {codes} codes, the weights {settings.quantizer.bits} bits per token")
     return settings
@@ -252,7 +257,7 @@ def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
     return max(found) + 1 if found else 0
 
 
-def _encoder_sizes(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
+def _encoder_sizes(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
     prefix = ENCODER_PREFIX
     graph = f"{prefix}gvp_encoder.embed_graph."
     return {
@@ -265,20 +270,20 @@ def _encoder_sizes(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> d
         "node_vectors": weights[f"{graph}embed_node.0.wv.weight"].shape[0],
         "edge_scalars": weights[f"{graph}embed_edge.0.ws.weight"].shape[0],
         "edge_vectors": weights[f"{graph}embed_edge.0.wv.weight"].shape[0],
-        **{ours: given.get(theirs, value) for theirs, (ours, value) in ESM_IF1_SIZES.items()},
+        **{ours: config.get(theirs, value) for theirs, (ours, value) in ESM_IF1_SIZES.items()},
     }
 
 
-def _decoder_sizes(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
-    if given.get("max_recycles", 1) != 1:
-        raise DPLM2Error(f"the YAML says {given['max_recycles']} recycles of the folding trunk; only 1 is supported")
+def _decoder_sizes(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    if config.get("max_recycles", 1) != 1:
+        raise DPLM2Error(f"the YAML says {config['max_recycles']} recycles of the folding trunk; only 1 is supported")
     pair_dim, sequence_dim = (
         weights["decoder.trunk.trunk2sm_z.weight"].shape[1],
         weights["decoder.lm_head.weight"].shape[1],
     )
     block = "decoder.trunk.blocks.0."
     head_width = 2 * len(weights["post_quant.transformer.layers.0.self_attn.rot_emb.inv_freq"])
-    structure = given.get("structure_module") or {}
+    structure = config.get("structure_module") or {}
     sizes = {
         "sequence_dim": sequence_dim,
         "pair_dim": pair_dim,

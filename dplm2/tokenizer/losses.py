@@ -1,8 +1,7 @@
 """The reconstruction loss of the structure tokenizer (DPLM-2, appendix B.3).
 
-With the schema's defaults the terms are those of the authors' code, but for two of its defects: amino acids of padding
-and of missing residues are not learnt, and missing residues neither break bonds nor clash; and the confidence head is
-trained.
+With default settings the terms are those of the authors' code, except that padding and missing residues have no amino
+acid loss, missing residues have no violations, and the confidence head is trained.
 
 Shapes: B batch, L residues, I and J the residues of a pair, A atoms, X space, K passes of the structure module.
 """
@@ -21,34 +20,34 @@ from dplm2.tokenizer.violation import violations
 
 GLYCINE, PROLINE, UNKNOWN = 7, 14, 20
 AMINO_ACIDS = "ARNDCQEGHILKMFPSTWYVX"  # the order of AlphaFold and of the sequence head
-FIRST_BOUNDARY, LAST_BOUNDARY = 2.3125, 21.6875  # angstrom, of the distogram's bins
-FAPE_UNIT = 10.0  # angstrom that count as an error of 1
+FIRST_BOUNDARY, LAST_BOUNDARY = 2.3125, 21.6875  # of the distogram's bins, in angstrom
+FAPE_UNIT = 10.0  # angstrom per unit of the error
 FAPE_EPSILON, EPSILON = 1e-4, 1e-6
-FAR_OFF = 4.0  # error of a step of the first trace that a peptide taken for its other form does not exceed
+OUTLIER_ERROR = 4.0  # not exceeded by a step of the first trace that confuses a cis with a trans peptide
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch of chains should be decoded as.
+    """Reconstruction targets of a batch of chains.
 
     Attributes
     ----------
     rotations, origins
         True frames ``(B, L, 3, 3)``, ``(B, L, 3)`` angstrom.
     beta
-        ``(B, L, 3)``: C-beta, of glycines C-alpha.
+        ``(B, L, 3)``: C-beta; C-alpha for glycine.
     residues
-        ``(B, L)`` amino acid of each residue in the order ``AMINO_ACIDS``.
+        ``(B, L)`` index of each residue's amino acid in ``AMINO_ACIDS``.
     observed
-        ``(B, L)`` residues whose coordinates are known.
+        ``(B, L)`` True for residues with known coordinates.
     placed
-        ``(B, L)`` residues that the first trace leads through: these, and those of bridges over gaps.
+        ``(B, L)`` True for observed residues and those of bridges over gaps, the targets of the first trace.
     sequence_mask, violation_mask
-        ``(B, L)`` residues whose amino acid is learnt, and whose bonds and clashes count.
+        ``(B, L)`` True for residues with an amino acid loss, and with violations of bonds and clashes.
     bonded
         ``(B, L)`` whether the next residue follows without a gap.
     lengths
-        ``(B,)`` residues of each chain.
+        ``(B,)`` number of residues of each chain.
     """
 
     rotations: Tensor
@@ -76,13 +75,13 @@ def targets_of(
     Parameters
     ----------
     coords_BLAX
-        N, CA, C (and more) in angstrom; anything where not observed.
+        N, CA, C (and more) in angstrom; arbitrary where not observed.
     observed_BL, mask_BL
-        Residues with coordinates, and residues at all (False at padding).
+        True for residues with coordinates, and for all residues (False at padding).
     residues_BL, bonded_BL
         Amino acids, and whether the next residue follows without a gap.
     placed_BL
-        Residues with coordinates, those of bridges over gaps among them; None: the observed ones.
+        True for residues with coordinates, including those of bridges over gaps; None: the observed ones.
     """
     placed_BL = observed_BL if placed_BL is None else placed_BL
     coords_BLAX = torch.where(placed_BL[..., None, None], coords_BLAX, 0.0)
@@ -99,9 +98,9 @@ def targets_of(
 def reconstruction_loss(
     output: DecoderOutput, targets: Targets, settings: LossSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all terms, and each term by itself (unweighted, for the log).
+    """The weighted sum of all terms, and the unweighted terms (for the log).
 
-    The quantizer's loss is not among them; ``scale_of`` gives the factor that stands before both.
+    The quantizer's loss is not included; ``scale_of`` returns the common factor of both.
     """
     passes = output.passes
     errors = aligned_errors(passes.rotations, passes.origins, targets)
@@ -135,7 +134,7 @@ def reconstruction_loss(
 
 
 def scale_of(lengths_B: Tensor, settings: LossSettings, crop: int | None) -> Tensor:
-    """Square root of the mean length, at most of the crop; 1 if the settings switch it off."""
+    """Square root of the mean length, limited to that of the crop; 1 without ``length_scaling``."""
     if not settings.length_scaling:
         return torch.ones((), device=lengths_B.device)
     mean = lengths_B.float().mean()
@@ -143,15 +142,15 @@ def scale_of(lengths_B: Tensor, settings: LossSettings, crop: int | None) -> Ten
 
 
 def aligned_errors(rotations: Tensor, origins: Tensor, targets: Targets) -> Tensor:
-    """Distance in angstrom between C-alpha j and where it should be, seen from frame i: ``(K, B, I, J)``."""
+    """Distance in angstrom between predicted and true C-alpha j in the coordinates of frame i: ``(K, B, I, J)``."""
 
-    def seen(rotation: Tensor, origin: Tensor) -> Tensor:
+    def local_points(rotation: Tensor, origin: Tensor) -> Tensor:
         inverse = rotation.transpose(-1, -2)
         centre = inverse @ origin.unsqueeze(-1)
         points = inverse.flatten(-3, -2) @ origin.transpose(-1, -2)
         return points.unflatten(-2, (-1, 3)) - centre
 
-    difference = seen(rotations, origins) - seen(targets.rotations, targets.origins)
+    difference = local_points(rotations, origins) - local_points(targets.rotations, targets.origins)
     return (difference.square().sum(-2) + FAPE_EPSILON).sqrt()
 
 
@@ -161,14 +160,13 @@ def fape(error: Tensor, targets: Targets, clamp: float, unclamped: float = 0.0) 
     Parameters
     ----------
     error
-        ``aligned_errors``.
+        From ``aligned_errors``.
     targets
-        Of which ``observed`` counts.
+        Targets, for ``observed``.
     clamp
-        Angstrom above which an error does not grow.
+        Maximum error in angstrom.
     unclamped
-        Share of the error that is not clamped (AlphaFold does not clamp a tenth of the chains; this is its
-        expectation).
+        Weight of the unclamped error (AlphaFold does not clamp a tenth of the chains; this is the expectation).
     """
     clamped = error.clamp(max=clamp)
     if unclamped > 0:
@@ -180,7 +178,7 @@ def fape(error: Tensor, targets: Targets, clamp: float, unclamped: float = 0.0) 
 
 
 def local_fape(error: Tensor, targets: Targets, window: int) -> Tensor:
-    """Unclamped frame-aligned point error of points up to ``window`` residues away, in units of 10 angstrom."""
+    """Unclamped frame-aligned point error between residues at most ``window`` apart, in units of 10 angstrom."""
     index = torch.arange(error.shape[-1], device=error.device)
     near = (index[:, None] - index[None, :]).abs() <= window
     counted = near & targets.observed[:, :, None] & targets.observed[:, None, :]
@@ -188,18 +186,17 @@ def local_fape(error: Tensor, targets: Targets, window: int) -> Tensor:
 
 
 def chain_error(turns: Tensor, shifts: Tensor, targets: Targets, reach: int) -> Tensor:
-    """Error of frames as seen from the frames 1, 2, 4, ... up to ``reach`` residues before them, all counting alike.
+    """Mean error of frames relative to the frames 1, 2, 4, ... up to ``reach`` residues before them.
 
-    The error of a frame is the length of the difference in turn (matrix entries) and shift (angstrom), per residue of
-    the stride. What is small from one residue to the next but always in the same direction adds up along a chain;
-    longer strides see that.
+    The error is the norm of the differences in rotation (matrix entries) and translation (angstrom), divided by the
+    stride. Longer strides are sensitive to small systematic errors that add up along a chain.
 
     Parameters
     ----------
     turns, shifts
-        ``(B, L, 3, 3)`` and ``(B, L, 3)``, of the frame after each residue.
+        Rotations ``(B, L, 3, 3)`` and translations ``(B, L, 3)`` from each residue to the next.
     targets
-        True frames.
+        Targets.
     reach
         Longest stride.
     """
@@ -209,7 +206,7 @@ def chain_error(turns: Tensor, shifts: Tensor, targets: Targets, reach: int) -> 
     while stride <= reach and counted.shape[1] > 0:
         error = (_squared_errors(turns, shifts, targets, stride) + FAPE_EPSILON).sqrt()
         errors.append((error * counted).sum() / counted.sum().clamp(min=1) / stride)
-        # Two strides make one of twice the length; chains that are shorter than that drop out.
+        # Two strides compose to one of twice the length; shorter chains no longer count.
         first, second = turns[:, :-stride], turns[:, stride:]
         shifts = shifts[:, :-stride] + (first @ shifts[:, stride:].unsqueeze(-1)).squeeze(-1)
         turns = first @ second
@@ -219,15 +216,15 @@ def chain_error(turns: Tensor, shifts: Tensor, targets: Targets, reach: int) -> 
 
 
 def chain_outliers(turns: Tensor, shifts: Tensor, targets: Targets) -> Tensor:
-    """Squared error of single steps of the first trace, as in `chain_error`, growing linearly above ``FAR_OFF``.
+    """Squared error of single steps of the first trace, as in `chain_error`, but linear above ``OUTLIER_ERROR``.
 
-    Three peptides in a thousand are cis; a step that takes one for trans turns the rest of the chain by 180
-    degrees, and hardly counts in a mean of lengths.
+    Three peptides in a thousand are cis; a step that takes one for trans rotates the rest of the chain by 180 degrees,
+    yet hardly affects the mean error.
     """
     counted = _steps_counted(targets)
     squares = _squared_errors(turns[:, :-1], shifts[:, :-1], targets, 1)
     lengths = (squares + FAPE_EPSILON).sqrt()
-    bounded = torch.where(lengths < FAR_OFF, squares, FAR_OFF * (2 * lengths - FAR_OFF))
+    bounded = torch.where(lengths < OUTLIER_ERROR, squares, OUTLIER_ERROR * (2 * lengths - OUTLIER_ERROR))
     return (bounded * counted).sum() / counted.sum().clamp(min=1)
 
 
@@ -244,7 +241,7 @@ def _squared_errors(turns: Tensor, shifts: Tensor, targets: Targets, stride: int
 
 
 def distance_error(origins: Tensor, true_BLX: Tensor, observed_BL: Tensor) -> Tensor:
-    """Mean relative error of C-alpha distances: a pull at any distance, blind to frames."""
+    """Mean relative error of C-alpha distances, independent of frames."""
     predicted = (origins.unsqueeze(-2) - origins.unsqueeze(-3)).square().sum(-1).add(EPSILON).sqrt()
     true = (true_BLX.unsqueeze(-2) - true_BLX.unsqueeze(-3)).square().sum(-1).sqrt()
     counted = (observed_BL[:, :, None] & observed_BL[:, None, :]).to(predicted.dtype)
@@ -253,7 +250,7 @@ def distance_error(origins: Tensor, true_BLX: Tensor, observed_BL: Tensor) -> Te
 
 
 def distogram_cross_entropy(logits_BIJN: Tensor, beta_BLX: Tensor, observed_BL: Tensor) -> Tensor:
-    """Cross-entropy of the binned C-beta distances of all pairs of known residues, mean over chains."""
+    """Cross-entropy of the binned C-beta distances of all pairs of observed residues, mean over chains."""
     bins = logits_BIJN.shape[-1]
     boundaries = torch.linspace(FIRST_BOUNDARY, LAST_BOUNDARY, bins - 1, device=logits_BIJN.device)
     squares_BIJ = (beta_BLX[:, :, None] - beta_BLX[:, None]).square().sum(-1)
@@ -264,7 +261,7 @@ def distogram_cross_entropy(logits_BIJN: Tensor, beta_BLX: Tensor, observed_BL: 
 
 
 def sequence_cross_entropy(logits_BLC: Tensor, residues_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """Cross-entropy of the amino acids of the residues in the mask."""
+    """Cross-entropy of the amino acids of the residues in the mask, mean over residues."""
     errors_BL = functional.cross_entropy(logits_BLC.transpose(1, 2), residues_BL, reduction="none")
     return (errors_BL * mask_BL).sum() / mask_BL.sum().clamp(min=1)
 
@@ -272,7 +269,7 @@ def sequence_cross_entropy(logits_BLC: Tensor, residues_BL: Tensor, mask_BL: Ten
 def confidence_cross_entropy(logits_BLC: Tensor, alpha_BLX: Tensor, targets: Targets) -> Tensor:
     """Cross-entropy of the binned lDDT of C-alpha (Jumper et al. 2021, supplement 1.9.6), mean over chains.
 
-    The authors' configuration has this term; their code leaves it out.
+    The authors' configuration has this term, but their code does not compute it.
     """
     true_BL = lddt_per_residue(alpha_BLX.detach(), targets.origins, targets.observed)
     bins_BL = (true_BL * CONFIDENCE_BINS).long().clamp(max=CONFIDENCE_BINS - 1)

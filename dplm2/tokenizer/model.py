@@ -1,6 +1,6 @@
-"""The structure tokenizer as users hold it: backbones to structure tokens and back.
+"""The structure tokenizer: backbones to structure tokens and back.
 
-Shape legend: B batch, L residues, A atoms, X coordinates, Q bits.
+Shapes: B batch, L residues, A atoms, X coordinates, D width of the encoder, V quantized values, Q bits.
 """
 
 import hashlib
@@ -40,10 +40,11 @@ NOT_ARCHITECTURE = {
     *("gradual_steps", "commitment_weight", "entropy_weight", "entropy_temperature", "uniformity_weight"),
 }
 DEFAULT_TOKEN_BUDGET = 2000
-# Of all chains that are decoded together, on a processor: more leave its cache, and take up to twice the time.
-PAIRS_AT_ONCE = {"cpu": 40_000}
-# Products along edges with fewer channels than this gain nothing from bfloat16, which would only cost tokens.
-FEWEST_CHANNELS_IN_BFLOAT16 = 128
+# Maximum number of residue pairs of chains decoded together: on a CPU, more exceed its cache and take up to twice the
+# time.
+MAX_PAIRS = {"cpu": 40_000}
+# With fewer scalar channels, products along edges are no faster in bfloat16, which would only change tokens.
+MIN_CHANNELS_FOR_BFLOAT16 = 128
 
 
 class Decoded(NamedTuple):
@@ -54,7 +55,7 @@ class Decoded(NamedTuple):
     backbone : ndarray
         (L, 4, 3) float32: N, CA, C, O in angstrom.
     plddt : ndarray or None
-        (L,) float32, 0 to 100; None where the confidence head was never trained.
+        (L,) float32, 0 to 100; None if the tokenizer reports no confidence.
     """
 
     backbone: np.ndarray
@@ -62,7 +63,7 @@ class Decoded(NamedTuple):
 
 
 def pad_backbones(backbones: Sequence[np.ndarray], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """Put backbones (L, 3 or 4, 3) into one batch: coordinates (B, L, 3, 3), observed (B, L), residues (B, L)."""
+    """Pad backbones (L, 3 or 4, 3) to a batch: coordinates (B, L, 3, 3), observed (B, L), residues (B, L)."""
     longest = max(len(backbone) for backbone in backbones)
     coords_BLAX = torch.full((len(backbones), longest, 3, 3), torch.nan)
     residues_BL = torch.zeros(len(backbones), longest, dtype=torch.bool)
@@ -79,9 +80,9 @@ class StructureTokenizer(nn.Module):
     Parameters
     ----------
     settings
-        Of which ``encoder``, ``quantizer`` and ``decoder`` count here.
+        Settings, of which ``encoder``, ``quantizer`` and ``decoder`` are used.
     confidence_trained
-        Whether the pLDDT head was trained; if not, no confidence is reported.
+        Whether the pLDDT head is trained and calibrated; if not, no confidence is reported.
     """
 
     def __init__(self, settings: TokenizerSettings, confidence_trained: bool = False) -> None:
@@ -109,12 +110,12 @@ class StructureTokenizer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.pre_quant[0].weight.device
 
     @property
     def config(self) -> dict:
-        """What ``config.json`` holds."""
+        """Content of ``config.json``."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -124,14 +125,14 @@ class StructureTokenizer(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over architecture and weights: equal if and only if the tokenizers are the same."""
+        """16 hexadecimal digits, a hash of architecture and weights: equal only for identical tokenizers."""
         return self._fingerprint(("encoder", "pre_quant", "quantizer", "decoder"))
 
     @property
     def codes_fingerprint(self) -> str:
-        """The same without the decoder: equal if and only if structures get the same tokens.
+        """The same without the decoder: equal for tokenizers that encode structures identically.
 
-        Tokens and models carry it: they remain valid when a decoder is trained further.
+        Tokens and models refer to it, so that they remain valid when only the decoder is trained further.
         """
         return self._fingerprint(("encoder", "pre_quant", "quantizer"))
 
@@ -150,7 +151,7 @@ class StructureTokenizer(nn.Module):
         return digest.hexdigest()[:16]
 
     def train(self, mode: bool = True) -> "StructureTokenizer":
-        """Set the training mode; a frozen encoder stays without dropout."""
+        """Set the training mode; a frozen encoder has no dropout."""
         super().train(mode)
         if self.settings.encoder.frozen:
             self.encoder.eval()
@@ -159,13 +160,13 @@ class StructureTokenizer(nn.Module):
     def values(
         self, coords_BLAX: Tensor, observed_BL: Tensor, residues_BL: Tensor, precision: torch.dtype = torch.float32
     ) -> Tensor:
-        """The values (B, L, V) that are quantized, as a rule one per bit; zero at missing residues and padding."""
+        """Values (B, L, V) before quantization, by default one per bit; zero at missing residues and padding."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.settings.encoder.frozen):
             features_BLD = self.encoder(coords_BLAX, observed_BL, residues_BL, precision)
         return self.values_of_features(features_BLD, observed_BL)
 
     def values_of_features(self, features_BLD: Tensor, observed_BL: Tensor) -> Tensor:
-        """The values (B, L, V) of the encoder's features."""
+        """Values (B, L, V) before quantization, from the encoder's features."""
         return self.pre_quant(features_BLD) * observed_BL[..., None]
 
     @overload
@@ -176,20 +177,20 @@ class StructureTokenizer(nn.Module):
     ) -> list[np.ndarray]: ...
     @torch.inference_mode()
     def encode(self, backbones, token_budget=DEFAULT_TOKEN_BUDGET, precision="float32"):
-        """Turn backbones into structure tokens.
+        """Encode backbones as structure tokens.
 
         Parameters
         ----------
         backbones
-            One backbone or a list of them, each (L, 3 or 4, 3) in angstrom, N, CA, C (and O, which is not looked at);
-            NaN where an atom is missing. A residue without all of N, CA, C gets index 0, which is a legal token too
-            (with ``encoder.bridge_gaps`` that of a bridge over the gap): keep ``observed`` beside the tokens.
+            One backbone or a list of them, each (L, 3 or 4, 3) in angstrom: N, CA, C (and O, which is ignored), with
+            NaN where an atom is missing. A residue that lacks N, CA or C gets index 0, which is also a valid token
+            (with ``encoder.bridge_gaps``, that of the bridge over the gap): store which residues are observed.
         token_budget
-            Residues that are worked on at once, padding counted. If memory runs out, half of them.
+            Maximum number of residues per batch, including padding. If memory runs out, the batch is halved.
         precision
-            "float32", or "bfloat16" for the encoder's large products: faster where the processor or GPU has it, and a
-            small share of the tokens differs. An encoder of fewer than 128 scalar channels has no large products: its
-            tokens are those of float32.
+            "float32", or "bfloat16" for the encoder's large products: faster on processors and GPUs that support it,
+            but a few tokens differ. An encoder with fewer than 128 scalar channels has no large products: its tokens
+            are those of float32.
 
         Returns
         -------
@@ -199,7 +200,7 @@ class StructureTokenizer(nn.Module):
         Raises
         ------
         DPLM2Error
-            If a backbone has another shape.
+            If a backbone has a different shape.
         """
         single = not isinstance(backbones, list | tuple)
         chains = [as_backbone(backbone) for backbone in ([backbones] if single else backbones)]
@@ -207,12 +208,12 @@ class StructureTokenizer(nn.Module):
             chains = [bridge_gaps(chain) for chain in chains]
         tokens = [np.zeros(len(chain), np.uint16) for chain in chains]
         self.eval()
-        is_narrow = self.settings.encoder.node_scalars < FEWEST_CHANNELS_IN_BFLOAT16
-        products_in = torch.float32 if is_narrow else getattr(torch, precision)
+        is_narrow = self.settings.encoder.node_scalars < MIN_CHANNELS_FOR_BFLOAT16
+        dtype = torch.float32 if is_narrow else getattr(torch, precision)
 
         def work(group: list[int]) -> np.ndarray:
             batch = pad_backbones([chains[index] for index in group], self.device)
-            return self.quantizer.indices(self.values(*batch, products_in), batch[1]).cpu().numpy()
+            return self.quantizer.indices(self.values(*batch, dtype), batch[1]).cpu().numpy()
 
         groups = by_length([len(chain) for chain in chains], token_budget)
         for group, indices in _split_on_out_of_memory(
@@ -228,17 +229,17 @@ class StructureTokenizer(nn.Module):
     def decode(self, tokens: Sequence[np.ndarray], token_budget: int = ..., precision: str = ...) -> list[Decoded]: ...
     @torch.inference_mode()
     def decode(self, tokens, token_budget=DEFAULT_TOKEN_BUDGET, precision="float32"):
-        """Turn structure tokens into backbones.
+        """Decode structure tokens to backbones.
 
         Parameters
         ----------
         tokens
-            The tokens of one chain, (L,) integers below ``codebook_size``, or a list of such.
+            The tokens of one chain, (L,) integers below ``codebook_size``, or a list of these.
         token_budget
-            Residues that are worked on at once, padding counted; on a processor fewer, since pairs are what counts
-            there. If memory runs out, half of them.
+            Maximum number of residues per batch, including padding; on a CPU the number of residue pairs is limited,
+            too. If memory runs out, the batch is halved.
         precision
-            "float32", or "bfloat16" for the folding trunk: faster on a GPU, and coordinates that differ somewhat.
+            "float32", or "bfloat16" for the folding trunk: faster on a GPU, with slightly different coordinates.
 
         Returns
         -------
@@ -248,7 +249,7 @@ class StructureTokenizer(nn.Module):
         Raises
         ------
         DPLM2Error
-            If a token is not of this codebook.
+            If a token is not in the codebook.
         """
         single = not isinstance(tokens, list | tuple) or bool(len(tokens)) and np.ndim(tokens[0]) == 0
         chains = [self._as_tokens(chain) for chain in ([tokens] if single else tokens)]
@@ -265,14 +266,14 @@ class StructureTokenizer(nn.Module):
         return decoded[0] if single else decoded
 
     def decoding_groups(self, lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-        """Which chains of these lengths are best decoded together."""
-        return by_length(lengths, token_budget, PAIRS_AT_ONCE.get(self.device.type))
+        """Yield indices of chains to decode together, given their lengths."""
+        return by_length(lengths, token_budget, MAX_PAIRS.get(self.device.type))
 
     def _as_tokens(self, tokens) -> np.ndarray:
         values = np.asarray(tokens)
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or len(values) == 0:
             raise DPLM2Error(
-                f"structure tokens of a chain are a row of integers, not {values.dtype} of shape {values.shape}"
+                f"the structure tokens of a chain must be a row of integers, not {values.dtype} of shape {values.shape}"
             )
         if values.min() < 0 or values.max() >= self.codebook_size:
             raise DPLM2Error(
@@ -294,7 +295,7 @@ class StructureTokenizer(nn.Module):
         plddt = output.plddt.float().cpu().numpy()
         for row, length in enumerate(lengths):
             confidence = plddt[row, :length].copy() if self.confidence_trained else None
-            # By chain: where O lies depends on the next residue, which must not be padding.
+            # Per chain: the position of O depends on the next residue, which must not be padding.
             yield Decoded(place_oxygens(positions[row, :length]).numpy(), confidence)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
@@ -307,15 +308,15 @@ class StructureTokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, device: torch.device | str = "cpu") -> "StructureTokenizer":
-        """Read a tokenizer.
+        """Load a tokenizer.
 
         Parameters
         ----------
         source
-            A folder that ``save_pretrained`` wrote, or a hub id: of such a folder, or of the authors' tokenizer
-            (``airkingbd/struct_tokenizer``), which is downloaded and converted the first time.
+            A folder written by ``save_pretrained``, or a hub id: of such a folder, or of the authors' tokenizer
+            (``airkingbd/struct_tokenizer``), which is downloaded and converted on first use.
         device
-            Where to put the weights.
+            Device of the weights.
 
         Raises
         ------
@@ -333,7 +334,7 @@ class StructureTokenizer(nn.Module):
             settings = TokenizerSettings.restored(config["architecture"])
             sizes = settings.encoder.layers, settings.encoder.gvp_layers
             check_layers(folder / WEIGHTS_FILE, *sizes, settings.decoder.blocks, settings.decoder.post_quant_layers)
-            with torch.device("meta"):  # no time for random weights that are replaced at once
+            with torch.device("meta"):  # skips the initialization of weights that are loaded below
                 tokenizer = cls(settings, config["confidence_trained"] is True)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, ConfigError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -342,12 +343,12 @@ class StructureTokenizer(nn.Module):
         return tokenizer.to(device).eval()
 
     def load_weights(self, path: str | os.PathLike) -> None:
-        """Read the weights of a tokenizer of the same architecture.
+        """Load the weights of a tokenizer of the same architecture.
 
         Raises
         ------
         DPLM2Error
-            If the file is not there or holds other weights.
+            If the file does not exist or contains other weights.
         """
         check_tensors(path)
         try:
@@ -359,7 +360,7 @@ class StructureTokenizer(nn.Module):
 
 
 def _is_official(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint of another program: there is no description of ours."""
+    """Whether a folder contains a checkpoint of another program: it has no configuration in our format."""
     return not (folder / CONFIG_FILE).is_file() or "format" not in read_json_object(folder / CONFIG_FILE)
 
 
@@ -372,14 +373,14 @@ def _convert(downloaded: Path, folder: Path, **origin: str | None) -> None:
 def _split_on_out_of_memory(
     groups: Iterable[list[int]], work: Callable[[list[int]], Result], chains: Sequence[np.ndarray]
 ):  # noqa: ANN202
-    """Work on groups of chains, and on their halves where memory runs out."""
+    """Process groups of chains, and halves of them when memory runs out."""
     return split_on_out_of_memory(
         groups, work, lambda i: len(chains[i]), lambda i: f"chain {i + 1} of {len(chains)}", "chain"
     )
 
 
 def architecture(settings: TokenizerSettings) -> dict[str, Mapping]:
-    """The settings that decide shapes and the meaning of the weights, by section."""
+    """The settings that determine the shapes and the meaning of the weights, by section."""
     sections = {}
     for name in ("encoder", "quantizer", "decoder"):
         values = plain(getattr(settings, name))
@@ -388,8 +389,8 @@ def architecture(settings: TokenizerSettings) -> dict[str, Mapping]:
 
 
 def as_backbone(backbone: np.ndarray) -> np.ndarray:
-    """Check that an array is a backbone, (L, 3 or 4 or more, 3)."""
+    """The array as float32, checked to be a backbone (L, 3 or more, 3)."""
     values = np.asarray(backbone, dtype=np.float32)
     if values.ndim != 3 or values.shape[1] < 3 or values.shape[2] != 3:
-        raise DPLM2Error(f"a backbone has the shape (residues, 3 or 4 atoms, 3), not {values.shape}")
+        raise DPLM2Error(f"a backbone must have the shape (residues, 3 or 4 atoms, 3), not {values.shape}")
     return values

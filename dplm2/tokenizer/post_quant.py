@@ -12,11 +12,11 @@ from dplm2.tokenizer.quantizer import levels_of
 from dplm2.tokenizer.transition import InputPerceptron
 
 ROTARY_BASE = 10000.0
-MASKED = -1e9  # logit of what must not be attended to; finite, so that a wholly masked row is not NaN
+MASKED = -1e9  # logit of masked keys; finite, so that a completely masked row is not NaN
 
 
 class PostQuantLayer(nn.Module):
-    """Pre-norm transformer layer with rotary positions (the layout of ESM-1b and ESM-2)."""
+    """Pre-norm transformer layer with rotary positions, as in ESM-2."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def rotary_angles(length: int, head_width: int, template: Tensor) -> tuple[Tenso
 
 
 def rotate(values_BHLW: Tensor, cosines_LW: Tensor, sines_LW: Tensor) -> Tensor:
-    """Turn each pair (first half, second half) of channels by its position's angle."""
+    """Rotate each pair of channels (first half, second half) by its position's angle."""
     first, second = values_BHLW.chunk(2, -1)
     return values_BHLW * cosines_LW + torch.cat((-second, first), -1) * sines_LW
 
@@ -58,13 +58,13 @@ class PostQuantization(nn.Module):
     Parameters
     ----------
     quantizer
-        Which bits a code has.
+        Layout of a code's bits.
     width
-        Of the features.
+        Width of the features.
     layers, heads
-        Of the transformer.
+        Numbers of layers and heads of the transformer.
     window
-        How many residues to either side a layer looks at; None: all.
+        Maximum distance in residues over which a layer attends; None: unlimited.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class PostQuantization(nn.Module):
         self.head_width, self.window = width // heads, window
         self.quantizer = quantizer
         values = len(quantizer.layout)
-        # A layer norm over a few levels would wipe out most of what they say.
+        # A layer norm over a few levels would remove most of their information.
         self.perceptron = InputPerceptron(values, width, normalize=quantizer.bits_per_value is None)
         self.layers = nn.ModuleList(PostQuantLayer(width, heads) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
 
     def forward(self, codes_BLQ: Tensor, mask_BL: Tensor | None) -> Tensor:
-        """Features ``(B, L, D)``; residues that are not in ``mask_BL`` are not seen by the others."""
+        """Features ``(B, L, D)``; residues outside ``mask_BL`` do not affect the others."""
         values_BLD = self.perceptron(levels_of(codes_BLQ, self.quantizer))
         bias = None
         if mask_BL is not None:
@@ -91,8 +91,8 @@ class PostQuantization(nn.Module):
         if self.window is not None and length > self.window + 1:
             index_L = torch.arange(length, device=values_BLD.device)
             far_LL = (index_L[:, None] - index_L).abs() > self.window
-            of_window = torch.zeros_like(far_LL, dtype=values_BLD.dtype).masked_fill(far_LL, MASKED)
-            bias = of_window if bias is None else bias + of_window
+            window_bias = torch.zeros_like(far_LL, dtype=values_BLD.dtype).masked_fill(far_LL, MASKED)
+            bias = window_bias if bias is None else bias + window_bias
         angles = rotary_angles(values_BLD.shape[1], self.head_width, values_BLD)
         for layer in self.layers:
             values_BLD = layer(values_BLD, angles, bias)

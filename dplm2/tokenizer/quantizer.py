@@ -1,6 +1,6 @@
 """Lookup-free quantization (DPLM-2, section 3.3): a structure token is the signs of a few values, read as bits.
 
-Shape legend: B batch, L residues, V values to quantize, Q bits, N residues that count.
+Shapes: B batch, L residues, V values, Q bits, N residues in the mask.
 """
 
 import functools
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from dplm2.settings.tokenizer import QuantizerSettings
 
 ENTROPY_EPSILON = 1e-5  # inside the logarithm of the mean code distribution, as in the authors' code
-RANDOM_DIRECTIONS = 16  # along which the joint distribution of values is compared with the even one
+RANDOM_DIRECTIONS = 16  # along which the distribution of values is compared with the uniform one
 
 
 class Quantized(NamedTuple):
-    """What the quantizer gives; the losses are scalars and count only residues of the mask."""
+    """Output of the quantizer; losses are scalars over the residues in the mask."""
 
     codes_BLQ: Tensor
     indices_BL: Tensor
@@ -29,9 +29,9 @@ class Quantized(NamedTuple):
 
 
 def bits_to_indices(bits_BLQ: Tensor) -> Tensor:
-    """Read bits (bool) as a number, the first bit being worth most."""
-    places = 2 ** torch.arange(bits_BLQ.shape[-1] - 1, -1, -1, device=bits_BLQ.device)
-    return (bits_BLQ * places).sum(-1)
+    """Read bits (bool) as a number, most significant bit first: (B, L, Q) to (B, L)."""
+    values = 2 ** torch.arange(bits_BLQ.shape[-1] - 1, -1, -1, device=bits_BLQ.device)
+    return (bits_BLQ * values).sum(-1)
 
 
 def indices_to_codes(indices_BL: Tensor, bits: int) -> Tensor:
@@ -41,31 +41,29 @@ def indices_to_codes(indices_BL: Tensor, bits: int) -> Tensor:
 
 
 def binary_entropy(logits: Tensor) -> Tensor:
-    """Entropy, in nats, of a bit that is on with probability sigmoid(logits)."""
-    size = logits.abs()  # the entropy is even, and for negative arguments nothing is lost to cancellation
+    """Entropy in nats of a bit that is 1 with probability sigmoid(logits)."""
+    size = logits.abs()  # the entropy is even, and free of cancellation for negative arguments
     return F.softplus(-size) + size * torch.sigmoid(-size)
 
 
 def code_entropies(values_NQ: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Mean entropy of each residue's code distribution, and entropy of the mean code distribution, in nats.
+    """Mean entropy of the residues' code distributions, and entropy of their mean, in nats.
 
     A residue with values x draws code c in {-1, +1}^Q with probability proportional to exp(2 x.c / T). The exponent is
-    a sum over bits, so the distribution is a product of independent bits: bit d is on with probability
+    a sum over bits, so that bits are independent: bit d is 1 with probability
     p_d = exp(2 x_d / T) / (exp(2 x_d / T) + exp(-2 x_d / T)) = sigmoid(4 x_d / T).
 
-    The entropy of a product is the sum of the entropies of its factors: Q terms instead of 2^Q.
-
-    The mean over residues is no product. But each residue's distribution is an outer product a_n b_n^T, where a_n is
-    the distribution of the first half of the bits (2^(Q/2) entries) and b_n that of the second half; hence the mean
-    over N residues is A^T B / N, one matrix product of (2^(Q/2), N) by (N, 2^(Q/2)), and nothing of size N x 2^Q is
-    ever made. The result has 2^Q entries, as any exact form must: the logarithm is taken of each of them.
+    The entropy of a residue's distribution is therefore a sum of Q binary entropies. The mean over residues does not
+    factorise, but each residue's distribution is an outer product a_n b_n^T of the distributions of the first and the
+    second half of the bits, with 2^(Q/2) entries each. The mean over N residues is A^T B / N, one matrix product
+    without a tensor of size N x 2^Q.
 
     Parameters
     ----------
     values_NQ
         Values whose signs are the bits.
     temperature
-        T above.
+        Temperature T.
     """
     logits = 4 * values_NQ / temperature
     sample_entropy = binary_entropy(logits).sum(-1).mean()
@@ -76,27 +74,26 @@ def code_entropies(values_NQ: Tensor, temperature: float) -> tuple[Tensor, Tenso
 
 
 def code_distribution(logits_NQ: Tensor) -> Tensor:
-    """Probabilities of all 2^Q codes of independent bits, ordered by index: (N, 2^Q)."""
+    """Probabilities (N, 2^Q) of all codes of independent bits, in the order of their indices."""
     probabilities = logits_NQ.new_ones(len(logits_NQ), 1)
     for logits in logits_NQ.unbind(-1):
-        off_on = torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], -1)
-        probabilities = (probabilities[:, :, None] * off_on[:, None, :]).flatten(1)
+        zero_one = torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], -1)
+        probabilities = (probabilities[:, :, None] * zero_one[:, None, :]).flatten(1)
     return probabilities
 
 
 class Quantizer(nn.Module):
-    """Rounds values to bits; the gradient passes straight through.
+    """Rounds values to bits, with a straight-through gradient.
 
-    The paper's lookup-free quantization takes one bit of each value, its sign. With ``bits_per_value`` a value is read
-    by successive approximation: the sign of the value is its first bit, the sign of what this leaves the second, and so
-    on. The bits then say which of 2^k evenly spaced levels between -1 and 1 is nearest, which is finite scalar
-    quantization (Mentzer et al. 2024); one bit each is the case of two levels.
+    The paper's lookup-free quantization has one bit per value, its sign. With ``bits_per_value`` a value is read by
+    successive approximation: its sign is the first bit, the sign of the remainder the second, and so on. The bits
+    determine the nearest of 2^k evenly spaced levels between -1 and 1: finite scalar quantization (Mentzer et al.
+    2024), of which one bit per value is the case of two levels.
 
     Attributes
     ----------
     bits_on : float
-        How many bits are quantized (all of them, unless training switches them on one by one); the values of the
-        others pass through.
+        Number of quantized bits: all, unless training enables them one by one; the other values pass unchanged.
     """
 
     def __init__(self, settings: QuantizerSettings) -> None:
@@ -105,7 +102,7 @@ class Quantizer(nn.Module):
         self.bits_on = float(settings.bits)
 
     def bound(self, values_BLV: Tensor) -> Tensor:
-        """Values bounded as the settings say; signs do not change."""
+        """Values bounded according to the settings; signs do not change."""
         if self.settings.bound == "tanh":
             return torch.tanh(values_BLV)
         if self.settings.bound == "normalize":
@@ -113,13 +110,13 @@ class Quantizer(nn.Module):
         return values_BLV
 
     def code_values(self) -> Tensor:
-        """The values (codes, V) that each code stands for, between -1 and 1."""
+        """Quantized values (codes, V) of each code, between -1 and 1."""
         codes = indices_to_codes(torch.arange(2**self.settings.bits)[None], self.settings.bits)
         return levels_of(codes, self.settings)[0]
 
     def indices(self, values_BLV: Tensor, mask_BL: Tensor) -> Tensor:
-        """The structure tokens of values; a value of exactly zero gives bit 0, a residue outside the mask index 0."""
-        if self.settings.bits_per_value is not None:  # else the sign, which no bound changes
+        """Structure tokens of values; the bit of a value of exactly 0 is 0, as is the index outside the mask."""
+        if self.settings.bits_per_value is not None:  # otherwise only the signs matter, which the bound keeps
             values_BLV = torch.cat(remainders(self.bound(values_BLV), self.settings.layout), -1)
         return bits_to_indices((values_BLV > 0) & mask_BL[..., None])
 
@@ -129,20 +126,21 @@ class Quantizer(nn.Module):
         Parameters
         ----------
         values_BLV
-            One value per bit, or one for each entry of ``bits_per_value``.
+            One value per bit, or per entry of ``bits_per_value``.
         mask_BL
-            Residues that count in the losses; the others have index 0, as in the authors' code, and code -1.
+            True for residues in the losses; the others have index 0, as in the authors' code.
 
         Returns
         -------
         Quantized
-            ``codes_BLQ`` of -1 and +1; ``loss`` is the weighted sum of commitment and of sample minus codebook entropy.
+            ``codes_BLQ`` of -1 and +1; ``loss`` is the weighted sum of commitment, sample minus codebook entropy, and
+            distance to the uniform distribution.
         """
         layout = self.settings.layout
         bounded = self.bound(values_BLV)
-        left = remainders(bounded, layout)
-        scaled = torch.cat([part * 2**place for part, place in zip(left, places(layout), strict=True)], -1)
-        values = torch.cat(left, -1) * mask_BL[..., None]
+        parts = remainders(bounded, layout)
+        scaled = torch.cat([part * 2**place for part, place in zip(parts, bit_positions(layout), strict=True)], -1)
+        values = torch.cat(parts, -1) * mask_BL[..., None]
         signs = torch.where(values > 0, 1.0, -1.0)
         quantized = values + (signs - values).detach()
         on = torch.arange(self.settings.bits, device=values.device) < self.bits_on
@@ -157,17 +155,16 @@ class Quantizer(nn.Module):
 
 
 def distance_to_uniform(values_NV: Tensor, layout: Sequence[int]) -> Tensor:
-    """How far the joint distribution of values over residues is from one that uses all codes alike.
+    """Distance of the joint distribution of values from one that uses all codes equally.
 
-    That is the squared sliced 2-Wasserstein distance (Bonneel et al. 2015) to the distribution of `even_values`: along
-    a direction the distance of two samples is that of their sorted projections. The directions are the values
-    themselves, which makes their levels even, and as many random ones (drawn from torch's generator) as make their
-    combinations even.
+    This is the squared sliced 2-Wasserstein distance (Bonneel et al. 2015) to `uniform_values`: along a direction, the
+    distance of two samples is that of their sorted projections. The directions are the axes, which balances the levels
+    of each value, and `RANDOM_DIRECTIONS` from torch's generator, which balances their combinations.
 
     Parameters
     ----------
     values_NV
-        Values in -1 to 1.
+        Values between -1 and 1.
     layout
         Bits of each value.
     """
@@ -175,17 +172,17 @@ def distance_to_uniform(values_NV: Tensor, layout: Sequence[int]) -> Tensor:
     directions_VS = torch.randn(width, RANDOM_DIRECTIONS, dtype=values_NV.dtype, device=values_NV.device)
     axes_VV = torch.eye(width, dtype=values_NV.dtype, device=values_NV.device)
     directions_VS = torch.cat([axes_VV, F.normalize(directions_VS, dim=0)], 1)
-    even_NV = even_values(count, layout).to(values_NV)
-    ours_NS, even_NS = ((sample @ directions_VS).sort(0).values for sample in (values_NV, even_NV))
-    return (ours_NS - even_NS).square().mean()
+    uniform_NV = uniform_values(count, layout).to(values_NV)
+    ours_NS, uniform_NS = ((sample @ directions_VS).sort(0).values for sample in (values_NV, uniform_NV))
+    return (ours_NS - uniform_NS).square().mean()
 
 
 @functools.lru_cache(maxsize=8)
-def even_values(count: int, layout: tuple[int, ...]) -> Tensor:
-    """Points (N, V) in -1 to 1 that are rounded to each code equally often, and spread evenly within its cell.
+def uniform_values(count: int, layout: tuple[int, ...]) -> Tensor:
+    """Points (N, V) between -1 and 1 that are rounded to all codes equally often, evenly distributed in each cell.
 
-    They are evenly spaced in the cube of all values in units of cells (Sobol's sequence). The outermost levels are -1
-    and 1, half of whose cells lies outside: that half is folded in.
+    They are a Sobol sequence in units of cells. The outermost levels are -1 and 1; the outer halves of their cells are
+    reflected to the inside.
     """
     levels_V = 2.0 ** torch.tensor(layout)
     cells_NV = torch.quasirandom.SobolEngine(len(layout)).draw(count) * levels_V
@@ -193,28 +190,28 @@ def even_values(count: int, layout: tuple[int, ...]) -> Tensor:
     return values_NV - 2 * F.relu(values_NV - 1) + 2 * F.relu(-1 - values_NV)
 
 
-def places(layout: Sequence[int]) -> list[int]:
-    """Which bit of its value each bit is, from 0 for the first."""
+def bit_positions(layout: Sequence[int]) -> list[int]:
+    """Position of each bit within its value, from 0."""
     return [place for bits in layout for place in range(bits)]
 
 
 def bit_weights(bits: int) -> list[float]:
-    """What each bit (-1 or 1) adds to its value: halves, scaled so that all bits together reach from -1 to 1."""
+    """Contribution of each bit (-1 or 1) to its value: powers of 1/2, scaled so that values are between -1 and 1."""
     return [2.0**-place / (2 - 2.0 ** (1 - bits)) for place in range(bits)]
 
 
 def remainders(values_BLV: Tensor, layout: Sequence[int]) -> list[Tensor]:
-    """What is left of each value before each of its bits is taken, ``(B, L, 1)`` per bit; the signs are the bits."""
-    left = []
+    """Remainder of the value before each bit, ``(B, L, 1)`` per bit; its sign is the bit."""
+    parts = []
     for value, bits in zip(values_BLV.split(1, -1), layout, strict=True):
         for weight in bit_weights(bits):
-            left.append(value)
+            parts.append(value)
             value = value - torch.where(value > 0, weight, -weight)
-    return left
+    return parts
 
 
 def levels_of(codes_BLQ: Tensor, settings: QuantizerSettings) -> Tensor:
-    """The values ``(B, L, V)`` that codes stand for; with one bit each, the codes themselves."""
+    """Quantized values ``(B, L, V)`` of codes; with one bit per value, the codes."""
     if settings.bits_per_value is None:
         return codes_BLQ
     parts = codes_BLQ.split(list(settings.layout), -1)

@@ -1,7 +1,7 @@
-"""The structure module: residue features move rigid frames, guided by invariant point attention.
+"""The structure module: frames from residue features by invariant point attention.
 
-Jumper et al. 2021, supplement, algorithms 20, 22 and 23, with the sizes of DPLM-2 (appendix B.2). One block's weights
-are used in every pass. Lengths inside are in units of 10 angstrom.
+Jumper et al. 2021, supplement, algorithms 20, 22 and 23, with the sizes of DPLM-2 (appendix B.2). All passes share one
+block's weights. Internal lengths are in units of 10 angstrom.
 
 Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, H heads, W width of
 a head, S points of a head, X space, K passes.
@@ -23,15 +23,14 @@ UNIT = 10.0  # angstrom per unit of length inside the module
 MASKED_PAIR = -1e5
 TINY_LENGTH = 1e-8
 ANGLE_EPSILON = 1e-8
-# The next residue's frame in a residue's own, averaged over known chains: what a chain step is before anything is
-# learnt.
+# Initial chain step: the next residue's frame relative to a residue's own, averaged over known chains.
 MEAN_TURN, MEAN_SHIFT = (0.361, 0.737, -0.500, 0.276), (0.356, 0.009, 0.008)
 SOFTPLUS_INVERSE_OF_ONE = math.log(math.e - 1)
 
 
 @dataclass(frozen=True)
 class StructurePasses:
-    """What the passes of the structure module give, the pass first in every shape.
+    """Output of the passes of the structure module.
 
     Attributes
     ----------
@@ -42,8 +41,8 @@ class StructurePasses:
     states
         ``(K, B, L, D)`` residue features.
     chain_turns, chain_shifts
-        ``(B, L, 3, 3)`` and ``(B, L, 3)`` angstrom: with ``start: chain``, the frame after each residue in that
-        residue's own frame as first predicted; else None.
+        ``(B, L, 3, 3)`` and ``(B, L, 3)`` angstrom: with ``start: chain``, the first prediction of the next residue's
+        frame relative to each residue's own; otherwise None.
     """
 
     quaternions: Tensor
@@ -80,9 +79,9 @@ class StructureModule(nn.Module):
         zero_(self.frame_update)
 
     def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> StructurePasses:
-        """Run all passes. Every frame starts at the origin, unturned; with ``start: chain``, on the first trace.
+        """Run all passes, starting with identity frames, or with ``start: chain`` with the first trace.
 
-        Without any pass the first trace is the result.
+        Without passes the first trace is the result.
         """
         first_BLD = self.sequence_norm(sequence_BLD)
         if self.passes:
@@ -108,7 +107,7 @@ class StructureModule(nn.Module):
             quaternion = frames.update_quaternions(quaternion, turn)
             rotation = frames.rotations_of(quaternion)
             steps.append((quaternion, rotation, UNIT * origin, state_BLD))
-            # Without this the gradient through many turned frames explodes (algorithm 20, line 20).
+            # Detached: the gradient through many composed rotations would explode (algorithm 20, line 20).
             quaternion, rotation = quaternion.detach(), rotation.detach()
         if not steps:
             steps = [(quaternion, rotation, UNIT * origin, state_BLD)]
@@ -123,13 +122,13 @@ class StructureModule(nn.Module):
 
 
 class ChainStart(nn.Module):
-    """A first trace of the chain: each frame predicted relative to the one before it, all composed along the chain.
+    """A first trace of the chain: each frame is predicted relative to the previous one, and all are composed.
 
-    From a single point, frames learn where to go only through each other, which takes the paper's training length. Here
-    the features of two consecutive residues determine how the chain continues from one to the next (3.8 angstrom and a
-    turn, which the torsions of both decide); the passes of the structure module then correct the accumulated errors.
-    Steps are learnt one by one: a gradient through the composed chain would be dominated by its lever arms. This is our
-    addition to the paper's decoder.
+    Frames that start at a single point need the paper's training length to be separated by their interactions. Here the
+    features of two consecutive residues predict the step between them (3.8 angstrom and a rotation, which depends on
+    the torsions of both); the passes of the structure module then correct the accumulated errors. The loss is on single
+    steps: a gradient through the composed chain would be dominated by its lever arms. This is an addition to the
+    paper's decoder.
     """
 
     def __init__(self, width: int) -> None:
@@ -140,7 +139,7 @@ class ChainStart(nn.Module):
         zero_(self.step)
 
     def forward(self, first_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """The next frame in each residue's own: unit quaternions ``(B, L, 4)``, shifts ``(B, L, 3)`` of 10 angstrom."""
+        """Step to the next frame: unit quaternions ``(B, L, 4)``, shifts ``(B, L, 3)`` in units of 10 angstrom."""
         both_BLE = torch.cat((first_BLD, functional.pad(first_BLD[:, 1:], (0, 0, 0, 1))), -1)
         step = self.step(functional.relu(self.hidden(both_BLE)))
         turns = functional.normalize(step[..., :4] + step.new_tensor(MEAN_TURN), dim=-1)
@@ -148,7 +147,7 @@ class ChainStart(nn.Module):
 
 
 def trace(turns: Tensor, shifts: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Frames of a chain from its steps, the centre of the chain at 0: quaternions and origins."""
+    """Quaternions and origins of a chain's frames from its steps, with the chain centred at 0."""
     no_turn = turns.new_tensor([1.0, 0.0, 0.0, 0.0]).expand_as(turns[:, :1])
     turns = torch.cat((no_turn, turns[:, :-1]), 1)
     shifts = torch.cat((torch.zeros_like(shifts[:, :1]), shifts[:, :-1]), 1)
@@ -161,7 +160,7 @@ def trace(turns: Tensor, shifts: Tensor, mask_BL: Tensor | None) -> tuple[Tensor
 
 
 def compose_along(turns: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """Products of all steps up to each residue, in log2(L) rounds (Hillis and Steele's scan).
+    """Products of all steps up to each residue, in log2(L) rounds (Hillis and Steele 1986).
 
     Parameters
     ----------
@@ -182,18 +181,18 @@ def compose_along(turns: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
 def projection_sizes(heads: int) -> tuple[int, int, int, int]:
     """Channels of the projections: queries; keys and values; query points; key and value points.
 
-    Keys and values alternate by head; points have the coordinate first, then head and point.
+    Keys and values alternate by head; the order of points is coordinate, head, point.
     """
     points = QUERY_POINTS + VALUE_POINTS
     return heads * HEAD_WIDTH, 2 * heads * HEAD_WIDTH, 3 * heads * QUERY_POINTS, 3 * heads * points
 
 
 class InvariantPointAttention(nn.Module):
-    """Attention whose logits fall with the distances of points carried by the frames (algorithm 22).
+    """Attention whose logits decrease with the distances of points fixed in the frames (algorithm 22).
 
-    The squared distance of two points is ``|q|^2 + |k|^2 - 2 q.k``. The first part is the same for all keys, so softmax
-    does not see it; the others make a dot product of longer vectors: queries ``[q, points, 1]`` with keys ``[k, points,
-    -|points|^2 / 2]``. No tensor of point differences exists. The bias by pairs is the same in every pass of the
+    The squared distance of two points is ``|q|^2 + |k|^2 - 2 q.k``. The first term is the same for all keys, so that
+    the softmax cancels it; the others are a dot product of extended queries ``[q, points, 1]`` and keys ``[k, points,
+    -|points|^2 / 2]``, without a tensor of point differences. The bias from pairs is the same in every pass of the
     structure module and is computed once.
     """
 
@@ -210,7 +209,7 @@ class InvariantPointAttention(nn.Module):
         zero_(self.output)
 
     def pair_bias_of(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, rows: int) -> Tensor:
-        """Bias of the logits by normalized pair features, ``(B, H, I, J)``, with the mask in it."""
+        """Bias ``(B, H, I, J)`` of the logits from normalized pair features, including the mask."""
         scaled = by_rows(lambda part: self.pair_bias(part) * math.sqrt(1 / 3), rows, pairs_BIJP)
         bias_BHIJ = scaled.permute(0, 3, 1, 2).contiguous()
         if mask_BL is not None:
@@ -220,7 +219,7 @@ class InvariantPointAttention(nn.Module):
     def forward(
         self, state_BLD: Tensor, pairs_BIJP: Tensor, bias_BHIJ: Tensor, rotation_BLXX: Tensor, origin_BLX: Tensor
     ) -> Tensor:
-        """What is to be added to ``state_BLD``."""
+        """Update of ``state_BLD``."""
         query, key_value, query_points, key_value_points = self.project(state_BLD).split(self.sizes, -1)
         query = query.unflatten(-1, (self.heads, -1))
         key, value = key_value.unflatten(-1, (self.heads, -1)).chunk(2, -1)
@@ -238,10 +237,10 @@ class InvariantPointAttention(nn.Module):
         weights_BHIJ = torch.softmax(queries @ keys.transpose(-1, -2) + bias_BHIJ, -1)
         values = torch.cat((value, value_points.flatten(-2)), -1).transpose(1, 2)
         attended, points = (weights_BHIJ @ values).transpose(1, 2).split((HEAD_WIDTH, 3 * VALUE_POINTS), -1)
-        of_pairs_BIHP = weights_BHIJ.transpose(1, 2) @ pairs_BIJP
+        attended_pairs_BIHP = weights_BHIJ.transpose(1, 2) @ pairs_BIJP
         points = self._local(points, rotation_BLXX, origin_BLX)
         lengths = (points.square().sum(-1) + TINY_LENGTH).sqrt()
-        parts = (attended, *points.unbind(-1), lengths, of_pairs_BIHP)
+        parts = (attended, *points.unbind(-1), lengths, attended_pairs_BIHP)
         return self.output(torch.cat([part.flatten(2) for part in parts], -1))
 
     def _global(self, flat: Tensor, rotation_BLXX: Tensor, origin_BLX: Tensor) -> Tensor:
@@ -256,7 +255,7 @@ class InvariantPointAttention(nn.Module):
 
 
 class TorsionHead(nn.Module):
-    """Sine and cosine of psi, which places O (algorithm 20, lines 11 to 14)."""
+    """Sine and cosine of psi, which determines the position of O (algorithm 20, lines 11 to 14)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -271,7 +270,7 @@ class TorsionHead(nn.Module):
             zero_(contract)
 
     def forward(self, state_BLD: Tensor, first_BLD: Tensor) -> Tensor:
-        """``(..., B, L, 2)``, of length one."""
+        """Unit vectors ``(..., B, L, 2)``."""
         relu = functional.relu
         values = self.state(relu(state_BLD)) + self.first(relu(first_BLD))
         for expand, contract in self.blocks:

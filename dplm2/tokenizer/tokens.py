@@ -1,8 +1,7 @@
-"""Tokens of datasets: the Parquet files of structure tokens, made shard by shard from the Parquet files of chains.
+"""Tokens of datasets: Parquet files of structure tokens, one for each Parquet file of chains.
 
-One chains file becomes one tokens file. Finished work is not repeated: a tokens file that matches its chains file and
-tokenizer is kept, and within a shard the finished chains are saved every minute. Processes with the same files share
-them.
+Finished work is not repeated: a tokens file that matches its chains file and tokenizer is kept, and within a file
+finished chains are saved every minute. Processes that run on the same files share the work.
 """
 
 import time
@@ -47,19 +46,19 @@ SCHEMA = pa.schema(
     ]
 )
 CHAIN_COLUMNS = ["chain_id", "sequence", "backbone", "plddt", "cluster", "split"]
-NEEDED = ("chain_id", "sequence", "structure_tokens")
-SECONDS_BETWEEN_NOTES = 60.0
+REQUIRED_COLUMNS = ("chain_id", "sequence", "structure_tokens")
+SECONDS_BETWEEN_SAVES = 60.0
 
 
 def parts_of(sources: Sequence[Path], what: str, selections: Sequence[Path | str] | None = None) -> list[Path]:
-    """The Parquet files of folders (their ``part-*.parquet``) and of single files, in order.
+    """The Parquet files in folders (``part-*.parquet``), and single files, in order.
 
-    With ``selections``, one for each source, only the parts that their datasets have count.
+    With ``selections``, one per source, only the parts of their datasets are returned.
 
     Raises
     ------
     DPLM2Error
-        If a source is not there or a folder holds none.
+        If a source does not exist, or a folder contains no parts.
     """
     parts = []
     paired = selections if selections and len(selections) == len(sources) else [None] * len(sources)
@@ -78,7 +77,7 @@ def parts_of(sources: Sequence[Path], what: str, selections: Sequence[Path | str
 
 
 def _refuse_missing(source: Path, found: int) -> None:
-    """Refuse a folder of tokens that has fewer parts than the run that made it wrote."""
+    """Raise DPLM2Error if a folder of tokens has fewer parts than its run wrote."""
     record = source / RUN_FILE
     if record.is_file():
         written = read_json_object(record).get("parts")
@@ -92,33 +91,32 @@ def encode_parts(
     settings: TokenizationSettings,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Tokenize files of chains; other processes may be given the same ones.
+    """Tokenize files of chains, possibly together with other processes.
 
-    A file in use by another process is skipped and checked again at the end, when that process has finished it or has
-    died.
+    A file in use by another process is skipped, and revisited at the end in case that process was killed.
 
     Parameters
     ----------
     work
         Files of chains and the files of tokens to write.
     tokenizer, settings, log
-        As of ``encode_part``.
+        See ``encode_part``.
     """
-    taken = []
+    skipped = []
     for part, out in work:
         with _claimed(out, wait=False) as ours:
             if ours:
                 encode_part(part, out, tokenizer, settings, log)
             else:
                 log(f"{out}: in use by another process")
-                taken.append((part, out))
-    for part, out in taken:
+                skipped.append((part, out))
+    for part, out in skipped:
         with _claimed(out, wait=True):
             encode_part(part, out, tokenizer, settings, log)
 
 
 def remove_others(folder: Path, names: Sequence[str]) -> None:
-    """Remove parts of an earlier run from a folder of tokens: those that are not among ``names``."""
+    """Remove parts of an earlier run, those not in ``names``, from a folder of tokens."""
     for path in folder.glob("part-*.parquet"):
         if path.name not in names:
             path.unlink()
@@ -153,13 +151,13 @@ def encode_part(
     part
         Parquet file of chains.
     out
-        Parquet file of tokens to write, rows in the order of ``part``.
+        Parquet file of tokens to write, with rows in the order of ``part``.
     tokenizer
-        Whose fingerprint the file will carry.
+        The tokenizer; its fingerprint is stored in the file.
     settings
-        Size of batches and precision.
+        Batch size and precision.
     log
-        Takes lines about progress.
+        Function that receives progress messages.
 
     Returns
     -------
@@ -174,8 +172,8 @@ def encode_part(
     partial = out.with_name(f".{out.name}.unfinished")
     done = _rows_of(partial, origin)
     names = chains["chain_id"].to_pylist()
-    waiting = {name: backbone for name, backbone in zip(names, backbones(chains), strict=True) if name not in done}
-    _encode_chains(waiting, done, tokenizer, settings, lambda: _write(partial, chains, done, origin), log, part.name)
+    remaining = {name: backbone for name, backbone in zip(names, backbones(chains), strict=True) if name not in done}
+    _encode_chains(remaining, done, tokenizer, settings, lambda: _write(partial, chains, done, origin), log, part.name)
     _write(out, chains, done, origin)
     partial.unlink(missing_ok=True)
     return True
@@ -189,18 +187,18 @@ def _read_chains(part: Path) -> pa.Table:
 
 
 def _encode_chains(
-    waiting: dict[str, np.ndarray],
+    remaining: dict[str, np.ndarray],
     done: dict[str, tuple[np.ndarray, np.ndarray]],
     tokenizer: StructureTokenizer,
     settings: TokenizationSettings,
-    set_down: Callable[[], None],
+    save: Callable[[], None],
     log: Callable[[str], None],
     name: str,
 ) -> None:
-    names, chains = list(waiting), list(waiting.values())
+    names, chains = list(remaining), list(remaining.values())
     lengths = [len(chain) for chain in chains]
     total, finished, start = sum(lengths), 0, time.monotonic()
-    noted = start
+    saved = start
     with tqdm(total=total, unit="residue", unit_scale=True, desc=name, disable=None) as bar:
         for group in by_length(lengths, settings.token_budget):
             tokens = tokenizer.encode([chains[index] for index in group], settings.token_budget, settings.precision)
@@ -210,11 +208,11 @@ def _encode_chains(
             finished += step
             bar.update(step)
             now = time.monotonic()
-            if now - noted > SECONDS_BETWEEN_NOTES:
-                set_down()
+            if now - saved > SECONDS_BETWEEN_SAVES:
+                save()
                 rate = finished / (now - start)
                 log(f"{name}: {finished}/{total} residues, {rate:.0f}/s, {(total - finished) / rate / 60:.1f} min left")
-                noted = now
+                saved = now
     if total:
         log(f"{name}: {len(chains)} chains, {total} residues, {total / (time.monotonic() - start):.0f} residues/s")
 
@@ -280,24 +278,24 @@ def read_tokens(
     Parameters
     ----------
     sources
-        Folders or files of tokens, all of one tokenizer.
+        Folders or files of tokens, all from the same tokenizer.
     split
-        Only chains of this split ("train", "validation", "test").
+        Read only this split ("train", "validation", "test").
     selections
-        ``selection.parquet`` of the datasets: chains that are in none of them are dropped, and their cluster and split
-        are taken from there.
+        ``selection.parquet`` of the datasets, from which cluster and split are taken; chains in none of them are
+        dropped.
     columns
-        Only these columns.
+        Read only these columns.
 
     Returns
     -------
     pyarrow.Table
-        Its schema's metadata hold ``tokenizer_fingerprint`` and ``codebook_size``.
+        Tokens; the schema's metadata contain ``tokenizer_fingerprint`` and ``codebook_size``.
 
     Raises
     ------
     DPLM2Error
-        If files come from different tokenizers (both are named), or a chain occurs twice.
+        If files are from different tokenizers (the message names both), or a chain occurs twice.
     """
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
     parts = parts_of([Path(source) for source in sources], "tokens", selections)
@@ -305,12 +303,12 @@ def read_tokens(
     for part, origin in zip(parts, origins, strict=True):
         if origin != origins[0]:
             raise DPLM2Error(
-                f"{parts[0]} and {part} are tokens of different tokenizers "
+                f"{parts[0]} and {part} are tokens from different tokenizers "
                 f"({origins[0]['tokenizer_fingerprint']} and {origin['tokenizer_fingerprint']})"
             )
     table = pa.concat_tables([_read_part(part) for part in parts], promote_options="default")
     if pc.count_distinct(table["chain_id"]).as_py() != len(table):
-        raise DPLM2Error(f"the tokens of {', '.join(map(str, sources))} have the same chain_id twice")
+        raise DPLM2Error(f"the tokens in {', '.join(map(str, sources))} contain the same chain_id twice")
     if selections:
         table = _select(table, [Path(selection) for selection in selections])
     if split is not None:
@@ -319,11 +317,11 @@ def read_tokens(
 
 
 def _read_part(part: Path) -> pa.Table:
-    """The columns of a file of tokens, in their types; those that only describe the chains may be missing."""
-    there = parquet.read_schema(part).names
-    fields = [field for field in SCHEMA if field.name in there or field.name in NEEDED]
+    """The columns of a tokens file, in the types of `SCHEMA`; columns that only describe the chains may be missing."""
+    present = parquet.read_schema(part).names
+    fields = [field for field in SCHEMA if field.name in present or field.name in REQUIRED_COLUMNS]
     table = read_columns(part, fields, "a file of tokens")
-    names = [name for name in NEEDED if table[name].null_count]
+    names = [name for name in REQUIRED_COLUMNS if table[name].null_count]
     if names:
         raise DPLM2Error(f"{part}: not a file of tokens, its column {names[0]} has empty cells")
     return table
@@ -350,19 +348,19 @@ def _select(table: pa.Table, selections: list[Path]) -> pa.Table:
 def decode_tokens(
     table: pa.Table, tokenizer: StructureTokenizer, token_budget: int, precision: str = "float32"
 ) -> Iterator[tuple[str, str, Decoded]]:
-    """Decode every chain of a table of ``read_tokens``: yields chain id, sequence and ``Decoded``.
+    """Decode a table from ``read_tokens``; yield each chain's id, sequence and ``Decoded``.
 
-    Token budget and precision are those of ``StructureTokenizer.decode``.
+    For token budget and precision see ``StructureTokenizer.decode``.
 
     Raises
     ------
     DPLM2Error
-        If the tokens are those of another tokenizer; both are named.
+        If the tokens are from another tokenizer; the message names both.
     """
     fingerprint = (table.schema.metadata or {}).get(b"tokenizer_fingerprint", b"").decode()
     if fingerprint != tokenizer.codes_fingerprint:
         raise DPLM2Error(
-            f"the tokens are those of tokenizer {fingerprint}, not of the one given ({tokenizer.codes_fingerprint})"
+            f"the tokens are from tokenizer {fingerprint}, not from the one given ({tokenizer.codes_fingerprint})"
         )
     names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
     tokens = [np.array(row, np.int64) for row in table["structure_tokens"].to_pylist()]

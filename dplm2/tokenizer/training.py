@@ -37,21 +37,21 @@ from dplm2.training.loop import fit
 METRICS_FILE = "metrics.csv"
 FEATURES_FOLDER = "encoder_features"  # beside the folders of resumable state
 VALIDATION_CHAINS = 64  # maximum number of chains reconstructed at each validation
-VALIDATION_RESIDUES = 2048  # of a batch there
-LONGEST_VALIDATED = 512
-CALIBRATED = 0.25  # of the variance of lDDT between residues that pLDDT must explain to be reported
+VALIDATION_TOKEN_BUDGET = 2048
+MAX_VALIDATION_LENGTH = 512
+CALIBRATED = 0.25  # minimum explained variance of lDDT between residues for which pLDDT is reported
 AMINO_ACID_NUMBERS = {letter: number for number, letter in enumerate(losses.AMINO_ACIDS)}
 
 
 class TokenizerObjective(nn.Module):
-    """A batch of backbones to the training loss.
+    """The training loss of a batch of backbones.
 
     Parameters
     ----------
     tokenizer
-        What is trained.
+        The tokenizer to train.
     settings
-        Weights of the terms, and the crop.
+        Settings, of which ``loss`` is used.
     """
 
     def __init__(self, tokenizer: StructureTokenizer, settings: TokenizerSettings) -> None:
@@ -59,10 +59,9 @@ class TokenizerObjective(nn.Module):
         self.tokenizer, self.settings = tokenizer, settings
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and each of its terms.
+        """The loss and its terms.
 
-        Missing residues are decoded like all others, from the code they have: that is what a decoder meets when it is
-        used. Only padding is hidden from it.
+        Missing residues are decoded like all others, from their codes, as in use; only padding is masked.
         """
         coords_BLAX, observed_BL, mask_BL = batch["coords"], batch["observed"], batch["mask"]
         weights, placed_BL = self.settings.loss, batch["placed"]
@@ -90,20 +89,20 @@ class TokenizerObjective(nn.Module):
 
 
 class TokenizerTask:
-    """Task of the training loop: random windows of chains for training, reconstruction of whole chains for validation.
+    """Task of the training loop: random windows of chains for training, reconstruction of chains for validation.
 
     Parameters
     ----------
     tokenizer
-        What is trained.
+        The tokenizer to train.
     settings
-        All of its settings.
+        Settings of the tokenizer.
     chains
-        Table of training chains (columns ``COLUMNS``).
+        Table of training chains (columns `ChainWindows.COLUMNS`).
     held_out
-        Chains to validate on; where it is empty, the first training chains are reconstructed.
+        Validation chains; if empty, the first training chains are reconstructed.
     features
-        Folder for the frozen encoder's features of the training chains; None: they are computed at each step.
+        Folder for the frozen encoder's features of the training chains; None: features are computed at each step.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class TokenizerTask:
         self.validated = ChainWindows((held_out if len(held_out) else chains).slice(0, VALIDATION_CHAINS), bridged)
 
     def begin_step(self, step: int) -> None:
-        """Switch bits on one by one over the first ``quantizer.gradual_steps`` steps."""
+        """Enable the quantization of bits one by one over the first ``quantizer.gradual_steps`` steps."""
         quantizer, steps = self.module.tokenizer.quantizer, self.settings.quantizer.gradual_steps
         quantizer.bits_on = self.settings.quantizer.bits * min(1.0, step / steps if steps else 1.0)
 
@@ -147,8 +146,8 @@ class TokenizerTask:
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """C-alpha RMSD and lDDT of reconstructed chains, and how many codes they use."""
-        del module  # the wrapped one is the same network; decoding needs its parts
+        """C-alpha RMSD and lDDT of reconstructed chains, and their use of the codebook."""
+        del module  # the wrapped network; decoding needs its parts
         tokenizer = self.module.tokenizer
         deviations, kept, tokens = [], [], []
         for batch, indices, output in reconstructions(tokenizer, self.validated):
@@ -168,7 +167,7 @@ class TokenizerTask:
         }
 
     def describe(self, batch: Mapping[str, Tensor]) -> dict[str, str]:
-        """What the first batch looks like."""
+        """Size of the first batch, for the log."""
         residues = int(batch["mask"].sum())
         return {
             "first batch": f"{len(batch['mask'])} windows, {residues} residues, {int(batch['observed'].sum())} observed"
@@ -176,14 +175,14 @@ class TokenizerTask:
 
 
 class ChainWindows:
-    """Chains in memory, and windows of them as batches.
+    """Chains in memory, and batches of windows of them.
 
     Parameters
     ----------
     table
-        With the columns ``COLUMNS``.
+        Table with the columns ``COLUMNS``.
     bridged
-        Whether missing residues between observed ones are bridged.
+        Whether to bridge missing residues between observed ones.
     """
 
     COLUMNS = ("chain_id", "sequence", "length", "residue_index", "backbone", "cluster", "split")
@@ -197,14 +196,14 @@ class ChainWindows:
         self.numbering = [np.asarray(row, np.int32) for row in table["residue_index"].to_numpy()]
 
     def batch(self, windows: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
-        """Windows (chain, start, end) padded to the longest.
+        """A batch of windows (chain, start, end), padded to the longest.
 
         Returns
         -------
         dict
             ``coords`` (B, L, 3, 3) angstrom, zero where missing; ``observed``, ``placed`` (observed or on a bridge),
-            ``mask`` (not padding) and ``bonded`` (the next residue has the next number), all (B, L); ``residues``
-            (B, L), numbers of ``losses.AMINO_ACIDS``.
+            ``mask`` (not padding) and ``bonded`` (the next residue has the next number), all (B, L) bool; ``residues``
+            (B, L), indices into ``losses.AMINO_ACIDS``.
         """
         shape = len(windows), max(end - start for _, start, end in windows)
         coords = torch.full((*shape, 3, 3), torch.nan)
@@ -238,37 +237,34 @@ def train_tokenizer(
     Parameters
     ----------
     chains
-        Datasets of chains; their split ``train`` (or chains without a split) is trained on, ``validation`` validated
-        on.
+        Datasets of chains; training chains are those of the split ``train`` and those without a split.
     out
         Folder of the finished tokenizer: ``model.safetensors``, ``config.json``, ``metrics.csv``, ``run.json``.
     state
-        Folder of resumable state.
+        Folder of resumable training state.
     settings
-        The tokenizer.
+        Settings of the tokenizer.
     seed
-        Of initial weights and of every random choice.
+        Seed of initial weights and of all random choices.
     device
-        Where to train.
+        Device of the training.
 
     Raises
     ------
     DPLM2Error
-        If there is no chain to train on.
-    ConfigError
-        If weights and sizes do not fit, or features are to be cached of an encoder that is trained.
+        If there are no training chains, or initial weights do not fit the settings.
     """
     cached = settings.encoder.cached_features
     table = read_chains(list(chains), columns=list(ChainWindows.COLUMNS))
     split = table["split"].fill_null("train")
-    learnt, held_out = table.filter(pc.equal(split, "train")), table.filter(pc.equal(split, "validation"))
-    if len(learnt) == 0:
+    training, held_out = table.filter(pc.equal(split, "train")), table.filter(pc.equal(split, "validation"))
+    if len(training) == 0:
         raise DPLM2Error(f"{', '.join(map(str, chains))}: no chain in the split train")
     inputs = _inputs(chains, settings, state)
     record = RunRecord("tokenizer train", plain(settings), inputs, device)
     tokenizer = initial_tokenizer(settings, seed)
     features = state / FEATURES_FOLDER if cached else None
-    task = TokenizerTask(tokenizer.to(device), settings, learnt, held_out, features)
+    task = TokenizerTask(tokenizer.to(device), settings, training, held_out, features)
     made_from = {"decides": what_decides(settings, TOKENIZER), "inputs": inputs, "seed": seed}
     result = fit(
         task,
@@ -295,7 +291,7 @@ def train_tokenizer(
     record.supersede(out)
     tokenizer.save_pretrained(out)
     outcome = {"steps": result.steps, "figures": figures}
-    record.write(out, chains=len(learnt), validation_chains=len(held_out), **outcome)
+    record.write(out, chains=len(training), validation_chains=len(held_out), **outcome)
 
 
 @torch.no_grad()
@@ -315,9 +311,9 @@ def explained_variance(tokenizer: StructureTokenizer, chains: ChainWindows) -> f
 def reconstructions(
     tokenizer: StructureTokenizer, chains: ChainWindows
 ) -> Iterator[tuple[dict[str, Tensor], Tensor, DecoderOutput]]:
-    """Encode and decode chains up to `LONGEST_VALIDATED`: batches, their tokens (B, L), and what is decoded."""
-    lengths = [min(length, LONGEST_VALIDATED) for length in chains.lengths]
-    for group in tokenizer.decoding_groups(lengths, VALIDATION_RESIDUES):
+    """Encode and decode chains, truncated to `MAX_VALIDATION_LENGTH`; yield batch, tokens (B, L) and decoder output."""
+    lengths = [min(length, MAX_VALIDATION_LENGTH) for length in chains.lengths]
+    for group in tokenizer.decoding_groups(lengths, VALIDATION_TOKEN_BUDGET):
         batch = chains.batch([(index, 0, lengths[index]) for index in group])
         batch = {name: value.to(tokenizer.device) for name, value in batch.items()}
         values = tokenizer.values(batch["coords"], batch["placed"], batch["mask"])
@@ -330,7 +326,7 @@ def reconstructions(
 
 
 def initial_tokenizer(settings: TokenizerSettings, seed: int) -> StructureTokenizer:
-    """Initial weights: drawn with ``seed``, or ``initial``; ESM-IF1's encoder if configured."""
+    """A tokenizer with initial weights: random, from ``initial``, or with ESM-IF1's encoder, as configured."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = StructureTokenizer(settings, confidence_trained=settings.loss.confidence > 0)
@@ -338,12 +334,12 @@ def initial_tokenizer(settings: TokenizerSettings, seed: int) -> StructureTokeni
         tokenizer.load_weights(Path(settings.initial) / WEIGHTS_FILE)
     if settings.encoder.weights is not None:
         load_encoder_weights(tokenizer.encoder, settings.encoder.weights)
-    freeze_unlearnt(tokenizer, settings)
+    freeze_unused(tokenizer, settings)
     return tokenizer
 
 
-def freeze_unlearnt(tokenizer: StructureTokenizer, settings: TokenizerSettings) -> None:
-    """Freeze what no term of the loss reaches: the heads of terms of weight zero, and passes that are not made."""
+def freeze_unused(tokenizer: StructureTokenizer, settings: TokenizerSettings) -> None:
+    """Freeze parameters without effect on the loss: heads of terms with weight 0, a structure module without passes."""
     decoder, weights = tokenizer.decoder, settings.loss
     for head, weight in (
         (decoder.distogram_head, weights.distogram),
@@ -362,7 +358,7 @@ def freeze_unlearnt(tokenizer: StructureTokenizer, settings: TokenizerSettings) 
 
 
 def _inputs(chains: Sequence[Path], settings: TokenizerSettings, state: Path) -> dict[str, str]:
-    """SHA-256 of every file that decides the training, by its part in it: a moved folder is the same input."""
+    """SHA-256 of every file that affects the training, by its role, so that moving a folder changes nothing."""
     parts = parts_of(chains, "chains")
     files = {f"chains {i}": part for i, part in enumerate(parts)}
     files |= {

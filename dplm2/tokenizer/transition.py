@@ -1,4 +1,4 @@
-"""Small parts that several networks of the decoder share."""
+"""Layers and functions shared by the networks of the decoder."""
 
 import math
 from collections.abc import Callable
@@ -9,16 +9,15 @@ from torch.nn import functional
 
 from dplm2.cpu.products import Linear
 
-# A step over pairs is done for as many rows of pairs at a time as keep its widest tensor at 4 MB of float32: that stays
-# in a processor's cache (all at once is up to 2.5 times slower), is not too little for a call, and long chains need
-# hardly more memory than the pair features themselves. On a GPU more rows at a time keep it busy. While gradients are
-# recorded all rows are done at once, since autograd would keep every piece anyway.
+# Pairs are processed in chunks of rows whose widest tensor has 4 MB in float32, which fits into a CPU's cache (without
+# chunks up to 2.5 times slower) and limits the memory of long chains to about that of the pair features. A GPU needs
+# larger chunks. With gradients there are no chunks, since autograd would keep all of them.
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
 CHUNK_ELEMENTS_ELSEWHERE = 1 << 24
 
 
 class Transition(nn.Module):
-    """Two-layer perceptron behind a layer norm, the update of a residual: ``contract(relu(expand(norm(x))))``."""
+    """Residual update by a two-layer perceptron with a layer norm: ``contract(relu(expand(norm(x))))``."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -28,7 +27,7 @@ class Transition(nn.Module):
         zero_(self.contract)
 
     def forward(self, values: Tensor) -> Tensor:
-        """What is to be added to ``values``."""
+        """Update of ``values``."""
         return self.contract(functional.relu_(self.expand(self.norm(values))))
 
 
@@ -47,7 +46,7 @@ class InputPerceptron(nn.Module):
 
 
 def zero_(linear: nn.Linear) -> None:
-    """Start a layer at zero, so that the residual branch it ends begins as nothing."""
+    """Initialize the last layer of a residual branch with zeros, so that the branch is initially zero."""
     nn.init.zeros_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
@@ -59,7 +58,7 @@ def lecun_(weight: Tensor, gain: float = 1.0) -> None:
 
 
 def rows_per_chunk(pairs_BIJP: Tensor, widened: int = 1) -> int:
-    """How many rows of pairs to do at a time, in a step that makes them wider; all while gradients are recorded."""
+    """Number of rows of pairs per chunk in a step that widens them by a factor; all rows with gradients."""
     batch, length, _, width = pairs_BIJP.shape
     if torch.is_grad_enabled():
         return length
@@ -81,10 +80,10 @@ def by_rows(function: Callable[..., Tensor], rows: int, *tensors: Tensor) -> Ten
 
 
 def add_by_rows(function: Callable[..., Tensor], rows: int, pairs: Tensor, *tensors: Tensor) -> Tensor:
-    """``pairs + function(pairs, *tensors)``, where a row of the result needs only that row of each tensor.
+    """``pairs + function(pairs, *tensors)`` in chunks of rows; each row must depend only on that row of each tensor.
 
-    Without gradients ``pairs`` itself is overwritten: a new tensor of that size for each of a block's steps would cost
-    more time than the steps' arithmetic.
+    Without gradients ``pairs`` is overwritten: allocating a tensor of its size in every step would take longer than the
+    arithmetic.
     """
     if torch.is_grad_enabled():
         return pairs + function(pairs, *tensors)

@@ -1,10 +1,10 @@
-"""The folding trunk: residue and pair features that inform each other (ESMFold, Lin et al. 2023; DPLM-2, appendix B.2).
+"""The folding trunk of residue and pair features (ESMFold, Lin et al. 2023; DPLM-2, appendix B.2).
+
+The plain form is transformers' ``EsmFoldingTrunk``. Here no tensor is larger than the pair features times a small
+constant, projections of one input are one product, and attention uses fused kernels where available.
 
 Shapes: B batch, L residues, I and J the residues of a pair, D width per residue, P width per pair, H heads, W width of
-a head. A pair's features lie as ``pairs_BIJP``. The plain form of all of this is transformers' ``EsmFoldingTrunk``;
-here the same mathematics is arranged so that no tensor is larger than the pair features times a small constant,
-projections of one input are one product, and attention never writes its logits out where the platform has a fused
-kernel.
+a head, N pairs of all residues.
 """
 
 import torch
@@ -18,10 +18,10 @@ from dplm2.settings.tokenizer import DecoderSettings
 from dplm2.tokenizer.post_quant import MASKED
 from dplm2.tokenizer.transition import Transition, add_by_rows, by_rows, lecun_, rows_per_chunk, zero_
 
-# Of a product of edges: enough for full speed, few enough for memory to be used again.
-ROWS_OF_TRIANGLES = {"cpu": 192, "cuda": 1024}
-ROWS_OF_TRIANGLES_ELSEWHERE = 192
-POSITION_BINS = 32  # differences of residue indices are clipped at this many residues
+# Rows per product of edges: enough for full speed, few enough for memory to be reused.
+TRIANGLE_ROWS = {"cpu": 192, "cuda": 1024}
+TRIANGLE_ROWS_ELSEWHERE = 192
+POSITION_BINS = 32  # maximum difference of residue indices; larger ones are clipped
 
 
 class FoldingTrunk(nn.Module):
@@ -42,13 +42,13 @@ class FoldingTrunk(nn.Module):
         sequence_BLD
             Features per residue.
         mask_BL
-            True where there is a residue; None if everywhere.
+            False at padding; None if there is none.
         """
         sequence_BLD = sequence_BLD + self.sequence_start
         pairs_BIJP = self.first_pairs(sequence_BLD.shape[:2], mask_BL)
         edges_BPIJ = None
         if not torch.is_grad_enabled():
-            # New memory of this size for each of the updates by triangles would cost a fifth of their time.
+            # Reused: allocating it in every triangle update would cost a fifth of their time.
             batch, length, _, width = pairs_BIJP.shape
             edges_BPIJ = pairs_BIJP.new_empty(batch, 2 * width, length, length)
         for block in self.blocks:
@@ -85,7 +85,7 @@ class TrunkBlock(nn.Module):
     def forward(
         self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None, edges_BPIJ: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One block; shapes are kept. Without gradients ``pairs_BIJP`` is overwritten, and ``edges_BPIJ`` if given."""
+        """Updated residue and pair features. Without gradients ``pairs_BIJP`` and ``edges_BPIJ`` are overwritten."""
         sequence_BLD = sequence_BLD + self.residue_attention(sequence_BLD, pairs_BIJP, mask_BL)
         sequence_BLD = sequence_BLD + self.residue_transition(sequence_BLD)
         pairs_BIJP = self.residues_to_pairs(sequence_BLD, pairs_BIJP)
@@ -99,7 +99,7 @@ class TrunkBlock(nn.Module):
 
 
 class ResidueAttention(nn.Module):
-    """Gated self-attention over residues, its logits biased by the pair features."""
+    """Gated self-attention over residues, with logits biased by the pair features."""
 
     def __init__(self, width: int, pair_width: int, head_width: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class ResidueAttention(nn.Module):
         zero_(self.pair_bias)
 
     def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor, mask_BL: Tensor | None) -> Tensor:
-        """What is to be added to ``sequence_BLD``."""
+        """Update of ``sequence_BLD``."""
         rows = rows_per_chunk(pairs_BIJP)
         biases_BIJH = by_rows(lambda part_BIJP: self.pair_bias(self.pair_norm(part_BIJP)), rows, pairs_BIJP)
         bias_BHIJ = biases_BIJH.permute(0, 3, 1, 2)
@@ -131,10 +131,10 @@ class ResidueAttention(nn.Module):
 
 
 class ResiduesToPairs(nn.Module):
-    """Products and differences of residue features, as an update of the pair features.
+    """Update of the pair features by products and differences of residue features.
 
-    The differences are linear, so they are projected per residue; of the products ``q_j * k_i`` the output projection
-    is taken row by row with ``k_i`` folded into its weights. No tensor of all products is written.
+    The differences are linear and therefore projected per residue; the products ``q_j * k_i`` are projected row by row
+    with ``k_i`` folded into the weights, so that no tensor of all products is needed.
     """
 
     def __init__(self, width: int, pair_width: int) -> None:
@@ -149,12 +149,12 @@ class ResiduesToPairs(nn.Module):
     def forward(self, sequence_BLD: Tensor, pairs_BIJP: Tensor) -> Tensor:
         """The updated pair features."""
         query_BLC, key_BLC = self.project(self.norm(sequence_BLD)).chunk(2, -1)
-        of_products_PC, of_differences_PC = self.output.weight.split(self.inner, 1)
-        column_BLP = functional.linear(query_BLC, of_differences_PC, self.output.bias)
-        row_BLP = functional.linear(key_BLC, of_differences_PC)
+        product_weight_PC, difference_weight_PC = self.output.weight.split(self.inner, 1)
+        column_BLP = functional.linear(query_BLC, difference_weight_PC, self.output.bias)
+        row_BLP = functional.linear(key_BLC, difference_weight_PC)
 
         def update(_: Tensor, key_BIC: Tensor, row_BIP: Tensor) -> Tensor:
-            weights_BIPC = key_BIC[:, :, None, :] * of_products_PC
+            weights_BIPC = key_BIC[:, :, None, :] * product_weight_PC
             return query_BLC[:, None] @ weights_BIPC.transpose(-1, -2) + (column_BLP[:, None] - row_BIP[:, :, None])
 
         rows = rows_per_chunk(pairs_BIJP, 2)
@@ -182,7 +182,7 @@ class TriangleMultiplication(nn.Module):
         zero_(self.output)
 
     def forward(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, edges_BPIJ: Tensor | None = None) -> Tensor:
-        """The updated pair features; ``edges_BPIJ`` (B, 2 P, I, J) is memory to use."""
+        """The updated pair features; ``edges_BPIJ`` (B, 2 P, I, J) is a buffer to overwrite."""
         length = pairs_BIJP.shape[1]
         rows = rows_per_chunk(pairs_BIJP, 4)
         edges_BPIJ = self._edges(pairs_BIJP, mask_BL, rows, edges_BPIJ)
@@ -192,15 +192,15 @@ class TriangleMultiplication(nn.Module):
             gate_BIJP = self.gate(self.norm(part_BIJP)).sigmoid_()
             return self.output(self.product_norm(product_BIJP)) * gate_BIJP
 
-        whole, blocks = pairs_BIJP, []
-        step = ROWS_OF_TRIANGLES.get(pairs_BIJP.device.type, ROWS_OF_TRIANGLES_ELSEWHERE)
+        blocks = []
+        step = TRIANGLE_ROWS.get(pairs_BIJP.device.type, TRIANGLE_ROWS_ELSEWHERE)
         if torch.is_grad_enabled():
             step = length
         for start in range(0, length, step):
             block = slice(start, start + step)
             product_BPIJ = a_BPIJ[:, :, block] @ b_BPIJ.mT if self.outgoing else a_BPIJ[..., block].mT @ b_BPIJ
-            blocks.append(add_by_rows(finish, rows, whole[:, block], product_BPIJ.permute(0, 2, 3, 1)))
-        return blocks[0] if torch.is_grad_enabled() else whole
+            blocks.append(add_by_rows(finish, rows, pairs_BIJP[:, block], product_BPIJ.permute(0, 2, 3, 1)))
+        return blocks[0] if torch.is_grad_enabled() else pairs_BIJP
 
     def _values_then_gates(self) -> tuple[Tensor, Tensor]:
         """Weight (4 P, P) and bias (4 P, 1) of ``project`` in the order a, b, gate of a, gate of b."""
@@ -211,7 +211,7 @@ class TriangleMultiplication(nn.Module):
         return weight, bias[:, None]
 
     def _edges(self, pairs_BIJP: Tensor, mask_BL: Tensor | None, rows: int, edges_BPIJ: Tensor | None) -> Tensor:
-        """Gated a and b, channels first and joined, ``(B, 2 P, I, J)``."""
+        """Gated a and b, joined, with channels first: ``(B, 2 P, I, J)``."""
         batch, length, _, width = pairs_BIJP.shape
         weight, bias = cached_from_weights(self.project, pairs_BIJP.dtype, self._values_then_gates)
 
@@ -279,9 +279,8 @@ class TriangleAttention(nn.Module):
         query, key, value = self.query_key_value(normalized_BIJP).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         gate_BIJP = self.gate(normalized_BIJP).sigmoid_()
         heads = []
-        for head in range(
-            self.heads
-        ):  # rows take the place of heads in the kernel, so that one bias serves all of them
+        # One head at a time: rows take the place of heads in the kernel, so that all of them share one bias.
+        for head in range(self.heads):
             query_BIJW, key_BIJW, value_BIJW = query[..., head, :], key[..., head, :], value[..., head, :]
             attended_BIJW = functional.scaled_dot_product_attention(
                 query_BIJW, key_BIJW, value_BIJW, attn_mask=masked_bias_BHJK[:, head : head + 1]
@@ -305,11 +304,11 @@ def _with_masked_rows(
     bias_BJK: Tensor,
     row_mask_BI: Tensor,
 ) -> Tensor:
-    """``attended`` with the masked rows as the authors' mask leaves them, gradients included.
+    """``attended`` with values and gradients of masked rows as with the authors' mask.
 
-    It adds -1e9 to every logit of a masked row. Beside that number the logits are lost to rounding, so that all keys
-    weigh the same and the row becomes the mean of the values; the gradient still reaches the logits, as that of a
-    softmax at equal weights. Here the mean carries a term of value zero with that gradient.
+    Their mask adds -1e9 to every logit of a masked row. The logits are then lost to rounding, so that all keys have
+    equal weights and the result is the mean of the values; yet the gradient reaches the logits, as that of a softmax
+    with equal weights. Here a term of value zero with this gradient is added to the mean.
     """
     keys = value_BIJW.shape[2]
     scale = query_BIJW.shape[-1] ** -0.5

@@ -1,8 +1,7 @@
-"""Broken peptide bonds and clashing atoms of decoded backbones (Jumper et al. 2021, supplement 1.9.11).
+"""Violations of peptide bonds, and clashes, in decoded backbones (Jumper et al. 2021, supplement 1.9.11).
 
-Five atoms per residue (N, CA, C, O, CB) are all that the decoder builds. Within a residue there is nothing to break: N,
-CA, C and CB are rigid and O turns on a circle that stays farther from them than any bound, so the term of the original
-that looks inside residues is zero and left out.
+The decoder builds five atoms per residue (N, CA, C, O, CB). The original's term within residues would be zero and is
+omitted: N, CA, C and CB are rigid, and O rotates at a distance from them that exceeds all bounds.
 
 Shapes: B batch, L residues, A atoms (N, CA, C, O, CB), X space.
 """
@@ -13,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Length of the bond C-N and cosines of the angles beside it, and their spread (Engh and Huber 1999, as AlphaFold 2 has
-# them). As in AlphaFold's code, the first angle is given the spread of the bond length, not its own (0.0311).
+# Length of the bond C-N, cosines of the adjacent angles, and their standard deviations (Engh and Huber 1999, as in
+# AlphaFold 2). As in AlphaFold's code, the first angle has the deviation of the bond length, not its own (0.0311).
 BOND, BOND_BEFORE_PROLINE = 1.329, 1.341
 BOND_SPREAD, BOND_SPREAD_BEFORE_PROLINE = 0.014, 0.016
 COSINE_CA_C_N, COSINE_C_N_CA = -0.4473, -0.5203
 SPREAD_CA_C_N, SPREAD_C_N_CA = BOND_SPREAD, 0.0353
-TOLERANCE = 12.0  # spreads
+TOLERANCE = 12.0  # standard deviations
 CLASH_TOLERANCE = 1.5  # angstrom that two atoms may overlap
 RADII = (1.55, 1.7, 1.7, 1.52, 1.7)  # van der Waals, angstrom: N, CA, C, O, CB
 EPSILON = 1e-6
@@ -27,7 +26,7 @@ N, CA, C, O, CB = range(5)
 
 
 class Violations(NamedTuple):
-    """Scalars but the first three, which are ``(B,)``."""
+    """Violations in angstrom or cosines: ``(B,)``, except for ``clash``, a scalar."""
 
     bond: Tensor
     angle_ca_c_n: Tensor
@@ -43,19 +42,18 @@ class Violations(NamedTuple):
 def violations(
     positions_BLAX: Tensor, counted_BL: Tensor, bonded_BL: Tensor, is_proline_BL: Tensor, is_glycine_BL: Tensor
 ) -> Violations:
-    """How far a backbone breaks bonds, angles and the space of atoms.
+    """Violations of bond lengths and angles, and clashes.
 
     Parameters
     ----------
     positions_BLAX
         N, CA, C, O, CB in angstrom.
     counted_BL
-        Residues that are looked at.
+        True for residues to consider.
     bonded_BL
-        Whether a residue is bonded to the one after it (no gap in the numbering); the last of each chain is not looked
-        at.
+        Whether a residue is bonded to the next one (no gap in the numbering); ignored for the last of each chain.
     is_proline_BL, is_glycine_BL
-        Prolines have another bond to the residue before; glycines no CB.
+        True for prolines, whose bond to the previous residue differs, and for glycines, which have no CB.
     """
     pair_BL = (counted_BL[:, :-1] & counted_BL[:, 1:] & bonded_BL[:, :-1]).to(positions_BLAX.dtype)
     bond, first, second = _peptide_bonds(positions_BLAX, pair_BL, is_proline_BL[:, 1:].to(positions_BLAX.dtype))
@@ -78,27 +76,27 @@ def _peptide_bonds(positions: Tensor, pair_BL: Tensor, before_proline: Tensor) -
     bond_length = length(carbon - nitrogen)
     to_alpha = (alpha - carbon) / length(alpha - carbon).unsqueeze(-1)
     to_nitrogen = (nitrogen - carbon) / bond_length.unsqueeze(-1)
-    onwards = (next_alpha - nitrogen) / length(next_alpha - nitrogen).unsqueeze(-1)
+    to_next_alpha = (next_alpha - nitrogen) / length(next_alpha - nitrogen).unsqueeze(-1)
     expected = BOND + (BOND_BEFORE_PROLINE - BOND) * before_proline
     spread = BOND_SPREAD + (BOND_SPREAD_BEFORE_PROLINE - BOND_SPREAD) * before_proline
     return (
         excess(bond_length, expected, spread),
         excess((to_alpha * to_nitrogen).sum(-1), COSINE_CA_C_N, SPREAD_CA_C_N),
-        excess((-to_nitrogen * onwards).sum(-1), COSINE_C_N_CA, SPREAD_C_N_CA),
+        excess((-to_nitrogen * to_next_alpha).sum(-1), COSINE_C_N_CA, SPREAD_C_N_CA),
     )
 
 
 def _clashes(positions_BLAX: Tensor, atoms_BLA: Tensor, bonded_BL: Tensor) -> Tensor:
-    """Overlap of atoms of different residues, each pair counted for both atoms, per atom of the batch."""
+    """Mean overlap per atom of the batch; the overlap of a pair from different residues counts for both atoms."""
     length, kinds = atoms_BLA.shape[1:]
     residue = torch.arange(length, device=positions_BLAX.device).repeat_interleave(kinds)
     kind = torch.arange(kinds, device=positions_BLAX.device).repeat(length)
-    flat_BNX, there_BN = positions_BLAX.flatten(1, 2), atoms_BLA.flatten(1)
-    # Squared distances from the Gram matrix would lose the small ones to cancellation, and these are what counts here.
+    flat_BNX, counted_BN = positions_BLAX.flatten(1, 2), atoms_BLA.flatten(1)
+    # Not from the Gram matrix, in which small distances, which matter here, would be lost to cancellation.
     distance_BNN = torch.cdist(flat_BNX, flat_BNX, compute_mode="donot_use_mm_for_euclid_dist")
     radius = positions_BLAX.new_tensor(RADII)[kind]
     overlap_BNN = functional.relu(radius[:, None] + radius[None, :] - CLASH_TOLERANCE - distance_BNN)
     peptide_NN = (kind[:, None] == C) & (kind[None, :] == N) & (residue[:, None] + 1 == residue[None, :])
     bonded_BNN = peptide_NN & bonded_BL.repeat_interleave(kinds, 1)[:, :, None]
-    counted_BNN = (residue[:, None] < residue[None, :]) & ~bonded_BNN & there_BN[:, :, None] & there_BN[:, None, :]
+    counted_BNN = (residue[:, None] < residue[None, :]) & ~bonded_BNN & counted_BN[:, :, None] & counted_BN[:, None, :]
     return 2 * (overlap_BNN * counted_BNN).sum() / (atoms_BLA.sum() + EPSILON)

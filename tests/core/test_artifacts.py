@@ -1,4 +1,4 @@
-"""Files are written atomically, with a record of how they were made."""
+"""Files are written atomically, with a record of the run."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from dplm2.core import artifacts
 from dplm2.core.errors import DPLM2Error
 
 
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "value.json"
     artifacts.write_json(path, {"a": 1})
     with pytest.raises(RuntimeError), artifacts.atomic_path(path) as temporary:
@@ -21,8 +21,8 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
-def test_content_is_on_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
-    """A loss of power leaves the old file or the new one: file synced, renamed, folder synced, in this order."""
+def test_file_is_synced_before_the_rename_and_the_folder_after_it(tmp_path, monkeypatch):
+    """After a power failure either the old or the new file exists: the order is sync, rename, sync of the folder."""
     events, sync, replace = [], os.fsync, os.replace
 
     def noted_sync(handle):
@@ -54,7 +54,7 @@ def test_sha256_of_a_known_file(tmp_path):
     assert artifacts.sha256_of_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_run_record_says_what_made_the_artifact(tmp_path):
+def test_run_record_names_command_settings_and_inputs(tmp_path):
     artifacts.RunRecord("tokens encode", {"bits": 5}, {"chains": "abc"}).write(tmp_path, chains=7)
     run = artifacts.read_json(tmp_path / "run.json")
     assert run["settings"] == {"bits": 5}
@@ -64,7 +64,7 @@ def test_run_record_says_what_made_the_artifact(tmp_path):
     assert run["peak_memory_bytes"] > 1e6
 
 
-def test_unreadable_json_is_one_clear_line(tmp_path):
+def test_unreadable_json_raises_a_one_line_error(tmp_path):
     path = tmp_path / "config.json"
     with pytest.raises(DPLM2Error, match="no such file"):
         artifacts.read_json(path)

@@ -5,7 +5,7 @@ import numpy as np
 from dplm2.core.batching import by_length
 
 
-def test_groups_hold_everything_once_within_the_budgets():
+def test_every_item_is_in_one_group_within_the_budgets():
     lengths = np.random.default_rng(0).integers(1, 300, 200).tolist()
     groups = list(by_length(lengths, 1000))
     assert sorted(sum(groups, [])) == list(range(200))
@@ -21,7 +21,7 @@ def test_groups_hold_everything_once_within_the_budgets():
     assert all(count <= 40_000 or len(group) == 1 for group, count in zip(by_pairs, pairs, strict=True))
 
 
-def test_the_order_and_the_kinds_of_groups():
+def test_groups_are_ordered_and_of_one_kind():
     lengths, kinds = [5, 3, 9, 1], ["b", "a", "a", "b"]
     assert list(by_length(lengths, 20)) == [[2, 0], [1, 3]]
     assert list(by_length(lengths, 20, longest_first=False)) == [[3, 1, 0], [2]]

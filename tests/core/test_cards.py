@@ -1,4 +1,4 @@
-"""Model cards: read by the hub's own library, with the figures that a training logged."""
+"""Model cards: parsed by the hub's own library, with the metrics of the training."""
 
 from huggingface_hub import ModelCard
 
@@ -13,7 +13,7 @@ step,epoch,loss,learning_rate,seconds,validation_cross_entropy_structure,validat
 FACTS, USAGE = {"weights": "1,234"}, ["import dplm2"]
 
 
-def test_card_is_one_that_the_hub_understands_with_the_figures_of_the_last_validation(tmp_path):
+def test_hub_parses_the_card_with_metrics_of_the_last_validation(tmp_path):
     (tmp_path / "metrics.csv").write_text(METRICS)
     write_card(tmp_path, "A model", FACTS, USAGE, licence="mit", origin="Converted from `a/b`.")
     card = ModelCard.load(tmp_path / "README.md")
@@ -24,7 +24,7 @@ def test_card_is_one_that_the_hub_understands_with_the_figures_of_the_last_valid
     assert "9.5" not in card.text
 
 
-def test_without_validation_the_last_row_is_shown_and_without_training_nothing(tmp_path):
+def test_card_without_validation_shows_the_last_row(tmp_path):
     write_card(tmp_path, "A model", FACTS, USAGE)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.license == "unknown" and "metrics.csv" not in card.text
@@ -34,7 +34,7 @@ def test_without_validation_the_last_row_is_shown_and_without_training_nothing(t
     assert "last training (step 5)" in text and "| loss | 3.25 |" in text
 
 
-def test_a_text_of_the_users_own_is_kept(tmp_path):
+def test_user_written_card_is_kept(tmp_path):
     (tmp_path / "README.md").write_text("# My model\n")
     write_card(tmp_path, "A model", FACTS, USAGE)
     assert (tmp_path / "README.md").read_text() == "# My model\n"

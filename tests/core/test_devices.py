@@ -15,7 +15,7 @@ def machine(monkeypatch, *available):
 @pytest.mark.parametrize(
     ("available", "picked"), [((), "cpu"), (("cuda",), "cuda"), (("mps",), "mps"), (("cuda", "mps"), "cuda")]
 )
-def test_auto_takes_what_is_there(monkeypatch, available, picked):
+def test_auto_selects_an_available_device(monkeypatch, available, picked):
     machine(monkeypatch, *available)
     assert pick_device("auto") == picked
     for name in set(DEVICES) - {"auto"}:

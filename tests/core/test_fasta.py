@@ -1,4 +1,4 @@
-"""The rules of the FASTA reader, each on a made file."""
+"""The rules of the FASTA reader, each on a synthetic file."""
 
 import gzip
 import logging
@@ -21,7 +21,7 @@ def written(tmp_path):
     return write
 
 
-def test_the_letters_are_those_of_the_models():
+def test_letters_are_those_of_the_vocabulary():
     assert Vocabulary().decode_sequence(Vocabulary().encode_sequence(LETTERS)) == LETTERS
     with pytest.raises(DPLM2Error):
         Vocabulary().encode_sequence("J")
@@ -45,7 +45,7 @@ def test_the_letters_are_those_of_the_models():
     ],
 )
 @pytest.mark.parametrize("name", ["x.fasta", "x.fa.gz"])
-def test_what_is_read(written, text, expected, name):
+def test_valid_fasta_is_read(written, text, expected, name):
     assert read_fasta(written(text, name)) == expected
 
 
@@ -70,17 +70,17 @@ def test_what_is_read(written, text, expected, name):
         (f">{'a' * 1000}\nM1\n", r"record 1 \(a{60}\.\.\.\)"),
     ],
 )
-def test_what_is_refused(written, text, message):
+def test_invalid_fasta_is_refused(written, text, message):
     with pytest.raises(DPLM2Error, match=message) as caught:
         read_fasta(written(text))
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
 
 
-def test_an_unknown_residue_may_be_left_to_be_generated(written):
+def test_question_marks_are_accepted_if_allowed(written):
     assert read_fasta(written(">a\nM?K\n"), to_generate=True) == {"a": "M?K"}
 
 
-def test_what_was_changed_is_said_once_and_named(written, caplog):
+def test_changes_are_reported_once_with_names(written, caplog):
     gapped = "".join(f">g{n}\nM-K\n" for n in range(100))
     path = written(f">p 1\nMK\n>p 2\nVV\n>same\nMK\n>same\nMK\n>empty\n>b\n*\n>\nMK\n{gapped}")
     with caplog.at_level(logging.WARNING):
@@ -108,7 +108,7 @@ def test_sequences_from_memory_follow_the_same_rules(caplog):
             clean_sequences({"a": text})
 
 
-def test_fasta_is_told_by_name_or_content(written, tmp_path):
+def test_fasta_is_recognised_by_name_or_content(written, tmp_path):
     for name in ("a.fasta", "a.FA", "a.fas", "a.faa", "a.fna", "a.fasta.gz"):
         assert is_fasta(written("no header", name))
     for name in ("a.txt", "a.seq", "a.txt.gz", "a"):

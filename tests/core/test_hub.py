@@ -1,4 +1,4 @@
-"""Repositories of the hub: found, pinned, downloaded, resumed, refused; against a server that speaks its protocol."""
+"""Repositories of the hub: found, pinned, downloaded, resumed, refused, with a local server of the hub's protocol."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def server():
 
 @pytest.fixture
 def opened(server, tmp_path):
-    """Runs a client with its caches in ``tmp_path``; returns the folder that it gets, and what it says."""
+    """Runs a client with its caches in ``tmp_path``; returns the folder and the client's output."""
 
     def run(source=NAME, fails=False, before="", **options):
         finished = server.run(tmp_path / "home", "-c", before + CLIENT, source, **options)
@@ -70,7 +70,7 @@ def digest_in(folder):
     return (folder / "digest").read_text()
 
 
-def test_first_use_downloads_and_converts_and_later_uses_find_it(server, opened):
+def test_first_use_downloads_and_converts_and_later_uses_reuse_it(server, opened):
     folder, said = opened()
     commit = server.repositories[NAME].head
     assert digest_in(folder) == hashlib.sha256(WEIGHTS).hexdigest()
@@ -90,7 +90,7 @@ def test_first_use_downloads_and_converts_and_later_uses_find_it(server, opened)
     assert unreachable == folder and f"using commit {commit[:12]} of the last time" in said
 
 
-def test_a_new_commit_is_another_folder_and_a_pinned_one_stays(server, opened):
+def test_new_commit_gets_a_new_folder_and_pinned_one_is_kept(server, opened):
     first, _ = opened()
     before = server.repositories[NAME].head
     after = server.repositories[NAME].commit({**FILES, "model.safetensors": WEIGHTS[::-1]})
@@ -103,7 +103,7 @@ def test_a_new_commit_is_another_folder_and_a_pinned_one_stays(server, opened):
     assert json.loads((second / "run.json").read_text())["hub"] == {NAME: after}
 
 
-def test_a_cut_connection_is_resumed_where_it_broke(server, opened):
+def test_interrupted_download_resumes_at_the_same_byte(server, opened):
     server.cuts["model.safetensors"] = 2
     small_pieces = "from huggingface_hub import constants\nconstants.DOWNLOAD_CHUNK_SIZE = 1000\n"
     folder, said = opened(before=small_pieces)
@@ -113,7 +113,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(server, opened):
     assert "resume" in said
 
 
-def test_a_download_that_fails_leaves_nothing_and_goes_on_later(server, opened, tmp_path):
+def test_failed_download_leaves_no_folder_and_resumes_later(server, opened, tmp_path):
     server.cuts["model.safetensors"] = 1000
     impatient = "import time\ntime.sleep = lambda seconds: None\n"
     _, said = opened(fails=True, before=impatient)
@@ -127,9 +127,9 @@ def test_a_download_that_fails_leaves_nothing_and_goes_on_later(server, opened, 
     assert "1 file to download, 50.0 kB" in said and len(server.downloads) == before + 1
 
 
-def test_a_conversion_that_is_killed_is_made_again(server, opened, tmp_path):
+def test_killed_conversion_is_repeated(server, opened, tmp_path):
     killed = "import os\nfrom pathlib import Path\nPath.write_text = lambda *_: os._exit(9)\n"
-    # Patched after huggingface_hub has read its settings: the first text written is the conversion's.
+    # Patched after huggingface_hub has read its settings, so that the first text written is the conversion's.
     _, _ = opened(
         fails=True, before="import dplm2.core.folders, huggingface_hub\n" + killed.replace("Path.", "Path.", 1)
     )
@@ -138,7 +138,7 @@ def test_a_conversion_that_is_killed_is_made_again(server, opened, tmp_path):
     assert not list((tmp_path / "home").rglob("*unfinished*"))
 
 
-def test_two_processes_fetch_it_once(server, tmp_path):
+def test_two_processes_download_once(server, tmp_path):
     command = [sys.executable, "-c", CLIENT, NAME]
     options = {"env": server.environment(tmp_path / "home"), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     both = [subprocess.Popen(command, text=True, **options) for _ in range(2)]
@@ -163,12 +163,12 @@ def test_two_processes_fetch_it_once(server, tmp_path):
         ),
     ],
 )
-def test_what_is_not_there_is_said_in_one_line(opened, source, offline, message):
+def test_missing_repository_raises_a_one_line_error(opened, source, offline, message):
     _, said = opened(source, offline=offline, fails=True)
     assert message in said and len(said.strip().splitlines()) == 1
 
 
-def test_files_and_access_that_are_missing_are_named(server, opened):
+def test_missing_files_and_denied_access_are_named(server, opened):
     repository = server.repositories[NAME]
     repository.vanished.add("model.safetensors")
     assert "model.safetensors is missing in the repository" in opened(fails=True)[1]
@@ -185,12 +185,12 @@ def test_files_and_access_that_are_missing_are_named(server, opened):
     assert "does not say what this repository holds" in opened("someone/text", fails=True)[1]
 
 
-def test_a_licence_that_is_not_named_is_said_to_be_unknown(server, opened):
+def test_missing_licence_is_reported_as_unknown(server, opened):
     server.repositories[NAME].licence = None
     assert "licence: unknown (the repository names none)" in opened()[1]
 
 
-def test_a_repository_in_our_layout_is_used_as_it_is(server, opened):
+def test_repository_in_our_layout_is_not_converted(server, opened):
     server.repositories["someone/ours"] = local.Repository({**FILES, "config.json": b"{}"})
     folder, said = opened("someone/ours")
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS and "converting" not in said
@@ -198,7 +198,7 @@ def test_a_repository_in_our_layout_is_used_as_it_is(server, opened):
     assert opened("someone/ours", offline=True)[0] == folder
 
 
-def test_what_another_program_has_downloaded_is_found_offline(server, opened, tmp_path):
+def test_files_downloaded_by_other_programs_are_found_offline(server, opened, tmp_path):
     fetch = (
         f"from huggingface_hub import hf_hub_download\nfor file in {sorted(FILES)!r}: hf_hub_download({NAME!r}, file)"
     )
@@ -208,20 +208,20 @@ def test_what_another_program_has_downloaded_is_found_offline(server, opened, tm
     assert digest_in(folder) == hashlib.sha256(WEIGHTS).hexdigest()
 
 
-def test_the_cache_can_lie_elsewhere(opened, tmp_path, monkeypatch):
+def test_cache_folder_can_be_configured(opened, tmp_path, monkeypatch):
     elsewhere = f"import os\nos.environ['DPLM2_CACHE'] = {str(tmp_path / 'own')!r}\n"
     folder, _ = opened(before=elsewhere)
     assert folder.parent == tmp_path / "own" / "someone--weights"
 
 
-def test_one_format_of_weights_is_wanted():
+def test_only_one_weights_format_is_downloaded():
     files = {"a.safetensors": 1, "b.safetensors": 2, "pytorch_model.bin": 3, "vocab.txt": 4, "x/c.json": 5, "e.h5": 6}
     assert list(wanted_files(files)) == ["a.safetensors", "b.safetensors", "vocab.txt"]
     assert list(wanted_files({"last.ckpt": 1, ".hydra/config.yaml": 2})) == [".hydra/config.yaml", "last.ckpt"]
     assert wanted_files({"config.json": 1}) == {}
 
 
-def test_ids_and_sizes():
+def test_hub_ids_and_sizes_are_parsed():
     assert split_id("a/b") == ("a/b", "main") and split_id("a/b@refs/pr/1") == ("a/b", "refs/pr/1")
     for text in ("a", "a/b/c", "/a/b", "./a", "../a/b", "~/a", "a/b@", "a b/c"):
         assert split_id(text) is None, text

@@ -1,4 +1,4 @@
-"""Identities of the user's files: equal as long as the content is, without reading large files to tell."""
+"""Identities of the user's files depend only on content, yet large files need not be read."""
 
 import os
 import shutil
@@ -29,14 +29,14 @@ def touch(path: Path) -> None:
 
 
 def replaced(path: Path, letter: str) -> None:
-    """Other content of the same size and time of change."""
+    """Different content of the same size and modification time."""
     times = path.stat()
     path.write_bytes(letter.encode() * times.st_size)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 @pytest.mark.parametrize("size", [0, 10, SMALL, LARGE, LARGE + SMALL])
-def test_the_same_content_keeps_its_identity_and_other_content_does_not(tmp_path, state, size):
+def test_identity_changes_only_with_content(tmp_path, state, size):
     file = written(tmp_path / "weights.pt", "a", size)
     before = identity(file, ("*",), state)
     hash_of(file, state)  # what the job does that reads it
@@ -50,7 +50,7 @@ def test_the_same_content_keeps_its_identity_and_other_content_does_not(tmp_path
 
 @pytest.mark.parametrize("size", [10, LARGE])
 @pytest.mark.parametrize("change", [replaced, lambda path, letter: path.write_bytes(letter.encode() * LARGE)])
-def test_changed_content_of_equal_size_is_noticed_and_noted(tmp_path, state, size, change):
+def test_changed_content_of_equal_size_is_detected_and_recorded(tmp_path, state, size, change):
     file = written(tmp_path / "weights.pt", "a", size)
     before = identity(file, ("*",), state)
     first = hash_of(file, state)
@@ -65,7 +65,7 @@ def test_changed_content_of_equal_size_is_noticed_and_noted(tmp_path, state, siz
 
 @pytest.mark.parametrize("copied", [shutil.copytree, shutil.move])
 @pytest.mark.parametrize("with_new_times", [False, True])
-def test_a_folder_keeps_its_identity_wherever_it_lies(tmp_path, state, copied, with_new_times):
+def test_moved_folder_keeps_its_identity(tmp_path, state, copied, with_new_times):
     folder = tmp_path / "model"
     for name, size in (("config.json", 10), ("model.safetensors", LARGE), ("more.safetensors", LARGE)):
         hash_of(written(folder / name, name[0], size), state)
@@ -82,7 +82,7 @@ def test_a_folder_keeps_its_identity_wherever_it_lies(tmp_path, state, copied, w
     assert identity(tmp_path / "copy", patterns, state) != before
 
 
-def test_names_within_a_folder_count_and_the_name_of_a_file_does_not(tmp_path, state):
+def test_names_in_a_folder_matter_but_not_the_name_of_a_single_file(tmp_path, state):
     one, other = written(tmp_path / "one.txt", "a", 5), written(tmp_path / "deep" / "other.txt", "a", 5)
     assert identity(one, ("*",), state) == identity(other, ("*",), state)
     assert identity(one, ("*",), state) != identity(written(tmp_path / "one.csv", "a", 5), ("*",), state)
@@ -108,7 +108,7 @@ def test_planning_reads_no_large_file_and_writes_nothing(tmp_path, state, monkey
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"seen": 1}'])
-def test_a_damaged_note_does_no_harm(tmp_path, state, damage):
+def test_damaged_record_is_ignored(tmp_path, state, damage):
     file = written(tmp_path / "weights.pt", "a", LARGE)
     before = identity(file, ("*",), state)
     first = hash_of(file, state)
@@ -118,7 +118,7 @@ def test_a_damaged_note_does_no_harm(tmp_path, state, damage):
     assert hash_of(file, state) == first
 
 
-def test_a_database_is_named_by_what_its_files_begin_with(tmp_path, state):
+def test_database_is_identified_by_its_file_prefix(tmp_path, state):
     for name in ("pdb", "pdb.index", "pdb_ss"):
         written(tmp_path / "databases" / name, "a", 5)
     (tmp_path / "databases" / "pdb").unlink()

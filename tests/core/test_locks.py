@@ -1,4 +1,4 @@
-"""Two commands into one folder: the second refuses, unless both belong together."""
+"""Two commands that write into one folder: the second is refused, unless both belong together."""
 
 import multiprocessing
 import time
@@ -25,7 +25,7 @@ def _hold(folder, shared, held):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Starts another process that holds a folder; returns its id."""
+    """Starts another process that holds the lock of a folder; returns its id."""
     processes = []
 
     def start(shared=None):
@@ -41,7 +41,7 @@ def holder(tmp_path):
         process.join()
 
 
-def test_the_second_refuses_and_names_the_first(tmp_path, holder):
+def test_second_writer_is_refused_and_told_the_first(tmp_path, holder):
     process = holder()
     with (
         pytest.raises(DPLM2Error, match=rf"out: process {process.pid} on .* \(generate folding\) is writing into"),
@@ -51,20 +51,20 @@ def test_the_second_refuses_and_names_the_first(tmp_path, holder):
 
 
 @pytest.mark.parametrize(("first", "second"), [("a", "b"), ("a", None), (None, "a")])
-def test_other_settings_are_refused(tmp_path, holder, first, second):
+def test_writer_with_other_settings_is_refused(tmp_path, holder, first, second):
     holder(first)
     with pytest.raises(DPLM2Error, match="is writing into"), writing_into(tmp_path / "out", "clean", second):
         pass
 
 
-def test_jobs_of_one_dataset_write_side_by_side(tmp_path, holder):
+def test_jobs_of_one_dataset_may_write_concurrently(tmp_path, holder):
     holder("same")
     holder("same")
     with writing_into(tmp_path / "out", "structures clean", "same"):
         assert (tmp_path / "out" / FOLDER_LOCK).exists()
 
 
-def test_a_killed_holder_leaves_the_folder_free(tmp_path, holder):
+def test_killed_holder_releases_the_lock(tmp_path, holder):
     process = holder()
     process.kill()
     process.join()
@@ -72,7 +72,7 @@ def test_a_killed_holder_leaves_the_folder_free(tmp_path, holder):
         pass
 
 
-def test_the_lock_file_goes_with_the_last_holder(tmp_path):
+def test_last_holder_removes_the_lock_file(tmp_path):
     with writing_into(tmp_path, "clean", "a"):
         with writing_into(tmp_path, "clean", "a"):
             pass
@@ -80,7 +80,7 @@ def test_the_lock_file_goes_with_the_last_holder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_the_folders_place_is_named(tmp_path):
+def test_file_in_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(DPLM2Error, match=r"out: not a folder"), writing_into(tmp_path / "out" / "deeper", "clean"):
         pass

@@ -13,7 +13,7 @@ def test_a_safe_name_is_kept():
     assert file_names(names) == names
 
 
-def test_names_that_clash_are_told_apart_whatever_their_order():
+def test_clashing_names_are_made_unique_in_any_order():
     names = ["sp|P1/A", "sp|P1_A", "sp_P1_A", "x", "X", "...", "?", "é", "y" * 400, "y" * 401, "."]
     made = dict(zip(names, file_names(names), strict=True))
     assert made["sp_P1_A"] == "sp_P1_A"

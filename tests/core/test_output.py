@@ -1,4 +1,4 @@
-"""``dplm2 --log FILE``: all that a command and its children print is in the file too, and on the terminal as before."""
+"""``dplm2 --log FILE``: the output of a command and its children is also written to the file."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def call(*arguments, end="None", **options) -> subprocess.CompletedProcess:
         ("KeyboardInterrupt()", 130, "dplm2: interrupted\n"),
     ],
 )
-def test_everything_that_is_printed_is_in_the_file_and_the_exit_status_is_kept(tmp_path, end, status, said):
+def test_log_contains_all_output_and_keeps_the_exit_status(tmp_path, end, status, said):
     log = tmp_path / "new" / "folder" / "work.log"
     plain, logged = call("work", end=end), call("--log", log, "work", end=end)
     assert (logged.returncode, logged.stdout, logged.stderr) == (plain.returncode, plain.stdout, plain.stderr)
@@ -61,8 +61,8 @@ def test_everything_that_is_printed_is_in_the_file_and_the_exit_status_is_kept(t
         assert text.count(f"{line}\n") == 1
 
 
-def test_lines_of_the_two_streams_stay_whole(tmp_path):
-    """Unbuffered, a line and its end are written one after the other."""
+def test_lines_of_both_streams_are_not_mixed(tmp_path):
+    """Without buffering, a line and its newline are written separately."""
     script = (
         "import sys; from dplm2.core.output import copied_to\n"
         "with copied_to(sys.argv[1]):\n"
@@ -84,7 +84,7 @@ def test_a_traceback_is_in_the_file(tmp_path):
     assert "ValueError: unforeseen" in (tmp_path / "log").read_text()
 
 
-def test_a_log_is_of_the_last_run_alone(tmp_path):
+def test_log_contains_only_the_last_run(tmp_path):
     for _ in range(2):
         call("--log", tmp_path / "log", "work")
     assert (tmp_path / "log").read_text().count("out of the command") == 1
@@ -95,14 +95,14 @@ def test_without_a_log_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+def test_unwritable_log_raises_a_one_line_error(tmp_path):
     (tmp_path / "file").touch()
     done = call("--log", tmp_path / "file" / "log", "work")
     assert done.returncode == 1
     assert done.stderr.startswith(f"dplm2: --log: {tmp_path / 'file'}: not a folder") and done.stderr.count("\n") == 1
 
 
-def test_the_log_goes_on_when_nobody_reads_the_terminal(tmp_path):
+def test_log_continues_after_the_terminal_is_closed(tmp_path):
     reads, writes = os.pipe()
     os.close(reads)
     command = [sys.executable, "-c", COMMAND.replace("{end}", "None"), "--log", str(tmp_path / "log"), "work"]
@@ -113,15 +113,15 @@ def test_the_log_goes_on_when_nobody_reads_the_terminal(tmp_path):
     assert "out of the command" in text and "err of a child" in text
 
 
-def test_much_output_is_copied_whole(tmp_path):
+def test_large_output_is_copied_completely(tmp_path):
     script = "import sys; from dplm2.core.output import copied_to\nwith copied_to(sys.argv[1]):\n    print('x' * 10**7)"
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "log"], env=ENVIRONMENT, capture_output=True)
     assert done.returncode == 0
     assert len(done.stdout) == (tmp_path / "log").stat().st_size == 10**7 + 1
 
 
-def test_a_child_that_outlives_the_command_does_not_keep_it(tmp_path):
-    """A daemon that holds the pipe open, such as a server of workers."""
+def test_surviving_child_does_not_block_the_command(tmp_path):
+    """A daemon that keeps the pipe open, such as a worker server."""
     script = (
         "import subprocess, sys; from dplm2.core.output import copied_to\n"
         "with copied_to(sys.argv[1]):\n    print('done'); subprocess.Popen(['sleep', '60'])"
@@ -131,7 +131,7 @@ def test_a_child_that_outlives_the_command_does_not_keep_it(tmp_path):
     assert (tmp_path / "log").read_text() == "done\n"
 
 
-def test_the_streams_are_as_before_afterwards(tmp_path, capfd):
+def test_streams_are_restored_afterwards(tmp_path, capfd):
     with copied_to(tmp_path / "log"):
         os.write(1, b"inside\n")
     os.write(1, b"outside\n")

@@ -1,4 +1,4 @@
-"""Every byte of our Parquet files is checked, and any other reader accepts them."""
+"""Every byte of our Parquet files is verified, and other readers accept them."""
 
 import random
 import zlib
@@ -28,13 +28,13 @@ def file(tmp_path, table):
     return tmp_path / "table.parquet"
 
 
-def test_other_readers_take_a_sealed_file(file, table):
+def test_other_readers_open_a_sealed_file(file, table):
     assert pq.read_table(file, partitioning=None).equals(table)
     assert pq.read_table(file, partitioning=None, page_checksum_verification=True).equals(table)
     assert pq.read_schema(file).metadata == table.schema.metadata
 
 
-def test_a_flipped_bit_is_refused_or_changes_nothing(file, table):
+def test_flipped_bit_is_detected_or_has_no_effect(file, table):
     sound, draw, refused = file.read_bytes(), random.Random(0), 0
     for place in draw.sample(range(len(sound)), FLIPS):
         broken = bytearray(sound)
@@ -67,7 +67,7 @@ def test_only_the_columns_that_are_read_are_checked(file, table):
         list(parquet.read_batches(file, ["values"], 10))
 
 
-def test_a_file_cut_anywhere_is_refused(file):
+def test_truncated_file_is_refused(file):
     sound = file.read_bytes()
     for size in range(0, len(sound), 101):
         file.write_bytes(sound[:size])
@@ -80,7 +80,7 @@ def test_files_without_a_seal_are_read(tmp_path, table):
     assert parquet.read_table(tmp_path / "old.parquet").equals(table)
 
 
-def test_the_page_checksums_of_other_programs_count(tmp_path, table):
+def test_page_checksums_of_other_programs_are_verified(tmp_path, table):
     file = tmp_path / "other.parquet"
     pq.write_table(table, file, compression="none", write_page_checksum=True)
     sound = file.read_bytes()
@@ -90,14 +90,14 @@ def test_the_page_checksums_of_other_programs_count(tmp_path, table):
         parquet.read_table(file)
 
 
-def test_groups_are_written_as_the_table_that_they_make(tmp_path, table):
+def test_groups_are_written_as_one_table(tmp_path, table):
     file = tmp_path / "groups.parquet"
     parquet.write_groups(file, table.schema, (table.slice(start, 100) for start in range(0, 500, 100)))
     assert parquet.read_table(file).equals(table)
     assert pq.read_metadata(file).num_row_groups == 5
 
 
-def test_the_seal_is_the_documented_one(file):
+def test_seal_follows_its_documentation(file):
     content = file.read_bytes()
     start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     assert content[start - 8 : start] == b"DPLM2SEA"

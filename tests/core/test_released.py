@@ -14,7 +14,7 @@ from dplm2.tokenizer.model import StructureTokenizer
 SMALL = BUNDLED["tokenizer"]["small"]
 
 
-def test_everything_bundled_is_there():
+def test_bundled_models_exist():
     for folders in (BUNDLED["tokenizer"],):
         for folder in folders.values():
             assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in folder.iterdir()}
@@ -34,12 +34,12 @@ def test_a_folder_of_that_name_takes_precedence(tmp_path, monkeypatch):
         StructureTokenizer.from_pretrained("small")
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones():
+def test_error_for_an_unknown_name_lists_the_known_ones():
     with pytest.raises(DPLM2Error, match="^tiny: no such folder; give a folder, small, or a hub id such as airkingbd/"):
         StructureTokenizer.from_pretrained("tiny")
 
 
-def test_a_configuration_refers_to_the_content_of_what_is_bundled(tmp_path, monkeypatch):
+def test_configuration_depends_on_the_content_of_bundled_models(tmp_path, monkeypatch):
     """Its weights are inputs of the workflow: a new version of the package makes new results."""
     monkeypatch.chdir(tmp_path)
     tokenizer = TokenizerSettings.make(pretrained="small")

@@ -1,4 +1,4 @@
-"""A flipped byte in a weight file is found; files of other programs pass."""
+"""A flipped byte in a weights file is detected; files of other programs are accepted."""
 
 import random
 import subprocess
@@ -15,7 +15,7 @@ from dplm2.core.tensors import KEY, check_tensors, save_tensors
 TENSORS = {"one": torch.arange(60.0), "other": torch.ones(3, 5)}
 
 
-def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
+def test_flipped_bit_is_detected_or_has_no_effect(tmp_path):
     file = tmp_path / "model.safetensors"
     save_tensors(file, TENSORS)
     check_tensors(file)
@@ -35,7 +35,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     assert same < 30
 
 
-def test_what_to_do_is_said(tmp_path):
+def test_error_suggests_a_remedy(tmp_path):
     file = tmp_path / "model.safetensors"
     save_tensors(file, TENSORS)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
@@ -43,12 +43,12 @@ def test_what_to_do_is_said(tmp_path):
         check_tensors(file)
 
 
-def test_other_programs_files_pass(tmp_path):
+def test_files_of_other_programs_are_accepted(tmp_path):
     save_file(TENSORS, tmp_path / "foreign.safetensors", {"format": "pt"})
     check_tensors(tmp_path / "foreign.safetensors")
 
 
-def test_other_programs_open_ours(tmp_path):
+def test_other_programs_open_our_files(tmp_path):
     save_tensors(tmp_path / "model.safetensors", TENSORS)
     with safe_open(tmp_path / "model.safetensors", "pt") as stream:
         metadata = stream.metadata()

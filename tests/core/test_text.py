@@ -1,4 +1,4 @@
-"""Text files of users: encodings, line endings, compression, and files that are not text."""
+"""Text files from users: encodings, line endings, compression, and binary files."""
 
 import bz2
 import gzip
@@ -17,20 +17,20 @@ TEXT = "one\nzwei Å\n\nlast"
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_encodings_line_ends_and_gzip(tmp_path, encoding, end, pack):
+def test_encodings_line_endings_and_gzip_are_handled(tmp_path, encoding, end, pack):
     path = tmp_path / "a"
     path.write_bytes(pack(TEXT.replace("\n", end).encode(encoding)))
     assert list(read_lines(path)) == TEXT.split("\n")
     assert read_text(path) == TEXT + "\n"
 
 
-def test_files_that_were_joined_may_have_marks_in_the_middle(tmp_path):
+def test_byte_order_marks_inside_joined_files_are_ignored(tmp_path):
     (tmp_path / "a").write_bytes("\ufeffone\n".encode() + "\ufefftwo\n".encode())
     assert list(read_lines(tmp_path / "a")) == ["one", "two"]
 
 
-def test_a_character_across_two_blocks_is_one(tmp_path):
-    """Whatever the lengths: of the lines before, one puts the letter's two bytes on both sides of a block's end."""
+def test_character_across_two_blocks_is_decoded(tmp_path):
+    """For one of the line lengths, the letter's two bytes are on both sides of a block boundary."""
     for length in range((1 << 16) - 4, (1 << 16) + 2):
         (tmp_path / "a").write_text("x" * length + "Åy\nz\n", encoding="utf-8")
         assert list(read_lines(tmp_path / "a")) == ["x" * length + "Åy", "z"]
@@ -49,19 +49,19 @@ def test_a_character_across_two_blocks_is_one(tmp_path):
         (b"x" * (LONGEST_LINE + 1), "a line of more than"),
     ],
 )
-def test_what_is_no_text_is_refused_by_name(tmp_path, content, message):
+def test_binary_files_are_refused_by_name(tmp_path, content, message):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(DPLM2Error, match=rf"{tmp_path / 'a'}: {message}"):
         list(read_lines(tmp_path / "a"))
 
 
-def test_what_is_not_there_is_refused_by_name(tmp_path):
+def test_missing_files_are_refused_by_name(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(DPLM2Error, match=rf"{path}: cannot be read"):
             read_text(path)
 
 
-def test_a_line_without_end_costs_no_memory(tmp_path):
+def test_endless_line_does_not_exhaust_memory(tmp_path):
     """256 MB of one letter, packed to 256 kB."""
     with gzip.open(tmp_path / "a.gz", "wb", compresslevel=1) as stream:
         for _ in range(256):
@@ -87,6 +87,6 @@ def test_tables(tmp_path):
         list(read_table(tmp_path / "t"))
 
 
-def test_messages_stay_short_and_plain():
+def test_messages_are_short_and_without_control_characters():
     assert shown("a\x1b[31mb") == "'a?[31mb'" and len(shown("x" * 10_000)) < 80 and shown([1]) == "a value of type list"
     assert some(["a", "b"]) == "a, b" and some(list("abcdefgh")) == "a, b, c, d, e and 3 more"

@@ -1,4 +1,4 @@
-"""The written-out layer against the library's, and its derivatives against finite differences."""
+"""The optimised layer against transformers', and its derivatives against finite differences."""
 
 import numpy as np
 import peft
@@ -15,7 +15,7 @@ from dplm2.training.devices import COMPILES_ON_CPU
 
 
 def disturb(network):
-    """Give every weight a value of its own, as training would; low-rank updates begin at zero."""
+    """Change all weights, as training would; low-rank updates are initially zero."""
     torch.manual_seed(1)
     for parameter in network.model.parameters():
         nn.init.normal_(parameter, std=0.2)
@@ -49,7 +49,7 @@ def without_dropout(network):
 
 
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
-def test_loss_and_gradients_are_those_of_the_library(small_network: MultimodalEsm, adapted):
+def test_loss_and_gradients_equal_those_of_transformers(small_network: MultimodalEsm, adapted):
     if adapted:
         lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0))
     disturb(small_network)
@@ -59,7 +59,7 @@ def test_loss_and_gradients_are_those_of_the_library(small_network: MultimodalEs
     assert found.keys() == plain.keys()
     assert any("lora_A" in name for name in found) == adapted
     for name, gradient in plain.items():
-        # A shift of all keys changes no attention: their bias has no gradient but rounding.
+        # A common shift of all keys does not change attention: the gradient of their bias is only rounding.
         tolerance = 1e-4 * float(gradient.abs().max()) + 1e-6
         assert torch.allclose(found[name], gradient, rtol=1e-4, atol=tolerance), name
 
@@ -80,7 +80,7 @@ def test_bfloat16_follows_float32(small_network, adapted):
 
 
 def parts_of_a_layer(low_rank):
-    """A norm and three matrices in double precision, with peft's update or without."""
+    """A norm and three matrices in double precision, with or without peft's update."""
     modules = nn.ModuleDict(
         {"norm": nn.LayerNorm(6), "first": nn.Linear(6, 5), "second": nn.Linear(6, 5), "last": nn.Linear(5, 6)}
     )
@@ -95,8 +95,8 @@ def parts_of_a_layer(low_rank):
 
 @pytest.mark.parametrize("low_rank", [None, 0.0, 0.4], ids=["plain", "low rank", "low rank with dropout"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_derivatives_of_both_halves_are_those_of_finite_differences(low_rank, dropout):
-    """With dropout on: the same seed draws the same numbers, and then the layer is a smooth function."""
+def test_derivatives_equal_finite_differences(low_rank, dropout):
+    """With dropout: for a given seed, the layer is a smooth function."""
     torch.manual_seed(0)
     modules, dropping = parts_of_a_layer(low_rank), nn.Dropout(dropout)
     names = [name for name, _ in modules.named_parameters()]
@@ -117,13 +117,13 @@ def test_derivatives_of_both_halves_are_those_of_finite_differences(low_rank, dr
     assert torch.autograd.gradcheck(outcome, (x, *values), fast_mode=True)
 
 
-def test_attention_in_bfloat16_is_torchs(monkeypatch):
+def test_attention_in_bfloat16_equals_torchs(monkeypatch):
     """Also when only a few heads are computed at a time."""
     torch.manual_seed(0)
     tensors = [torch.randn(1, 3, 11, 8).bfloat16().requires_grad_() for _ in range(3)]
     exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
     for at_once in (1 << 22, 30):
-        monkeypatch.setattr(attention, "_SCORES_AT_ONCE", at_once)
+        monkeypatch.setattr(attention, "_SCORES_PER_CHUNK", at_once)
         found, _ = attention.attention_within_segments(None, *tensors, None, [4, 4, 3])
         expected, _ = attention.attention_within_segments(None, *exact, None, [4, 4, 3])
         assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), expected, atol=0.02)
@@ -134,8 +134,8 @@ def test_attention_in_bfloat16_is_torchs(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_takes_the_scaling_that_is_asked_for(dtype):
-    """The ESM of transformers scales queries itself and asks for 1."""
+def test_attention_uses_the_given_scaling(dtype):
+    """transformers' ESM scales queries itself and passes a scaling of 1."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 2, 7, 16).to(dtype) for _ in range(3))
     for scaling in (1.0, 0.05, None):
@@ -146,12 +146,12 @@ def test_attention_takes_the_scaling_that_is_asked_for(dtype):
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5])
-def test_dropout_keeps_the_share_and_the_mean(probability):
+def test_dropout_has_the_given_probability_and_keeps_the_mean(probability):
     torch.manual_seed(0)
     kept, rescaling = layers.draw_kept(torch.Size([400, 999]), probability)
     assert 1 - kept.float().mean().item() == pytest.approx(probability, abs=0.003)
     assert rescaling == pytest.approx(1 / (1 - probability), rel=1e-4)
-    # Neighbours know nothing of each other: four numbers come from one word.
+    # Neighbours must be independent: four of them come from one 64-bit number.
     pairs = (kept[:, :-1] & kept[:, 1:]).float().mean().item()
     assert pairs == pytest.approx((1 - probability) ** 2, abs=0.005)
     torch.manual_seed(0)
@@ -159,15 +159,15 @@ def test_dropout_keeps_the_share_and_the_mean(probability):
     assert not torch.equal(layers.draw_kept(kept.shape, probability)[0], kept)
 
 
-def test_frozen_weights_get_no_gradient_and_are_not_computed_for(small_network):
+def test_no_gradients_are_computed_for_frozen_weights(small_network):
     lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3))
     _, found = loss_and_gradients(small_network.train(), packing=True)
     assert found and not any(".base_layer." in name or "LayerNorm" in name for name in found)
 
 
 @pytest.mark.skipif(torch.__version__ < COMPILES_ON_CPU, reason="older torch cannot trace transformers' network")
-def test_compiled_objective_gives_the_same_loss_and_gradients(small_network):
-    """Traced for forward and backward pass as torch.compile does it, though not turned into machine code."""
+def test_compiled_objective_has_the_same_loss_and_gradients(small_network):
+    """Traced for the forward and backward pass as by torch.compile, but not compiled to machine code."""
     lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0))
     disturb(small_network)
     loss, eager = loss_and_gradients(without_dropout(small_network), packing=True)

@@ -1,4 +1,4 @@
-"""What is set for a process, and that importing sets nothing."""
+"""Settings of the process, and imports without side effects."""
 
 import json
 import subprocess
@@ -66,25 +66,25 @@ def outcome(program: str, *arguments: str) -> str:
 
 
 def modules() -> list[str]:
-    """Every module of the package, but the one that runs the command."""
+    """All modules of the package, except the one that runs the command."""
     root = Path(dplm2.__file__).parent
     paths = [path.relative_to(root.parent).with_suffix("") for path in sorted(root.rglob("*.py"))]
     names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
     return [name for name in names if name != "dplm2.__main__"]
 
 
-def test_numbers_too_small_for_a_normal_float_are_zero_in_every_thread():
-    """Left alone, the optimiser's averages of rare tokens' gradients made steps up to three times slower."""
+def test_denormals_are_flushed_to_zero_in_every_thread():
+    """Denormals in the optimiser's averages of rare tokens' gradients made steps up to three times slower."""
     assert outcome(DENORMALS) == "0"
 
 
-def test_importing_changes_nothing_of_the_process():
-    """Libraries are imported before, since they change what they like."""
+def test_importing_does_not_change_the_process():
+    """Libraries, which may have side effects, are imported before."""
     assert len(modules()) > 100
     assert json.loads(outcome(IMPORTING, json.dumps(LIBRARIES), json.dumps(modules()))) == {}
 
 
-def test_openmp_waits_passively_unless_the_user_says_otherwise():
+def test_openmp_waits_passively_unless_set_by_the_user():
     program = """
 import os, sys
 from dplm2.cpu.process import prepare_process

@@ -1,4 +1,4 @@
-"""Products by either library, and what is kept of weights, against torch's own."""
+"""Products by both libraries, and cached weights, against torch's own."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from dplm2.tokenizer.transition import Transition
 
 @pytest.fixture(params=["onednn", "torch", "untried release", "plain"])
 def routine(request, monkeypatch):
-    """Each way that products can go."""
-    monkeypatch.setattr(products, "WORTH_PREPARING", 0)
+    """Each library for products."""
+    monkeypatch.setattr(products, "MIN_ONE_DNN_WORK", 0)
     if request.param == "plain":
         monkeypatch.setenv("DPLM2_CPU", "plain")
     elif request.param == "untried release":
@@ -25,7 +25,7 @@ def routine(request, monkeypatch):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_products_are_torchs(routine, dtype, tolerance):
+def test_products_equal_torchs(routine, dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     values, weight, bias = (
         torch.randn(*shape, generator=generator).to(dtype) for shape in ((5, 7, 33), (19, 33), (19,))
@@ -45,7 +45,7 @@ def test_products_are_torchs(routine, dtype, tolerance):
     assert torch.autograd.grad(with_gradient.sum(), weight)[0].isfinite().all()
 
 
-def test_what_is_derived_from_weights_follows_them():
+def test_cached_values_follow_changes_of_weights():
     layer, made = nn.Linear(6, 4), []
 
     def make():
@@ -65,7 +65,7 @@ def test_what_is_derived_from_weights_follows_them():
     assert len(made) == 3  # with gradients, each time
 
 
-def test_a_layer_follows_its_weights():
+def test_layer_follows_changes_of_its_weights():
     layer, values = Linear(6, 4), torch.randn(3, 6)
     with torch.no_grad():
         before = layer(values)
@@ -75,7 +75,7 @@ def test_a_layer_follows_its_weights():
 
 
 @pytest.mark.parametrize("with_gradient", [False, True])
-def test_transition_is_its_definition(with_gradient):
+def test_transition_equals_its_definition(with_gradient):
     torch.manual_seed(0)
     transition, values = Transition(16, 64), torch.randn(2, 5, 16)
     for parameter in transition.parameters():

@@ -33,7 +33,7 @@ TORCH_MODULES = tuple(
 
 
 def network_in(form: str, monkeypatch) -> MultimodalEsm:
-    """The same network of random weights in either form."""
+    """The same network with random weights in both forms."""
     monkeypatch.setenv(switch.VARIABLE, form)
     torch.manual_seed(0)
     vocabulary = Vocabulary(20)
@@ -41,7 +41,7 @@ def network_in(form: str, monkeypatch) -> MultimodalEsm:
 
 
 def batch_of(network: MultimodalEsm) -> dict[str, torch.Tensor]:
-    """Two samples, the shorter of which has tracks that do not see each other."""
+    """Two samples, of which the shorter one is single-modality."""
     rng, vocabulary = np.random.default_rng(0), network.vocabulary
     structures = [rng.integers(vocabulary.first_code, vocabulary.mask_structure, length) for length in (9, 6)]
     target_ids = layout.join(vocabulary, structures, [rng.integers(4, 24, length) for length in (9, 6)])
@@ -55,7 +55,7 @@ def batch_of(network: MultimodalEsm) -> dict[str, torch.Tensor]:
     }
 
 
-def test_the_plain_network_is_transformers(monkeypatch):
+def test_plain_network_equals_transformers(monkeypatch):
     plain = network_in("plain", monkeypatch)
     kinds = {type(module) for module in plain.model.modules()}
     assert all(kind.__module__ in (modeling_esm.__name__, *TORCH_MODULES) for kind in kinds), kinds
@@ -67,7 +67,7 @@ def test_the_plain_network_is_transformers(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_both_forms_give_the_same_logits(monkeypatch, dtype):
+def test_both_forms_have_the_same_logits(monkeypatch, dtype):
     found = []
     for form in ("lean", "plain"):
         network = network_in(form, monkeypatch)
@@ -80,7 +80,7 @@ def test_both_forms_give_the_same_logits(monkeypatch, dtype):
     assert torch.allclose(*found, atol=(1e-5 if dtype == torch.float32 else 2e-2) * scale)
 
 
-def test_both_forms_give_the_same_loss_and_gradients(monkeypatch):
+def test_both_forms_have_the_same_loss_and_gradients(monkeypatch):
     found = []
     for form in ("lean", "plain"):
         network = network_in(form, monkeypatch)

@@ -13,9 +13,9 @@ RELEASES = {"2.6.0": True, "2.13.0+cpu": True, "2.5.1": False, "2.14.0": False, 
 
 
 @pytest.mark.parametrize("version", RELEASES)
-def test_only_releases_that_were_tried_are_called_privately(version, monkeypatch):
+def test_private_functions_are_used_only_in_tested_releases(version, monkeypatch):
     monkeypatch.setattr(torch, "__version__", version)
-    assert torch_private.is_tried() == RELEASES[version]
+    assert torch_private.is_tested() == RELEASES[version]
     if not RELEASES[version]:
         assert not torch_private.has_one_dnn(torch.float32)
         assert torch_private.changes(torch.zeros(1)) is None
@@ -26,21 +26,21 @@ def release(request, monkeypatch):
     monkeypatch.setattr(torch, "__version__", request.param)
 
 
-def test_derivative_of_softmax_is_autograds(release):
+def test_softmax_backward_equals_autograd(release):
     inputs = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
     probabilities, gradient = inputs.softmax(-1), torch.randn(3, 5, 7, dtype=torch.float64)
     (expected,) = torch.autograd.grad(probabilities, inputs, gradient)
     torch.testing.assert_close(torch_private.softmax_backward(gradient, probabilities.detach()), expected)
 
 
-def test_gated_linear_units_are_written_in_place(release):
+def test_glu_writes_into_the_output(release):
     values, out = torch.randn(2, 6, 9), torch.zeros(2, 3, 20)
     torch_private.glu_into(out[:, :, 4:13], values)
     torch.testing.assert_close(out[:, :, 4:13], values[:, :3] * values[:, 3:].sigmoid())
     assert out[:, :, :4].count_nonzero() == out[:, :, 13:].count_nonzero() == 0
 
 
-def test_changes_in_place_are_seen():
+def test_in_place_changes_are_counted():
     tensor = torch.zeros(3)
     before = torch_private.changes(tensor)
     tensor.add_(1)
@@ -49,7 +49,7 @@ def test_changes_in_place_are_seen():
         assert torch_private.changes(torch.zeros(3)) is None
 
 
-def test_attention_in_bfloat16_has_the_derivatives_of_float32(release):
+def test_bfloat16_attention_gradients_follow_float32(release):
     tensors = [torch.randn(1, 3, 11, 8).bfloat16().requires_grad_() for _ in range(3)]
     exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
     direction = torch.randn(1, 11, 3, 8)
@@ -61,7 +61,7 @@ def test_attention_in_bfloat16_has_the_derivatives_of_float32(release):
         assert torch.allclose(ours.float(), expected, atol=0.05)
 
 
-def test_private_functions_of_torch_stand_in_one_file():
+def test_private_functions_of_torch_are_used_in_one_file():
     private = re.compile(r"\btorch(\.\w+)*\.(_[a-z]\w*|ops\b)|\._version\b")
     package = Path(dplm2.__file__).parent
     found = {path.name for path in package.rglob("*.py") if private.search(path.read_text(encoding="utf-8"))}

@@ -1,4 +1,4 @@
-"""A model and a tokenizer of random weights, as folders, and some real chains."""
+"""Folders of a model and a tokenizer with random weights, and some real chains."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ DECODER |= {
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """``tokenizer`` and ``model``, side by side; the model names the tokenizer."""
+    """Folders ``tokenizer`` and ``model``; the model refers to the tokenizer."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     settings = TokenizerSettings.make(encoder=ENCODER, quantizer={"bits": 4}, decoder=DECODER)
@@ -52,5 +52,5 @@ def model(folders):
 
 @pytest.fixture(scope="session")
 def ubiquitin():
-    """1UBQ, 76 residues, nothing missing."""
+    """1UBQ, 76 residues, none missing."""
     return DEMO / "motifs" / "1ubq_A.bcif.gz"

@@ -1,4 +1,4 @@
-"""Absurd lengths and numbers are refused with an estimate, before memory is asked for; what may fit is not."""
+"""Excessive lengths and numbers are refused with an estimate before allocation; feasible ones are not."""
 
 import tracemalloc
 
@@ -39,7 +39,7 @@ BILLION = 10**9
         ("folding", {"sequences": ["MKT"], "best_of": BILLION}, "best_of: 1,000,000,000 candidates"),
     ],
 )
-def test_what_no_machine_holds_is_refused_before_it_is_asked_for(model, monkeypatch, task, settings, message):
+def test_excessive_requests_are_refused_before_allocation(model, monkeypatch, task, settings, message):
     monkeypatch.setattr(bounds, "total_memory", lambda *_: 64 * 10**9)
     tracemalloc.start()
     try:
@@ -51,8 +51,8 @@ def test_what_no_machine_holds_is_refused_before_it_is_asked_for(model, monkeypa
     assert message in str(refusal.value) and "64.0 GB here" in str(refusal.value)
 
 
-def test_estimates_are_below_what_samples_take():
-    """Rows of finished samples as `dplm2 generate` keeps them: coordinates as Python numbers."""
+def test_estimate_is_within_a_factor_of_two_of_measured_memory():
+    """Rows of finished samples as in `dplm2 generate`, with coordinates as Python numbers."""
     length, samples = 100, 50
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]

@@ -1,4 +1,4 @@
-"""What tasks are given: single chains of a file, folders with all sorts of things in them, archives, FASTA."""
+"""Inputs of tasks: single chains of a file, folders with other files in them, archives, FASTA."""
 
 import gzip
 import logging
@@ -44,7 +44,7 @@ def by_name(targets):
     return {target.name: target.sequence for target in targets}
 
 
-def test_single_chains_of_a_file(complex_file):
+def test_chains_can_be_selected_from_a_file(complex_file):
     assert [chain.author_chain for chain in chains_of(complex_file)] == ["A", "B", "C"]
     assert by_name(read_targets([complex_file])) == {f"complex_{name}": text for name, text in SEQUENCES.items()}
     assert by_name(read_targets([f"{complex_file}:B"])) == {"complex_B": SEQUENCES["B"]}
@@ -55,20 +55,20 @@ def test_single_chains_of_a_file(complex_file):
         read_targets([f"{complex_file}x:A"])
 
 
-def test_a_file_whose_name_has_a_colon_is_itself(complex_file):
+def test_file_name_with_a_colon_is_not_parsed(complex_file):
     named = complex_file.with_name("odd.pdb:A")
     shutil.copy(complex_file, named)
     assert source_of(named).path == named and source_of(named).chains is None
     assert len(read_targets([named])) == 3
 
 
-def test_chains_are_chosen_of_structures_alone(tmp_path):
+def test_chains_can_be_selected_only_from_structures(tmp_path):
     (tmp_path / "p.fasta").write_text(">p\nMKT\n")
     with pytest.raises(DPLM2Error, match="chains can be selected from a structure, not from a FASTA file"):
         read_targets([f"{tmp_path / 'p.fasta'}:A"])
 
 
-def test_a_folder_is_searched_at_every_depth_and_what_is_foreign_is_listed(complex_file, tmp_path, caplog):
+def test_folder_is_searched_recursively_and_skipped_files_are_listed(complex_file, tmp_path, caplog):
     folder = tmp_path / "mixed"
     (folder / "deep/deeper").mkdir(parents=True)
     (folder / "deep/deeper/first.pdb.gz").write_bytes(gzip.compress(complex_file.read_bytes()))
@@ -87,7 +87,7 @@ def test_a_folder_is_searched_at_every_depth_and_what_is_foreign_is_listed(compl
     said = caplog.text
     assert "3 files skipped" in said and "broken.pdb" in said and "picture" in said
     assert "more.tar.gz:inside/bad.pdb" in said and "readme.md" not in said and ".hidden" not in said
-    with pytest.raises(DPLM2Error, match="broken.pdb"):  # named outright, it has to be a structure
+    with pytest.raises(DPLM2Error, match="broken.pdb"):  # a file that is given itself must be a structure
         read_targets([folder / "broken.pdb"])
     archive = by_name(read_targets([f"{folder / 'more.tar.gz'}:B"]))
     assert archive == {"second_B": SEQUENCES["B"]}
@@ -100,7 +100,7 @@ def test_a_folder_without_proteins_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["p.fasta", "p.fas", "p.fa", "p.faa", "p.fna", "p.txt", "p.FASTA.gz", "p.txt.gz", "p"])
-def test_endings_of_fasta(tmp_path, name):
+def test_fasta_is_recognised_by_its_extensions(tmp_path, name):
     content = b">protein one\nMKTAYIAK\n"
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     assert by_name(read_targets([tmp_path / name])) == {"protein": "MKTAYIAK"}

@@ -1,4 +1,4 @@
-"""``dplm2 generate``: what it writes, what it refuses, and how it goes on after an interruption."""
+"""``dplm2 generate``: output files, refused input, and resumption after an interruption."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def generate(folders, out, task="co-generation", *others):
     return main(["generate", task, "--model", str(folders / "model"), "--out", str(out), "--device", "cpu", *arguments])
 
 
-def test_writes_samples_structures_and_a_note(folders, tmp_path, capsys):
+def test_writes_samples_structures_and_run_record(folders, tmp_path, capsys):
     assert generate(folders, tmp_path / "out", "co-generation", *COMMON, "format=pdb") == 0
     assert f"samples: {tmp_path / 'out'}" in capsys.readouterr().out
     rows = read_samples(tmp_path / "out").to_pylist()
@@ -39,7 +39,7 @@ def test_writes_samples_structures_and_a_note(folders, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["run.json", "samples.parquet", "structures"]
 
 
-def test_settings_come_from_the_configuration_and_the_command_line_stands_above(folders, tmp_path):
+def test_command_line_overrides_the_configuration(folders, tmp_path):
     section = {"task": "sequence", "lengths": [5], "samples": 3, "steps": 2}
     text = json.dumps({"seed": 7, "generation": {"one": section, "two": {**section, "task": "backbone"}}})
     assert generate(folders, tmp_path / "a", "sequence", "--config", text, "--name", "one") == 0
@@ -91,13 +91,13 @@ def test_settings_come_from_the_configuration_and_the_command_line_stands_above(
         ),
     ],
 )
-def test_wrong_use_ends_with_one_clear_line(folders, tmp_path, capsys, task, arguments, status, message):
+def test_wrong_use_is_a_one_line_error(folders, tmp_path, capsys, task, arguments, status, message):
     assert generate(folders, tmp_path / "out", task, "--seed", "0", *arguments) == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_goes_on_after_an_interruption_with_the_same_samples(folders, tmp_path, monkeypatch, capsys):
+def test_interrupted_run_resumes_with_the_same_samples(folders, tmp_path, monkeypatch, capsys):
     assert generate(folders, tmp_path / "whole") == 0
     decode, calls = DPLM2._decoded, []
 
@@ -123,7 +123,7 @@ def test_goes_on_after_an_interruption_with_the_same_samples(folders, tmp_path, 
     assert read_samples(tmp_path / "cut").equals(read_samples(tmp_path / "whole"))
 
 
-def test_a_signal_ends_the_run_between_two_steps_and_keeps_what_is_done(folders, tmp_path, monkeypatch):
+def test_signal_stops_between_steps_and_keeps_finished_samples(folders, tmp_path, monkeypatch):
     advance, count = running.DPLM2.run, []
 
     def signalled(self, *arguments, before_step, **others):
@@ -140,7 +140,7 @@ def test_a_signal_ends_the_run_between_two_steps_and_keeps_what_is_done(folders,
     assert len(count) == 6 and len(list((tmp_path / "out/.unfinished").rglob("*.parquet"))) == 1
 
 
-def test_samples_of_other_settings_are_not_taken_over(folders, tmp_path, monkeypatch, capsys):
+def test_samples_with_other_settings_are_not_reused(folders, tmp_path, monkeypatch, capsys):
     state = ["--state", str(tmp_path / "state")]
     decode = DPLM2._decoded
     calls = []
@@ -181,7 +181,7 @@ TABLE = "position,residue,structure_token\n1,A,3\n2,,\n3,G,\n4,,5\n"
         ("infilling --problems table.csv --set steps=3", [4], True),
     ],
 )
-def test_the_examples_of_the_help(folders, ubiquitin, tmp_path, monkeypatch, capsys, example, lengths, structures):
+def test_help_examples_run(folders, ubiquitin, tmp_path, monkeypatch, capsys, example, lengths, structures):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "proteins.fasta").write_text(FASTA)
     (tmp_path / "table.csv").write_text(TABLE)

@@ -1,4 +1,4 @@
-"""Contigs: what is read, what is refused, and how lengths are drawn."""
+"""Contigs: parsing, refused input, and the distribution of lengths."""
 
 import csv
 import itertools
@@ -14,7 +14,7 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.generation.contigs import Problem, Segment, Spacer, contig_limits, parse_contig, read_problem, read_problems
 
 MOTIFS = Path(__file__).parents[2] / "config" / "motifs"
-# Names of the benchmark's table that the published tables give in other words.
+# Names in the benchmark's table that differ in the published tables.
 RENAMED = {"4ZYP": "rsv_site4", "7MRX_short": "7MRX_60", "7MRX_med": "7MRX_85", "7MRX_long": "7MRX_128"}
 
 
@@ -23,7 +23,7 @@ def problem_of(contig, total=None):
     return Problem("p", Path("p.pdb"), parts, *(total or contig_limits(parts)))
 
 
-def test_contig_notation():
+def test_contigs_are_parsed():
     assert parse_contig("5-20, A16-35,20,B38,heavy/-3--1:sequence") == (
         Spacer(5, 20),
         Segment("A", 16, 35, "both"),
@@ -49,7 +49,7 @@ def test_contig_notation():
         ("x" * 10_000, "is neither a spacer"),
     ],
 )
-def test_wrong_contigs_are_refused(contig, message):
+def test_invalid_contigs_are_refused(contig, message):
     with pytest.raises(DPLM2Error, match=message):
         parse_contig(contig)
 
@@ -70,7 +70,7 @@ def test_wrong_contigs_are_refused(contig, message):
         ("heavy/16-35", [Segment("heavy", 16, 35, "both")]),
     ],
 )
-def test_insertion_codes_and_chain_ids(contig, parts):
+def test_insertion_codes_and_chain_ids_are_parsed(contig, parts):
     assert list(parse_contig(contig)) == parts
     written = ",".join(str(part) for part in parts if isinstance(part, Segment) and part.given == "both")
     read = [replace(part, given="both") for part in parse_contig(written)] if written else []
@@ -84,7 +84,7 @@ def test_insertion_codes_and_chain_ids(contig, parts):
         " [ 5-15 / A10-25 / 30-40 ] ", "[5-15,A10-25,30-40]",
     ],
 )  # fmt: skip
-def test_contigs_of_rfdiffusion(contig, tmp_path):
+def test_rfdiffusion_contigs_are_parsed(contig, tmp_path):
     parts = (Spacer(5, 15), Segment("A", 10, 25, "both"), Spacer(30, 40))
     assert parse_contig(contig) == parts
     for text in (contig, f"'{contig}'"):  # plain in YAML, brackets are a list
@@ -92,13 +92,13 @@ def test_contigs_of_rfdiffusion(contig, tmp_path):
         assert read_problem(tmp_path / "p.yaml").parts == parts
 
 
-def test_what_reads_both_ways_is_read_as_rfdiffusion_does():
+def test_ambiguous_contigs_are_parsed_as_by_rfdiffusion():
     assert parse_contig("A-2/10-20") == (Segment("A", -2, -2, "both"), Spacer(10, 20))
     assert parse_contig("10/20-30") == (Spacer(10, 10), Spacer(20, 30))
     assert parse_contig("A5/B7") == (Segment("A", 5, 5, "both"), Segment("B", 7, 7, "both"))
 
 
-def test_lengths_follow_the_reference():
+def test_segment_lengths_follow_the_reference():
     problem = Problem("p", Path("p.pdb"), parse_contig("5,H45-60,5-6"), 26, 27, limited=False)
     found = problem.with_residues([19])
     assert (found.shortest, found.longest, sum(found.draw_lengths(np.random.default_rng(0))) in (29, 30)) == (29, 30, 1)
@@ -108,7 +108,7 @@ def test_lengths_follow_the_reference():
         limited.with_residues([16])
 
 
-def test_lengths_are_drawn_evenly_from_all_that_are_allowed():
+def test_lengths_are_drawn_uniformly_from_all_allowed_combinations():
     problem = problem_of("0-3,A1-2,1-4,B5,0-2", total=(7, 9))
     allowed = [
         (a, 2, b, 1, c) for a, b, c in itertools.product(range(4), range(1, 5), range(3)) if 7 <= a + 2 + b + 1 + c <= 9
@@ -151,7 +151,7 @@ def test_the_24_problems_are_those_of_the_benchmark(corpus_folder):
     assert {row["pdb_file"] for row in table.values()} == {""}  # two rows have no reference and are not of the 24
 
 
-def test_problem_files(tmp_path):
+def test_problem_files_are_read(tmp_path):
     path = tmp_path / "one.yaml"
     path.write_text("reference: x.pdb\ncontig: 5-10,A3-7\ntotal_length: 12\n")
     problem = read_problem(path)
@@ -185,7 +185,7 @@ def test_problem_files(tmp_path):
         read_problems([tmp_path / "empty"])
 
 
-def test_two_problems_of_one_name_are_refused(tmp_path):
+def test_problems_with_the_same_name_are_refused(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.yaml").write_text("name: same\nreference: x.pdb\ncontig: A3-7\n")
     with pytest.raises(DPLM2Error, match="b.yaml: a second problem named same"):

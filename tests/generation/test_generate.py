@@ -1,4 +1,4 @@
-"""Tasks from end to end, on a tiny model of random weights and real structures."""
+"""Tasks from end to end, with a tiny model of random weights and real structures."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def helix(ubiquitin, tmp_path_factory):
 # Tasks --------------------------------------------------------------------------------------------------------------
 
 
-def test_co_generation_by_list_range_and_data_set(model):
+def test_co_generation_takes_lengths_from_list_range_or_dataset(model):
     listed = model.generate("co-generation", lengths=[5, 9], samples=2, steps=3)
     assert [(s.sample_id, s.length) for s in listed] == [
         ("length-5_0000", 5), ("length-5_0001", 5), ("length-9_0000", 9), ("length-9_0001", 9)
@@ -64,7 +64,7 @@ def test_co_generation_by_list_range_and_data_set(model):
     assert set(drawn) == {3, 4, 5, 6}
 
 
-def test_one_track_alone(model):
+def test_only_one_track_is_generated(model):
     (sequence,) = model.generate("sequence", lengths=[6], samples=1, steps=3)
     assert sequence.structure_tokens is None and sequence.backbone is None and len(sequence.sequence) == 6
     (backbone,) = model.generate("backbone", lengths=[6], samples=1, steps=3)
@@ -73,7 +73,7 @@ def test_one_track_alone(model):
         sequence.write("x.pdb")
 
 
-def test_folding_keeps_the_sequence_and_inverse_folding_the_structure(model, backbone):
+def test_folding_keeps_the_sequence_inverse_folding_the_structure(model, backbone):
     (folded,) = model.generate("folding", sequences={"ubq": UBIQUITIN}, steps=4)
     assert (folded.problem, folded.sequence) == ("ubq", UBIQUITIN)
     assert folded.given["sequence"].all() and not folded.given["structure"].any()
@@ -102,7 +102,7 @@ def test_fixed_residues_of_folding_and_inverse_folding(model, ubiquitin):
         model.generate("folding", sequences=["ACD"], fixed="1")
 
 
-def test_an_unknown_residue_is_designed_also_where_residues_are_fixed(model):
+def test_unknown_residues_are_designed_even_if_fixed(model):
     tokens, settings = np.arange(6) % 4, GenerationSettings.make(task="inverse-folding", fixed="1-4")
     (request,) = TASKS[settings.task].requests(
         settings, model.network.vocabulary, 0, Given((), [Target("p", "AXCXXD", tokens)], model.tokenizer.encode)
@@ -113,7 +113,7 @@ def test_an_unknown_residue_is_designed_also_where_residues_are_fixed(model):
     assert ids[[0, 2]].tolist() == vocabulary.encode_sequence("AC").tolist()
 
 
-def test_missing_residues_are_generated_not_taken_for_token_0(model, backbone):
+def test_missing_residues_are_generated(model, backbone):
     gap = backbone.copy()
     gap[20:25, 1] = np.nan
     (designed,) = model.generate("inverse-folding", backbones={"gap": gap}, steps=3)
@@ -137,7 +137,7 @@ def test_scaffolding_keeps_the_motif(model, helix, backbone, motif_tokens):
 
 
 @pytest.mark.parametrize("ending", ["pdb", "cif"])
-def test_a_reference_may_be_of_any_format(model, tmp_path, backbone, ending):
+def test_reference_may_have_any_format(model, tmp_path, backbone, ending):
     write_structure(tmp_path / f"own.{ending}", UBIQUITIN, backbone)
     path = tmp_path / "one.yaml"
     path.write_text(MOTIF.format(reference=f"own.{ending}"))
@@ -147,7 +147,7 @@ def test_a_reference_may_be_of_any_format(model, tmp_path, backbone, ending):
 
 
 @pytest.mark.parametrize("given", ["sequence", "structure"])
-def test_a_motif_given_on_one_track_alone(model, tmp_path, ubiquitin, given):
+def test_motif_may_be_given_on_one_track(model, tmp_path, ubiquitin, given):
     path = tmp_path / "one.yaml"
     path.write_text(MOTIF.format(reference=ubiquitin) + f"given: {given}\n")
     for sample in model.generate("scaffolding", problems=[path], samples=2, steps=3):
@@ -184,7 +184,7 @@ def test_problems_that_cannot_be_solved_are_refused_before_anything_runs(
         model.generate("scaffolding", problems=[helix, bad], steps=3)
 
 
-def test_infilling_of_any_part(model, ubiquitin):
+def test_infilling_generates_any_part(model, ubiquitin):
     whole = model.generate("inverse-folding", chains=[ubiquitin], steps=1)[0].structure_tokens
     (filled,) = model.generate("infilling", chains=[ubiquitin], mask_sequence="8-11", mask_structure="9,70-76", steps=4)
     assert filled.given["sequence"].tolist() == [not 7 <= n < 11 for n in range(76)]
@@ -195,7 +195,7 @@ def test_infilling_of_any_part(model, ubiquitin):
         model.generate("infilling", chains=[ubiquitin])
 
 
-def test_variants_differ_the_more_the_more_noise(model, ubiquitin):
+def test_variants_differ_more_with_more_noise(model, ubiquitin):
     def changed(renoise, **others):
         settings = {"renoise": renoise, "samples": 4, "steps": 20, "remasking": "never", **others}
         samples = model.generate("infilling", chains=[ubiquitin], **settings)
@@ -208,7 +208,7 @@ def test_variants_differ_the_more_the_more_noise(model, ubiquitin):
         assert not mask[20:].any()
 
 
-def test_residue_tables(model, tmp_path):
+def test_residue_tables_are_read(model, tmp_path):
     rows = [(1, "M", 3), (2, "", 5), (3, "K", ""), (4, "", "")]
     frame = pd.DataFrame(rows, columns=["position", "residue", "structure_token"])
     frame.sample(frac=1, random_state=0).to_csv(tmp_path / "mix.csv", index=False)
@@ -231,7 +231,7 @@ def test_residue_tables(model, tmp_path):
         ("position,residue,structure_token\n1,A,16\n", "structure token 16 is not in the codebook"),
     ],
 )
-def test_wrong_residue_tables_are_refused(model, tmp_path, text, message):
+def test_invalid_residue_tables_are_refused(model, tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DPLM2Error, match=message):
         model.generate("infilling", problems=[tmp_path / "t.csv"])
@@ -242,7 +242,7 @@ def test_wrong_residue_tables_are_refused(model, tmp_path, text, message):
 
 @pytest.fixture(scope="module")
 def dataset(backbone, tmp_path_factory):
-    """A folder of chains: parts of ubiquitin, one of them with a gap, in two splits."""
+    """A dataset of parts of ubiquitin, one of them with a gap, in two splits."""
     folder = tmp_path_factory.mktemp("chains")
     rows = []
     for name, start, stop, split in [("a_A", 0, 30, "train"), ("b_A", 20, 60, "test"), ("c_A", 40, 76, "test")]:
@@ -261,7 +261,7 @@ def dataset(backbone, tmp_path_factory):
     return folder
 
 
-def test_chains_of_a_data_set(model, dataset):
+def test_chains_are_read_from_a_dataset(model, dataset):
     folded = model.generate("folding", chains=[dataset], steps=2)
     assert [(s.problem, s.sample_id, s.sequence) for s in folded] == [
         ("a_A", "a_A_0000", UBIQUITIN[:30]), ("b_A", "b_A_0000", UBIQUITIN[20:60]), ("c_A", "c_A_0000", UBIQUITIN[40:])
@@ -273,7 +273,7 @@ def test_chains_of_a_data_set(model, dataset):
         model.generate("folding", chains=[dataset], dataset="d", split="validation")
 
 
-def test_lengths_drawn_from_a_data_set(model, dataset):
+def test_lengths_are_drawn_from_a_dataset(model, dataset):
     samples = model.generate("sequence", chains=[dataset], dataset="d", samples=30, steps=1)
     assert {s.length for s in samples} == {30, 40, 36}
     with pytest.raises(ConfigError, match="no chains are given"):
@@ -282,7 +282,7 @@ def test_lengths_drawn_from_a_data_set(model, dataset):
         model.generate("sequence", chains=[dataset], samples=30)
 
 
-def test_sequences_with_foreign_letters_and_names_are_named(model):
+def test_invalid_letters_and_mismatched_names_are_reported(model):
     with pytest.raises(DPLM2Error, match="odd: '1' is not an amino acid"):
         model.generate("folding", sequences={"odd": "AC1D"})
     samples = model.generate("folding", sequences={"a/b": "ACD", "a:b": "ACD", "a_b": "ACD"}, steps=1)
@@ -294,12 +294,12 @@ def test_sequences_with_foreign_letters_and_names_are_named(model):
         model.generate("folding")
 
 
-def test_residues_by_number():
+def test_residue_ranges_are_parsed():
     assert np.flatnonzero(parse_residues("2, 4-5", 6, "p")).tolist() == [1, 3, 4]
     assert parse_residues("all", 3, "p").all() and not parse_residues(None, 3, "p").any()
 
 
-def test_a_target_of_unknown_residues_is_generated_where_it_is_unknown(model):
+def test_unknown_residues_of_a_target_are_generated(model):
     (sample,) = model.generate("folding", sequences={"p": "A?CX"}, steps=2)
     assert sample.given["sequence"].tolist() == [True, False, True, True]
     assert sample.sequence[0] == "A" and sample.sequence[2:] == "CX" and sample.sequence[1] in AMINO_ACIDS
@@ -316,11 +316,11 @@ def test_a_candidate_without_likelihood_is_never_the_best():
 # Choice, guidance, reproduction -------------------------------------------------------------------------------------
 
 
-def test_best_of_takes_the_candidate_of_highest_likelihood(model):
+def test_best_of_keeps_the_candidate_of_highest_likelihood(model):
     options = {"lengths": [12], "samples": 3, "steps": 4}
     best, single = model.generate("co-generation", best_of=4, **options), model.generate("co-generation", **options)
     assert all(sample.log_likelihood is None for sample in single)
-    # The first candidate is the sample there would be without others: taking the best cannot be worse.
+    # The first candidate is the sample generated with best_of 1, so that the best cannot be worse.
     settings = GenerationSettings.make(task="co-generation", **options)
     requests = model.requests(settings, 0)
     conditionings = [request.conditioning for request in requests]
@@ -349,7 +349,7 @@ def test_callback_reaches_the_sampler(model):
     assert sum(s.sequence.count("W") for s in guided) > 3 * max(10, sum(s.sequence.count("W") for s in free))
 
 
-def test_equal_seeds_give_equal_samples_whatever_else_is_generated(model):
+def test_samples_depend_only_on_seed_and_id(model):
     few = model.generate("co-generation", lengths=[7, 20], samples=2, steps=4, seed=3)
     many = model.generate("co-generation", lengths=[20, 7, 31], samples=5, steps=4, seed=3, token_budget=60)
     of_many = {sample.sample_id: sample.sequence for sample in many}
@@ -359,8 +359,8 @@ def test_equal_seeds_give_equal_samples_whatever_else_is_generated(model):
 
 
 @pytest.mark.parametrize("task", ["co-generation", "infilling", "scaffolding"])
-def test_what_is_drawn_before_sampling_follows_from_the_seed_and_the_sample(model, helix, ubiquitin, task):
-    """Lengths, masked residues, lengths of spacers: the same for a seed, however many samples are asked for."""
+def test_lengths_and_masks_depend_only_on_seed_and_sample(model, helix, ubiquitin, task):
+    """Lengths, masked residues and spacer lengths do not depend on the number of samples."""
     options = {
         "co-generation": {"lengths": {"minimum": 3, "maximum": 900}},
         "infilling": {"renoise": 0.3},
@@ -378,7 +378,7 @@ def test_what_is_drawn_before_sampling_follows_from_the_seed_and_the_sample(mode
     assert len(set(first)) > 1
 
 
-def test_a_sample_tells_its_own_seed_and_likelihoods_follow_from_the_run_seed(model):
+def test_sample_records_its_seed_and_likelihoods_depend_on_the_run_seed(model):
     options = {"lengths": [12], "samples": 2, "steps": 2}
     runs = [model.generate("co-generation", seed=seed, **options) for seed in (0, 0, 1)]
     seeds = [[sample.seed for sample in run] for run in runs]
@@ -390,13 +390,13 @@ def test_a_sample_tells_its_own_seed_and_likelihoods_follow_from_the_run_seed(mo
     assert values[0] == values[1] != values[2]
 
 
-def test_bfloat16_leaves_the_model_itself_in_float32(model):
+def test_bfloat16_keeps_the_model_in_float32(model):
     (sample,) = model.generate("co-generation", lengths=[20], samples=1, steps=4, precision="bfloat16")
     assert set(sample.sequence) <= AMINO_ACIDS and np.isfinite(sample.backbone).all()
     assert {parameter.dtype for parameter in model.network.parameters()} == {torch.float32}
 
 
-def test_a_tokenizer_that_the_model_has_not_learned_is_refused(model, folders):
+def test_tokenizer_of_another_model_is_refused(model, folders):
     torch.manual_seed(7)
     other = StructureTokenizer(model.tokenizer.settings)  # of the same architecture, but other weights
     with pytest.raises(
@@ -405,7 +405,7 @@ def test_a_tokenizer_that_the_model_has_not_learned_is_refused(model, folders):
         DPLM2(model.network, other)
 
 
-def test_trajectories_are_files_of_several_models(model, tmp_path):
+def test_trajectories_are_multi_model_files(model, tmp_path):
     (sample,) = model.generate("co-generation", lengths=[12], samples=1, steps=9, trajectory=3)
     assert [step for step, _, _ in sample.trajectory] == [3, 6, 9]
     for name in ("t.pdb", "t.bcif"):
@@ -418,7 +418,7 @@ def test_trajectories_are_files_of_several_models(model, tmp_path):
         np.testing.assert_allclose(models.coord[-1].reshape(-1, 4, 3), sample.backbone, atol=2e-3)
 
 
-def test_samples_are_read_back_as_they_were_written(model, helix, tmp_path):
+def test_samples_survive_a_round_trip(model, helix, tmp_path):
     samples = model.generate("scaffolding", problems=[helix], samples=2, steps=3)
     write_rows(tmp_path / "samples.parquet", [sample.row("tiny") for sample in samples])
     for row, sample in zip(read_samples(tmp_path).to_pylist(), samples, strict=True):
@@ -431,7 +431,7 @@ def test_samples_are_read_back_as_they_were_written(model, helix, tmp_path):
         read_samples(Path("nowhere.parquet"))
 
 
-def test_what_was_given_is_read_back_of_each_track(model, ubiquitin, tmp_path):
+def test_given_positions_of_each_track_survive_a_round_trip(model, ubiquitin, tmp_path):
     samples = model.generate("infilling", chains=[ubiquitin], mask_sequence="1-9", mask_structure="30", steps=1)
     samples += model.generate("sequence", lengths=[3], samples=1, steps=1)
     write_rows(tmp_path / "samples.parquet", [sample.row("tiny") for sample in samples])

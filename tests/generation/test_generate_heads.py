@@ -1,4 +1,4 @@
-"""Every task and option with each structure head that has weights of its own, from the saved folder."""
+"""All tasks and options with each structure head that has its own weights, from a saved folder."""
 
 import json
 
@@ -54,7 +54,7 @@ def helix(ubiquitin, tmp_path):
     return tmp_path / "helix.yaml"
 
 
-def test_co_generation_and_one_track_alone(model):
+def test_co_generation_and_single_track_generation(model):
     samples = model.generate("co-generation", lengths=[5, 9], samples=2, steps=3)
     assert [sample.length for sample in samples] == [5, 5, 9, 9]
     for sample in samples:
@@ -66,11 +66,11 @@ def test_co_generation_and_one_track_alone(model):
     assert backbone.sequence is None and backbone.backbone.shape == (6, 4, 3)
 
 
-def test_folding_inverse_folding_and_infilling_keep_what_is_given(model, ubiquitin):
+def test_given_tokens_are_kept(model, ubiquitin):
     (designed,) = model.generate("inverse-folding", chains=[ubiquitin], fixed="1-10", steps=3)
     codes = designed.structure_tokens
     assert designed.given["structure"].all() and set(designed.sequence) <= AMINO_ACIDS
-    # The authors' program writes code 0 everywhere beside the sequence of an inverse folding with bits.
+    # With bits, the authors' program writes code 0 as the structure of inverse-folding samples.
     decoded = model.tokenizer.decode(codes)
     np.testing.assert_allclose(designed.backbone, decoded.backbone, atol=1e-3)
     (folded,) = model.generate("folding", sequences={"p": designed.sequence}, steps=3, guidance=1.5)
@@ -81,13 +81,13 @@ def test_folding_inverse_folding_and_infilling_keep_what_is_given(model, ubiquit
     assert (variant.structure_tokens == codes).mean() > 0.3
 
 
-def test_scaffolding_keeps_the_motif_with_guidance_and_the_best_of_several(model, helix):
+def test_scaffolding_with_guidance_and_best_of_keeps_the_motif(model, helix):
     for sample in model.generate("scaffolding", problems=[helix], samples=2, steps=3, best_of=2, guidance=2.0):
         assert sample.given["structure"].sum() == 12 and sample.log_likelihood < 0
         assert np.isfinite(sample.backbone).all()
 
 
-def test_callback_strategies_and_trajectories(model):
+def test_callbacks_strategies_and_trajectories_work(model):
     bias = np.where(np.arange(16) == 3, 50.0, 0.0)
     adjust = token_bias("structure", bias, model.vocabulary)
     for strategy in ("argmax", "gumbel_argmax", "temperature@0.5"):
@@ -103,7 +103,7 @@ def test_callback_strategies_and_trajectories(model):
         assert (sample.structure_tokens == 3).all() and [step for step, _, _ in sample.trajectory] == [2, 4]
 
 
-def test_equal_seeds_give_equal_samples_whatever_else_is_generated(model):
+def test_samples_depend_only_on_seed_and_id(model):
     few = model.generate("co-generation", lengths=[7, 20], samples=2, steps=4, seed=3)
     many = model.generate("co-generation", lengths=[20, 7, 31], samples=5, steps=4, seed=3, token_budget=60)
     of_many = {sample.sample_id: sample for sample in many}
@@ -112,12 +112,12 @@ def test_equal_seeds_give_equal_samples_whatever_else_is_generated(model):
         assert np.array_equal(of_many[sample.sample_id].structure_tokens, sample.structure_tokens)
 
 
-def test_half_precision(model):
+def test_half_precision_generates_valid_samples(model):
     (sample,) = model.generate("co-generation", lengths=[20], samples=1, steps=4, precision="bfloat16")
     assert set(sample.sequence) <= AMINO_ACIDS and np.isfinite(sample.backbone).all()
 
 
-def test_embeddings_of_any_track(model):
+def test_embeddings_have_vectors_of_each_track(model):
     both = Target("both", "ACDEF", np.array([0, 5, -1, 15, 3]))
     targets = [both, Target("sequence", "ACD?", None), Target("structure", None, np.array([1, 2, 3]))]
     table = embed(model, targets)
@@ -129,7 +129,7 @@ def test_embeddings_of_any_track(model):
     )
 
 
-def test_from_the_command_line_with_the_heads_own_defaults(folder, tmp_path):
+def test_command_line_uses_the_defaults_of_the_head(folder, tmp_path):
     arguments = ["generate", "co-generation", "--model", folder, "--out", tmp_path / "out", "--device", "cpu"]
     assert main([str(a) for a in [*arguments, "--set", "lengths=[6]", "samples=2", "steps=3"]]) == 0
     sampling = DPLM2.from_pretrained(folder).network.head.sampling
@@ -139,7 +139,7 @@ def test_from_the_command_line_with_the_heads_own_defaults(folder, tmp_path):
         assert json.loads(row["settings"])["strategy"] == sampling.strategy
 
 
-def test_likelihood_of_a_model_that_knows_nothing_is_that_of_equal_codes(folder, tmp_path):
+def test_likelihood_of_a_zero_head_is_uniform(folder, tmp_path):
     """``dplm2 evaluate likelihood``: log 16 nats for 16 codes, log 33 for the amino-acid track's ids."""
     network = MultimodalEsm.from_pretrained(folder)
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Motifs whose references number residues and name chains in ways other than 1, 2, 3 and A.
+"""Motifs whose references have other residue numbers than 1, 2, 3 or other chain ids than A.
 
-What a user expects of the files of ``cases`` stands in their MANIFEST.csv; the made files are of the same kinds.
+The expected results of the files in ``cases`` are in their MANIFEST.csv; synthetic files have the same features.
 """
 
 import csv
@@ -22,7 +22,7 @@ NAMES = ["ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU"]
 
 
 def reference(path, numbers, chain="A", gap_after=None):
-    """Ten residues ``ACDEFGHIKL`` with the numbers given (``52A``), in a row; after ``gap_after`` is room for two."""
+    """Ten residues ``ACDEFGHIKL`` in a row with the given numbers (``52A``); a gap of two follows ``gap_after``."""
     lines = []
     for place, (name, number) in enumerate(zip(NAMES, numbers, strict=True)):
         digits, insertion = re.fullmatch(r"(-?\d+)([A-Z]?)", number).groups()
@@ -33,7 +33,7 @@ def reference(path, numbers, chain="A", gap_after=None):
 
 
 def motif(tmp_path, contig, total=None, **made):
-    """The motif that a contig means in a made reference."""
+    """The motif of a contig in a synthetic reference."""
     reference(tmp_path / "r.pdb", **made)
     limit = "" if total is None else f"\ntotal_length: {total}"
     (tmp_path / "p.yaml").write_text(f"reference: r.pdb\ncontig: {contig}{limit}\n")
@@ -64,7 +64,7 @@ SKIPPING = ["9", "10", "13", "14", "15", "16", "17", "18", "19", "20"]
         (SKIPPING, "2,A10-14,2", "CDE"),
     ],
 )
-def test_insertion_codes_run_in_the_order_of_the_file(tmp_path, numbers, contig, sequence):
+def test_ranges_with_insertion_codes_follow_the_file_order(tmp_path, numbers, contig, sequence):
     found = motif(tmp_path, contig, numbers=numbers)
     assert found.sequence == sequence
     rows = [LETTERS.index(letter) for letter in sequence]
@@ -92,13 +92,13 @@ def test_the_total_counts_inserted_residues(tmp_path):
         ('"A-2"1-3', 'has no chain "A-2"; available: A', {}),
     ],
 )
-def test_residues_that_are_not_there_are_named(tmp_path, contig, message, more):
+def test_missing_residues_are_named(tmp_path, contig, message, more):
     with pytest.raises(DPLM2Error, match=message):
         motif(tmp_path, f"2,{contig},2", **{"numbers": KABAT, **more})
 
 
-def test_a_reference_whose_chain_cannot_be_used_says_why(tmp_path):
-    """Numbers rise by 3 over 40 angstrom: whether it is one molecule cannot be told."""
+def test_error_for_an_unusable_reference_chain_says_why(tmp_path):
+    """Numbers increase by 3 over 40 angstrom, so that it may not be one molecule."""
     path = reference(tmp_path / "r.pdb", SKIPPING, gap_after=1)
     far = [
         f"{line[:30]}{float(line[30:38]) + 40 * (int(line[22:26]) > 10):8.3f}{line[38:]}"
@@ -113,11 +113,11 @@ def test_a_reference_whose_chain_cannot_be_used_says_why(tmp_path):
 
 
 @pytest.mark.parametrize("contig", ["A3-5", "B3-5", '""3-5', "_/3-5"])
-def test_the_only_chain_with_a_blank_id_may_be_named_anyhow(tmp_path, contig):
+def test_single_chain_with_blank_id_matches_any_letter(tmp_path, contig):
     assert motif(tmp_path, f"2,{contig},2", numbers=list("123456789") + ["10"], chain=" ").sequence == "DEF"
 
 
-def test_of_several_chains_the_blank_one_is_named_outright(tmp_path):
+def test_blank_chain_among_several_must_be_named_explicitly(tmp_path):
     numbers = list("123456789") + ["10"]
     blank = reference(tmp_path / "r.pdb", numbers, chain=" ").read_text().removesuffix("END\n")
     other = reference(tmp_path / "b.pdb", numbers, chain="B").read_text()
@@ -133,7 +133,7 @@ def test_of_several_chains_the_blank_one_is_named_outright(tmp_path):
 
 @pytest.mark.parametrize("chain", ["A-2", "*", "A*", "1", "AA", "A.1"])
 @pytest.mark.parametrize("contig", ["2,{}/3-5,2", '2,"{}"/3-5,2', '[2/"{}"3-5/2]'])
-def test_any_chain_id_can_be_written(tmp_path, chain, contig):
+def test_any_chain_id_can_be_quoted(tmp_path, chain, contig):
     from biotite.structure import concatenate
     from biotite.structure.io import pdb, pdbx
 
@@ -166,7 +166,7 @@ def scaffold(folders, problem, out):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_cases(name, cases_folder, folders, tmp_path):
+def test_shared_cases_are_handled_as_expected(name, cases_folder, folders, tmp_path):
     sequence, length, contig = CASES[name]
     assert scaffold(folders, cases_folder / name, tmp_path / "out") == 0
     (row,) = read_samples(tmp_path / "out").to_pylist()
@@ -175,7 +175,7 @@ def test_cases(name, cases_folder, folders, tmp_path):
     assert len(row["motif_backbone"]) == len(sequence) * 12
 
 
-def test_the_case_without_a_motif(cases_folder, folders, tmp_path, capsys):
+def test_case_without_a_motif_is_refused(cases_folder, folders, tmp_path, capsys):
     assert scaffold(folders, cases_folder / "blank.yaml", tmp_path / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "problem blank: no motif" in line and not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
-"""FASTA files with traits of other programs: the same rule in every command and in Python.
+"""FASTA files with features of other programs: the same rules in every command and in Python.
 
-What a user expects of the files of ``cases`` stands in their MANIFEST.csv; the made files are of the same kinds.
+The expected results of the files in ``cases`` are in their MANIFEST.csv; synthetic files have the same features.
 """
 
 import csv
@@ -78,14 +78,14 @@ def check_refused_everywhere(path, message, folders, model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_cases(name, cases_folder, folders, model, tmp_path, caplog):
+def test_shared_cases_are_handled_as_expected(name, cases_folder, folders, model, tmp_path, caplog):
     expected, said = EXPECTED[name]
     with caplog.at_level(logging.WARNING):
         check_everywhere(cases_folder / name, expected, folders, model, tmp_path)
     assert said is None or re.search(f"{name}: .*{said}", caplog.text)
 
 
-def test_the_case_of_the_letter_j(cases_folder, folders, model, tmp_path, capsys):
+def test_case_with_the_letter_j_is_refused(cases_folder, folders, model, tmp_path, capsys):
     message = r"J.fasta, record 1 \(gapJ\): 'J' .*\(position 5\)"
     check_refused_everywhere(cases_folder / "J.fasta", message, folders, model, tmp_path, capsys)
 
@@ -97,7 +97,7 @@ def test_every_case_is_tested(cases_folder):
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_made_files_of_the_same_kinds(name, folders, model, tmp_path, caplog):
+def test_synthetic_files_are_read_the_same_everywhere(name, folders, model, tmp_path, caplog):
     path = tmp_path / name
     path.write_bytes(MADE[name])
     expected = {
@@ -129,12 +129,12 @@ def test_made_files_of_the_same_kinds(name, folders, model, tmp_path, caplog):
         (b">a\n" + b"A" * (3 << 20), "a line of more than"),
     ],
 )
-def test_what_is_refused_is_refused_everywhere(content, message, folders, model, tmp_path, capsys):
+def test_invalid_files_are_refused_everywhere(content, message, folders, model, tmp_path, capsys):
     (tmp_path / "x.fasta").write_bytes(content)
     check_refused_everywhere(tmp_path / "x.fasta", message, folders, model, tmp_path, capsys)
 
 
-def test_python_refuses_by_name(model):
+def test_python_api_names_the_invalid_input(model):
     for sequences, message in [
         ({"p": "MQIFJ"}, "p: 'J' .*position 5"),
         (["MQ", ""], "protein-1: no residues"),
@@ -146,7 +146,7 @@ def test_python_refuses_by_name(model):
     assert lower.sequence == gapped.sequence == "MQIF"
 
 
-def test_folders_and_several_files(folders, tmp_path, caplog):
+def test_folders_and_several_files_are_read(folders, tmp_path, caplog):
     (tmp_path / "in").mkdir()
     for name in ("a.fasta", "b.txt"):
         (tmp_path / "in" / name).write_text(">one\nMQIF\n")

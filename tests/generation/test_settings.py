@@ -30,7 +30,7 @@ OTHER = {
 }
 
 
-def test_values_of_the_paper():
+def test_task_defaults_are_the_papers():
     designed, folded = GenerationSettings.make(task="co-generation"), GenerationSettings.make(task="folding")
     assert (designed.steps, designed.unmasking) == (500, "stochastic@1.0")
     assert (designed.lengths, designed.samples) == ((100, 200, 300, 400, 500), 100)
@@ -43,7 +43,7 @@ def test_values_of_the_paper():
 
 @pytest.mark.parametrize("task", ["folding", "inverse-folding"])
 @pytest.mark.parametrize("key", ["samples", "best_of"])
-def test_several_samples_of_a_chain_are_drawn_unless_one_asks_for_equal_ones(task, key):
+def test_several_samples_of_a_chain_are_drawn_at_random_by_default(task, key):
     assert GenerationSettings.make(task=task, **{key: 3}).strategy == "annealing@1.0:0.1"
     assert GenerationSettings.make(task=task, **{key: 1}).strategy == "argmax"
     assert GenerationSettings.make(task=task, strategy="temperature@0.1", **{key: 3}).strategy == "temperature@0.1"
@@ -53,7 +53,7 @@ def test_several_samples_of_a_chain_are_drawn_unless_one_asks_for_equal_ones(tas
         GenerationSettings.make(task=task, strategy="argmax", **{key: 3})
 
 
-def test_samples_that_differ_by_more_than_their_tokens_may_be_the_likeliest():
+def test_argmax_is_allowed_if_samples_differ_in_other_ways():
     likeliest = {"strategy": "argmax", "unmasking": "deterministic", "samples": 3}
     for others in (
         {"task": "co-generation", "lengths": {"minimum": 5, "maximum": 9}},
@@ -67,7 +67,7 @@ def test_samples_that_differ_by_more_than_their_tokens_may_be_the_likeliest():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_completed_section_is_read_as_the_same(task):
+def test_completed_section_is_read_back_equal(task):
     made = GenerationSettings.make(task=task, steps=7)
     assert GenerationSettings.make(**plain(made)) == made
     assert GenerationSettings.make(**dict.fromkeys(TASK_DEFAULTS[task]), task=task).replaced(steps=7) == made
@@ -98,17 +98,17 @@ def test_a_completed_section_is_read_as_the_same(task):
         ({"task": "inverse-folding", "fixed": "3-"}, "fixed: '3-': must be residues counted from 1"),
     ],
 )
-def test_wrong_sections_are_refused(section, message):
+def test_invalid_sections_are_refused(section, message):
     with pytest.raises(ConfigError, match=message):
         GenerationSettings.make(**section)
 
 
-def test_the_workflow_refuses_them_before_any_job():
+def test_workflow_refuses_invalid_sections_before_any_job():
     with pytest.raises(ConfigError, match="generation.fold.lengths: has no effect on this task .*only on co-gener"):
         load({"generation": {"fold": {"task": "folding", "lengths": [5]}}})
 
 
-def test_each_key_is_refused_by_the_tasks_that_do_not_read_it_and_by_no_other():
+def test_keys_are_refused_only_by_tasks_without_them():
     readers = {key: meaning_of(info).readers for key, info in GenerationSettings.model_fields.items()}
     assert {key for key, read in readers.items() if read is not None} == set(OTHER)
     for key, value in OTHER.items():
@@ -122,7 +122,7 @@ def test_each_key_is_refused_by_the_tasks_that_do_not_read_it_and_by_no_other():
             assert (f"{key}: has no effect on this task" in message) == (task not in readers[key]), (key, task)
 
 
-def test_what_decides_a_sample_leaves_out_what_does_not():
+def test_settings_of_a_sample_exclude_the_number_of_samples():
     short, long, other = (
         GenerationSettings.make(task="sequence", **values) for values in ({"samples": 3}, {"samples": 5}, {"steps": 3})
     )
@@ -136,13 +136,13 @@ def test_each_track_may_have_its_own_strategy():
     assert sampler.strategy["structure"].kind == "argmax" and sampler.strategy["sequence"].first == 0.5
 
 
-def test_steps_can_be_bounded_by_the_length():
+def test_steps_can_be_limited_by_the_length():
     settings = GenerationSettings.make(task="co-generation", steps=500, steps_per_residue=1)
     assert [settings.steps_for(length) for length in (1, 100, 600)] == [1, 100, 500]
 
 
-def test_what_is_left_to_the_model_is_its_heads():
-    """DPLM-2 Bit: ``generate`` of the authors' dplm2_bit.py. What is given stays, whatever the head."""
+def test_defaults_left_to_the_model_are_those_of_its_head():
+    """DPLM-2 Bit: ``generate`` of the authors' dplm2_bit.py. Given values take precedence over the head's."""
     bits = heads.HEADS["bits"].sampling
     designed, folded = (GenerationSettings.make(task=task).for_head(bits) for task in ("co-generation", "folding"))
     assert designed.strategy == "annealing@1.1:0.1" and plain(designed.nucleus) == {"structure": 1.0, "sequence": 0.95}

@@ -1,4 +1,4 @@
-"""The authors' models and tokenizer by the names of their repositories, on a local hub, in their layout, tiny."""
+"""The authors' models and tokenizer by hub id, from a local hub with tiny weights in their layout."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_generation_by_name_downloads_once_and_then_works_offline(server, offici
     first, second = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("first", "second"))
     commits = {name: server.repositories[name].head for name in (MODEL, TOKENIZER)}
     assert first["hub"] == second["hub"] == commits
-    # The same as from folders that were imported by hand.
+    # The same as from imported folders.
     folder, _ = official
     import_tokenizer(folder / TOKENIZER, tmp_path / "tokenizer")
     assert first["inputs"]["tokenizer"] == StructureTokenizer.from_pretrained(tmp_path / "tokenizer").fingerprint
@@ -78,7 +78,7 @@ def test_import_by_name(server, official, tmp_path):
     assert card.data.license == "apache-2.0" and f"Converted from `{BIT}`, commit `{commit}`" in card.text
     dplm2(server, tmp_path, "import", "tokenizer", TOKENIZER, "tokenizer")
     assert StructureTokenizer.from_pretrained(tmp_path / "tokenizer").codebook_size == 8192
-    # A tokenizer that a model names, by its name.
+    # A model's tokenizer, by its hub id.
     dplm2(server, tmp_path, "import", "model", MODEL, "model", "--tokenizer", f"{TOKENIZER}@main")
     described = json.loads((tmp_path / "model/config.json").read_text())["dplm2"]
     fingerprint = StructureTokenizer.from_pretrained(tmp_path / "tokenizer").codes_fingerprint

@@ -1,4 +1,4 @@
-"""Clashes and peptide bonds of made backbones, whose distances are known."""
+"""Clashes and peptide bonds of synthetic backbones with known distances."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ ATOMS = list(RADII)
 
 
 def apart(length: int, first: tuple[int, str], second: tuple[int, str], distance: float) -> np.ndarray:
-    """A backbone of two atoms, each a residue and its name, this far apart; all others are missing."""
+    """A backbone of two atoms, each given by residue and name, at a distance; all others are missing."""
     backbone = np.full((length, 4, 3), np.nan, dtype=np.float32)
     for (residue, atom), x in ((first, 0.0), (second, distance)):
         backbone[residue, ATOMS.index(atom)] = (x, 1.0, -2.0)
@@ -20,7 +20,7 @@ def apart(length: int, first: tuple[int, str], second: tuple[int, str], distance
 
 @pytest.mark.parametrize("one", ATOMS)
 @pytest.mark.parametrize("other", ATOMS)
-def test_atoms_clash_that_overlap_by_more_than_the_tolerance(one, other):
+def test_atoms_clash_if_their_overlap_exceeds_the_tolerance(one, other):
     limit = RADII[one] + RADII[other] - 1.5
     for distance, clashes in ((limit - 0.01, 1), (limit + 0.01, 0), (0.5, 1)):
         found = backbone_geometry(apart(40, (3, one), (30, other), distance))
@@ -33,7 +33,7 @@ def test_neighbours_along_the_chain_do_not_clash():
     assert backbone_geometry(apart(10, (3, "CA"), (5, "O"), 1.0))["clashes_per_100_residues"] == 10
 
 
-def test_deviations_of_peptide_bonds_are_counted_where_both_atoms_are_there():
+def test_peptide_bonds_are_measured_where_both_atoms_exist():
     """Bonds of 1.329 angstrom, broken from 12 standard deviations of 0.014 on; one of six cannot be measured."""
     lengths = [1.329, 1.329 + 0.17, 1.329 + 0.16, 1.329 - 0.17, np.nan, 1.329]
     backbone = np.full((7, 4, 3), np.nan, dtype=np.float32)

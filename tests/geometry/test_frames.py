@@ -19,7 +19,7 @@ def scipy_rotation(quaternions):
     return Rotation.from_quat(quaternions[..., [1, 2, 3, 0]].reshape(-1, 4).numpy())
 
 
-def test_rotations_and_products_are_those_of_scipy():
+def test_rotations_and_products_equal_scipys():
     first, second = random_quaternions(50), random_quaternions(50, seed=1)
     matrices = torch.from_numpy(scipy_rotation(first).as_matrix())
     assert torch.allclose(frames.rotations_of(first), matrices, atol=1e-12)
@@ -30,8 +30,8 @@ def test_rotations_and_products_are_those_of_scipy():
     assert torch.allclose(frames.turned(first, vectors), torch.from_numpy(scipy_rotation(first).apply(vectors.numpy())))
 
 
-def test_an_update_turns_about_its_vector():
-    """By twice the angle whose tangent is the vector's length, after the turn that is there."""
+def test_update_rotates_about_its_vector():
+    """By twice the angle whose tangent is the vector's length, after the existing rotation."""
     quaternions, vectors = random_quaternions(20), torch.randn(20, 3, dtype=torch.float64)
     length = vectors.norm(dim=-1, keepdim=True)
     turn = Rotation.from_rotvec((2 * length.atan() * vectors / length).numpy())
@@ -56,7 +56,7 @@ def test_the_ideal_residue_has_the_bonds_and_angles_of_proteins():
     assert oxygen[2] == 0 and dihedral(nitrogen, alpha, carbon, oxygen).abs() < 1e-4
 
 
-def test_frames_of_ideal_residues_are_the_frames_they_hang_on():
+def test_frames_of_ideal_residues_are_recovered():
     quaternions = random_quaternions(2, 7)
     origins = torch.randn(2, 7, 3, dtype=torch.float64) * 20
     atoms = frames.ideal_atoms(frames.rotations_of(quaternions), origins)
@@ -66,7 +66,7 @@ def test_frames_of_ideal_residues_are_the_frames_they_hang_on():
     assert torch.allclose(frames.pseudo_beta(atoms), atoms[..., 4, :], atol=1e-6)
 
 
-def test_oxygen_turns_with_psi_at_a_constant_bond_length_and_angle():
+def test_oxygen_rotates_with_psi_at_fixed_bond_length_and_angle():
     psi = torch.linspace(-math.pi, math.pi, 13)
     rotation = torch.eye(3).expand(13, 3, 3)
     atoms = frames.ideal_atoms(rotation, torch.zeros(13, 3), torch.stack((psi.sin(), psi.cos()), -1))
@@ -85,7 +85,7 @@ def dihedral(a, b, c, d):
     return torch.atan2((torch.linalg.cross(axis, first) * second).sum(-1), (first * second).sum(-1))
 
 
-def test_placed_oxygens_are_those_of_real_structures(recorded_tensors):
+def test_placed_oxygens_agree_with_real_structures(recorded_tensors):
     theirs = recorded_tensors("structok_tiny/single_full")
     backbone = theirs["all_atom_positions"][..., [0, 1, 2, 4], :]
     placed = frames.place_oxygens(backbone)
@@ -96,7 +96,7 @@ def test_placed_oxygens_are_those_of_real_structures(recorded_tensors):
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 13])
-def test_composing_in_log_rounds_is_composing_one_by_one(length):
+def test_scan_equals_sequential_composition(length):
     turns = random_quaternions(2, length)
     shifts = torch.randn(2, length, 3, dtype=torch.float64)
     ours_turns, ours_shifts = compose_along(turns, shifts)
@@ -108,7 +108,7 @@ def test_composing_in_log_rounds_is_composing_one_by_one(length):
         assert torch.allclose(frames.rotations_of(ours_turns[:, place]), rotation)
 
 
-def test_a_trace_of_true_steps_is_the_chain(recorded_tensors):
+def test_trace_of_true_steps_recovers_the_chain(recorded_tensors):
     theirs = recorded_tensors("structok_tiny/single_full")
     rotations, origins = frames.frames_from_backbone(theirs["all_atom_positions"][..., [0, 1, 2], :].double())
     inverse = rotations[:, :-1].transpose(-1, -2)

@@ -1,4 +1,4 @@
-"""Secondary structure against biotite, size against its closed form."""
+"""Secondary structure against biotite, radius of gyration against its closed form."""
 
 import gzip
 
@@ -13,7 +13,7 @@ from dplm2.structures.residues import clashing
 
 
 def by_biotite(alpha: np.ndarray) -> np.ndarray:
-    """biotite's answer; residues without C-alpha are left out there, so that it sees a jump in numbers."""
+    """biotite's result; residues without C-alpha are removed, so that it finds a jump in the numbering."""
     there = np.flatnonzero(np.isfinite(alpha).all(-1))
     atoms = AtomArray(len(there))
     atoms.coord, atoms.res_id = alpha[there], there + 1
@@ -33,12 +33,12 @@ def traces(real_chains):
     return found
 
 
-def test_secondary_structure_is_biotites(traces):
+def test_secondary_structure_equals_biotites(traces):
     for alpha in traces:
         np.testing.assert_array_equal(secondary_structure(alpha), by_biotite(alpha))
 
 
-def test_secondary_structure_is_biotites_across_gaps(traces):
+def test_secondary_structure_across_gaps_equals_biotites(traces):
     for alpha in traces[:8]:
         gapped = alpha.copy()
         gapped[20:26] = np.nan
@@ -48,7 +48,7 @@ def test_secondary_structure_is_biotites_across_gaps(traces):
 
 
 def made(rng: np.random.Generator) -> np.ndarray:
-    """A chain of helices, strands and loops with sound steps, as noisy as to lie about the bounds of the method."""
+    """A chain of helices, strands and loops, with noise such that many residues are near the method's bounds."""
     steps = []
     for _ in range(rng.integers(1, 5)):
         kind, length = rng.integers(3), rng.integers(3, 9)
@@ -66,8 +66,8 @@ def made(rng: np.random.Generator) -> np.ndarray:
     return np.array(chain)
 
 
-def test_secondary_structure_of_made_chains_is_biotites():
-    """Three to thirty residues; among real chains few are as short, and few residues lie on a bound."""
+def test_secondary_structure_of_synthetic_chains_equals_biotites():
+    """Three to thirty residues; few real chains are as short, and few of their residues are near a bound."""
     rng = np.random.default_rng(0)
     chains = [made(rng) for _ in range(300)]
     found = [secondary_structure(alpha) for alpha in chains]
@@ -80,7 +80,7 @@ def test_secondary_structure_of_made_chains_is_biotites():
             assert (own == "c").all()
 
 
-def test_fractions_add_up_and_do_not_turn_with_the_chain(traces):
+def test_fractions_sum_to_one_and_are_rotation_invariant(traces):
     rng = np.random.default_rng(0)
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     rotation *= np.linalg.det(rotation)
@@ -95,7 +95,7 @@ def test_radius_of_gyration_of_a_line():
     assert radius_of_gyration(line) == pytest.approx(3.8 * np.sqrt((50**2 - 1) / 12))
 
 
-def test_clashing_finds_what_all_pairs_find():
+def test_clash_search_finds_the_same_as_all_pairs():
     rng = np.random.default_rng(1)
     backbone = rng.normal(scale=6, size=(200, 4, 3)).astype(np.float32)
     backbone[5] = np.nan

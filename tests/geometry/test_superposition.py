@@ -1,4 +1,4 @@
-"""Superposition, RMSD and lDDT in closed forms: weights, missing points, distances on a bound."""
+"""Superposition, RMSD and lDDT against closed forms: weights, missing points, distances on a bound."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def points(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_a_weight_of_two_is_a_point_given_twice():
+def test_weight_two_equals_a_repeated_point():
     mobile, target = points(1, 8), points(1, 8, seed=1)
     weights = torch.tensor([[1, 2, 1, 3, 1, 1, 2, 1]])
     index = torch.repeat_interleave(torch.arange(8), weights[0])
@@ -25,7 +25,7 @@ def test_a_weight_of_two_is_a_point_given_twice():
     assert torch.allclose(rmsd(mobile, target, weights), rmsd(mobile[:, index], target[:, index]))
 
 
-def test_points_of_no_weight_may_be_anything():
+def test_points_of_weight_zero_are_ignored():
     mobile, target = points(2, 8), points(2, 8, seed=1)
     there = torch.tensor([[True] * 5 + [False] * 3] * 2)
     mobile[:, 5:], target[:, 6:] = torch.nan, 1e6
@@ -36,15 +36,15 @@ def test_points_of_no_weight_may_be_anything():
     assert rmsd(mobile, target, torch.zeros(2, 8, dtype=torch.bool)).isnan().all()
 
 
-def test_rmsd_of_one_point_out_of_place_is_the_closed_form():
-    """Opposite points of a cross stay where they are by symmetry, so that a stretch of it is the deviation."""
+def test_rmsd_of_a_displaced_point_has_the_closed_form():
+    """By symmetry the superposition of a stretched cross is the identity, so that the stretch is the deviation."""
     cross = torch.tensor([[[1.0, 0, 0], [-1, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 3], [0, 0, -3]]])
     assert rmsd(1.5 * cross, cross).item() == pytest.approx(0.5 * (2 * (1 + 4 + 9) / 6) ** 0.5)
     moved = move(cross, torch.eye(3)[None], torch.tensor([[1.0, 2, 3]]))
     assert torch.equal(moved, cross + torch.tensor([1.0, 2, 3]))
 
 
-def test_rmsds_of_many_are_those_of_each(monkeypatch):
+def test_batched_rmsds_equal_single_ones(monkeypatch):
     monkeypatch.setattr("dplm2.geometry.superposition.POINTS_AT_ONCE", 25)
     models, natives = ([points(n, seed=n + s).numpy().astype(np.float32) for n in (4, 9, 12, 30)] for s in (0, 50))
     models[1][3] = natives[2][5] = np.nan
@@ -61,7 +61,7 @@ def line(*places: float) -> torch.Tensor:
     return torch.tensor([[[place, 0.0, 0.0] for place in places]])
 
 
-def test_distances_up_to_15_angstrom_count():
+def test_lddt_includes_distances_up_to_15_angstrom():
     for far, counted in ((15.0, 3), (15.0001, 2)):
         native, model = line(0, 5, far), line(0, 5, far + 50)
         assert lddt_ca(model, native).item() == pytest.approx(1 / counted)  # only 0 to 5 is kept
@@ -73,7 +73,7 @@ def test_a_distance_is_kept_if_it_differs_by_less_than_the_tolerance(error, kept
         assert lddt_ca(line(0, 8 + signed), line(0, 8)).item() == kept / 4
 
 
-def test_lddt_leaves_out_what_is_missing():
+def test_lddt_ignores_missing_residues():
     models, natives = ([points(n, seed=n + s).numpy() * 6 for n in (6, 11)] for s in (0, 50))
     models[0][2] = natives[1][4] = np.nan
     for found, model, native in zip(lddt_ca_scores(models, natives), models, natives, strict=True):
@@ -83,7 +83,7 @@ def test_lddt_leaves_out_what_is_missing():
     assert np.isnan(lddt_ca_scores([np.zeros((3, 3))], [np.full((3, 3), np.nan)])[0])
 
 
-def test_all_pairs_are_each_pair_whatever_is_worked_on_at_once(monkeypatch):
+def test_all_pairs_do_not_depend_on_the_chunk_size(monkeypatch):
     traces = [np.cumsum(points(n, seed=seed).numpy() * 2, 0) for seed, n in enumerate((20, 24, 20, 20, 24, 20))]
     traces[2][3:5] = np.nan
     whole = all_pairs_tm_score(traces)

@@ -3,7 +3,7 @@
     python -m tests.goldens.make FIXTURES
 
 FIXTURES is the folder that ``tests/conftest.py`` finds as ``fixtures``. Values are copied, never computed or cast; text
-is compressed. Everything that this script does not write (this file, the README) stays as it is.
+is compressed. Other files (this script, the README) are not changed.
 """
 
 import argparse
@@ -68,7 +68,7 @@ PAIRS_OF_TM_SCORES = 21  # every so many; the kinds of models take turns of five
 
 
 def forward(*extra: str) -> Callable[[Tensors], Tensors]:
-    """Inputs, hidden states, embeddings, and of 8229 logits of a position a selection."""
+    """Inputs, hidden states, embeddings, and a selection of each position's 8229 logits."""
 
     def cut(recorded: Tensors) -> Tensors:
         names = ("input_ids", "single_modality", "last_hidden_state", "embeddings_twice", *extra)
@@ -79,19 +79,19 @@ def forward(*extra: str) -> Callable[[Tensors], Tensors]:
 
 
 def without(pattern: str) -> Callable[[Tensors], Tensors]:
-    """Everything but the tensors whose names match."""
+    """All tensors except those whose names match."""
     return lambda recorded: {name: value for name, value in recorded.items() if not re.search(pattern, name)}
 
 
 def only(pattern: str) -> Callable[[Tensors], Tensors]:
-    """The tensors whose names match, of atoms the first five and of pairs the first two rows."""
+    """The tensors whose names match, with the first five atoms and the first two rows of pairs."""
     return lambda recorded: {
         name: shortened(name, value) for name, value in recorded.items() if re.fullmatch(pattern, name)
     }
 
 
 def shortened(name: str, values: torch.Tensor) -> torch.Tensor:
-    """What no test reads left out: side chains, repeated columns, most rows of pairs."""
+    """Without values that no test reads: side chains, repeated columns, most rows of pairs."""
     if name.endswith("first8rows"):
         return values[:, :ROWS_OF_PAIRS]
     if name.endswith("positions") and values.shape[-2] in (14, 37):
@@ -132,7 +132,7 @@ CUT = {
 
 
 def main() -> None:
-    """Write all goldens anew."""
+    """Write all goldens."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fixtures", type=Path)
     parser.add_argument("--out", type=Path, default=HERE)
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def write(fixtures: Path, out: Path) -> None:
-    """Cut the goldens of ``fixtures`` into the folder ``out``."""
+    """Write the goldens of ``fixtures`` into the folder ``out``."""
     for network in SEEDS:
         check_drawn_weights(fixtures / network, network)
     for name in WHOLE:
@@ -170,7 +170,7 @@ def check_drawn_weights(folder: Path, network: str) -> None:
 
 
 def cut_tm_scores(source: Path, out: Path) -> None:
-    """Some pairs of C-alpha traces with its row of scores."""
+    """Some pairs of C-alpha traces with their rows of scores."""
     with (source / "pairs.csv").open(newline="") as stream:
         header, *rows = csv.reader(stream)
     kept = rows[::PAIRS_OF_TM_SCORES]

@@ -1,4 +1,4 @@
-"""The goldens as tests read them: under the names of the full set, uncompressed, with the drawn weights beside them."""
+"""The goldens for tests: under the names of the full set, uncompressed, with the regenerated weights."""
 
 import gzip
 import shutil
@@ -13,7 +13,7 @@ DATA = (".safetensors", ".gz", ".tsv", ".csv", ".txt")
 
 
 def unpack(folder: Path) -> Path:
-    """Lay out all goldens in a folder, and return it."""
+    """Unpack all goldens into a folder, and return it."""
     for source in sorted(path for path in HERE.rglob("*") if path.suffix in DATA):
         target = folder / source.relative_to(HERE)
         target.parent.mkdir(parents=True, exist_ok=True)

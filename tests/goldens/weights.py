@@ -1,8 +1,7 @@
-"""Weights of the two tiny language models that the recordings belong to, drawn again instead of stored.
+"""Weights of the two tiny language models of the recordings, regenerated instead of stored.
 
-The recording program filled each tensor with normal numbers of one generator, in the order of ``keys.json``. The same
-numbers drawn here are the recorded weights bit for bit (``make.py`` checks that before it writes anything), which saves
-6.5 MB.
+The recording program drew all tensors from one normal generator, in the order of ``keys.json``. The weights drawn here
+are bit for bit the recorded ones (checked by ``make.py`` before it writes anything), which saves 6.5 MB.
 """
 
 import json
@@ -16,7 +15,7 @@ ZERO_ROWS = {
     "lm_bit_tiny": ("word_embeddings.weight", "position_embeddings.weight"),
 }
 PADDING = 1
-# Standard deviations by the part of the name that decides; the first that fits holds.
+# Standard deviations by a part of the name; the first match applies.
 DEVIATIONS = {
     "quant2emb": 0.2,
     ".bias": 0.1,
@@ -50,6 +49,6 @@ def drawn_weights(network: str, keys_file: Path) -> dict[str, torch.Tensor]:
 
 
 def deviation(name: str, shape: list[int]) -> float:
-    """That of a tensor: of linear layers one over the root of the inputs, of all others a constant."""
+    """Standard deviation of a tensor: ``inputs ** -0.5`` for linear layers, a constant for all others."""
     of_inputs = shape[-1] ** -0.5
     return next((value for part, value in DEVIATIONS.items() if part in name), of_inputs)

@@ -25,7 +25,7 @@ def released_network(recorded_tensors) -> MultimodalEsm:
 
 @pytest.fixture
 def small_network() -> MultimodalEsm:
-    """A network of random weights with 20 structure codes."""
+    """A network with random weights and 20 structure codes."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(20)
     return MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 32, 2, 4, 64)), vocabulary).eval()
@@ -33,7 +33,7 @@ def small_network() -> MultimodalEsm:
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory):
-    """The smallest tokenizer, untrained: models name it."""
+    """The smallest tokenizer, untrained, to which models refer."""
     folder = tmp_path_factory.mktemp("tokenizer")
     torch.manual_seed(0)
     settings = TokenizerSettings.make(
@@ -50,7 +50,7 @@ def tokenizer_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokens_folder(tmp_path_factory, tokenizer_folder):
-    """24 chains whose structure token follows from the residue, and whose residues follow a cycle."""
+    """24 chains with cyclic sequences, and structure tokens determined by the residue."""
     folder, rng, rows = tmp_path_factory.mktemp("tokens"), np.random.default_rng(0), []
     for number in range(24):
         start, length = int(rng.integers(20)), int(rng.integers(20, 40))

@@ -37,7 +37,7 @@ def random_table(lengths, seed=0):
     return table_of(sequences, [rng.integers(0, 20, length).tolist() for length in lengths])
 
 
-def test_a_chain_comes_back_as_it_was():
+def test_tokenized_chain_survives_a_round_trip():
     chains = TokenizedChains(
         table_of(["MKV", "WX"], [[1, 2, 3], [4, 5]], [[True, False, True], [True, True]]),
         VOCABULARY,
@@ -49,23 +49,23 @@ def test_a_chain_comes_back_as_it_was():
     assert chains.costs() == [10, 8]
 
 
-def test_tokens_of_missing_residues_are_kept_if_they_are_to_be_learned():
+def test_tokens_of_missing_residues_are_kept_if_learned():
     settings = DiffusionSettings.make(unobserved_structure="learn")
     chains = TokenizedChains(table_of(["MK"], [[7, 0]], [[True, False]]), VOCABULARY, settings)
     assert chains.track(0, "structure").tolist() == [43, 36]
 
 
-def test_tracks_of_different_length_name_the_chain():
+def test_error_for_unequal_tracks_names_the_chain():
     with pytest.raises(DPLM2Error, match="chain1"):
         TokenizedChains(table_of(["MK", "MKV"], [[1, 2], [3]]), VOCABULARY, DiffusionSettings.make())
 
 
-def test_no_chain_at_all_is_refused():
+def test_empty_table_is_refused():
     with pytest.raises(DPLM2Error, match="no tokenized chain"):
         TokenizedChains(table_of([], []), VOCABULARY, DiffusionSettings.make())
 
 
-def test_windows_are_of_the_lengths_and_places_asked_for():
+def test_windows_follow_length_limit_and_crop_settings():
     settings = DiffusionSettings.make(max_length=80, crop_probability=0.5, crop_min_length=30)
     chains = TokenizedChains(random_table([100, 40]), VOCABULARY, settings)
     generator = torch.Generator().manual_seed(0)
@@ -80,7 +80,7 @@ def test_windows_are_of_the_lengths_and_places_asked_for():
     assert min(window.stop - window.start for window in short) == 30
 
 
-def test_a_batch_is_a_function_of_its_generator():
+def test_batch_is_determined_by_its_generator():
     chains = TokenizedChains(random_table([90, 70, 50]), VOCABULARY, DiffusionSettings.make())
     first, again, other = (chains.noised([0, 1, 2], torch.Generator().manual_seed(seed)).batch() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -108,8 +108,8 @@ def test_the_unigram_baseline_of_a_single_chain_is_uniform():
     assert baseline["sequence"] == pytest.approx((math.log(20), 4))
 
 
-def test_a_model_that_knows_nothing_has_the_entropy_of_equal_classes(small_network):
-    """With a head of zeros every class of a track is as likely as any other."""
+def test_zero_head_has_the_entropy_of_uniform_classes(small_network):
+    """With a head of zeros all classes of a track are equally probable."""
     head = small_network.model.lm_head
     torch.nn.init.zeros_(head.decoder.weight)
     torch.nn.init.zeros_(head.bias)
@@ -142,7 +142,7 @@ def test_likelihood_does_not_depend_on_batches(small_network, monkeypatch):
     assert [entry.value for entry in with_mask] == pytest.approx([entry.value for entry in together], rel=1e-5)
 
 
-def test_likelihood_of_many_chains_says_where_it_stands(small_network, monkeypatch, capsys):
+def test_likelihood_of_many_chains_reports_progress(small_network, monkeypatch, capsys):
     monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(likelihood, "_TOKENS_PER_BATCH", 200)
     chains = TokenizedChains(random_table([60, 45, 80, 30]), VOCABULARY, DiffusionSettings.make())

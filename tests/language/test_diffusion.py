@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 
 def recorded_batch(values, settings):
-    """A recorded batch as the objective takes it."""
+    """A recorded batch in the objective's format."""
 
     def joined(name):
         return torch.cat([values[f"struct_{name}"], values[f"aatype_{name}"]], 1)
@@ -40,7 +40,7 @@ def recorded_batch(values, settings):
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_loss_and_gradients_are_the_recorded_ones(recorded, recorded_tensors, released_network, name):
+def test_loss_and_gradients_equal_the_recorded_ones(recorded, recorded_tensors, released_network, name):
     settings = DiffusionSettings.make(classes="all", **RECORDED[name])
     values = recorded_tensors(f"lm_tiny/{name}")
     batch = recorded_batch(values, settings)
@@ -65,7 +65,7 @@ def test_loss_and_gradients_are_the_recorded_ones(recorded, recorded_tensors, re
             assert torch.allclose(ours, gradient, atol=TOLERANCE * float(gradient.abs().max()))
 
 
-def test_self_mixup_gives_the_recorded_second_input(recorded_tensors, released_network):
+def test_self_mixup_reproduces_the_recorded_second_input(recorded_tensors, released_network):
     settings = DiffusionSettings.make(classes="all", self_mixup="released")
     values = recorded_tensors("lm_tiny/loss_selfmixup_linear")
     batch = recorded_batch(values, settings)
@@ -86,7 +86,7 @@ def noised_batch(vocabulary, settings, task, samples=4, residues=12, seed=0):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_each_task_noises_its_tracks_at_its_times(task):
+def test_each_task_noises_its_tracks(task):
     vocabulary, settings = Vocabulary(20), DiffusionSettings.make()
     noised, times = noised_batch(vocabulary, settings, task, samples=64)
     half = noised.target_ids_BT.shape[1] // 2
@@ -107,7 +107,7 @@ def test_each_task_noises_its_tracks_at_its_times(task):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_share_of_masks_follows_the_schedule(schedule):
+def test_fraction_of_masks_follows_the_schedule(schedule):
     vocabulary, settings = Vocabulary(20), DiffusionSettings.make(schedule=schedule)
     target = torch.full((1, 100_000), 40)
     for time, expected in ((125, {"linear": 0.25, "cosine": 0.0761}), (500, {"linear": 1.0, "cosine": 1.0})):
@@ -117,14 +117,14 @@ def test_share_of_masks_follows_the_schedule(schedule):
         assert noised.noised_BT.float().mean().item() == pytest.approx(expected[schedule], abs=0.01)
 
 
-def test_weight_of_a_time():
+def test_loss_weight_follows_the_time():
     times = torch.tensor([1, 251, 500])
     linear = diffusion.loss_weight(times, DiffusionSettings.make(weighting="linear"))
     assert linear.tolist() == pytest.approx([1.0, 0.5, 0.002], rel=1e-4)
     assert diffusion.loss_weight(times, DiffusionSettings.make(weighting="constant")).tolist() == [1, 1, 1]
 
 
-def test_split_assignment_is_the_authors_and_draw_follows_the_shares():
+def test_split_assignment_is_the_authors_and_draw_follows_the_ratios():
     ratios, generator = DiffusionSettings.make().task_ratios, torch.Generator().manual_seed(0)
     joint, quarter = TASKS.index("joint"), len(TASKS)
     assert diffusion.assign_tasks(3, ratios, "split", generator).tolist() == [joint] * 3
@@ -134,13 +134,13 @@ def test_split_assignment_is_the_authors_and_draw_follows_the_shares():
     assert many.tolist() == pytest.approx([0.25, 0.25, 0.25, 0.0, 0.25], abs=0.01)
 
 
-def test_shares_that_do_not_sum_to_one_are_refused():
+def test_ratios_that_do_not_sum_to_one_are_refused():
     with pytest.raises(ConfigError, match="sum to 1.25"):
         DiffusionSettings.make(task_ratios={"joint": 0.5})
 
 
 @pytest.mark.parametrize("shown", ["mask", "unknown", "learn"])
-def test_what_is_not_observed_is_not_learned(shown):
+def test_unobserved_residues_are_not_learned(shown):
     vocabulary = Vocabulary(20)
     settings = DiffusionSettings.make(unobserved_structure=shown)
     target = torch.tensor([[33, 40, vocabulary.unknown_structure, 34, 0, 5, vocabulary.unknown_residue, 2]])
@@ -153,8 +153,8 @@ def test_what_is_not_observed_is_not_learned(shown):
     assert noised.input_ids_BT[0, 6] == vocabulary.unknown_residue
 
 
-def test_own_classes_are_the_conditional_of_all_classes(small_network):
-    """Restricted to a track, the softmax is that of the whole vocabulary renormalised: same order, smaller loss."""
+def test_track_softmax_is_the_conditional_of_the_full_softmax(small_network):
+    """The softmax of a track is the renormalised one of the whole vocabulary: same order, smaller loss."""
     noised, _ = noised_batch(small_network.vocabulary, DiffusionSettings.make(), "joint")
     batch = noised.batch()
     hidden_BTD = small_network.hidden(batch["input_ids"])
@@ -171,7 +171,7 @@ def test_own_classes_are_the_conditional_of_all_classes(small_network):
         assert torch.allclose(own, mass - joint, atol=1e-5)
 
 
-def test_clean_self_mixup_keeps_what_is_given(small_network):
+def test_clean_self_mixup_keeps_given_tokens(small_network):
     settings = DiffusionSettings.make(self_mixup="clean")
     for task in ("folding", "inverse_folding", "joint"):
         noised, _ = noised_batch(small_network.vocabulary, settings, task)
@@ -190,7 +190,7 @@ def test_clean_self_mixup_keeps_what_is_given(small_network):
             assert (mixed_BT[swapped] == vocabulary.mask(track)).all()
 
 
-def test_the_first_pass_of_clean_self_mixup_is_without_dropout(small_network):
+def test_first_pass_of_clean_self_mixup_has_no_dropout(small_network):
     noised, _ = noised_batch(small_network.vocabulary, DiffusionSettings.make(self_mixup="clean"), "joint")
     expected, _ = DiffusionObjective(small_network, DiffusionSettings.make(self_mixup="clean")).mixed_up(noised.batch())
     for module in small_network.modules():
@@ -203,5 +203,5 @@ def test_the_first_pass_of_clean_self_mixup_is_without_dropout(small_network):
         mixed[kind] = [objective.mixed_up(noised.batch())[0] for _ in range(2)]
         assert all(module.training for module in small_network.modules())
     assert torch.equal(mixed["clean"][0], expected) and torch.equal(mixed["clean"][1], expected)
-    # The authors' first pass draws its dropout anew.
+    # The authors' first pass has dropout.
     assert not torch.equal(*mixed["released"])

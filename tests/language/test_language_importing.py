@@ -37,7 +37,7 @@ def assert_gives_recorded_logits(recorded_tensors, folder):
     assert (logits - values["logits"])[real_BT].abs().max() < TOLERANCE * values["logits"][real_BT].abs().max()
 
 
-def test_folder_there_and_back_is_bit_for_bit(recorded_tensors, released_folder, tmp_path):
+def test_export_of_an_import_is_identical(recorded_tensors, released_folder, tmp_path):
     importing.import_model(released_folder, tmp_path / "ours")
     assert_gives_recorded_logits(recorded_tensors, tmp_path / "ours")
     importing.export_model(tmp_path / "ours", tmp_path / "back")
@@ -52,7 +52,7 @@ def test_folder_there_and_back_is_bit_for_bit(recorded_tensors, released_folder,
 
 @pytest.mark.parametrize("asked", [None, "none", "once", "released"])
 @pytest.mark.parametrize("token_dropout", [True, False])
-def test_scaling_of_the_embeddings_is_what_is_asked_for_or_what_the_source_says(
+def test_embedding_scaling_follows_the_option_or_the_source(
     recorded_tensors, released_folder, tmp_path, asked, token_dropout
 ):
     described = json.loads((released_folder / "config.json").read_text()) | {"token_dropout": token_dropout}
@@ -62,7 +62,7 @@ def test_scaling_of_the_embeddings_is_what_is_asked_for_or_what_the_source_says(
     network = MultimodalEsm.from_pretrained(tmp_path / "ours")
     scaling = asked or ("released" if token_dropout else "none")
     assert network.embedding_scaling == scaling
-    # The authors' network was recorded as released, without its scaling, and after the first of its two scalings.
+    # The authors' network was recorded as released, without scaling, and after the first of its two scalings.
     suffix = "_no_token_dropout" if scaling == "none" else ""
     values = recorded_tensors(f"lm_tiny/forward_padded{suffix}")
     ids_BT = values["input_ids"]
@@ -81,20 +81,20 @@ def test_scaling_of_the_embeddings_is_what_is_asked_for_or_what_the_source_says(
 
 
 class Settings:
-    """Stands for an object of another program in its checkpoint."""
+    """An object of another program in its checkpoint."""
 
     def __init__(self):
         self.value = OrderedDict(a=1)
 
 
 class Evil:
-    """Would run a command if it were unpickled as Python does it."""
+    """Runs a command if unpickled by Python's own unpickler."""
 
     def __reduce__(self):
         return os.system, ("touch was-run",)
 
 
-def test_lightning_checkpoint_with_foreign_objects(recorded_tensors, released_folder, tmp_path):
+def test_lightning_checkpoint_with_foreign_objects_is_read(recorded_tensors, released_folder, tmp_path):
     weights = load_file(released_folder / "model.safetensors")
     content = {
         "state_dict": {f"model.net.{name}": value for name, value in weights.items()},
@@ -106,7 +106,7 @@ def test_lightning_checkpoint_with_foreign_objects(recorded_tensors, released_fo
     assert_gives_recorded_logits(recorded_tensors, tmp_path / "ours")
 
 
-def test_a_checkpoint_that_would_run_something_does_not(tmp_path, monkeypatch):
+def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "evil": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(DPLM2Error, match="without executing"):
@@ -115,7 +115,7 @@ def test_a_checkpoint_that_would_run_something_does_not(tmp_path, monkeypatch):
 
 
 def scaled_shapes(recorded_shapes, hidden, heads):
-    """The shapes of a key list with the width 8 * heads in place of ``hidden``, everything else in proportion."""
+    """The shapes of a key list with width 8 * heads instead of ``hidden``, all others in proportion."""
     narrow = 8 * heads
     replaced = {hidden: narrow, 4 * hidden: 4 * narrow, hidden // heads // 2: 4, 1026: 1026, 8229: 8229, 16: 16}
     return {name: [replaced.get(size, size) for size in shape] for name, (shape, _) in recorded_shapes.items()}
@@ -139,8 +139,8 @@ def same_weights(one, other):
 
 
 @pytest.mark.parametrize(("size", "hidden", "heads"), [("150m", 640, 20), ("650m", 1280, 20), ("3b", 2560, 40)])
-def test_every_key_of_the_released_sizes_has_its_place(recorded, tmp_path, size, hidden, heads):
-    """The real key lists at a small width: all placed, and all given back."""
+def test_every_key_of_the_released_sizes_is_mapped(recorded, tmp_path, size, hidden, heads):
+    """The released keys at a small width are all mapped, and restored by an export."""
     listed = json.loads(recorded(f"keys_dplm2_{size}.json").read_text())
     weights = weights_of(scaled_shapes(listed, hidden, heads))
     (tmp_path / "source").mkdir()
@@ -149,7 +149,7 @@ def test_every_key_of_the_released_sizes_has_its_place(recorded, tmp_path, size,
     assert MultimodalEsm.from_pretrained(tmp_path / "unscaled").embedding_scaling == "none"
     network = importing.import_model(tmp_path / "source", tmp_path / "ours")
     assert network.model.config.num_attention_heads == heads
-    # Scaling is what is computed with the weights, not what they are: as released unless one asks for none.
+    # The scaling does not follow from the weights: as released, unless none is requested.
     assert network.embedding_scaling == "released"
     assert same_weights(network, unscaled)
     importing.export_model(tmp_path / "ours", tmp_path / "back")
@@ -160,7 +160,7 @@ def test_every_key_of_the_released_sizes_has_its_place(recorded, tmp_path, size,
 
 
 @pytest.mark.parametrize(("size", "hidden", "heads"), [("150m", 640, 20), ("650m", 1280, 20)])
-def test_unmerged_lora_keys_become_the_plain_ones(recorded, size, hidden, heads):
+def test_unmerged_lora_keys_are_mapped(recorded, size, hidden, heads):
     listed = json.loads(recorded(f"keys_dplm2_{size}_lora.json").read_text())["state_dict"]
     plain = json.loads(recorded(f"keys_dplm2_{size}.json").read_text())
     weights = {f"model.net.{name}": torch.zeros(shape) for name, shape in scaled_shapes(listed, hidden, heads).items()}
@@ -196,12 +196,12 @@ def test_lora_is_merged_with_the_trained_copies(recorded_tensors):
     ("change", "message"),
     [
         (lambda w: w.pop("lm_head.bias"), "missing .*lm_head.bias"),
-        (lambda w: w.update({"esm.extra.weight": torch.zeros(1)}), "no place .*esm.extra.weight"),
-        (lambda w: w.update({"lm_head.bias": torch.zeros(7)}), "another shape .*lm_head.bias"),
+        (lambda w: w.update({"esm.extra.weight": torch.zeros(1)}), "unknown .*esm.extra.weight"),
+        (lambda w: w.update({"lm_head.bias": torch.zeros(7)}), "wrong shape .*lm_head.bias"),
         (lambda w: w.pop("esm.embeddings.word_embeddings.weight"), "not a DPLM"),
     ],
 )
-def test_what_does_not_fit_is_refused(recorded_tensors, tmp_path, change, message):
+def test_mismatched_weights_are_refused(recorded_tensors, tmp_path, change, message):
     weights = recorded_tensors("lm_tiny/weights")
     change(weights)
     save_file(weights, tmp_path / "model.safetensors")
@@ -210,7 +210,7 @@ def test_what_does_not_fit_is_refused(recorded_tensors, tmp_path, change, messag
     assert not (tmp_path / "ours").exists()
 
 
-def test_what_their_program_cannot_compute_is_not_exported(small_network, tmp_path):
+def test_settings_without_an_official_counterpart_are_not_exported(small_network, tmp_path):
     small_network.embedding_scaling = "once"
     small_network.save_pretrained(tmp_path / "ours")
     with pytest.raises(DPLM2Error, match="no counterpart"):

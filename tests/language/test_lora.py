@@ -1,4 +1,4 @@
-"""Low-rank adaptation: starts as the plain model, trains the right weights, merges exactly."""
+"""Low-rank adaptation: initially the plain model, trains the right weights, merges exactly."""
 
 import json
 
@@ -15,14 +15,14 @@ IDS = torch.tensor([[33, 40, 41, 42, 34, 0, 5, 6, 7, 2]])
 
 
 def disturb(network):
-    """Give the updates values, as training would."""
+    """Set the updates to random values, as training would."""
     torch.manual_seed(1)
     for name, parameter in network.model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.2)
 
 
-def test_updates_begin_at_nothing_and_merge_exactly(small_network):
+def test_updates_are_initially_zero_and_merge_exactly(small_network):
     with torch.no_grad():
         plain = small_network(IDS)
         names = set(small_network.model.state_dict())
@@ -39,7 +39,7 @@ def test_updates_begin_at_nothing_and_merge_exactly(small_network):
 
 
 def test_trained_parameters_are_those_of_the_authors(recorded):
-    """The number of trained and of all parameters at 150M, and which they are."""
+    """Names and numbers of the trained and of all parameters at 150M."""
     from transformers import EsmForMaskedLM
 
     keys = json.loads(recorded("keys_dplm2_150m_lora.json").read_text())

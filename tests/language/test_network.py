@@ -19,7 +19,7 @@ UNSCALED = ["cogen_no_token_dropout", "padded_no_token_dropout"]
 
 
 def plain_varlen_attention(query, key, value, starts, _, longest, __, scale):
-    """What the kernel for GPUs computes, by a mask."""
+    """The result of the GPU kernel, computed with a mask."""
     segment_N = torch.bucketize(torch.arange(len(query)), starts[1:], right=True)
     assert int(torch.bincount(segment_N).max()) <= longest
     tracks = (t.transpose(0, 1) for t in (query, key, value))
@@ -29,7 +29,7 @@ def plain_varlen_attention(query, key, value, starts, _, longest, __, scale):
 
 @pytest.fixture(params=["packed", "masked", "lined up"])
 def packing(request, monkeypatch):
-    """How samples of a batch are kept apart; as on a GPU, too."""
+    """Each way to separate the samples of a batch, including that of GPUs."""
     if request.param == "lined up":
         monkeypatch.setattr(attention, "takes_bounds", lambda *_: True)
         monkeypatch.setattr(attention, "varlen_attn", plain_varlen_attention)
@@ -42,7 +42,7 @@ def largest_relative(ours, recorded, where):
 
 @pytest.mark.parametrize("name", INPUTS + UNSCALED)
 @torch.no_grad()
-def test_network_gives_the_recorded_values(recorded_tensors, released_network, name, packing):
+def test_network_reproduces_the_recorded_values(recorded_tensors, released_network, name, packing):
     values = recorded_tensors(f"lm_tiny/forward_{name}")
     network, ids_BT = released_network, values["input_ids"]
     network.packing = packing
@@ -64,7 +64,7 @@ def test_network_gives_the_recorded_values(recorded_tensors, released_network, n
 
 
 @torch.no_grad()
-def test_scaling_once_is_what_the_recorded_embeddings_say(recorded_tensors, released_network):
+def test_scaling_once_reproduces_the_recorded_embeddings(recorded_tensors, released_network):
     values = recorded_tensors("lm_tiny/forward_padded")
     released_network.embedding_scaling = "once"
     real_BT = values["input_ids"] != 1
@@ -78,8 +78,8 @@ def ids_of(network, rng, length):
 
 
 @torch.no_grad()
-def test_a_sample_does_not_depend_on_its_batch(small_network, packing):
-    """Samples of both tracks, of one, and of single modality give in one batch what each gives alone."""
+def test_sample_does_not_depend_on_its_batch(small_network, packing):
+    """Samples of both tracks, of one track, and of single modality have the same output in a batch and alone."""
     network, rng = small_network, np.random.default_rng(0)
     network.packing = packing
     (s0, a0), (s1, _), (_, a2), (s3, a3) = (ids_of(network, rng, length) for length in (7, 4, 9, 5))
@@ -94,7 +94,7 @@ def test_a_sample_does_not_depend_on_its_batch(small_network, packing):
 
 
 @torch.no_grad()
-def test_tracks_of_a_single_modality_sample_do_not_see_each_other(small_network):
+def test_tracks_of_a_single_modality_sample_are_independent(small_network):
     network, rng = small_network, np.random.default_rng(1)
     structure, sequence = ids_of(network, rng, 6)
     both = layout.join(network.vocabulary, [structure], [sequence])
@@ -106,7 +106,7 @@ def test_tracks_of_a_single_modality_sample_do_not_see_each_other(small_network)
 
 @torch.no_grad()
 def test_both_tracks_share_residue_positions(small_network):
-    """With equal tokens on both tracks, exchanging the halves exchanges the outputs: no half knows its place."""
+    """With equal tokens on both tracks, exchanging the halves exchanges the outputs."""
     network, rng = small_network, np.random.default_rng(2)
     structure, sequence = ids_of(network, rng, 6)
     half = layout.join(network.vocabulary, [structure], [None])[0]
@@ -130,8 +130,8 @@ def test_saved_model_opens_here_and_with_transformers(small_network, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("codes", [0, 20])
-def test_transformers_alone_tokenizes_and_computes_the_same(small_network, tmp_path, codes):
-    """``AutoTokenizer`` gives the ids of our vocabulary, none of them beyond the rows of ``AutoModelForMaskedLM``."""
+def test_transformers_reproduces_ids_and_logits(small_network, tmp_path, codes):
+    """``AutoTokenizer`` has the ids of our vocabulary, all within the rows of ``AutoModelForMaskedLM``."""
     network = small_network
     if not codes:
         network = MultimodalEsm(EsmForMaskedLM(esm_config(33, 32, 2, 4, 64)), network.vocabulary).eval()
@@ -151,7 +151,7 @@ def test_transformers_alone_tokenizes_and_computes_the_same(small_network, tmp_p
     assert ModelCard.load(tmp_path / "README.md").data.library_name == "dplm2"
 
 
-def test_folders_that_are_no_model_are_refused(small_network, tmp_path):
+def test_folders_without_a_model_are_refused(small_network, tmp_path):
     with pytest.raises(DPLM2Error, match="no such folder"):
         MultimodalEsm.from_pretrained(tmp_path / "nothing" / "at" / "all")
     with pytest.raises(DPLM2Error, match="config.json"):
@@ -181,7 +181,7 @@ def test_bfloat16_agrees_with_float32(small_network):
         assert torch.allclose(full[real_BT], half[real_BT].float(), atol=0.05)
 
 
-def test_the_network_is_compiled_once_for_all_lengths(small_network):
+def test_network_is_compiled_once_for_all_lengths(small_network):
     from torch._dynamo.testing import CompileCounter
 
     torch._dynamo.reset()
@@ -195,8 +195,8 @@ def test_the_network_is_compiled_once_for_all_lengths(small_network):
     assert counter.frame_count == 1
 
 
-def test_on_a_gpu_layers_are_compiled_once_for_all_of_them_and_all_lengths(small_network, monkeypatch):
-    """The results are those of the network that is not compiled."""
+def test_layers_are_compiled_once_on_a_gpu(small_network, monkeypatch):
+    """The results are those of the uncompiled network."""
     from torch._dynamo.testing import CompileCounter
 
     torch._dynamo.reset()

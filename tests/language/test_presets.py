@@ -1,4 +1,4 @@
-"""The paper's presets: complete, valid, and what the paper says."""
+"""The paper's presets are complete, valid, and agree with the paper."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_preset_is_complete_and_consistent(name):
 
 @pytest.mark.parametrize("name", [*PRESETS, BIT])
 def test_the_tokenizer_is_trained_on_five_chains_for_each_device(name):
-    """structok_lfq_8k_pdb_swissprot_c512.yaml of the authors: batch_size 5 for each device, crop_size 512."""
+    """The authors' structok_lfq_8k_pdb_swissprot_c512.yaml: batch_size 5 per device, crop_size 512."""
     [tokenizer] = load(FOLDER / f"{name}.yaml").tokenizers.values()
     training, crop = tokenizer.training, tokenizer.loss.crop
     assert training.devices == "auto"
@@ -60,23 +60,23 @@ def test_self_mixup_is_a_second_stage_of_the_trained_model(name):
         assert section.warmup.model in models
 
 
-def test_ablations_of_the_paper_are_there():
+def test_ablations_of_the_paper_exist():
     models = load(FOLDER / "ablations.yaml").models
     without = {name for name, section in models.items() if section.warmup.sequence_stage == "never"}
     assert without == {"no-pretraining", "no-pretraining-pdb-only"}
     assert models["pdb-only"].datasets == ("pdb",) and models["full"].datasets == ("pdb", "swissprot")
 
 
-def test_dplm2_bit_is_trained_fully_on_bits_by_an_objective_that_the_head_has():
-    """dplm2_bit_650m.yaml of the authors, but for the number of updates, which is that of arXiv 2504.11454."""
+def test_dplm2_bit_preset_trains_all_weights_with_a_valid_objective():
+    """The authors' dplm2_bit_650m.yaml, except for the number of updates, which is from arXiv 2504.11454."""
     [model] = load(FOLDER / f"{BIT}.yaml").models.values()
     heads.make(model.structure_head, Vocabulary(), 8).check(model.diffusion)
     assert (model.structure_head, model.lora.enabled, model.diffusion.self_mixup) == ("bits", False, "off")
     assert model.warmup.embedding_scaling == heads.HEADS["bits"].official.scaling
 
 
-def test_paper_tables_of_the_index_models_are_made_with_the_papers_temperatures():
-    """The default is a later recommendation; DPLM-2's tables are of 2.0 to 1.0, DPLM-2 Bit's of 1.1 to 0.1."""
+def test_benchmarks_of_index_models_use_the_papers_temperatures():
+    """The default is a later recommendation; DPLM-2's tables use 2.0 to 1.0, DPLM-2 Bit's 1.1 to 0.1."""
     for name in (*PRESETS, BIT, "benchmark"):
         for section in load(FOLDER / f"{name}.yaml").generation.values():
             if section.task not in ("folding", "inverse-folding"):

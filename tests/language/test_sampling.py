@@ -1,4 +1,4 @@
-"""The sampler against closed forms, and its guarantees."""
+"""The sampler against closed forms, and its invariances."""
 
 import itertools
 import logging
@@ -101,7 +101,7 @@ def pairs_by_hand(network):
 
 
 def assert_drawn_from(counts, expected):
-    """Chi-square test of counts against probabilities; cells that expect fewer than 5 are taken together."""
+    """Chi-square test of counts against probabilities; cells with expectations below 5 are pooled."""
     expected = expected.ravel() * counts.sum()
     rare = expected < 5
     observed = np.append(counts.ravel()[~rare], counts.ravel()[rare].sum())
@@ -119,7 +119,7 @@ def test_20000_samples_follow_the_exact_distribution(network):
     assert expected.sum() == pytest.approx(1)
     counts = np.zeros((20, 20))
     np.add.at(counts, (pairs[:, 0], pairs[:, 1]), 1)
-    assert counts[expected == 0].sum() == 0  # the nucleus leaves them out
+    assert counts[expected == 0].sum() == 0  # outside the nucleus
     assert_drawn_from(counts, expected)
 
 
@@ -145,7 +145,7 @@ def test_gumbel_argmax_at_temperature_1_is_a_draw_from_the_nucleus():
     uniform = torch.from_numpy(random.random((20_000, 30), dtype=np.float32))
     index, score, _ = draw_gumbel(rows, torch.ones(20_000), 0.9, uniform)
     assert_drawn_from(np.bincount(index.numpy(), minlength=30), expected / expected.sum())
-    # The best of n values of a log-softmax is at least -log n, n the classes in the nucleus.
+    # The best of n values of a log-softmax is at least -log n, with n the number of classes in the nucleus.
     assert score.max() <= 0 and score.min() >= -np.log(np.count_nonzero(expected)) - 1e-5
 
 
@@ -155,15 +155,15 @@ def test_draws_at_the_ends_of_the_unit_interval_are_classes_of_the_nucleus():
     assert index.tolist() == [1, 2] and torch.isfinite(score).all()
 
 
-def test_nucleus_of_whole_mass_or_of_none():
+def test_nucleus_of_mass_1_and_0():
     probabilities = torch.tensor([[0.1, 0.6, 0.3]])
     assert (probabilities >= nucleus_threshold(probabilities, 1.0)).all()
     assert (probabilities >= nucleus_threshold(probabilities, 0.0)).tolist() == [[False, True, False]]
 
 
 @pytest.mark.parametrize("length", [4, 300])  # numpy sorts long rows, torch short ones
-def test_classes_that_add_up_to_exactly_the_mass_need_one_more(length):
-    """As with the authors: the nucleus ends with the class that exceeds the mass, not with the one that reaches it."""
+def test_nucleus_includes_the_class_that_exceeds_the_mass(length):
+    """As with the authors, the nucleus ends with the class that exceeds the mass, not the one that reaches it."""
     probabilities = torch.zeros(1, length)
     probabilities[0, :4] = torch.tensor([0.1875, 0.5, 0.0625, 0.25])  # sums without rounding
     for mass, kept in ((0.499, [1]), (0.5, [1, 3]), (0.749, [1, 3]), (0.75, [0, 1, 3]), (0.9375, [0, 1, 2, 3])):
@@ -171,8 +171,8 @@ def test_classes_that_add_up_to_exactly_the_mass_need_one_more(length):
         assert inside.nonzero().flatten().tolist() == kept
 
 
-def test_guidance_moves_logits_away_from_those_of_nothing_given(network):
-    """Scores of one greedy step against ``l + (g - 1) (l - l0)``, l0 without what is given."""
+def test_guidance_moves_logits_away_from_unconditional_ones(network):
+    """Scores of one greedy step against ``l + (g - 1) (l - l0)``, with l0 without the given tokens."""
     given = half_given("a", 9, steps=1)
     ids = {track: torch.from_numpy(given.tokens[track]) for track in TRACKS}
     nothing = {track: torch.full_like(ids[track], VOCABULARY.mask(track)) for track in TRACKS}
@@ -211,7 +211,7 @@ def test_number_of_masks_by_schedule():
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("remasking", ["fresh", "kept", "never"])
 @pytest.mark.parametrize("strategy", ["argmax", "gumbel_argmax", "annealing@2.0:0.0", "temperature@0.7"])
-def test_masks_fall_as_scheduled_and_none_is_left(network, schedule, remasking, strategy):
+def test_number_of_masks_follows_the_schedule_down_to_zero(network, schedule, remasking, strategy):
     settings = SamplerSettings.of(strategy, "stochastic@1.0", schedule=schedule, remasking=remasking)
     conditionings = [unknown("a", 11, steps=5), half_given("b", 7, steps=5)]
     denoiser = Denoiser(network, conditionings, [uniforms_of(0, c.sample_id) for c in conditionings], settings)
@@ -220,7 +220,7 @@ def test_masks_fall_as_scheduled_and_none_is_left(network, schedule, remasking, 
         denoiser.advance()
         for number, track in enumerate(denoiser.tracks):
             masked = (track.ids_BL == track.mask).sum(1).tolist()
-            # Equal scores may leave fewer masked, never more.
+            # With tied scores fewer positions may remain masked, but never more.
             assert all(m <= masked_count(n, step, 5, schedule) for m, n in zip(masked, track.n_open, strict=True))
             if remasking == "never":
                 known = shown[number] != track.mask
@@ -229,7 +229,7 @@ def test_masks_fall_as_scheduled_and_none_is_left(network, schedule, remasking, 
     assert all((ids != VOCABULARY.mask(track)).all() for r in denoiser.run() for track, ids in r.tokens.items())
 
 
-def test_decoded_tokens_are_masked_again_unless_told_otherwise(network):
+def test_decoded_tokens_may_be_masked_again_unless_disabled(network):
     def masked_again(remasking):
         settings = SamplerSettings.of("temperature@1.0", "stochastic@5.0", remasking=remasking)
         denoiser = Denoiser(network, [unknown("a", 30, steps=10)], [uniforms_of(0, "a")], settings)
@@ -244,7 +244,7 @@ def test_decoded_tokens_are_masked_again_unless_told_otherwise(network):
     assert masked_again("fresh") > 0 and masked_again("kept") > 0 and masked_again("never") == 0
 
 
-def test_stops_when_no_later_step_can_change_anything(network):
+def test_sampling_stops_when_no_later_step_can_change_the_sample(network):
     full = Denoiser(network, [unknown("a", 5, steps=100)], [uniforms_of(0, "a")], DEFAULT)
     for _ in range(100):
         full.advance()
@@ -258,7 +258,7 @@ def test_stops_when_no_later_step_can_change_anything(network):
 
 
 @pytest.mark.parametrize("settings", [DEFAULT, GREEDY, SamplerSettings.of("gumbel_argmax", "stochastic", guidance=2.0)])
-def test_given_positions_stay_and_tracks_hold_their_own_kind(network, settings):
+def test_given_positions_are_kept_and_tracks_have_valid_ids(network, settings):
     conditionings = [half_given(str(length), length) for length in (1, 5, 12, 30)]
     for given, result in zip(conditionings, sample(network, conditionings, settings, seed=0), strict=True):
         for track in TRACKS:
@@ -268,7 +268,7 @@ def test_given_positions_stay_and_tracks_hold_their_own_kind(network, settings):
             assert np.array_equal(np.isnan(result.scores[track]), fixed)
 
 
-def test_a_length_1_protein_and_a_fully_given_one(network):
+def test_proteins_of_length_1_and_fully_given_ones_are_handled(network):
     given = half_given("given", 6)
     known = {track: np.array([VOCABULARY.generated(track).start] * 6) for track in TRACKS}
     given = Conditioning("given", known, {track: np.ones(6, bool) for track in TRACKS}, 4)
@@ -278,13 +278,13 @@ def test_a_length_1_protein_and_a_fully_given_one(network):
 
 
 @pytest.mark.parametrize("tracks", [("sequence",), ("structure",)])
-def test_one_track_alone(network, tracks):
+def test_only_one_track_is_generated(network, tracks):
     (result,) = sample(network, [unknown("a", 9, tracks=tracks)], DEFAULT, seed=0)
     assert tuple(result.tokens) == tracks
     assert np.isin(result.tokens[tracks[0]], VOCABULARY.generated(tracks[0])).all()
 
 
-def test_only_the_20_amino_acids_unless_the_authors_list_is_asked_for(network):
+def test_only_standard_amino_acids_by_default(network):
     conditionings = [unknown(str(number), 40) for number in range(20)]
     hot = {"strategy": "temperature@50", "unmasking": "deterministic", "nucleus": 1.0}
     standard, official = (
@@ -300,7 +300,7 @@ def test_only_the_20_amino_acids_unless_the_authors_list_is_asked_for(network):
     assert set(official) == {*range(4, 24), 29, 30, 31}  # '.', '-' and <null_1>
 
 
-def test_a_sample_does_not_depend_on_its_batch(network):
+def test_sample_does_not_depend_on_its_batch(network):
     conditionings = [half_given(str(length), length) for length in (3, 8, 8, 17, 30, 31)]
     conditionings[2] = unknown("other", 8)
     together = sample(network, conditionings, DEFAULT, seed=5, token_budget=10_000)
@@ -310,7 +310,7 @@ def test_a_sample_does_not_depend_on_its_batch(network):
     assert tokens_of(sample(network, conditionings, DEFAULT, seed=6)) != tokens_of(together)
 
 
-def test_the_size_of_slices_of_logits_does_not_matter(network, monkeypatch):
+def test_samples_do_not_depend_on_the_slice_size(network, monkeypatch):
     settings = SamplerSettings.of("gumbel_argmax@0.8", "stochastic")
     whole = sample(network, [unknown(str(n), n) for n in (5, 9)], settings, seed=0)
     monkeypatch.setattr("dplm2.language.denoising._LOGITS_PER_SLICE_CPU", 60)
@@ -324,7 +324,7 @@ def test_samples_of_different_numbers_of_steps_share_a_batch(network):
     assert tokens_of(together) == tokens_of(sample(network, conditionings, DEFAULT, seed=0, token_budget=1))
 
 
-def test_sampling_goes_on_from_a_partly_noised_sample(network):
+def test_sampling_continues_from_a_partly_noised_sample(network):
     given = half_given("a", 20, steps=10)
     start = Conditioning("a", given.tokens, {track: np.zeros(20, bool) for track in TRACKS}, 10, first_step=5)
     (result,) = sample(network, [start], GREEDY, seed=0)
@@ -335,7 +335,7 @@ def test_sampling_goes_on_from_a_partly_noised_sample(network):
 # Batches and memory -------------------------------------------------------------------------------------------------
 
 
-def test_batches_hold_every_sample_once_within_the_budget():
+def test_every_sample_is_in_one_batch_within_the_budget():
     conditionings = [unknown(str(n), n) for n in (3, 50, 7, 20, 20, 400)]
     conditionings += [unknown("s" + str(n), n, tracks=("sequence",)) for n in (5, 6)]
     cut = list(batches(conditionings, 200))
@@ -346,7 +346,7 @@ def test_batches_hold_every_sample_once_within_the_budget():
 
 
 class Small:
-    """The network on a machine that holds 3 samples at once."""
+    """The network on a machine with memory for 3 samples."""
 
     def __init__(self, network, limit=3):
         self.network, self.limit, self.sizes = network, limit, []
@@ -361,7 +361,7 @@ class Small:
         return self.network.hidden(ids_BT)
 
 
-def test_out_of_memory_halves_the_batch_and_drops_nothing(network, caplog):
+def test_out_of_memory_halves_the_batch_without_losses(network, caplog):
     conditionings = [unknown(str(number), 10 + number % 2) for number in range(10)]
     small = Small(network)
     with caplog.at_level(logging.WARNING):
@@ -372,7 +372,7 @@ def test_out_of_memory_halves_the_batch_and_drops_nothing(network, caplog):
         sample(Small(network, limit=0), [conditionings[7]], DEFAULT, seed=0)
 
 
-def test_other_errors_are_not_taken_for_lack_of_memory(network):
+def test_other_errors_are_not_mistaken_for_out_of_memory(network):
     def broken(ids_BT):
         raise RuntimeError("shapes do not fit")
 
@@ -382,7 +382,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(network):
         sample(wrong, [unknown("a", 3)], DEFAULT, seed=0)
 
 
-def test_logits_of_all_positions_never_exist_at_once(network, monkeypatch):
+def test_logits_are_computed_in_slices(network, monkeypatch):
     monkeypatch.setattr("dplm2.language.denoising._LOGITS_PER_SLICE_CPU", 400)
     sizes = []
     for name in ("track_logits", "logits"):
@@ -403,7 +403,7 @@ def test_logits_of_all_positions_never_exist_at_once(network, monkeypatch):
 # Guidance, callbacks, trajectories ----------------------------------------------------------------------------------
 
 
-def test_guidance_mixes_logits_with_those_without_the_given_tokens(network):
+def test_guidance_combines_conditional_and_unconditional_logits(network):
     given = half_given("a", 12, steps=1)
     settings = SamplerSettings.of("argmax", "deterministic", guidance=3.0)
     (result,) = sample(network, [given], settings, seed=0)
@@ -443,7 +443,7 @@ def test_token_bias_forbids_and_favours_structure_tokens(network):
         token_bias("structure", np.zeros(3), VOCABULARY)
 
 
-def test_trajectory_holds_whole_predictions_and_ends_with_the_sample(network):
+def test_trajectory_has_complete_predictions_and_ends_with_the_sample(network):
     (result,) = sample(network, [half_given("a", 10, steps=10)], DEFAULT, seed=0, trajectory=2)
     steps = [step for step, _ in result.trajectory]
     assert steps == list(range(2, result.steps + 1, 2))
@@ -454,7 +454,7 @@ def test_trajectory_holds_whole_predictions_and_ends_with_the_sample(network):
 # Wrong use ----------------------------------------------------------------------------------------------------------
 
 
-def test_wrong_strategies_and_inputs_are_refused(network):
+def test_invalid_strategies_and_inputs_are_refused(network):
     for text in ("annealing", "annealing@2", "argmax@1", "hot", "temperature@-1"):
         with pytest.raises(ConfigError, match="strategy"):
             Strategy.parse(text)
@@ -472,6 +472,6 @@ def test_wrong_strategies_and_inputs_are_refused(network):
         sample(network, [mask_fixed], DEFAULT, seed=0)
 
 
-def test_seed_of_a_sample_is_of_63_bits_and_differs_between_ids():
+def test_sample_seed_has_63_bits_and_differs_between_ids():
     seeds = {sampling.sample_seed(seed, sample_id) for seed in (0, 1) for sample_id in ("a", "b")}
     assert len(seeds) == 4 and all(0 <= seed < 2**63 for seed in seeds)

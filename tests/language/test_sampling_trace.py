@@ -20,7 +20,7 @@ VOCABULARY = Vocabulary()
 
 
 class Recorded:
-    """Uniform numbers as they were drawn in a recorded run, instead of a generator."""
+    """Uniform numbers of a recorded run, instead of a generator."""
 
     def __init__(self, numbers):
         self.numbers = np.concatenate(numbers) if len(numbers) else np.empty(0, np.float32)
@@ -68,7 +68,7 @@ def uniforms_of(run, samples, number, half):
 
 
 def follow(run, settings, network, **options):
-    """Every token, score and mask of every step of a recorded run is ours."""
+    """Compare every token, score and mask of every step with a recorded run."""
     unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
     samples = conditionings_of(run, settings["max_iter"])
     half = run["input_tokens"].shape[1] // 2
@@ -85,7 +85,7 @@ def follow(run, settings, network, **options):
             ours, theirs = track.scores_BL, run["steps.out_scores"][step][:, columns]
             decoded = ~ours.isnan()
             torch.testing.assert_close(ours[decoded], theirs[decoded], atol=2e-5, rtol=0)
-            # Their program marks what is still masked; ours must have no score exactly there.
+            # Their program marks masked positions; ours must lack a score exactly there.
             assert torch.equal(decoded, track.open_BL & ~run["steps.out_masks"][step][:, columns])
     assert torch.equal(denoiser.ids_BT, run["output_tokens"])
 
@@ -102,13 +102,13 @@ def follow(run, settings, network, **options):
         "cogen_argmax_stochastic1.0",
     ],
 )
-def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded, recorded_tensors, network):
+def test_tokens_of_every_step_equal_the_authors(name, recorded, recorded_tensors, network):
     run = recorded_tensors(f"lm_tiny/generate_{name}")
     settings = json.loads(recorded("lm_tiny/meta.json").read_text())[f"generate_{name}"]
     follow(run, settings, network, amino_acids="official")
 
 
-def test_scores_of_annealed_draws_are_those_of_the_authors_program(recorded_tensors, network):
+def test_scores_of_annealed_draws_equal_the_authors(recorded_tensors, network):
     run = recorded_tensors("lm_tiny/generate_cogen_default_seed3")
     strategy, steps = Strategy.parse("annealing@2.2:1.0"), len(run["steps.in_tokens"])
     classes = {
@@ -128,11 +128,11 @@ def test_scores_of_annealed_draws_are_those_of_the_authors_program(recorded_tens
                 own = logits[number, residues][:, classes[track]]
                 _, _, score = draw(own, temperature, 0.95, torch.zeros(sample.length), chosen)
                 expected = run["steps.cur_scores"][step, number, residues]
-                # The last class of a nucleus of thousands, in or out by rounding, weighs up to 3e-4.
+                # The last class of a nucleus of thousands, included or not by rounding, has a probability up to 3e-4.
                 torch.testing.assert_close(score, expected, atol=5e-4, rtol=0)
 
 
-def test_annealed_run_follows_the_authors_when_the_draws_are_theirs(recorded_tensors, network, monkeypatch):
+def test_annealed_run_with_the_authors_draws_is_theirs(recorded_tensors, network, monkeypatch):
     run = recorded_tensors("lm_tiny/generate_cogen_default_seed3")
     steps = len(run["steps.in_tokens"])
     samples = conditionings_of(run, steps)
@@ -153,7 +153,7 @@ def test_annealed_run_follows_the_authors_when_the_draws_are_theirs(recorded_ten
     assert torch.equal(denoiser.ids_BT, run["output_tokens"])
 
 
-def test_nucleus_keeps_what_the_authors_filter_keeps(recorded_tensors, network):
+def test_nucleus_equals_the_authors_filter(recorded_tensors, network):
     unit = recorded_tensors("top_p_unit")
     probabilities = unit["logits"].softmax(-1)
     assert torch.equal(probabilities >= nucleus_threshold(probabilities, 0.95), unit["filtered"].isfinite())
@@ -171,7 +171,7 @@ def test_nucleus_keeps_what_the_authors_filter_keeps(recorded_tensors, network):
         assert torch.equal(kept[inside], run["n_kept"][:, offset + 1 : offset + 11].flatten()[inside])
 
 
-def test_positions_masked_again_are_those_of_the_authors_choice(recorded_tensors):
+def test_remasked_positions_equal_the_authors(recorded_tensors):
     unit = recorded_tensors("lm_tiny/topk_masking")
     chosen = lowest(unit["scores"], torch.ones_like(unit["scores"], dtype=torch.bool), unit["cutoff_len"][:, 0])
     assert torch.equal(chosen, unit["mask"].bool())

@@ -19,7 +19,7 @@ FASTA = ">one some words\nMKV\nLLA\n\n>two\nmxb*\n>empty\n>three\nACDEFGHIKLMNPQ
 SEQUENCES = ["MKVLLA", "MXB", "ACDEFGHIKLMNPQRSTVWY"]
 
 
-def test_fasta_plain_and_compressed(tmp_path):
+def test_fasta_is_read_plain_and_compressed(tmp_path):
     (tmp_path / "a.fasta").write_text(FASTA)
     with gzip.open(tmp_path / "a.fa.gz", "wt") as stream:
         stream.write(FASTA)
@@ -27,7 +27,7 @@ def test_fasta_plain_and_compressed(tmp_path):
     assert list(read_sequences(tmp_path / "a.fa.gz")) == SEQUENCES
 
 
-def test_parquet(tmp_path):
+def test_parquet_is_read(tmp_path):
     pq.write_table(pa.table({"id": [1, 2, 3], "sequence": ["MKV", None, "aa"]}), tmp_path / "a.parquet")
     assert list(read_sequences(tmp_path / "a.parquet")) == ["MKV", "AA"]
     pq.write_table(pa.table({"id": [1]}), tmp_path / "b.parquet")
@@ -35,7 +35,7 @@ def test_parquet(tmp_path):
         list(read_sequences(tmp_path / "b.parquet"))
 
 
-def test_store_gives_back_what_was_read(tmp_path):
+def test_store_returns_the_sequences(tmp_path):
     (tmp_path / "a.fasta").write_text(FASTA)
     store = SequenceStore.build([tmp_path / "a.fasta"], tmp_path / "store")
     in_memory = SequenceStore.of(SEQUENCES)
@@ -44,7 +44,7 @@ def test_store_gives_back_what_was_read(tmp_path):
         assert [Vocabulary().decode_sequence(one[index]) for index in range(3)] == SEQUENCES
 
 
-def test_store_is_made_again_only_for_other_files(tmp_path):
+def test_store_is_rebuilt_only_for_other_files(tmp_path):
     source = tmp_path / "a.fasta"
     source.write_text(FASTA)
     SequenceStore.build([source], tmp_path / "store")
@@ -56,7 +56,7 @@ def test_store_is_made_again_only_for_other_files(tmp_path):
 
 
 def test_sequences_are_named_by_file_and_number(tmp_path):
-    """An empty file and a file without sequences that count must not shift what comes after."""
+    """An empty file and a file without valid sequences must not shift later numbers."""
     (tmp_path / "a.fasta").write_text(FASTA)
     (tmp_path / "empty.fasta").write_text("")
     (tmp_path / "b.fasta").write_text(">x\nMM\n>y\nKK\n")
@@ -68,7 +68,7 @@ def test_sequences_are_named_by_file_and_number(tmp_path):
     assert list(SequenceStore.of(["MKV"], ["chain"]).names) == ["chain"]
 
 
-def test_of_two_processes_one_makes_the_store_and_the_other_waits(tmp_path, monkeypatch):
+def test_one_of_two_processes_builds_the_store(tmp_path, monkeypatch):
     (tmp_path / "a.fasta").write_text(FASTA)
     made, write = [], SequenceStore._write
 
@@ -91,7 +91,7 @@ def test_of_two_processes_one_makes_the_store_and_the_other_waits(tmp_path, monk
         (">a\n", "no sequence in"),
     ],
 )
-def test_what_is_no_sequence_is_refused(tmp_path, text, message):
+def test_invalid_sequence_files_are_refused(tmp_path, text, message):
     (tmp_path / "a.fasta").write_text(text)
     with pytest.raises(DPLM2Error, match=message):
         SequenceStore.build([tmp_path / "a.fasta"], tmp_path / "store")
@@ -110,7 +110,7 @@ print(len(store), after - before)
 
 
 def test_memory_does_not_grow_with_the_number_of_sequences(tmp_path):
-    """10 MB of sequences (50,000) need no more than a few MB to be taken in."""
+    """10 MB of sequences (50,000) are read with a few MB of memory."""
     rng = np.random.default_rng(0)
     line = "".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 200))
     with gzip.open(tmp_path / "a.fasta.gz", "wt", compresslevel=1) as stream:

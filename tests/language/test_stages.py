@@ -1,4 +1,4 @@
-"""Both stages from the command line, on structures' tokens made up so that the tracks say something of each other."""
+"""Both stages from the command line, on synthetic tokens with dependent tracks."""
 
 import csv
 import gzip
@@ -38,7 +38,7 @@ def chains_of(tokens_folder, split="train"):
 
 
 def test_training_learns_both_tracks(trained, tokens_folder):
-    """Held-in and held-out cross-entropy fall below what the frequencies of tokens alone give."""
+    """Cross-entropies of training and validation chains fall below the unigram baseline."""
     unigram = likelihood.unigram_baseline(chains_of(tokens_folder))
     network = MultimodalEsm.from_pretrained(trained)
     for split in ("train", "validation"):
@@ -76,7 +76,7 @@ def test_the_sequence_stage_samples_by_cluster_if_the_datasets_have_clusters(tok
         assert [float(row["epoch"]) for row in csv.DictReader(stream)] == [1, 2]
 
 
-def test_metrics_have_each_track_and_task(trained):
+def test_metrics_cover_every_track_and_task(trained):
     with (trained / "metrics.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     asked = ["structure", "sequence", "structure_folding", "sequence_inverse_folding", "structure_joint"]
@@ -84,7 +84,7 @@ def test_metrics_have_each_track_and_task(trained):
         assert float(rows[-1][f"validation_cross_entropy_{name}"]) > 0
 
 
-def test_model_names_its_tokenizer_and_its_making(trained, tokenizer_folder):
+def test_model_records_tokenizer_and_run(trained, tokenizer_folder):
     network = MultimodalEsm.from_pretrained(trained)
     assert (trained / network.tokenizer).resolve() == tokenizer_folder.resolve()
     assert network.tokenizer_fingerprint == StructureTokenizer.from_pretrained(tokenizer_folder).codes_fingerprint
@@ -93,7 +93,7 @@ def test_model_names_its_tokenizer_and_its_making(trained, tokenizer_folder):
 
 
 def test_second_stage_with_lora_and_self_mixup(trained, tokens_folder, tokenizer_folder, tmp_path):
-    """Go on from a trained model: nothing in it changes at warm-up, and merged weights are saved at the end."""
+    """Continue from a trained model: warm-up does not change it, and merged weights are saved at the end."""
     text = configuration(
         network=None,
         warmup={"source": str(trained)},
@@ -118,7 +118,7 @@ def test_second_stage_with_lora_and_self_mixup(trained, tokens_folder, tokenizer
 
 
 @pytest.mark.parametrize(("name", "value"), [("structure_tokens", "code"), ("sequence_stage", "always")])
-def test_what_is_for_sequence_models_is_refused(
+def test_settings_for_sequence_models_are_refused(
     trained, tokens_folder, tokenizer_folder, tmp_path, capsys, name, value
 ):
     text = configuration(network=None, warmup={"source": str(trained), name: value})
@@ -130,7 +130,7 @@ def test_what_is_for_sequence_models_is_refused(
     assert f"warmup.{name}: {value} has no effect" in capsys.readouterr().err
 
 
-def test_tokens_of_another_tokenizer_are_refused(trained, tokens_folder, tmp_path, capsys):
+def test_tokens_from_another_tokenizer_are_refused(trained, tokens_folder, tmp_path, capsys):
     table = pq.read_table(tokens_folder / "part-00000.parquet")
     metadata = {"tokenizer_fingerprint": "other", "codebook_size": str(CODES)}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "part-00000.parquet")
@@ -142,7 +142,7 @@ def test_tokens_of_another_tokenizer_are_refused(trained, tokens_folder, tmp_pat
 
 
 def test_sequence_stage_learns_from_compressed_files(tokens_folder, tokenizer_folder, tmp_path):
-    """Sequences of one residue each: what the files say is learned, not what the datasets' own sequences say."""
+    """Sequences of one residue: the files are learned, not the datasets' own sequences."""
     for letter in "WY":
         with gzip.open(tmp_path / f"{letter}.fasta.gz", "wt") as stream:
             stream.writelines(f">{length}\n{letter * length}\n" for length in range(20, 40))
@@ -160,8 +160,8 @@ def test_sequence_stage_learns_from_compressed_files(tokens_folder, tokenizer_fo
 
 
 @pytest.mark.parametrize("from_files", [False, True])
-def test_a_sequence_stage_does_not_go_on_from_another_source(tokens_folder, tokenizer_folder, tmp_path, from_files):
-    """The folder has the same name, but other weights than those that the saved state started from."""
+def test_sequence_stage_does_not_resume_from_another_source(tokens_folder, tokenizer_folder, tmp_path, from_files):
+    """The folder has the same name, but other weights than those of the saved state."""
     (tmp_path / "a.fasta").write_text(">a\nMKVLLAMKVLLA\n")
     training = {**TRAINING, "steps": 1, "warmup_steps": 0, "validate_every": None}
     warmup = {"source": str(tmp_path / "source"), "sequence_stage": "always", "sequence_training": training}
@@ -179,10 +179,8 @@ def test_a_sequence_stage_does_not_go_on_from_another_source(tokens_folder, toke
 
 @pytest.mark.skipif(torch.__version__ < "2.8", reason="older optimisers ask, too, whether they are being compiled")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_attention_that_is_told_is_the_one_that_is_used(
-    trained, tokens_folder, tmp_path, capsys, monkeypatch, compiled
-):
-    """With a mask transformers' function computes; compiled, the network does not pack (compiling is left out here)."""
+def test_reported_attention_is_the_one_used(trained, tokens_folder, tmp_path, capsys, monkeypatch, compiled):
+    """With a mask transformers' function is called; a compiled network does not pack (compilation is omitted here)."""
     masked = []
     used = attention.sdpa_attention_forward
     monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *a, **b: masked.append(1) or used(*a, **b))

@@ -1,4 +1,4 @@
-"""Each way to run the multimodal training, from the command line, against the plain run."""
+"""Options of multimodal training from the command line, against the plain run."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 @pytest.fixture(scope="module")
 def initial(tmp_path_factory, tokenizer_folder):
-    """A model as the warm-up leaves it, with dropout on."""
+    """A warmed-up model with dropout."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(CODES)
     network = MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 48, 2, 4, 96)), vocabulary)
@@ -80,8 +80,8 @@ def plain_lora(initial, tokens_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "low rank"])
-def test_activation_checkpointing_gives_the_same_bits(request, initial, tokens_folder, tmp_path, lora):
-    """With dropout on: it draws the same numbers when activations are computed again."""
+def test_activation_checkpointing_is_bit_identical(request, initial, tokens_folder, tmp_path, lora):
+    """With dropout, which draws the same numbers when activations are recomputed."""
     expected = request.getfixturevalue("plain_lora" if lora else "plain")
     trained(initial, tokens_folder, tmp_path, lora=lora, activation_checkpointing=True)
     assert_same_curve(tmp_path, expected, 0.0)
@@ -100,7 +100,7 @@ def test_bf16_follows_fp32(request, initial, tokens_folder, tmp_path, lora):
 
 def test_moving_average_is_validated_and_written(initial, tokens_folder, tmp_path, plain):
     trained(initial, tokens_folder, tmp_path, ema_decay=0.9)
-    # The average changes nothing in what is trained, and lags behind it.
+    # The average does not affect the trained weights, and lags behind them.
     assert [row["loss"] for row in rows(tmp_path)] == [row["loss"] for row in rows(plain)]
     before, after, averaged = (load_file(f / "model.safetensors") for f in (initial, plain / "m", tmp_path / "m"))
     name = "esm.encoder.layer.1.output.dense.weight"
@@ -110,7 +110,7 @@ def test_moving_average_is_validated_and_written(initial, tokens_folder, tmp_pat
 
 
 def test_resumes_bit_for_bit_with_dropout_and_accumulation(initial, tokens_folder, tmp_path):
-    """Stopped by the time limit again and again, in the middle of an epoch."""
+    """Repeatedly stopped by the time limit, in the middle of an epoch."""
     options = {"lora": True, "accumulate": 2, "save_every": 1}
     trained(initial, tokens_folder, tmp_path / "straight", **options)
     stopped = arguments(initial, tokens_folder, tmp_path / "stopped", **options, time_limit_minutes=1e-6)
@@ -122,8 +122,8 @@ def test_resumes_bit_for_bit_with_dropout_and_accumulation(initial, tokens_folde
 
 
 @pytest.mark.skipif(torch.__version__ < SHARDS_ON_CPU, reason="older torch does not average sharded gradients on CPUs")
-def test_two_processes_are_one_that_accumulates(initial, tokens_folder, tmp_path):
-    """Data-parallel and sharded, with LoRA's frozen weights and with all of them trained: two batches an update."""
+def test_two_processes_equal_one_with_accumulation(initial, tokens_folder, tmp_path):
+    """Data-parallel and sharded, with LoRA and with all weights trained, for two batches per update."""
     options = {"ddp": {}, "ddp-lora": {"lora": True}, "fsdp": {"strategy": "fsdp"}}
     options["fsdp-lora"] = options["fsdp"] | options["ddp-lora"]
     runs = {name: {"accumulate": 2, **chosen} for name, chosen in options.items()}
@@ -141,7 +141,7 @@ def test_two_processes_are_one_that_accumulates(initial, tokens_folder, tmp_path
                 assert_same_curve(tmp_path / name, one, 1e-5)
 
 
-def test_tensorboard_gets_the_rows(initial, tokens_folder, tmp_path, plain):
+def test_tensorboard_receives_the_metrics(initial, tokens_folder, tmp_path, plain):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -154,8 +154,8 @@ def test_tensorboard_gets_the_rows(initial, tokens_folder, tmp_path, plain):
         assert points == expected
 
 
-def test_wandb_gets_the_rows(initial, tokens_folder, tmp_path, plain, monkeypatch):
-    """A stand-in that takes what the real one would: the run is named by the training's fingerprint, so it goes on."""
+def test_wandb_receives_the_metrics(initial, tokens_folder, tmp_path, plain, monkeypatch):
+    """With a mock of wandb: the run id is the training's fingerprint, so that a resumed training continues it."""
     taken, started = [], {}
     run_ = types.SimpleNamespace(log=lambda row, step: taken.append((step, row)), finish=lambda: taken.append("end"))
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **named: started.update(named) or run_))
@@ -168,21 +168,19 @@ def test_wandb_gets_the_rows(initial, tokens_folder, tmp_path, plain, monkeypatc
     assert losses == pytest.approx([float(row["loss"]) for row in rows(plain)], rel=1e-6)
 
 
-def test_a_logger_that_is_missing_is_one_line_that_says_how_to_get_it(
-    initial, tokens_folder, tmp_path, capsys, monkeypatch
-):
+def test_error_for_a_missing_logger_says_how_to_install_it(initial, tokens_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert main(arguments(initial, tokens_folder, tmp_path, loggers=["wandb"])) == 2
     assert "pip install wandb" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
 
 
-def test_what_is_trained_is_told_before_the_first_step(initial, tokens_folder, tmp_path, capsys):
+def test_trained_parameters_are_reported_before_the_first_step(initial, tokens_folder, tmp_path, capsys):
     trained(initial, tokens_folder, tmp_path, lora=True, steps=3)
     said = capsys.readouterr().err.split("a noised input")
     network = MultimodalEsm.from_pretrained(initial)
     total = sum(parameter.numel() for parameter in network.parameters())
-    # Rank 16 on the six matrices of each of the two layers; embeddings and head whole.
+    # Rank 16 on the six matrices of both layers; embeddings and head fully.
     updates = 2 * 16 * (4 * (48 + 48) + 2 * (48 + 96))
     whole = sum(p.numel() for n, p in network.named_parameters() if "lm_head" in n or "embeddings" in n)
     assert f"parameters: {total + updates:,} in total, {updates + whole:,} trained" in said[0]
@@ -190,5 +188,5 @@ def test_what_is_trained_is_told_before_the_first_step(initial, tokens_folder, t
         assert words in said[0]
     structure, sequence = said[1].splitlines()[1:3]
     assert structure.split()[0] == "structure" and sequence.split()[0] == "sequence"
-    # Four characters a structure token, one a residue.
+    # Four characters per structure token, one per residue.
     assert len(structure.split()) - 1 == len(sequence.split()[1])

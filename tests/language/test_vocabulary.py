@@ -9,7 +9,7 @@ from dplm2.language import layout
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 
 
-def test_ids_are_the_authors(recorded):
+def test_ids_equal_the_authors(recorded):
     lines = recorded("vocab.txt").read_text().splitlines()
     assert list(Vocabulary().tokens) == lines
 
@@ -23,7 +23,7 @@ def test_every_id_belongs_to_one_track():
         assert not {vocabulary.mask(track), vocabulary.cls(track)} & set(vocabulary.generated(track))
 
 
-def test_text_goes_there_and_back():
+def test_text_survives_a_round_trip():
     vocabulary = Vocabulary(20)
     assert vocabulary.decode_sequence(vocabulary.encode_sequence("MKVLXW")) == "MKVLXW"
     assert vocabulary.decode_structure(vocabulary.encode_structure([0, 19])).tolist() == [0, 19]
@@ -35,7 +35,7 @@ def test_codes_of_another_codebook_are_refused(codes):
         Vocabulary(20).encode_structure(codes)
 
 
-def test_a_letter_that_is_no_residue_is_refused():
+def test_invalid_letter_is_refused():
     with pytest.raises(DPLM2Error, match="'1'"):
         Vocabulary().encode_sequence("MK1")
 
@@ -54,7 +54,7 @@ def test_join_and_split_are_inverse():
             assert truth is None or np.array_equal(sample[track], truth)
 
 
-def test_a_track_that_no_sample_has_takes_no_columns():
+def test_track_absent_from_all_samples_has_no_columns():
     assert layout.join(Vocabulary(20), [None], [np.array([4, 5])]).tolist() == [[0, 4, 5, 2]]
 
 

@@ -1,4 +1,4 @@
-"""Warm-up: before any training the multimodal model gives, on sequences, the logits of its source."""
+"""Warm-up: before training, the multimodal model has the logits of its source on sequences."""
 
 import argparse
 import sys
@@ -62,7 +62,7 @@ def assert_same_logits(network, source_logits, ids_BT):
 
 @pytest.mark.parametrize("token_dropout", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_hugging_face_folder(tmp_path, token_dropout, tied):
+def test_hugging_face_folder_keeps_its_logits(tmp_path, token_dropout, tied):
     source = sequence_model(token_dropout, tied)
     source.save_pretrained(tmp_path)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_hugging_face_folder(tmp_path, token_dropout, tied):
     assert head.data_ptr() != table.data_ptr()
 
 
-def test_without_scaling_unmasked_sequences_give_the_same_logits(tmp_path):
+def test_without_scaling_unmasked_sequences_have_the_same_logits(tmp_path):
     source = sequence_model(token_dropout=True)
     source.save_pretrained(tmp_path)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_without_scaling_unmasked_sequences_give_the_same_logits(tmp_path):
 
 
 def save_fair_esm(path):
-    """A checkpoint as fair-esm's own program writes it, with settings in an argparse namespace; and its network."""
+    """Write a checkpoint in fair-esm's format, with settings in an argparse namespace; returns its network."""
     from esm.data import Alphabet
     from esm.model.esm2 import ESM2
 
@@ -102,7 +102,7 @@ def save_fair_esm(path):
     return model
 
 
-def test_fair_esm_file(tmp_path):
+def test_fair_esm_file_keeps_its_logits(tmp_path):
     path = tmp_path / "esm2_t2_tiny.pt"
     source = save_fair_esm(path)
     with torch.no_grad():
@@ -111,8 +111,8 @@ def test_fair_esm_file(tmp_path):
 
 
 @pytest.mark.parametrize(("installed", "message"), [(True, "EvolutionaryScale"), (False, "is missing")])
-def test_another_package_in_place_of_fair_esm_is_named(tmp_path, monkeypatch, installed, message):
-    """EvolutionaryScale's package is imported as `esm`, too, and has other modules."""
+def test_error_names_another_package_imported_as_esm(tmp_path, monkeypatch, installed, message):
+    """EvolutionaryScale's package has the same import name `esm`, but other modules."""
     path = tmp_path / "esm2_t2_tiny.pt"
     save_fair_esm(path)
     for name in [name for name in sys.modules if name.split(".")[0] == "esm"]:
@@ -128,11 +128,11 @@ def test_another_package_in_place_of_fair_esm_is_named(tmp_path, monkeypatch, in
 
 
 @pytest.mark.parametrize("tables", ["older", "today's", "none"])
-def test_dplm_folder(tmp_path, tables):
-    """DPLM has ESM-2's names, its own class name, and unread tables that today's library no longer has.
+def test_dplm_folder_keeps_its_logits(tmp_path, tables):
+    """DPLM has ESM-2's weight names, its own class name, and unused tables of an earlier transformers.
 
-    The library of its time wrote a table of positions and the rotary frequencies of each layer; today's writes the
-    frequencies once, and since they are computed a file may well do without.
+    Earlier releases wrote a table of positions and the rotary frequencies of each layer; current ones write the
+    frequencies once, and since they are computed, a file may lack them.
     """
     source = sequence_model(token_dropout=True, tied=False)
     source.config.architectures, source.config.dplm_type = ["EsmForDPLM"], "dplm_esm"
@@ -175,8 +175,8 @@ def test_new_rows_are_drawn_as_in_the_paper():
 @pytest.mark.parametrize(
     ("head", "like_codes"), [("codes", False), ("codes", True), ("bits", False), ("pairs", False), ("pairs", True)]
 )
-def test_new_weights_follow_from_the_seed_alone(head, like_codes):
-    """Whatever was drawn before them, and another seed gives others."""
+def test_new_weights_depend_only_on_the_seed(head, like_codes):
+    """Independently of earlier draws; another seed gives other weights."""
     quantizer = Quantizer(
         TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [2, 2, 2], "bound": "tanh"}).quantizer
     )
@@ -184,7 +184,7 @@ def test_new_weights_follow_from_the_seed_alone(head, like_codes):
     weights = []
     for place, seed in enumerate((4, 4, 5)):
         model = warmup.random_model(SMALLEST, seed=0)
-        old = list(model.parameters())  # held, so that no new weight takes the place of one in memory
+        old = list(model.parameters())  # kept alive, so that ids of new tensors differ from theirs
         torch.manual_seed(place)
         made = warmup.add_structure_tokens(model, Vocabulary(64), seed, values, head, (2, 2, 2))
         of_model = {name: weight for name, weight in model.named_parameters() if not any(weight is one for one in old)}
@@ -196,7 +196,7 @@ def test_new_weights_follow_from_the_seed_alone(head, like_codes):
             assert (first - weights[2][name]).abs().mean() > 0.5 * first.std(), name
 
 
-def test_rows_of_near_codes_begin_alike():
+def test_initial_rows_of_near_codes_are_similar():
     values_CV = Quantizer(
         TokenizerSettings.make(quantizer={"bits": 6, "bits_per_value": [3, 2, 1], "bound": "tanh"}).quantizer
     ).code_values()
@@ -218,8 +218,8 @@ def test_rows_of_near_codes_begin_alike():
         assert (features_CD @ features_CD.T / 2048 - expected_CC).square().mean().sqrt() < 1.5 / 2048**0.5
 
 
-def test_heads_that_start_near_look_at_their_place():
-    """Where only the biases speak, attention is the softmax of the sum of cosines that the docstring derives."""
+def test_locally_initialized_heads_attend_to_their_offset():
+    """With only the biases, attention is the softmax of the sum of cosines derived in the docstring."""
     model = warmup.random_model(
         NetworkSettings.make(hidden_size=64, layers=2, heads=4, intermediate_size=32, attention="near"), seed=0
     )
@@ -239,13 +239,13 @@ def test_heads_that_start_near_look_at_their_place():
         assert middle.argmax() == 5 + offset
 
 
-def test_scratch_is_a_function_of_its_seed():
+def test_random_model_depends_only_on_its_seed():
     first, again, other = (warmup.random_model(SMALLEST, seed) for seed in (1, 1, 2))
     weights = [model.lm_head.dense.weight for model in (first, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_what_is_no_sequence_model_is_refused(tmp_path):
+def test_source_that_is_not_a_sequence_model_is_refused(tmp_path):
     torch.save({"something": 1}, tmp_path / "other.pt")
     with pytest.raises(DPLM2Error, match="not an ESM-2 checkpoint"):
         warmup.open_source(str(tmp_path / "other.pt"))
@@ -254,14 +254,14 @@ def test_what_is_no_sequence_model_is_refused(tmp_path):
         warmup.open_source(str(tmp_path / "text.pt"))
 
 
-def test_a_network_size_without_effect_is_refused():
+def test_network_size_without_effect_is_refused():
     with pytest.raises(ConfigError, match="determines the network"):
         warmup.check_network("folder", SMALLEST)
     with pytest.raises(ConfigError, match="needs"):
         warmup.check_network("scratch", None)
 
 
-def test_sequence_stage_runs_for_scratch_unless_told():
+def test_sequence_stage_runs_by_default_only_for_scratch():
     assert WarmupSettings.make().trains_on_sequences
     assert not WarmupSettings.make(sequence_stage="never").trains_on_sequences
     assert not WarmupSettings.make(source="folder").trains_on_sequences

@@ -154,7 +154,7 @@ def test_a_file_that_was_changed_and_changed_back_has_its_first_identity_no_more
 
 
 @pytest.mark.parametrize("move", [shutil.move, shutil.copytree], ids=["moved", "copied with its times"])
-def test_a_folder_keeps_its_identity_wherever_it_lies(files, tmp_path, move):
+def test_moved_folder_keeps_its_identity(files, tmp_path, move):
     before = list_files(str(files), tmp_path / "m", SHARDS)
     before.write()
     (tmp_path / "other").mkdir()

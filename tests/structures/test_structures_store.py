@@ -68,7 +68,7 @@ def test_a_selection_drops_and_overrides(dataset):
     assert read_chains([folder], ["chain_id"], split="test").num_rows == 0
 
 
-def test_wrong_input_is_named(dataset, tmp_path):
+def test_invalid_input_is_named(dataset, tmp_path):
     folder, _ = dataset
     with pytest.raises(DPLM2Error, match="no such file or folder"):
         read_chains(tmp_path / "absent")

@@ -1,4 +1,4 @@
-"""Chains and tokenizers that several tests share."""
+"""Chains and tokenizers shared by several tests."""
 
 import json
 
@@ -32,7 +32,7 @@ def small_tokenizer() -> StructureTokenizer:
 
 @pytest.fixture(scope="session")
 def tiny_yaml(recorded, tmp_path_factory):
-    """The YAML of the authors' tiny tokenizer, as far as it was recorded."""
+    """The recorded part of the YAML of the authors' tiny tokenizer."""
     meta = json.loads(recorded("structok_tiny/meta.json").read_text())
     path = tmp_path_factory.mktemp("tiny") / "config.yaml"
     path.write_text(yaml.safe_dump({"model": {**meta["config"], "if1_args": meta["if1_args"]}}))
@@ -41,7 +41,7 @@ def tiny_yaml(recorded, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def released(recorded, tiny_yaml):
-    """The authors' tiny tokenizer, imported and read again."""
+    """The authors' tiny tokenizer, imported and loaded."""
     folder = tiny_yaml.parent / "imported"
     import_tokenizer(recorded("structok_tiny/weights.safetensors"), folder, tiny_yaml)
     return StructureTokenizer.from_pretrained(folder)

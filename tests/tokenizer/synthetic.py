@@ -1,4 +1,4 @@
-"""Made-up backbones, and the sizes of a small tokenizer."""
+"""Synthetic backbones, and the sizes of a small tokenizer."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ SMALL = {
 
 
 def chain(length: int, seed: int, missing: tuple[int, ...] = ()) -> np.ndarray:
-    """A backbone with the local geometry of a wandering helix: (L, 4, 3) angstrom, NaN at missing residues."""
+    """A backbone with the local geometry of an irregular helix: (L, 4, 3) angstrom, NaN at missing residues."""
     random = np.random.default_rng(seed)
     step = np.arange(3 * length) / 3
     curve = np.stack([2.3 * np.cos(step * 1.75), 2.3 * np.sin(step * 1.75), 1.5 * step], -1)

@@ -1,4 +1,4 @@
-"""Bridges over gaps: bonds that close, ends that stay, nothing that depends on place."""
+"""Bridges over gaps: ideal bonds, unchanged ends, equivariance."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.tokenizer.test_losses import chain_of_torsions
 
 
 def protein(length: int = 60, seed: int = 0) -> np.ndarray:
-    """A chain of helices, strands and turns between them."""
+    """A chain of helices, strands and turns."""
     generator = np.random.default_rng(seed)
     helix = np.repeat(generator.random(length // 8 + 1) < 0.5, 8)[:length]
     torsions = np.where(helix[:, None], [-57.0, -47.0], [-120.0, 130.0]) + generator.normal(0, 15, (length, 2))
@@ -26,7 +26,7 @@ def without(backbone: np.ndarray, *gaps: slice) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [3, 5, 12, 30])
-def test_a_bridge_has_the_bonds_of_a_chain(size):
+def test_bridge_has_ideal_bonds(size):
     for seed in range(4):
         gap = slice(20, 20 + size)
         cut = without(protein(seed=seed), gap, slice(0, 3), slice(57, 60))
@@ -45,14 +45,14 @@ def test_a_bridge_has_the_bonds_of_a_chain(size):
         np.testing.assert_allclose(lengths[1], 1.526, atol=0.01)
 
 
-def test_bridges_turn_and_move_with_the_chain():
+def test_bridges_are_equivariant():
     cut = without(protein(), slice(10, 16), slice(30, 41))
     turn, shift = rotation(1), np.array([5.0, -70.0, 200.0])
     moved = bridge_gaps((cut @ turn + shift).astype(np.float32))
     np.testing.assert_allclose(moved, bridge_gaps(cut) @ turn + shift, atol=0.02)
 
 
-def test_gaps_that_nothing_closes_are_bridged_as_far_as_they_reach():
+def test_gaps_too_wide_to_close_are_bridged_partly():
     torn = without(protein(), slice(30, 32))
     torn[32:] += 500.0
     assert np.isfinite(bridge_gaps(torn)[:, :3]).all()
@@ -60,7 +60,7 @@ def test_gaps_that_nothing_closes_are_bridged_as_far_as_they_reach():
     assert np.isfinite(bridge_gaps(one)[:, :3]).all()
 
 
-def test_chains_without_gaps_are_returned_as_they_are():
+def test_chains_without_gaps_are_unchanged():
     whole, nothing = protein(), np.full((7, 4, 3), np.nan, np.float32)
     assert bridge_gaps(whole) is whole
     assert np.isnan(bridge_gaps(nothing)).all()
@@ -68,7 +68,7 @@ def test_chains_without_gaps_are_returned_as_they_are():
     assert bridge_gaps(lone) is lone
 
 
-def test_tokens_of_missing_residues_lead_over_the_gap_but_not_beyond_the_ends():
+def test_gaps_but_not_ends_get_tokens_of_bridges():
     encoder = {key: size for key, size in SMALL["encoder"].items() if key not in ("heads", "feedforward_width")}
     sizes = SMALL | {"encoder": encoder | {"bridge_gaps": True, "layers": 0}}
     tokenizer = StructureTokenizer(TokenizerSettings.make(**sizes))

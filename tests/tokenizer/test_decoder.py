@@ -143,7 +143,7 @@ def test_positions_equal_those_of_the_plain_trunk(decoder, official, length):
 
 @pytest.mark.parametrize(("ours", "theirs"), [("attend_starting", "tri_att_start"), ("attend_ending", "tri_att_end")])
 def test_gradients_of_triangle_attention_equal_the_plain_ones_in_masked_rows_too(decoder, official, ours, theirs):
-    """A masked row takes the mean of its values, but autograd carries a gradient to its logits all the same."""
+    """A masked row is the mean of its values, yet its logits have a gradient."""
     plain = getattr(transformers_trunk(official, tiny_settings()).blocks[0], theirs)
     generator = torch.Generator().manual_seed(1)
     pairs, upstream = torch.randn(2, 2, 11, 11, 16, generator=generator)
@@ -164,7 +164,7 @@ def test_gradients_of_triangle_attention_equal_the_plain_ones_in_masked_rows_too
         assert (own - other).abs().max() < 2e-5 * other.abs().max()
 
 
-def test_a_padded_batch_gives_what_each_chain_gives_alone(decoder):
+def test_padding_does_not_change_the_output(decoder):
     generator = torch.Generator().manual_seed(0)
     lengths = (20, 31, 7)
     chains = [torch.randn(1, length, 13, generator=generator).sign() for length in lengths]
@@ -180,8 +180,8 @@ def test_a_padded_batch_gives_what_each_chain_gives_alone(decoder):
             assert torch.allclose(together.plddt[row, : lengths[row]], alone.plddt[0], atol=1e-3)
 
 
-def test_a_trunk_in_bfloat16_gives_nearly_the_same(decoder):
-    """And the network itself stays as it is; a change of its weights is seen."""
+def test_bfloat16_trunk_is_close_to_float32(decoder):
+    """The network does not change, and changes of its weights take effect."""
     codes = torch.randn(2, 30, 13, generator=torch.Generator().manual_seed(1)).sign()
     with torch.no_grad():
         exact, lower = (decoder(codes, precision=dtype).positions for dtype in (torch.float32, torch.bfloat16))
@@ -192,19 +192,19 @@ def test_a_trunk_in_bfloat16_gives_nearly_the_same(decoder):
     assert (changed - lower).abs().max() > 0.05 * exact.abs().max()
 
 
-def test_pieces_of_pairs_give_what_all_pairs_at_once_give(decoder, monkeypatch):
+def test_chunks_of_pairs_give_the_same_output(decoder, monkeypatch):
     codes = torch.randn(2, 41, 13, generator=torch.Generator().manual_seed(1)).sign()
     mask = torch.ones(2, 41, dtype=torch.bool)
     mask[0, 30:] = False
     with torch.no_grad():
         whole = decoder(codes, mask).positions
         monkeypatch.setitem(transition.CHUNK_ELEMENTS, "cpu", 2 * 41 * 16 * 7)
-        monkeypatch.setitem(trunk.ROWS_OF_TRIANGLES, "cpu", 9)
+        monkeypatch.setitem(trunk.TRIANGLE_ROWS, "cpu", 9)
         pieces = decoder(codes, mask).positions
     assert (whole - pieces).abs()[mask].max() < 1e-3
 
 
-def test_export_of_an_import_is_the_same_decoder(decoder, official):
+def test_decoder_survives_export_and_import(decoder, official):
     settings = tiny_settings()
     exported = decoder_names.to_official(decoder.state_dict(), settings)
     for name, tensor in decoder_names.from_official(exported, settings).items():
@@ -216,7 +216,7 @@ def test_export_of_an_import_is_the_same_decoder(decoder, official):
         assert tensor.shape == official[name].shape, name
 
 
-def test_every_official_key_of_the_full_size_has_a_place(recorded):
+def test_every_official_key_of_the_full_size_is_mapped(recorded):
     shapes = json.loads(recorded("keys_struct_tokenizer.json").read_text())
     settings = TokenizerSettings.make(datasets=["any"]).decoder
     tensors = {
@@ -228,14 +228,14 @@ def test_every_official_key_of_the_full_size_has_a_place(recorded):
     Decoder(settings, TokenizerSettings.make().quantizer).load_state_dict(state)
 
 
-def test_without_triangle_attention_the_trunk_has_none_of_its_weights():
+def test_trunk_without_triangle_attention_lacks_its_weights():
     settings = tiny_settings().replaced(triangle_attention=False, pairwise_head_width=32)
     assert not [
         name for name in Decoder(settings, TokenizerSettings.make().quantizer).state_dict() if "attend_" in name
     ]
 
 
-def test_bfloat16_arithmetic_moves_atoms_little(decoder, recorded_tensors):
+def test_bfloat16_changes_positions_little(decoder, recorded_tensors):
     theirs = recorded_tensors("structok_tiny/single_full")
     with torch.no_grad():
         exact = decoder(theirs["lfq_quantized"])
@@ -246,7 +246,7 @@ def test_bfloat16_arithmetic_moves_atoms_little(decoder, recorded_tensors):
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_what_a_window_of_attention_reads_of_a_chain_does_not_depend_on_its_length(padded):
+def test_windowed_attention_does_not_depend_on_the_chain_length(padded):
     torch.manual_seed(0)
     settings = TokenizerSettings.make(quantizer={"bits": 6}).quantizer
     network = PostQuantization(settings, width=16, layers=2, heads=2, window=5)
@@ -255,7 +255,7 @@ def test_what_a_window_of_attention_reads_of_a_chain_does_not_depend_on_its_leng
     with torch.no_grad():
         whole = network(codes, mask)
         part = network(codes[:, 20:45], None if mask is None else mask[:, 20:45])
-        # Two layers see ten residues to either side; rotary positions are relative.
+        # Two layers attend over ten residues to both sides; rotary positions are relative.
         torch.testing.assert_close(part[:, 10:-10], whole[:, 30:35], rtol=1e-5, atol=1e-5)
         assert (part[:, 0] - whole[:, 20]).abs().max() > 1e-3
         wide = PostQuantization(settings, width=16, layers=2, heads=2, window=59)

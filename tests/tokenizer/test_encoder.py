@@ -1,4 +1,4 @@
-"""The encoder against recorded values of the authors' implementation, its fast messages against the plain form."""
+"""The encoder against recorded values of the authors' implementation, its optimised messages against the plain form."""
 
 import math
 
@@ -36,12 +36,12 @@ def relative(ours, theirs):
 
 @pytest.mark.parametrize("name", ["single_missing", "single_full", "batch_padded"])
 @torch.no_grad()
-def test_recorded_features_of_the_authors(recorded_tensors, released, name):
+def test_features_equal_the_recorded_ones(recorded_tensors, released, name):
     record = recorded_tensors(f"structok_tiny/{name}")
     batch = batch_of(record)
     embedded = released.encoder.embed(*batch)
     encoded = released.encoder(*batch)
-    # The authors' features of a padded chain read the padding: only the longest chain of a batch is comparable.
+    # The authors' features of a padded chain depend on the padding: only the longest chain of a batch is comparable.
     for theirs, ours in COMPONENTS.items():
         assert relative(embedded[ours][0], record[f"enc.component.{theirs}"][0]) < 1e-4, ours
     assert relative(encoded[0], record["encoder_feats"][0]) < 1e-4
@@ -51,7 +51,7 @@ def test_recorded_features_of_the_authors(recorded_tensors, released, name):
 
 
 @torch.no_grad()
-def test_padding_is_the_authors_only_difference_in_a_padded_batch(recorded_tensors, released, monkeypatch):
+def test_only_the_authors_features_depend_on_padding(recorded_tensors, released, monkeypatch):
     record = recorded_tensors("structok_tiny/batch_padded")
     coords, observed, residues = batch_of(record)
     monkeypatch.setattr(features, "last_residues", lambda mask: torch.zeros_like(mask))
@@ -61,7 +61,7 @@ def test_padding_is_the_authors_only_difference_in_a_padded_batch(recorded_tenso
 
 
 def plain_message(layer: MessageLayer, scalars_NS, vectors_N3V, edges: Edges):
-    """The definition: every message from the concatenated source, edge and destination, then the mean."""
+    """The definition: messages from the concatenated source, edge and destination, then their mean."""
     sums = [torch.zeros_like(scalars_NS), torch.zeros_like(vectors_N3V)]
     count = torch.zeros(len(scalars_NS))
     for edge, (source, destination) in enumerate(zip(edges.source_E, edges.destination_E, strict=True)):
@@ -84,7 +84,7 @@ def plain_message(layer: MessageLayer, scalars_NS, vectors_N3V, edges: Edges):
 
 
 def graph(nodes: int, count: int, edge: tuple[int, int], generator):
-    # The last residue is never reached, as a residue without coordinates is.
+    # The last residue has no edges, like a residue without coordinates.
     source = torch.randint(nodes, (count,), generator=generator)
     destination = torch.randint(nodes - 1, (count,), generator=generator).sort().values
     scalars = torch.randn(count, edge[0], generator=generator)
@@ -93,7 +93,7 @@ def graph(nodes: int, count: int, edge: tuple[int, int], generator):
 
 @pytest.mark.parametrize("with_gradient", [False, True])
 def test_messages_equal_the_plain_form(with_gradient, monkeypatch):
-    monkeypatch.setattr("dplm2.tokenizer.gvp.BYTES_PER_PIECE", {"cpu": 23 * 20 * 4})
+    monkeypatch.setattr("dplm2.tokenizer.gvp.BYTES_PER_CHUNK", {"cpu": 23 * 20 * 4})
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     layer = MessageLayer((20, 6), (5, 2), 0.0).eval()
@@ -140,7 +140,7 @@ def test_features_of_a_chain_do_not_depend_on_its_batch(small_tokenizer, chains)
 
 
 @torch.no_grad()
-def test_features_do_not_depend_on_where_the_chain_lies(small_tokenizer, chains):
+def test_features_are_invariant_to_rotation_and_translation(small_tokenizer, chains):
     moved = [(backbone @ rotation(1) + np.array([40.0, -3.0, 8.0])).astype(np.float32) for backbone in chains]
     before, after = (small_tokenizer.encoder(*pad_backbones(group)) for group in (chains, moved))
     torch.testing.assert_close(before, after, rtol=1e-3, atol=2e-3)
@@ -149,7 +149,7 @@ def test_features_do_not_depend_on_where_the_chain_lies(small_tokenizer, chains)
 
 
 @torch.no_grad()
-def test_half_precision_stays_close(small_tokenizer, chains):
+def test_half_precision_features_are_close_to_float32(small_tokenizer, chains):
     batch = pad_backbones(chains)
     exact, lower = (small_tokenizer.encoder(*batch, precision) for precision in (torch.float32, torch.bfloat16))
     error = (exact - lower).square().mean().sqrt() / exact.square().mean().sqrt()
@@ -166,12 +166,12 @@ def test_gradients_reach_every_parameter_that_training_uses(chains):
     encoder.train()
     encoder(*pad_backbones(chains)).square().sum().backward()
     silent = [name for name, value in encoder.named_parameters() if value.grad is None or not value.grad.any()]
-    # Softmax does not see what is added to all keys alike; the last two edge scalars are always zero.
+    # The softmax cancels the bias of keys; the last two edge scalars are always zero.
     assert all(name.endswith("key.bias") for name in silent), silent
     assert all(torch.isfinite(value.grad).all() for value in encoder.parameters() if value.grad is not None)
 
 
-def test_positions_are_those_of_fair_esm():
+def test_positions_equal_fair_esms():
     from esm.modules import SinusoidalPositionalEmbedding
 
     from dplm2.tokenizer.encoder import position_embedding
@@ -181,8 +181,8 @@ def test_positions_are_those_of_fair_esm():
     assert math.isclose(float(theirs[0, 0]), math.sin(2), rel_tol=1e-6)
 
 
-def test_without_positions_a_residue_does_not_know_its_place_in_the_chain(chains):
-    """Missing residues put before a chain move it along; only what listens to its first residue sees a difference."""
+def test_features_without_positions_do_not_depend_on_the_index(chains):
+    """Missing residues before a chain shift its indices; only residues near its first one may differ."""
     given = chains[4]
     moved = np.concatenate([np.full((25, *given.shape[1:]), np.nan, given.dtype), given])
     differences = []
@@ -198,7 +198,7 @@ def test_without_positions_a_residue_does_not_know_its_place_in_the_chain(chains
 
 
 def test_dropout_drops_whole_vectors():
-    """A vector without one of its components would point elsewhere, and the network not turn with the chain."""
+    """Dropping single components of vectors would break equivariance."""
     torch.manual_seed(0)
     dropout, scalars, vectors = ChannelDropout(0.25).train(), torch.ones(300, 40), torch.ones(300, 3, 20)
     dropped_scalars, dropped = dropout(scalars, vectors)
@@ -206,7 +206,7 @@ def test_dropout_drops_whole_vectors():
     assert torch.equal(kept.any(1), kept.all(1))
     assert torch.allclose(dropped[kept], torch.tensor(4 / 3))
     assert kept.float().mean().item() == pytest.approx(0.75, abs=0.02)
-    # Vectors of a residue are drawn each by itself, and so are scalars.
+    # The vectors of a residue are drawn independently, and so are scalars.
     assert 0.05 < kept[:, 0].float().var(1).mean() < 0.25
     assert (dropped_scalars != 0).float().mean().item() == pytest.approx(0.75, abs=0.02)
     unchanged = dropout.eval()(scalars, vectors)

@@ -1,4 +1,4 @@
-"""Export in the authors' layout: their names and values back, bit for bit, and what has no counterpart refused."""
+"""Export in the authors' layout: names and values are restored bit for bit, other settings are refused."""
 
 import shutil
 
@@ -24,7 +24,7 @@ def imported(recorded, tiny_yaml, tmp_path):
     return tmp_path / "ours"
 
 
-def test_an_imported_tokenizer_comes_back_bit_for_bit(recorded, imported, tiny_yaml, tmp_path, capsys):
+def test_export_of_an_imported_tokenizer_is_identical(recorded, imported, tiny_yaml, tmp_path, capsys):
     assert main(["export", str(imported), str(tmp_path / "back"), "--format", "official"]) == 0
     assert "builds ESM-IF1's encoder alone" in capsys.readouterr().out
     before = load_file(recorded("structok_tiny/weights.safetensors"))
@@ -37,9 +37,9 @@ def test_an_imported_tokenizer_comes_back_bit_for_bit(recorded, imported, tiny_y
     assert again.fingerprint == first.fingerprint
 
 
-def test_weights_that_were_trained_here_compute_the_same_after_export_and_import(tmp_path):
+def test_trained_tokenizer_survives_export_and_import(tmp_path):
     torch.manual_seed(3)
-    encoder = {**SMALL["encoder"], "neighbours": 7}  # not to be seen in any weight
+    encoder = {**SMALL["encoder"], "neighbours": 7}  # does not follow from the weights
     tokenizer = StructureTokenizer(TokenizerSettings.make(**{**SMALL, "encoder": encoder})).eval()
     tokenizer.save_pretrained(tmp_path / "ours")
     assert not export_tokenizer(tmp_path / "ours", tmp_path / "theirs/.hydra")  # a small encoder
@@ -59,7 +59,7 @@ def test_weights_that_were_trained_here_compute_the_same_after_export_and_import
         ("quantizer", {"hidden": 64}, "quantizer.hidden: 64"),
     ],
 )
-def test_what_their_program_cannot_compute_is_refused(tmp_path, section, values, named):
+def test_settings_without_an_official_counterpart_are_refused(tmp_path, section, values, named):
     settings = {**SMALL, section: {**SMALL.get(section, {}), **values}}
     StructureTokenizer(TokenizerSettings.make(**settings)).save_pretrained(tmp_path / "ours")
     with pytest.raises(DPLM2Error, match="no counterpart of " + named):
@@ -67,7 +67,7 @@ def test_what_their_program_cannot_compute_is_refused(tmp_path, section, values,
     assert not (tmp_path / "theirs").exists()
 
 
-def test_unread_tensors_of_other_weights_are_noticed(imported, tmp_path):
+def test_unread_tensors_of_other_weights_are_detected(imported, tmp_path):
     shutil.copytree(imported, tmp_path / "mixed")
     unread = load_file(tmp_path / "mixed/unread.safetensors")
     unread["decoder.trunk.recycle_z_norm.bias"] += 1

@@ -13,7 +13,7 @@ def centred(chains):
     return features.centre(coords, observed), observed, residues
 
 
-def test_dihedrals_are_biotites_and_end_with_the_chain(chains):
+def test_dihedrals_equal_biotites_and_are_zero_across_ends(chains):
     whole = [chain for chain in chains if np.isfinite(chain).all()]
     coords, _, residues = centred(whole)
     ours = features.dihedrals(coords, residues).numpy()

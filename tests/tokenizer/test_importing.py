@@ -1,4 +1,4 @@
-"""Import of official checkpoints and of ESM-IF1: every key is mapped, dropped by name, or an error."""
+"""Import of official checkpoints and of ESM-IF1: every key is mapped, known as unused, or an error."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from dplm2.tokenizer.encoder import Encoder
 from dplm2.tokenizer.exporting import official_weights
 from dplm2.tokenizer.importing import (
     import_tokenizer,
-    is_read_whole,
+    is_fully_used,
     load_encoder_weights,
     tokenizer_of,
 )
@@ -25,8 +25,8 @@ from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.training import initial_tokenizer
 from tests.tokenizer.synthetic import SMALL
 
-# What is used only in part: the first bin of the recycled distogram, psi of seven torsions, C-alpha of 37 atoms, and of
-# the encoder's tokens the row of the mask.
+# Partly used tensors: the first bin of the recycled distogram, psi of seven torsions, C-alpha of 37 atoms,
+# and the row of the mask of the encoder's tokens.
 USED_IN_PART = ("embed_tokens.weight", "recycle_disto.weight", "angle_resnet.linear_out", "lddt_head.3")
 
 
@@ -34,9 +34,9 @@ def dtype_of(name):
     return {"float32": torch.float32, "int64": torch.int64}[name.removeprefix("torch.")]
 
 
-def test_every_key_of_the_released_size_has_its_place(recorded):
+def test_every_key_of_the_released_size_is_mapped(recorded):
     keys = json.loads(recorded("keys_struct_tokenizer.json").read_text())
-    # Each tensor is filled with a number of its own, so that where it went can be read off.
+    # Each tensor is filled with a unique number, so that its destination can be identified.
     weights = {
         name: torch.full(shape, number, dtype=dtype_of(dtype))
         for number, (name, (shape, dtype)) in enumerate(keys.items(), 1)
@@ -57,10 +57,10 @@ def test_every_key_of_the_released_size_has_its_place(recorded):
     partly = sum(math.prod(shape) for name, (shape, _) in keys.items() if any(part in name for part in USED_IN_PART))
     exported = official_weights(tokenizer)
     assert set(exported) < set(keys)
-    assert {name for name in keys if not is_read_whole(name)} >= set(keys) - set(exported)
+    assert {name for name in keys if not is_fully_used(name)} >= set(keys) - set(exported)
     for name, value in exported.items():
         assert value.shape == weights[name].shape, name
-        assert not is_read_whole(name) or torch.equal(value, weights[name]), name
+        assert not is_fully_used(name) or torch.equal(value, weights[name]), name
     assert used - partly <= sum(value.numel() for value in tokenizer.state_dict().values()) < used
 
 
@@ -78,7 +78,7 @@ def test_an_unknown_or_missing_key_is_refused(recorded_tensors, tiny_yaml, tmp_p
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "pt", "safetensors"])
-def test_formats_and_wrappers(recorded_tensors, released, tiny_yaml, tmp_path, suffix, capsys):
+def test_checkpoint_formats_and_prefixes_are_read(recorded_tensors, released, tiny_yaml, tmp_path, suffix, capsys):
     weights = recorded_tensors("structok_tiny/weights")
     path = tmp_path / f"weights.{suffix}"
     if suffix == "ckpt":
@@ -118,7 +118,7 @@ def test_yaml_that_contradicts_the_weights_is_refused(recorded_tensors, tiny_yam
 
 
 def released_esm_if1(weights: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
-    """ESM-IF1's weights file in miniature: the recorded encoder under the file's old names, and a decoder's key."""
+    """A small ESM-IF1 weights file: the recorded encoder under the file's old names, and a key of the decoder."""
     encoder = {
         name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.encoder.")
     }
@@ -131,7 +131,7 @@ def released_esm_if1(weights: dict[str, torch.Tensor], names: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("kind", ["released", "renamed"])
-def test_esm_if1_goes_into_a_frozen_encoder(recorded_tensors, released, tmp_path, kind):
+def test_esm_if1_is_loaded_into_a_frozen_encoder(recorded_tensors, released, tmp_path, kind):
     old = {
         "gvp_encoder.embed_graph.embed_node": "gvp_encoder.W_v",
         "gvp_encoder.embed_graph.embed_edge": "gvp_encoder.W_e",
@@ -149,7 +149,7 @@ def test_esm_if1_goes_into_a_frozen_encoder(recorded_tensors, released, tmp_path
     for name, value in tokenizer.encoder.state_dict().items():
         assert torch.equal(value, released.encoder.state_dict()[name]), name
     assert not any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
-    assert "weights" not in json.dumps(tokenizer.config)  # the file's place says nothing about the tokenizer
+    assert "weights" not in json.dumps(tokenizer.config)  # the path of the file is not part of the tokenizer
 
 
 def test_esm_if1_of_the_released_size_fits(recorded, tmp_path):

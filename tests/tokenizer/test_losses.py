@@ -1,4 +1,4 @@
-"""The terms of the loss against recorded values of the authors' implementation, and against closed forms."""
+"""The terms of the loss against recorded values of the authors' implementation and closed forms."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ CLOSE = {"rel_tol": 1e-4}
 
 @pytest.fixture(params=["single", "batch"])
 def case(request, recorded, recorded_tensors):
-    """The recorded training batch with its outputs, its logged losses, and the same chains' decoder internals."""
+    """The recorded training batch with its outputs, logged losses, and decoder internals."""
     logged = json.loads(recorded("structok_tiny/meta.json").read_text())[f"loss_{request.param}"]["logging"]
     internals = {"single": "single_missing", "batch": "batch_padded"}[request.param]
     return (
@@ -32,7 +32,7 @@ def case(request, recorded, recorded_tensors):
 
 
 def recorded_targets(theirs):
-    """The recorded batch as targets; as in the authors' code amino acids are learnt everywhere, padding included."""
+    """The recorded batch as targets; as in the authors' code, amino acids have a loss everywhere, even at padding."""
     frames = theirs["batch.backbone_rigid_tensor"]
     index = theirs["batch.residue_index"]
     return Targets(
@@ -54,7 +54,7 @@ def recorded_errors(theirs):
     return losses.aligned_errors(rotations_of(quaternions), origins, recorded_targets(theirs))
 
 
-def test_frames_and_masks_from_backbones_are_the_recorded_ones(case):
+def test_frames_and_masks_equal_the_recorded_ones(case):
     theirs, _, _ = case
     expected = recorded_targets(theirs)
     index = theirs["batch.residue_index"]
@@ -65,25 +65,25 @@ def test_frames_and_masks_from_backbones_are_the_recorded_ones(case):
     assert torch.allclose(ours.rotations[known], expected.rotations[known], atol=1e-5)
     assert torch.equal(ours.origins[known], expected.origins[known])
     assert torch.equal(ours.lengths, expected.lengths)
-    # ours is the ideal C-beta, theirs the one in the file
+    # ours is the ideal C-beta, theirs that of the file
     assert (ours.beta - expected.beta)[known].norm(dim=-1).mean() < 0.1
 
 
-def test_fape_is_the_recorded_one(case):
+def test_fape_equals_the_recorded_one(case):
     theirs, logged, _ = case
     assert math.isclose(
         losses.fape(recorded_errors(theirs), recorded_targets(theirs), 10.0), logged["rec/fape"], **CLOSE
     )
 
 
-def test_sequence_loss_is_the_recorded_one(case):
+def test_sequence_loss_equals_the_recorded_one(case):
     theirs, logged, _ = case
     targets = recorded_targets(theirs)
     ours = losses.sequence_cross_entropy(theirs["lm_logits"], targets.residues, targets.sequence_mask)
     assert math.isclose(ours, logged["rec/lm_loss"], **CLOSE)
 
 
-def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, recorded_tensors):
+def test_distogram_loss_equals_the_recorded_one(case, recorded_tensors):
     theirs, logged, internals = case
     settings = tiny_settings()
     official = recorded_tensors("structok_tiny/weights")
@@ -99,7 +99,7 @@ def test_distogram_loss_of_the_loaded_decoder_is_the_recorded_one(case, recorded
     assert math.isclose(ours, logged["rec/fape"], **CLOSE)
 
 
-def test_violations_are_the_recorded_ones(case):
+def test_violations_equal_the_recorded_ones(case):
     theirs, logged, _ = case
     targets = recorded_targets(theirs)
     ours = violations(
@@ -113,7 +113,7 @@ def test_violations_are_the_recorded_ones(case):
     assert torch.allclose(ours.bond, theirs[between + "bonds_c_n_loss_mean"], rtol=1e-4)
     assert torch.allclose(ours.angle_ca_c_n, theirs[between + "angles_ca_c_n_loss_mean"], rtol=1e-4)
     assert torch.allclose(ours.angle_c_n_ca, theirs[between + "angles_c_n_ca_loss_mean"], rtol=1e-4)
-    assert theirs["viol.within_residues.per_atom_loss_sum"].abs().max() == 0  # the term that ours leaves out
+    assert theirs["viol.within_residues.per_atom_loss_sum"].abs().max() == 0  # the term that ours omits
     per_atom = theirs[between + "clashes_per_atom_loss_sum"].sum() / theirs["batch.atom14_atom_exists"].sum()
     assert math.isclose(ours.clash, per_atom, **CLOSE)
     assert math.isclose(ours.total.mean(), logged["rec/violation"], **CLOSE)
@@ -131,7 +131,7 @@ def test_scale_and_weights_add_up_to_the_recorded_loss(case):
 
 
 def backbone_targets(length=30, seed=0):
-    """Targets on a random walk of frames; every residue known."""
+    """Targets on a random walk of frames, all residues observed."""
     generator = torch.Generator().manual_seed(seed)
     quaternions = torch.nn.functional.normalize(torch.randn(1, length, 4, generator=generator), dim=-1)
     origins = torch.randn(1, length, 3, generator=generator).cumsum(1) * 3
@@ -146,7 +146,7 @@ def moved(targets):
     return (turn @ targets.rotations)[None], (targets.origins @ turn.T + torch.tensor([5.0, -80.0, 3.0]))[None]
 
 
-def test_errors_in_space_vanish_for_moved_copies_and_not_for_mirror_images():
+def test_fape_is_zero_for_moved_copies_but_not_mirror_images():
     targets = backbone_targets()
     rotations, origins = moved(targets)
     floor = losses.FAPE_EPSILON**0.5 / losses.FAPE_UNIT  # the root of the term under the root
@@ -161,11 +161,11 @@ def test_errors_in_space_vanish_for_moved_copies_and_not_for_mirror_images():
     assert losses.fape(losses.aligned_errors(rotations, mirror, targets), targets, 1e9) > 10 * floor
 
 
-def test_fape_of_an_extra_shift_of_one_point_is_the_closed_form():
+def test_fape_of_a_displaced_point_has_the_closed_form():
     targets = backbone_targets(length=10)
     origins = targets.origins.clone()
     origins[0, 4] += torch.tensor([0.0, 30.0, 0.0])
-    # 9 frames see one point of 10 shifted by 30 angstrom; the shifted frame sees the 9 others so
+    # One of 10 points is shifted by 30 angstrom relative to 9 frames, and the 9 others relative to the shifted frame.
     errors = losses.aligned_errors(targets.rotations[None], origins[None], targets)
     clamped = losses.fape(errors, targets, 10.0)
     assert math.isclose(clamped, (18 * 1.0 + 82 * 1e-3) / 100, rel_tol=1e-3)
@@ -174,7 +174,7 @@ def test_fape_of_an_extra_shift_of_one_point_is_the_closed_form():
 
 
 def test_distance_error_is_relative_to_the_distance_and_ten_angstrom():
-    """Points at 0, 10 and 30 angstrom; the last one is put at 34, and a fourth is not observed."""
+    """Points at 0, 10 and 30 angstrom; the last is predicted at 34, and a fourth is not observed."""
     true = torch.tensor([[[0.0, 0, 0], [10, 0, 0], [30, 0, 0], [5, 5, 5]]])
     observed = torch.tensor([[True, True, True, False]])
     predicted = true.clone()
@@ -193,8 +193,8 @@ def test_the_loss_is_scaled_by_the_root_of_the_mean_length_or_crop():
 
 
 @pytest.mark.parametrize("distance", [0, 4, 5, 6])
-def test_the_local_window_ends_with_the_residue_that_it_names(distance):
-    """Errors of 10 angstrom between residues of one distance alone: up to 5 they are seen, 6 are not."""
+def test_local_fape_includes_the_last_residue_of_the_window(distance):
+    """Errors of 10 angstrom only between residues at one distance: up to 5 they count, 6 does not."""
     length, window = 20, 5
     targets = backbone_targets(length)
     index = torch.arange(length)
@@ -205,8 +205,8 @@ def test_the_local_window_ends_with_the_residue_that_it_names(distance):
     assert math.isclose(losses.local_fape(error, targets, window), expected, rel_tol=1e-4)
 
 
-def test_ideal_peptides_break_nothing():
-    """A helix built from bond lengths and angles alone."""
+def test_ideal_peptides_have_no_violations():
+    """A helix built only from bond lengths and angles."""
     length = 12
     positions = helix(length)
     every = torch.ones(1, length, dtype=torch.bool)
@@ -221,8 +221,8 @@ def test_ideal_peptides_break_nothing():
     assert violations(torn, every, parted, ~every, ~every).bond.item() < 1e-5
 
 
-def test_a_stretched_bond_costs_what_is_beyond_twelve_spreads():
-    """Peptides of 1.329 +- 0.014 angstrom, before proline 1.341 +- 0.016; one of eleven is pulled to another length."""
+def test_stretched_bond_is_penalised_beyond_twelve_deviations():
+    """Peptides of 1.329 +- 0.014 angstrom, before proline 1.341 +- 0.016; one of eleven is stretched."""
     length, at = 12, 5
     positions, every = helix(length), torch.ones(1, 12, dtype=torch.bool)
     bond = positions[0, at + 1, 0] - positions[0, at, 2]
@@ -237,8 +237,8 @@ def test_a_stretched_bond_costs_what_is_beyond_twelve_spreads():
             assert found == pytest.approx(expected, abs=2e-6)
 
 
-def test_atoms_that_overlap_cost_their_overlap_for_both():
-    """Two C-beta of radius 1.7 may be 1.9 angstrom apart; a glycine has none."""
+def test_clash_penalty_is_the_overlap_of_both_atoms():
+    """Two C-beta of radius 1.7 may be 1.9 angstrom apart; glycines have none."""
     positions, every = helix(12) * 40, torch.ones(1, 12, dtype=torch.bool)  # so large that no other atoms meet
     positions[0, 9, 4] = positions[0, 2, 4] + torch.tensor([0.0, 1.2, 0.0])
     found = violations(positions, every, every, ~every, ~every).clash.item()
@@ -252,7 +252,7 @@ def test_atoms_that_overlap_cost_their_overlap_for_both():
 
 
 def helix(length):
-    """An ideal helix, dressed with O and CB."""
+    """An ideal helix with O and CB."""
     backbone = torch.from_numpy(chain_of_torsions(np.tile([-57.0, -47.0], (length, 1))))[None, :, :3]
     full = ideal_atoms(*frames_from_backbone(backbone))
     full[:, :, :3] = backbone
@@ -282,7 +282,7 @@ def next_atom(a, b, c, bond, angle, torsion):
     )
 
 
-def test_confidence_of_the_right_bin_costs_nothing():
+def test_confidence_in_the_right_bin_has_no_loss():
     targets = backbone_targets()
     logits = torch.full((1, 30, 50), -30.0)
     logits[..., 49] = 30.0  # lDDT of a perfect copy is in the last bin
@@ -290,7 +290,7 @@ def test_confidence_of_the_right_bin_costs_nothing():
     assert losses.confidence_cross_entropy(logits, torch.zeros(1, 30, 3), targets) > 10
 
 
-def test_the_loss_does_not_see_missing_residues():
+def test_loss_ignores_missing_residues():
     targets = backbone_targets()
     observed = targets.observed.clone()
     observed[0, 7] = False
@@ -303,8 +303,8 @@ def test_the_loss_does_not_see_missing_residues():
         assert torch.equal(term(seen, targets, 10), term(unseen, targets, 10))
 
 
-def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, recorded, recorded_tensors):
-    """From codes to loss: every term, and the norms of the gradients that each decoder weight gets."""
+def test_total_loss_and_gradients_equal_the_recorded_ones(case, recorded, recorded_tensors):
+    """From codes to loss: every term, and the gradient norms of all decoder weights."""
     theirs, logged, internals = case
     case_name = "loss_single" if len(internals["res_mask"]) == 1 else "loss_batch"
     norms = json.loads(recorded("structok_tiny/meta.json").read_text())[case_name]["grad_norms"]
@@ -326,7 +326,7 @@ def test_whole_loss_and_its_gradients_are_the_recorded_ones(case, recorded, reco
     compared = 0
     for ours, names in decoder_names.official_names(settings).items():
         norm = math.hypot(*(norms.get(name, 0.0) for name in names))
-        # the authors add -1e9 to the logits of masked rows in float32, which leaves the biases there only their noise
+        # the authors add -1e9 to the logits of masked rows in float32, which leaves only noise in their biases
         if norm > 1e-2 and not ours.endswith(("attend_starting.bias.weight", "attend_ending.bias.weight")):
             assert math.isclose(gradients[ours].norm().item(), norm, rel_tol=1e-2), ours
             compared += 1
@@ -380,7 +380,7 @@ def test_error_along_chains_shorter_than_the_reach_is_finite():
     assert losses.chain_error(steps[0][:, :1], steps[1][:, :1], single, 16) == 0
 
 
-def test_a_step_that_is_far_off_counts_by_its_square_up_to_a_bound():
+def test_outlier_loss_is_quadratic_then_linear():
     targets = backbone_targets()
     inverse = targets.rotations[:, :-1].transpose(-1, -2)
     turns = torch.cat([inverse @ targets.rotations[:, 1:], torch.eye(3)[None, None]], 1)

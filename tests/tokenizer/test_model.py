@@ -1,4 +1,4 @@
-"""The tokenizer as users hold it: invariances of tokens, batches, files, messages."""
+"""The tokenizer's interface: invariances of tokens, batches, files, messages."""
 
 import json
 
@@ -17,7 +17,7 @@ def share_equal(first, second) -> float:
 
 
 @pytest.mark.parametrize("name", ["single_missing", "single_full", "batch_padded"])
-def test_tokens_of_the_authors(recorded_tensors, released, name):
+def test_tokens_equal_the_authors(recorded_tensors, released, name):
     record = recorded_tensors(f"structok_tiny/{name}")
     coords = record["bb_positions"].clone()
     coords[record["res_mask"] == 0] = torch.nan
@@ -30,7 +30,7 @@ def test_tokens_of_the_authors(recorded_tensors, released, name):
     assert decoded.plddt is None  # this head was never trained
 
 
-def test_tokens_do_not_change_with_place_padding_order_or_batch(small_tokenizer, chains):
+def test_tokens_are_invariant_to_motion_padding_and_batch(small_tokenizer, chains):
     alone = [small_tokenizer.encode(backbone) for backbone in chains]
     assert len(np.unique(np.concatenate(alone))) > 20
     for budget in (1, 130, 10_000):
@@ -53,12 +53,12 @@ def test_only_an_encoder_with_wide_products_uses_bfloat16(chains, channels, expe
     assert set(used) == {expected}
 
 
-def test_oxygen_is_not_looked_at(small_tokenizer, chains):
+def test_oxygen_is_ignored(small_tokenizer, chains):
     without = [backbone[:, :3] for backbone in chains]
     assert share_equal(small_tokenizer.encode(chains), small_tokenizer.encode(without)) == 1
 
 
-def test_short_and_empty_chains(small_tokenizer):
+def test_short_and_empty_chains_are_encoded(small_tokenizer):
     for length in (1, 2, 3):
         assert small_tokenizer.encode(chain(length, 5)).shape == (length,)
         assert small_tokenizer.decode(np.arange(length)).backbone.shape == (length, 4, 3)
@@ -84,7 +84,7 @@ def test_confidence_is_reported_once_it_is_trained(small_tokenizer, chains):
     assert plddt.shape == (61,) and (plddt > 0).all() and (plddt < 100).all()
 
 
-def test_saving_keeps_tokens_and_fingerprint(small_tokenizer, chains, tmp_path):
+def test_saved_tokenizer_has_the_same_tokens_and_fingerprint(small_tokenizer, chains, tmp_path):
     small_tokenizer.save_pretrained(tmp_path)
     again = StructureTokenizer.from_pretrained(tmp_path)
     assert again.fingerprint == small_tokenizer.fingerprint
@@ -103,7 +103,7 @@ def test_a_frozen_encoder_is_never_in_training_mode():
     assert not any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
 
 
-def test_wrong_input_is_named(small_tokenizer, tmp_path):
+def test_invalid_input_is_named(small_tokenizer, tmp_path):
     with pytest.raises(DPLM2Error, match=r"\(residues, 3 or 4 atoms, 3\), not \(5, 2, 3\)"):
         small_tokenizer.encode(np.zeros((5, 2, 3)))
     with pytest.raises(DPLM2Error, match="8192 is not among the 8192"):

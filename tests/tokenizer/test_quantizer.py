@@ -1,4 +1,4 @@
-"""The quantizer against the authors' recorded values, and its entropies against the sum over all codes."""
+"""The quantizer against the authors' recorded values, and its entropies against sums over all codes."""
 
 import math
 
@@ -11,9 +11,9 @@ from dplm2.tokenizer.quantizer import (
     Quantizer,
     code_entropies,
     distance_to_uniform,
-    even_values,
     indices_to_codes,
     levels_of,
+    uniform_values,
 )
 
 
@@ -22,7 +22,7 @@ def quantizer(**settings) -> Quantizer:
 
 
 def entropies_over_all_codes(values_NQ, temperature):
-    """The same by listing all codes: softmax of 2 x.c / T, entropy of each row, entropy of the mean row."""
+    """Entropies by enumeration of all codes: softmax of 2 x.c / T, entropies of the rows and of their mean."""
     bits = values_NQ.shape[1]
     codes = indices_to_codes(torch.arange(2**bits), bits).to(values_NQ.dtype)
     log_probability = torch.log_softmax(2 * values_NQ @ codes.T / temperature, -1)
@@ -31,7 +31,7 @@ def entropies_over_all_codes(values_NQ, temperature):
     return -(probability * log_probability).sum(-1).mean(), -(mean * torch.log(mean + 1e-5)).sum()
 
 
-def test_recorded_values_of_the_authors(recorded_tensors):
+def test_indices_and_entropies_equal_the_recorded_ones(recorded_tensors):
     recorded = recorded_tensors("lfq_unit")
     values = recorded["x"].clone().requires_grad_()
     result = quantizer()(values, recorded["mask"])
@@ -49,14 +49,14 @@ def test_recorded_values_of_the_authors(recorded_tensors):
     )
 
 
-def test_first_bit_is_worth_most(recorded_tensors):
+def test_first_bit_is_most_significant(recorded_tensors):
     recorded = recorded_tensors("lfq_unit")
     codes = indices_to_codes(torch.tensor([[0, 5, 4097]]), 13)
     assert torch.equal(codes, recorded["bits_of_index_0_5_4097"])
 
 
 @pytest.mark.parametrize("name", ["single_missing", "batch_padded", "single_full"])
-def test_training_losses_and_gradient_of_a_recorded_batch(recorded_tensors, name):
+def test_losses_and_gradient_equal_the_recorded_ones(recorded_tensors, name):
     recorded = recorded_tensors(f"structok_tiny/{name}")
     values = recorded["pre_quant"].clone().requires_grad_()
     mask = recorded["res_mask"].bool()
@@ -93,7 +93,7 @@ def test_gradient_is_finite_where_the_distribution_saturates():
     assert math.isclose(float(sample.detach()), 2 * math.log(2), rel_tol=1e-6)  # two bits undecided
 
 
-def test_bounds_keep_signs_and_gradual_bits_pass_through():
+def test_bounds_keep_signs_and_disabled_bits_pass_through():
     values = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0)) * 3
     mask = torch.ones(2, 7, dtype=torch.bool)
     plain = quantizer(bits=6)(values, mask)
@@ -106,7 +106,7 @@ def test_bounds_keep_signs_and_gradual_bits_pass_through():
         torch.testing.assert_close(codes[..., 2:], bounded.bound(values)[..., 2:])
 
 
-def test_gradient_passes_straight_through():
+def test_gradient_is_straight_through():
     values = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
     weights = torch.arange(20.0).view(1, 5, 4)
     (quantizer(bits=4)(values, torch.ones(1, 5, dtype=torch.bool)).codes_BLQ * weights).sum().backward()
@@ -126,7 +126,7 @@ def test_memory_of_the_entropy_does_not_grow_with_residues_times_codes():
 
     with Watch():
         code_entropies(values, 0.01)
-    assert max(largest) <= 20_000 * 128  # half of the bits at a time; all codes would be 20,000 x 8,192
+    assert max(largest) <= 20_000 * 128  # half of the bits at a time; all codes would need 20,000 x 8,192
 
 
 def test_several_bits_of_a_value_give_the_nearest_of_evenly_spaced_levels():
@@ -143,7 +143,7 @@ def test_several_bits_of_a_value_give_the_nearest_of_evenly_spaced_levels():
         torch.testing.assert_close(levels[..., index].detach(), nearest, rtol=0, atol=1e-6)
     assert torch.equal(result.indices_BL, Quantizer(settings).indices(values, mask))
     assert torch.equal(indices_to_codes(result.indices_BL, 8), result.codes_BLQ.round())
-    # The gradient takes the levels for the bounded values.
+    # The gradient is that of the bounded values.
     levels.sum().backward()
     torch.testing.assert_close(values.grad, 1 - values.detach().tanh().square(), rtol=1e-5, atol=1e-6)
 
@@ -177,48 +177,48 @@ def test_bits_per_value_that_do_not_fit_are_refused(change, message):
         quantizer(**({"bits": 6, "bits_per_value": [4, 2], "bound": "tanh"} | change))
 
 
-def test_even_values_are_rounded_to_each_code_equally_often():
+def test_uniform_values_use_all_codes_equally():
     layout = (3, 2, 1)
     module = quantizer(bits=6, bits_per_value=list(layout), bound="tanh")
-    values = even_values(64 * 64, layout)
+    values = uniform_values(64 * 64, layout)
     assert values.abs().max() <= 1
     counts = torch.bincount(
         module.indices(torch.atanh(values.clamp(-1 + 1e-6, 1 - 1e-6))[None], torch.ones(1, 4096) > 0)[0]
     )
     assert counts.min() > 0.9 * 64
     assert counts.max() < 1.1 * 64
-    # Along one value it is the uniform distribution, but for the outer levels, whose outer half cells are folded in.
+    # Each value is uniformly distributed, except for the outermost levels, whose outer half cells are reflected.
     inner = values[:, 0].abs() < 6 / 7
     torch.testing.assert_close(inner.float().mean(), torch.tensor(6 / 8), rtol=0.01, atol=0)
     torch.testing.assert_close(values[inner, 0].square().mean(), torch.tensor((6 / 7) ** 2 / 3), rtol=0.01, atol=0)
 
 
-def test_distance_to_the_uniform_distribution():
+def test_distance_to_the_uniform_distribution_has_closed_forms():
     layout = (4, 3)
-    even = even_values(2048, layout)
+    even = uniform_values(2048, layout)
     order = torch.randperm(2048, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(distance_to_uniform(even[order], layout), torch.tensor(0.0), rtol=0, atol=1e-10)
-    # A constant: the mean over directions of the mean square of the other sample's projections around it, which the
-    # random directions on average only share out over the values.
+    # For a constant: the mean over directions of the mean square of the other sample's projections around it, whose
+    # expectation is the same along random directions.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         at_the_centre = distance_to_uniform(torch.zeros(2048, 2), layout)
     torch.testing.assert_close(at_the_centre, even.square().mean(), rtol=0.03, atol=0)
 
 
-def test_the_distance_sees_that_values_follow_each_other():
-    """Each value by itself is spread evenly here, but they use 16 of 256 codes: only slanted directions show it."""
+def test_distance_detects_correlated_values():
+    """Each value is uniform, but together they use 16 of 256 codes: only oblique directions detect it."""
     layout = (4, 4)
-    even = even_values(2048, layout)
+    even = uniform_values(2048, layout)
     together = even[:, :1].expand(-1, 2)
-    # Of 2,000 draws of directions the smallest distance is 0.018 here, and the largest 0.0004 below.
+    # In 2,000 draws of directions, the smallest distance was 0.018 here, and the largest 0.0004 below.
     assert distance_to_uniform(together, layout) > 0.01
     independent = torch.stack([even[:, 0], even[torch.randperm(2048), 1]], 1)
     assert distance_to_uniform(independent, layout) < 0.001
 
 
-def test_uniformity_spreads_values_over_all_codes():
-    """Four hundred points on a line in a plane, moved by the term alone: they come to fill the plane's codes."""
+def test_uniformity_term_spreads_values_over_all_codes():
+    """Four hundred points on a line in a plane, optimised by this term only, fill all codes of the plane."""
     torch.manual_seed(0)
     line = torch.linspace(-0.5, 0.5, 400)[:, None] * torch.tensor([1.0, 0.8]) + 0.01 * torch.randn(400, 2)
     values = line.clone().requires_grad_()

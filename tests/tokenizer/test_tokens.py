@@ -1,4 +1,4 @@
-"""Tokens of datasets: what the files hold, what is done again and what is not, what is refused."""
+"""Tokens of datasets: contents of the files, reuse of finished work, refused input."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ SETTINGS = TokenizationSettings(token_budget=150, precision="float32")
 
 
 def write_part(path, rows):
-    """A chains file; each row is chain id, backbone, pLDDT, split."""
+    """Write a chains file; each row is chain id, backbone, pLDDT, split."""
     defaults = {"source_file": "f", "source_sha256": "0", "source_id": "i", "author_chain": "A"}
     records = [
         {
@@ -61,7 +61,7 @@ def saved(tmp_path, small_tokenizer):
     return tmp_path / "tokenizer"
 
 
-def test_command_writes_what_the_tokenizer_says(dataset, saved, small_tokenizer, chains, tmp_path, capsys):
+def test_command_writes_the_tokenizers_tokens(dataset, saved, small_tokenizer, chains, tmp_path, capsys):
     out = tmp_path / "tokens"
     assert main(["tokens", "encode", str(dataset), "--tokenizer", str(saved), "--out", str(out)]) == 0
     assert str(out) in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_one_shard_into_one_file(dataset, saved, tmp_path):
     assert main([*arguments[:3], str(dataset / "part-00000.parquet"), *arguments[3:]]) == 2  # two shards, one file
 
 
-def test_what_fits_is_kept_and_what_changed_is_done_again(dataset, saved, small_tokenizer, tmp_path, chains):
+def test_only_changed_files_are_encoded_again(dataset, saved, small_tokenizer, tmp_path, chains):
     out = tmp_path / "tokens"
     arguments = ["tokens", "encode", str(dataset), "--tokenizer", str(saved), "--out", str(out)]
     main(arguments)
@@ -103,10 +103,10 @@ def test_what_fits_is_kept_and_what_changed_is_done_again(dataset, saved, small_
     assert files[0].stat().st_mtime_ns == times[0] and files[1].stat().st_mtime_ns != times[1]
     files[0].unlink()
     main(arguments)
-    assert sha256_of_file(files[0]) == content[0]  # the same bytes, whenever it is made
+    assert sha256_of_file(files[0]) == content[0]  # reproducible byte for byte
 
 
-def test_another_precision_is_another_encoding_and_another_budget_is_not(dataset, small_tokenizer, tmp_path):
+def test_tokens_are_reused_for_another_budget_but_not_precision(dataset, small_tokenizer, tmp_path):
     part, out = dataset / "part-00000.parquet", tmp_path / "tokens.parquet"
     done = [
         encode_part(part, out, small_tokenizer, TokenizationSettings(token_budget=budget, precision=precision), print)
@@ -115,8 +115,8 @@ def test_another_precision_is_another_encoding_and_another_budget_is_not(dataset
     assert done == [True, False, True, False]
 
 
-def test_an_interrupted_shard_goes_on_where_it_was(dataset, small_tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_NOTES", 0.0)
+def test_interrupted_shard_resumes(dataset, small_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_SAVES", 0.0)
     part, lines = dataset / "part-00001.parquet", []
     encode_part(part, tmp_path / "whole.parquet", small_tokenizer, SETTINGS, lines.append)
     encoded = []
@@ -146,7 +146,7 @@ def test_an_interrupted_shard_goes_on_where_it_was(dataset, small_tokenizer, tmp
     assert any("residues/s" in line for line in lines) and any("min left" in line for line in lines)
 
 
-def test_a_file_that_another_process_has_in_hand_is_left_to_it(dataset, small_tokenizer, tmp_path):
+def test_file_in_use_by_another_process_is_skipped(dataset, small_tokenizer, tmp_path):
     work = [(part, tmp_path / "tokens" / part.name) for part in sorted(dataset.glob("*.parquet"))]
     (first, out), (_, other) = work
     lines = []
@@ -166,7 +166,7 @@ def test_a_file_that_another_process_has_in_hand_is_left_to_it(dataset, small_to
     assert sorted(path.name for path in out.parent.iterdir()) == [out.name, other.name]
 
 
-def test_selections_drop_chains_and_give_cluster_and_split(dataset, saved, tmp_path):
+def test_selections_drop_chains_and_set_cluster_and_split(dataset, saved, tmp_path):
     main(["tokens", "encode", str(dataset), "--tokenizer", str(saved), "--out", str(tmp_path / "tokens")])
     selection = pa.table({"chain_id": ["c4", "a"], "cluster": ["x", "y"], "split": ["validation", "train"]})
     pq.write_table(selection, tmp_path / "selection.parquet")
@@ -177,7 +177,7 @@ def test_selections_drop_chains_and_give_cluster_and_split(dataset, saved, tmp_p
     assert only.to_pydict() == {"chain_id": ["a"]}
 
 
-def test_tokens_of_two_tokenizers_do_not_mix(dataset, small_tokenizer, tmp_path):
+def test_tokens_from_two_tokenizers_are_refused(dataset, small_tokenizer, tmp_path):
     encode_part(dataset / "part-00000.parquet", tmp_path / "one.parquet", small_tokenizer, SETTINGS, str)
     fingerprint = small_tokenizer.codes_fingerprint
     bias = small_tokenizer.pre_quant[1].bias.data
@@ -193,7 +193,7 @@ def test_tokens_of_two_tokenizers_do_not_mix(dataset, small_tokenizer, tmp_path)
         next(decode_tokens(read_tokens(tmp_path / "two.parquet"), small_tokenizer, 100))
 
 
-def test_what_is_not_there_or_not_tokens_is_named(dataset, saved, tmp_path, capsys):
+def test_missing_and_invalid_files_are_named(dataset, saved, tmp_path, capsys):
     with pytest.raises(DPLM2Error, match="contains no tokens"):
         read_tokens(tmp_path)
     with pytest.raises(DPLM2Error, match="not a file of tokens"):
@@ -217,7 +217,7 @@ def test_decoding_writes_structures(dataset, saved, small_tokenizer, tmp_path, c
 
 
 class TightMemory:
-    """A part of the tokenizer on a machine that holds so many chains at once."""
+    """A part of the tokenizer on a machine with memory for a given number of chains."""
 
     def __init__(self, work, limit):
         self.work, self.limit, self.sizes = work, limit, []
@@ -230,8 +230,8 @@ class TightMemory:
 
 
 @pytest.mark.parametrize("way", ["encode", "decode"])
-def test_out_of_memory_halves_the_batch_and_drops_nothing(small_tokenizer, chains, monkeypatch, caplog, way):
-    monkeypatch.setattr(model, "PAIRS_AT_ONCE", {})
+def test_out_of_memory_halves_the_batch_without_losses(small_tokenizer, chains, monkeypatch, caplog, way):
+    monkeypatch.setattr(model, "MAX_PAIRS", {})
     tokens = small_tokenizer.encode(chains)
     given, part = (chains, "values") if way == "encode" else (tokens, "_decode_batch")
     expected = getattr(small_tokenizer, way)(given)
@@ -251,7 +251,7 @@ def test_out_of_memory_halves_the_batch_and_drops_nothing(small_tokenizer, chain
         getattr(small_tokenizer, way)([given[1], given[0]])
 
 
-def test_a_part_is_encoded_whole_on_a_machine_of_little_memory(dataset, saved, tmp_path, monkeypatch):
+def test_part_is_encoded_completely_with_little_memory(dataset, saved, tmp_path, monkeypatch):
     tokenizer = StructureTokenizer.from_pretrained(saved)
     part = dataset / "part-00001.parquet"
     encode_part(part, tmp_path / "ample.parquet", tokenizer, SETTINGS)

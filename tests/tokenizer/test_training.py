@@ -1,4 +1,4 @@
-"""Training of the tokenizer on helices and strands made here: windows, terms, and a loss that falls."""
+"""Training of the tokenizer on synthetic helices and strands: windows, terms, and a decreasing loss."""
 
 import json
 import math
@@ -94,7 +94,7 @@ def task():
     return TokenizerTask(initial_tokenizer(settings, seed=0), settings, table_of(), table_of(split="validation"))
 
 
-def test_windows_are_cut_from_the_chains_and_follow_from_the_generator(task):
+def test_windows_are_parts_of_chains_drawn_from_the_generator(task):
     batch = task.collate([0, 1, 3], torch.Generator().manual_seed(5))
     again = task.collate([0, 1, 3], torch.Generator().manual_seed(5))
     assert all(torch.equal(batch[name], again[name]) for name in batch)
@@ -121,7 +121,7 @@ def test_missing_residues_are_zero_and_not_observed(task):
 
 
 def test_every_trained_weight_gets_a_gradient(task):
-    # layers that start at zero hide what lies before them from the first step
+    # layers initialized with zeros block the gradient of earlier ones in the first step
     with torch.no_grad():
         for parameter in task.module.parameters():
             if parameter.abs().max() == 0:
@@ -133,7 +133,7 @@ def test_every_trained_weight_gets_a_gradient(task):
         for name, parameter in task.module.named_parameters()
         if parameter.requires_grad and (parameter.grad is None or parameter.grad.abs().max() == 0)
     ]
-    # O touches nothing at first, so nothing turns it
+    # O has no clashes initially, hence no gradient
     decoder = [name for name in without if ".decoder." in name and ".torsion." not in name]
     assert decoder == []
     expected = {"fape", "distogram", "sequence", "violation", "confidence", "local_fape", "distance", "chain"}
@@ -155,7 +155,7 @@ WITHOUT_PASSES = {
 }
 
 
-def test_without_passes_the_first_trace_is_the_result_and_all_that_is_trained():
+def test_without_passes_only_the_first_trace_is_trained():
     settings = settings_of(**WITHOUT_PASSES)
     task = TokenizerTask(initial_tokenizer(settings, seed=0), settings, table_of(), table_of())
     batch = task.collate([0, 2], torch.Generator().manual_seed(0))
@@ -189,7 +189,7 @@ def test_passes_can_be_trained_after_the_first_trace(tmp_path):
     assert torch.equal(*traces)
 
 
-def test_what_has_no_effect_without_passes_is_refused():
+def test_settings_without_effect_without_passes_are_refused():
     loss = {**WITHOUT_PASSES["loss"], "distance": 1.0}
     with pytest.raises(ConfigError, match="loss.distance: has no effect"):
         settings_of(**{**WITHOUT_PASSES, "loss": loss})
@@ -197,7 +197,7 @@ def test_what_has_no_effect_without_passes_is_refused():
         settings_of(decoder={"structure_blocks": 0, "start": "origin"})
 
 
-def test_confidence_does_not_shape_the_structure():
+def test_confidence_loss_does_not_affect_the_structure():
     tables = table_of(), table_of()
     gradients = []
     for weight in (0.01, 100.0):
@@ -209,7 +209,7 @@ def test_confidence_does_not_shape_the_structure():
     assert torch.equal(*gradients)
 
 
-def test_bits_are_switched_on_one_by_one():
+def test_bits_are_enabled_one_by_one():
     settings = settings_of(quantizer={"gradual_steps": 12})
     task = TokenizerTask(initial_tokenizer(settings, seed=0), settings, table_of(), table_of())
     seen = []
@@ -237,7 +237,7 @@ def test_a_chain_is_learnt():
     assert after["lddt"] > before["lddt"] + 0.2
 
 
-def test_training_writes_a_tokenizer_that_says_what_it_is(tmp_path):
+def test_training_writes_tokenizer_card_and_record(tmp_path):
     store.write_table(tmp_path / "chains" / "part-00000.parquet", table_of())
     settings = settings_of()
     out = tmp_path / "out"
@@ -294,7 +294,7 @@ def test_explained_variance_is_that_of_a_regression(monkeypatch):
 
 
 def test_training_the_decoder_alone_keeps_all_tokens(tmp_path):
-    """Models trained on the tokens remain valid: their codes have the same fingerprint."""
+    """Models trained on the tokens remain valid: the codes have the same fingerprint."""
     store.write_table(tmp_path / "chains" / "part-00000.parquet", table_of())
     first = initial_tokenizer(settings_of(), seed=0)
     first.save_pretrained(tmp_path / "first")
@@ -314,7 +314,7 @@ def test_training_the_decoder_alone_keeps_all_tokens(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_codes_are_frozen_only_where_they_mean_something():
+def test_frozen_quantizer_requires_initial_weights_and_frozen_encoder():
     with pytest.raises(ConfigError, match="quantizer.frozen: .* give `initial`"):
         settings_of(encoder={"frozen": True}, quantizer={"frozen": True})
     with pytest.raises(ConfigError, match="quantizer.frozen: .* unless encoder.frozen is true"):
@@ -326,7 +326,7 @@ def test_codes_are_frozen_only_where_they_mean_something():
 FROZEN = {"encoder": {"frozen": True}, "loss": {"crop": None, "length_scaling": False}}
 
 
-def test_cached_features_train_as_computed_ones_where_chains_are_whole(tmp_path):
+def test_cached_features_give_the_same_training_without_crops(tmp_path):
     settings, losses_of = settings_of(**FROZEN), []
     for folder in (None, tmp_path):
         tokenizer = initial_tokenizer(settings, seed=0)
@@ -346,7 +346,7 @@ def test_cached_features_train_as_computed_ones_where_chains_are_whole(tmp_path)
     np.testing.assert_allclose(losses_of[1], losses_of[0], rtol=1e-5)
 
 
-def test_windows_of_cached_features_are_those_of_the_whole_chain(tmp_path):
+def test_cached_features_of_windows_are_those_of_the_chain(tmp_path):
     settings = settings_of(encoder={"frozen": True})
     task = TokenizerTask(initial_tokenizer(settings, seed=0), settings, table_of(), table_of(), tmp_path)
     encoder = task.module.tokenizer.encoder
@@ -356,15 +356,15 @@ def test_windows_of_cached_features_are_those_of_the_whole_chain(tmp_path):
     window = task.features.batch([(0, 2, 9), (3, 11, 31)])
     torch.testing.assert_close(window[1], whole[11:31], rtol=1e-4, atol=1e-4)
     assert (window[0, 7:] == 0).all()
-    assert (window[1] - alone).abs().max() > 0.05  # a crop that is encoded alone has other features
+    assert (window[1] - alone).abs().max() > 0.05  # a separately encoded crop has other features
 
 
-def test_interrupted_computation_of_features_goes_on(tmp_path, monkeypatch):
+def test_interrupted_computation_of_features_resumes(tmp_path, monkeypatch):
     settings = settings_of(encoder={"frozen": True})
     encoder = initial_tokenizer(settings, seed=0).eval().encoder
     backbones, lines = ChainWindows(table_of()).backbones, []
     monkeypatch.setattr(feature_cache, "RESIDUES_PER_BATCH", 30)
-    monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_NOTES", -1.0)
+    monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_SAVES", -1.0)
     expected = feature_cache.cached_features(encoder, backbones, tmp_path / "whole", lines.append).features_ND
     assert any("min left" in line for line in lines)
     calls = []
@@ -382,7 +382,7 @@ def test_interrupted_computation_of_features_goes_on(tmp_path, monkeypatch):
     assert calls == [41, 30, 25, 25, 18]
     assert np.array_equal(again.features_ND, expected)
     feature_cache.cached_features(encoder, backbones, tmp_path / "cut", lines.append)
-    assert len(calls) == 5  # all there
+    assert len(calls) == 5  # all stored
     with torch.no_grad():
         encoder.norm.bias += 1.0
     feature_cache.cached_features(encoder, backbones, tmp_path / "cut", lines.append)
@@ -420,7 +420,7 @@ def biotite_rmsd(mobile, fixed):
     return structure.rmsd(fixed, fitted)
 
 
-def test_chains_keep_what_the_table_says():
+def test_chain_windows_have_the_tables_content():
     chains = ChainWindows(table_of())
     assert chains.lengths == [18, 25, 30, 41]
     assert [len(backbone) for backbone in chains.backbones] == chains.lengths

@@ -345,7 +345,7 @@ def test_a_job_without_terminal_says_where_it_stands(tmp_path, capsys, monkeypat
     assert len(lines) == 20 and "step 10 of 20 (50 %), loss " in lines[9] and "tokens/s" in lines[9]
 
 
-def test_tensorboard_gets_the_rows(straight, tmp_path):
+def test_tensorboard_receives_the_metrics(straight, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

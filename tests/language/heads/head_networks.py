@@ -10,7 +10,7 @@ from dplm2.language.vocabulary import Vocabulary
 
 
 def network_with(head, codes=64, layout=(2, 2, 2), width=32, layers=2):
-    """A network of random weights, those of the head among them."""
+    """A network with random weights, including those of the head."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(codes)
     made = heads.make(head, vocabulary, width, layout)

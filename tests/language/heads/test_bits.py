@@ -42,13 +42,13 @@ def recorded_bit(recorded_tensors):
 
 @pytest.fixture(scope="session")
 def recorded_settings(recorded):
-    """How each of them was recorded."""
+    """Settings of each recording."""
     return json.loads(recorded("lm_bit_tiny/meta.json").read_text())
 
 
 @pytest.fixture
 def released_bit(recorded, tmp_path):
-    """Their folder as the hub would have it."""
+    """The authors' folder in the hub's layout."""
     folder = tmp_path / "released"
     folder.mkdir()
     shutil.copy(recorded("lm_bit_tiny/weights.safetensors"), folder / "model.safetensors")
@@ -58,7 +58,7 @@ def released_bit(recorded, tmp_path):
 
 @pytest.fixture
 def bit_network(released_bit, tmp_path):
-    """The imported network, as opened from our folder."""
+    """The imported network, opened from our folder."""
     importing.import_model(released_bit, tmp_path / "ours")
     network = MultimodalEsm.from_pretrained(tmp_path / "ours")
     assert (network.head.name, network.embedding_scaling) == ("bits", "released_bit")
@@ -69,8 +69,8 @@ def largest_relative(ours, recorded, where):
     return float((ours - recorded)[where].abs().max() / recorded[where].abs().max())
 
 
-def test_bits_of_all_codes_are_those_of_the_quantizer():
-    """A code's bits are the signs of the values that the tokenizer's quantizer gives that code."""
+def test_bits_of_all_codes_equal_the_quantizers():
+    """A code's bits are the signs of its values in the tokenizer's quantizer."""
     quantizer = Quantizer(TokenizerSettings.make().quantizer)
     head = Bits(VOCABULARY, 13)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_bits_of_all_codes_are_those_of_the_quantizer():
 
 @pytest.mark.parametrize("name", FORWARD + UNSCALED)
 @torch.no_grad()
-def test_network_gives_the_recorded_values(recorded_bit, bit_network, name):
+def test_network_reproduces_the_recorded_values(recorded_bit, bit_network, name):
     values = recorded_bit(f"forward_{name}")
     network, ids_BT, half = bit_network, values["input_ids"], values["input_ids"].shape[1] // 2
     network.embedding_scaling = "none" if name in UNSCALED else "released_bit"
@@ -101,8 +101,8 @@ def test_network_gives_the_recorded_values(recorded_bit, bit_network, name):
     assert torch.equal(codes_BLC[real_BT[:, :half]], bits_to_indices(expected.argmax(-1))[real_BT[:, :half]])
 
 
-def test_scaling_is_that_of_transformers_own_embeddings_called_twice(bit_network):
-    """The authors call ``esm.embeddings`` on the amino acids alone, then on both halves together."""
+def test_scaling_equals_transformers_embeddings_applied_twice(bit_network):
+    """The authors call ``esm.embeddings`` first on the amino acids, then on both halves."""
     config = esm_config(33, 64, 1, 4, 64)
     config.token_dropout = True
     theirs = EsmEmbeddings(config).eval()
@@ -118,7 +118,7 @@ def test_scaling_is_that_of_transformers_own_embeddings_called_twice(bit_network
         once_BLD = theirs(input_ids=ids_BT[:, half:], attention_mask=mask_BT[:, half:])
         plain_BTD = bit_network.head.embed(theirs.word_embeddings, ids_BT)
         joined_BTD = torch.cat([plain_BTD[:, :half], once_BLD], 1)
-        # Structure ids above 32 only serve to find masks there.
+        # Structure ids above 32 are used only to find masks.
         twice_BTD = theirs(input_ids=ids_BT, inputs_embeds=joined_BTD, attention_mask=mask_BT)
         ours = bit_network.embeddings(ids_BT)
     assert torch.allclose(ours, twice_BTD, atol=1e-6)
@@ -141,7 +141,7 @@ def parameters_of(network):
         ("loss_selfmixup_linear", {"weighting": "linear", "self_mixup": "released"}),
     ],
 )
-def test_loss_and_gradients_are_the_recorded_ones(recorded_bit, recorded_settings, bit_network, name, options):
+def test_loss_and_gradients_equal_the_recorded_ones(recorded_bit, recorded_settings, bit_network, name, options):
     settings = DiffusionSettings.make(**options)
     values = recorded_bit(name)
     batch = recorded_batch(values, settings)
@@ -162,7 +162,7 @@ def test_loss_and_gradients_are_the_recorded_ones(recorded_bit, recorded_setting
             assert torch.allclose(ours, gradient, atol=TOLERANCE * float(gradient.abs().max()))
 
 
-def test_self_mixup_gives_the_recorded_second_input(recorded_bit, bit_network):
+def test_self_mixup_reproduces_the_recorded_second_input(recorded_bit, bit_network):
     settings = DiffusionSettings.make(self_mixup="released")
     values = recorded_bit("loss_selfmixup_linear")
     batch = recorded_batch(values, settings)
@@ -171,8 +171,8 @@ def test_self_mixup_gives_the_recorded_second_input(recorded_bit, bit_network):
     assert torch.equal(chosen_BT, values["mixup_loss_mask"])
 
 
-def test_unknown_structure_is_left_out_of_the_loss(recorded_bit, bit_network):
-    """The authors train ``<unk_struct>`` as the code of all bits set; all other positions cost what theirs cost."""
+def test_unknown_structure_is_excluded_from_the_loss(recorded_bit, bit_network):
+    """The authors train ``<unk_struct>`` as the code with all bits set; the loss of other positions equals theirs."""
     settings = DiffusionSettings.make(unobserved_structure="learn")
     values = recorded_bit("loss_unk_struct")
     batch = recorded_batch(values, settings)
@@ -185,8 +185,8 @@ def test_unknown_structure_is_left_out_of_the_loss(recorded_bit, bit_network):
     assert metrics["loss_sequence"].item() == pytest.approx(values["loss_aatype"].item(), rel=TOLERANCE)
 
 
-def test_every_bit_of_a_target_has_a_gradient_as_the_released_criterion_has_not(recorded_bit, bit_network):
-    """Their criterion ignores targets equal to 1, the id of padding, and by it each bit that is set."""
+def test_every_target_bit_has_a_gradient_unlike_in_the_released_loss(recorded_bit, bit_network):
+    """Their loss ignores targets equal to 1, the id of padding, and thereby every set bit."""
     values = recorded_bit("loss_linear")
     batch = recorded_batch(values, DiffusionSettings.make())
     set_BLQ, chosen_BL = values["struct_target_bits"], values["struct_mask"]
@@ -202,7 +202,7 @@ def test_every_bit_of_a_target_has_a_gradient_as_the_released_criterion_has_not(
 
 
 @torch.no_grad()
-def test_loss_at_zero_logits_is_that_of_8192_equal_codes(bit_network):
+def test_loss_at_zero_logits_is_log_8192(bit_network):
     for parameter in bit_network.head.leave.parameters():
         parameter.zero_()
     nll = bit_network.nll(torch.randn(5, 64), torch.tensor([36, 37, 5000, 8226, 8227]), "structure")
@@ -222,12 +222,12 @@ def test_loss_at_zero_logits_is_that_of_8192_equal_codes(bit_network):
         "cogen_argmax_stochastic1.0",
     ],
 )
-def test_every_token_of_every_step_is_that_of_the_authors_program(name, recorded_bit, recorded_settings, bit_network):
+def test_tokens_of_every_step_equal_the_authors(name, recorded_bit, recorded_settings, bit_network):
     follow(recorded_bit(f"generate_{name}"), recorded_settings[f"generate_{name}"], bit_network, **SAMPLER)
 
 
-def test_annealed_run_follows_the_authors_when_the_random_numbers_are_theirs(recorded_bit, bit_network, monkeypatch):
-    """Amino acids and bits are drawn from our distributions by their exponentials; scores are ours, too."""
+def test_annealed_run_with_the_authors_random_numbers_is_theirs(recorded_bit, bit_network, monkeypatch):
+    """Amino acids and bits are drawn from our distributions with their random numbers; scores are ours."""
     recorded = recorded_bit("generate_cogen_annealing1.1_0.1")
     steps = len(recorded["steps.in_tokens"])
     samples = conditionings_of(recorded, steps)
@@ -240,7 +240,7 @@ def test_annealed_run_follows_the_authors_when_the_random_numbers_are_theirs(rec
     def choose(track, rows, positions, logits_NC, log_total_N, progress_N):
         step, temperature_N = denoiser.step[0], Strategy.parse(Bits.sampling.strategy).temperature(progress_N)
         if track.track == "structure":
-            # The distribution over 8192 codes is a product: a bit's marginal is that of the codes that have it.
+            # The distribution over 8192 codes is a product: a bit's marginal is a sum over the codes with this bit set.
             shares_NC = (logits_NC / temperature_N[:, None]).softmax(-1)
             has_CQ = (torch.arange(8192)[:, None] >> places & 1).float()
             on_NQ = shares_NC @ has_CQ
@@ -271,7 +271,7 @@ def test_annealed_run_follows_the_authors_when_the_random_numbers_are_theirs(rec
 # Files --------------------------------------------------------------------------------------------------------------
 
 
-def test_folder_there_and_back_is_bit_for_bit(released_bit, bit_network, tmp_path):
+def test_export_of_an_import_is_identical(released_bit, bit_network, tmp_path):
     assert main(["export", str(tmp_path / "ours"), str(tmp_path / "back"), "--format", "official"]) == 0
     before, after = load_file(released_bit / "model.safetensors"), load_file(tmp_path / "back/model.safetensors")
     assert set(before) == set(after)
@@ -284,8 +284,8 @@ def test_folder_there_and_back_is_bit_for_bit(released_bit, bit_network, tmp_pat
     assert again.embedding_scaling == "released_bit"
 
 
-def test_every_key_of_the_released_model_has_its_place(recorded, tmp_path):
-    """The real key list at a small width, as folder and as Lightning checkpoint with its structure tokenizer."""
+def test_every_key_of_the_released_model_is_mapped(recorded, tmp_path):
+    """The released keys at a small width, as a folder and as a Lightning checkpoint with the structure tokenizer."""
     listed = json.loads(recorded("keys_dplm2_bit_650m.json").read_text())
     shapes = scaled_shapes(listed["state_dict"], 1280, 20)
     weights = weights_of(shapes)
@@ -306,7 +306,7 @@ def test_every_key_of_the_released_model_has_its_place(recorded, tmp_path):
         file.unlink()
 
 
-def test_index_and_bit_models_are_told_apart(recorded, released_bit, tmp_path, capsys):
+def test_index_and_bit_models_are_distinguished(recorded, released_bit, tmp_path, capsys):
     index = tmp_path / "index"
     index.mkdir()
     shutil.copy(recorded("lm_tiny/weights.safetensors"), index / "model.safetensors")
@@ -317,7 +317,7 @@ def test_index_and_bit_models_are_told_apart(recorded, released_bit, tmp_path, c
         arguments = ["import", "model", str(source), str(tmp_path / "3"), "--structure-head", wanted]
         assert main(arguments) == 1
         assert f"structure_head {wanted} is required, but this is {found} " in capsys.readouterr().err
-    # A folder whose description is the other's, as the authors' classes refuse it.
+    # A folder with the other model's config.json, which the authors' classes refuse, too.
     (index / "config.json").write_bytes((released_bit / "config.json").read_bytes())
     with pytest.raises(DPLM2Error, match=r"says EsmForDPLM2Bit .*but the weights are those of EsmForDPLM2 "):
         importing.import_model(index, tmp_path / "3")
@@ -333,12 +333,12 @@ def test_index_and_bit_models_are_told_apart(recorded, released_bit, tmp_path, c
     [
         (lambda w: w.pop("lm_head_struct.bias"), r"missing.*\['leave.bias'\]"),
         (lambda w: w.update({"quant2emb.extra": torch.zeros(1)}), "unknown.*enter.extra"),
-        (lambda w: w.update({"struct_eos_emb": torch.zeros(7)}), "another shape.*end"),
+        (lambda w: w.update({"struct_eos_emb": torch.zeros(7)}), "wrong shape.*end"),
         (lambda w: w.pop("lm_head.bias"), "missing .*lm_head.bias"),
         (lambda w: [w.pop(n) for n in list(w) if n.startswith("quant2emb")], "missing"),
     ],
 )
-def test_what_does_not_fit_is_refused(released_bit, tmp_path, change, message):
+def test_mismatched_weights_are_refused(released_bit, tmp_path, change, message):
     weights = load_file(released_bit / "model.safetensors")
     change(weights)
     save_file(weights, released_bit / "model.safetensors")
@@ -347,7 +347,7 @@ def test_what_does_not_fit_is_refused(released_bit, tmp_path, change, message):
     assert not (tmp_path / "ours").exists()
 
 
-def test_transformers_refuses_our_folder_instead_of_leaving_half_of_it_out(bit_network, tmp_path):
+def test_transformers_refuses_a_folder_with_a_structure_head(bit_network, tmp_path):
     with pytest.raises(ValueError, match="model type `dplm2`"):
         AutoModelForMaskedLM.from_pretrained(tmp_path / "ours")
 
@@ -355,8 +355,8 @@ def test_transformers_refuses_our_folder_instead_of_leaving_half_of_it_out(bit_n
 # The start ----------------------------------------------------------------------------------------------------------
 
 
-def test_start_from_a_sequence_model_is_the_authors():
-    """The sequence model stays; new weights have the distributions of a fresh model of the authors."""
+def test_initialization_from_a_sequence_model_follows_the_authors():
+    """The sequence model does not change; new weights have the distributions of the authors' new models."""
     model = warmup.random_model(NetworkSettings(hidden_size=64, layers=1, heads=4, intermediate_size=64), seed=0)
     model.config.initializer_range = 0.02
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -373,7 +373,7 @@ def test_start_from_a_sequence_model_is_the_authors():
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in head.state_dict().items())
 
 
-def test_what_the_head_cannot_use_is_refused():
+def test_unsupported_settings_of_the_head_are_refused():
     head = heads.make("bits", Vocabulary(16), 8)
     with pytest.raises(ConfigError, match=r"structure_tokens: code has no effect"):
         head.start(None, 0, torch.zeros(16, 4))
@@ -385,8 +385,8 @@ def test_what_the_head_cannot_use_is_refused():
         heads.make("bits", Vocabulary(20), 8)
 
 
-def test_one_track_alone_is_what_each_sees_of_itself(bit_network):
-    """Their program cannot take it; a single track gives what it gives beside a track that it does not see."""
+def test_single_track_equals_a_single_modality_sample(bit_network):
+    """The authors' program does not support a single track; compare with one in a single-modality sample."""
     ids = torch.tensor([[33, 40, 8000, 8228, 34, 0, 5, 6, 7, 2]])
     bit_network.embedding_scaling = "none"
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What every structure head must do alike: the rest of the package does not ask which one a model has."""
+"""Requirements on every structure head, since the rest of the package does not depend on the head."""
 
 import csv
 import json
@@ -73,7 +73,7 @@ def test_loss_is_the_cross_entropy_of_the_logits(network, track):
 
 
 @torch.no_grad()
-def test_a_sample_does_not_depend_on_its_batch(network):
+def test_sample_does_not_depend_on_its_batch(network):
     """Samples of both tracks, of one, and of single modality, packed and with a mask."""
     pairs = [ids_of(network, length, length) for length in (7, 4, 9, 5)]
     tracks = [pairs[0], (pairs[1][0], None), (None, pairs[2][1]), pairs[3]]
@@ -89,8 +89,8 @@ def test_a_sample_does_not_depend_on_its_batch(network):
 
 
 @torch.no_grad()
-def test_every_structure_token_enters_as_another_one(network):
-    """But for ``<unk_struct>``, which DPLM-2 Bit shows as its last code."""
+def test_structure_tokens_have_distinct_embeddings(network):
+    """Except for ``<unk_struct>``, which DPLM-2 Bit embeds as its last code."""
     vocabulary = network.vocabulary
     ids = [index for index in range(vocabulary.size) if index != vocabulary.unknown_structure]
     entered = network.head.embed(network.model.esm.embeddings.word_embeddings, torch.tensor([ids]))[0]
@@ -99,7 +99,7 @@ def test_every_structure_token_enters_as_another_one(network):
 
 
 @torch.no_grad()
-def test_half_precision_is_near(network):
+def test_half_precision_is_close_to_float32(network):
     ids_BT = layout.join(network.vocabulary, *([track] for track in ids_of(network, 9)))
     structure = ids_BT[0] >= 36
     full = network.track_logits(network.hidden(ids_BT)[0, structure], "structure")
@@ -113,8 +113,8 @@ def test_half_precision_is_near(network):
     assert (full - half).abs().max() < 0.05 * full.abs().max()
 
 
-def test_settings_of_the_loss_that_no_head_may_ignore(network):
-    """Every position that is noised and of the head's classes is scored, with a finite loss and gradient."""
+def test_every_noised_position_is_scored_with_any_loss_settings(network):
+    """Every noised position with one of the head's classes has a finite loss and gradient."""
     settings = DiffusionSettings.make()
     target = layout.join(network.vocabulary, *([track] for track in ids_of(network, 40)))
     target[target == network.vocabulary.mask_structure] = 40
@@ -133,7 +133,7 @@ def test_settings_of_the_loss_that_no_head_may_ignore(network):
 
 
 @pytest.mark.parametrize("mode", ["clean", "released"])
-def test_self_mixup_predicts_what_the_head_finds_most_likely(network, mode):
+def test_self_mixup_predicts_the_most_probable_tokens(network, mode):
     settings = DiffusionSettings.make(self_mixup=mode)
     target = layout.join(
         network.vocabulary,
@@ -178,7 +178,7 @@ def test_4000_draws_follow_the_distribution_of_the_head(network, strategy):
 
 @pytest.mark.parametrize("remasking", ["fresh", "kept", "never"])
 @pytest.mark.parametrize("strategy", ["argmax", "gumbel_argmax", "annealing@2.0:0.1"])
-def test_all_is_filled_and_given_positions_stay(network, strategy, remasking):
+def test_all_masks_are_filled_and_given_positions_kept(network, strategy, remasking):
     settings = SamplerSettings.of(strategy, "stochastic@1.0", remasking=remasking, guidance=1.5)
     given = unknown(network, "given", 9)
     given.fixed["structure"][:4] = given.fixed["sequence"][3:] = True
@@ -192,7 +192,7 @@ def test_all_is_filled_and_given_positions_stay(network, strategy, remasking):
             assert (result.scores[track][~fixed] <= 1e-6).all()
 
 
-def test_a_callback_sees_the_codes_and_can_forbid_them(network):
+def test_callback_receives_codes_and_can_forbid_them(network):
     def only_even(logits_NC, view):
         if view.track == "structure":
             assert view.classes.tolist() == list(network.vocabulary.generated("structure"))
@@ -205,8 +205,8 @@ def test_a_callback_sees_the_codes_and_can_forbid_them(network):
         assert (result.tokens["structure"] % 2 == 0).all() and np.isfinite(result.scores["structure"]).all()
 
 
-def test_likelihood_of_a_sample_is_the_mean_of_its_tokens_log_probabilities(network):
-    """Over four parts, each masked in turn: here of one residue each on one track, so that each is masked alone."""
+def test_likelihood_is_the_mean_log_probability_of_tokens(network):
+    """Four parts are masked in turn; here each consists of one residue on one track."""
     given = unknown(network, "a", 4, tracks=("structure",))
     (made,) = sample(network, [given], SamplerSettings.of("annealing@2.0:0.1", "stochastic@1.0"), 0)
     (found,) = log_likelihoods(network, [given], [made], 0, 8192)
@@ -224,7 +224,7 @@ def test_likelihood_of_a_sample_is_the_mean_of_its_tokens_log_probabilities(netw
 # Files --------------------------------------------------------------------------------------------------------------
 
 
-def test_saved_model_opens_again_and_elsewhere_whole_or_not_at_all(network, tmp_path):
+def test_saved_model_opens_here_and_in_transformers_if_complete(network, tmp_path):
     network.tokenizer, network.tokenizer_fingerprint = "../tokenizer", "abc"
     network.save_pretrained(tmp_path)
     again = MultimodalEsm.from_pretrained(tmp_path)
@@ -251,7 +251,7 @@ def test_a_folder_that_lacks_a_weight_of_the_head_is_refused(head, tmp_path):
             MultimodalEsm.from_pretrained(tmp_path)
 
 
-def test_low_rank_updates_train_the_head_fully_and_merge_exactly(network, tmp_path):
+def test_lora_trains_the_head_fully_and_merges_exactly(network, tmp_path):
     ids_BT = layout.join(network.vocabulary, *([track] for track in ids_of(network, 9)))
     names = set(network.state_dict())
     lora.add(network.model, LoraSettings.make(enabled=True, rank=4))
@@ -285,7 +285,7 @@ def section_of(head, **model):
 
 @pytest.fixture(scope="module", params=OWN_WEIGHTS)
 def trained(request, tmp_path_factory, tokenizer_folder, tokens_folder):
-    """A model of random weights after both stages, without the sequence stage."""
+    """A model from random weights after warm-up (without the sequence stage) and training."""
     folder = tmp_path_factory.mktemp(request.param)
     text = section_of(request.param, warmup={"sequence_stage": "never", "dropout": 0.0})
     common = ["--tokens", tokens_folder, "--state", folder / "state", "--config", text]
@@ -305,7 +305,7 @@ def test_training_learns_both_tracks(trained, tokens_folder):
         assert value < 0.9 * unigram[track][0]
 
 
-def test_second_stage_with_low_rank_updates_takes_the_head_of_its_source(
+def test_second_stage_with_lora_keeps_the_head_of_its_source(
     trained, tokens_folder, tokenizer_folder, tmp_path, capsys
 ):
     head, folder = trained
@@ -334,7 +334,7 @@ def test_second_stage_with_low_rank_updates_takes_the_head_of_its_source(
 
 @pytest.mark.parametrize("low_rank", [False, True], ids=["full", "low rank"])
 def test_resumes_bit_for_bit(trained, tokens_folder, tmp_path, low_rank):
-    """Stopped by the time limit again and again, in the middle of an epoch."""
+    """Repeatedly stopped by the time limit, in the middle of an epoch."""
     head, folder = trained
     training = {"steps": 4, "token_budget": 200, "learning_rate": 5e-3, "warmup_steps": 1, "save_every": 1}
 
@@ -352,7 +352,7 @@ def test_resumes_bit_for_bit(trained, tokens_folder, tmp_path, low_rank):
 
 @pytest.mark.parametrize("head", heads.HEADS)
 def test_warm_up_from_a_sequence_model_keeps_its_logits(head, tokens_folder, tokenizer_folder, tmp_path):
-    """Before training, on sequences, the model gives what its source gives (transformers' own, with its scaling)."""
+    """Before training, the logits of sequences are those of the source (by transformers, with its scaling)."""
     source = sequence_model()
     source.save_pretrained(tmp_path / "source")
     text = section_of(head, network=None, warmup={"source": str(tmp_path / "source")})
@@ -367,21 +367,21 @@ def test_warm_up_from_a_sequence_model_keeps_its_logits(head, tokens_folder, tok
     assert (ours - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-def test_an_objective_that_the_head_cannot_have_is_refused_before_training(trained, tokens_folder, tmp_path, capsys):
+def test_unsupported_objective_is_refused_before_training(trained, tokens_folder, tmp_path, capsys):
     head, folder = trained
     text = section_of(head, diffusion={"classes": "all"})
     arguments = ["model", "train", "--initial", folder / "initial", "--tokens", tokens_folder]
     arguments += ["--state", tmp_path / "state", "--out", tmp_path / "m", "--config"]
     assert main([str(argument) for argument in [*arguments, text]]) == 2
     assert f"models.m.diffusion.classes: all: with structure_head {head}" in capsys.readouterr().err
-    # Where the configuration leaves the head to the initial model, the head itself tells.
+    # If the configuration does not name the head, the initial model's head raises the error.
     left = json.loads(text)
     del left["models"]["m"]["structure_head"]
     assert main([str(argument) for argument in [*arguments, json.dumps(left)]]) == 2
     assert f"dplm2: diffusion.classes: all: with structure_head {head}" in capsys.readouterr().err
 
 
-def test_metrics_have_each_track_and_task(trained):
+def test_metrics_cover_every_track_and_task(trained):
     with (trained[1] / "metrics.csv").open() as stream:
         row = list(csv.DictReader(stream))[-1]
     for name in ("structure", "sequence", "structure_folding", "sequence_inverse_folding", "structure_joint"):
@@ -389,7 +389,7 @@ def test_metrics_have_each_track_and_task(trained):
 
 
 @pytest.mark.skipif(torch.__version__ < SHARDS_ON_CPU, reason="older torch does not average sharded gradients on CPUs")
-def test_two_processes_are_one_that_accumulates(trained, tokens_folder, tmp_path):
+def test_two_processes_equal_one_with_accumulation(trained, tokens_folder, tmp_path):
     """Data-parallel with low-rank updates, and sharded with all weights trained."""
     head, folder = trained
 

@@ -1,4 +1,4 @@
-"""The head of levels and pairs of levels against a row for each code, and its closed forms."""
+"""The head of levels and pairs of levels against explicit rows of all codes and closed forms."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def made(layout, width=WIDTH, spread=0.5):
 
 
 def rows_of_codes(head, rows_RD):
-    """A row (C, ...) for each code: the sum of those of its levels and pairs of levels, one code at a time."""
+    """Rows (C, ...) of all codes: sums of the rows of their levels and pairs of levels, one code at a time."""
     sizes = [2**bits for bits in head.groups]
     singles, pairs, first = [], {}, 0
     for size in sizes:
@@ -44,12 +44,12 @@ def rows_of_codes(head, rows_RD):
     return torch.stack(codes)
 
 
-def test_rows_are_as_few_as_promised():
+def test_head_has_a_row_per_level_and_pair():
     head = Pairs(Vocabulary(), WIDTH, (5, 4, 4))
     assert head.leave.decoder.weight.shape == head.enter.weight.shape == (64 + 1280, WIDTH)
 
 
-def test_bits_of_one_each_are_cut_into_groups():
+def test_single_bits_are_divided_into_groups():
     assert groups_of((1,) * 13) == (5, 4, 4)
     assert groups_of((1,) * 16) == (4, 4, 4, 4)
     assert groups_of((1,) * 4) == (2, 1, 1) and groups_of((1,)) == (1,)
@@ -57,8 +57,8 @@ def test_bits_of_one_each_are_cut_into_groups():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_it_is_a_softmax_over_a_row_for_each_code_built_from_its_tables(layout):
-    """Values, normalisation and all gradients, of logits and of the loss."""
+def test_pairs_head_equals_a_softmax_over_the_rows_of_all_codes(layout):
+    """Values, normalisation and all gradients of logits and loss."""
     head = made(layout)
     hidden_ND = torch.randn(6, WIDTH, dtype=torch.float64, requires_grad=True)
     codes_N = torch.randint(2 ** sum(layout), (6,))
@@ -78,7 +78,7 @@ def test_it_is_a_softmax_over_a_row_for_each_code_built_from_its_tables(layout):
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_one_code_is_none_to_choose_from():
+def test_smallest_codebook_has_two_codes():
     assert made((1,)).logits(None, torch.zeros(1, WIDTH, dtype=torch.float64)).shape == (1, 2)
     with pytest.raises(DPLM2Error, match="1 codes are not the combinations"):
         Pairs(Vocabulary(1), WIDTH)
@@ -100,7 +100,7 @@ def test_the_sum_over_codes_is_exact_for_large_logits(spread):
     assert torch.allclose(log_total(ab, ac, bc).double(), plain, rtol=1e-6, atol=1e-5)
 
 
-def test_what_is_beyond_the_range_of_floats_gives_no_nan():
+def test_extreme_logits_give_no_nan():
     tables = [torch.full(shape, -1e4) for shape in ((1, 2, 2), (1, 2, 2), (1, 2, 2))]
     for table, place in zip(tables, ((0, 0, 0), (0, 0, 1), (0, 1, 0)), strict=True):
         table[place] = 1e4
@@ -112,7 +112,7 @@ def test_what_is_beyond_the_range_of_floats_gives_no_nan():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
-def test_codes_enter_as_sums_and_the_other_tokens_as_themselves(layout):
+def test_embeddings_of_codes_are_sums_over_levels(layout):
     head = made(layout)
     table = torch.nn.Embedding(33, WIDTH).double()
     vocabulary = head.vocabulary
@@ -122,8 +122,8 @@ def test_codes_enter_as_sums_and_the_other_tokens_as_themselves(layout):
     assert torch.allclose(entered[36:-1], rows_of_codes(head, head.enter.weight))
 
 
-def test_levels_are_those_of_the_tokenizers_values():
-    """With bits_per_value the level of a group goes up with the value that the tokenizer's code stands for."""
+def test_levels_follow_the_tokenizers_values():
+    """With bits_per_value the level of a group increases with the quantized value of the tokenizer's code."""
     quantizer = Quantizer(
         TokenizerSettings.make(quantizer={"bits": 13, "bits_per_value": [5, 4, 4], "bound": "tanh"}).quantizer
     )
@@ -134,7 +134,7 @@ def test_levels_are_those_of_the_tokenizers_values():
 
 @pytest.mark.parametrize("code", [False, True])
 @pytest.mark.parametrize("settings", [{"bits_per_value": [5, 4, 4], "bound": "tanh"}, {}])
-def test_start_has_the_spread_of_the_source_and_near_levels_alike_if_asked(settings, code):
+def test_initial_rows_have_the_sources_spread_and_similar_neighbours(settings, code):
     quantizer = Quantizer(TokenizerSettings.make(quantizer={"bits": 13, **settings}).quantizer)
     model = warmup.random_model(NetworkSettings.make(hidden_size=256, layers=1, heads=4, intermediate_size=64), seed=0)
     values = quantizer.code_values() if code else None
@@ -146,9 +146,9 @@ def test_start_has_the_spread_of_the_source_and_near_levels_alike_if_asked(setti
         logits = head.logits(None, torch.randn(4, 256))
     assert entered.std(0).mean().item() == pytest.approx(table.std(0).mean().item(), rel=0.05)
     assert torch.allclose(entered.mean(0), table.mean(0), atol=1e-5)
-    # N(0, 0.02) rows times features of variance 1, as a row for each code would give.
+    # N(0, 0.02^2) rows times features of variance 1, as with a row per code.
     assert logits.std(1).mean().item() == pytest.approx(0.02 * 16, rel=0.35)
-    # Two codes that differ in their last bit share the rows of three of six terms; the values add to what is alike.
+    # Two codes that differ in their last bit share the rows of three of six terms; similar values add similarity.
     neighbours, apart = entered[0::2] - entered[1::2], entered[:4096] - entered[4096:].flip(0)
     likeness = (neighbours.norm(dim=1).mean() / apart.norm(dim=1).mean()).item()
     if not code:
@@ -157,7 +157,7 @@ def test_start_has_the_spread_of_the_source_and_near_levels_alike_if_asked(setti
         assert likeness < (0.35 if settings else 0.65)
 
 
-def test_what_the_head_cannot_use_is_refused():
+def test_unsupported_settings_of_the_head_are_refused():
     head = heads.make("pairs", Vocabulary(16), 8, (2, 2))
     with pytest.raises(ConfigError, match=r"diffusion.classes: .*use track"):
         head.check(DiffusionSettings.make(classes="all"))
