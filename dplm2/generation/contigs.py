@@ -324,9 +324,8 @@ def read_problem(path: str | os.PathLike, references: str | os.PathLike | None =
         raise DPLM2Error(f"problem {shortened(name)}: {error}") from error
     total = given.get("total_length")
     shortest, longest = _total(total, parts, name)
-    problem = Problem(
-        name, _in_any_format(folder / str(given["reference"])), parts, shortest, longest, limited=total is not None
-    )
+    reference = _in_any_format(folder / str(given["reference"]))
+    problem = Problem(name, reference, parts, shortest, longest, limited=total is not None)
     problem.check_motif()
     return problem
 

@@ -29,8 +29,8 @@ def benchmark_targets(source: FetchSource, checkout: Path) -> dict[str, list[Fet
     lists, problems = sorted((checkout / TEST_SETS).glob("*.txt")), sorted((checkout / MOTIFS).glob("*.yaml"))
     if not lists or not problems:
         raise ConfigError(
-            f"structures fetch {NAME}: no lists in {checkout / TEST_SETS} and {checkout / MOTIFS}; run it in a checkout "
-            "of the repository"
+            f"structures fetch {NAME}: no lists in {checkout / TEST_SETS} and {checkout / MOTIFS}; "
+            "run it in a checkout of the repository"
         )
     entries = {Path(parse_value(read_text(path), str(path))["reference"]).stem for path in problems}
     targets = {path.stem: read_targets(path, source) for path in lists}

@@ -39,8 +39,8 @@ Download structures by PDB id, UniProt accession (from AlphaFold DB) or address,
   dplm2 structures fetch benchmarks --out benchmark      # everything that config/benchmark.yaml reads
 
 A chain may follow an id (1ubq_A): its entry is downloaded. AF-P12345-F1-model_v4 is that version of a model; without
-one, the current version is. Existing files are not downloaded again. downloads.tsv records the address, size and SHA-256 of each file; failed
-downloads are listed in rejected.parquet. Exit status 1 if any download failed
+one, the current version is. Existing files are not downloaded again. downloads.tsv records the address, size and
+SHA-256 of each file; failed downloads are listed in rejected.parquet. Exit status 1 if any download failed
 (--set fetch.allow_missing=true: 0). More keys: datasets.<name>.fetch in config/README.md.
 
 Redirects are followed only to sites of the list and of the archives (PDB, AlphaFold DB), never to private addresses
@@ -69,9 +69,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_settings(select, "datasets", device=False)
 
     fetch = _command(commands, "fetch", "download structures", FETCH, run_fetch)
-    fetch.add_argument(
-        "list", type=Path, metavar="LIST", help="text file: PDB ids, UniProt accessions or addresses; or `benchmarks`"
-    )
+    contents = "text file: PDB ids, UniProt accessions or addresses; or the word benchmarks"
+    fetch.add_argument("list", type=Path, metavar="LIST", help=contents)
     fetch.add_argument("--out", type=Path, required=True, help="output folder")
     fetch.add_argument(
         "--manifest",

@@ -209,7 +209,7 @@ def _check(path: Path) -> None:
 
 
 def _file_address(target: FetchTarget, source: FetchSource, sites: Sites) -> str:
-    """The file of the first model in AlphaFold DB's response, a JSON list of models; of the target's version, if any."""
+    """The file of the first model in AlphaFold DB's response, a JSON list of models; of the target's version."""
     address = target.address
     with _open(address, source, sites) as response:
         try:
