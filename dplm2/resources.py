@@ -1,9 +1,11 @@
 """What a job needs: memory, time, GPUs and nodes, estimated from the configuration."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dplm2.settings import Configuration
@@ -197,7 +199,10 @@ def _weights_megabytes(model: ModelSettings | None, settings: Configuration) -> 
 
 
 def shape_of(model: ModelSettings | None, settings: Configuration) -> tuple[int, int, int]:
-    """Hidden size, layers and feed-forward width of a model; where only a name is known, of ESM-2 of that size."""
+    """Hidden size, layers and feed-forward width of a model.
+
+    A folder says so in its ``config.json``; where only a name is known, those of ESM-2 of that size count.
+    """
     seen = set()
     while model is not None and model.network is None and model.warmup.model is not None:
         if model.warmup.model in seen:
@@ -208,9 +213,23 @@ def shape_of(model: ModelSettings | None, settings: Configuration) -> tuple[int,
         return ESM2[150]
     if model.network is not None:
         return model.network.hidden_size, model.network.layers, model.network.intermediate_size
-    named = re.search(r"(\d+)([mMbB])(?![A-Za-z])", model.pretrained or model.warmup.source)
+    source = model.pretrained or model.warmup.source
+    described = _described(Path(source) / "config.json")
+    if described is not None:
+        return described
+    named = re.search(r"(\d+)([mMbB])(?![A-Za-z])", source)
     millions = int(named[1]) * (1000 if named[2] in "bB" else 1) if named else 650
     return ESM2[min(ESM2, key=lambda size: abs(math.log(size / millions)))]
+
+
+def _described(config: Path) -> tuple[int, int, int] | None:
+    """The shape in a model's ``config.json``; None if there is none."""
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        shape = tuple(values[key] for key in ("hidden_size", "num_hidden_layers", "intermediate_size"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return shape if all(isinstance(size, int) and size > 0 for size in shape) else None
 
 
 def _tokenizer_megabytes(tokenizer: TokenizerSettings | None, training: bool = False) -> float:

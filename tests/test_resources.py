@@ -1,5 +1,6 @@
 """What the workflow asks of a scheduler for each job: memory and GPUs, from the sizes that the configuration gives."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,15 @@ ROOT = Path(__file__).parents[1]
 MODEL_RULES = ("warm_up_model", "train_model", "generate", "evaluate_likelihood", "evaluate_samples")
 
 
+SCRATCH = {
+    "network": {"hidden_size": 128, "layers": 3, "heads": 4, "intermediate_size": 512},
+    "warmup": {"source": "scratch"},
+}
+
+
 def demo(**changes) -> Configuration:
-    return load([ROOT / "config.yaml", changes])
+    """The demo's configuration, with a model that is trained from random weights."""
+    return load([ROOT / "config.yaml", {"models": {"demo": SCRATCH}}, changes])
 
 
 def sized(millions: int) -> dict:
@@ -120,6 +128,17 @@ def test_memory_holds_the_weights_their_gradients_and_moments():
 def test_the_size_of_a_model_that_is_named(model, size):
     settings = load({"models": {"m": {"tokenizer": "t", **model}}})
     assert shape_of(settings.models["m"], settings) == ESM2[size]
+
+
+@pytest.mark.parametrize("key", ["pretrained", "source"])
+def test_a_folder_says_how_large_its_model_is(tmp_path, key):
+    shape = {"hidden_size": 96, "num_hidden_layers": 5, "intermediate_size": 300}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    model = {"pretrained": str(tmp_path)} if key == "pretrained" else {"warmup": {"source": str(tmp_path)}}
+    settings = load({"models": {"m": {"tokenizer": "t", **model}}})
+    assert shape_of(settings.models["m"], settings) == (96, 5, 300)
+    (tmp_path / "config.json").write_text('{"hidden_size": "wide"}')
+    assert shape_of(settings.models["m"], settings) == ESM2[650]
 
 
 def test_a_second_stage_has_the_size_of_its_first():
