@@ -23,11 +23,11 @@ def content(path):
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
-def test_they_are_small():
+def test_goldens_are_small():
     assert sum(path.stat().st_size for path in stored().values()) < LIMIT
 
 
-def test_they_are_cut_from_the_full_set(recordings, tmp_path):
+def test_goldens_equal_the_full_recordings(recordings, tmp_path):
     folder, complete = recordings
     if not complete:
         pytest.skip("needs the full set of recordings (set DPLM2_SHARED to the folder of the shared test data)")
@@ -38,7 +38,7 @@ def test_they_are_cut_from_the_full_set(recordings, tmp_path):
         assert content(path) == content(GOLDENS / name), name
 
 
-def test_unpacked_they_have_the_weights_of_the_language_models(tmp_path):
+def test_unpacked_goldens_have_the_language_models_weights(tmp_path):
     """Without their scaling the recorded embeddings are rows of the drawn weights."""
     folder = unpack(tmp_path)
     rows = load_file(folder / "lm_tiny/weights.safetensors")["esm.embeddings.word_embeddings.weight"]

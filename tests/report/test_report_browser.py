@@ -74,13 +74,13 @@ def visit(page, profile, width=1200):
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def test_page_opens_without_complaint_and_the_viewer_draws(page, tmp_path):
+def test_page_opens_without_errors_and_the_viewer_draws(page, tmp_path):
     document, console = visit(page, tmp_path)
     assert console == []
     assert int(re.search(r'data-drawn="(\d+)"', document)[1]) > 100
 
 
-def test_tables_sort_and_filter_and_the_viewer_answers(page, tmp_path):
+def test_tables_sort_and_filter_and_the_viewer_reacts(page, tmp_path):
     clicked = tmp_path / "clicked.html"
     # The page's own policy allows no other script: this copy is without it.
     html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
@@ -99,7 +99,7 @@ def test_tables_sort_and_filter_and_the_viewer_answers(page, tmp_path):
     assert said["wide"] == "false"
 
 
-def test_the_policy_keeps_foreign_scripts_from_running(page, tmp_path):
+def test_content_policy_blocks_foreign_scripts(page, tmp_path):
     attacked = tmp_path / "attacked.html"
     attack = '<script>document.documentElement.dataset.attacked = "yes"</script>'
     attacked.write_text(page.read_text().replace("</body>", attack + "</body>"))

@@ -50,7 +50,7 @@ def colors(plddt: float | None) -> set[tuple[int, ...]]:
     ("plddt", "color"),
     [(95, (0, 83, 214)), (80, (101, 203, 243)), (60, (255, 219, 19)), (30, (255, 125, 69)), (None, (128, 128, 128))],
 )
-def test_a_known_confidence_has_the_colour_of_the_alphafold_database(plddt, color):
+def test_confidence_colours_are_those_of_the_alphafold_database(plddt, color):
     """alphafold.ebi.ac.uk, model confidence: #0053D6 above 90, #65CBF3 above 70, #FFDB13 above 50, else #FF7D45."""
     ground, plain = (GROUND,) * 3, (128,) * 3
     found = colors(plddt) - {ground}

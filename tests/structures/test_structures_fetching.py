@@ -135,7 +135,7 @@ def files(tmp_path) -> set[str]:
     return {path.name for path in (tmp_path / "out").iterdir()} - own
 
 
-def test_ids_accessions_and_addresses(server, tmp_path):
+def test_ids_accessions_and_urls_are_downloaded(server, tmp_path):
     outcome = run(server, tmp_path, ["# a list", "1ABC", "P12345 # one", f"{server}/good/x.pdb.gz?a=1", ""])
     assert (outcome.fetched, outcome.rejects) == (3, [])
     assert files(tmp_path) == {"1abc.pdb.gz", "AF-P12345-F1.cif.gz", "x.pdb.gz"}
@@ -146,7 +146,7 @@ def test_ids_accessions_and_addresses(server, tmp_path):
 
 
 @pytest.mark.parametrize("trouble", ["429", "500", "drop", "truncate", "short", "page"])
-def test_passing_trouble_is_tried_again(server, tmp_path, trouble):
+def test_temporary_failures_are_retried(server, tmp_path, trouble):
     outcome = run(server, tmp_path, [f"{server}/once/{trouble}/x.pdb.gz"])
     assert (outcome.fetched, outcome.rejects) == (1, [])
     assert (tmp_path / "out/x.pdb.gz").read_bytes() == BODY
@@ -165,7 +165,7 @@ def test_passing_trouble_is_tried_again(server, tmp_path, trouble):
         ("page", "not a valid structure file: a web page", 3),
     ],
 )
-def test_lasting_trouble_is_a_reject_and_leaves_no_file(server, tmp_path, trouble, reason, tries):
+def test_permanent_failures_are_rejected_without_a_file(server, tmp_path, trouble, reason, tries):
     outcome = run(server, tmp_path, [f"{server}/{trouble}/x.pdb.gz", "1abc"])
     assert outcome.fetched == 1
     assert files(tmp_path) == {"1abc.pdb.gz"}
@@ -178,7 +178,7 @@ def test_lasting_trouble_is_a_reject_and_leaves_no_file(server, tmp_path, troubl
     assert re.search(reason, reject["reason"]), reject["reason"]
 
 
-def test_what_is_there_is_not_fetched_again_unless_it_was_harmed(server, tmp_path):
+def test_only_damaged_files_are_downloaded_again(server, tmp_path):
     names = [f"{i}abc" for i in range(1, 9)]
     run(server, tmp_path, names)
     (tmp_path / "out/1abc.pdb.gz").write_bytes(b"harmed")
@@ -188,12 +188,12 @@ def test_what_is_there_is_not_fetched_again_unless_it_was_harmed(server, tmp_pat
     assert sum(Unruly.requests.values()) == 10
 
 
-def test_a_model_that_alphafold_db_does_not_know(server, tmp_path):
+def test_model_missing_in_alphafold_db_is_rejected(server, tmp_path):
     outcome = run(server, tmp_path, ["Q00000"])
     assert [reject.reason for reject in outcome.rejects] == ["AlphaFold DB lists no file for it"]
 
 
-def test_names_never_leave_the_folder_and_never_clash(server, tmp_path):
+def test_file_names_are_unique_and_inside_the_folder(server, tmp_path):
     lines = [f"{server}/good/..%2F..%2Fevil.pdb", f"{server}/good/a/x.pdb", f"{server}/good/b/x.pdb"]
     assert run(server, tmp_path, lines).fetched == 3
     first, second = (f"x-{hashlib.sha256(line.encode()).hexdigest()[:6]}.pdb" for line in lines[1:])
@@ -204,12 +204,12 @@ def test_names_never_leave_the_folder_and_never_clash(server, tmp_path):
     assert (outcome.fetched, outcome.present) == (0, 3)
 
 
-def test_a_file_beyond_the_limit_is_refused(server, tmp_path):
+def test_file_above_the_size_limit_is_refused(server, tmp_path):
     outcome = run(server, tmp_path, ["1abc"], max_megabytes=0)
     assert outcome.rejects[0].reason == "more than 0 MiB"
 
 
-def test_a_list_that_is_wrong_is_named(tmp_path):
+def test_invalid_list_is_named(tmp_path):
     (tmp_path / "list").write_text("1abc\nnot-an-id\n")
     with pytest.raises(ConfigError, match="line 2: 'not-an-id' is not a PDB id"):
         read_targets(tmp_path / "list", FetchSource())
@@ -218,7 +218,7 @@ def test_a_list_that_is_wrong_is_named(tmp_path):
         read_targets(tmp_path / "list", FetchSource())
 
 
-def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, capsys):
+def test_command_exits_with_1_after_failed_downloads(server, tmp_path, capsys):
     (tmp_path / "list").write_text(f"1abc\n{server}/404/x\n")
     call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(tmp_path / "out")]
     call += ["--set", "fetch.first_wait=0.01", f"fetch.pdb_address={server}/good/{{id}}.pdb.gz"]
@@ -229,12 +229,12 @@ def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, caps
     assert cli.main([*call, "--set", "fetch.allow_missing=true"]) == 0
 
 
-def test_the_defaults_of_the_configuration_are_those_of_the_command():
+def test_configuration_and_command_have_the_same_defaults():
     fetch = DatasetSettings.make(fetch={"list": "x"}).fetch
     assert {key: getattr(fetch, key) for key in vars(FetchSource())} == vars(FetchSource())
 
 
-def test_a_new_entry_changes_the_list_of_one_shard(tmp_path):
+def test_new_entry_changes_one_shard(tmp_path):
     ids = [f"{i}{a}{b}c" for i in range(1, 6) for a in "abcd" for b in "xyz"]
     (tmp_path / "list").write_text("\n".join(ids))
     paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 4, FetchSource()).write()
@@ -247,7 +247,7 @@ def test_a_new_entry_changes_the_list_of_one_shard(tmp_path):
     assert "P12345" in changed[0].read_text()
 
 
-def test_addresses_of_one_file_name_meet_in_one_shard(tmp_path):
+def test_urls_with_the_same_file_name_share_a_shard(tmp_path):
     lines = [f"http://here/{i}/model.pdb" for i in range(8)]
     (tmp_path / "list").write_text("\n".join(lines))
     paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 16, FetchSource()).write()
@@ -258,7 +258,7 @@ def test_addresses_of_one_file_name_meet_in_one_shard(tmp_path):
     }
 
 
-def test_what_came_and_what_did_not_stand_in_the_manifest(server, tmp_path, capsys):
+def test_manifest_lists_downloads_and_failures(server, tmp_path, capsys):
     lines = ["1abc", f"{server}/404/x.pdb", "P12345"]
     (tmp_path / "list").write_text("\n".join(lines) + "\n")
     out, manifest = tmp_path / "out", tmp_path / "part-00000.tsv"
@@ -279,7 +279,7 @@ def test_what_came_and_what_did_not_stand_in_the_manifest(server, tmp_path, caps
     assert pq.read_table(tmp_path / "d/part-00000.parquet").num_rows + len(rejects) == 3
 
 
-def test_processes_that_fetch_into_one_folder_share_the_record(server, tmp_path):
+def test_concurrent_downloads_share_the_record(server, tmp_path):
     """Each sets down its own rows without losing the other's."""
     own = source(server)
     for part in range(2):
@@ -336,7 +336,7 @@ def test_redirects_elsewhere_are_refused(server, tmp_path, address, reason, stat
     assert sum(Unruly.requests.values()) == 2  # and not tried again
 
 
-def test_another_service_of_this_machine_is_reached_only_if_the_list_names_it(server, another, tmp_path):
+def test_local_services_are_reached_only_if_listed(server, another, tmp_path):
     line = redirect(server, f"{another}/good/x.pdb")
     (reject,) = run(server, tmp_path, [line]).rejects
     assert "loopback" in reject.reason
@@ -350,7 +350,7 @@ def test_another_service_of_this_machine_is_reached_only_if_the_list_names_it(se
     assert cli.main([*call[:-3], str(tmp_path / "o2"), *call[-2:]]) == 1
 
 
-def test_redirects_of_redirects_are_looked_at(server, another, tmp_path):
+def test_chained_redirects_are_checked(server, another, tmp_path):
     once = redirect(server, redirect(server, f"{server}/good/x.pdb"))
     elsewhere = redirect(server, redirect(server, f"{another}/good/x.pdb"))
     outcome = run(server, tmp_path, [once, elsewhere])
@@ -369,7 +369,7 @@ def test_redirects_of_redirects_are_looked_at(server, another, tmp_path):
         ("{server}/good/x.cif", None),
     ],
 )
-def test_what_alphafold_db_names_is_looked_at(server, another, tmp_path, says, reason):
+def test_urls_from_alphafold_db_are_checked(server, another, tmp_path, says, reason):
     Unruly.says = says.format(server=server, another=another) if isinstance(says, str) else says
     (tmp_path / "list").write_text("P12345\n")
     own = FetchSource(alphafold_address=f"{server}/says/{{id}}", first_wait=0.01, timeout=2, tries=3)
@@ -380,7 +380,7 @@ def test_what_alphafold_db_names_is_looked_at(server, another, tmp_path, says, r
         assert reason in outcome.rejects[0].reason and sum(Unruly.requests.values()) == 1
 
 
-def test_a_public_name_that_resolves_to_this_machine_is_refused(server, tmp_path, monkeypatch):
+def test_public_name_resolving_to_this_machine_is_refused(server, tmp_path, monkeypatch):
     """The name is a part of a site that the list names, but its server may not lead into this network."""
     port = int(server.rsplit(":", 1)[1])
     resolve = socket.getaddrinfo
@@ -398,7 +398,7 @@ def test_a_public_name_that_resolves_to_this_machine_is_refused(server, tmp_path
     assert Unruly.requests["/good/x.pdb"] == 0
 
 
-def test_sites():
+def test_sites_of_urls():
     sites = Sites.of(["https://models.rcsb.org/{id}", "http://lab.example.org/x", "http://10.1.1.1:8080/x"])
     for address in (
         "https://files.rcsb.org/x", "https://alphafold.ebi.ac.uk/files/x", "https://lab.example.org/y",

@@ -44,7 +44,7 @@ def straight(tmp_path_factory):
     return out
 
 
-def test_equals_a_plain_loop(straight):
+def test_loop_equals_a_plain_torch_loop(straight):
     """Order of batches and seeds are the package's; gradients, clipping, AdamW and means are torch's plain ones."""
     settings = TrainingSettings.make(**SETTINGS, token_budget=60, learning_rate=0.01)
     task = TinyTask()
@@ -83,7 +83,7 @@ def test_equals_a_plain_loop(straight):
         assert float(table[-1]["validation_loss"]) == pytest.approx(task.validate(network.eval())["loss"], rel=1e-5)
 
 
-def test_every_validation_draws_the_same_numbers_which_follow_from_the_seed(tmp_path):
+def test_validations_draw_the_same_numbers_from_the_seed(tmp_path):
     class Drawing(TinyTask):
         def validate(self, module):
             return {"drawn": float(torch.rand(()))}
@@ -99,7 +99,7 @@ def test_every_validation_draws_the_same_numbers_which_follow_from_the_seed(tmp_
     "stop_at, number",
     [(1, "SIGTERM"), (4, "SIGTERM"), (5, "SIGTERM"), (9, "SIGUSR1"), (10, "SIGTERM"), (13, "SIGTERM")],
 )
-def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, stop_at, number):
+def test_stopped_run_resumes_bit_for_bit(straight, tmp_path, stop_at, number):
     with pytest.raises(Preempted, match=f"saved at step {stop_at + 1} of 20"):
         train(tmp_path, SETTINGS, trouble={"kill_at": stop_at, "signal": number})
     assert not (tmp_path / "weights.safetensors").exists()
@@ -139,7 +139,7 @@ def test_ctrl_c_saves_and_interrupts(straight, tmp_path):
     assert same(weights(tmp_path), weights(straight))
 
 
-def test_time_limit(straight, tmp_path):
+def test_time_limit_stops_and_saves(straight, tmp_path):
     with pytest.raises(Preempted, match="time limit"):
         train(tmp_path, {**SETTINGS, "time_limit_minutes": 0.001}, trouble={"pause": 0.02})
     train(tmp_path, SETTINGS)
@@ -154,12 +154,12 @@ def test_activation_checkpointing_changes_nothing(straight, tmp_path):
     assert "forward" not in vars(Network().layers[0])
 
 
-def test_workers_change_nothing(straight, tmp_path):
+def test_number_of_workers_does_not_matter(straight, tmp_path):
     train(tmp_path, {**SETTINGS, "workers": 1})
     assert same(weights(tmp_path), weights(straight))
 
 
-def test_a_finished_training_is_not_done_again(straight, tmp_path):
+def test_finished_training_is_not_repeated(straight, tmp_path):
     train(tmp_path, SETTINGS)
     task = TinyTask()
     result = train(tmp_path, SETTINGS, task=task)
@@ -168,7 +168,7 @@ def test_a_finished_training_is_not_done_again(straight, tmp_path):
     assert result.figures["validation_loss"] == float(rows(tmp_path)[-1]["validation_loss"])
 
 
-def test_another_fingerprint_is_never_used(straight, tmp_path):
+def test_state_of_another_fingerprint_is_not_used(straight, tmp_path):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 7, "signal": "SIGTERM"}, fingerprint="other")
     assert train(tmp_path, SETTINGS).resumed_from == 0
@@ -179,7 +179,7 @@ def test_another_fingerprint_is_never_used(straight, tmp_path):
     assert same(weights(tmp_path), weights(straight))
 
 
-def test_moving_average_is_what_comes_out(tmp_path):
+def test_result_has_the_averaged_weights(tmp_path):
     train(tmp_path, {**SETTINGS, "accumulate": 1, "ema_decay": 0.9})
     task = TinyTask()
     train(tmp_path / "plain", {**SETTINGS, "accumulate": 1}, task=task)
@@ -194,7 +194,7 @@ def test_moving_average_is_what_comes_out(tmp_path):
         assert torch.equal(stream.get_tensor("parameter/head.weight"), plain["head.weight"])
 
 
-def test_frozen_weights_stay_and_are_not_saved(tmp_path):
+def test_frozen_weights_are_unchanged_and_not_saved(tmp_path):
     train(tmp_path, SETTINGS, freeze=["embedding", "layers.0"])
     before, after = TinyTask().module.state_dict(), weights(tmp_path)
     changed = {name for name in after if not torch.equal(before[name], after[name])}
@@ -206,14 +206,14 @@ def test_frozen_weights_stay_and_are_not_saved(tmp_path):
     assert names == {f"{kind}/{name}" for kind in kinds for name in trained} | {"buffer/passes"}
 
 
-def test_bf16_keeps_weights_in_fp32_and_learns_alike(straight, tmp_path):
+def test_bf16_keeps_weights_in_fp32_and_learns_similarly(straight, tmp_path):
     train(tmp_path, {**SETTINGS, "precision": "bf16"})
     assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32}
     losses = [[float(row["loss"]) for row in rows(out)] for out in (straight, tmp_path)]
     assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[0] != losses[1]
 
 
-def test_a_loss_that_is_not_finite_names_the_chains(tmp_path):
+def test_error_for_a_non_finite_loss_names_the_chains(tmp_path):
     # 8 long enough chains are seen first: the spoilt one comes after the first checkpoint.
     order = Batches(TinyTask().costs, token_budget=60, max_batch_size=800, seed=3).window(0)
     culprit = int(order[-1][0])
@@ -249,7 +249,7 @@ def damage_bytes(file):
     ],
     ids=["flipped bit", "cut short", "gone", "record torn", "record foreign"],
 )
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(straight, tmp_path, capsys, damage):
+def test_damaged_checkpoint_falls_back_to_the_previous_one(straight, tmp_path, capsys, damage):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 11, "signal": "SIGTERM"})
     damage(tmp_path / "state/f00d/step-00000012.safetensors")
@@ -260,7 +260,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(straight, tmp_path, c
     assert rows(tmp_path, "seconds") == rows(straight, "seconds")
 
 
-def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+def test_partial_files_of_a_killed_run_are_removed(tmp_path):
     folder = tmp_path / "state/f00d"
     folder.mkdir(parents=True)
     (folder / "step-00000003.safetensors").write_bytes(b"renamed, but killed before its record was written")
@@ -272,7 +272,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == ["4", "5"]
 
 
-def test_all_checkpoints_damaged_starts_over_and_says_so(straight, tmp_path, capsys):
+def test_training_restarts_if_all_checkpoints_are_damaged(straight, tmp_path, capsys):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 11, "signal": "SIGTERM"})
     for file in (tmp_path / "state/f00d").glob("*.safetensors"):
@@ -282,14 +282,14 @@ def test_all_checkpoints_damaged_starts_over_and_says_so(straight, tmp_path, cap
     assert same(weights(tmp_path), weights(straight))
 
 
-def test_only_so_many_checkpoints_are_kept(tmp_path):
+def test_number_of_kept_checkpoints_is_limited(tmp_path):
     train(tmp_path, {**SETTINGS, "keep": 3})
     names = {path.name for path in (tmp_path / "state/f00d").iterdir()}
     steps = {f"step-000000{step}.{kind}" for step in (10, 15, 20) for kind in ("json", "safetensors")}
     assert names == steps | {"latest.json", "lock", "metrics.csv"}
 
 
-def test_a_second_writer_is_refused(tmp_path, monkeypatch):
+def test_second_writer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
     with (
         state.StateFolder(tmp_path / "state", "f00d", "first").locked(),
@@ -299,7 +299,7 @@ def test_a_second_writer_is_refused(tmp_path, monkeypatch):
     train(tmp_path, {**SETTINGS, "steps": 5})
 
 
-def test_state_of_other_code_is_refused(tmp_path):
+def test_state_of_incompatible_code_is_refused(tmp_path):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 7, "signal": "SIGTERM"})
     task = TinyTask()
@@ -308,7 +308,7 @@ def test_state_of_other_code_is_refused(tmp_path):
         train(tmp_path, SETTINGS, task=task)
 
 
-def test_what_is_printed_before_the_first_step(tmp_path, capsys):
+def test_summary_before_the_first_step(tmp_path, capsys):
     task = TinyTask()
     task.describe = lambda batch: {"example": f"{tuple(batch['noised'].shape)}"}
     task.module.unused = torch.nn.Linear(3, 3)
@@ -323,7 +323,7 @@ def test_what_is_printed_before_the_first_step(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("optimizer, each", [("adamw", {"": 8}), ("muon", {"": 8, "matrix": 4})])
-def test_the_estimate_of_memory_adds_what_the_first_update_makes(tmp_path, capsys, monkeypatch, optimizer, each):
+def test_memory_estimate_includes_optimizer_state(tmp_path, capsys, monkeypatch, optimizer, each):
     """Two moments of four bytes a weight, one of Muon's matrices; the moving average is there before the trial."""
     monkeypatch.setattr(summary, "GIGABYTE", 1.0)
     monkeypatch.setattr(summary, "peak_memory_bytes", lambda: 1_000_000)
@@ -338,7 +338,7 @@ def test_the_estimate_of_memory_adds_what_the_first_update_makes(tmp_path, capsy
     assert "tokens): 1000000.00 GB of memory" in capsys.readouterr().err
 
 
-def test_a_job_without_terminal_says_where_it_stands(tmp_path, capsys, monkeypatch):
+def test_job_without_terminal_reports_progress(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
     train(tmp_path, SETTINGS)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tiny: step ")]
@@ -355,7 +355,7 @@ def test_tensorboard_receives_the_metrics(straight, tmp_path):
     assert points == [(int(row["step"]), pytest.approx(float(row["loss"]), rel=1e-5)) for row in rows(straight)]
 
 
-def test_a_logger_that_is_not_installed(tmp_path, monkeypatch):
+def test_missing_logger_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install wandb"):
         train(tmp_path, {**SETTINGS, "loggers": ["wandb"]})
@@ -370,13 +370,13 @@ def test_settings_without_effect_here_are_refused(tmp_path, options, key):
         train(tmp_path, {**SETTINGS, **options})
 
 
-def test_what_an_older_torch_cannot_do_is_refused(tmp_path, monkeypatch):
+def test_features_missing_in_older_torch_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "COMPILES_ON_CPU", "99")
     with pytest.raises(ConfigError, match=r"training\.compile on a CPU needs torch 99 or newer \(here"):
         train(tmp_path, {**SETTINGS, "compile": True})
 
 
-def test_no_room_for_a_checkpoint_is_one_clear_line(straight, tmp_path):
+def test_full_disk_at_a_checkpoint_is_a_one_line_error(straight, tmp_path):
     import resource
 
     with pytest.raises(Preempted):

@@ -42,7 +42,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path):
+def test_run_killed_at_a_random_moment_resumes_bit_for_bit(tmp_path):
     """Checkpoints are written at every step, so that the kill falls into one about as often as between two."""
     settings = {**SETTINGS, "steps": 150, "save_every": None, "validate_every": 40}
     train(tmp_path / "straight", settings)
@@ -110,7 +110,7 @@ def test_two_devices_without_a_launcher_equal_one(tmp_path):
 
 
 @pytest.mark.parametrize(("tasks", "nodes"), [(2, 2), (4, 2)])
-def test_tasks_of_srun_on_two_nodes_equal_as_many_processes_on_one(tmp_path, tasks, nodes):
+def test_srun_tasks_on_two_nodes_equal_processes_on_one(tmp_path, tasks, nodes):
     settings = {**SETTINGS, "accumulate": tasks}
     together = start({"out": tmp_path / "one", "settings": {**settings, "devices": tasks}})
     assert finish(together)[0] == 0
@@ -152,7 +152,7 @@ def test_several_nodes_need_a_launcher(tmp_path, monkeypatch):
         train(tmp_path, settings)
 
 
-def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path):
+def test_dead_process_ends_the_job_which_can_resume(tmp_path):
     settings = {**SETTINGS, "steps": 200, "save_every": 3}
     process = start({"out": tmp_path, "settings": settings, "trouble": {"kill_at": 10, "rank": "1"}}, launcher=TORCHRUN)
     status, said = finish(process)
@@ -162,7 +162,7 @@ def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path):
     assert train(tmp_path, settings).resumed_from == 9
 
 
-def test_exit_status_of_a_preempted_process(tmp_path):
+def test_preempted_process_exits_with_75(tmp_path):
     process = start({"out": tmp_path, "settings": {**SETTINGS, "steps": 20000, "workers": 1}})
     while not (tmp_path / "state/f00d/latest.json").exists():
         assert process.poll() is None
@@ -173,7 +173,7 @@ def test_exit_status_of_a_preempted_process(tmp_path):
     assert "stopped (SIGUSR1); saved at step" in said
 
 
-def test_a_closed_pipe_does_not_keep_a_run_from_saving(tmp_path):
+def test_run_with_a_closed_pipe_still_saves(tmp_path):
     """What reads the output, such as tee, may be killed by the same signal, or long before."""
     settings = {**SETTINGS, "steps": 200, "save_every": None}
     train(tmp_path / "straight", settings)
@@ -199,7 +199,7 @@ def add_preempted(parser):
     parser.set_defaults(run=run)
 
 
-def test_the_command_exits_with_that_status(monkeypatch, capsys):
+def test_preempted_command_exits_with_75(monkeypatch, capsys):
     monkeypatch.setattr(cli, "COMMANDS", {"train": cli.Command("train", (f"{__name__}:add_preempted",))})
     assert cli.main(["train"]) == 75
     assert capsys.readouterr().err.count("\n") == 1

@@ -43,7 +43,7 @@ def test_every_stage_has_a_job(jobs):
     assert set(jobs) - {"all"} == set(STAGES) - {"fetch_structures"}
 
 
-def test_jobs_ask_for_the_memory_time_and_gpus_of_their_stage(jobs, workdir):
+def test_jobs_request_memory_time_and_gpus_of_their_stage(jobs, workdir):
     settings = load([workdir.configuration], [workdir.folder])
     for rule in set(jobs) - {"all"}:
         kind = SIZED_BY.get(rule, STAGES[rule].kind.removesuffix("s"))
@@ -56,12 +56,12 @@ def test_jobs_ask_for_the_memory_time_and_gpus_of_their_stage(jobs, workdir):
             assert int(asked.get("gpu", 0)) == need.gpus == (rule in ON_NETWORKS), rule
 
 
-def test_jobs_take_the_threads_of_the_configuration_where_they_compute(jobs):
+def test_computing_jobs_use_the_configured_threads(jobs):
     threads = {rule: {int(job.get("threads", 1)) for job in of_rule} for rule, of_rule in jobs.items()}
     assert {rule for rule, counts in threads.items() if counts == {3}} == ON_NETWORKS
     assert threads["clean_structures"] == threads["report"] == {1} and threads["select_structures"] == {2}
 
 
-def test_every_job_has_a_log_of_its_own(jobs):
+def test_every_job_has_its_own_log(jobs):
     logs = [job["log"] for rule in set(jobs) - {"all"} for job in jobs[rule]]
     assert len(set(logs)) == len(logs)

@@ -24,7 +24,7 @@ def signal_all(process, metrics, number):
     os.killpg(process.pid, number)
 
 
-def test_a_signal_to_all_processes_of_a_job_loses_no_step(tmp_path):
+def test_signal_to_all_processes_of_a_job_loses_no_step(tmp_path):
     workdir = Workdir(tmp_path / "run")
     training = {"steps": 30, "token_budget": 400, "validate_every": None, "save_every": None, "log_every": 1}
     workdir.configuration["tokenizers"]["tiny"]["training"] = training

@@ -15,12 +15,12 @@ COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line
 
 
 @pytest.mark.parametrize("target", re.findall(r"^    make (\w+)", README, flags=re.MULTILINE))
-def test_make_target_is_there(target):
+def test_make_target_exists(target):
     assert f"\n{target}: " in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_link_leads_somewhere(path):
+def test_link_resolves(path):
     assert (ROOT / path).exists()
 
 

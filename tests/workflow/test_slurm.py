@@ -80,7 +80,7 @@ def job_of(cluster: Slurm, rule: str) -> str:
     return found
 
 
-def test_a_cancelled_training_is_submitted_again_and_all_files_are_the_same(undisturbed, cluster, profile, tmp_path):
+def test_cancelled_training_is_resubmitted_with_the_same_results(undisturbed, cluster, profile, tmp_path):
     workdir = prepared(tmp_path / "run")
     process = workdir.start("--profile", str(profile), *QUICK)
     saved = workdir.folder / "state/tokenizer"

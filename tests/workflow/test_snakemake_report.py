@@ -18,7 +18,7 @@ def report(finished):
     return path
 
 
-def test_results_stand_in_categories_with_captions_and_labels(report, finished):
+def test_results_have_categories_captions_and_labels(report, finished):
     text = report.read_text()
     names = {path.name for path in (finished.folder / "results" / "report" / "figures").glob("*.svg")}
     names |= {path.name for path in (finished.folder / "results" / "report" / "tables").glob("*.csv")}
@@ -29,7 +29,7 @@ def test_results_stand_in_categories_with_captions_and_labels(report, finished):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
-def test_it_opens_in_a_browser(report, tmp_path):
+def test_report_opens_in_a_browser(report, tmp_path):
     document, console = visit(report, tmp_path)
     assert [line for line in console if ":INFO:" not in line] == []
     shown = re.sub(r"<script.*?</script>", "", document, flags=re.DOTALL)
