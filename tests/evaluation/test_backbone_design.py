@@ -1,4 +1,4 @@
-"""Sequence design for backbones with a mock of ProteinMPNN: stored, resumed, failures counted."""
+"""Sequence design for backbones with a mock of ProteinMPNN: caching, resumption, failures."""
 
 import sys
 from dataclasses import dataclass, field, replace
@@ -18,8 +18,8 @@ from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.generation.samples import write_rows
 from dplm2.settings.evaluation import EvaluationSettings, ProteinMpnnSettings
 
-# Design k is the k-th letter all along. Backbones of 13 residues break the program, for 17 it leaves one out, for 19 it
-# writes nothing.
+# Design k consists of the k-th letter. The program fails for backbones of 13 residues, omits one design for 17, and
+# writes nothing for 19.
 STAND_IN = """\
 import sys
 from pathlib import Path
@@ -42,7 +42,7 @@ if length != 19:
 
 @pytest.fixture
 def program(tmp_path, monkeypatch) -> Path:
-    """The stand-in, as `mpnn` on PATH; it notes each run beside itself."""
+    """The mock as `mpnn` on PATH; it records its runs in its folder."""
     path = tmp_path / "bin" / "mpnn"
     path.parent.mkdir()
     path.write_text(f"#!{sys.executable}\n{STAND_IN}")
@@ -142,7 +142,7 @@ def test_missing_program_is_an_error_despite_cached_designs(program, tmp_path):
 
 @dataclass(frozen=True)
 class JobWithFolds(Job):
-    """A job whose folding program knows these sequences alone."""
+    """A job whose folding program can fold only these sequences."""
 
     folds: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -159,7 +159,7 @@ def job(tmp_path: Path, folds: dict[str, np.ndarray]) -> JobWithFolds:
     return JobWithFolds("backbone", *places, settings, state=tmp_path / "state", folds=folds)
 
 
-# Of the first backbone the second design folds as wanted, of the second the first; of the third only one can be folded.
+# The second design of the first backbone folds correctly, the first of the second; of the third only one is foldable.
 FOLDS = {
     "C" * 10: backbone(10)[::-1].copy(), "D" * 10: backbone(10),
     "C" * 12: backbone(12), "D" * 12: backbone(12)[::-1].copy(),
@@ -194,7 +194,7 @@ def test_backbone_without_a_design_is_a_failed_sample(program, tmp_path):
     assert metrics["sequence_entropy"].isna().to_dict() == metrics["failed"].to_dict()
     summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("metric")
     assert set(summary["n_failed"]) == {1}
-    # A share counts the failed sample as a miss, a quantity leaves it out.
+    # Fractions count the failed sample as a miss, other metrics exclude it.
     assert summary.loc["designable_sc_rmsd_2", ["value", "n"]].to_list() == [0.75, 4]
     assert summary.loc["sc_rmsd", ["value", "n"]].to_list() == [pytest.approx(0, abs=1e-4), 3]
     assert summary.loc["sequence_entropy", "n"] == 3

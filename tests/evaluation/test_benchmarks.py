@@ -1,4 +1,4 @@
-"""Benchmarks through the command line: with natives as predictions all is perfect; failures keep their rows."""
+"""Benchmarks from the command line: natives as predictions have perfect scores; failed samples keep their rows."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ from dplm2.training import log
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "test"
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
-# "Folds" a sequence by looking up the structure of that sequence; others it refuses.
+# "Folds" known sequences by looking up their structures; refuses others.
 LOOK_UP = """\
 import shutil, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ for entry in fasta.read_text().split(">")[1:]:
 
 @pytest.fixture(scope="module")
 def natives() -> dict[str, tuple[str, np.ndarray]]:
-    """Sequence (made up, all different) and backbone of each of the demo's test chains."""
+    """Synthetic, distinct sequence and backbone of each of the demo's test chains."""
     random = np.random.default_rng(0)
     found = {path.name.split(".")[0]: read_backbone(path)[0] for path in sorted(DEMO.glob("*.bcif.gz"))}
     return {name: ("".join(random.choice(list(LETTERS), size=len(b))), b) for name, b in found.items()}
@@ -50,7 +50,7 @@ def natives() -> dict[str, tuple[str, np.ndarray]]:
 
 @pytest.fixture
 def workplace(tmp_path, natives) -> Path:
-    """A folder with chains, the program that looks structures up, and its configuration."""
+    """A folder with chains, the look-up program, and its configuration."""
     rows = [
         {
             "chain_id": name, "dataset": "test", "source_file": name, "source_sha256": "", "source_id": name,
@@ -73,7 +73,7 @@ def workplace(tmp_path, natives) -> Path:
 
 
 def write_samples(folder: Path, task: str, natives: dict, **changed) -> None:
-    """Samples that are the natives themselves."""
+    """Write the natives as samples."""
     rows = []
     for name, (sequence, backbone) in natives.items():
         row = {
@@ -242,7 +242,7 @@ def test_target_of_another_length_is_refused(workplace, natives, capsys):
 
 
 class Identity:
-    """A tokenizer that loses nothing: its tokens are places in a list of what it has seen."""
+    """A lossless tokenizer: its tokens are indices into a list of encoded residues."""
 
     codebook_size, fingerprint, codes_fingerprint = 512, "identity", "identity"
 

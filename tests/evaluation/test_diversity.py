@@ -1,4 +1,4 @@
-"""Diversity of sets: what is clustered, what clusters are divided by, and which program compared the pairs."""
+"""Diversity of sets: clustered structures, denominators, and the programs that compare pairs."""
 
 import itertools
 import sys
@@ -26,7 +26,7 @@ def rows_by_group(metrics, structures, names, **section) -> dict[tuple[str, str]
 
 
 def test_only_designable_structures_are_clustered(monkeypatch):
-    """The hub joins two others into one cluster; it is not designable, and without it they are two clusters."""
+    """One structure joins two others into a cluster; it is not designable, and without it they are two clusters."""
     scores = np.array([[1, 0.7, 0.7], [0.7, 1, 0.2], [0.7, 0.2, 1]])
     monkeypatch.setitem(diversity.ALL_PAIRS, "tm_score", lambda traces: scores[: len(traces), : len(traces)])
     names = ["hub", "one", "other", "failed", "alone"]
@@ -51,7 +51,7 @@ def test_only_designable_structures_are_clustered(monkeypatch):
 
 
 def test_interval_over_pairs_resamples_structures():
-    """As by drawing structures one by one; structures that are unlike all others make it wide."""
+    """As by an explicit bootstrap of structures; structures unlike all others widen the interval."""
     random, n = np.random.default_rng(1), 12
     own = random.normal(0.5, 0.1, n)
     scores = np.where(np.triu(np.ones((n, n)), 1) > 0, (own[:, None] + own) / 2, np.nan)
@@ -67,7 +67,7 @@ def test_interval_over_pairs_resamples_structures():
     assert np.isnan(diversity.mean_of_pairs_interval([np.empty((0, 0))], 100)).all()
 
 
-# Every structure is a cluster of its own; searches answer as the real program did for these chains.
+# Every structure is its own cluster; searches return what the real program returned for these chains.
 STAND_IN = """\
 #!{python}
 import shutil, sys

@@ -22,7 +22,7 @@ def straight(length: int) -> np.ndarray:
 
 
 class Recording:
-    """A backend that keeps a list of what it folded; sequences with W are too much for it."""
+    """A backend that records what it folds, and fails for sequences with W."""
 
     name, fingerprint = "recording", "1"
 
@@ -82,7 +82,7 @@ def test_unknown_letters_are_folded_as_alanine(tmp_path):
 
 @pytest.fixture(scope="module")
 def esmfold_folder(tmp_path_factory) -> Path:
-    """A small ESMFold with random weights, saved as the published one is."""
+    """A small ESMFold with random weights, in the published format."""
     from transformers import EsmConfig, EsmForProteinFolding
 
     torch.manual_seed(0)
@@ -117,7 +117,7 @@ def test_esmfold_equals_transformers(esmfold_folder):
 
     ours = esmfold(esmfold_folder).fold([SEQUENCES[0]])[0]
     model = EsmForProteinFolding.from_pretrained(esmfold_folder, dtype=torch.float32).eval().float()
-    output = model.infer(SEQUENCES[0])  # takes max_recycles passes, that is one after the first
+    output = model.infer(SEQUENCES[0])  # max_recycles passes, hence one after the first
     np.testing.assert_allclose(ours.backbone, output["positions"][-1, 0, :, :4].numpy(), atol=1e-4)
     exists = output["atom37_atom_exists"][0]
     expected = 100 * (output["plddt"][0] * exists).sum(-1) / exists.sum(-1)
@@ -134,7 +134,7 @@ def test_esmfold_does_not_depend_on_batches_or_chunks(esmfold_folder):
         (esmfold(esmfold_folder, chunk_size=4), [SEQUENCES[:2]]),
     ]:
         folded = [result for group in groups for result in backend.fold(group)]
-        # Frames are not fixed in space, distances are.
+        # Frames are arbitrary in space, distances are not.
         distances.append([np.linalg.norm(f.backbone[:, None, 1] - f.backbone[None, :, 1], axis=-1) for f in folded])
     for other in distances[1:]:
         for one, two in zip(distances[0], other, strict=True):

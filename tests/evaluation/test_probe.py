@@ -1,4 +1,4 @@
-"""Linear probes find what is linear, and nothing where there is nothing."""
+"""Linear probes find linear relations, and none in noise."""
 
 import numpy as np
 import pandas as pd

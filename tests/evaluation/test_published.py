@@ -1,4 +1,4 @@
-"""Comparison with published figures."""
+"""Comparison with published values."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ WITHOUT = "DPLM-2 650M no seq-pretrain, no synthetic"
 @pytest.mark.parametrize(
     ("task", "metric", "group", "model", "published_figure"),
     [
-        # DPLM-2, table 2: MaxCluster and inner-TM, by what was generated.
+        # DPLM-2, table 2: MaxCluster and inner-TM, by task.
         ("co-generation", DESIGNABLE, "", "DPLM-2 650M", 0.545),
         ("backbone", DESIGNABLE, "", "DPLM-2 650M", 0.575),
         ("sequence", "max_cluster_foldseek_0.5", "", "DPLM-2 650M", 0.7),
@@ -86,7 +86,7 @@ WITHOUT = "DPLM-2 650M no seq-pretrain, no synthetic"
         # Tables 3 and 8: clusters of 100 at a length.
         ("co-generation", DESIGNABLE, "length=100", WITHOUT, 0.20),
         ("co-generation", DESIGNABLE, "length=500", "DPLM-2 650M self-mixup on", 0.38),
-        # The released checkpoint's, in the authors' notebook.
+        # The released checkpoint's values, from the authors' notebook.
         ("co-generation", DESIGNABLE, "length=100", "DPLM-2 650M", 0.68),
         ("co-generation", DESIGNABLE, "length=500", "DPLM-2 650M", 0.53),
     ],
@@ -173,7 +173,7 @@ def test_tables_have_intervals_and_the_rule_for_failed_samples(tmp_path, capsys,
     text = " ".join(texts[table].split())
     assert line in text
     assert "failed samples are left out of quantities" in text
-    assert "misses" not in text  # no share is in these tables
+    assert "misses" not in text  # no fractions in these tables
 
 
 def test_table_with_both_rules_states_both():

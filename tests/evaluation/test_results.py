@@ -86,7 +86,7 @@ def test_sequence_entropy():
 
 
 def test_clusters_of_a_known_matrix():
-    # 0-1-2 are near one another, 3 is near 2 only, 4 is alone: 2 has most neighbours and takes 0, 1 and 3.
+    # 0, 1, 2 are close to each other, 3 only to 2, 4 to none: 2 has most neighbours and clusters with 0, 1 and 3.
     scores = np.eye(5)
     for i, j in [(0, 1), (0, 2), (1, 2), (2, 3)]:
         scores[i, j] = scores[j, i] = 0.7
@@ -105,7 +105,7 @@ def test_clusters_include_the_threshold():
     [(0.5, 2.0, (True, True)), (np.nextafter(0.5, 0), np.nextafter(2.0, 3), (False, False)), (0.6, 1.9, (True, True))],
 )
 def test_designable_thresholds_are_inclusive(monkeypatch, sc_tm, rmsd, expected):
-    """As the released evaluator (scTM >= 0.5) and the field (scRMSD <= 2) have it."""
+    """As in the released evaluator (scTM >= 0.5) and in the field (scRMSD <= 2)."""
     values = {"tm_score": [sc_tm], "bb_rmsd": [rmsd], "ca_rmsd": [rmsd], "lddt_ca": [0.5]}
     monkeypatch.setattr(module, "compare", lambda *_: {name: np.array(value) for name, value in values.items()})
     backbone = np.zeros((5, 4, 3))
@@ -190,7 +190,7 @@ else:
 
 
 def test_foldseek_is_called_with_the_papers_options(tmp_path, recorded):
-    """A stand-in that takes down its words and answers as the real program did for these chains and settings."""
+    """With a mock that records its arguments and returns what the real program returned."""
     from dplm2.evaluation.backends.foldseek import cluster, novelty
     from dplm2.settings.evaluation import FoldseekSettings
 
@@ -201,7 +201,7 @@ def test_foldseek_is_called_with_the_papers_options(tmp_path, recorded):
     structures = {name: np.arange(60, dtype=np.float32).reshape(5, 4, 3) for name in chains}
     settings = FoldseekSettings.make(program=str(program), database="known", threads=3)
     assert len(set(cluster(structures, settings, 0.5).values())) == 38
-    # Each of them is among what is searched.
+    # Each of them is in the searched set.
     assert set(novelty(structures, settings).values()) == {1.0}
     clustered, searched = ((tmp_path / "calls.txt").read_text().splitlines()[i] for i in (0, 1))
     words = "--alignment-type 1 --cov-mode 0 --min-seq-id 0 --tmscore-threshold 0.5 --threads 3"
@@ -219,5 +219,5 @@ def test_samples_excluded_by_name_or_length_are_reported():
     remaining, left_out = kept(samples, chosen)
     assert [sample.sample_id for sample in remaining] == ["b"]
     assert left_out == {"a": "excluded by name", "c": "9 residues", "d": "90 residues", "e": "excluded by name"}
-    # No name is left out unless the configuration says so.
+    # No name is excluded unless configured.
     assert len(kept(samples, EvaluationSettings.make())[0]) == 5

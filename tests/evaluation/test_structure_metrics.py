@@ -46,7 +46,7 @@ def demo_backbones() -> list[np.ndarray]:
 
 
 def rotated(points: np.ndarray, seed: int) -> np.ndarray:
-    """Turned by a random rotation and moved far away."""
+    """Rotated randomly and moved far away."""
     random = np.random.default_rng(seed)
     turn, _ = np.linalg.qr(random.normal(size=(3, 3)))
     turn[:, 0] *= np.sign(np.linalg.det(turn))
@@ -164,7 +164,7 @@ def test_missing_residues_and_padding_are_ignored(ubiquitin):
 
 
 def test_residues_missing_in_the_prediction_lower_the_score(ubiquitin):
-    """Where the rest fits perfectly the score is the share of the native's residues that the model has."""
+    """If the other residues fit perfectly, the score is the fraction of the native's residues that the model has."""
     native, model = ubiquitin[:, 1].copy(), rotated(ubiquitin[:, 1], 5)
     model[20:30] = np.nan
     assert tm_scores([model], [native])[0] == pytest.approx(66 / 76, abs=1e-5)
@@ -203,7 +203,7 @@ def test_fast_search_of_all_pairs_is_close_to_the_full_one(demo_backbones):
 
 
 def ideal_helix(length: int) -> np.ndarray:
-    """C-alpha helix of 3.6 residues a turn, the other atoms at fixed places beside them."""
+    """C-alpha helix of 3.6 residues per turn, with the other atoms at fixed offsets."""
     turn = np.radians(100) * np.arange(length)
     trace = np.stack([2.3 * np.cos(turn), 2.3 * np.sin(turn), 1.5 * np.arange(length)], axis=1)
     return np.repeat(trace[:, None], 4, axis=1).astype(np.float32)
@@ -242,7 +242,7 @@ def test_tm_align_equals_the_programs(recorded_pairs):
     models, natives, recorded = recorded_pairs
     chosen = range(0, len(models), len(models) // 10)
     ours = np.array([aligner()(models[i], natives[i])[1] for i in chosen])
-    # Another release of the same algorithm, and a heuristic one.
+    # A different release of the same heuristic algorithm.
     np.testing.assert_allclose(ours, recorded["tm_align"][chosen], atol=0.02)
 
 

@@ -1,4 +1,4 @@
-"""Tables as files: every format says the same."""
+"""Tables as files have the same content in every format."""
 
 import pandas as pd
 import pytest

@@ -30,7 +30,7 @@ def settings(**replaced) -> ReportSettings:
 
 
 class Page(HTMLParser):
-    """Elements, texts and whether every element is closed where it should be."""
+    """Elements, texts, and whether all elements are closed correctly."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def test_numbers_sort_by_their_full_value():
 
 
 def test_structures_in_the_viewer_are_superposed(run_folder):
-    """The helper turns and shifts each prediction; superposed, it must lie within its noise of the design."""
+    """The fixture rotates and shifts each prediction; superposed, it is within its noise of the design."""
     samples = chosen_samples(read_results(run_folder), 8)
     assert 3 <= len(samples) <= 8
     assert json.loads(json.dumps(samples)) == samples
@@ -176,7 +176,7 @@ def test_structures_in_the_viewer_are_superposed(run_folder):
 
 
 def test_viewer_keeps_handedness(run_folder):
-    """A turn that made the view larger must not have made a mirror image: chirality of CA quadruples is kept."""
+    """Rotations for a larger view must not be reflections: the chirality of CA quadruples is kept."""
     results = read_results(run_folder)
     rows = pq.read_table(run_folder / "samples/demo/co-generation/samples.parquet").to_pylist()
     originals = {row["sample_id"]: np.array(row["backbone"]).reshape(-1, 4, 3)[:, 1] for row in rows}
@@ -294,7 +294,7 @@ def test_page_tables_have_intervals_and_the_rule_for_failed_samples(tmp_path, na
 
 
 def test_quality_by_length_is_plotted(report_folder):
-    """A violin for each of the four lengths that were asked for."""
+    """A violin for each of the four requested lengths."""
     for column, axis in (("sc_tm", "scTM"), ("sc_rmsd", "scRMSD (\u00c5)"), ("plddt", "pLDDT (0 to 100)")):
         (file,) = (report_folder / "figures").glob(f"*co-generation-{column}-by-length.svg")
         svg = file.read_text()

@@ -1,4 +1,4 @@
-"""What is gathered from a results folder: nothing is lost, nothing is changed on the way, and it is told plainly."""
+"""Tables from a results folder are complete, unchanged and readable."""
 
 import math
 
@@ -120,7 +120,7 @@ def test_terminal_table_is_aligned_and_has_the_main_metrics(results):
 
 
 def test_headlines_follow_the_workflow_in_any_input_order(results):
-    """All rows backwards, and then the summaries of several models and datasets in any order."""
+    """All rows reversed, and the summaries of several models and datasets in any order."""
     table = tables.summary(results)
     several = pd.concat([table.assign(model=model) for model in ("b", "a")], ignore_index=True)
     order = [(h.task, h.model, h.dataset, h.rows["metric"].tolist()) for h in tables.headlines(several)]
@@ -138,7 +138,7 @@ def test_memory_is_shown_in_megabytes(results):
     assert tables.run_row("models/demo", {})["peak_memory_megabytes"] is None
     runs = tables.further_tables(results, None)["runs"].set_index("place")["peak_memory_megabytes"]
     for run in results.runs:
-        # Written as a whole number of bytes, read as one of a million bytes.
+        # Written in bytes, shown in millions of bytes.
         assert abs(runs[run.place] * 1_000_000 - run.record["peak_memory_bytes"]) <= 500_000
 
 

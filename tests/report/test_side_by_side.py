@@ -22,7 +22,7 @@ def write(path, text):
 
 @pytest.fixture
 def two_models(tmp_path):
-    """A model from scratch, one after 40 steps on sequences, and one of another tokenizer."""
+    """A model from scratch, one after 40 steps on sequences, and one with another tokenizer."""
     for model, tokenizer, last in (("scratch", "one", 5.5), ("warmed-up", "one", 5.0), ("other", "two", 3.0)):
         folder = tmp_path / "models" / model
         config = {"dplm2": {"tokenizer_fingerprint": tokenizer}}
@@ -51,7 +51,7 @@ def test_models_with_the_same_tokenizer_share_rows(two_models):
 
 
 def test_curves_start_at_the_end_of_the_sequence_stage(two_models):
-    (figure,) = validation_curves(two_models)  # of the sequence track no pooled figure was logged
+    (figure,) = validation_curves(two_models)  # no pooled value of the sequence track was logged
     assert "structure track" in figure.title
     assert "scratch: 5.5" in figure.caption
     assert "warmed-up: 5" in figure.caption

@@ -1,4 +1,4 @@
-"""The colours of the 3-D viewer, by its own script on a canvas that takes down what is drawn."""
+"""The colours of the 3-D viewer, from its script with a canvas that records what is drawn."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="no Node.js on PATH")
 SCRIPT = resources.files("dplm2") / "report" / "templates" / "viewer.js"
 
-# All points lie in the plane of the screen, where a colour is mixed with the ground's by this share.
+# All points are in the plane of the screen, where colours are mixed with the background's by this fraction.
 SHARE = 0.35 + 0.65 / 2
 GROUND = 255
 STAND_IN = """
@@ -36,7 +36,7 @@ global.getComputedStyle = () => ({getPropertyValue: (name) => (name === "--paper
 
 
 def colors(plddt: float | None) -> set[tuple[int, ...]]:
-    """The colours in which the second trace is drawn, before they are mixed with the ground's."""
+    """The colours of the second trace before they are mixed with the background's."""
     points = [[3.8 * i, 0, 0] for i in range(4)]
     trace = {"name": "folded", "points": points, "plddt": [plddt] * 4}
     data = json.dumps([{"label": "a", "facts": [], "traces": [{**trace, "plddt": None}, trace]}])

@@ -1,4 +1,4 @@
-"""What a key's declaration has to say; the manual and the JSON Schema follow from it."""
+"""Requirements on the declarations of keys, from which the manual and the JSON Schema are derived."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ NAMED = {"datasets", "tokenizers", "models", "generation"}
 
 
 def sections(model: type[Section], place: str = "") -> list[tuple[str, type[Section]]]:
-    """Every section of a model with the place where it stands, the model itself first."""
+    """Every section of a settings model with its path, the model itself first."""
     found = [(place, model)]
     for key, info in model.model_fields.items():
         annotation = info.annotation.__args__[1] if not place and key in NAMED else info.annotation
@@ -64,7 +64,7 @@ def test_fields_have_description_role_and_valid_default(place, model, key):
 
 
 def _words_of(info) -> list[str]:
-    """The words that a field takes: a description may begin with one of them."""
+    """The words that a field accepts: a description may begin with one of them."""
     return [str(word) for word in getattr(info.annotation, "__args__", ()) if isinstance(word, str)]
 
 
@@ -75,7 +75,7 @@ def test_default_sections_are_valid(place, model):
         pytest.skip("has keys that must be given")
     made = model.make()
     assert made == model() == model.restored(plain(made)) == model.make(**plain(made))
-    chosen = {"self"} if model is EvaluationSettings else set()  # a chosen backend has its section
+    chosen = {"self"} if model is EvaluationSettings else set()  # a selected backend has its section
     assert {key for key in model.model_fields if made.differs(key)} == chosen
 
 
@@ -110,7 +110,7 @@ def test_schema_accepts_the_same_values_and_states_roles():
         assert definition["additionalProperties"] is False
         for name, node in definition["properties"].items():
             assert node["role"] in ("decides", "operates", "refers"), name
-            # Where a section says of itself what its key says, the schema says it once.
+            # If a section has the same description as its key, the schema has it once.
             described = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
             assert node.get("description") or described["description"], name
 
@@ -119,4 +119,4 @@ def test_files_named_by_settings_are_found():
     found = {(reference.place, reference.path) for reference in files_named(load(WHOLE).tokenizers["trained"])}
     assert found == {("initial", "start"), ("encoder.weights", "if1.pt")}
     evaluation = {reference.place for reference in files_named(load(WHOLE).evaluation)}
-    assert evaluation == {"foldseek.database"}  # folder/esmfold looks like a hub id and is no folder here
+    assert evaluation == {"foldseek.database"}  # folder/esmfold looks like a hub id and is not a folder here

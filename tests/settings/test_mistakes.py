@@ -1,4 +1,4 @@
-"""Every mistake is named with the key's path, the value and what is allowed: all of them at once."""
+"""Mistakes are reported all at once, each with the key's path, the value and the allowed values."""
 
 import copy
 
@@ -19,7 +19,7 @@ def mistakes(given) -> list[str]:
 
 
 def with_value(place: str, value) -> dict:
-    """The example with another value at a place."""
+    """The example with another value of a key."""
     whole = copy.deepcopy(WHOLE)
     *parents, key = place.split(".")
     inner = whole
@@ -116,7 +116,7 @@ def test_example_is_valid():
     ],
 )
 def test_invalid_values_are_reported(place, value, said):
-    # Alone: names of sections that are broken are there all the same.
+    # Only this one: names of invalid sections are defined nevertheless.
     (found,) = mistakes(with_value(place, value))
     assert found.startswith(said), found
 
@@ -233,7 +233,7 @@ def test_section_without_datasets_may_refer_to_undefined_ones():
 
 
 def test_all_mistakes_are_reported_at_once():
-    """Values, keys, contradictions, keys without effect, and names, in sections that are broken and that are not."""
+    """Values, keys, contradictions, keys without effect, and names, in valid and invalid sections."""
     whole = with_value("seed", -1)
     whole["devise"] = "cpu"
     whole["datasets"]["own"]["shards"] = 0

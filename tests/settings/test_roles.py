@@ -1,4 +1,4 @@
-"""What decides and what operates: together everything that is not the default, nothing twice, and enough for a job."""
+"""Deciding and operational settings: together all values that are not defaults, disjoint, and sufficient for a job."""
 
 import json
 
@@ -20,7 +20,7 @@ def entry(whole, kind: str, name: str | None) -> Section:
 
 
 def leaves(values, place: str = "") -> dict:
-    """Values by the path of their key."""
+    """Values by the paths of their keys."""
     found = {}
     for key, value in values.items():
         here = f"{place}.{key}".lstrip(".")
@@ -44,7 +44,7 @@ def changed(section: Section, place: str = "") -> set[str]:
 def test_roles_partition_all_values_that_are_not_defaults(kind, name):
     section = entry(load(WHOLE), kind, name)
     decides, operates = leaves(deciding(section)), leaves(operating(section))
-    # A mapping of names is a value by itself.
+    # A mapping of names is one value.
     assert decides.keys() & operates.keys() == set()
     missing = {place for place in changed(section) if place not in decides and place not in operates}
     assert all(any(held.startswith(f"{place}.") for held in decides) for place in missing), missing
@@ -89,7 +89,7 @@ JOBS = [
 
 @pytest.mark.parametrize(("rule", "name", "task"), JOBS)
 def test_job_receives_all_settings_that_it_reads(plan, rule, name, task):
-    """As the rules do it: both texts for ``--config``, whatever else the configuration holds."""
+    """As in the rules: both texts for ``--config``, independently of the rest of the configuration."""
     stage = STAGES[rule]
     told = load([plan.deciding(rule, name, task), plan.operating(rule, name)])
     ours, theirs = (entry(one, stage.kind, name) for one in (told, plan.settings))
@@ -152,7 +152,7 @@ def test_stage_ignores_settings_that_it_does_not_read(tmp_path, monkeypatch, tas
 
 
 def with_defaults_alone() -> list[type[Section]]:
-    """All sections that can be left out altogether."""
+    """All sections that can be omitted."""
     found, waiting = [], [Section]
     while waiting:
         for kind in waiting.pop().__subclasses__():
@@ -164,6 +164,6 @@ def with_defaults_alone() -> list[type[Section]]:
 
 @pytest.mark.parametrize("kind", with_defaults_alone(), ids=lambda kind: kind.__name__)
 def test_explicit_default_equals_the_default(kind):
-    """32 and 32.0 are one number but two texts: training by hand and by the workflow must have one fingerprint."""
+    """32 and 32.0 are one number but two texts: training by hand and by the workflow must have the same fingerprint."""
     left_out = json.dumps(plain(kind.restored({})))
     assert json.dumps(plain(kind.restored(json.loads(left_out)))) == left_out

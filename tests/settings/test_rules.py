@@ -1,4 +1,4 @@
-"""Values that contradict one another and keys that have no effect beside others: each rule of each section."""
+"""Contradictory values and keys without effect: each rule of each section."""
 
 import pytest
 
@@ -31,7 +31,7 @@ FILE = {"source": "file", "file": "x"}
 CO = {"task": "co-generation"}
 NO_LOSS = {"fape": 0, "distance": 0, "local_fape": 0, "violation": 0}
 
-# Section, what is wrong (the key that is named, and words of the message), and a neighbour of it that is right.
+# Section, invalid values (with the named key and words of the message), and similar valid values.
 CONTRADICTIONS = [
     (Clusters, {"source": "file"}, "file: missing; source: file needs it", FILE),
     (

@@ -1,4 +1,4 @@
-"""Reading: spellings of YAML and of Snakemake's command line, several sources, files that are no configuration."""
+"""Reading configurations: YAML, Snakemake's command line, several sources, invalid files."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_off_remains_text_and_on_is_refused(path):
 
 
 def test_text_is_converted_to_the_keys_type():
-    """Snakemake hands every inner value of ``--config 'key={inner: 5}'`` on as text."""
+    """Snakemake passes every inner value of ``--config 'key={inner: 5}'`` as text."""
     given = {
         "seed": "7",
         "datasets": {
@@ -192,7 +192,7 @@ def test_invalid_files_raise_a_one_line_error_quickly(path, content, message):
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
 def test_deep_nesting_does_not_crash_the_process(path, opening):
-    """In a process of its own: composing a million levels is a crash, not an exception."""
+    """In a separate process: composing a million levels is a crash, not an exception."""
     count = min(1_000_000, (MAX_BYTES - 100) // len(opening))
     written(path, "a: " * (opening != "- ") + opening * count)
     script = "import sys; from dplm2.settings import load; load(sys.argv[1])"
