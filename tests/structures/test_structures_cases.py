@@ -19,7 +19,7 @@ if (CASES / "MANIFEST.csv").is_file():
     with (CASES / "MANIFEST.csv").open(newline="") as stream:
         ROWS = [row for row in csv.DictReader(stream) if row["kind"] == "structure"]
 UBIQUITIN, PHOSPHOCARRIER = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG", "MFQQEVTITA"
-# Names of the chains where the manifest leaves them open.
+# Names of the chains that the manifest does not specify.
 NAMES = {
     "openmm_allA_ter": ["A", "A-2"], "homodimer_allA_ter": ["A", "A-2"], "homodimer_first_incomplete": ["A", "A-2"],
     "charmm_dimer_blank_ter": ["PROA", "PROB"], "gromacs_blank_restart_ter": ["", "blank-2"],
@@ -30,7 +30,7 @@ NAMES = {
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["file"] for row in ROWS])
 def test_structures_are_read_as_in_their_manifest(row):
-    """The expectation is parsed: numbers of residues, the letter of residue 30, or a reject of pLDDT."""
+    """The manifest gives the number of residues, the letter of residue 30, or a rejection by pLDDT."""
     stem, expected = row["file"].split(".")[0], row["expected"]
     entry = read_structure(CASES / row["file"])
     if "low" in stem:
@@ -63,10 +63,10 @@ def test_six_digit_serial_numbers_are_read():
     lines = chain(FIRST)
     in_six = [f"ATOM {100000 + i}{line[11:]}" for i, line in enumerate(lines)]
     assert only(in_six).sequence == FIRST
-    # Programs that let the number grow shift what follows; columns of coordinates show it.
+    # In some programs longer numbers shift the following columns, which the coordinates reveal.
     shifted = [f"ATOM  {100000 + i}{line[11:]}" for i, line in enumerate(lines)]
     assert only(lines[:20] + shifted[20:]).sequence == FIRST
-    # The shift meets HETATM records, and numbers of seven digits from column 5 on, too.
+    # The shift also occurs in HETATM records, and with seven-digit numbers from column 5.
     hetero = [f"HETATM{100000 + i}{line[11:]}" for i, line in enumerate(lines)]
     assert only(hetero).sequence == FIRST
     assert only([f"ATOM {1000000 + i}{line[12:]}" for i, line in enumerate(lines)]).sequence == FIRST
@@ -115,7 +115,7 @@ def test_small_molecule_names_need_a_backbone():
     assert not component("CYZ").amino_acid
     ligand = [atom(f"C{i}", "CYZ", number=900, at=(50, 50, i)) for i in range(6)]
     assert only(chain(FIRST) + ligand).sequence == FIRST
-    # Sugars of GLYCAM differ from amino acids in case alone.
+    # Sugars of GLYCAM differ from amino acids only in case.
     assert not component("0Yb").amino_acid
 
 
@@ -127,7 +127,7 @@ def test_two_letter_chain_ids_and_four_letter_residue_names():
     chains, refusals = clean(lines)
     assert not refusals
     assert {one.author_chain: observed(one) for one in chains} == {"AA": FIRST, "BA": SECOND, "HA": FIRST, "B": SECOND}
-    # Beside residues of four letters a chain id is one letter.
+    # With four-letter residue names a chain id has one letter.
     ends = [line.replace("MET A", "NMETA") for line in molecule(FIRST)] + [water(name="TIP3", chain="W")]
     assert [one.author_chain for one in clean(ends)[0]] == ["A"]
 

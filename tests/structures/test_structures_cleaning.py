@@ -1,4 +1,4 @@
-"""Each rule of cleaning on a case made for it (real files: see test_structures_raw.py)."""
+"""Each rule of cleaning on a synthetic case (for real files see test_structures_raw.py)."""
 
 from dataclasses import replace
 
@@ -132,7 +132,7 @@ def test_mismatched_seqres_is_ignored():
 
 @pytest.mark.parametrize(("observed", "found"), [("ACDEFGHIYL", "WY"), ("ACDEFGHYYL", "XX")])
 def test_seqres_with_90_percent_agreement_is_used(observed, found):
-    """Laid along it by its letters (PDB), and placed in it by the file's own numbers (mmCIF)."""
+    """Aligned by its letters (PDB), or placed by the file's own numbers (mmCIF)."""
     whole, places = "ACDEFWYGHIKL", [*range(5), *range(7, 12)]
     lines = [
         line for place, letter in zip(places, observed, strict=True) for line in residue(place, THREE_LETTERS[letter])
@@ -275,7 +275,7 @@ def test_filter_bounds_are_inclusive():
 
 
 def test_chain_breaks_exclude_gaps():
-    """Residues 2 and 3 lie a residue apart, though their numbers do not say so."""
+    """Residues 2 and 3 are one residue apart, although their numbers are consecutive."""
     hidden = chain("AA") + residue(3, number=3)
     for start, breaks in ((hidden, 1), (chain("AAA"), 0), (hidden + residue(5, number=4), 2)):
         lines = start + residue(7, number=6)
@@ -286,7 +286,7 @@ def test_chain_breaks_exclude_gaps():
 
 
 def test_unknown_fraction_excludes_gaps():
-    """One of four; with the gap it would be three of six."""
+    """One of four residues; including the gap it would be three of six."""
     lines = [line for place, name in ((0, "ALA"), (1, "UNK"), (4, "ALA"), (5, "ALA")) for line in residue(place, name)]
     assert only(lines, filters={"max_unknown_fraction": 0.25}).sequence == "AXXXAA"
     assert refusal(lines, filters={"max_unknown_fraction": 0.24}).code == "too_many_unknown"
@@ -324,7 +324,7 @@ def test_confidence_filters_test_the_chain_before_trimming_its_ends():
 
 
 def test_confidence_filters_do_not_count_gaps():
-    """Six of ten residues are there, all of them at 90: a gap has no confidence, not one of zero."""
+    """Six of ten residues exist, all with confidence 90: a gap has no confidence, rather than zero."""
     lines = predicted([90.0, 90.0, 90.0]) + [line for n in (7, 8, 9) for line in residue(n, b_factor=90.0)]
     found = only(lines, filters={"min_plddt": 89.9, "max_plddt_deviation": 0.1})
     assert found.sequence == "AAAXXXXAAA"

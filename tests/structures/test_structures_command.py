@@ -1,4 +1,4 @@
-"""The command as a user calls it, and cleaning on several processes."""
+"""The command line, and cleaning with several processes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ALONE = ["--workers", "0"]
 
 @pytest.fixture
 def inputs(tmp_path):
-    """Five files: four chains of different sequence and one broken file."""
+    """Five files: four chains with different sequences, and one broken file."""
     folder = tmp_path / "in"
     folder.mkdir()
     for letter in "ACDE":
@@ -42,7 +42,7 @@ def test_command_cleans_a_folder(inputs, tmp_path, capsys):
 
 
 def test_single_parts_give_the_same_files(inputs, tmp_path):
-    """What the workflow does, manifest by manifest, is what the command for a whole dataset does."""
+    """The workflow, which cleans manifest by manifest, and the command for a dataset give the same files."""
     assert clean(inputs, tmp_path / "whole", shards=2) == 0
     source = json.dumps({"datasets": {"d": {"files": str(inputs), "shards": 2}}})
     for manifest in list_files(str(inputs), tmp_path / "m", 2).write():
@@ -74,7 +74,7 @@ def test_run_without_usable_chains_exits_with_1(inputs, tmp_path, capsys):
 
 @pytest.mark.parametrize("change", ["content", "touched", "removed"])
 def test_file_changed_after_its_manifest_is_refused(inputs, tmp_path, capsys, change):
-    """What the job would record is not what the workflow planned with."""
+    """The job would record other content than that of the workflow's plan."""
     [manifest] = list_files(str(inputs), tmp_path / "m", 1).write()
     file = inputs / "D.pdb"
     if change == "content":
@@ -103,7 +103,7 @@ def test_cleaned_part_records_the_hashes_of_its_files(inputs, tmp_path):
 
 
 def test_parts_beyond_the_shards_are_ignored_but_kept(inputs, tmp_path):
-    """A run with more parts may come again."""
+    """A later run may have more parts again."""
     out = tmp_path / "out"
     assert clean(inputs, out, shards=2) == 0
     files, everything = sorted(out.glob("part-*.parquet")), read_chains(out)["chain_id"].to_pylist()
@@ -139,7 +139,7 @@ def test_wrong_use_is_a_one_line_error(arguments, status, message, tmp_path, mon
 
 
 def treacherous(items, own):
-    """A reader that dies on one file, as a parser written in C may, and never comes back from another."""
+    """A reader that crashes on one file, as a parser in C may, and hangs on another."""
     unread = [item.source_file for item in items if not item.problem]
     if any("C.pdb" in name for name in unread):
         os._exit(11)
@@ -186,7 +186,7 @@ def test_several_processes_write_the_same_bytes(inputs, tmp_path, monkeypatch):
     ],
 )
 def test_filters_without_data_warn_once(inputs, tmp_path, caplog, plddt, head, warned):
-    """Four models of pLDDT 90 whose headers say it, or do not."""
+    """Four models of pLDDT 90, whose headers mark them as predictions or not."""
     for file in inputs.glob("[ACDE].pdb"):
         file.write_text(head + file.read_text().replace(" 20.00 ", " 90.00 "))
     found = {"reading": {"plddt": plddt}, "filters": {"min_plddt": 70}, "shards": 3}

@@ -1,4 +1,4 @@
-"""Downloads from a local server that misbehaves in every way that servers do."""
+"""Downloads from a local server that fails in all common ways."""
 
 import concurrent.futures
 import contextlib
@@ -28,7 +28,7 @@ BODY = gzip.compress("\n".join(chain("ACDEFGHIKL") * 5).encode())
 
 
 class Unruly(BaseHTTPRequestHandler):
-    """The path says how to misbehave; ``/once/...`` only on the first request of a path."""
+    """The path determines the failure; ``/once/...`` fails only on the first request of a path."""
 
     requests: Counter = Counter()
 
@@ -80,12 +80,12 @@ class Unruly(BaseHTTPRequestHandler):
         self._send(json.dumps(models).encode())
 
     def answer_to(self):
-        """Redirect to the address that the query holds, with the status that the path ends with."""
+        """Redirect to the URL in the query, with the status at the end of the path."""
         path, _, address = self.path.partition("?")
         self._send(b"", int(path.rsplit("/", 1)[-1][:3]), Location=unquote(address))
 
     def answer_says(self):
-        """AlphaFold DB's answer with the address that is set for this test."""
+        """AlphaFold DB's response with the URL set by the test."""
         self._send(json.dumps([{"cifUrl": self.says}]).encode())
 
     def log_message(self, *arguments):
@@ -112,7 +112,7 @@ def server():
 
 @pytest.fixture
 def another():
-    """A second server: another port of the loopback address, as another service of this machine has it."""
+    """A second server on another port of the loopback address, like another service of this machine."""
     with running() as address:
         yield address
 
@@ -199,7 +199,7 @@ def test_file_names_are_unique_and_inside_the_folder(server, tmp_path):
     first, second = (f"x-{hashlib.sha256(line.encode()).hexdigest()[:6]}.pdb" for line in lines[1:])
     assert files(tmp_path) == {"evil.pdb", first, second}
     assert {path.name for path in tmp_path.iterdir()} == {"list.txt", "out"}
-    # The order of the list decides no name: nothing is fetched again, nothing is written over.
+    # Names do not depend on the order of the list: nothing is downloaded again or overwritten.
     outcome = run(server, tmp_path, [lines[2], lines[0], lines[1]])
     assert (outcome.fetched, outcome.present) == (0, 3)
 
@@ -280,13 +280,13 @@ def test_manifest_lists_downloads_and_failures(server, tmp_path, capsys):
 
 
 def test_concurrent_downloads_share_the_record(server, tmp_path):
-    """Each sets down its own rows without losing the other's."""
+    """Each writes its own rows without losing the other's."""
     own = source(server)
     for part in range(2):
         (tmp_path / f"list{part}").write_text("\n".join(f"{i}{'ab'[part]}bc" for i in range(1, 10)))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda part: fetch(read_targets(tmp_path / f"list{part}", own), tmp_path / "out", own), range(2)))
-    # Whoever asks next, with whatever shards, finds them all.
+    # A later run finds all of them with any number of shards.
     (tmp_path / "all").write_text((tmp_path / "list0").read_text() + "\n" + (tmp_path / "list1").read_text())
     outcome = fetch(read_targets(tmp_path / "all", own), tmp_path / "out", own)
     assert (outcome.fetched, outcome.present) == (0, 18)
@@ -381,7 +381,7 @@ def test_urls_from_alphafold_db_are_checked(server, another, tmp_path, says, rea
 
 
 def test_public_name_resolving_to_this_machine_is_refused(server, tmp_path, monkeypatch):
-    """The name is a part of a site that the list names, but its server may not lead into this network."""
+    """The name is part of a listed site, but must not resolve to an address of this network."""
     port = int(server.rsplit(":", 1)[1])
     resolve = socket.getaddrinfo
     local = {"mirror.example.org", "inner.mirror.example.org"}

@@ -1,4 +1,4 @@
-"""Lists and tables of users: byte-order marks, line endings, names without a match."""
+"""Lists and tables from users: byte-order marks, line endings, unmatched names."""
 
 import csv
 import logging

@@ -1,4 +1,4 @@
-"""Listings: one changed file is one changed shard, found without reading or writing files."""
+"""Listings: a changed file changes one shard, which is detected without reading or writing files."""
 
 import builtins
 import io
@@ -37,12 +37,12 @@ def files(tmp_path):
 
 @pytest.fixture
 def listed(files, tmp_path):
-    """The listing of a run that has finished: manifests are written, its jobs left hashes behind."""
+    """The listing of a finished run, which has written manifests and recorded hashes."""
     return run(list_files(str(files), tmp_path / "m", SHARDS))
 
 
 def run(listing: Listing) -> Listing:
-    """What a run of the workflow does with a listing."""
+    """Process a listing like a run of the workflow."""
     for path in listing.write():
         write_hashes(path, [replace(file, sha256=sha256_of_source(file.path)) for file in read_manifest(path)])
     return listing
@@ -61,12 +61,12 @@ def contents(folder: Path) -> dict:
 
 
 def touch(path: Path) -> None:
-    """Another time of change, the same content."""
+    """Another modification time, the same content."""
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
 
 
 def replaced(path: Path, text: str) -> None:
-    """Other content of the same size and time of change."""
+    """Different content of the same size and modification time."""
     times = path.stat()
     assert len(text) == times.st_size
     path.write_text(text)
@@ -122,7 +122,7 @@ def test_listing_neither_opens_structures_nor_writes(files, listed, tmp_path, mo
     assert not (tmp_path / "elsewhere").exists()
     again.folder = tmp_path / "m"
     again.write()
-    assert contents(tmp_path / "m") == before  # nor is a manifest written that is there already
+    assert contents(tmp_path / "m") == before  # existing manifests are not written again
 
 
 def test_touched_file_with_recorded_content_keeps_its_identity(files, listed, tmp_path):
@@ -144,7 +144,7 @@ def test_touched_file_without_recorded_content_is_changed(files, tmp_path):
 
 
 def test_file_changed_and_restored_has_a_new_identity(files, listed, tmp_path):
-    """The run in between made results of the other content."""
+    """The run in between wrote results of the other content."""
     target = files / "4abc.cif"
     target.write_text("data_x")
     between = run(list_files(str(files), tmp_path / "m", SHARDS))
@@ -290,7 +290,7 @@ def test_linked_folders_are_followed_once(files, tmp_path):
     (other / "9xyz.cif").write_text("data_9")
     (files / "linked").symlink_to(other)
     (files / "twice").symlink_to(other)
-    # A folder that is there anyway keeps its own path; a link to it adds nothing.
+    # A folder in the tree keeps its own path; a link to it adds nothing.
     (files / "again").symlink_to(files / "deeper")
     found = found_in(files, tmp_path)
     assert len(found) == 41
@@ -329,7 +329,7 @@ def test_broken_links_become_rejects(files, tmp_path, pattern):
     clean_shard(broken, settings(), "d", tmp_path / "part.parquet", tmp_path / "rejected.parquet", 0)
     rows = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
     assert [(row["code"], row["reason"]) for row in rows] == [("unreadable", "a broken link")] * 2
-    # Mended, it is another file.
+    # Once repaired, it is a different file.
     (tmp_path / "nowhere.cif").write_text("data_x")
     assert changed(before, list_files(source, tmp_path / "m", 1)) == {0}
 

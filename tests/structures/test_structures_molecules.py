@@ -11,7 +11,7 @@ from tests.structures.molecules import APART, FIRST, SECOND, TER, in_segment, mo
 
 
 def named(lines: list[str]) -> dict[str, str]:
-    """Observed sequence by name of the chains that lines clean to; none mixed, none refused."""
+    """Observed sequences of the clean chains by name; none are mixed or refused."""
     chains, refusals = clean(lines)
     assert not refusals
     assert all(len(places(one)) == 1 for one in chains)
@@ -45,7 +45,7 @@ def test_two_molecules_with_one_id_are_two_chains(chain_id, start, ter, oxygen, 
 def test_ids_are_made_unique_in_the_order_of_the_file():
     lines = molecule(FIRST) + molecule(SECOND, 1) + molecule(FIRST, 2, chain="B") + molecule(FIRST, 3)
     assert named(lines) == {"A": FIRST, "A-2": SECOND, "B": FIRST, "A-3": FIRST}
-    # An id that another chain has already is passed over.
+    # Ids that other chains already have are skipped.
     taken = [line.replace(" A ", " Z ") for line in chain("ACDE")]
     assert list(named(molecule(FIRST, chain="") + molecule(SECOND, 1, chain="") + taken)) == ["", "blank-2", "Z"]
 
@@ -53,7 +53,7 @@ def test_ids_are_made_unique_in_the_order_of_the_file():
 def test_segment_ids_name_molecules_under_a_blank_id():
     lines = molecule(FIRST, chain="", segment="PROA") + molecule(FIRST, 1, chain="", segment="PROB")
     assert named(lines) == {"PROA": FIRST, "PROB": FIRST}
-    # A single molecule keeps the blank id, and so does one whose segment id is the same as all others'.
+    # A single molecule keeps the blank id, as do molecules with the same segment id.
     assert named(molecule(FIRST, chain="", segment="1UBQ")) == {"": FIRST}
 
 
@@ -90,7 +90,7 @@ def test_repeated_chain_ids_are_separated():
 
 
 def by_residue(*molecules: list[str]) -> list[str]:
-    """The lines of molecules, residue by residue: 1 of the first, 1 of the second, 2 of the first ..."""
+    """The lines of molecules, residue by residue: 1 of the first, 1 of the second, 2 of the first, ..."""
     split = [[list(group) for _, group in itertools.groupby(one, key=lambda line: line[22:27])] for one in molecules]
     return [line for groups in itertools.zip_longest(*split, fillvalue=[]) for group in groups for line in group]
 
@@ -122,7 +122,7 @@ def test_residues_of_alternating_molecules_with_gaps_are_never_joined():
 def test_ter_inside_a_chain_does_not_end_it():
     lines = chain(FIRST)
     assert named([*lines[:40], TER, *lines[40:]]) == {"A": FIRST}
-    # In a gap that the numbers explain, too; SEQRES explains a longer one.
+    # Also in a gap that follows from the numbers; a longer one follows from SEQRES.
     gap = [*lines[:40], TER, *lines[52:]]
     assert only(gap).sequence == FIRST[:10] + "XXX" + FIRST[13:]
     long = FIRST + "A" * 60 + SECOND
@@ -189,7 +189,7 @@ def test_alternate_locations_written_one_after_another_are_one_chain():
 
 @pytest.mark.parametrize("order", ["one after another", "by residue", "by atom"])
 def test_distant_alternate_locations_are_molecules(order):
-    """Unequal occupancies, in no order of rank along the chain."""
+    """Unequal occupancies that are not ordered along the chain."""
     one, other = (molecule(FIRST, place, ter=False, oxygen=False, altloc="AB"[place]) for place in (0, 1))
     one = [line[:54] + f"{(0.4, 0.6)[i // 4 % 2]:6.2f}" + line[60:] for i, line in enumerate(one)]
     other = [line[:54] + f"{(0.6, 0.4)[i // 4 % 2]:6.2f}" + line[60:] for i, line in enumerate(other)]
@@ -235,7 +235,7 @@ def test_partial_charges_are_not_segment_ids():
 
 
 def mmcif(*rows: tuple[str, str, int, str], entities: str = "", head: str = "data_x") -> bytes:
-    """mmCIF text of molecules: author's chain, label chain, place, sequence; its entity is the place, from 1."""
+    """mmCIF text of molecules: author's chain, label chain, position, sequence; the entity is the position, from 1."""
     items = "group_PDB id label_atom_id label_alt_id label_comp_id label_asym_id label_entity_id label_seq_id Cartn_x"
     items += " Cartn_y Cartn_z occupancy B_iso_or_equiv auth_seq_id auth_asym_id"
     lines = [head, "#", *([entities, "#"] if entities else []), "loop_"]

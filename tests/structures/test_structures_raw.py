@@ -12,7 +12,7 @@ from dplm2.structures.shards import clean_shard
 from dplm2.structures.store import backbones, read_chains
 from tests.structures.made import settings
 
-# The bounds by which the manifest counts usable chains.
+# Bounds of usable chains in the manifest.
 BOUNDS = {"min_length": 40, "max_length": 1022, "min_observed_fraction": 0.75, "max_unknown_fraction": 0.1}
 # Where the manifest's notes allow more than one answer, ours: (protein chains, usable chains).
 OURS = {

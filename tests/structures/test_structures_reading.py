@@ -1,4 +1,4 @@
-"""Formats recognised by content, archives that are never unpacked, limits."""
+"""Formats recognised by content, archives read without unpacking, limits."""
 
 import gzip
 import io
@@ -23,7 +23,7 @@ TEXT = ("\n".join([*chain("ACDEFGHIKL"), "END"]) + "\n").encode()
 
 
 def written(tmp_path, ending: str) -> bytes:
-    """The made chain in another format, written by biotite."""
+    """The synthetic chain in another format, written by biotite."""
     from biotite.structure.io import pdbx
 
     (tmp_path / "made.pdb").write_bytes(TEXT)
@@ -143,7 +143,7 @@ def test_binary_file_with_excessive_sizes_is_refused(tmp_path):
 
 @pytest.fixture
 def archive(tmp_path):
-    """A tar archive with two good members, two hostile ones and a broken one."""
+    """A tar archive with two valid, two malicious and one broken member."""
     path = tmp_path / "set.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         contents = {

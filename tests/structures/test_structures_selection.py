@@ -1,4 +1,4 @@
-"""Selection over the whole dataset: duplicates, size, clusters, splits without leaks."""
+"""Selection over a dataset: duplicates, size, clusters, splits without leaks."""
 
 import csv
 import itertools
@@ -31,7 +31,7 @@ def sequences(count: int, length: int = 120, seed: int = 0) -> list[str]:
 
 
 def mutated(sequence: str, identity: float, seed: int = 0) -> str:
-    """A relative with exactly this fraction of equal letters."""
+    """A related sequence with exactly this fraction of identical letters."""
     draw = random.Random(seed)
     letters = list(sequence)
     for place in draw.sample(range(len(letters)), round(len(letters) * (1 - identity))):
@@ -53,7 +53,7 @@ def made(sequence: str, missing: int = 0, resolution: float | None = 2.0, radius
 
 
 def store(folder, chains: dict[str, Chain], parts: int = 2):
-    """A dataset folder with these chains by entry, dealt over the parts."""
+    """A dataset folder with these chains by entry, distributed over the parts."""
     names = list(chains)
     for part in range(parts):
         rows = [(Item(f"{name}.cif", "0" * 64, name), chains[name]) for name in names[part::parts]]
@@ -99,7 +99,7 @@ def test_radius_quantile_depends_on_the_length(tmp_path):
 
 @pytest.mark.parametrize(("count", "kept_of_them"), [(21, 20), (20, 19), (19, 19)])
 def test_radius_quantile_is_inclusive_and_needs_twenty_chains(tmp_path, count, kept_of_them):
-    """The 0.95 quantile of 21 values is the second largest, of 20 it is just below the largest."""
+    """The 0.95 quantile of 21 values is the second largest; that of 20 is just below the largest."""
     chains = {f"n{number}": made("A" * 100, radius=10 + number / 10) for number in range(count)}
     select(store(tmp_path, chains), filters={"radius_of_gyration_quantile": 0.95, "deduplicate": False})
     assert kept(tmp_path) == {f"n{number}_A" for number in range(kept_of_them)}
@@ -150,7 +150,7 @@ def test_one_chain_per_cluster_of_a_table_is_kept(tmp_path):
 
 
 def test_mmseqs2_is_called_and_its_table_parsed(tmp_path, monkeypatch):
-    """A stand-in on PATH that clusters by first letter: the call and the table's format are tested."""
+    """A mock on PATH that clusters by first letter: the call and the table's format are tested."""
     program = tmp_path / "mmseqs"
     clusters = 'k = substr($0, 1, 1); if (!(k in r)) r[k] = n; print r[k] "\\t" n'
     program.write_text(
@@ -220,7 +220,7 @@ def test_random_split_depends_only_on_seed_and_names():
     assert first != assign_splits(members(texts), own, seed=2).splits
     more = assign_splits(members(texts + sequences(4, 60, seed=9)), own, seed=1)
     assert sum(a != b for a, b in zip(first, more.splits, strict=False)) <= 6
-    # Validation and test chains are draws of their own, not the same ranks under two names.
+    # Validation and test chains are drawn independently.
     alone = [assign_splits(members(texts), split(**{f"{name}_fraction": 0.1}), seed=1).splits for name in HELD_OUT]
     drawn = [{i for i, one in enumerate(each) if one == name} for name, each in zip(HELD_OUT, alone, strict=True)]
     assert len(drawn[0]) == len(drawn[1]) == 20 and len(drawn[0] & drawn[1]) < 10
@@ -286,7 +286,7 @@ def test_leaks_are_rejected_with_their_reason(tmp_path):
 
 
 def test_split_of_real_chains_keeps_mmseqs2_clusters_together(corpus_folder):
-    """The corpus' clusters at 95 % identity come from MMseqs2: an answer to hold near-identity by words against."""
+    """The corpus's clusters at 95 % identity, from MMseqs2, are the reference for near-identity by shared words."""
     with (corpus_folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["split"] == "train"]
     chains = members([row["sequence"] for row in rows], [row["cluster30"] for row in rows])
@@ -303,7 +303,7 @@ def test_split_of_real_chains_keeps_mmseqs2_clusters_together(corpus_folder):
 def test_mmseqs2_reproduces_the_clusters_of_real_chains(corpus_folder):
     """Pairs that share a cluster nearly always share one in the corpus's table, and most of the table's are found.
 
-    The table is of MMseqs2 as well, of another version and over more chains: single chains lie otherwise.
+    The table is from another version of MMseqs2 and more chains, so that single chains differ.
     """
     if shutil.which("mmseqs") is None:
         pytest.skip("needs mmseqs on PATH")

@@ -1,4 +1,4 @@
-"""The Parquet store: what is written comes back, a selection decides, wrong input is named."""
+"""The Parquet store: round trips, selections, invalid input."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Written structure files, read back by biotite and by this package."""
+"""Structure files, read back by biotite and by this package."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The stream of batches: every chain once an epoch, under the budget, in an order that only seed and epoch decide."""
+"""The stream of batches: every chain once per epoch, within the budget, in an order that depends on seed and epoch."""
 
 from collections import Counter
 from itertools import islice
@@ -32,7 +32,7 @@ def test_every_chain_occurs_once_per_epoch(processes):
     assert [micro.number for micro in taken] == list(range(len(taken)))
     seen = Counter(chain for micro in taken[:count] for chain in micro.indices)
     assert set(seen.values()) == {3} and len(seen) == len(COSTS)
-    # The first epoch ends exactly where it should: no chain of the second before all of the first.
+    # No chain of the second epoch occurs before all of the first.
     assert sorted(chain for micro in taken[: len(epoch(batches))] for chain in micro.indices) == list(range(len(COSTS)))
 
 
@@ -74,7 +74,7 @@ def test_order_depends_only_on_seed_and_epoch():
     assert orders() == [first, second]
     assert first != second
     assert orders(seed=6)[0] != first
-    # Chains meet others in another epoch, and long batches do not come before short ones.
+    # Batches differ between epochs, and are not ordered by length.
     mates = [{frozenset(batch) for batch in order} for order in (first, second)]
     assert len(mates[0] & mates[1]) < 0.05 * len(first)
     lengths = [COSTS[batch].mean() for batch in first]
@@ -114,7 +114,7 @@ def test_epoch_by_cluster_has_one_chain_per_cluster():
     for chains in chosen:
         assert chains[:5] == [0, 1, 2, 3, 4]
         assert sorted(chain % 40 for chain in chains[5:]) == list(range(40))
-    # Each member of a cluster has the same chance: 22 or 23 members, 30 draws of 40 clusters.
+    # All members of a cluster have the same probability: 22 or 23 members, 30 draws of 40 clusters.
     assert len({chain for chains in chosen for chain in chains}) > 600
 
 

@@ -1,4 +1,4 @@
-"""The loop against a plain torch loop, and against itself stopped and started again: bit for bit."""
+"""The loop against a plain torch loop, and resumed runs against uninterrupted ones: bit for bit."""
 
 import csv
 import json
@@ -18,13 +18,13 @@ from dplm2.training import devices, log, randomness, state, summary
 from dplm2.training.batches import Batches, Position
 from dplm2.training.optimizer import learning_rate
 
-# About 9 batches are an epoch: 20 steps with two batches each go over four of its edges.
+# An epoch has about 9 batches: 20 steps with two batches each cross four epoch boundaries.
 SETTINGS = {"steps": 20, "warmup_steps": 3, "accumulate": 2, "log_every": 4, "validate_every": 6, "save_every": 5}
 
 
 @pytest.fixture(autouse=True)
 def one_thread_and_quick_writes(monkeypatch):
-    # No power is lost in these tests; the ones with killed processes keep it.
+    # Syncing is not needed here; tests with killed processes keep it.
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def straight(tmp_path_factory):
 
 
 def test_loop_equals_a_plain_torch_loop(straight):
-    """Order of batches and seeds are the package's; gradients, clipping, AdamW and means are torch's plain ones."""
+    """The order of batches and the seeds are the package's; gradients, clipping, AdamW and means are torch's."""
     settings = TrainingSettings.make(**SETTINGS, token_budget=60, learning_rate=0.01)
     task = TinyTask()
     network = task.module.train()
@@ -67,7 +67,7 @@ def test_loop_equals_a_plain_torch_loop(straight):
     found = weights(straight)
     for name, value in network.state_dict().items():
         assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-7), name
-    # A row every 4 steps and every validation: steps 4, 6, 8, 12, 16, 18, 20; each holds means since the row before.
+    # A row every 4 steps and every validation: steps 4, 6, 8, 12, 16, 18, 20, each with means since the last row.
     edges = [0, 4, 6, 8, 12, 16, 18, 20]
     table = rows(straight)
     assert [int(row["step"]) for row in table] == edges[1:]
@@ -76,7 +76,7 @@ def test_loop_equals_a_plain_torch_loop(straight):
         assert float(row["loss"]) == pytest.approx(sum(chunk) / len(chunk), rel=1e-5)
         assert float(row["perplexity"]) == pytest.approx(sum(map(math.exp, chunk)) / len(chunk), rel=1e-5)
         assert float(row["gradient_norm"]) == pytest.approx(sum(norms[first:last]) / (last - first), rel=1e-5)
-        # That of the row's own update, the last one before it.
+        # The learning rate of the last update.
         assert float(row["learning_rate"]) == pytest.approx(rates[last - 1], rel=1e-5)
         assert bool(row["validation_loss"]) == (last in (6, 12, 18, 20))
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_time_limit_stops_and_saves(straight, tmp_path):
 def test_activation_checkpointing_changes_nothing(straight, tmp_path):
     train(tmp_path, {**SETTINGS, "activation_checkpointing": True})
     found, expected = weights(tmp_path), weights(straight)
-    # The running statistic of the blocks' owner is counted once: only blocks are computed again.
+    # The running statistic outside the blocks is updated once: only blocks are recomputed.
     assert same(found, expected)
     assert "forward" not in vars(Network().layers[0])
 
@@ -172,7 +172,7 @@ def test_state_of_another_fingerprint_is_not_used(straight, tmp_path):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 7, "signal": "SIGTERM"}, fingerprint="other")
     assert train(tmp_path, SETTINGS).resumed_from == 0
-    # Not even when somebody renames the folder.
+    # Not even if the folder is renamed.
     (tmp_path / "state/f00d").rename(tmp_path / "aside")
     (tmp_path / "state/other").rename(tmp_path / "state/f00d")
     assert train(tmp_path, SETTINGS).resumed_from == 0
@@ -214,7 +214,7 @@ def test_bf16_keeps_weights_in_fp32_and_learns_similarly(straight, tmp_path):
 
 
 def test_error_for_a_non_finite_loss_names_the_chains(tmp_path):
-    # 8 long enough chains are seen first: the spoilt one comes after the first checkpoint.
+    # 8 long enough chains come first: the faulty one is after the first checkpoint.
     order = Batches(TinyTask().costs, token_budget=60, max_batch_size=800, seed=3).window(0)
     culprit = int(order[-1][0])
     settings = {"steps": 20, "save_every": 2}
@@ -324,13 +324,13 @@ def test_summary_before_the_first_step(tmp_path, capsys):
 
 @pytest.mark.parametrize("optimizer, each", [("adamw", {"": 8}), ("muon", {"": 8, "matrix": 4})])
 def test_memory_estimate_includes_optimizer_state(tmp_path, capsys, monkeypatch, optimizer, each):
-    """Two moments of four bytes a weight, one of Muon's matrices; the moving average is there before the trial."""
+    """Two moments of four bytes per weight, one for Muon's matrices; the moving average exists before the trial."""
     monkeypatch.setattr(summary, "GIGABYTE", 1.0)
     monkeypatch.setattr(summary, "peak_memory_bytes", lambda: 1_000_000)
     settings = {**SETTINGS, "ema_decay": 0.9, "optimizer": optimizer, "decay_all": optimizer != "muon"}
     with pytest.raises(Preempted):
         train(tmp_path, settings, trouble={"kill_at": 3, "signal": "SIGTERM"})
-    # Matrices of linear layers: two of 16 x 16; all in all 1,268 weights.
+    # Matrices of linear layers: two of 16 x 16; 1,268 weights in total.
     matrices = 2 * 256
     expected = 1_000_000 + (1_268 - matrices) * each[""] + matrices * each.get("matrix", each[""])
     assert f"tokens): {expected}.00 GB of memory" in capsys.readouterr().err

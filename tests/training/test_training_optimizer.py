@@ -58,7 +58,7 @@ def test_weight_decay_applies_to_the_configured_weights(decay_all):
             parameter.fill_(1.0)
             parameter.grad = torch.zeros_like(parameter)
     make_optimizer(network, TrainingSettings.make(learning_rate=0.1, weight_decay=0.5, decay_all=decay_all)).step()
-    # With no gradient, all that AdamW does is to multiply by 1 - learning rate x decay.
+    # Without gradient, AdamW only multiplies by 1 - learning rate x decay.
     shrunk = {name for name, p in network.named_parameters() if torch.allclose(p, torch.tensor(0.95))}
     kept = {name for name, p in network.named_parameters() if torch.equal(p, torch.ones_like(p))}
     matrices = {"layers.0.1.weight", "layers.1.1.weight", "head.weight"}
@@ -90,7 +90,7 @@ def test_muon_updates_equal_torchs(shape):
 def test_orthogonalised_keeps_directions_and_equalises_magnitudes():
     matrix = torch.randn(12, 30, generator=torch.Generator().manual_seed(0))
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    turned = left.T @ orthogonalised(matrix) @ right.T  # diagonal: the directions are the matrix's own
+    turned = left.T @ orthogonalised(matrix) @ right.T  # diagonal: the singular vectors are unit vectors
     torch.testing.assert_close(turned, turned.diagonal().diag(), rtol=0, atol=1e-4)
     assert turned.diagonal().min() > 0.65 and turned.diagonal().max() < 1.25
     assert torch.equal(orthogonalised(matrix.T), orthogonalised(matrix).T)

@@ -1,4 +1,4 @@
-"""Settings of the loop: one home for defaults, and no key that silently does nothing."""
+"""Settings of the loop: defaults in one place, and no key without effect."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The caching promise: what runs again after each kind of change, by dry runs on a finished run."""
+"""The caching guarantees: which rules run again after each kind of change, from dry runs of a finished run."""
 
 import copy
 import gzip
@@ -54,7 +54,7 @@ def test_changed_key_reruns_only_what_it_decides(finished, key):
 
 
 def test_dependencies_equal_snakemakes_rule_graph(finished):
-    """The graph of rules that the page is made from, edge by edge."""
+    """The rule graph of the page, edge by edge."""
     said = finished.snakemake("--rulegraph", "dot").stdout
     names, edges = {}, set()
     for line in said.splitlines():
@@ -68,12 +68,12 @@ def test_dependencies_equal_snakemakes_rule_graph(finished):
     assert found, said
     declared = {(rule, reader) for rule, readers in READ_BY.items() for reader in readers}
     assert found <= declared
-    # A run without fetched datasets has no such edge; all others are there.
+    # A run without downloaded datasets lacks their edge; all others exist.
     assert declared - found <= {("fetch_structures", "clean_structures")}
 
 
 class Kept:
-    """Puts files back as they were, times included."""
+    """Restores files, including their times."""
 
     def __init__(self, *paths: Path) -> None:
         self.before = {path: (path.read_bytes(), path.stat()) for path in paths if path.is_file()}
@@ -135,7 +135,7 @@ def test_new_structure_reruns_one_shard(finished, event):
             first.unlink()
         jobs = finished.planned()
         assert jobs["clean_structures"] == 1, jobs
-        # Both shards' tokens are of the tokenizer, which learns from the new structure.
+        # Both shards of tokens depend on the tokenizer, which is trained on the new structure.
         assert jobs["train_tokenizer"] == 1
     assert planned(finished) == set()
 
@@ -156,7 +156,7 @@ def test_new_structure_reruns_one_shard_of_tokens_of_a_finished_tokenizer(finish
 
 
 def test_touched_large_weights_rerun_nothing(finished, tmp_path):
-    """Files above 1 MiB are known by size and time until a job has noted their content."""
+    """Files above 1 MiB are identified by size and time until a job has recorded their content."""
     workdir = Workdir(tmp_path / "run")
     large = []
     for kind in ("tokenizers", "models"):
@@ -203,7 +203,7 @@ def test_dry_run_with_other_shards_changes_nothing(finished):
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """One file or folder of each output of each rule, as they lie in the finished run."""
+    """One file or folder of each output of each rule in the finished run."""
     results = {
         "structures/own/part-00001.parquet": "clean_structures",
         "structures/own/shards/rejected-00000.parquet": "clean_structures",
@@ -276,7 +276,7 @@ def test_unusual_paths_give_the_same_results(finished, tmp_path):
     compared = 0
     for path in sorted(theirs.rglob("*")):
         name = path.relative_to(theirs)
-        # Records and tables of speed hold times, and the report shows them.
+        # Records and tables of speed contain times, which the report shows.
         if (
             path.is_file()
             and path.suffix in (".safetensors", ".parquet", ".pdb", ".bcif")

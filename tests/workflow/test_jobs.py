@@ -1,4 +1,4 @@
-"""What each job of a new run asks of a scheduler and where it writes, by what Snakemake says before the first."""
+"""Resources and outputs of each job of a new run, from Snakemake's dry run."""
 
 import re
 from collections import defaultdict
@@ -13,7 +13,7 @@ from tests.workflow.conftest import Workdir
 pytestmark = [pytest.mark.workflow]
 
 MODEL, TOKENIZER = ("generate", "evaluate_likelihood", "evaluate_samples"), ("evaluate_tokenizer",)
-# Whose sizes a job's memory follows, where that is not what its stage is about.
+# Sections whose sizes determine a job's memory, if not those of its stage.
 SIZED_BY = dict.fromkeys(MODEL, "model") | dict.fromkeys(TOKENIZER, "tokenizer")
 
 
@@ -26,7 +26,7 @@ def workdir(tmp_path_factory) -> Workdir:
 
 @pytest.fixture(scope="module")
 def jobs(workdir) -> dict[str, list[dict[str, str]]]:
-    """What is said of each job, by rule: ``threads``, ``resources``, ``output`` and so on."""
+    """Properties of each job by rule: ``threads``, ``resources``, ``output`` and so on."""
     done = workdir.snakemake("--dry-run", "--cores", "8", "--workflow-profile", "none")
     assert done.returncode == 0, done.stdout + done.stderr
     found, job = defaultdict(list), {}

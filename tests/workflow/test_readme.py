@@ -26,7 +26,7 @@ def test_link_resolves(path):
 
 @pytest.fixture
 def folder(finished, tmp_path, monkeypatch):
-    """A working directory with what the README's commands name: a finished run and structures."""
+    """A working directory with the inputs of the README's commands: a finished run and structures."""
     for name in ("data", "config"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(finished.folder / "results" / "models" / "tiny", tmp_path / "results" / "models" / "demo")
@@ -46,7 +46,7 @@ def folder(finished, tmp_path, monkeypatch):
 @pytest.mark.workflow
 @pytest.mark.xdist_group("workflow")
 def test_every_command_runs(folder, recorded):
-    """Names of the authors' repositories lead to a local hub with tiny weights in their layout."""
+    """The authors' hub ids resolve to a local hub with tiny weights in their layout."""
     assert len(COMMANDS) > 5
     files = hub.official_files(recorded)
     for name, content in files[hub.MODEL].items():

@@ -1,4 +1,4 @@
-"""Snakemake's own report of a finished run: every kind of result with its caption, and it opens in a browser."""
+"""Snakemake's report of a finished run: every kind of result with its caption; it opens in a browser."""
 
 import html
 import re
@@ -24,7 +24,7 @@ def test_results_have_categories_captions_and_labels(report, finished):
     names |= {path.name for path in (finished.folder / "results" / "report" / "tables").glob("*.csv")}
     assert {name for name in names if name not in text} == set()
     assert all(f'"{category}"' in text for category in ("Report", "Tables", "Figures", "Metrics"))
-    # A caption whose wildcards are filled in.
+    # A caption with its wildcards replaced.
     assert "tiny, task co-generation: means over samples" in re.sub(r"\s+", " ", html.unescape(text))
 
 

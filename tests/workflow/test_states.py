@@ -1,4 +1,4 @@
-"""What a finished run leaves to others: `dplm2 status`, `dplm2 clean`, and Snakemake's cache between directories."""
+"""After a finished run: `dplm2 status`, `dplm2 clean`, and Snakemake's between-workflow cache."""
 
 import copy
 import io
@@ -16,14 +16,14 @@ STAGES = ("tokenizer", "sequence-stage", "model")
 
 @pytest.fixture
 def run(finished, tmp_path, monkeypatch):
-    """A copy of the finished run, to work in."""
+    """A copy of the finished run."""
     shutil.copytree(finished.folder, tmp_path / "run")
     monkeypatch.chdir(tmp_path / "run")
     return tmp_path / "run"
 
 
 def written(run, name, kind, change):
-    """A configuration of the run with other settings of its tokenizer's or model's training."""
+    """A configuration of the run with other training settings of its tokenizer or model."""
     changed = copy.deepcopy(yaml.safe_load((run / "config.yaml").read_text()))
     changed[kind]["tiny"]["training"] = {**changed[kind]["tiny"]["training"], **change}
     (run / name).write_text(yaml.safe_dump(changed))

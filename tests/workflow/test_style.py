@@ -1,4 +1,4 @@
-"""The workflow and the code are clean by the tools that the house uses."""
+"""Linters and formatters accept the workflow and the code."""
 
 import subprocess
 import sys

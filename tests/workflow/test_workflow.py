@@ -1,4 +1,4 @@
-"""The real Snakefile, end to end: what comes out, what is redone after a change, what happens to bad input."""
+"""The real Snakefile, end to end: results, reruns after changes, invalid input."""
 
 import copy
 import csv
@@ -22,7 +22,7 @@ from dplm2.generation.contigs import reference_files
 from dplm2.settings import loading
 from tests.workflow.conftest import DEMO, ROOT, Workdir
 
-# One process runs all tests that share a finished run.
+# The tests that share a finished run are run by one process.
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 
@@ -44,7 +44,7 @@ def test_run_writes_report_and_summary(finished):
 
 
 def test_every_artifact_records_its_inputs(finished):
-    """Each stage's record names the content of what the stage before it wrote."""
+    """Each stage's record contains the hashes of the previous stage's outputs."""
     results = finished.folder / "results"
     for weights in results.glob("*/**/model.safetensors"):
         assert (weights.parent / "run.json").is_file(), weights
@@ -68,7 +68,7 @@ def test_every_artifact_records_its_inputs(finished):
 
 
 def test_summaries_equal_the_means_of_the_rows(finished):
-    """The report's summary is the means of metrics.parquet, whoever computes them."""
+    """The report's summary has the means of metrics.parquet."""
     results = finished.folder / "results"
     report = pd.read_csv(results / "report" / "tables" / "summary.csv")
     for task in ("co-generation", "folding", "inverse-folding"):
@@ -136,7 +136,7 @@ def test_change_reruns_exactly_the_affected_stages(finished, change, rules):
 def test_new_file_reruns_one_shard(finished):
     before = finished.configuration
     finished.configuration = copy.deepcopy(before)
-    # A finished tokenizer, since one that is trained on the file would have to be trained anew.
+    # A finished tokenizer, since one trained on the file would be trained again.
     finished.configuration["tokenizers"]["tiny"] = {"pretrained": "results/tokenizers/tiny"}
     new = finished.files / "1ris_A.bcif.gz"
     try:
@@ -274,7 +274,7 @@ def test_invalid_configuration_stops_before_any_job(tmp_path, change, message):
 
 
 def with_preset(folder: Path, preset: str) -> Workdir:
-    """A folder with a preset's configuration and stand-ins for the files that it names."""
+    """A folder with a preset's configuration and placeholders for the files that it names."""
     configuration = loading.read(ROOT / "config" / f"{preset}.yaml")
     for kind in ("datasets", "tokenizers", "models", "generation"):
         configuration[kind] = {name: entry for name, entry in configuration[kind].items() if entry is not None}
@@ -326,7 +326,7 @@ def test_folding_configuration_overrides_the_benchmark(tmp_path, program):
 
 @pytest.fixture
 def structure_server():
-    """The demo's structures by address ``/<name>``, and what was asked for; anything else is status 404."""
+    """The demo's structures under ``/<name>``, and the list of requests; status 404 for anything else."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -368,7 +368,7 @@ def test_dataset_is_downloaded_from_its_list(tmp_path, structure_server):
         rejected = pq.read_table(results / "structures/own/rejected.parquet").to_pylist()
         return {row for part in chains for row in part["chain_id"].to_pylist()}, rejected
 
-    # One of them is not to be had: rows of chains and rows of rejects are all that was asked for.
+    # One download fails: the rows of chains and rejects are all requested entries.
     listed.write_text("\n".join([*ids[:4], "9zzz"]) + "\n")
     chains, rejected = run()
     assert chains == {f"{name}_A" for name in ids[:4]}
@@ -380,7 +380,7 @@ def test_dataset_is_downloaded_from_its_list(tmp_path, structure_server):
         assert hashlib.sha256((DEMO / "train" / name).read_bytes()).hexdigest() in recorded
     assert not set(workdir.planned("structures")) & {"fetch_structures", "clean_structures"}
 
-    # One more fetches one file and cleans one shard.
+    # One more entry downloads one file and cleans one shard.
     listed.write_text("\n".join(["9zzz", *ids[:5]]) + "\n")
     jobs = workdir.planned("structures")
     assert (jobs["fetch_structures"], jobs["clean_structures"]) == (1, 1)
@@ -390,14 +390,14 @@ def test_dataset_is_downloaded_from_its_list(tmp_path, structure_server):
     assert set(asked) <= {f"/{files[4]}", "/9zzz_A.bcif.gz"}
     assert f"/{files[4]}" in asked
 
-    # How patiently files are asked for decides nothing; with other shards nothing is fetched again.
+    # Retry settings do not rerun anything; with other shards nothing is downloaded again.
     fetch["concurrency"] = 2
     assert not set(workdir.planned("structures")) & {"fetch_structures", "clean_structures"}
     workdir.configuration["datasets"]["own"]["shards"] = 2
     assert run()[0] == chains
     assert set(asked) == {"/9zzz_A.bcif.gz"}
 
-    # Where nothing may be missing the run stops, and says what is.
+    # If no file may be missing, the run stops and names those that are.
     fetch["allow_missing"] = False
     listed.write_text("\n".join([*ids, "9zzz"]) + "\n")
     done = workdir.snakemake("structures", "--forcerun", "fetch_structures")
