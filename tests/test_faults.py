@@ -1,4 +1,4 @@
-"""Deliberate faults give one line that names the file or folder: no traceback, and no damaged data is read."""
+"""Failures give one line that names the file or folder, without a traceback, and damaged data are never read."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ def sound(tmp_path_factory):
 
 @pytest.fixture
 def run(capfd):
-    """Runs the command; returns its status and what it wrote to the terminal last, which is no traceback."""
+    """Runs the command; returns its exit status and its last line on the terminal, which is not a traceback."""
 
     def command(*arguments):
         status = cli.main([str(argument) for argument in arguments])

@@ -1,4 +1,4 @@
-"""What must be the same on a GPU; skipped where there is none."""
+"""Results that must be the same on a GPU; skipped without one."""
 
 import json
 
@@ -32,7 +32,7 @@ def tokenizers():
 
 
 def chains():
-    """With some noise: in regular chains several residues are equally far away, and any may be the nearest."""
+    """With noise, since in regular chains several residues are equally distant, and any may be the nearest."""
     rng = np.random.default_rng(0)
     return [chain + rng.normal(0, 0.1, chain.shape) for chain in backbones(table_of((18, 25, 60, 41, 140)))]
 
@@ -117,7 +117,7 @@ def test_segment_attention_equals_masked_attention(is_compiled, head):
 
 
 def test_training_resumes(tmp_path, capfd):
-    """Six steps at once, and stopped in between: the same weights, to rounding (kernels that add atomically differ)."""
+    """Six steps, and the same with an interruption: equal weights within rounding (atomic additions vary)."""
     (tmp_path / "chains").mkdir()
     pq.write_table(table_of(), tmp_path / "chains" / "part-00000.parquet")
 

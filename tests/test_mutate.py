@@ -1,4 +1,4 @@
-"""The tool that plants faults: each changes the meaning of one place, and nothing else."""
+"""The tool for mutation testing: each mutation changes the meaning of one place, and nothing else."""
 
 import ast
 

@@ -1,4 +1,4 @@
-"""What the workflow asks of a scheduler for each job: memory and GPUs, from the sizes that the configuration gives."""
+"""The workflow's resource requests for each job: memory and GPUs, from the sizes in the configuration."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +18,12 @@ def demo(**changes) -> Configuration:
 
 
 def sized(millions: int) -> dict:
-    """A model of ESM-2's architecture."""
+    """A model with ESM-2's architecture."""
     return {"network": dict(zip(("hidden_size", "layers", "intermediate_size"), ESM2[millions], strict=True))}
 
 
 def first(settings: Configuration, rule: str) -> str | None:
-    """The name of an entry that a rule's job may be about; jobs that work with a model are asked for by its name."""
+    """The name of an entry for a rule's job; jobs that use a model are identified by its name."""
     kind = "models" if rule in MODEL_RULES else STAGES[rule].kind
     entries = getattr(settings, kind)
     return next(iter(entries)) if isinstance(entries, dict) else None
@@ -96,7 +96,7 @@ def test_larger_model_requests_more_memory(rule):
 
 
 def test_memory_includes_weights_gradients_and_moments():
-    """650M in fp32: 2.6 GB of weights; all of them trained, four times that."""
+    """650M in fp32: 2.6 GB of weights, and four times that if all are trained."""
     full = demo(models={"demo": sized(650)})
     gigabytes = needs(full, "train_model", "demo").memory_mb / 1000
     assert 4 * 2.6 < gigabytes < 40
@@ -114,7 +114,7 @@ def test_memory_includes_weights_gradients_and_moments():
         ({"warmup": {"source": "airkingbd/dplm_3b"}}, 3000),
         ({"pretrained": "./models/dplm2_650m"}, 650),
         ({"warmup": {"source": "esm2_t6_8M_UR50D"}}, 8),
-        ({"warmup": {"source": "some/folder"}}, 650),  # nothing is known: rather too much
+        ({"warmup": {"source": "some/folder"}}, 650),  # unknown size: a generous request
     ],
 )
 def test_model_size_is_known_by_name(model, size):
@@ -191,7 +191,7 @@ def test_gpu_model_is_requested_only_with_gpus():
     typed = {**PROFILE, "gpu_model": "h100"}
     assert asked(spread(1, 4, "cuda"), "train_model", profile=typed)["gpu_model"] == "h100"
     assert asked(spread(2, 4, "cuda"), "train_model", profile=typed)["gres"] == "gpu:h100:4"
-    # The executor gives a job that names a model a GPU.
+    # The executor gives a GPU to any job that names a model.
     for settings in (spread(1, 1, "cpu"), spread(2, 1, "cpu")):
         assert not {"gpu_model", "gres"} & set(asked(settings, "train_model", profile=typed))
     assert "gpu_model" not in asked(spread(1, 1, "cuda"), "clean_structures", profile=typed)
