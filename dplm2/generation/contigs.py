@@ -34,6 +34,7 @@ from dplm2.settings.loading import parse_value
 Given = Literal["both", "sequence", "structure"]
 MOST_RESIDUES = 20_000  # maximum total length of a contig: memory for drawing lengths grows with it
 BLANK_CHAIN = "_"
+_FORMATS = tuple(f"{ending}{gz}" for ending in (".bcif", ".cif", ".pdb") for gz in (".gz", ""))
 _KEYS = {"name", "reference", "contig", "total_length", "offset", "given", "source"}
 _RANGE = r"(?P<first>-?\d{1,9})(?P<from>[A-Za-z]?)(?:-(?P<last>-?\d{1,9})(?P<to>[A-Za-z]?))?(?::(?P<given>\w+))?"
 _LETTER = re.compile(rf"(?P<chain>[A-Za-z*]){_RANGE}")
@@ -299,7 +300,8 @@ def read_problem(path: str | os.PathLike, references: str | os.PathLike | None =
     path
         The YAML file.
     references
-        Folder of the reference; by default its path is relative to the YAML file.
+        Folder of the reference; by default its path is relative to the YAML file. If there is no file of the name, one
+        in another format (``1bcf.bcif.gz`` for ``1bcf.pdb``) is taken.
 
     Raises
     ------
@@ -322,9 +324,18 @@ def read_problem(path: str | os.PathLike, references: str | os.PathLike | None =
         raise DPLM2Error(f"problem {shortened(name)}: {error}") from error
     total = given.get("total_length")
     shortest, longest = _total(total, parts, name)
-    problem = Problem(name, folder / str(given["reference"]), parts, shortest, longest, limited=total is not None)
+    reference = _in_any_format(folder / str(given["reference"]))
+    problem = Problem(name, reference, parts, shortest, longest, limited=total is not None)
     problem.check_motif()
     return problem
+
+
+def _in_any_format(reference: Path) -> Path:
+    """The reference, or where there is none of that name, the file of its name in another format."""
+    if reference.is_file():
+        return reference
+    others = [reference.with_suffix(ending) for ending in _FORMATS]
+    return next((other for other in others if other.is_file()), reference)
 
 
 def _check_keys(given: object, path: Path) -> None:

@@ -3,12 +3,13 @@
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.settings.command_line import Chosen, add_settings, choose, named_sections
 from dplm2.structures.rejects import CODES
-from dplm2.structures.targets import FetchSource
+from dplm2.structures.targets import FetchSource, FetchTarget
 from dplm2.structures.workers import start_server
 
 CLEAN = """\
@@ -35,8 +36,11 @@ Download structures by PDB id, UniProt accession (from AlphaFold DB) or address,
 
   dplm2 structures fetch list.txt --out downloads/
 
-Existing files are not downloaded again. downloads.tsv records the address, size and SHA-256 of each file; failed
-downloads are listed in rejected.parquet. Exit status 1 if any download failed
+  dplm2 structures fetch benchmarks --out benchmark      # everything that config/benchmark.yaml reads
+
+A chain may follow an id (1ubq_A): its entry is downloaded. AF-P12345-F1-model_v4 is that version of a model; without
+one, the current version is. Existing files are not downloaded again. downloads.tsv records the address, size and
+SHA-256 of each file; failed downloads are listed in rejected.parquet. Exit status 1 if any download failed
 (--set fetch.allow_missing=true: 0). More keys: datasets.<name>.fetch in config/README.md.
 
 Redirects are followed only to sites of the list and of the archives (PDB, AlphaFold DB), never to private addresses
@@ -65,7 +69,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_settings(select, "datasets", device=False)
 
     fetch = _command(commands, "fetch", "download structures", FETCH, run_fetch)
-    fetch.add_argument("list", type=Path, metavar="LIST", help="text file: PDB ids, UniProt accessions or addresses")
+    contents = "text file: PDB ids, UniProt accessions or addresses; or the word benchmarks"
+    fetch.add_argument("list", type=Path, metavar="LIST", help=contents)
     fetch.add_argument("--out", type=Path, required=True, help="output folder")
     fetch.add_argument(
         "--manifest",
@@ -186,22 +191,42 @@ def _select(
 
 def run_fetch(options: argparse.Namespace) -> int:
     """Download the structures of a list."""
-    from dplm2.structures.fetching import fetch, write_rejected
-    from dplm2.structures.manifest import write_manifest
+    from dplm2.structures.benchmarks import NAME, benchmark_targets
     from dplm2.structures.targets import read_sites, read_targets
 
     given = {"list": str(options.list)} | ({} if options.config else {"allow_missing": False})
     settings = choose(options, "datasets", fetch=given).section.fetch
     source = FetchSource(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(FetchSource)})
+    if str(options.list) == NAME and not options.list.exists():
+        if options.manifest:
+            raise ConfigError(f"--manifest: not for {NAME}, which are several folders; fetch each list by itself")
+        parts = benchmark_targets(source, Path.cwd())
+        missing = sum(_fetch_into(options.out / name, targets, source, []) for name, targets in parts.items())
+        return 1 if missing and not settings.allow_missing else 0
     # A shard of a short list may be empty.
     targets = read_targets(options.list, source, may_be_empty=options.manifest is not None)
-    outcome = fetch(targets, options.out, source, read_sites(options.list))
-    if options.manifest:
-        write_manifest(options.manifest, outcome.files)
+    missing = _fetch_into(options.out, targets, source, read_sites(options.list), options.manifest)
+    return 1 if missing and not settings.allow_missing else 0
+
+
+def _fetch_into(
+    folder: Path,
+    targets: Sequence[FetchTarget],
+    source: FetchSource,
+    sites: Sequence[str],
+    manifest: Path | None = None,
+) -> int:
+    """Download into a folder; returns the number of failed downloads."""
+    from dplm2.structures.fetching import fetch, write_rejected
+    from dplm2.structures.manifest import write_manifest
+
+    outcome = fetch(targets, folder, source, sites)
+    if manifest:
+        write_manifest(manifest, outcome.files)
     else:
-        write_rejected(options.out, outcome)
+        write_rejected(folder, outcome)
     missing = len(outcome.rejects)
-    print(f"{options.out}: {outcome.fetched} downloaded, {outcome.present} already present, {missing} failed")
+    print(f"{folder}: {outcome.fetched} downloaded, {outcome.present} already present, {missing} failed")
     for reject in outcome.rejects[:5]:
         print(f"  {reject.chain}: {reject.reason} ({reject.source_file})", file=sys.stderr)
-    return 1 if missing and not settings.allow_missing else 0
+    return missing

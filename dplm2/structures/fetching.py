@@ -7,6 +7,7 @@ checked by reading it before it gets its name.
 import concurrent.futures
 import http.client
 import json
+import re
 import threading
 import time
 import urllib.error
@@ -139,7 +140,7 @@ def _record(folder: Path, name: str, row: tuple[str, ...]) -> None:
 def _fetch_one(target: FetchTarget, folder: Path, source: FetchSource, sites: Sites) -> tuple[str, str, str, str]:
     address, file = target.address, target.file
     if target.indirect:
-        address = _retrying(lambda: _file_address(target.address, source, sites), source)
+        address = _retrying(lambda: _file_address(target, source, sites), source)
         file += endings(address)
 
     def download() -> tuple[str, str]:
@@ -207,17 +208,26 @@ def _check(path: Path) -> None:
         raise FailedError(f"the download is not a valid structure file: {error}", again=True) from error
 
 
-def _file_address(address: str, source: FetchSource, sites: Sites) -> str:
-    """The file of the first model in AlphaFold DB's response, a JSON list of models."""
+def _file_address(target: FetchTarget, source: FetchSource, sites: Sites) -> str:
+    """The file of the first model in AlphaFold DB's response, a JSON list of models; of the target's version."""
+    address = target.address
     with _open(address, source, sites) as response:
         try:
             models = json.loads(response.read(16 * MEBIBYTE))
             named = str(next(models[0][key] for key in ALPHAFOLD_KEYS if models[0].get(key)))
             sites.check(named, address)
-            return named
+            return named if target.version is None else _of_version(named, target.version)
         except RefusedError as error:
             raise FailedError(str(error), again=False) from error
         except (http.client.HTTPException, OSError, ValueError, RecursionError) as error:
             raise FailedError(f"the response is not JSON ({type(error).__name__})", again=True) from error
         except (LookupError, TypeError, AttributeError, StopIteration) as error:
             raise FailedError("AlphaFold DB lists no file for it", again=False) from error
+
+
+def _of_version(address: str, version: int) -> str:
+    """The address of another version of a model: the number after ``model_v`` is replaced."""
+    other, count = re.subn(r"model_v[0-9]+", f"model_v{version}", address)
+    if not count:
+        raise FailedError(f"the address of AlphaFold DB's file names no version ({address})", again=False)
+    return other

@@ -19,9 +19,10 @@ from dplm2.structures.sites import names_site, site_of
 
 PDB_ADDRESS = "https://models.rcsb.org/{id}.bcif.gz"
 ALPHAFOLD_ADDRESS = "https://alphafold.ebi.ac.uk/api/prediction/{id}"
-PDB_ID = re.compile(r"(?:pdb_[0-9]{4})?[0-9][a-z0-9]{3}", re.I)
+PDB_ID = re.compile(r"((?:pdb_[0-9]{4})?[0-9][a-z0-9]{3})(?:[_:][a-z0-9]{1,4})?", re.I)
 # https://www.uniprot.org/help/accession_numbers
-UNIPROT = re.compile(r"(?:AF-)?([OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9](?:[A-Z][A-Z0-9]{2}[0-9]){1,2})(?:-F1)?", re.I)
+ACCESSION = r"[OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9](?:[A-Z][A-Z0-9]{2}[0-9]){1,2}"
+UNIPROT = re.compile(rf"(?:AF-)?({ACCESSION})(?:-F1(?:-model_v([0-9]{{1,3}}))?)?(?:\.(?:bcif|cif|pdb)(?:\.gz)?)?", re.I)
 UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 LONGEST_NAME = 200
 
@@ -41,18 +42,32 @@ class FetchSource:
 
 @dataclass(frozen=True)
 class FetchTarget:
-    """One download: its entry in the list, its address, and its file name (the extension may be added later)."""
+    """One download: its entry in the list, its address, and its file name (the extension may be added later).
+
+    Attributes
+    ----------
+    name, address, file
+        See above.
+    indirect
+        Whether the address lists the addresses of files, as AlphaFold DB's does.
+    version
+        The version of AlphaFold DB's model; None: the current one.
+    """
 
     name: str
     address: str
     file: str
     indirect: bool = False
+    version: int | None = None
 
 
 def read_targets(
     lists: str | os.PathLike | Sequence[str | os.PathLike], source: FetchSource, may_be_empty: bool = False
 ) -> list[FetchTarget]:
     """The targets of lists: PDB ids, UniProt accessions or addresses, one per line; ``#`` starts a comment.
+
+    A PDB id may be followed by a chain (``1ubq_A``): the entry is downloaded, once for all of its chains. The name of a
+    model (``AF-P12345-F1-model_v4``) selects its version.
 
     An address without a path is not a target but a site; see `dplm2.structures.sites`.
 
@@ -67,7 +82,7 @@ def read_targets(
         If a line is not one of the three.
     """
     lists = [lists] if isinstance(lists, str | os.PathLike) else lists
-    targets = {target.address: target for path in lists for target in _read(path, source)}
+    targets = {(target.address, target.version): target for path in lists for target in _read(path, source)}
     if not targets and not may_be_empty:
         raise DPLM2Error(f"{', '.join(map(str, lists))}: an empty list")
     times = Counter(target.file.lower() for target in targets.values())
@@ -103,23 +118,27 @@ def _read(path: str | os.PathLike, source: FetchSource) -> Iterator[FetchTarget]
     for number, text in _entries(path):
         if names_site(text):
             continue
-        target = _target(text, source)
+        target = target_of(text, source)
         if target is None:
             raise ConfigError(f"{path}, line {number}: {shown(text)} is not a PDB id, UniProt accession or address")
         yield target
 
 
-def _target(text: str, source: FetchSource) -> FetchTarget | None:
+def target_of(text: str, source: FetchSource) -> FetchTarget | None:
+    """The download that an entry of a list names; None if it names none."""
     if site_of(text) is not None:
         # The name is taken from the address and made safe: it never leads outside the folder.
         name = UNSAFE.sub("_", unquote(urlsplit(text).path).rsplit("/", 1)[-1]).lstrip(".") or "download"
         return FetchTarget(text, text, name[-LONGEST_NAME:])
-    if PDB_ID.fullmatch(text):
-        address = source.pdb_address.format(id=text.lower())
-        return FetchTarget(text, address, text.lower() + endings(address))
-    if accession := UNIPROT.fullmatch(text):
-        name = accession[1].upper()
-        return FetchTarget(text, source.alphafold_address.format(id=name), f"AF-{name}-F1", indirect=True)
+    if entry := PDB_ID.fullmatch(text):
+        name = entry[1].lower()
+        address = source.pdb_address.format(id=name)
+        return FetchTarget(name, address, name + endings(address))
+    if model := UNIPROT.fullmatch(text):
+        name, version = model[1].upper(), model[2]
+        file = f"AF-{name}-F1" + (f"-model_v{version}" if version else "")
+        address = source.alphafold_address.format(id=name)
+        return FetchTarget(file if version else name, address, file, True, int(version) if version else None)
     return None
 
 
@@ -190,7 +209,7 @@ def list_targets(
     names: list[list[str]] = [[] for _ in range(shards)]
     for target in read_targets(lists, source):
         # Without the hash that makes equal names unique: these must be in one shard, where all of them are seen.
-        names[shard_of(_target(target.name, source).file, shards)].append(target.name)
+        names[shard_of(target_of(target.name, source).file, shards)].append(target.name)
     sites = _sites_of_shards(lists)
     lines = ([*(sites if part else []), *sorted(part)] for part in names)
     return TargetLists(Path(folder), ["".join(f"{line}\n" for line in part).encode() for part in lines])

@@ -5,10 +5,12 @@ import contextlib
 import gzip
 import hashlib
 import json
+import shutil
 import socket
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pyarrow.parquet as pq
@@ -16,7 +18,9 @@ import pytest
 
 from dplm2 import cli
 from dplm2.core.errors import ConfigError, DPLM2Error
+from dplm2.generation.contigs import read_problems
 from dplm2.settings.dataset import DatasetSettings
+from dplm2.settings.loading import load
 from dplm2.structures.fetching import fetch, write_rejected
 from dplm2.structures.manifest import SourceFile, read_manifest
 from dplm2.structures.sites import RefusedError, Sites
@@ -76,7 +80,8 @@ class Unruly(BaseHTTPRequestHandler):
 
     def answer_models(self):
         host = f"http://{self.headers['Host']}"
-        models = [] if "Q00000" in self.path else [{"cifUrl": f"{host}/good/AF.cif.gz"}]
+        version = "-model_v6" if "P00001" in self.path else ""
+        models = [] if "Q00000" in self.path else [{"cifUrl": f"{host}/good/AF{version}.cif.gz"}]
         self._send(json.dumps(models).encode())
 
     def answer_to(self):
@@ -191,6 +196,62 @@ def test_only_damaged_files_are_downloaded_again(server, tmp_path):
 def test_model_missing_in_alphafold_db_is_rejected(server, tmp_path):
     outcome = run(server, tmp_path, ["Q00000"])
     assert [reject.reason for reject in outcome.rejects] == ["AlphaFold DB lists no file for it"]
+
+
+def test_chains_of_an_entry_are_one_download(server, tmp_path):
+    outcome = run(server, tmp_path, ["1abc_A", "1ABC_BB", "1abc:C", "1abc", "pdb_00002abc_A"])
+    assert (outcome.fetched, files(tmp_path)) == (2, {"1abc.pdb.gz", "pdb_00002abc.pdb.gz"})
+    assert run(server, tmp_path, ["1abc_D", "pdb_00002abc"]).present == 2
+
+
+def test_lists_of_the_test_sets_are_read():
+    folder = Path(__file__).parents[2] / "config/test_sets"
+    counts = {path.name: len(read_targets(path, FetchSource())) for path in folder.iterdir()}
+    assert counts == {"cameo2022.txt": 182, "pdb_date.txt": 449}
+
+
+def test_one_command_downloads_all_inputs_of_the_benchmarks(server, tmp_path, capsys, monkeypatch):
+    """Folders and names are those of config/benchmark.yaml and config/motifs; a second run verifies existing files."""
+    root = Path(__file__).parents[2]
+    for name, lines in (("cameo2022", ["7dz2_C", "7eoz_A"]), ("pdb_date", ["7ygk"])):
+        (tmp_path / "config/test_sets").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"config/test_sets/{name}.txt").write_text("# of the paper\n" + "\n".join(lines) + "\n")
+    shutil.copytree(root / "config/motifs", tmp_path / "config/motifs")
+    monkeypatch.chdir(tmp_path)
+    call = ["structures", "fetch", "benchmarks", "--out", "benchmark"]
+    call += ["--set", f"fetch.pdb_address={server}/good/{{id}}.bcif.gz"]
+    assert cli.main(call) == 0
+    printed = capsys.readouterr().out
+    assert "benchmark/cameo2022: 2 downloaded" in printed and "benchmark/pdb_date: 1 downloaded" in printed
+    problems = read_problems(["config/motifs"], "benchmark/motifs")
+    assert len(problems) == 24 and all(problem.reference.is_file() for problem in problems)
+    settings = load(root / "config/benchmark.yaml")
+    named = {Path(dataset.files) for dataset in settings.datasets.values()}
+    assert named == {Path("benchmark/cameo2022"), Path("benchmark/pdb_date")}
+    assert Path(settings.generation["scaffolding"].references) == Path("benchmark/motifs")
+    (tmp_path / "benchmark/motifs/1bcf.bcif.gz").write_bytes(b"harmed")
+    assert cli.main(call) == 0
+    assert "benchmark/motifs: 1 downloaded, 15 already present, 0 failed" in capsys.readouterr().out
+
+
+def test_benchmark_downloads_require_a_checkout(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["structures", "fetch", "benchmarks", "--out", "x"]) == 2
+    assert "run it in a checkout" in capsys.readouterr().err
+
+
+def test_named_model_version_is_downloaded(server, tmp_path):
+    outcome = run(server, tmp_path, ["AF-P00001-F1-model_v4", "AF-P00001-F1", "AF-P00001-F1-model_v5.cif.gz"])
+    assert outcome.rejects == []
+    assert files(tmp_path) == {f"AF-P00001-F1{version}.cif.gz" for version in ("", "-model_v4", "-model_v5")}
+    rows = (tmp_path / "out/downloads.tsv").read_text().splitlines()[1:]
+    assert {row.rsplit("AF-model_v")[-1] for row in rows} == {"4.cif.gz", "5.cif.gz", "6.cif.gz"}
+    assert run(server, tmp_path, ["AF-P00001-F1-model_v4", "P00001"]).present == 2
+
+
+def test_version_missing_in_the_address_is_an_error(server, tmp_path):
+    outcome = run(server, tmp_path, ["AF-P12345-F1-model_v4"])
+    assert "names no version" in outcome.rejects[0].reason
 
 
 def test_file_names_are_unique_and_inside_the_folder(server, tmp_path):
