@@ -1,6 +1,7 @@
 # The plan of this run (dplm2/stages.py), and helper functions for the rules.
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -11,6 +12,7 @@ from dplm2.resources import REQUESTED, profile_resources
 from dplm2.stages import Plan
 
 let_jobs_stop_first()
+FOLDER, IS_MAIN = Path(workflow.current_basedir).parent, workflow.modifier.is_main_snakefile()
 try:
     PLAN = Plan(config, workflow.configfiles)
 except DPLM2Error as error:
@@ -24,18 +26,18 @@ DATASETS, TOKENIZERS, MODELS, TASKS = map(
 PROFILE = profile_resources(workflow.resource_settings.default_resources)
 SHARDS = {name: [f"{shard:05d}" for shard in range(PLAN.shards[name])] for name in DATASETS}
 
-# Rules run the package of this folder, installed or not; exec lets signals reach it.
-shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(Path(workflow.basedir)))}:${{{{PYTHONPATH:-}}}}; exec "
-)
 
-
-onstart:
+@cache
+def prepare():
     try:
         PLAN.check_inputs()
         PLAN.write_manifests()
     except DPLM2Error as error:
         raise WorkflowError(str(error)) from None
+
+
+onstart:
+    prepare()
 
 
 wildcard_constraints:
@@ -79,6 +81,13 @@ def requested(rule, wildcard=None):
     return {key: lambda wildcards, attempt, key=key: asked(wildcards, attempt)[key] for key in REQUESTED}
 
 
+def this_package(wildcards, threads):
+    """Rules run the package of this folder, installed or not; exec lets signals reach it."""
+    if not IS_MAIN and not workflow.dryrun:
+        prepare()  # Snakemake ignores onstart in a module of another workflow
+    return f'exec env PYTHONPATH={shlex.quote(str(FOLDER))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+
+
 def launcher(rule, wildcard):
     return lambda wildcards, threads: PLAN.launcher(rule, getattr(wildcards, wildcard))
 
@@ -119,11 +128,6 @@ def folder(kind, name):
     return getattr(SETTINGS, kind)[name].pretrained or str(RESULTS / kind / name)
 
 
-def initial(name):
-    """The model after warm-up, before training; none for a model that is not trained in this run."""
-    return [] if SETTINGS.models[name].pretrained else RESULTS / "models" / name / "initial/model.safetensors"
-
-
 def task_datasets(task, natives=False):
     entry = SETTINGS.generation[task]
     used = entry.dataset is not None and (not natives or entry.task in ("folding", "inverse-folding"))
@@ -138,10 +142,6 @@ def option(name, values):
 
 def folders_of(files):
     return [Path(file).parent for file in ([files] if isinstance(files, str) else files)]
-
-
-def split_option(dataset, trained_on):
-    return "--split train" if dataset in trained_on else ""
 
 
 def made(rule, **names):

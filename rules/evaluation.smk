@@ -28,9 +28,12 @@ rule evaluate_tokenizer:
     resources:
         **requested("evaluate_tokenizer", "tokenizer"),
     params:
+        within=this_package,
         decides=decides("evaluate_tokenizer"),
         pretrained=lambda wildcards: PLAN.pretrained("tokenizers", wildcards.tokenizer),
-        split=lambda wildcards: split_option(wildcards.dataset, SETTINGS.tokenizers[wildcards.tokenizer].datasets),
+        split=lambda wildcards: option(
+            "--split", ["train"] if wildcards.dataset in SETTINGS.tokenizers[wildcards.tokenizer].datasets else []
+        ),
         operates=operates("evaluate_tokenizer"),
         note=note("evaluate_tokenizer", finished="tokenizers"),
         tokenizer=lambda wildcards, input: folder("tokenizers", wildcards.tokenizer),
@@ -42,7 +45,7 @@ rule evaluate_tokenizer:
         ),
         out=subpath(output.metrics, parent=True),
     shell:
-        "python -m dplm2 --log {log:q} {params.note} evaluate reconstruction --tokenizer {params.tokenizer:q} --chains {params.chains:q}"
+        "{params.within} python -m dplm2 --log {log:q} {params.note} evaluate reconstruction --tokenizer {params.tokenizer:q} --chains {params.chains:q}"
         " {params.split} {params.tokens} --name {wildcards.tokenizer} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q}"
 
@@ -50,7 +53,11 @@ rule evaluate_tokenizer:
 rule evaluate_likelihood:
     input:
         model=lambda wildcards: weights("models", wildcards.model),
-        initial=lambda wildcards: initial(wildcards.model),
+        initial=lambda wildcards: (
+            []
+            if SETTINGS.models[wildcards.model].pretrained
+            else RESULTS / "models" / wildcards.model / "initial/model.safetensors"
+        ),
         tokens=lambda wildcards: tokens(SETTINGS.models[wildcards.model].tokenizer, [wildcards.dataset]),
         selection=RESULTS / "structures/{dataset}/selection.parquet",
     output:
@@ -73,9 +80,12 @@ rule evaluate_likelihood:
     resources:
         **requested("evaluate_likelihood", "model"),
     params:
+        within=this_package,
         decides=decides("evaluate_likelihood"),
         pretrained=lambda wildcards: PLAN.pretrained("models", wildcards.model),
-        split=lambda wildcards: split_option(wildcards.dataset, SETTINGS.models[wildcards.model].datasets),
+        split=lambda wildcards: option(
+            "--split", ["train"] if wildcards.dataset in SETTINGS.models[wildcards.model].datasets else []
+        ),
         operates=operates("evaluate_likelihood"),
         note=note("evaluate_likelihood", finished="models"),
         model=lambda wildcards, input: folder("models", wildcards.model),
@@ -83,7 +93,7 @@ rule evaluate_likelihood:
         tokens=lambda wildcards, input: LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, wildcards.dataset),
         out=subpath(output.metrics, parent=True),
     shell:
-        "python -m dplm2 --log {log:q} {params.note} evaluate likelihood --model {params.model:q} {params.initial} --tokens {params.tokens:q}"
+        "{params.within} python -m dplm2 --log {log:q} {params.note} evaluate likelihood --model {params.model:q} {params.initial} --tokens {params.tokens:q}"
         " --selection {input.selection:q} {params.split} --name {wildcards.model} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q}"
 
@@ -113,6 +123,7 @@ rule evaluate_samples:
     resources:
         **requested("evaluate_samples", "model"),
     params:
+        within=this_package,
         decides=lambda wildcards: PLAN.deciding("evaluate_samples", task=SETTINGS.generation[wildcards.task].task),
         files=lambda wildcards: PLAN.inputs("evaluate_samples", task=SETTINGS.generation[wildcards.task].task),
         pretrained=lambda wildcards: (
@@ -138,5 +149,5 @@ rule evaluate_samples:
         out=subpath(output.metrics, parent=True),
         state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "python -m dplm2 --log {log:q} {params.note} evaluate {params.kind} --samples {params.samples:q} --model {params.model:q}"
+        "{params.within} python -m dplm2 --log {log:q} {params.note} evaluate {params.kind} --samples {params.samples:q} --model {params.model:q}"
         " {params.chains} --out {params.out:q} --state {params.state:q} --config {params.decides:q} {params.operates:q}"

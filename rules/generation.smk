@@ -19,6 +19,7 @@ rule generate:
     resources:
         **requested("generate", "model"),
     params:
+        within=this_package,
         decides=decides("generate", "task"),
         files=files("generate", "task"),
         pretrained=lambda wildcards: PLAN.pretrained("models", wildcards.model),
@@ -30,6 +31,6 @@ rule generate:
         out=subpath(output.samples, parent=True),
         state=lambda wildcards, threads: LAYOUT.state / "samples",
     shell:
-        "python -m dplm2 --log {log:q} {params.note} generate {params.kind} --model {params.model:q} --model-name {wildcards.model}"
+        "{params.within} python -m dplm2 --log {log:q} {params.note} generate {params.kind} --model {params.model:q} --model-name {wildcards.model}"
         " {params.chains} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.task}"

@@ -58,10 +58,11 @@ rule report:
     resources:
         **requested("report"),
     params:
+        within=this_package,
         decides=decides("report"),
         names=lambda wildcards: PLAN.names(),
         results=lambda wildcards, threads: RESULTS,
         out=subpath(output.page, parent=True),
     shell:
-        "python -m dplm2 --log {log:q} report --results {params.results:q} --out {params.out:q} --config {params.decides:q}"
+        "{params.within} python -m dplm2 --log {log:q} report --results {params.results:q} --out {params.out:q} --config {params.decides:q}"
         " --only {params.names:q}"

@@ -17,13 +17,14 @@ rule fetch_structures:
     resources:
         **requested("fetch_structures"),
     params:
+        within=this_package,
         decides=decides("fetch_structures", "dataset"),
         listed=lambda wildcards: PLAN.listings[wildcards.dataset].identity(int(wildcards.shard)),
         operates=operates("fetch_structures", "dataset"),
         list=lambda wildcards, threads: str(PLAN.listings[wildcards.dataset].path(int(wildcards.shard))),
         out=lambda wildcards, threads: str(LAYOUT.downloads(wildcards.dataset) / "files"),
     shell:
-        "python -m dplm2 --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
+        "{params.within} python -m dplm2 --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 
@@ -43,6 +44,7 @@ rule clean_structures:
     resources:
         **requested("clean_structures"),
     params:
+        within=this_package,
         decides=decides("clean_structures", "dataset"),
         listed=lambda wildcards: (
             "as fetched"
@@ -55,7 +57,7 @@ rule clean_structures:
         ),
         out=subpath(output.chains, parent=True),
     shell:
-        "python -m dplm2 --log {log:q} structures clean --manifest {params.manifest:q} --workers {threads} --out {params.out:q}"
+        "{params.within} python -m dplm2 --log {log:q} structures clean --manifest {params.manifest:q} --workers {threads} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 
@@ -81,6 +83,7 @@ rule select_structures:
     resources:
         **requested("select_structures"),
     params:
+        within=this_package,
         decides=decides("select_structures", "dataset"),
         files=files("select_structures", "dataset"),
         operates=operates("select_structures", "dataset"),
@@ -88,5 +91,5 @@ rule select_structures:
         shards=lambda wildcards, threads: PLAN.shards[wildcards.dataset],
         out=subpath(output.selection, parent=True),
     shell:
-        "python -m dplm2 --log {log:q} {params.note} structures select {params.out:q} --shards {params.shards} --workers {threads}"
+        "{params.within} python -m dplm2 --log {log:q} {params.note} structures select {params.out:q} --shards {params.shards} --workers {threads}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"

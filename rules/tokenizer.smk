@@ -22,6 +22,7 @@ rule train_tokenizer:
     resources:
         **requested("train_tokenizer", "tokenizer"),
     params:
+        within=this_package,
         launcher=launcher("train_tokenizer", "tokenizer"),
         decides=decides("train_tokenizer", "tokenizer"),
         files=files("train_tokenizer", "tokenizer"),
@@ -33,5 +34,5 @@ rule train_tokenizer:
         out=subpath(output.weights, parent=True),
         state=lambda wildcards, threads: str(LAYOUT.state),
     shell:
-        "{params.launcher} --log {log:q} {params.note} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {params.state:q}"
+        "{params.within} {params.launcher} --log {log:q} {params.note} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

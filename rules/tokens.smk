@@ -17,11 +17,12 @@ rule encode_tokens:
     resources:
         **requested("encode_tokens", "tokenizer"),
     params:
+        within=this_package,
         decides=decides("encode_tokens", "tokenizer"),
         pretrained=lambda wildcards: PLAN.pretrained("tokenizers", wildcards.tokenizer),
         operates=operates("encode_tokens", "tokenizer"),
         note=note("encode_tokens", "tokenizer", finished="tokenizers"),
         tokenizer=lambda wildcards, input: folder("tokenizers", wildcards.tokenizer),
     shell:
-        "python -m dplm2 --log {log:q} {params.note} tokens encode {input.chains:q} --tokenizer {params.tokenizer:q} --out {output.tokens:q}"
+        "{params.within} python -m dplm2 --log {log:q} {params.note} tokens encode {input.chains:q} --tokenizer {params.tokenizer:q} --out {output.tokens:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

@@ -23,6 +23,7 @@ rule train_model:
     resources:
         **requested("train_model", "model"),
     params:
+        within=this_package,
         launcher=launcher("train_model", "model"),
         decides=decides("train_model", "model"),
         operates=operates("train_model", "model"),
@@ -35,6 +36,6 @@ rule train_model:
         out=subpath(output.weights, parent=True),
         state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "{params.launcher} --log {log:q} model train --initial {params.initial:q} --tokens {params.tokens:q}"
+        "{params.within} {params.launcher} --log {log:q} model train --initial {params.initial:q} --tokens {params.tokens:q}"
         " --selection {params.selections:q} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.model}"

@@ -22,6 +22,7 @@ rule warm_up_model:
     resources:
         **requested("warm_up_model", "model"),
     params:
+        within=this_package,
         launcher=launcher("warm_up_model", "model"),
         decides=decides("warm_up_model", "model"),
         files=files("warm_up_model", "model"),
@@ -43,6 +44,6 @@ rule warm_up_model:
         out=subpath(output.weights, parent=True),
         state=lambda wildcards, threads: LAYOUT.state,
     shell:
-        "{params.launcher} --log {log:q} {params.note} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
+        "{params.within} {params.launcher} --log {log:q} {params.note} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
         " --selection {params.selections:q} {params.source} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.model}"
