@@ -2,9 +2,9 @@
 
     python benchmarks/evaluation.py [--out benchmarks/results/evaluation.json] [--threads 2]
 
-1. TM-scores per second for known correspondence, against TM-align of tmtools, one thread each, by processor time.
-2. All metrics but folding for 500 samples of 300 residues: self-consistency, secondary structure, geometry, diversity
-   (125,000 pairs, nearly all of the work), by the clock and by processor time.
+1. TM-scores per second of CPU time with known correspondence, against TM-align of tmtools, with one thread each.
+2. All metrics except folding for 500 samples of 300 residues: self-consistency, secondary structure, geometry,
+   diversity (125,000 pairs, nearly all of the work), in wall-clock and CPU time.
 """
 
 import argparse
@@ -31,7 +31,7 @@ BOND, REPEATS = 3.8, 3
 
 
 def made_up_backbone(length: int, random: np.random.Generator) -> np.ndarray:
-    """A compact chain (L, 4, 3) of helices and loops, in angstrom: what speed depends on, not a protein."""
+    """A compact synthetic chain (L, 4, 3) of helices and loops, in angstrom."""
     direction, steps = random.normal(size=3), []
     for residue in range(length):
         if residue % 12 == 0:
@@ -45,7 +45,7 @@ def made_up_backbone(length: int, random: np.random.Generator) -> np.ndarray:
 
 
 def pairs_of(count: int, length: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Backbones and noisy copies of them, the noise from 0.3 to 6 angstrom."""
+    """Backbones, and copies of them with noise of 0.3 to 6 angstrom."""
     random = np.random.default_rng(seed)
     natives = [made_up_backbone(length, random) for _ in range(count)]
     noise = np.linspace(0.3, 6, count)
@@ -54,7 +54,7 @@ def pairs_of(count: int, length: int, seed: int) -> tuple[list[np.ndarray], list
 
 
 def cpu_seconds(action) -> float:
-    """Least CPU time of several runs: other work on the machine does not count."""
+    """Minimum CPU time of several runs, which other work on the machine hardly affects."""
     times = []
     for _ in range(REPEATS):
         start = time.process_time()
@@ -64,7 +64,7 @@ def cpu_seconds(action) -> float:
 
 
 def tm_score_speed(pairs: int = 80, length: int = 200) -> dict[str, float]:
-    """Pairs per second of ours and of tmtools' TM-align, and their ratio."""
+    """Pairs per second of this package and of tmtools' TM-align, and their ratio."""
     import tmtools
 
     models, natives = pairs_of(pairs, length, seed=0)
@@ -90,7 +90,7 @@ def tm_score_speed(pairs: int = 80, length: int = 200) -> dict[str, float]:
 
 
 def benchmark_cost(count: int = 500, length: int = 300) -> dict[str, object]:
-    """Seconds for all metrics of a co-generation benchmark but folding: by the clock, and of all threads together."""
+    """Wall-clock and CPU seconds for all metrics of a co-generation benchmark except folding."""
     predictions, designs = pairs_of(count, length, seed=1)
     letters = np.random.default_rng(2).choice(list("ACDEFGHIKLMNPQRSTVWY"), size=(count, length))
     samples = [
@@ -129,7 +129,7 @@ def benchmark_cost(count: int = 500, length: int = 300) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "evaluation.json")
     parser.add_argument("--samples", type=int, default=500)

@@ -1,11 +1,11 @@
-"""Speed and memory of sampling: how much of a step is the network, and how much the sampler's own.
+"""Speed and memory of sampling, and the shares of network and sampler in a step.
 
     python benchmarks/generate.py --size 150M --threads 2 --precision float32 --out benchmarks/generate.json
     python benchmarks/generate.py --throughput --size 650M --device cuda --precision bfloat16
 
-The first measures steps of a batch with random weights and the network's plain forward pass, in turns in the same run,
-since a machine's speed drifts. The second measures samples per minute at several lengths, for several batch sizes,
-eager, compiled and as a CUDA graph.
+The first measures steps of a batch with random weights and the network's plain forward pass, alternating in the same
+run, since a machine's speed drifts. The second measures samples per minute at several lengths and batch sizes, eager,
+compiled and as a CUDA graph.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SIZES = {
 
 
 def random_network(size: str, precision: str, device: str) -> MultimodalEsm:
-    """A network of random weights."""
+    """A network with random weights."""
     torch.manual_seed(0)
     vocabulary = Vocabulary()
     hidden, layers, heads, intermediate = SIZES[size]
@@ -46,7 +46,7 @@ def random_network(size: str, precision: str, device: str) -> MultimodalEsm:
 
 
 def unknown(sample_id: str, length: int, steps: int, vocabulary: Vocabulary) -> Conditioning:
-    """A sample of which only the length is given."""
+    """A sample given only by its length."""
     tokens = {track: np.full(length, vocabulary.mask(track)) for track in TRACKS}
     return Conditioning(sample_id, tokens, {track: np.zeros(length, bool) for track in TRACKS}, steps)
 
@@ -64,14 +64,14 @@ def seconds(action, options: argparse.Namespace) -> float:
 
 
 def denoiser_of(network: MultimodalEsm, batch: int, length: int, steps: int, settings: SamplerSettings) -> Denoiser:
-    """A batch at its first step."""
+    """A batch before its first step."""
     samples = [unknown(str(number), length, steps, network.vocabulary) for number in range(batch)]
     return Denoiser(network, samples, [uniforms_of(0, sample.sample_id) for sample in samples], settings)
 
 
 @torch.inference_mode()
 def measure_steps(options: argparse.Namespace) -> dict:
-    """Medians of: plain forward with all logits, the part of it that sampling uses, and a whole step."""
+    """Median times of the plain forward pass with all logits, the part that sampling uses, and a complete step."""
     network = random_network(options.size, options.precision, options.device)
     settings = SamplerSettings.of(options.strategy, options.unmasking)
     before = peak_memory_bytes()
@@ -99,10 +99,10 @@ def measure_steps(options: argparse.Namespace) -> dict:
         inside.update(hidden=0.0, head=0.0)
         step = seconds(denoiser.advance, options)
         network.hidden, network.track_logits = plain_hidden, plain_head
-        if repetition == 0:  # before the plain forward, which holds all logits
+        if repetition == 0:  # before the plain forward pass, which allocates all logits
             after = peak_memory_bytes()
         plain = seconds(lambda: network(denoiser.ids_BT), options)
-        if repetition:  # the first is for warming up
+        if repetition:  # the first is a warm-up
             times["step"].append(step)
             times["hidden"].append(inside["hidden"] + inside["head"])
             times["plain_forward"].append(plain)
@@ -121,7 +121,7 @@ def measure_steps(options: argparse.Namespace) -> dict:
 
 
 def measure_throughput(options: argparse.Namespace) -> list[dict]:
-    """Samples per minute by length and way of running, at the best batch size found."""
+    """Samples per minute by length and execution mode, at the best batch size found."""
     rows = []
     network = random_network(options.size, options.precision, options.device)
     plain_hidden = network.hidden
@@ -158,7 +158,7 @@ def _rate(options: argparse.Namespace, network: MultimodalEsm, length: int, batc
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="150M")
     parser.add_argument("--threads", type=int, default=2)

@@ -1,20 +1,20 @@
-"""What the structure heads cost, and how fast models with them learn.
+"""Cost of the structure heads, and learning curves of models with them.
 
     python benchmarks/heads.py speed --size small 150M --out benchmarks/results/heads-speed.json
     python benchmarks/heads.py learn --heads codes bits pairs --steps 6000 --data corpus --tokenizer small \\
         --work work/heads --out benchmarks/results/heads.json
     python benchmarks/heads.py learn ... --projected --out benchmarks/results/heads-13-signs.json
 
-``speed`` takes a batch of chains forward, backward and through AdamW with each head, each in a process of its own, and
-the head alone; medians count. With ``--clock cpu`` processor time is taken: on a machine that others use as well.
-``learn`` trains networks that differ in their head alone, on the same batches, and writes their cross-entropies (nats)
-on the test chains along the way. It resumes: run it again after an interruption, or with another head; what is finished
-is kept. DATA is a folder with ``train``, perhaps ``more``, and ``cameo2022`` (structure files or archives of them);
-these are cleaned and tokenized into WORK first.
+``speed`` measures the median time of a training step (forward, backward, AdamW) with each head, each in a separate
+process, and that of the head alone. ``--clock cpu`` measures CPU time, for machines with other users. ``learn`` trains
+networks that differ only in their head on the same batches, and writes their cross-entropies (nats) on the test chains
+during training. It resumes after an interruption or with another head; finished results are kept. DATA is a folder with
+``train``, optionally ``more``, and ``cameo2022`` (structure files or archives of them); these are first cleaned and
+tokenized into WORK.
 
-``--projected`` replaces the tokenizer's quantizer by signs: its encoder's features are whitened, turned at random and
-centred on their medians, and the signs of 13 of them are a code. Each bit says something of the structure, and no
-tokenizer needs to be trained.
+``--projected`` replaces the tokenizer's quantizer by signs: its encoder's features are whitened, randomly rotated and
+centred on their medians, and the signs of 13 of them are a code. Each bit carries structural information, without
+training a tokenizer.
 """
 
 import argparse
@@ -65,7 +65,7 @@ VALIDATION = "validation_cross_entropy_"
 
 
 def speed_of(head: str, size: str, options: argparse.Namespace) -> dict:
-    """Seconds and memory of a training step, and seconds of the head alone, in this process."""
+    """Seconds and memory of a training step, and seconds of only the head, in this process."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     vocabulary, sizes = Vocabulary(), SMALL if size == "small" else SIZES[size]
@@ -115,7 +115,7 @@ def median_seconds(work: Callable[[], None], options: argparse.Namespace) -> flo
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Each head at each size, each in a process of its own."""
+    """Measure each head at each size in a separate process."""
     results = []
     for size in options.size:
         for head in options.heads:
@@ -126,7 +126,7 @@ def speed(options: argparse.Namespace) -> None:
 
 
 def in_own_process(first: list[str], options: argparse.Namespace) -> str:
-    """The last line that this program prints when it is run with the same options and ``first`` in place of others."""
+    """Run this program with the same options, except ``first``; returns the last line of its output."""
     chosen = [sys.executable, __file__, *first]
     for name, value in vars(options).items():
         if name not in ("command", "size", "heads", "alone", "out", "projected") and value is not None:
@@ -140,7 +140,7 @@ def in_own_process(first: list[str], options: argparse.Namespace) -> str:
 
 
 def surroundings(options: argparse.Namespace) -> dict:
-    """Where it was measured."""
+    """Description of the machine."""
     machine = platform.processor() or platform.machine()
     return {"machine": machine, "threads": options.threads, "versions": library_versions()}
 
@@ -149,7 +149,7 @@ def surroundings(options: argparse.Namespace) -> dict:
 
 
 def tokenized(options: argparse.Namespace) -> tuple[Path, dict[str, list[Path]]]:
-    """The tokenizer, and the folders of tokens to train and to test on; made if they are not there."""
+    """The tokenizer, and the folders of training and test tokens, created if missing."""
     chains = {}
     for name in ("train", "more", "cameo2022"):
         source, folder = Path(options.data) / name, Path(options.work) / "chains" / name
@@ -170,7 +170,7 @@ def tokenized(options: argparse.Namespace) -> tuple[Path, dict[str, list[Path]]]
 
 
 def run(*arguments) -> None:
-    """A command of the package."""
+    """Run a command of the package."""
     status = dplm2([str(argument) for argument in arguments])
     if status:
         raise SystemExit(status)
@@ -201,9 +201,9 @@ def encoded(tokenizer: StructureTokenizer, backbone: np.ndarray) -> torch.Tensor
 
 
 def project(layers: torch.nn.Sequential, features_ND: torch.Tensor) -> None:
-    """Make of normalisation, linear layer, ReLU and linear layer the whitening projection, turned at random.
+    """Set normalisation, linear layer, ReLU and linear layer to a randomly rotated whitening projection.
 
-    ``relu(x) - relu(-x)`` is x: with twice as many channels as outputs the two layers are a linear map.
+    Since ``relu(x) - relu(-x)`` is x, the two layers are a linear map with twice as many channels as outputs.
     """
     centred_ND = features_ND - features_ND.mean(0)
     variances, directions_DD = torch.linalg.eigh(centred_ND.T @ centred_ND / len(centred_ND))
@@ -216,7 +216,7 @@ def project(layers: torch.nn.Sequential, features_ND: torch.Tensor) -> None:
 
 
 def network_of(head: str, tokenizer: StructureTokenizer) -> tuple[MultimodalEsm, str]:
-    """A fresh network, and how its structure tokens began."""
+    """A new network, and the initialization of its structure tokens."""
     vocabulary = Vocabulary(tokenizer.codebook_size)
     width, layers, count, wide = SMALL
     model = warmup.random_model(
@@ -227,7 +227,7 @@ def network_of(head: str, tokenizer: StructureTokenizer) -> tuple[MultimodalEsm,
     values, layout = tokenizer.quantizer.code_values(), tokenizer.settings.quantizer.layout
     try:
         made, start = warmup.add_structure_tokens(model, vocabulary, 0, values, head, layout), "code"
-    except ConfigError:  # near codes are alike by themselves
+    except ConfigError:  # near codes are always similar
         made, start = warmup.add_structure_tokens(model, vocabulary, 0, None, head, layout), "random"
     network = MultimodalEsm(model, vocabulary, head=made)
     freeze_unread(network)
@@ -235,7 +235,7 @@ def network_of(head: str, tokenizer: StructureTokenizer) -> tuple[MultimodalEsm,
 
 
 def learn_one(options: argparse.Namespace) -> None:
-    """Train with one head, in this process; prints what became of it as JSON."""
+    """Train with one head in this process; prints the results as JSON."""
     torch.set_num_threads(options.threads)
     tokenizer, folders = tokenized(options)
     tables = {name: read_tokens(paths) for name, paths in folders.items()}
@@ -299,7 +299,7 @@ def curve_of(metrics: Path) -> list[dict[str, float]]:
 
 
 def learn(options: argparse.Namespace) -> None:
-    """Each head, one after the other; what is finished before an interruption is written."""
+    """Train with each head in turn; finished results are written before an interruption."""
     results = []
     for head in options.heads:
         path = json.loads(in_own_process(["learn", "--alone", "--heads", head], options))
@@ -311,13 +311,13 @@ def learn(options: argparse.Namespace) -> None:
 
 
 def described(options: argparse.Namespace) -> str:
-    """Which codes are learned."""
+    """Description of the codes."""
     name = Path(options.tokenizer).name
     return f"signs of {BITS} random projections of the whitened features of {name}" if options.projected else name
 
 
 def compared(results: list[dict]) -> list[dict]:
-    """Results with the final values, and after how many steps each head had what ``codes`` had in the end."""
+    """Results with the final values, and the step at which each head reached the final value of ``codes``."""
     final = {result["head"]: result["curve"][-1] for result in results if result["curve"]}
     target = final.get(heads.DEFAULT)
     for result in results:

@@ -3,9 +3,9 @@
     python benchmarks/structures.py --corpus CORPUS --workers 2
     python benchmarks/structures.py --corpus CORPUS --only fuzz --fuzzed 2000
 
-CORPUS contains ``train/*.bcif.gz`` and ``raw/``. Each measurement runs the command as a user does, from files to
-Parquet with everything included (hashes, cleaning, selection, start of the program). Beside the wall time stands the
-processor time of all processes: on a machine that others use too, only the latter says what the code costs.
+CORPUS contains ``train/*.bcif.gz`` and ``raw/``. Each measurement runs the command like a user, from files to Parquet,
+including hashes, cleaning, selection and program start. Wall-clock time and the CPU time of all processes are reported;
+on a machine with other users, only the latter is meaningful.
 """
 
 import argparse
@@ -28,7 +28,7 @@ WATCH_SECONDS = 0.1
 
 
 def measured(call: list[str]) -> dict[str, float]:
-    """Run a command and watch it and its descendants: wall and processor seconds, largest memory of all together."""
+    """Run a command; returns wall-clock and CPU seconds and peak memory of it and its descendants."""
     start, processor, peak = time.perf_counter(), {}, 0.0
     with tempfile.TemporaryFile("w+") as errors:
         running = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=errors, cwd=ROOT)
@@ -45,20 +45,20 @@ def measured(call: list[str]) -> dict[str, float]:
 
 
 def clean(inputs: Path, out: Path, workers: int) -> dict:
-    """Clean a folder and say how quick that was."""
+    """Clean a folder, and report the speed."""
     files = sum(1 for path in inputs.iterdir())
     shutil.rmtree(out, ignore_errors=True)
     config = json.dumps({"datasets": {"d": {"files": str(inputs), "filters": {"max_length": 1022}}}})
     call = [sys.executable, "-m", "dplm2", "structures", "clean", str(inputs), "--out", str(out)]
     found = measured([*call, "--config", config, "--workers", str(workers)])
     found |= {"files": files, "files_per_wall_second": files / found["wall_seconds"]}
-    # What the cores could do if they did nothing else: every processor second spread over the workers.
+    # Estimate for idle cores: CPU seconds divided by the number of workers.
     found["files_per_second_unloaded"] = workers * files / found["processor_seconds"]
     return found
 
 
 def repeated(sources: list[Path], folder: Path, count: int) -> Path:
-    """The corpus, as often as it takes, under other names."""
+    """The corpus, repeated under other names."""
     folder.mkdir(parents=True)
     for i in range(count):
         source = sources[i % len(sources)]
@@ -68,7 +68,7 @@ def repeated(sources: list[Path], folder: Path, count: int) -> Path:
 
 
 def binary_cif(options: argparse.Namespace, work: Path) -> dict:
-    """Gzipped BinaryCIF, one chain a file; at 1,000 and at 10,000 files, and a single one for what the start costs."""
+    """Gzipped BinaryCIF, one chain per file: 1,000 and 10,000 files, and a single one for the cost of the start."""
     sources = sorted((options.corpus / "train").glob("*.bcif.gz"))
     found = {}
     for count in (1, SMALL, LARGE):
@@ -110,7 +110,7 @@ def family(pid: int) -> list[int]:
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor time of a process so far."""
+    """CPU time of a process so far."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
@@ -119,7 +119,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def proportional_memory(pid: int) -> float:
-    """Memory of a process in MB, pages that several share divided among them."""
+    """Proportional memory of a process in MB: shared pages are divided among processes."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -128,7 +128,7 @@ def proportional_memory(pid: int) -> float:
 
 
 def up_to_date(options: argparse.Namespace, work: Path) -> dict:
-    """The check that the workflow makes at every start, over 100,000 files."""
+    """The workflow's check at every start, of 100,000 files."""
     folder = work / "many"
     for i in range(CHECKED):
         target = folder / f"{i % 100:02d}"
@@ -143,7 +143,7 @@ def up_to_date(options: argparse.Namespace, work: Path) -> dict:
 
 
 def fuzz(options: argparse.Namespace, work: Path) -> dict:
-    """Broken files: any failure stops this with its traceback."""
+    """Clean broken files; any failure stops with its traceback."""
     sys.path.insert(0, str(ROOT))
     from tests.structures import fuzz as broken
     from tests.structures.made import settings
@@ -164,7 +164,7 @@ MEASUREMENTS: dict[str, Callable] = {
 
 
 def table(found: dict) -> str:
-    """What was measured, in words."""
+    """The results as a table."""
     lines = []
     for name, value in found.get("binary_cif", {}).items():
         if name == "1":
@@ -189,7 +189,7 @@ def table(found: dict) -> str:
 
 
 def main() -> None:
-    """Measure and write down."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)

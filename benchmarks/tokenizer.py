@@ -5,13 +5,13 @@ Random weights of the paper's size (encoder of ESM-IF1, 142 million parameters),
     python benchmarks/tokenizer.py --out benchmarks/results/tokenizer.json
     python benchmarks/tokenizer.py --device cuda --at-once 1 32 --out benchmarks/results/tokenizer-cuda.json
 
-On a processor the rate is per second of processor time, which other work on the machine disturbs less than the time on
-the clock; both are written, and beside each of them the rate of a plain matrix product just before and after:
-tokenizing a residue takes 0.93 billion operations in such products. Memory is the most that was resident during the
-calls, above what was before them; the first row of a precision also counts the encoder's weights as they are laid out
-for it (about 400 MB in float32). On a GPU time on the clock counts, and --at-once says how many chains are worked on
-together; with --compile, folding trunk and structure module are compiled. With --tokenizer and --chains, the share of
-equal tokens between the precisions is measured on real chains.
+On a CPU the rate is per second of CPU time, which other work on the machine affects less than wall-clock time; both are
+written, together with the rate of a plain matrix product just before and after: tokenizing a residue takes 0.93 billion
+operations in such products. Memory is the increase of the peak resident set during the calls; the first row of a
+precision also includes the prepacked weights of the encoder (about 400 MB in float32). On a GPU the rate is per second
+of wall-clock time, and --at-once is the number of chains per batch; with --compile, folding trunk and structure module
+are compiled. With --tokenizer and --chains, the fraction of equal tokens between the precisions is measured on real
+chains.
 """
 
 import argparse
@@ -33,12 +33,12 @@ from dplm2.tokenizer.model import StructureTokenizer
 
 ENCODE_LENGTHS, DECODE_LENGTHS = (100, 300, 500), (100, 300, 499)
 LONG = 2000
-# The authors' implementation, one thread, by direction and length; the rest of its lengths was measured on two threads.
+# The authors' implementation with one thread, by direction and length; other lengths were measured with two threads.
 AUTHORS = {"tokenize": {100: 27.3, 300: 26.4}, "detokenize": {100: 544.0, 300: 77.0}}
 
 
 def wandering_chain(length: int) -> np.ndarray:
-    """A backbone of helical geometry whose axis wanders, (L, 4, 3) angstrom: every residue has all its neighbours."""
+    """An irregular helical backbone (L, 4, 3) in angstrom, compact enough that residues have all their neighbours."""
     random = np.random.default_rng(length)
     step = np.arange(4 * length) / 4
     curve = np.stack([2.3 * np.cos(step * 1.75), 2.3 * np.sin(step * 1.75), 1.5 * step], -1)
@@ -53,7 +53,7 @@ class Meter:
         self.device, self.repetitions = device, repetitions
 
     def measure(self, call: Callable[[], object], residues: int) -> dict[str, float]:
-        """Medians over the repetitions, after one call to warm up."""
+        """Medians over the repetitions, after a warm-up call."""
         self._reset_peak()
         before = self._memory()
         call()
@@ -77,7 +77,7 @@ class Meter:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: peak resident set starts anew
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the peak resident set
 
     def _memory(self) -> int:
         return torch.cuda.memory_allocated() if self.device == "cuda" else _status("VmRSS")
@@ -94,7 +94,7 @@ def _status(field: str) -> int:
 
 
 def product_rate(device: str, dtype: torch.dtype) -> float:
-    """Billions of operations per second of products of 1024 by 1024 matrices: what the machine gives just now."""
+    """Current rate of products of 1024 by 1024 matrices, in billions of operations per second."""
     size, calls = 1024, 20
     values, weight = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     clock = time.perf_counter if device == "cuda" else time.process_time
@@ -141,7 +141,7 @@ def measure_all(tokenizer: StructureTokenizer, meter: Meter, options: argparse.N
 
 
 def agreement(tokenizer: StructureTokenizer, chains: list[Path], limit: int) -> dict[str, float]:
-    """Share of tokens that are equal between float32 and bfloat16."""
+    """Fraction of tokens that are equal in float32 and bfloat16."""
     table = read_chains(chains, columns=["backbone"])
     found = backbones(table)[:limit]
     exact, lower = (np.concatenate(tokenizer.encode(found, precision=kind)) for kind in ("float32", "bfloat16"))
@@ -155,7 +155,7 @@ def agreement(tokenizer: StructureTokenizer, chains: list[Path], limit: int) -> 
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", help="folder of a tokenizer (default: random weights of the paper's size)")
     parser.add_argument("--chains", nargs="+", type=Path, help="datasets on which the precisions are compared")

@@ -4,12 +4,12 @@
     python benchmarks/train_step.py --size 150M --mode full lora --implementation ours libraries --threads 2
     python benchmarks/train_step.py --size 650M --device cuda --precision bf16 --chains 32 --compile
 
-A batch of chains of equal length with random tokens and the four tasks in equal shares is taken forward, backward,
-clipped and put through AdamW, several times; the median counts. The floor is the time that the multiply-adds of the
-weight matrices and of attention need at the rate of this machine's own matrix products (the faster of torch's own and
-the layers'), measured between the steps, since a machine's speed drifts; on a GPU, model FLOP utilization is the same
-work at the rate that its data sheet promises. With ``--clock cpu`` processor time is taken instead of wall time: on a
-machine that others use as well. Each combination runs in a process of its own, so that its peak memory is its own.
+A step (forward, backward, clipping, AdamW) on a batch of chains of equal length with random tokens and equal numbers of
+the four tasks is repeated, and the median time reported. The floor is the time of the multiply-adds of weight matrices
+and attention at the rate of this machine's matrix products (the faster of torch's and the layers'), measured between
+the steps, since a machine's speed drifts; on a GPU, model FLOP utilization is relative to the rate in its data sheet.
+``--clock cpu`` measures CPU time instead of wall-clock time, for machines with other users. Each combination runs in a
+separate process, for its peak memory.
 """
 
 import argparse
@@ -44,17 +44,17 @@ SIZES = {
     "650M": (1280, 33, 20, 5120),
     "3B": (2560, 36, 40, 10240),
 }
-# The authors' implementation, 150M, 4 x 256 residues, fp32, 2 threads of a Zen 5 server core.
+# The authors' implementation: 150M, 4 x 256 residues, fp32, 2 threads of a Zen 5 server CPU.
 AUTHORS = {"lora": {"seconds": 12.7, "gigabytes": 11.8}, "full": {"seconds": 13.2, "gigabytes": 8.65}}
 AUTHORS_RATE = 190e9  # FLOP/s of that machine's matrix products in fp32
-# FLOP/s of dense products in bf16 by the makers' data sheets, by a part of the device's name.
+# FLOP/s of dense bf16 products in the manufacturers' data sheets, by a part of the device's name.
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 WARM_UP = 2  # steps that set everything up
 
 
 def make_batch(vocabulary: Vocabulary, chains: int, residues: int) -> dict[str, torch.Tensor]:
-    """Random chains of equal length, each fourth of them with another task."""
+    """Random chains of equal length, a quarter of them with each task."""
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     structures = [rng.integers(vocabulary.first_code, vocabulary.mask_structure, residues) for _ in range(chains)]
     sequences = [rng.integers(4, 24, residues) for _ in range(chains)]
@@ -83,7 +83,7 @@ def multiply_adds(config: EsmConfig, vocabulary: Vocabulary, batch: dict[str, to
 
 
 def matrix_rates(device: str, precision: str, clock) -> tuple[float, float]:
-    """FLOP/s of a product of the network's kind: torch's own, and the layers' on a CPU."""
+    """FLOP/s of products of the network's shapes: torch's, and on a CPU the layers'."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((2048, 640), (640, 2560)))
     repetitions = 200 if device == "cuda" else 8
@@ -101,13 +101,13 @@ def matrix_rates(device: str, precision: str, clock) -> tuple[float, float]:
 
 
 def synchronize(device: str) -> None:
-    """Wait until a GPU is done."""
+    """Wait for a GPU."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def ours(size: str, vocabulary: Vocabulary, mode: str) -> diffusion.DiffusionObjective:
-    """The objective as it is trained."""
+    """The training objective."""
     model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[size]))
     network = MultimodalEsm(model, vocabulary)
     freeze_unread(network)
@@ -117,7 +117,7 @@ def ours(size: str, vocabulary: Vocabulary, mode: str) -> diffusion.DiffusionObj
 
 
 class LibrariesObjective(nn.Module):
-    """The network as the libraries compute it; the loss is over all classes, positions run on through both tracks."""
+    """The network by the libraries' functions, with a loss over all classes and consecutive positions."""
 
     def __init__(self, size: str, vocabulary: Vocabulary, mode: str) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class LibrariesObjective(nn.Module):
         self.mask_of.requires_grad_(False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
-        """The loss, and nothing else."""
+        """The loss."""
         ids_BT = batch["input_ids"]
         heads = self.model.config.num_attention_heads
         mask_BHTT = self.mask_of.attention_mask(ids_BT, batch["single_modality"]).repeat(1, heads, 1, 1)
@@ -148,7 +148,7 @@ OBJECTIVES = {"ours": ours, "libraries": LibrariesObjective}
 
 
 def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
-    """One combination, in this process."""
+    """Measure one combination in this process."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
@@ -164,7 +164,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
         start = clock()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = step(batch)
-        if device == "cpu":  # a GPU is not stopped in the middle of a step
+        if device == "cpu":  # no synchronisation of a GPU within a step
             forward.append(clock() - start)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 0.5)
@@ -208,7 +208,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
 
 
 def main() -> None:
-    """Run the combinations and write or print them."""
+    """Measure all combinations, and write or print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="150M")
     parser.add_argument("--mode", nargs="+", choices=["full", "lora"], default=["full", "lora"])

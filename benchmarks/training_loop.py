@@ -1,6 +1,6 @@
 """Overhead of the training loop per step, compared with a plain torch loop over the same network and batches.
 
-Times are of the processor, so that other work on the machine does not count.
+CPU times are measured, which other work on the machine hardly affects.
 
 ``python benchmarks/training_loop.py [--steps 300] [--out benchmarks/results/training_loop.json]``
 """
@@ -22,7 +22,7 @@ from dplm2.training.loop import fit
 
 
 class Network(nn.Module):
-    """A few blocks, so that forward and backward pass take about a millisecond."""
+    """A few blocks, such that forward and backward pass take about a millisecond."""
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Network(nn.Module):
 
 
 class Task:
-    """Batches of one shape; records when each step begins."""
+    """Batches of one shape; records the start of each step."""
 
     clusters = None
 
@@ -61,7 +61,7 @@ class Task:
 
 
 def plain(network: nn.Module, task: Task, steps: int) -> list[float]:
-    """Seconds of each step of the least that training needs."""
+    """Seconds of each step of a minimal training loop."""
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     generator, times = torch.Generator(), []
     for _ in range(steps):
@@ -87,7 +87,7 @@ def looped(network: nn.Module, task: Task, steps: int) -> list[float]:
 
 
 def main() -> None:
-    """Measure both in turn, a few times, and print the medians."""
+    """Measure both alternately, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,10 +1,10 @@
-"""What it costs to plan a run: `snakemake --dry-run` over many structure files, the first and the second time.
+"""Cost of planning a run: the first and the second `snakemake --dry-run` with many structure files.
 
     python benchmarks/workflow.py                      542,000 files of a few bytes, in 55 shards
     python benchmarks/workflow.py --files 20000 --megabytes 0.1
 
-The second time is after a run has written its manifests. No file is read, whatever its size: `--megabytes` makes the
-files sparse ones of that size. `--work` names a folder on the disk to test; creating the files takes the most time.
+The second one follows a run that has written its manifests. No file is read, independently of its size: `--megabytes`
+creates sparse files of that size. `--work` is a folder on the disk to test; most time is needed to create the files.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PER_FOLDER = 1000
 
 
 def make_files(folder: Path, number: int, size: int) -> None:
-    """Structure files, a thousand in a folder."""
+    """Create structure files, a thousand per folder."""
     for i in range(number):
         if i % PER_FOLDER == 0:
             (folder / f"{i // PER_FOLDER:04d}").mkdir(parents=True)
@@ -36,7 +36,7 @@ def make_files(folder: Path, number: int, size: int) -> None:
 
 
 def dry_run(work: Path, *arguments: str) -> dict:
-    """Seconds and peak memory of a dry run, and how many jobs it plans."""
+    """Seconds and peak memory of a dry run, and its number of jobs."""
     start = time.perf_counter()
     command = [
         sys.executable,
@@ -59,7 +59,7 @@ def dry_run(work: Path, *arguments: str) -> dict:
 
 
 def main() -> None:
-    """Measure and write down."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=542_000)
     parser.add_argument("--shards", type=int, default=55)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# Set before torch is loaded: the tests' networks are tiny, and several test processes share the machine.
+# Set before torch is imported: the tests' networks are tiny, and several test processes share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
@@ -19,9 +19,9 @@ SHARED = Path(os.environ.get("DPLM2_SHARED", Path(__file__).parents[2] / "shared
 
 @pytest.fixture(autouse=True)
 def _the_same_draws_in_any_order() -> None:
-    """A test draws the same numbers whichever tests its process ran before (DPLM2_TEST_SEED: other numbers).
+    """Random numbers of a test do not depend on earlier tests in its process (DPLM2_TEST_SEED selects other numbers).
 
-    Networks of the fixtures are drawn with seed 0, and others must not be the same.
+    Networks of fixtures use seed 0, and others must differ from them.
     """
     torch.manual_seed(int(os.environ.get("DPLM2_TEST_SEED", "1")))
 
@@ -38,7 +38,7 @@ def _skip(what: str) -> None:
 
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory) -> tuple[Path, bool]:
-    """The folder of recordings, and whether it is the full set or only the goldens of the repository."""
+    """The folder of recordings, and whether it is the full set or the repository's goldens."""
     full = SHARED / "fixtures"
     if full.is_dir():
         return full, True
@@ -47,9 +47,9 @@ def recordings(tmp_path_factory) -> tuple[Path, bool]:
 
 @pytest.fixture(scope="session")
 def recorded(recordings) -> Callable[[str], Path]:
-    """The path of a file or folder recorded with the authors' implementation or another program, by its name.
+    """The path of a file or folder recorded with the authors' implementation or another program, by name.
 
-    A test of a recording that the goldens lack is skipped where there is nothing else.
+    Without the full set, tests of recordings that the goldens lack are skipped.
     """
     folder, _ = recordings
 
@@ -63,7 +63,7 @@ def recorded(recordings) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def recorded_tensors(recorded, recordings) -> Callable[[str], dict[str, torch.Tensor]]:
-    """The tensors of a recorded safetensors file, by its name without the suffix."""
+    """The tensors of a recorded safetensors file, by name without the suffix."""
     _, complete = recordings
 
     def tensors_of(name: str) -> dict[str, torch.Tensor]:
@@ -74,7 +74,7 @@ def recorded_tensors(recorded, recordings) -> Callable[[str], dict[str, torch.Te
 
 
 class _Selection(dict):
-    """The tensors that the goldens have of a recording; a test that asks for another one is skipped."""
+    """The tensors of a recording that the goldens contain; tests that need others are skipped."""
 
     def __init__(self, recording: str, tensors: dict[str, torch.Tensor]):
         super().__init__(tensors)
@@ -86,18 +86,18 @@ class _Selection(dict):
 
 @pytest.fixture(scope="session")
 def cases_folder() -> Path:
-    """Small inputs, one for each kind of problem; the expected results are in their MANIFEST.csv."""
+    """Small inputs, one per kind of problem, with the expected results in their MANIFEST.csv."""
     return _folder("cases")
 
 
 @pytest.fixture(scope="session")
 def corpus_folder() -> Path:
-    """Real structures: chains to train on, the CAMEO 2022 test set, awkward raw files, the motif benchmark."""
+    """Real structures: training chains, the CAMEO 2022 test set, unusual raw files, the motif benchmark."""
     return _folder("corpus")
 
 
 @pytest.fixture(scope="session")
 def real_chains() -> list[Path]:
-    """BinaryCIF files of real chains: every hundredth of the corpus, or else those of the demo."""
+    """BinaryCIF files of real chains: every hundredth of the corpus, or those of the demo."""
     demo = Path(__file__).parents[1] / "data" / "demo" / "train"
     return sorted((SHARED / "corpus" / "train").glob("*.bcif.gz"))[::100] or sorted(demo.glob("*.bcif.gz"))

@@ -1,10 +1,10 @@
-"""Broken inputs of every kind: each is read or refused with one line; no traceback, no hang, no flood of memory.
+"""Broken inputs of every kind are read or refused with one line: no traceback, no hang, no excessive memory.
 
     python -m tests.fuzz --files 2000 --out benchmarks/results/fuzz.json
 
-Sound files are broken by flipped bytes, cuts, repeats, swapped lines and pieces of one another, the same for a seed.
-Worker processes read them under a limit of memory and an alarm for each file; a worker that dies counts against the
-file that it had in hand, and the next one goes on after it.
+Valid files are broken by flipped bytes, cuts, repeats, swapped lines and parts of other files, determined by a seed.
+Worker processes read them with a memory limit and an alarm per file; if a worker dies, the file fails that it was
+reading, and the next worker continues after it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class HangError(BaseException):
 
 @dataclass
 class Kind:
-    """A kind of input: sound files to begin with, and what the package does with one."""
+    """A kind of input: valid files, and the function that reads them."""
 
     name: str
     seeds: list[bytes]
@@ -49,7 +49,7 @@ class Kind:
 
 @dataclass
 class Outcome:
-    """What came of a kind's files."""
+    """Results for the files of a kind."""
 
     files: int = 0
     read: int = 0
@@ -69,13 +69,13 @@ def splice(seeds: Sequence[bytes], data: bytes, draw: random.Random) -> bytes:
 
 
 def nest(data: bytes, draw: random.Random) -> bytes:
-    """A text whose middle is nested deeply."""
+    """A text with a deeply nested middle."""
     place, opening = draw.randrange(len(data) + 1), draw.choice((b"[", b"{", b"(", b'{"a":', b"- "))
     return data[:place] + opening * draw.choice((30, 3000, 100_000)) + data[place:]
 
 
 def change_value(data: bytes, draw: random.Random) -> bytes:
-    """A file with one number or word replaced: it stays a sound text, and means something else."""
+    """A file with one number or word replaced: still valid text with another meaning."""
     found = list(re.finditer(rb"-?[0-9.]+|[A-Za-z_]+", data[:SEARCHED]))
     if not found:
         return data
@@ -99,7 +99,7 @@ def change_value(data: bytes, draw: random.Random) -> bytes:
 
 
 def broken(kind: Kind, number: int, seed: int) -> bytes:
-    """The file of this number."""
+    """The broken file with this number."""
     draw = random.Random(f"{seed}-{kind.name}-{number}")
     data = draw.choice(kind.seeds)
     for _ in range(draw.choice((1, 1, 2, 3))):
@@ -116,7 +116,7 @@ def broken(kind: Kind, number: int, seed: int) -> bytes:
 
 
 def fuzz(kind: Kind, files: int, folder: Path, seed: int = 0) -> Outcome:
-    """Read broken files of a kind, each in a worker under limits."""
+    """Read broken files of a kind in workers with limits."""
     outcome, start = Outcome(files), 0
     while start < files:
         start = _run_worker(kind, start, files, folder, seed, outcome)
@@ -124,7 +124,7 @@ def fuzz(kind: Kind, files: int, folder: Path, seed: int = 0) -> Outcome:
 
 
 def _run_worker(kind: Kind, start: int, files: int, folder: Path, seed: int, outcome: Outcome) -> int:
-    """Let one worker read from number ``start`` on; returns where the next one begins."""
+    """Let one worker read from number ``start``; returns the number at which the next one starts."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -210,7 +210,7 @@ def _take(line: dict, outcome: Outcome) -> None:
 
 
 def kinds(folder: Path) -> Iterator[Kind]:
-    """All kinds; their sound files are made in ``folder`` or come with the repository."""
+    """All kinds; their valid files are created in ``folder`` or part of the repository."""
     from tests import fuzz_seeds as seeds
 
     made = seeds.make(folder)
@@ -219,7 +219,7 @@ def kinds(folder: Path) -> Iterator[Kind]:
 
 
 def report(outcomes: dict[str, Outcome], seed: int) -> dict:
-    """The figures as they are written down."""
+    """The results in the output format."""
     rows = {
         name: {
             "files": one.files,

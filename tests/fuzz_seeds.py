@@ -1,4 +1,4 @@
-"""Sound files of every kind of input, and how the package reads each."""
+"""Valid files of every kind of input, and the functions that read them."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ def make(folder: Path) -> Path:
     MultimodalEsm(esm, Vocabulary(16)).save_pretrained(made / "model")
     _write_tables(made)
     write_json(made / "run.json", {"command": "generate", "settings": {"seed": 0}, "inputs": {}, "parts": 3})
-    # Copies without checksums, as other programs write them: what is broken in these reaches the parsers.
+    # Copies without checksums, as written by other programs, so that damage reaches the parsers.
     for path in list(made.glob("*.parquet")):
         table = pq.read_table(path, partitioning=None)
         pq.write_table(table, path.with_name(f"foreign-{path.name}"), compression="none")
@@ -90,7 +90,7 @@ def _filler(field: pa.Field, length: int) -> object:
 
 
 def readers(made: Path) -> dict[str, tuple[list[bytes], Reader]]:
-    """By kind of input: sound files, and a function that reads what they have become."""
+    """Valid files by kind of input, and a function that reads broken versions of them."""
     demo = sorted((ROOT / "data/demo/train").glob("*.bcif.gz"))[:8]
     binary = [gzip.decompress(path.read_bytes()) for path in demo]
     folders = {name: made / name for name in ("tokenizer", "model")}

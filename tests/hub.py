@@ -1,8 +1,8 @@
-"""A server on this machine that speaks the hub's protocol as huggingface_hub uses it, and clients of it.
+"""A local server of the hub's protocol, as used by huggingface_hub, and its clients.
 
-What it answers follows the hub: metadata of a repository at a revision with the sizes of all files; files by commit,
-with ``X-Repo-Commit`` and ``ETag``, large ones by a redirect with ``X-Linked-Size`` and ``X-Linked-ETag``; parts of
-files by ``Range``; refusals with ``X-Error-Code``.
+Responses follow the hub: metadata of a repository at a revision with the sizes of all files; files by commit, with
+``X-Repo-Commit`` and ``ETag``, large ones by a redirect with ``X-Linked-Size`` and ``X-Linked-ETag``; parts of files by
+``Range``; errors with ``X-Error-Code``.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import yaml
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-LARGE = 1000  # bytes; larger files lie elsewhere
+LARGE = 1000  # bytes; larger files are redirected
 _OF_THE_MACHINE = ("HF_TOKEN", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE", "DPLM2_CACHE", "HTTP_PROXY", "http_proxy")
 
 
@@ -74,11 +74,11 @@ class Hub:
     repositories
         By ``owner/name``.
     requests
-        ``METHOD path`` of all requests so far, with the wanted range where only a part is wanted.
+        ``METHOD path`` of all requests so far, with the requested range, if any.
     cuts
-        How often the transfer of a file breaks in its middle, by name.
+        Number of interruptions in the middle of a file's transfer, by name.
     broken
-        Whether every request gets an error of the server.
+        Whether every request fails with a server error.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Hub:
 
 @contextmanager
 def running_hub():  # noqa: ANN201
-    """A hub for the time of a test."""
+    """A hub for the duration of a test."""
     hub = Hub()
     try:
         yield hub

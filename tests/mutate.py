@@ -1,13 +1,12 @@
-"""Faults planted at random: does a test notice?
+"""Mutation testing: do tests detect random faults?
 
     python -m tests.mutate dplm2/geometry dplm2/training/optimizer.py --number 100
 
-Draws faults (`tests.mutations`) with a fixed seed, plants each in a private copy of the repository, and runs the
-nearest tests there: of the test files that import the changed module, those tests that run the changed line; for a
-file of rules, the tests of the workflow (minutes for each fault). A fault that fails no test survives; what survives
-is a test that is missing, or a change without effect. The working tree is never written to. With `--again`, the
-survivors of the output are tried once more, on all tests of the folder under `tests/` that mirrors the module's as
-well; a reason that someone wrote beside a survivor is kept.
+Draws mutations (`tests.mutations`) with a fixed seed, applies each to a private copy of the repository, and runs the
+nearest tests there: in test files that import the changed module, the tests that run the changed line; for a file of
+rules, the tests of the workflow (minutes per mutation). A mutation that fails no test survives: either a test is
+missing, or the change has no effect. The working tree is never changed. With `--again`, the survivors in the output are
+also run with all tests of the folder under `tests/` that mirrors the module's; reasons added to survivors are kept.
 """
 
 import argparse
@@ -38,7 +37,7 @@ import pytest
 from tests.mutations import Mutation, mutations
 
 ROOT = Path(__file__).parents[1]
-# Loaded once; every fault is tried in a fork of this process, where the package itself is loaded anew.
+# Imported once; every mutation runs in a fork of this process, which imports the package itself.
 HEAVY = (
     "torch",
     "transformers.models.esm.modeling_esm",
@@ -50,18 +49,18 @@ HEAVY = (
     "pydantic",
     "pytest",
 )
-SHORTEST_LIMIT, SLOWNESS = 30.0, 3.0  # seconds, and times what the tests take without a fault
+SHORTEST_LIMIT, SLOWNESS = 30.0, 3.0  # seconds, and a multiple of the tests' time without a mutation
 NAMED_BY = ("path", "line", "column", "kind", "before", "after")
 RULES, WORKFLOW_LIMIT = ".smk", 600.0
-# A workflow's jobs are processes of their own, whose lines no test is seen to run: all of these, the quick ones first.
+# A workflow's jobs are separate processes, whose lines are not traced: run all of these, the fast ones first.
 WORKFLOW_TESTS = [f"tests/workflow/{name}.py" for name in ("test_jobs", "test_workflow", "test_cache_table")]
-SLOWEST = 10.0  # seconds of a test; slower ones are no test near
+SLOWEST = 10.0  # seconds; slower tests are not considered
 CAUGHT, SURVIVED, TIMEOUT = "caught", "survived", "timeout"
 
 
 @dataclass
 class Covered:
-    """What the tests ran without a fault: seconds of each test, and the tests that ran each line."""
+    """Run without a mutation: seconds of each test, and the tests that run each line."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     tests: dict[tuple[str, int], set[str]] = field(default_factory=dict)
@@ -69,7 +68,7 @@ class Covered:
 
 
 class Tracer:
-    """A pytest plugin that records which test runs which line of some files of the copy."""
+    """A pytest plugin that records the tests that run each line of some files."""
 
     def __init__(self, files: set[str]) -> None:
         self.files, self.now, self.covered = files, "", Covered()
@@ -94,7 +93,7 @@ class Tracer:
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef) -> Iterator[None]:
         test = self.now
-        if fixturedef.scope != "function":  # other tests of the file have it from this one
+        if fixturedef.scope != "function":  # shared by other tests of the file
             self.now = test.split("::")[0]
         try:
             return (yield)
@@ -107,7 +106,7 @@ class Tracer:
 
 
 def copy_of_the_tree(folder: Path) -> Path:
-    """The files of the repository, changes that are not committed included."""
+    """A copy of the repository's files, including uncommitted changes."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -118,14 +117,14 @@ def copy_of_the_tree(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    # By content: a changed file is compiled anew, however quickly it changed.
+    # By content, so that a changed file is always recompiled.
     command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "dplm2", "tests"]
     subprocess.run(command, cwd=folder, check=True)
     return folder
 
 
 def sources(paths: Sequence[str]) -> list[str]:
-    """The files that the paths name, relative to the repository."""
+    """The files at the paths, relative to the repository."""
     found = []
     for path in map(Path, paths):
         inside = sorted((ROOT / path).rglob("*.py")) + sorted((ROOT / path).rglob("*.smk"))
@@ -134,7 +133,7 @@ def sources(paths: Sequence[str]) -> list[str]:
 
 
 def nearest(source: str, whole_room: bool) -> list[str]:
-    """Test files that import a source by name, or all of the folder that mirrors the source's."""
+    """Test files that import a source by name, or all in the folder that mirrors the source's."""
     if source.endswith(RULES):
         return WORKFLOW_TESTS
     module = source.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -147,7 +146,7 @@ def nearest(source: str, whole_room: bool) -> list[str]:
 
 
 def imported(path: Path) -> set[str]:
-    """The modules that a file imports, and the names that it imports from them as if they were modules."""
+    """The modules that a file imports, and the names imported from them as if they were modules."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
@@ -158,9 +157,9 @@ def imported(path: Path) -> set[str]:
 
 
 def forked(work: Callable[[], int], limit: float | None, said: Path) -> int | None:
-    """The exit status of ``work`` in a process of its own, or None where it took longer than the limit.
+    """The exit status of ``work`` in a separate process, or None if it exceeds the limit.
 
-    The limit counts processor seconds, which a busy machine does not change; twenty times as many pass by the clock.
+    The limit is in CPU seconds, which do not depend on other work; the wall-clock limit is twenty times as long.
     """
     child = os.fork()
     if not child:
@@ -187,7 +186,7 @@ def forked(work: Callable[[], int], limit: float | None, said: Path) -> int | No
             time.sleep(0.05)
         return None
     finally:
-        with contextlib.suppress(ProcessLookupError):  # and what the tests started
+        with contextlib.suppress(ProcessLookupError):  # including processes started by the tests
             os.killpg(child, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child, 0)
@@ -205,7 +204,7 @@ def run_tests(tree: Path, tests: Sequence[str], plugins: Sequence[object] = ()) 
 
 
 def covered_by(tree: Path, files: Sequence[str], tests: Sequence[str]) -> Covered:
-    """Run the tests without a fault."""
+    """Run the tests without a mutation."""
     kept = tree.parent / "covered"
     tracer = Tracer({str(tree / file) for file in files})
 
@@ -220,7 +219,7 @@ def covered_by(tree: Path, files: Sequence[str], tests: Sequence[str]) -> Covere
 
 
 def chosen(mutation: Mutation, tree: Path, covered: Covered, near: Sequence[str], everything: bool) -> list[str]:
-    """The tests to run, quick files first: those that run the line, or all near it where none is seen to."""
+    """The tests to run, fast files first: those that run the line, or all nearest ones if none does."""
     files = set(near)
     sound = [
         test
@@ -236,7 +235,7 @@ def chosen(mutation: Mutation, tree: Path, covered: Covered, near: Sequence[str]
 
 
 def tried(mutation: Mutation, tree: Path, tests: Sequence[str], limit: float) -> tuple[str, str]:
-    """What came of a planted fault, and the first test that failed."""
+    """Outcome of a mutation, and the first test that failed."""
     place, said = tree / mutation.path, tree.parent / "said"
     sound = place.read_bytes()
     place.write_bytes(mutation.applied(sound))
@@ -251,7 +250,7 @@ def tried(mutation: Mutation, tree: Path, tests: Sequence[str], limit: float) ->
 
 
 def rows_of(drawn: Sequence[Mutation], tree: Path, everything: bool) -> Iterator[dict]:
-    """Try one fault after the other; yields what came of each."""
+    """Run one mutation after the other; yields their outcomes."""
     near = {path: nearest(path, everything) for path in sorted({mutation.path for mutation in drawn})}
     modules = [path for path in near if not path.endswith(RULES)]
     files = sorted({file for path in modules for file in near[path]})
@@ -275,17 +274,17 @@ def key_of(row: dict) -> tuple:
 
 
 def possible(paths: Sequence[str]) -> list[Mutation]:
-    """All the faults that could be planted in files and folders."""
+    """All possible mutations of files and folders."""
     return [mutation for path in sources(paths) for mutation in mutations(path, (ROOT / path).read_bytes())]
 
 
 def read(out: Path) -> dict[tuple, dict]:
-    """The faults of earlier runs, by what names them."""
+    """The mutations of earlier runs by key."""
     return {key_of(row): row for row in json.loads(out.read_text())["faults"]} if out.exists() else {}
 
 
 def to_try(known: dict[tuple, dict], arguments: argparse.Namespace) -> list[Mutation]:
-    """A draw, the same for a seed, without what is known already; or else what survived."""
+    """A random selection without known mutations, determined by the seed; or the survivors."""
     faults = possible(arguments.paths)
     if arguments.again:
         survivors = {key for key, row in known.items() if row["outcome"] == SURVIVED}
@@ -295,7 +294,7 @@ def to_try(known: dict[tuple, dict], arguments: argparse.Namespace) -> list[Muta
 
 
 def write(out: Path, rows: Sequence[dict]) -> None:
-    """Counts first, then a line for each fault."""
+    """Write counts, then a line per mutation."""
     counts = Counter(row["outcome"] for row in rows)
     by_file = {
         path: Counter(row["outcome"] for row in rows if row["path"] == path)

@@ -1,7 +1,7 @@
-"""The small faults that `tests.mutate` plants: where a source file can be changed by one expression or line, and how.
+"""The mutations of `tests.mutate`: changes of one expression or line of a source file.
 
-A Python file is changed by its syntax tree, a rules file line by line. Messages, annotations and docstrings are left
-alone: no test should depend on them.
+Python files are changed by their syntax trees, rules files line by line. Messages, annotations and docstrings, on which
+no test should depend, are not changed.
 """
 
 import ast
@@ -19,14 +19,14 @@ ARITHMETIC = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult},
     **{ast.FloorDiv: ast.Div, ast.Mod: ast.FloorDiv, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd},
 }
-MESSAGES = {"debug", "info", "warning", "error", "warn"}  # methods that only say something
-RULE_ENTRY = re.compile(r"^ {8}\w+=.*,$")  # one line of a directive's arguments
+MESSAGES = {"debug", "info", "warning", "error", "warn"}  # methods that only print or log
+RULE_ENTRY = re.compile(r"^ {8}\w+=.*,$")  # a line of a directive's arguments
 RULE_NUMBER = re.compile(r"^    (threads|retries|priority): (\d+)$")
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A change of one place of a file: ``start`` and ``end`` count bytes."""
+    """A change of one part of a file, from byte ``start`` to ``end``."""
 
     path: str
     line: int
@@ -38,12 +38,12 @@ class Mutation:
     after: str
 
     def applied(self, source: bytes) -> bytes:
-        """The whole file with this change."""
+        """The complete file with this change."""
         return source[: self.start] + self.after.encode() + source[self.end :]
 
 
 def mutations(path: str, source: bytes) -> list[Mutation]:
-    """All changes of a file that this module knows, in the order of the file."""
+    """All mutations of a file, in the order of the file."""
     lines = source.splitlines(keepends=True)
     starts = [0]
     for line in lines:
@@ -84,7 +84,7 @@ def _of_tree(tree: ast.AST) -> Iterator[tuple[ast.AST, str, str]]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those of messages, annotations, docstrings and formatted strings."""
+    """All nodes except those of messages, annotations, docstrings and formatted strings."""
     yield node
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns") or (name == "exc" and isinstance(node, ast.Raise)):
@@ -102,7 +102,7 @@ def _says(value: ast.expr) -> bool:
 
 
 def _can_go(node: ast.AST) -> bool:
-    """Whether a statement can be left out without an unknown name."""
+    """Whether a statement can be deleted without undefined names."""
     if isinstance(node, ast.Assign):
         return all(isinstance(target, ast.Attribute | ast.Subscript) for target in node.targets)
     return isinstance(node, ast.Expr | ast.AugAssign | ast.Raise)

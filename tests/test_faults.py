@@ -1,4 +1,4 @@
-"""Deliberate faults give one line that names the file or folder: no traceback, and no damaged data is read."""
+"""Failures give one line that names the file or folder, without a traceback, and damaged data are never read."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ def sound(tmp_path_factory):
 
 @pytest.fixture
 def run(capfd):
-    """Runs the command; returns its status and what it wrote to the terminal last, which is no traceback."""
+    """Runs the command; returns its exit status and its last line on the terminal, which is not a traceback."""
 
     def command(*arguments):
         status = cli.main([str(argument) for argument in arguments])
@@ -68,7 +68,7 @@ COMMANDS = {"clean": lambda _, out: clean(out), "encode": encode, "generate": ge
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_disk_is_one_line_that_names_the_folder(sound, tmp_path, run, monkeypatch, name):
+def test_full_disk_is_a_one_line_error_naming_the_folder(sound, tmp_path, run, monkeypatch, name):
     def no_space(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line_that_names_the_folder(sound, tmp_path, run, mon
 
 
 @pytest.mark.parametrize("name", ["clean", "generate"])
-def test_a_limit_of_file_sizes_is_one_line(sound, tmp_path, run, name):
+def test_file_size_limit_is_a_one_line_error(sound, tmp_path, run, name):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
     try:
@@ -92,7 +92,7 @@ def test_a_limit_of_file_sizes_is_one_line(sound, tmp_path, run, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_folder_that_cannot_be_written_is_named(sound, tmp_path, run, monkeypatch, name):
+def test_unwritable_folder_is_named(sound, tmp_path, run, monkeypatch, name):
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_named(sound, tmp_path, run, monkeypa
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_file_in_the_place_of_the_output_folder_is_named(sound, tmp_path, run, name):
+def test_file_in_place_of_the_output_folder_is_named(sound, tmp_path, run, name):
     (tmp_path / "out").write_text("mine")
     status, line = run(*COMMANDS[name](sound, tmp_path / "out"))
     assert (status, line.startswith(f"dplm2: {tmp_path / 'out'}: not a folder")) == (1, True), line
@@ -117,7 +117,7 @@ def test_unwritable_log_raises_a_one_line_error(tmp_path, run):
 
 
 @pytest.mark.parametrize("size", [0, 7, 200])
-def test_weights_cut_short_are_named(sound, tmp_path, run, size):
+def test_truncated_weights_are_named(sound, tmp_path, run, size):
     for kind in ("model", "tokenizer"):
         shutil.copytree(sound / kind, tmp_path / kind)
         weights = tmp_path / kind / "model.safetensors"
@@ -131,7 +131,7 @@ def test_weights_cut_short_are_named(sound, tmp_path, run, size):
 
 
 @pytest.mark.parametrize("kind", ["model", "tokenizer"])
-def test_a_flipped_bit_in_weights_is_found(sound, tmp_path, run, kind):
+def test_flipped_bit_in_weights_is_detected(sound, tmp_path, run, kind):
     shutil.copytree(sound, tmp_path / "sound")
     weights = tmp_path / "sound" / kind / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -145,7 +145,7 @@ def test_a_flipped_bit_in_weights_is_found(sound, tmp_path, run, kind):
 
 
 @pytest.mark.parametrize(("name", "read"), [("chains", read_chains), ("tokens", read_tokens)])
-def test_a_flipped_bit_in_a_shard_is_found(sound, tmp_path, name, read):
+def test_flipped_bit_in_a_shard_is_detected(sound, tmp_path, name, read):
     part = tmp_path / "part-00000.parquet"
     shutil.copy(sound / f"{name}.parquet", part)
     expected, content, draw = read(tmp_path), part.read_bytes(), random.Random(0)
@@ -162,7 +162,7 @@ def test_a_flipped_bit_in_a_shard_is_found(sound, tmp_path, name, read):
             assert found.schema.metadata == expected.schema.metadata
 
 
-def test_shards_that_are_missing_are_named(sound, tmp_path):
+def test_missing_shards_are_named(sound, tmp_path):
     for number in (0, 2):
         shutil.copy(sound / "tokens.parquet", tmp_path / f"part-{number:05d}.parquet")
     with pytest.raises(DPLM2Error, match=r"part-00001\.parquet: missing"):
@@ -173,21 +173,21 @@ def test_shards_that_are_missing_are_named(sound, tmp_path):
         read_tokens(tmp_path)
 
 
-def test_a_damaged_selection_is_named(sound, tmp_path):
+def test_damaged_selection_is_named(sound, tmp_path):
     shutil.copy(sound / "chains.parquet", tmp_path / "part-00000.parquet")
     (tmp_path / "selection.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DPLM2Error, match=r"selection\.parquet"):
         read_chains(tmp_path)
 
 
-def test_metrics_that_are_not_text_lose_their_rows_only(tmp_path):
+def test_damaged_metrics_lose_only_their_rows(tmp_path):
     file = tmp_path / "metrics.csv"
     file.write_bytes(b"step,loss\n1,2.5\n" + bytes(range(256)) * 9 + b"\n2,1.5\n3," + b"9" * 200_000)
     log = MetricLog(file, tmp_path / "published.csv", step=10)
     assert log.last()["loss"] in (1.5, 2.5)
 
 
-def test_yaml_that_expands_is_refused_at_once(tmp_path):
+def test_expanding_yaml_is_refused_quickly(tmp_path):
     path = tmp_path / "bomb.yaml"
     path.write_text(BOMB)
     start = time.monotonic()
@@ -198,7 +198,7 @@ def test_yaml_that_expands_is_refused_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "[1]", "\x00"])
-def test_odd_json_is_refused(tmp_path, text):
+def test_invalid_json_is_refused(tmp_path, text):
     path = tmp_path / "run.json"
     path.write_text(text)
     with pytest.raises(DPLM2Error, match=r"run\.json"):
@@ -211,7 +211,7 @@ def _hold(folder):
 
 
 @pytest.mark.parametrize("name", ["clean", "generate"])
-def test_a_second_command_into_one_folder_refuses(sound, tmp_path, run, monkeypatch, name):
+def test_second_command_in_the_same_folder_is_refused(sound, tmp_path, run, monkeypatch, name):
     monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.0)
     process = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path / "out",))
     process.start()
@@ -228,7 +228,7 @@ def test_a_second_command_into_one_folder_refuses(sound, tmp_path, run, monkeypa
     assert "generate folding" in line
 
 
-def test_generating_again_with_other_settings_leaves_no_mixture(sound, tmp_path, run):
+def test_generating_with_other_settings_replaces_all_samples(sound, tmp_path, run):
     out = tmp_path / "out"
     assert run(*generate(sound, out))[0] == 0
     for folder in ("structures", "trajectories"):
@@ -242,7 +242,7 @@ def test_generating_again_with_other_settings_leaves_no_mixture(sound, tmp_path,
     assert not list(out.glob(".lock"))
 
 
-def test_encoding_another_dataset_leaves_no_parts_of_the_first(sound, tmp_path, run):
+def test_encoding_another_dataset_removes_old_parts(sound, tmp_path, run):
     for dataset, parts in (("first", 3), ("second", 1)):
         for number in range(parts):
             table = pq.read_table(sound / "chains.parquet", partitioning=None).slice(number * 10, 10)
@@ -264,7 +264,7 @@ def test_encoding_another_dataset_leaves_no_parts_of_the_first(sound, tmp_path, 
         (TypeError("an int"), "dplm2: unexpected error, please report it: TypeError: an int (traceback: /"),
     ],
 )
-def test_what_nobody_foresaw_is_one_line(run, monkeypatch, error, line):
+def test_unexpected_error_is_one_line(run, monkeypatch, error, line):
     def fail(*_):
         raise error
 
@@ -278,7 +278,7 @@ def test_what_nobody_foresaw_is_one_line(run, monkeypatch, error, line):
         path.unlink()
 
 
-def test_developers_see_the_traceback(capfd, monkeypatch):
+def test_traceback_is_shown_on_request(capfd, monkeypatch):
     def fail(*_):
         raise TypeError("an int")
 

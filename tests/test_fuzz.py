@@ -1,4 +1,4 @@
-"""Broken inputs of every kind, a few of each: the short form of ``python -m tests.fuzz``."""
+"""A few broken inputs of every kind: the short form of ``python -m tests.fuzz``."""
 
 from tests.fuzz import fuzz, kinds
 

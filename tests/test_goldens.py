@@ -1,4 +1,4 @@
-"""The goldens: small, complete, and what the script that cuts them writes."""
+"""The goldens are small, complete, and equal to the output of their script."""
 
 import gzip
 from pathlib import Path
@@ -19,15 +19,15 @@ def stored():
 
 
 def content(path):
-    """What is in a file, however it was compressed."""
+    """The uncompressed content of a file."""
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
-def test_they_are_small():
+def test_goldens_are_small():
     assert sum(path.stat().st_size for path in stored().values()) < LIMIT
 
 
-def test_they_are_cut_from_the_full_set(recordings, tmp_path):
+def test_goldens_equal_the_full_recordings(recordings, tmp_path):
     folder, complete = recordings
     if not complete:
         pytest.skip("needs the full set of recordings (set DPLM2_SHARED to the folder of the shared test data)")
@@ -38,11 +38,11 @@ def test_they_are_cut_from_the_full_set(recordings, tmp_path):
         assert content(path) == content(GOLDENS / name), name
 
 
-def test_unpacked_they_have_the_weights_of_the_language_models(tmp_path):
-    """Without their scaling the recorded embeddings are rows of the drawn weights."""
+def test_unpacked_goldens_have_the_language_models_weights(tmp_path):
+    """Without scaling, the recorded embeddings are rows of the regenerated weights."""
     folder = unpack(tmp_path)
     rows = load_file(folder / "lm_tiny/weights.safetensors")["esm.embeddings.word_embeddings.weight"]
     recorded = load_file(folder / "lm_tiny/forward_padded_no_token_dropout.safetensors")
     real_BT = recorded["input_ids"] != 1
-    # Another processor may round the last digit of a draw otherwise.
+    # Another CPU may round the last digit of a draw differently.
     torch.testing.assert_close(rows[recorded["input_ids"][real_BT]], recorded["embeddings_twice"][real_BT])

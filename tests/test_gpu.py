@@ -1,4 +1,4 @@
-"""What must be the same on a GPU; skipped where there is none."""
+"""Results that must be the same on a GPU; skipped without one."""
 
 import json
 
@@ -32,7 +32,7 @@ def tokenizers():
 
 
 def chains():
-    """With some noise: in regular chains several residues are equally far away, and any may be the nearest."""
+    """With noise, since in regular chains several residues are equally distant, and any may be the nearest."""
     rng = np.random.default_rng(0)
     return [chain + rng.normal(0, 0.1, chain.shape) for chain in backbones(table_of((18, 25, 60, 41, 140)))]
 
@@ -52,7 +52,7 @@ def batch_of(vocabulary):
     return layout.join(vocabulary, structures, sequences), torch.tensor([False, True, False, True])
 
 
-def test_tokens_and_structures_are_those_of_the_processor():
+def test_tokens_and_structures_equal_those_on_the_cpu():
     there, here = tokenizers()
     expected, found = there.encode(chains()), here.encode(chains())
     assert (np.concatenate(expected) == np.concatenate(found)).mean() > 0.99
@@ -61,7 +61,7 @@ def test_tokens_and_structures_are_those_of_the_processor():
         assert np.abs(one.plddt - other.plddt).max() < 0.1
 
 
-def test_lower_precision_is_near():
+def test_lower_precision_is_close():
     _, here = tokenizers()
     tokens = here.encode(chains())
     lower = here.decode(tokens, precision="bfloat16")
@@ -71,7 +71,7 @@ def test_lower_precision_is_near():
 
 @pytest.mark.parametrize("head", heads.HEADS)
 @torch.no_grad()
-def test_the_network_gives_what_it_gives_on_the_processor(head):
+def test_network_equals_that_on_the_cpu(head):
     there, here = network_of("cpu", head=head), network_of("cuda", head=head)
     ids_BT, single_B = batch_of(there.vocabulary)
     expected, found = there(ids_BT, single_B), here(ids_BT.cuda(), single_B.cuda()).cpu()
@@ -87,7 +87,7 @@ def test_the_network_gives_what_it_gives_on_the_processor(head):
 
 @pytest.mark.parametrize("head", heads.HEADS)
 @pytest.mark.parametrize("is_compiled", [False, True])
-def test_attention_within_bounds_is_that_with_a_mask(is_compiled, head):
+def test_segment_attention_equals_masked_attention(is_compiled, head):
     """Losses and gradients in bfloat16 with the kernel for segments and with a mask."""
     if not attention.takes_bounds(torch.device("cuda"), torch.bfloat16):
         pytest.skip("this version of torch has no such kernel")
@@ -116,8 +116,8 @@ def test_attention_within_bounds_is_that_with_a_mask(is_compiled, head):
     assert float((gradient - masked_gradient).norm() / masked_gradient.norm()) < 0.05
 
 
-def test_training_resumes_where_it_was(tmp_path, capfd):
-    """Six steps at once, and stopped in between: the same weights, to rounding (kernels that add atomically differ)."""
+def test_training_resumes(tmp_path, capfd):
+    """Six steps, and the same with an interruption: equal weights within rounding (atomic additions vary)."""
     (tmp_path / "chains").mkdir()
     pq.write_table(table_of(), tmp_path / "chains" / "part-00000.parquet")
 
@@ -142,7 +142,7 @@ def test_training_resumes_where_it_was(tmp_path, capfd):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("task", ["co-generation", "folding", "inverse-folding"])
-def test_generation(task, precision):
+def test_generation_runs(task, precision):
     model = DPLM2(network_of("cuda"), StructureTokenizer.from_pretrained(SMALL_TOKENIZER, "cuda"))
     given = {"co-generation": {"lengths": [20, 30], "samples": 1}}.get(task, {})
     if task == "folding":
@@ -155,7 +155,7 @@ def test_generation(task, precision):
         assert len(sample.sequence) == len(sample.structure_tokens)
 
 
-def test_tm_scores_are_those_of_the_processor():
+def test_tm_scores_equal_those_on_the_cpu():
     generator = torch.Generator().manual_seed(0)
     true = torch.randn(5, 80, 3, generator=generator).cumsum(1) * 2
     moved = true + torch.randn(5, 80, 3, generator=generator)

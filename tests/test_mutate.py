@@ -1,4 +1,4 @@
-"""The tool that plants faults: each changes the meaning of one place, and nothing else."""
+"""The tool for mutation testing: each mutation changes the meaning of one place, and nothing else."""
 
 import ast
 
@@ -19,7 +19,7 @@ def share(a: int, b: int = 2) -> float:
 '''
 
 
-def test_a_small_function_can_be_wrong_in_these_ways():
+def test_mutations_of_a_small_function():
     found = {(each.line, each.before, each.after) for each in mutations("share.py", SOURCE)}
     assert found == {
         (4, "2", "(3)"),
@@ -36,7 +36,7 @@ def test_a_small_function_can_be_wrong_in_these_ways():
     }
 
 
-def test_a_rule_can_be_wrong_in_these_ways():
+def test_mutations_of_a_rule():
     rule = b"""rule a:
     input:
         files,
@@ -54,7 +54,7 @@ def test_a_rule_can_be_wrong_in_these_ways():
 
 
 @pytest.mark.parametrize("path", ["dplm2/geometry/tm_score.py", "dplm2/training/run.py"])
-def test_every_fault_is_another_program_that_can_be_read(path):
+def test_every_mutation_is_valid_and_different_code(path):
     source = (ROOT / path).read_bytes()
     sound, found = ast.dump(ast.parse(source)), mutations(path, source)
     assert len(found) > 200
@@ -62,7 +62,7 @@ def test_every_fault_is_another_program_that_can_be_read(path):
         assert ast.dump(ast.parse(fault.applied(source))) != sound, fault
 
 
-def test_the_nearest_tests_import_the_module():
+def test_nearest_tests_import_the_module():
     assert "tests/evaluation/test_structure_metrics.py" in nearest("dplm2/geometry/tm_score.py", False)
     assert "tests/geometry/test_frames.py" not in nearest("dplm2/geometry/tm_score.py", False)
     assert "tests/geometry/test_frames.py" in nearest("dplm2/geometry/tm_score.py", True)

@@ -1,4 +1,4 @@
-"""What the workflow asks of a scheduler for each job: memory and GPUs, from the sizes that the configuration gives."""
+"""The workflow's resource requests for each job: memory and GPUs, from the sizes in the configuration."""
 
 import json
 from pathlib import Path
@@ -26,18 +26,18 @@ def demo(**changes) -> Configuration:
 
 
 def sized(millions: int) -> dict:
-    """A model of ESM-2's architecture."""
+    """A model with ESM-2's architecture."""
     return {"network": dict(zip(("hidden_size", "layers", "intermediate_size"), ESM2[millions], strict=True))}
 
 
 def first(settings: Configuration, rule: str) -> str | None:
-    """The name of an entry that a rule's job may be about; jobs that work with a model are asked for by its name."""
+    """The name of an entry for a rule's job; jobs that use a model are identified by its name."""
     kind = "models" if rule in MODEL_RULES else STAGES[rule].kind
     entries = getattr(settings, kind)
     return next(iter(entries)) if isinstance(entries, dict) else None
 
 
-def test_every_rule_has_its_time_and_its_memory():
+def test_every_rule_has_time_and_memory():
     assert set(MINUTES) == set(STAGES) >= ON_NETWORKS
     settings = demo()
     for rule in STAGES:
@@ -47,12 +47,12 @@ def test_every_rule_has_its_time_and_its_memory():
 
 @pytest.mark.parametrize("rule", STAGES)
 @pytest.mark.parametrize(("device", "expected"), [("cpu", 0), ("mps", 0), ("cuda", 1), ("auto", 1)])
-def test_gpus_are_asked_for_where_a_network_runs_on_one(rule, device, expected):
+def test_gpus_are_requested_only_for_networks_on_gpus(rule, device, expected):
     settings = demo(device=device)
     assert needs(settings, rule, first(settings, rule)).gpus == (expected if rule in ON_NETWORKS else 0)
 
 
-def test_a_training_asks_for_as_many_gpus_as_devices():
+def test_training_requests_a_gpu_per_device():
     training = {"training": {"devices": 4, "accumulate": 8}}
     settings = demo(device="cuda", models={"demo": training}, tokenizers={"demo": training})
     for rule in ("train_model", "train_tokenizer"):
@@ -64,21 +64,21 @@ def test_a_training_asks_for_as_many_gpus_as_devices():
 
 
 @pytest.mark.parametrize(("batches", "gpus"), [(1, 1), (2, 2), (6, 6), (8, 8), (12, 6), (16, 8), (17, 1)])
-def test_auto_asks_for_as_many_gpus_as_share_the_batches_evenly(batches, gpus):
+def test_auto_requests_gpus_that_divide_the_batches(batches, gpus):
     training = {"training": {"devices": "auto", "accumulate": batches}}
     assert needs(demo(models={"demo": training}), "train_model", "demo").gpus == gpus
     assert needs(demo(device="cpu", models={"demo": training}), "train_model", "demo").gpus == 0
 
 
 @pytest.mark.parametrize("name", ["paper_150m", "paper_650m", "paper_3b", "paper_bit_650m", "ablations"])
-def test_the_papers_trainings_get_the_eight_gpus_that_they_are_sized_for(name):
+def test_trainings_of_the_paper_get_eight_gpus(name):
     """DPLM-2, section 3.3: eight A100."""
     settings = load(ROOT / "config" / f"{name}.yaml")
     for rule, entries in (("train_tokenizer", settings.tokenizers), ("train_model", settings.models)):
         assert {needs(settings, rule, entry).gpus for entry in entries} == {8}
 
 
-def test_each_process_needs_its_own_memory():
+def test_memory_grows_with_the_number_of_processes():
     one, four = (
         demo(models={"demo": {"training": {"devices": count, "accumulate": 4}}}, device="cpu") for count in (1, 4)
     )
@@ -87,7 +87,7 @@ def test_each_process_needs_its_own_memory():
     )
 
 
-def test_the_sequence_stage_asks_for_as_many_gpus_as_its_own_devices():
+def test_sequence_stage_requests_a_gpu_per_device():
     training = {"devices": 2, "accumulate": 2}
     settings = demo(device="cuda", models={"demo": {"warmup": {"sequence_training": training}}})
     assert needs(settings, "warm_up_model", "demo").gpus == 2
@@ -95,7 +95,7 @@ def test_the_sequence_stage_asks_for_as_many_gpus_as_its_own_devices():
 
 
 @pytest.mark.parametrize("rule", MODEL_RULES)
-def test_a_larger_model_needs_more_memory(rule):
+def test_larger_model_requests_more_memory(rule):
     larger = [demo(models={"demo": sized(millions)}) for millions in ESM2]
     needed = [needs(settings, rule, "demo").memory_mb for settings in (demo(), *larger)]
     assert needed == sorted(needed) and len(set(needed)) == len(needed), needed
@@ -103,8 +103,8 @@ def test_a_larger_model_needs_more_memory(rule):
     assert needs(paper, rule, first(paper, rule)).memory_mb > needed[0]
 
 
-def test_memory_holds_the_weights_their_gradients_and_moments():
-    """650M in fp32: 2.6 GB of weights; all of them trained, four times that."""
+def test_memory_includes_weights_gradients_and_moments():
+    """650M in fp32: 2.6 GB of weights, and four times that if all are trained."""
     full = demo(models={"demo": sized(650)})
     gigabytes = needs(full, "train_model", "demo").memory_mb / 1000
     assert 4 * 2.6 < gigabytes < 40
@@ -122,10 +122,10 @@ def test_memory_holds_the_weights_their_gradients_and_moments():
         ({"warmup": {"source": "airkingbd/dplm_3b"}}, 3000),
         ({"pretrained": "./models/dplm2_650m"}, 650),
         ({"warmup": {"source": "esm2_t6_8M_UR50D"}}, 8),
-        ({"warmup": {"source": "some/folder"}}, 650),  # nothing is known: rather too much
+        ({"warmup": {"source": "some/folder"}}, 650),  # unknown size: a generous request
     ],
 )
-def test_the_size_of_a_model_that_is_named(model, size):
+def test_model_size_is_known_by_name(model, size):
     settings = load({"models": {"m": {"tokenizer": "t", **model}}})
     assert shape_of(settings.models["m"], settings) == ESM2[size]
 
@@ -141,13 +141,13 @@ def test_a_folder_says_how_large_its_model_is(tmp_path, key):
     assert shape_of(settings.models["m"], settings) == ESM2[650]
 
 
-def test_a_second_stage_has_the_size_of_its_first():
+def test_second_stage_has_the_size_of_its_source():
     settings = demo(models={"second": {"tokenizer": "demo", "datasets": ["demo"], "warmup": {"model": "demo"}}})
     assert shape_of(settings.models["second"], settings) == (128, 3, 512)
 
 
 @pytest.mark.parametrize("change", [{"token_budget": 40_000}, {"precision": "fp32"}])
-def test_a_larger_batch_needs_more_memory(change):
+def test_larger_batch_requests_more_memory(change):
     small = demo(models={"demo": {"training": {"precision": "bf16"}}})
     large = demo(models={"demo": {"training": {"precision": "bf16"} | change}})
     assert needs(large, "train_model", "demo").memory_mb > needs(small, "train_model", "demo").memory_mb
@@ -171,7 +171,7 @@ def spread(nodes: int, devices: int, device: str) -> Configuration:
 
 @pytest.mark.parametrize("rule", STAGES)
 @pytest.mark.parametrize("device", ["cpu", "mps", "cuda", "auto"])
-def test_jobs_with_a_gpu_and_no_others_go_to_its_partition(rule, device):
+def test_only_gpu_jobs_use_the_gpu_partition(rule, device):
     found = asked(demo(device=device), rule)
     assert found["slurm_partition"] == ("gpu" if found.get("gpu") else "cpu")
     assert "slurm_partition" not in asked(demo(device=device), rule, profile={})
@@ -196,7 +196,7 @@ def test_memory_and_time_grow_with_the_attempt():
         (2, 4, "cuda", {"gres": "gpu:4", "mpi": "srun", "tasks_per_node": 4, "tasks_per_gpu": 0}),
     ],
 )
-def test_what_slurm_is_asked_for(nodes, devices, device, expected):
+def test_slurm_options_of_jobs(nodes, devices, device, expected):
     settings = spread(nodes, devices, device)
     found = asked(settings, "train_model")
     assert found.pop("nodes") == nodes
@@ -206,22 +206,22 @@ def test_what_slurm_is_asked_for(nodes, devices, device, expected):
     assert asked(settings, "generate").get("gpu") == (1 if device == "cuda" else None)
 
 
-def test_the_model_of_the_gpus_is_asked_for_only_with_gpus():
+def test_gpu_model_is_requested_only_with_gpus():
     typed = {**PROFILE, "gpu_model": "h100"}
     assert asked(spread(1, 4, "cuda"), "train_model", profile=typed)["gpu_model"] == "h100"
     assert asked(spread(2, 4, "cuda"), "train_model", profile=typed)["gres"] == "gpu:h100:4"
-    # The executor gives a job that names a model a GPU.
+    # The executor gives a GPU to any job that names a model.
     for settings in (spread(1, 1, "cpu"), spread(2, 1, "cpu")):
         assert not {"gpu_model", "gres"} & set(asked(settings, "train_model", profile=typed))
     assert "gpu_model" not in asked(spread(1, 1, "cuda"), "clean_structures", profile=typed)
 
 
-def test_memory_is_that_of_one_node():
+def test_memory_is_per_node():
     one, two = (needs(spread(nodes, 4, "cuda"), "train_model", "demo") for nodes in (1, 2))
     assert one.memory_mb == two.memory_mb
 
 
-def test_srun_starts_the_processes_of_several_nodes_only():
+def test_srun_is_used_only_on_several_nodes():
     for rule in ("train_model", "train_tokenizer", "warm_up_model"):
         assert launcher(needs(demo(), rule, "demo"), 3) == ["python", "-m", "dplm2"]
     command = launcher(needs(spread(2, 4, "cuda"), "train_model", "demo"), 3)
@@ -229,7 +229,7 @@ def test_srun_starts_the_processes_of_several_nodes_only():
     assert command[-3:] == ["python", "-m", "dplm2.training.srun"]
 
 
-def test_auto_on_several_nodes_shares_the_batches_evenly():
+def test_auto_on_several_nodes_divides_the_batches():
     training = {"training": {"devices": "auto", "nodes": 2, "accumulate": 12}}
     need = needs(demo(device="cuda", models={"demo": training}), "train_model", "demo")
     assert (need.gpus, need.nodes) == (6, 2)

@@ -61,7 +61,7 @@ class DPLM2:
     ) -> None:
         self.network, self.folder = network.eval(), Path(folder)
         if tokenizer is not None:
-            self.tokenizer = self._fitting(tokenizer)
+            self.tokenizer = self._checked_tokenizer(tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -111,9 +111,9 @@ class DPLM2:
             raise DPLM2Error(f"{self.folder}: the model has no structure tokenizer; give one with --tokenizer")
         beside = self.folder / named
         source = beside if beside.is_dir() else named
-        return self._fitting(StructureTokenizer.from_pretrained(source, device=self.network.device))
+        return self._checked_tokenizer(StructureTokenizer.from_pretrained(source, device=self.network.device))
 
-    def _fitting(self, tokenizer: StructureTokenizer) -> StructureTokenizer:
+    def _checked_tokenizer(self, tokenizer: StructureTokenizer) -> StructureTokenizer:
         expected, codes = self.network.tokenizer_fingerprint, self.vocabulary.codebook_size
         if expected is not None and tokenizer.codes_fingerprint != expected:
             raise DPLM2Error(

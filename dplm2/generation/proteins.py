@@ -1,4 +1,4 @@
-"""Given proteins as the network sees them: from files of any kind, as ids of both tracks.
+"""Proteins as input of the network: read from files of any kind, as ids of both tracks.
 
 Array axes: L residues.
 """
@@ -25,44 +25,44 @@ TRACK_CHOICES: tuple[TrackChoice, ...] = ("both", "sequence", "structure")
 
 
 def read_proteins(model: DPLM2, sources: Sequence[str | os.PathLike], tracks: TrackChoice = "both") -> list[Target]:
-    """Proteins of FASTA files, structure files, archives, folders, data sets of chains, and tokens.
+    """Read proteins from FASTA files, structure files, archives, folders, data sets of chains, and tokens.
 
     Parameters
     ----------
     model
-        Its tokenizer converts structures; it is not loaded where there are none.
+        The model; its tokenizer, which converts structures, is loaded only if needed.
     sources
-        As of `dplm2.generation.inputs.read_targets`; also files and folders of tokens (``dplm2 tokens encode``).
+        See `dplm2.generation.inputs.read_targets`; also files and folders of tokens (``dplm2 tokens encode``).
     tracks
-        Which tracks to keep. With ``both``, proteins of FASTA files have only a sequence.
+        Tracks to keep. With ``both``, proteins of FASTA files have only a sequence.
 
     Returns
     -------
     list of Target
-        With unique names. A residue without all of N, CA, C has the structure token -1.
+        Proteins with unique names. A residue that lacks N, CA or C has the structure token -1.
 
     Raises
     ------
     DPLM2Error
-        If a source cannot be read or contains no protein, tokens are of another tokenizer, or ``structure`` is asked of
-        a protein without one.
+        If a source cannot be read or contains no protein, tokens are from another tokenizer, or ``tracks`` is
+        ``structure`` and a protein has none.
     """
     targets = []
     for source in sources:
         path = source_of(source).path
-        if _holds_tokens(path):
+        if _has_tokens(path):
             targets += _read_tokens(model, path, tracks)
             continue
         tokenize = None if tracks == "sequence" or is_fasta(path) else model.tokenizer.encode
         targets += read_targets([source], tokenize=tokenize)
     if tracks == "structure":
-        if bare := [target.name for target in targets if target.structure_tokens is None]:
-            raise DPLM2Error(f"{bare[0]}: a FASTA file has no structure (--tracks structure)")
+        if without_structure := [target.name for target in targets if target.structure_tokens is None]:
+            raise DPLM2Error(f"{without_structure[0]}: a FASTA file has no structure (--tracks structure)")
         targets = [Target(target.name, None, target.structure_tokens) for target in targets]
     return distinct(targets)
 
 
-def _holds_tokens(path: Path) -> bool:
+def _has_tokens(path: Path) -> bool:
     """Whether a Parquet file, or the first part of a folder, has structure tokens."""
     parts = parts_found(path) if path.is_dir() else [path] if path.suffix == ".parquet" and path.is_file() else []
     return bool(parts) and "structure_tokens" in parquet.read_schema(parts[0]).names
@@ -72,9 +72,9 @@ def _read_tokens(model: DPLM2, path: Path, tracks: TrackChoice) -> list[Target]:
     from dplm2.tokenizer.tokens import read_tokens
 
     table = read_tokens(path)
-    made_by, expected = table.schema.metadata[b"tokenizer_fingerprint"].decode(), model.network.tokenizer_fingerprint
-    if expected is not None and made_by != expected:
-        raise DPLM2Error(f"{path}: tokens of tokenizer {made_by}, but the model was trained on those of {expected}")
+    actual, expected = table.schema.metadata[b"tokenizer_fingerprint"].decode(), model.network.tokenizer_fingerprint
+    if expected is not None and actual != expected:
+        raise DPLM2Error(f"{path}: tokens of tokenizer {actual}, but the model was trained on those of {expected}")
     if not len(table):
         raise DPLM2Error(f"{path}: contains no proteins")
     rows = table.select(
@@ -93,12 +93,12 @@ def _target_of(row: dict, tracks: TrackChoice) -> Target:
 
 
 def ids_of(target: Target, vocabulary: Vocabulary) -> dict[Track, np.ndarray]:
-    """Ids (L,) of the tracks that a protein has, masks where a residue is unknown.
+    """Ids (L,) of a protein's tracks, with masks where a residue is unknown.
 
     Raises
     ------
     DPLM2Error
-        If it has no residues, or tokens or letters that the vocabulary lacks; the message names the protein.
+        If it has no residues, or tokens or letters outside the vocabulary; the message names the protein.
     """
     if target.length == 0:
         raise DPLM2Error(f"{target.name}: no residues")
@@ -112,12 +112,12 @@ def ids_of(target: Target, vocabulary: Vocabulary) -> dict[Track, np.ndarray]:
 
 
 def contents_of(sources: Sequence[str | os.PathLike]) -> dict[str, str]:
-    """A fingerprint of the content of each source, for ``run.json``.
+    """Fingerprint of the content of each source, for ``run.json``.
 
     Raises
     ------
     DPLM2Error
-        If one does not exist.
+        If a source does not exist.
     """
     contents = {}
     for source in sources:

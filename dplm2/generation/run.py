@@ -217,9 +217,9 @@ def _remove_others(folder: Path, samples: Sequence[str], *endings: str) -> None:
 
     Files with extensions that this module does not write are kept.
     """
-    wanted = set(samples)
+    sample_ids = set(samples)
     for path in folder.iterdir() if folder.is_dir() else ():
-        kept = path.stem in wanted and (not endings or path.suffix in endings)
+        kept = path.stem in sample_ids and (not endings or path.suffix in endings)
         if path.suffix in _STRUCTURE_ENDINGS and not kept:
             path.unlink()
 

@@ -73,9 +73,9 @@ def assign_tasks(samples: int, ratios: TaskRatios, assignment: str, generator: t
     Parameters
     ----------
     assignment
-        ``draw``: each sample's task is drawn with the probabilities ``ratios``. ``split`` (the authors): ``int(B *
-        ratio)`` random samples get each task and the rest ``joint``; with their ratios of a quarter, a batch of fewer
-        than four samples is therefore all ``joint``.
+        ``draw``: each sample's task is drawn with the probabilities ``ratios``. ``split`` (the authors): each task gets
+        ``int(B * ratio)`` random samples, and ``joint`` the rest; with their ratios of a quarter, a batch of fewer than
+        four samples is therefore all ``joint``.
     """
     shares = torch.tensor([getattr(ratios, task) for task in TASKS], dtype=torch.float64)
     if assignment == "draw":

@@ -67,13 +67,14 @@ def warm_up(
     """
     warmup.check_network(settings.warmup.source, settings.network)
     table = read_tokens(list(tokens), selections=list(selections) or None)
-    made_by, codebook_size = tokenizer_of(table)
+    tokens_fingerprint, codebook_size = tokenizer_of(table)
     opened = StructureTokenizer.from_pretrained(tokenizer)
-    if opened.codes_fingerprint != made_by:
+    if opened.codes_fingerprint != tokens_fingerprint:
         raise DPLM2Error(
-            f"the tokens are of tokenizer {made_by}, but {tokenizer} is tokenizer {opened.codes_fingerprint}"
+            f"the tokens are from tokenizer {tokens_fingerprint}, "
+            f"but {tokenizer} is tokenizer {opened.codes_fingerprint}"
         )
-    inputs = _inputs(tokens, selections, made_by) | _source_files(settings.warmup.source, state)
+    inputs = _inputs(tokens, selections, tokens_fingerprint) | _source_files(settings.warmup.source, state)
     record = RunRecord("model warmup", _resolved(settings, "network", "structure_head", "warmup"), inputs, device)
     source = settings.warmup.source
     model = warmup.random_model(settings.network, seed) if source == SCRATCH else warmup.open_source(source)
@@ -81,7 +82,7 @@ def warm_up(
     if isinstance(model, MultimodalEsm):
         network = model
         _check_multimodal_source(settings, network)
-        _check_fits(network, made_by, source)
+        _check_fits(network, tokens_fingerprint, source)
     else:
         scaling = warmup.resolve_scaling(model, settings.warmup.embedding_scaling)
         warmup.prepare(model, scaling, settings.warmup.dropout)
@@ -100,7 +101,7 @@ def warm_up(
             settings.structure_head or heads.DEFAULT,
             opened.settings.quantizer.layout,
         )
-    network.tokenizer, network.tokenizer_fingerprint = warmup.relative_to(out, tokenizer), made_by
+    network.tokenizer, network.tokenizer_fingerprint = warmup.relative_to(out, tokenizer), tokens_fingerprint
     record.supersede(out, *([METRICS_FILE] if result is None else []))
     network.save_pretrained(out)
     record.write(out, source=source, **_outcome(result))
@@ -118,11 +119,12 @@ def _check_multimodal_source(settings: ModelSettings, network: MultimodalEsm) ->
         )
 
 
-def _check_fits(network: MultimodalEsm, made_by: str, source: str) -> None:
+def _check_fits(network: MultimodalEsm, tokens_fingerprint: str, source: str) -> None:
     known = network.tokenizer_fingerprint
-    if known is not None and known != made_by:
+    if known is not None and known != tokens_fingerprint:
         raise DPLM2Error(
-            f"{source} was trained on the codes of tokenizer {known}, but the tokens are of tokenizer {made_by}"
+            f"{source} was trained on the codes of tokenizer {known}, "
+            f"but the tokens are from tokenizer {tokens_fingerprint}"
         )
 
 
@@ -193,13 +195,13 @@ def train(
         If the tokens are not from the model's tokenizer, or there are no training chains.
     """
     table = read_tokens(list(tokens), selections=list(selections) or None)
-    made_by, _ = tokenizer_of(table)
+    tokens_fingerprint, _ = tokenizer_of(table)
     network = MultimodalEsm.from_pretrained(initial)
-    _check_fits(network, made_by, str(initial))
+    _check_fits(network, tokens_fingerprint, str(initial))
     if network.is_sequence_model:
         raise DPLM2Error(f"{initial}: a sequence model; `dplm2 model warmup` adds the structure tokens")
     network.head.check(settings.diffusion)
-    inputs = {"initial": sha256_of_file(initial / WEIGHTS_FILE), **_inputs(tokens, selections, made_by)}
+    inputs = {"initial": sha256_of_file(initial / WEIGHTS_FILE), **_inputs(tokens, selections, tokens_fingerprint)}
     record = RunRecord("model train", _resolved(settings, "lora", "diffusion", "training"), inputs, device)
     rows = splits_of(table)
     chains = {
@@ -257,10 +259,10 @@ def freeze_unread(network: MultimodalEsm) -> None:
     network.model.esm.contact_head.requires_grad_(False)
 
 
-def _inputs(tokens: Sequence[Path], selections: Sequence[Path], made_by: str) -> dict[str, str]:
+def _inputs(tokens: Sequence[Path], selections: Sequence[Path], tokens_fingerprint: str) -> dict[str, str]:
     # Numbered rather than by path: moving the results must not discard training progress.
     files = [*parts_of([Path(source) for source in tokens], "tokens", selections), *selections]
-    return {"tokenizer": made_by, **{f"{i}:{Path(f).name}": sha256_of_file(f) for i, f in enumerate(files)}}
+    return {"tokenizer": tokens_fingerprint, **{f"{i}:{Path(f).name}": sha256_of_file(f) for i, f in enumerate(files)}}
 
 
 def _source_files(source: str, state: Path) -> dict[str, str]:

@@ -191,9 +191,9 @@ class InvariantPointAttention(nn.Module):
     """Attention whose logits decrease with the distances of points fixed in the frames (algorithm 22).
 
     The squared distance of two points is ``|q|^2 + |k|^2 - 2 q.k``. The first term is the same for all keys, so that
-    the softmax cancels it; the others are a dot product of extended queries ``[q, points, 1]`` and keys ``[k, points,
-    -|points|^2 / 2]``, without a tensor of point differences. The bias from pairs is the same in every pass of the
-    structure module and is computed once.
+    the softmax cancels it; the others are a dot product of extended queries ``[q, points, 1]`` and keys
+    ``[k, points, -|points|^2 / 2]``, without a tensor of point differences. The bias from pairs is the same in every
+    pass of the structure module and is computed once.
     """
 
     def __init__(self, width: int, pair_width: int, heads: int) -> None:

@@ -42,7 +42,7 @@ class FoldingTrunk(nn.Module):
         sequence_BLD
             Features per residue.
         mask_BL
-            False at padding; None if there is none.
+            True for residues to decode; None: all.
         """
         sequence_BLD = sequence_BLD + self.sequence_start
         pairs_BIJP = self.first_pairs(sequence_BLD.shape[:2], mask_BL)

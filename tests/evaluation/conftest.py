@@ -1,4 +1,4 @@
-"""Every metric that an evaluation writes must be declared, whatever a test is about."""
+"""All tests check that every metric written by an evaluation is declared."""
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -6,7 +6,7 @@ import pytest
 
 from dplm2.evaluation.metrics.registry import declared
 
-# Columns of metrics.parquet that say what a row is about.
+# Columns of metrics.parquet that identify a row.
 IDENTITY = {
     "sample_id", "model", "task", "dataset", "problem", "split", "backend", "failed", "failure", "network", "track",
     "noising", "positions",
@@ -14,7 +14,7 @@ IDENTITY = {
 
 
 def undeclared(folder):
-    """Columns of metrics in the evaluations below a folder that no metric declares."""
+    """Undeclared columns of metrics in the evaluations below a folder."""
     names = set()
     for path in folder.rglob("summary.csv"):
         names |= set(pd.read_csv(path, keep_default_na=False)["metric"])

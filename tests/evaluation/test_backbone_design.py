@@ -1,4 +1,4 @@
-"""Sequence design for backbones with a mock of ProteinMPNN: stored, resumed, failures counted."""
+"""Sequence design for backbones with a mock of ProteinMPNN: caching, resumption, failures."""
 
 import sys
 from dataclasses import dataclass, field, replace
@@ -18,8 +18,8 @@ from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.generation.samples import write_rows
 from dplm2.settings.evaluation import EvaluationSettings, ProteinMpnnSettings
 
-# Design k is the k-th letter all along. Backbones of 13 residues break the program, for 17 it leaves one out, for 19 it
-# writes nothing.
+# Design k consists of the k-th letter. The program fails for backbones of 13 residues, omits one design for 17, and
+# writes nothing for 19.
 STAND_IN = """\
 import sys
 from pathlib import Path
@@ -42,7 +42,7 @@ if length != 19:
 
 @pytest.fixture
 def program(tmp_path, monkeypatch) -> Path:
-    """The stand-in, as `mpnn` on PATH; it notes each run beside itself."""
+    """The mock as `mpnn` on PATH; it records its runs in its folder."""
     path = tmp_path / "bin" / "mpnn"
     path.parent.mkdir()
     path.write_text(f"#!{sys.executable}\n{STAND_IN}")
@@ -71,7 +71,7 @@ def sample(length: int) -> EvaluatedSample:
     return EvaluatedSample(f"s{length}", "model", "backbone", "", backbone=backbone(length))
 
 
-def test_designs_are_parsed_and_no_program_starts_again(program, tmp_path):
+def test_designs_are_parsed_and_cached(program, tmp_path):
     samples, cache = [sample(10), sample(12), sample(10)], tmp_path / "kept"
     expected = [["C" * 10, "D" * 10], ["C" * 12, "D" * 12], ["C" * 10, "D" * 10]]
     assert proteinmpnn(samples, mpnn(), cache) == expected
@@ -86,20 +86,20 @@ def test_designs_are_parsed_and_no_program_starts_again(program, tmp_path):
 @pytest.mark.parametrize(
     "changed", [{"sequences": 3}, {"temperature": 0.2}, {"seed": 1}, {"template": "mpnn {pdb} {out} 1 1 1"}]
 )
-def test_other_settings_design_again(program, changed, tmp_path):
+def test_other_settings_are_designed_again(program, changed, tmp_path):
     proteinmpnn([sample(10)], mpnn(), tmp_path / "kept")
     proteinmpnn([sample(10)], mpnn(**changed), tmp_path / "kept")
     assert len(runs(program)) == 2
 
 
-def test_a_backbone_is_known_by_the_coordinates_that_are_written(program, tmp_path):
+def test_backbone_is_identified_by_its_written_coordinates(program, tmp_path):
     on_grid = sample(10).backbone.round(3)
     for shift, started in [(0, 1), (0.0002, 1), (0.002, 2)]:
         proteinmpnn([replace(sample(10), backbone=on_grid + np.float32(shift))], mpnn(), tmp_path / "kept")
         assert len(runs(program)) == started
 
 
-def test_a_killed_run_goes_on(program, tmp_path, monkeypatch):
+def test_killed_run_resumes(program, tmp_path, monkeypatch):
     samples = [sample(length) for length in (10, 11, 12)]
     with monkeypatch.context() as patched:
         run_command, started = sequence_design.run_command, []
@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on(program, tmp_path, monkeypatch):
     assert [line.split()[0] for line in runs(program)] == ["10", "11", "12"]
 
 
-def test_failures_are_named_not_kept_and_do_not_stop_the_others(program, tmp_path):
+def test_failures_are_named_and_do_not_stop_the_others(program, tmp_path):
     samples = [sample(length) for length in (13, 10, 17, 19)]
     broken, designed, short, nothing = proteinmpnn(samples, mpnn(), tmp_path / "kept")
     assert designed == ["C" * 10, "D" * 10]
@@ -128,12 +128,12 @@ def test_failures_are_named_not_kept_and_do_not_stop_the_others(program, tmp_pat
     assert sorted(line.split()[0] for line in runs(program)) == ["10", *["13"] * 2, *["17"] * 2, *["19"] * 2]
 
 
-def test_if_all_fail_it_is_not_the_backbones_fault(program, tmp_path):
+def test_failure_for_all_backbones_is_an_error(program, tmp_path):
     with pytest.raises(DPLM2Error, match="no sequence could be designed for any backbone .*13 is too much"):
         proteinmpnn([sample(13), sample(17)], mpnn(), tmp_path / "kept")
 
 
-def test_a_missing_program_is_refused_although_some_designs_are_kept(program, tmp_path):
+def test_missing_program_is_an_error_despite_cached_designs(program, tmp_path):
     proteinmpnn([sample(10)], mpnn(), tmp_path / "kept")
     program.unlink()
     with pytest.raises(DPLM2Error, match=r"evaluation\.proteinmpnn\.template: the program 'mpnn' is not on PATH"):
@@ -142,7 +142,7 @@ def test_a_missing_program_is_refused_although_some_designs_are_kept(program, tm
 
 @dataclass(frozen=True)
 class JobWithFolds(Job):
-    """A job whose folding program knows these sequences alone."""
+    """A job whose folding program can fold only these sequences."""
 
     folds: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -159,7 +159,7 @@ def job(tmp_path: Path, folds: dict[str, np.ndarray]) -> JobWithFolds:
     return JobWithFolds("backbone", *places, settings, state=tmp_path / "state", folds=folds)
 
 
-# Of the first backbone the second design folds as wanted, of the second the first; of the third only one can be folded.
+# The second design of the first backbone folds correctly, the first of the second; of the third only one is foldable.
 FOLDS = {
     "C" * 10: backbone(10)[::-1].copy(), "D" * 10: backbone(10),
     "C" * 12: backbone(12), "D" * 12: backbone(12)[::-1].copy(),
@@ -167,7 +167,7 @@ FOLDS = {
 }  # fmt: skip
 
 
-def test_the_design_that_folds_best_counts(program, tmp_path):
+def test_best_folding_design_is_evaluated(program, tmp_path):
     samples = [sample(length) for length in (10, 13, 12, 14)]
     sequences, folded, name = best_designs(job(tmp_path, FOLDS), samples)
     assert sequences == ["D" * 10, "", "C" * 12, "D" * 14]
@@ -178,7 +178,7 @@ def test_the_design_that_folds_best_counts(program, tmp_path):
     assert len(list((tmp_path / "state" / "folding").glob("proteinmpnn-*/*.json"))) == 3
 
 
-def test_a_backbone_without_a_design_is_a_failed_sample(program, tmp_path):
+def test_backbone_without_a_design_is_a_failed_sample(program, tmp_path):
     rows = [
         {
             "sample_id": f"s{length}", "model": "model", "task": "backbone", "problem": "", "seed": 0, "length": length,
@@ -194,7 +194,7 @@ def test_a_backbone_without_a_design_is_a_failed_sample(program, tmp_path):
     assert metrics["sequence_entropy"].isna().to_dict() == metrics["failed"].to_dict()
     summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("metric")
     assert set(summary["n_failed"]) == {1}
-    # A share counts the failed sample as a miss, a quantity leaves it out.
+    # Fractions count the failed sample as a miss, other metrics exclude it.
     assert summary.loc["designable_sc_rmsd_2", ["value", "n"]].to_list() == [0.75, 4]
     assert summary.loc["sc_rmsd", ["value", "n"]].to_list() == [pytest.approx(0, abs=1e-4), 3]
     assert summary.loc["sequence_entropy", "n"] == 3

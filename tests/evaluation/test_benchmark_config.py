@@ -24,7 +24,7 @@ PUBLISHED["benchmark"] = PUBLISHED["paper_650m"]
 METRICS = {"folding": "tm_score", "inverse-folding": "recovery"}
 
 
-def test_benchmark_configuration_is_valid_and_as_published():
+def test_benchmark_configuration_has_the_published_settings():
     whole = load(CONFIG / "benchmark.yaml")
     tasks, settings = whole.generation, whole.evaluation
     assert tasks["co-generation"].lengths == (100, 200, 300, 400, 500)
@@ -35,7 +35,7 @@ def test_benchmark_configuration_is_valid_and_as_published():
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "ablations"])
-def test_designs_are_folded_by_the_program_of_the_paper(name):
+def test_designs_are_folded_by_the_papers_program(name):
     assert load(CONFIG / f"{name}.yaml").evaluation.folding_backend == "esmfold"
 
 
@@ -44,7 +44,7 @@ def without_figures(task: str, dataset: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_test_sets_find_the_figures_published_for_the_size(name):
+def test_test_sets_have_published_values_of_the_model_size(name):
     whole = load(CONFIG / f"{name}.yaml")
     tasks = {(section.task, section.dataset) for section in whole.generation.values() if section.dataset}
     assert tasks == {(task, dataset) for task in METRICS for dataset in TEST_SETS}
@@ -56,7 +56,7 @@ def test_test_sets_find_the_figures_published_for_the_size(name):
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "ablations"])
-def test_reconstructions_stand_beside_the_published_tokenizer(name):
+def test_reconstructions_are_compared_with_the_published_tokenizer(name):
     whole = load(CONFIG / f"{name}.yaml")
     assert set(TEST_SETS) <= set(whole.datasets) and "cameo2022" in whole.evaluation.reconstruction
     table = compare_with_published(without_figures("reconstruction", "cameo2022"), "")
@@ -69,7 +69,7 @@ def packages(environment: str) -> set[str]:
     return {entry.split()[0] for entry in listed if isinstance(entry, str)}
 
 
-def test_samples_are_evaluated_where_all_is_that_the_benchmark_calls():
+def test_evaluation_environment_has_all_programs_of_the_benchmark():
     evaluation = load(CONFIG / "benchmark.yaml").evaluation
     assert evaluation.diversity == evaluation.novelty == "foldseek" and evaluation.released_tm_score
     rule = (ROOT / "rules" / "evaluation.smk").read_text(encoding="utf-8").split("rule evaluate_samples:")[1]
@@ -79,14 +79,14 @@ def test_samples_are_evaluated_where_all_is_that_the_benchmark_calls():
     assert packages("dplm2") - {"pytorch"} <= packages("esmfold")
 
 
-def test_lists_of_test_sets_are_whole():
+def test_lists_of_test_sets_are_complete():
     lists = {path.stem: path.read_text().splitlines() for path in (CONFIG / "test_sets").glob("*.txt")}
     names = {name: [line for line in lines if not line.startswith("#")] for name, lines in lists.items()}
     assert {name: len(set(entries)) for name, entries in names.items()} == {"cameo2022": 183, "pdb_date": 449}
     assert "7w2p" in names["pdb_date"]  # the released evaluator scores it as RMSD 100 whatever the prediction
 
 
-def test_cameo_list_is_that_of_the_corpus(corpus_folder):
+def test_cameo_list_equals_the_corpus(corpus_folder):
     lines = (CONFIG / "test_sets" / "cameo2022.txt").read_text().splitlines()
     names = {line for line in lines if not line.startswith("#")}
     assert names == {path.name.split(".")[0] for path in (corpus_folder / "cameo2022").iterdir()}

@@ -1,4 +1,4 @@
-"""Benchmarks through the command line: with natives as predictions all is perfect; failures keep their rows."""
+"""Benchmarks from the command line: natives as predictions have perfect scores; failed samples keep their rows."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ from dplm2.training import log
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "test"
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
-# "Folds" a sequence by looking up the structure of that sequence; others it refuses.
+# "Folds" known sequences by looking up their structures; refuses others.
 LOOK_UP = """\
 import shutil, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ for entry in fasta.read_text().split(">")[1:]:
 
 @pytest.fixture(scope="module")
 def natives() -> dict[str, tuple[str, np.ndarray]]:
-    """Sequence (made up, all different) and backbone of each of the demo's test chains."""
+    """Synthetic, distinct sequence and backbone of each of the demo's test chains."""
     random = np.random.default_rng(0)
     found = {path.name.split(".")[0]: read_backbone(path)[0] for path in sorted(DEMO.glob("*.bcif.gz"))}
     return {name: ("".join(random.choice(list(LETTERS), size=len(b))), b) for name, b in found.items()}
@@ -50,7 +50,7 @@ def natives() -> dict[str, tuple[str, np.ndarray]]:
 
 @pytest.fixture
 def workplace(tmp_path, natives) -> Path:
-    """A folder with chains, the program that looks structures up, and its configuration."""
+    """A folder with chains, the look-up program, and its configuration."""
     rows = [
         {
             "chain_id": name, "dataset": "test", "source_file": name, "source_sha256": "", "source_id": name,
@@ -73,7 +73,7 @@ def workplace(tmp_path, natives) -> Path:
 
 
 def write_samples(folder: Path, task: str, natives: dict, **changed) -> None:
-    """Samples that are the natives themselves."""
+    """Write the natives as samples."""
     rows = []
     for name, (sequence, backbone) in natives.items():
         row = {
@@ -105,7 +105,7 @@ def test_folding_of_natives_is_perfect(workplace, natives):
     assert summary["match_tm_score_0.8"] == 1
 
 
-def test_a_fold_matches_from_its_threshold_on(workplace, natives, monkeypatch):
+def test_fold_matches_at_or_above_the_threshold(workplace, natives, monkeypatch):
     def compared(predictions, *_):
         scores = np.resize([0.8, np.nextafter(0.8, 0)], len(predictions))
         return {name: scores if name == "tm_score" else np.ones(len(scores)) for name in folding.COLUMNS}
@@ -117,7 +117,7 @@ def test_a_fold_matches_from_its_threshold_on(workplace, natives, monkeypatch):
     assert metrics["match_tm_score_0.8"].any() and not metrics["match_tm_score_0.8"].all()
 
 
-def test_three_residues_of_a_native_are_enough_to_compare_with():
+def test_native_with_three_residues_is_compared():
     prediction, native = np.zeros((2, 5, 4, 3))
     native[3:] = np.nan
     assert folding._failure(prediction, native) is None
@@ -149,7 +149,7 @@ def test_inverse_folding_to_the_native_sequence_is_perfect(workplace, natives):
     assert set(metrics["backend"]) == {"command"}
 
 
-def test_a_sequence_that_cannot_be_folded_stays_as_a_failed_sample(workplace, natives):
+def test_unfoldable_sequence_is_a_failed_sample(workplace, natives):
     bad = next(iter(natives))
     write_samples(
         workplace / "samples", "co-generation", natives,
@@ -166,7 +166,7 @@ def test_a_sequence_that_cannot_be_folded_stays_as_a_failed_sample(workplace, na
     assert summary["clashes_per_100_residues"] == 0
 
 
-def test_diversity_by_length_stands_with_the_groups(workplace, natives):
+def test_diversity_is_reported_by_length(workplace, natives):
     bad = next(iter(natives))
     write_samples(
         workplace / "samples", "co-generation", natives,
@@ -186,7 +186,7 @@ def test_diversity_by_length_stands_with_the_groups(workplace, natives):
     assert shares == {f"length={length}": pytest.approx(share) for length, share in succeeded.items()}
 
 
-def test_scaffolding_succeeds_where_the_motif_is_held(workplace, natives):
+def test_scaffolding_succeeds_if_the_motif_is_kept(workplace, natives):
     positions = [4, 5, 6, 7, 20, 21, 22]
     broken = list(natives)[1]
 
@@ -215,7 +215,7 @@ def test_scaffolding_succeeds_where_the_motif_is_held(workplace, natives):
     assert whole.loc["problems_solved", "failed_rule"] == "counted as a miss"
 
 
-def test_second_run_folds_nothing(workplace, natives):
+def test_second_run_reuses_all_folds(workplace, natives):
     write_samples(workplace / "samples", "sequence", natives, backbone=lambda *_: None)
     _, first = evaluate(workplace, "sequence")
     (workplace / "look_up.py").write_text("raise SystemExit('folds again')")
@@ -242,7 +242,7 @@ def test_target_of_another_length_is_refused(workplace, natives, capsys):
 
 
 class Identity:
-    """A tokenizer that loses nothing: its tokens are places in a list of what it has seen."""
+    """A lossless tokenizer: its tokens are indices into a list of encoded residues."""
 
     codebook_size, fingerprint, codes_fingerprint = 512, "identity", "identity"
 
@@ -260,7 +260,7 @@ class Identity:
         return [Decoded(np.stack([self.seen[t] for t in row]), None) for row in tokens]
 
 
-def test_reconstruction_without_loss_is_perfect_also_with_missing_residues(natives):
+def test_lossless_reconstruction_is_perfect_despite_missing_residues(natives):
     backbones = [backbone.copy() for _, backbone in natives.values()]
     backbones[0][10:14] = np.nan
     codes, metrics = reconstruction.reconstruct(Identity(), backbones, EvaluationSettings.make(batch_size=2))
@@ -270,7 +270,7 @@ def test_reconstruction_without_loss_is_perfect_also_with_missing_residues(nativ
     assert not metrics["failed"].any()
 
 
-def test_tokens_that_are_there_are_decoded_and_nothing_is_encoded(tmp_path, natives):
+def test_existing_tokens_are_decoded_without_encoding(tmp_path, natives):
     backbones = [backbone for _, backbone in natives.values()]
     tokenizer = Identity()
     codes = tokenizer.encode(backbones)
@@ -296,7 +296,7 @@ def test_tokens_that_are_there_are_decoded_and_nothing_is_encoded(tmp_path, nati
         reconstruction._tokens_of(job, list(natives), tokenizer)
 
 
-def test_a_model_that_knows_nothing_has_the_entropy_of_the_classes(tmp_path, monkeypatch, capsys):
+def test_zero_head_has_the_entropy_of_uniform_classes(tmp_path, monkeypatch, capsys):
     from transformers import EsmForMaskedLM
 
     from dplm2.language.model_folder import esm_config
@@ -359,7 +359,7 @@ def test_impossible_settings_and_settings_without_effect_are_refused(section):
         load({"evaluation": section})
 
 
-def test_command_template_with_spaces_in_paths(tmp_path):
+def test_command_templates_allow_spaces_in_paths(tmp_path):
     from dplm2.evaluation.backends.command import run_command
 
     folder = tmp_path / "with space"

@@ -1,4 +1,4 @@
-"""Diversity of sets: what is clustered, what clusters are divided by, and which program compared the pairs."""
+"""Diversity of sets: clustered structures, denominators, and the programs that compare pairs."""
 
 import itertools
 import sys
@@ -25,8 +25,8 @@ def rows_by_group(metrics, structures, names, **section) -> dict[tuple[str, str]
     return {(row.get("group", ""), row["metric"]): row for row in rows}
 
 
-def test_designable_structures_are_clustered_alone_and_divided_by_all_samples(monkeypatch):
-    """The hub joins two others into one cluster; it is not designable, and without it they are two clusters."""
+def test_only_designable_structures_are_clustered(monkeypatch):
+    """One structure joins two others into a cluster; it is not designable, and without it they are two clusters."""
     scores = np.array([[1, 0.7, 0.7], [0.7, 1, 0.2], [0.7, 0.2, 1]])
     monkeypatch.setitem(diversity.ALL_PAIRS, "tm_score", lambda traces: scores[: len(traces), : len(traces)])
     names = ["hub", "one", "other", "failed", "alone"]
@@ -50,8 +50,8 @@ def test_designable_structures_are_clustered_alone_and_divided_by_all_samples(mo
     assert rows["", "inner_tm_tm_score"]["median"] == 0.7
 
 
-def test_interval_of_a_mean_over_pairs_draws_structures():
-    """As by drawing structures one by one; structures that are unlike all others make it wide."""
+def test_interval_over_pairs_resamples_structures():
+    """As by an explicit bootstrap of structures; structures unlike all others widen the interval."""
     random, n = np.random.default_rng(1), 12
     own = random.normal(0.5, 0.1, n)
     scores = np.where(np.triu(np.ones((n, n)), 1) > 0, (own[:, None] + own) / 2, np.nan)
@@ -67,7 +67,7 @@ def test_interval_of_a_mean_over_pairs_draws_structures():
     assert np.isnan(diversity.mean_of_pairs_interval([np.empty((0, 0))], 100)).all()
 
 
-# Every structure is a cluster of its own; searches answer as the real program did for these chains.
+# Every structure is its own cluster; searches return what the real program returned for these chains.
 STAND_IN = """\
 #!{python}
 import shutil, sys
@@ -83,7 +83,7 @@ else:
 """
 
 
-def test_inner_tm_of_foldseek_is_that_of_its_search_of_the_set_in_itself(tmp_path, recorded):
+def test_inner_tm_of_foldseek_is_from_its_self_search(tmp_path, recorded):
     folder = recorded("foldseek")
     program = tmp_path / "foldseek"
     program.write_text(STAND_IN.format(python=sys.executable, recorded=str(folder)))

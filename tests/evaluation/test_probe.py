@@ -1,4 +1,4 @@
-"""Linear probes find what is linear, and nothing where there is nothing."""
+"""Linear probes find linear relations, and none in noise."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ def data(rows: int = 300, width: int = 12):
     return features, features @ direction, splits, random
 
 
-def test_regression_equals_least_squares_where_there_is_no_noise():
+def test_regression_without_noise_equals_least_squares():
     features, values, splits, _ = data()
     probe = fit_probe(features, values, splits)
     train = splits == "train"
@@ -40,7 +40,7 @@ def test_classification_finds_separable_classes_and_guesses_on_noise():
     assert fit_probe(features, noise, splits).scores["test"] < 0.5
 
 
-def test_a_missing_split_is_named():
+def test_missing_split_is_named():
     features, values, splits, _ = data()
     with pytest.raises(DPLM2Error, match="validation"):
         fit_probe(features, values, np.where(splits == "validation", "train", splits))

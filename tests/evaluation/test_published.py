@@ -1,4 +1,4 @@
-"""Comparison with published figures."""
+"""Comparison with published values."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_every_counterpart_is_in_the_published_table():
         assert (counterpart.published_task, counterpart.published_metric) in there
 
 
-def test_difference_interval_and_what_is_missing():
+def test_differences_intervals_and_missing_values():
     summary = rows("inverse-folding", "cameo2022", ("recovery", 0.5, 0.51, 0.48, 0.52))
     table = compare_with_published(summary, "DPLM-2 650M")
     # DPLM-2 v1, table 5, CAMEO 2022, 650M: recovery 49.01 mean and 50.10 median, scTM 0.88 and 0.93.
@@ -49,7 +49,7 @@ def test_difference_interval_and_what_is_missing():
     assert set(consistency["ours"]) == {"missing"}
 
 
-def test_published_figure_outside_of_the_interval():
+def test_published_value_outside_the_interval_is_marked():
     table = compare_with_published(
         rows("co-generation", "unconditional", ("sc_tm", 0.5, 0.5, 0.45, 0.55)), "DPLM-2 650M"
     )
@@ -57,7 +57,7 @@ def test_published_figure_outside_of_the_interval():
     assert (line["published"], line["in_interval"]) == (0.925, "no")
 
 
-def test_each_ablation_stands_beside_its_own():
+def test_each_ablation_is_compared_with_its_own_value():
     """DPLM-2, table 3: without sequence pre-training and on PDB alone scTM at length 100 is 0.9241, with it 0.9610."""
     ours = rows("co-generation", "unconditional", ("sc_tm", 0.9, 0.9, 0.8, 1.0), group="length=100")
     names = {"plain": "DPLM-2 650M no seq-pretrain, no synthetic", "warm": "DPLM-2 650M seq-pretrain, no synthetic"}
@@ -77,7 +77,7 @@ WITHOUT = "DPLM-2 650M no seq-pretrain, no synthetic"
 @pytest.mark.parametrize(
     ("task", "metric", "group", "model", "published_figure"),
     [
-        # DPLM-2, table 2: MaxCluster and inner-TM, by what was generated.
+        # DPLM-2, table 2: MaxCluster and inner-TM, by task.
         ("co-generation", DESIGNABLE, "", "DPLM-2 650M", 0.545),
         ("backbone", DESIGNABLE, "", "DPLM-2 650M", 0.575),
         ("sequence", "max_cluster_foldseek_0.5", "", "DPLM-2 650M", 0.7),
@@ -86,12 +86,12 @@ WITHOUT = "DPLM-2 650M no seq-pretrain, no synthetic"
         # Tables 3 and 8: clusters of 100 at a length.
         ("co-generation", DESIGNABLE, "length=100", WITHOUT, 0.20),
         ("co-generation", DESIGNABLE, "length=500", "DPLM-2 650M self-mixup on", 0.38),
-        # The released checkpoint's, in the authors' notebook.
+        # The released checkpoint's values, from the authors' notebook.
         ("co-generation", DESIGNABLE, "length=100", "DPLM-2 650M", 0.68),
         ("co-generation", DESIGNABLE, "length=500", "DPLM-2 650M", 0.53),
     ],
 )
-def test_diversity_stands_beside_the_published_one(task, metric, group, model, published_figure):
+def test_diversity_is_compared_with_the_published_value(task, metric, group, model, published_figure):
     ours = rows(task, "unconditional", (metric, 0.5, np.nan, np.nan, np.nan), group=group)
     table = compare_with_published(ours, model)
     line = table[(table["metric"] == metric) & (table["group"] == group)]
@@ -100,13 +100,13 @@ def test_diversity_stands_beside_the_published_one(task, metric, group, model, p
 
 
 @pytest.mark.parametrize(("model", "published_figure"), [("DPLM-2 650M", 18), ("DPLM-2 3B", "missing")])
-def test_motif_figures_are_laid_beside_the_model_that_they_are_of(model, published_figure):
+def test_motif_results_are_compared_with_the_same_model(model, published_figure):
     ours = rows("scaffolding", "motif problems", ("problems_solved", 20, np.nan, np.nan, np.nan))
     table = compare_with_published(ours, model)
     assert table.loc[table["metric"] == "problems_solved", "published"].tolist() == [published_figure]
 
 
-def test_problems_are_laid_beside_problems():
+def test_motif_problems_are_compared_one_by_one():
     summary = pd.concat(
         [
             rows("scaffolding", "motif problems", ("success_motif_rmsd_1", 0.9, 1, 0.8, 1), group="problem=1PRW"),
@@ -121,7 +121,7 @@ def test_problems_are_laid_beside_problems():
     assert (table["group"].str.startswith("problem=")).sum() == 24
 
 
-def test_a_figure_that_nobody_published_says_so():
+def test_metric_without_published_value_is_reported():
     table = compare_with_published(rows("folding", "my proteins", ("tm_score", 0.5, 0.5, 0.4, 0.6)), "DPLM-2 650M")
     assert table["published"].tolist() == ["missing"]
 
@@ -140,7 +140,7 @@ def test_tables_are_written(tmp_path):
     assert text.count(r"\\") == 1 + len(written)
 
 
-def test_a_reconstruction_is_printed_beside_the_published_tokenizer(tmp_path):
+def test_reconstruction_is_printed_with_the_published_value(tmp_path):
     """DPLM-2, figure 2A: the tokenizer with 8,192 codes reconstructs CAMEO 2022 at an RMSD of 2.58."""
     for dataset, expected in (("cameo2022", "LFQ-8k"), ("mine", "no published values")):
         summary = rows("reconstruction", dataset, ("ca_rmsd_trained", 4.25, 4.0, 4.0, 4.5))
@@ -160,7 +160,7 @@ def test_a_reconstruction_is_printed_beside_the_published_tokenizer(tmp_path):
         ("summed up", "tm_score 0.8 0.75 0.84 0.86 97 3 esmfold"),
     ],
 )
-def test_intervals_failed_samples_and_their_rule_stand_in_every_table(tmp_path, capsys, table, line):
+def test_tables_have_intervals_and_the_rule_for_failed_samples(tmp_path, capsys, table, line):
     source = Source("mine", "folding", "CAMEO2022", "esmfold")
     summary = [summary_row(source, "tm_score", 0.8, 97, 3, 0.86, 0.75, 0.84)]
     pd.DataFrame(summary).to_csv(tmp_path / "summary.csv", index=False)
@@ -173,9 +173,9 @@ def test_intervals_failed_samples_and_their_rule_stand_in_every_table(tmp_path, 
     text = " ".join(texts[table].split())
     assert line in text
     assert "failed samples are left out of quantities" in text
-    assert "misses" not in text  # no share is in these tables
+    assert "misses" not in text  # no fractions in these tables
 
 
-def test_both_rules_are_told_where_a_table_holds_both():
+def test_table_with_both_rules_states_both():
     note = rule_note(["counted as a miss", "left out", "left out", "missing"])
     assert note.startswith("failed samples are left out of quantities; failed samples count as misses in shares")

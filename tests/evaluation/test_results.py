@@ -39,7 +39,7 @@ def test_interval_covers_the_true_mean_about_95_times_in_100():
     assert 0.88 <= covered <= 0.98
 
 
-def test_failed_samples_are_left_out_of_quantities_and_count_as_misses_in_shares():
+def test_failed_samples_count_only_in_fractions():
     metrics = pd.DataFrame(
         {
             "failed": [False, False, True],
@@ -55,7 +55,7 @@ def test_failed_samples_are_left_out_of_quantities_and_count_as_misses_in_shares
     assert share["failed_rule"] == "counted as a miss"
 
 
-def test_written_table_has_the_agreed_columns(tmp_path):
+def test_summary_has_the_documented_columns(tmp_path):
     metrics = pd.DataFrame({"failed": [False, False], "rmsd": [1.0, 2.0]})
     rows = summarize(metrics, ["rmsd"], SOURCE, 0)
     write_results(tmp_path, metrics, rows, RunRecord("evaluate", {}, {}))
@@ -86,7 +86,7 @@ def test_sequence_entropy():
 
 
 def test_clusters_of_a_known_matrix():
-    # 0-1-2 are near one another, 3 is near 2 only, 4 is alone: 2 has most neighbours and takes 0, 1 and 3.
+    # 0, 1, 2 are close to each other, 3 only to 2, 4 to none: 2 has most neighbours and clusters with 0, 1 and 3.
     scores = np.eye(5)
     for i, j in [(0, 1), (0, 2), (1, 2), (2, 3)]:
         scores[i, j] = scores[j, i] = 0.7
@@ -94,7 +94,7 @@ def test_clusters_of_a_known_matrix():
     assert len(set(linked_clusters(scores, 0.9))) == 5
 
 
-def test_clusters_reach_to_exactly_the_threshold():
+def test_clusters_include_the_threshold():
     scores = np.array([[1.0, 0.5], [0.5, 1.0]])
     assert len(set(linked_clusters(scores, 0.5))) == 1
     assert len(set(linked_clusters(scores, 0.5 + 1e-9))) == 2
@@ -104,8 +104,8 @@ def test_clusters_reach_to_exactly_the_threshold():
     ("sc_tm", "rmsd", "expected"),
     [(0.5, 2.0, (True, True)), (np.nextafter(0.5, 0), np.nextafter(2.0, 3), (False, False)), (0.6, 1.9, (True, True))],
 )
-def test_designable_is_at_least_the_tm_score_and_at_most_the_rmsd(monkeypatch, sc_tm, rmsd, expected):
-    """As the released evaluator (scTM >= 0.5) and the field (scRMSD <= 2) have it."""
+def test_designable_thresholds_are_inclusive(monkeypatch, sc_tm, rmsd, expected):
+    """As in the released evaluator (scTM >= 0.5) and in the field (scRMSD <= 2)."""
     values = {"tm_score": [sc_tm], "bb_rmsd": [rmsd], "ca_rmsd": [rmsd], "lddt_ca": [0.5]}
     monkeypatch.setattr(module, "compare", lambda *_: {name: np.array(value) for name, value in values.items()})
     backbone = np.zeros((5, 4, 3))
@@ -117,7 +117,7 @@ def test_designable_is_at_least_the_tm_score_and_at_most_the_rmsd(monkeypatch, s
     ("rmsd", "confidence", "succeeds"),
     [(0.999, 0.81, True), (1.0, 0.81, False), (0.999, 0.8, False), (0.5, 0.79, False), (np.nan, 0.9, False)],
 )
-def test_a_motif_is_held_strictly_below_its_rmsd_and_above_its_confidence(rmsd, confidence, succeeds):
+def test_motif_thresholds_are_exclusive(rmsd, confidence, succeeds):
     settings = EvaluationSettings.make(motif_sc_tm=0.8, motif_plddt=80.0)
     for name, value in (("sc_tm", confidence), ("plddt", 100 * confidence)):
         metrics = pd.DataFrame({"motif_rmsd": [rmsd], name: [value], "failed": [False]})
@@ -125,7 +125,7 @@ def test_a_motif_is_held_strictly_below_its_rmsd_and_above_its_confidence(rmsd, 
         assert not scaffolding.successes(metrics.assign(failed=True), settings).any()
 
 
-def test_limits_of_length_are_lengths_that_are_evaluated():
+def test_length_limits_are_inclusive():
     settings = EvaluationSettings.make(min_length=10, max_length=20)
     lengths = (9, 10, 20, 21)
     samples = [SimpleNamespace(sample_id=str(length), problem="", length=length) for length in lengths]
@@ -136,7 +136,7 @@ def test_limits_of_length_are_lengths_that_are_evaluated():
     assert chosen == ([1, 2], left_out)
 
 
-def test_foldseek_output_is_read(recorded):
+def test_foldseek_output_is_parsed(recorded):
     from dplm2.evaluation.backends.foldseek import count_clusters, highest_tm_scores, read_clusters, read_search
 
     clusters = read_clusters(recorded("foldseek/cluster_cluster.tsv"))
@@ -152,7 +152,7 @@ def test_foldseek_output_is_read(recorded):
         read_search(recorded("foldseek/search_default.tsv"))
 
 
-def test_clusters_of_scores_are_about_those_of_foldseek(recorded):
+def test_clusters_are_close_to_foldseeks(recorded):
     from dplm2.evaluation.backends.foldseek import read_clusters, read_search
 
     search = read_search(recorded("foldseek/search.tsv"))
@@ -165,7 +165,7 @@ def test_clusters_of_scores_are_about_those_of_foldseek(recorded):
         assert ours[member] == ours[representative]
 
 
-def test_foldseek_that_is_not_there_says_how_to_get_it(tmp_path):
+def test_error_for_missing_foldseek_says_how_to_install_it(tmp_path):
     from dplm2.evaluation.backends.foldseek import cluster
     from dplm2.settings.evaluation import FoldseekSettings
 
@@ -189,8 +189,8 @@ else:
 """
 
 
-def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, recorded):
-    """A stand-in that takes down its words and answers as the real program did for these chains and settings."""
+def test_foldseek_is_called_with_the_papers_options(tmp_path, recorded):
+    """With a mock that records its arguments and returns what the real program returned."""
     from dplm2.evaluation.backends.foldseek import cluster, novelty
     from dplm2.settings.evaluation import FoldseekSettings
 
@@ -201,7 +201,7 @@ def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, recorded):
     structures = {name: np.arange(60, dtype=np.float32).reshape(5, 4, 3) for name in chains}
     settings = FoldseekSettings.make(program=str(program), database="known", threads=3)
     assert len(set(cluster(structures, settings, 0.5).values())) == 38
-    # Each of them is among what is searched.
+    # Each of them is in the searched set.
     assert set(novelty(structures, settings).values()) == {1.0}
     clustered, searched = ((tmp_path / "calls.txt").read_text().splitlines()[i] for i in (0, 1))
     words = "--alignment-type 1 --cov-mode 0 --min-seq-id 0 --tmscore-threshold 0.5 --threads 3"
@@ -211,7 +211,7 @@ def test_foldseek_is_called_as_the_paper_calls_it(tmp_path, recorded):
     assert "\tknown\t" in searched
 
 
-def test_samples_are_left_out_by_name_and_length_and_it_is_told():
+def test_samples_excluded_by_name_or_length_are_reported():
     samples = [EvaluatedSample(name, "m", "folding", "A" * length, problem) for name, length, problem in (
         ("a", 30, "7w2p"), ("b", 30, "1abc"), ("c", 9, "1abc"), ("d", 90, "1abc"), ("e", 30, None),
     )]  # fmt: skip
@@ -219,5 +219,5 @@ def test_samples_are_left_out_by_name_and_length_and_it_is_told():
     remaining, left_out = kept(samples, chosen)
     assert [sample.sample_id for sample in remaining] == ["b"]
     assert left_out == {"a": "excluded by name", "c": "9 residues", "d": "90 residues", "e": "excluded by name"}
-    # No name is left out unless the configuration says so.
+    # No name is excluded unless configured.
     assert len(kept(samples, EvaluationSettings.make())[0]) == 5

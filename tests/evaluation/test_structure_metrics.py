@@ -46,7 +46,7 @@ def demo_backbones() -> list[np.ndarray]:
 
 
 def rotated(points: np.ndarray, seed: int) -> np.ndarray:
-    """Turned by a random rotation and moved far away."""
+    """Rotated randomly and moved far away."""
     random = np.random.default_rng(seed)
     turn, _ = np.linalg.qr(random.normal(size=(3, 3)))
     turn[:, 0] *= np.sign(np.linalg.det(turn))
@@ -62,21 +62,21 @@ def recorded_pairs(recorded):
     return models, natives, {name: np.array([float(row[name]) for row in rows]) for name in names}
 
 
-def test_tm_score_is_that_of_the_tm_score_program(recorded_pairs):
+def test_tm_score_equals_the_tm_score_programs(recorded_pairs):
     models, natives, recorded = recorded_pairs
     difference = tm_scores(models, natives) - recorded["tm_score"]
     assert difference.min() > -0.002
     assert np.abs(difference).mean() < 0.005
 
 
-def test_quick_search_is_near_the_tm_score_program(recorded_pairs):
+def test_fast_search_is_close_to_the_tm_score_program(recorded_pairs):
     models, natives, recorded = recorded_pairs
     difference = tm_scores(models, natives, QUICK_SEARCH) - recorded["tm_score"]
     assert difference.min() > -0.03
     assert np.abs(difference).mean() < 0.002
 
 
-def test_rmsd_is_that_of_the_tm_score_program(recorded_pairs):
+def test_rmsd_equals_the_tm_score_programs(recorded_pairs):
     models, natives, recorded = recorded_pairs
     (model, there), (native, _) = pad(models), pad(natives)
     np.testing.assert_allclose(rmsd(model, native, there), recorded["rmsd"], atol=6e-4)  # it prints three digits
@@ -111,14 +111,14 @@ def test_missing_residues_have_no_secondary_structure_to_agree_with(demo_backbon
 
 
 @pytest.mark.parametrize("scale", RECORDED)
-def test_known_noise_gives_the_values_of_other_programs(ubiquitin, scale):
+def test_noisy_structures_have_the_values_of_other_programs(ubiquitin, scale):
     noise = np.random.default_rng(7).normal(scale=scale, size=ubiquitin.shape).astype(np.float32)
     values = compare([rotated(ubiquitin + noise, 3)], [ubiquitin])
     for name, expected in RECORDED[scale].items():
         assert values[name][0] == pytest.approx(expected, abs=5e-4), name
 
 
-def test_superposition_is_biotites(demo_backbones):
+def test_superposition_equals_biotites(demo_backbones):
     for seed, backbone in enumerate(demo_backbones):
         native = backbone[:, 1]
         model = rotated(native + np.random.default_rng(seed).normal(size=native.shape), seed)
@@ -136,7 +136,7 @@ def test_a_mirror_image_is_not_superposed_by_a_reflection(ubiquitin):
     assert rmsd(mirrored, native).item() > 5
 
 
-def test_rotation_in_closed_form_is_the_exact_one():
+def test_closed_form_rotation_is_exact():
     generator = torch.Generator().manual_seed(0)
     mobile, target = torch.randn(2, 200, 12, 3, generator=generator, dtype=torch.float64)
     target[:100] = mobile[:100] @ torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))[0]
@@ -148,7 +148,7 @@ def test_rotation_in_closed_form_is_the_exact_one():
     assert gained.abs().max() < 1e-8
 
 
-def test_what_is_missing_or_padding_does_not_count(ubiquitin):
+def test_missing_residues_and_padding_are_ignored(ubiquitin):
     native = ubiquitin[:, 1]
     model = native + np.random.default_rng(0).normal(scale=1.5, size=native.shape).astype(np.float32)
     kept = np.r_[0:20, 30:76]
@@ -163,8 +163,8 @@ def test_what_is_missing_or_padding_does_not_count(ubiquitin):
     assert batch[0] == pytest.approx(tm_scores([model], [native])[0], abs=1e-5)
 
 
-def test_what_a_model_lacks_is_not_forgiven(ubiquitin):
-    """Where the rest fits perfectly the score is the share of the native's residues that the model has."""
+def test_residues_missing_in_the_prediction_lower_the_score(ubiquitin):
+    """If the other residues fit perfectly, the score is the fraction of the native's residues that the model has."""
     native, model = ubiquitin[:, 1].copy(), rotated(ubiquitin[:, 1], 5)
     model[20:30] = np.nan
     assert tm_scores([model], [native])[0] == pytest.approx(66 / 76, abs=1e-5)
@@ -174,7 +174,7 @@ def test_what_a_model_lacks_is_not_forgiven(ubiquitin):
     assert tm_scores([model], [native])[0] == pytest.approx(1, abs=1e-5)
 
 
-def test_scale_of_tm_score():
+def test_tm_score_scale_depends_on_length():
     assert d0_of(100).item() == pytest.approx(1.24 * 85 ** (1 / 3) - 1.8)
     assert d0_of(10).item() == 0.5
     two = torch.zeros(1, 2, 3)
@@ -183,14 +183,14 @@ def test_scale_of_tm_score():
     assert tm_score(three, three).item() == pytest.approx(1)
 
 
-def test_lddt_counts_kept_distances():
+def test_lddt_counts_preserved_distances():
     native = torch.tensor([[[0.0, 0, 0], [3.8, 0, 0], [7.6, 0, 0], [30, 0, 0]]])
     moved = native.clone()
     moved[0, 2, 0] += 0.7  # distances 1-3 and 2-3 change by 0.7: kept at 1, 2 and 4 angstrom, not at 0.5
     assert lddt_ca(moved, native).item() == pytest.approx((4 + 2 * 3) / 12)
 
 
-def test_quick_search_of_all_pairs_comes_near_the_full_one(demo_backbones):
+def test_fast_search_of_all_pairs_is_close_to_the_full_one(demo_backbones):
     trace = demo_backbones[0][:60, 1]
     random = np.random.default_rng(0)
     traces = [trace + random.normal(scale=s, size=trace.shape).astype(np.float32) for s in (0.3, 1, 2, 4)]
@@ -203,19 +203,19 @@ def test_quick_search_of_all_pairs_comes_near_the_full_one(demo_backbones):
 
 
 def ideal_helix(length: int) -> np.ndarray:
-    """C-alpha helix of 3.6 residues a turn, the other atoms at fixed places beside them."""
+    """C-alpha helix of 3.6 residues per turn, with the other atoms at fixed offsets."""
     turn = np.radians(100) * np.arange(length)
     trace = np.stack([2.3 * np.cos(turn), 2.3 * np.sin(turn), 1.5 * np.arange(length)], axis=1)
     return np.repeat(trace[:, None], 4, axis=1).astype(np.float32)
 
 
-def test_secondary_structure_of_an_ideal_helix():
+def test_ideal_helix_is_recognised():
     found = fractions(ideal_helix(30)[:, 1])
     assert found["helix"] > 0.8
     assert sum(found.values()) == pytest.approx(1)
 
 
-def test_geometry_of_experimental_and_of_broken_backbones(demo_backbones):
+def test_geometry_distinguishes_experimental_from_broken_backbones(demo_backbones):
     for backbone in demo_backbones:
         values = backbone_geometry(backbone)
         assert values["clashes_per_100_residues"] == 0
@@ -228,7 +228,7 @@ def test_geometry_of_experimental_and_of_broken_backbones(demo_backbones):
     assert backbone_geometry(backbone)["clashes_per_100_residues"] > 0
 
 
-def test_released_score_looks_at_the_first_third_only(ubiquitin):
+def test_released_score_uses_only_the_first_third(ubiquitin):
     pytest.importorskip("tmtools")
     model = ubiquitin.copy()
     model[30:] += np.random.default_rng(0).normal(scale=30, size=model[30:].shape).astype(np.float32)
@@ -237,17 +237,17 @@ def test_released_score_looks_at_the_first_third_only(ubiquitin):
     assert values["tm_score"][0] < 0.6
 
 
-def test_tm_align_is_that_of_the_program(recorded_pairs):
+def test_tm_align_equals_the_programs(recorded_pairs):
     pytest.importorskip("tmtools")
     models, natives, recorded = recorded_pairs
     chosen = range(0, len(models), len(models) // 10)
     ours = np.array([aligner()(models[i], natives[i])[1] for i in chosen])
-    # Another release of the same algorithm, and a heuristic one.
+    # A different release of the same heuristic algorithm.
     np.testing.assert_allclose(ours, recorded["tm_align"][chosen], atol=0.02)
 
 
 @pytest.mark.parametrize("program", tm_align.PROGRAMS)
-def test_a_program_on_path_aligns_where_tmtools_is_missing(program, recorded_pairs, monkeypatch):
+def test_tm_align_program_replaces_missing_tmtools(program, recorded_pairs, monkeypatch):
     path = shutil.which(program)
     if path is None:
         pytest.skip(f"{program} is not on PATH")
@@ -261,14 +261,14 @@ def test_a_program_on_path_aligns_where_tmtools_is_missing(program, recorded_pai
     assert aligner()(whole, piece) == pytest.approx((len(piece) / len(whole), 1), abs=1e-3)
 
 
-def test_without_tm_align_it_is_said_how_to_get_it(monkeypatch):
+def test_error_for_missing_tm_align_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(tm_align, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(DPLM2Error, match="TMalign on PATH"):
         aligner()
 
 
-def test_output_of_tm_align_is_read():
+def test_tm_align_output_is_parsed():
     text = """Name of Chain_1: a.pdb (to be superimposed onto Chain_2)
 TM-score= 0.52285 (if normalized by length of Chain_1, i.e., LN=162, d0=4.81)
 TM-score= 0.51001 (if normalized by length of Chain_2, i.e., LN=170, d0=4.91)

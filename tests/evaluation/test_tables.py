@@ -1,4 +1,4 @@
-"""Tables as files: every format says the same."""
+"""Tables as files have the same content in every format."""
 
 import pandas as pd
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from dplm2.evaluation.tables import as_latex, write_table
 
 
-def test_parquet_has_the_numbers_of_the_csv_file_and_names_stay_names(tmp_path):
+def test_parquet_equals_csv_and_names_remain_text(tmp_path):
     table = pd.DataFrame({
         "model": ["007", "b"], "value": ["0.250", "1e-3"], "published": ["missing", 0.5], "mixed": [1, "one"],
         "designable": [True, None], "length": [3, 4], "difference": [0.1 + 0.2, float("nan")],
@@ -30,5 +30,5 @@ def test_latex_escapes_and_rounds():
 
 
 @pytest.mark.parametrize(("value", "cell"), [(100, "100"), ("0.04567", "0.0457"), ("", "--"), (None, "--")])
-def test_figures_of_a_latex_table(value, cell):
+def test_latex_tables_round_numbers(value, cell):
     assert as_latex(pd.DataFrame({"value": [value]})).splitlines()[4] == cell + r" \\"

@@ -95,7 +95,7 @@ def test_invalid_sequence_files_are_refused(tmp_path, text, message):
     (tmp_path / "a.fasta").write_text(text)
     with pytest.raises(DPLM2Error, match=message):
         SequenceStore.build([tmp_path / "a.fasta"], tmp_path / "store")
-    with pytest.raises(DPLM2Error, match="no such file"):
+    with pytest.raises(DPLM2Error, match="no such sequence file"):
         SequenceStore.build([tmp_path / "b.fasta"], tmp_path / "store")
 
 

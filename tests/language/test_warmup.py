@@ -257,7 +257,7 @@ def test_source_that_is_not_a_sequence_model_is_refused(tmp_path):
 def test_network_size_without_effect_is_refused():
     with pytest.raises(ConfigError, match="determines the network"):
         warmup.check_network("folder", SMALLEST)
-    with pytest.raises(ConfigError, match="needs"):
+    with pytest.raises(ConfigError, match="requires"):
         warmup.check_network("scratch", None)
 
 

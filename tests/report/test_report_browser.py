@@ -1,4 +1,4 @@
-"""The page in a real browser: no complaint in the console, the viewer has drawn, tables sort."""
+"""The page in a real browser: no errors in the console, the viewer draws, tables sort."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ FLAGS = [
 ]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
 
-# Clicks through the page as a reader would and leaves what it saw in the document.
+# Clicks through the page as a reader would, and records the observations in the document.
 CLICKS = """
 <script>
 const say = (name, value) => document.documentElement.setAttribute("data-" + name, value);
@@ -61,7 +61,7 @@ def page(report_folder):
 
 
 def visit(page, profile, width=1200):
-    """The document after its scripts have run, and what the console said."""
+    """The document after its scripts have run, and the messages of the console."""
     command = [
         CHROMIUM,
         *FLAGS,
@@ -74,15 +74,15 @@ def visit(page, profile, width=1200):
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def test_page_opens_without_complaint_and_the_viewer_draws(page, tmp_path):
+def test_page_opens_without_errors_and_the_viewer_draws(page, tmp_path):
     document, console = visit(page, tmp_path)
     assert console == []
     assert int(re.search(r'data-drawn="(\d+)"', document)[1]) > 100
 
 
-def test_tables_sort_and_filter_and_the_viewer_answers(page, tmp_path):
+def test_tables_sort_and_filter_and_the_viewer_reacts(page, tmp_path):
     clicked = tmp_path / "clicked.html"
-    # The page's own policy allows no other script: this copy is without it.
+    # The page's content policy forbids other scripts and is removed from this copy.
     html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
     clicked.write_text(html.replace("</body>", CLICKS + "</body>"))
     document, console = visit(clicked, tmp_path, width=500)
@@ -99,7 +99,7 @@ def test_tables_sort_and_filter_and_the_viewer_answers(page, tmp_path):
     assert said["wide"] == "false"
 
 
-def test_the_policy_keeps_foreign_scripts_from_running(page, tmp_path):
+def test_content_policy_blocks_foreign_scripts(page, tmp_path):
     attacked = tmp_path / "attacked.html"
     attack = '<script>document.documentElement.dataset.attacked = "yes"</script>'
     attacked.write_text(page.read_text().replace("</body>", attack + "</body>"))

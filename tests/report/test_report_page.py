@@ -30,7 +30,7 @@ def settings(**replaced) -> ReportSettings:
 
 
 class Page(HTMLParser):
-    """Elements, texts and whether every element is closed where it should be."""
+    """Elements, texts, and whether all elements are closed correctly."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_page_is_well_formed_and_ids_are_unique(page):
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_page_refers_to_nothing_outside(html, page):
+def test_page_is_self_contained(html, page):
     links = [
         value
         for _, attributes in page.elements
@@ -87,20 +87,20 @@ def test_page_refers_to_nothing_outside(html, page):
     assert "@import" not in html
 
 
-def test_references_inside_the_page_lead_somewhere(html, page):
+def test_internal_links_resolve(html, page):
     wanted = {
         attributes[name][1:] for _, attributes in page.elements for name in ("href", "xlink:href") if name in attributes
     } | set(re.findall(r"url\(#([^)]+)\)", html))
     assert wanted <= set(page.ids)
 
 
-def test_every_figure_has_a_caption_that_says_something(html):
+def test_every_figure_has_a_caption(html):
     found = re.findall(r"<figure>.*?<figcaption>(.*?)</figcaption></figure>", html, flags=re.DOTALL)
     assert len(found) == html.count("<figure>") >= 15
     assert all(len(caption.split()) >= 5 for caption in found)
 
 
-def test_hostile_names_are_text(tmp_path):
+def test_hostile_names_are_escaped(tmp_path):
     folder = make_results(
         tmp_path / "results", model=HOSTILE, stages=("structures", "evaluation", "samples"), tasks=TASKS[:3]
     )
@@ -116,7 +116,7 @@ def test_hostile_names_are_text(tmp_path):
     assert HOSTILE in "".join(page.texts)
 
 
-def test_data_for_scripts_cannot_end_their_element():
+def test_embedded_data_cannot_close_the_script_element():
     html = render("viewer.html", block=Viewer([HOSTILE]))
     inner = html.rstrip().split('<script type="application/json" id="viewer-data">')[1].removesuffix("</script>")
     assert "<" not in inner
@@ -124,7 +124,7 @@ def test_data_for_scripts_cannot_end_their_element():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_any_stage_alone_gives_a_page_that_says_what_was_not_run(tmp_path, stage):
+def test_page_of_one_stage_lists_the_stages_not_run(tmp_path, stage):
     folder = make_results(tmp_path / "results", stages=(stage,), tasks=("folding",))
     html, _ = build_page(read_results(folder), settings(max_training_figures=1))
     page = Page(html)
@@ -134,7 +134,7 @@ def test_any_stage_alone_gives_a_page_that_says_what_was_not_run(tmp_path, stage
     assert ("<li>Nothing was trained" in html) == (stage not in ("tokenizers", "models"))
 
 
-def test_cards_and_captions_say_which_way_is_better(html):
+def test_cards_and_captions_state_the_direction(html):
     for title in ("scTM \u2191", "scRMSD \u2193", "problems solved \u2191", "sequence cross-entropy, trained \u2193"):
         assert f"<dt>{title}</dt>" in html
     table = re.search(r'<table id="metrics-table".*?</table>', html, flags=re.DOTALL)[0]
@@ -143,11 +143,11 @@ def test_cards_and_captions_say_which_way_is_better(html):
     assert len(rows) == len({row[0] for row in rows})
 
 
-def test_a_whole_run_lacks_nothing(html):
+def test_page_of_a_complete_run_lists_no_missing_stage(html):
     assert "Not in this report" not in html
 
 
-def test_the_notice_is_there_and_the_note(tmp_path):
+def test_page_has_the_notice_of_tiny_models_and_the_note(tmp_path):
     folder = make_results(tmp_path / "results", stages=("tokenizers",))
     html, _ = build_page(read_results(folder), settings(note="Mind the gap.", max_training_figures=1))
     assert "These models are tiny" in html
@@ -160,8 +160,8 @@ def test_numbers_sort_by_their_full_value():
     assert html.count("data-value") == 2
 
 
-def test_viewer_data_lie_over_one_another(run_folder):
-    """The helper turns and shifts each prediction; superposed, it must lie within its noise of the design."""
+def test_structures_in_the_viewer_are_superposed(run_folder):
+    """The fixture rotates and shifts each prediction; superposed, it is within its noise of the design."""
     samples = chosen_samples(read_results(run_folder), 8)
     assert 3 <= len(samples) <= 8
     assert json.loads(json.dumps(samples)) == samples
@@ -176,7 +176,7 @@ def test_viewer_data_lie_over_one_another(run_folder):
 
 
 def test_viewer_keeps_handedness(run_folder):
-    """A turn that made the view larger must not have made a mirror image: chirality of CA quadruples is kept."""
+    """Rotations for a larger view must not be reflections: the chirality of CA quadruples is kept."""
     results = read_results(run_folder)
     rows = pq.read_table(run_folder / "samples/demo/co-generation/samples.parquet").to_pylist()
     originals = {row["sample_id"]: np.array(row["backbone"]).reshape(-1, 4, 3)[:, 1] for row in rows}
@@ -192,7 +192,7 @@ def _chirality(points):
     return np.einsum("ij,ij->i", np.cross(steps[:-2], steps[1:-1]), steps[2:])
 
 
-def test_no_viewer_if_it_is_turned_off(tmp_path):
+def test_viewer_can_be_disabled(tmp_path):
     folder = make_results(tmp_path / "results", stages=("samples", "evaluation"), tasks=("folding",))
     for most, there in ((0, False), (1, True)):
         html, _ = build_page(read_results(folder), settings(max_viewer_samples=most))
@@ -200,7 +200,7 @@ def test_no_viewer_if_it_is_turned_off(tmp_path):
         assert "no generated structures" not in html
 
 
-def test_figures_are_valid_files_with_theme_only_in_the_page(report_folder, html):
+def test_figure_files_are_valid_and_themed_only_in_the_page(report_folder, html):
     files = sorted((report_folder / "figures").glob("*.svg"))
     assert len(files) >= 15
     for file in files:
@@ -210,39 +210,39 @@ def test_figures_are_valid_files_with_theme_only_in_the_page(report_folder, html
     assert "var(--series-1, #0072b2)" in html
 
 
-def test_a_motif_problem_without_success_has_a_row_in_the_figure():
+def test_motif_problem_without_success_is_shown():
     figure = figures.bars("n", "t", {"demo": {"1YCR": 0.25, "4JHW": 0.0}}, "share", "c", 1.0)
     assert ">1YCR<" in figure.svg
     assert ">4JHW<" in figure.svg
 
 
-def test_training_figures_keep_their_number_and_order(run_folder):
+def test_training_figures_have_a_fixed_number_and_order(run_folder):
     curve = next(curve for curve in read_results(run_folder).curves if curve.place == "models/demo")
     drawn = figures.training(curve, 2)
     assert [figure.name for figure in drawn] == ["training-models-demo-loss", "training-models-demo-cross_entropy"]
     assert "From 4.7" in drawn[0].caption
 
 
-def test_a_single_row_of_metrics_is_drawn():
+def test_single_row_of_metrics_is_plotted():
     rows = pd.DataFrame({"step": [1.0], "loss": [2.0], "validation_loss": [np.nan]})
     (figure,) = figures.training(Curve("models/x", rows), 6)
     assert "From 2 in the first row to 2" in figure.caption
 
 
-def test_long_tables_are_cut_in_the_page_alone(tmp_path):
+def test_long_tables_are_shortened_only_in_the_page(tmp_path):
     folder = make_results(tmp_path / "results", stages=("evaluation",), tasks=("co_generation",))
     write_report(folder, tmp_path, settings(max_table_rows=5))
     assert "5 of 48 rows" in (tmp_path / "report.html").read_text()
     assert len((tmp_path / "tables" / "samples-co-generation.csv").read_text().splitlines()) == 49
 
 
-def test_likelihoods_stand_beside_what_they_must_beat(run_folder):
+def test_likelihoods_are_shown_with_their_baseline(run_folder):
     (figure,) = likelihood(read_results(run_folder)).figures
     shown = re.findall(r">([\d.]+)</text>", figure.svg)
     assert {"2.41", "3.3", "2.88", "4.4", "6.2", "5.1"} <= set(shown)
 
 
-def test_large_sets_are_drawn_in_part_and_it_is_said():
+def test_large_sets_are_subsampled_with_a_note():
     values = np.random.default_rng(0).uniform(0, 1, (5000, 2))
     frame = pd.DataFrame(values, columns=["recovery", "sc_tm"])
     figure = figures.scatter("n", "t", {"demo": frame}, "recovery", "sc_tm", "Look.")
@@ -253,7 +253,7 @@ def test_large_sets_are_drawn_in_part_and_it_is_said():
 HEAD = "model,task,dataset,metric,value,n,backend,n_failed,median,low,high"
 
 
-def test_published_figures_stand_beside_ours(tmp_path):
+def test_published_values_are_shown_with_ours(tmp_path):
     """DPLM-2, table 4: DPLM-2 650M folds CAMEO 2022 at a mean RMSD of 7.37 angstrom; table 9: 1PRW succeeds in 0.84."""
     folding = tmp_path / "evaluation" / "m" / "folding"
     folding.mkdir(parents=True)
@@ -279,7 +279,7 @@ def test_published_figures_stand_beside_ours(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["summary-table", "published-table"])
-def test_tables_of_the_page_tell_intervals_failed_samples_and_their_rule(tmp_path, name):
+def test_page_tables_have_intervals_and_the_rule_for_failed_samples(tmp_path, name):
     folder = tmp_path / "evaluation" / "m" / "folding"
     folder.mkdir(parents=True)
     row = "m,folding,CAMEO2022,bb_rmsd,7,9,none,2,6,6.5,7.5,left out"
@@ -293,8 +293,8 @@ def test_tables_of_the_page_tell_intervals_failed_samples_and_their_rule(tmp_pat
     assert expected.items() <= told.items()
 
 
-def test_quality_by_length_is_drawn(report_folder):
-    """A violin for each of the four lengths that were asked for."""
+def test_quality_by_length_is_plotted(report_folder):
+    """A violin for each of the four requested lengths."""
     for column, axis in (("sc_tm", "scTM"), ("sc_rmsd", "scRMSD (\u00c5)"), ("plddt", "pLDDT (0 to 100)")):
         (file,) = (report_folder / "figures").glob(f"*co-generation-{column}-by-length.svg")
         svg = file.read_text()
@@ -303,7 +303,7 @@ def test_quality_by_length_is_drawn(report_folder):
         assert [f">{length}<" in svg for length in (60, 100, 150, 200)] == [True] * 4
 
 
-def test_composition_stands_beside_that_of_natives_and_folding_beside_the_folding_program(report_folder):
+def test_composition_and_folding_are_shown_with_their_references(report_folder):
     composition = (report_folder / "figures" / "secondary-structure.svg").read_text()
     for value in (0.5, 0.2, 0.3, 0.35, 0.25, 0.4):
         assert f">{value}<" in composition

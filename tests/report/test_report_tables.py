@@ -1,4 +1,4 @@
-"""What is gathered from a results folder: nothing is lost, nothing is changed on the way, and it is told plainly."""
+"""Tables from a results folder are complete, unchanged and readable."""
 
 import math
 
@@ -23,7 +23,7 @@ def results(run_folder):
     return read_results(run_folder)
 
 
-def test_summary_holds_every_row_of_every_evaluation_unchanged(run_folder, results):
+def test_summary_contains_all_evaluation_rows_unchanged(run_folder, results):
     parts = [pd.read_csv(path, dtype=str) for path in sorted((run_folder / "evaluation").rglob("summary.csv"))]
     expected = sorted(tuple(row) for part in parts for row in part[list(part)[:7]].itertuples(index=False))
     table = tables.summary(results)
@@ -31,7 +31,7 @@ def test_summary_holds_every_row_of_every_evaluation_unchanged(run_folder, resul
     assert sorted(table[list(table)[:7]].itertuples(index=False, name=None)) == expected
 
 
-def test_names_that_look_like_numbers_stay_names(tmp_path):
+def test_numeric_names_remain_text(tmp_path):
     folder = tmp_path / "evaluation" / "007" / "folding"
     folder.mkdir(parents=True)
     (folder / "summary.csv").write_text(
@@ -41,7 +41,7 @@ def test_names_that_look_like_numbers_stay_names(tmp_path):
     assert (row["model"], row["dataset"], row["value"]) == ("007", "NA", "0.50")
 
 
-def test_evaluations_are_told_apart_by_place_and_table(results):
+def test_evaluations_are_distinguished_by_path_and_table(results):
     found = {(e.model, e.kind, e.variant) for e in results.evaluations}
     assert ("demo", "reconstruction", "untrained") in found
     assert ("demo", "reconstruction", "trained") in found
@@ -64,7 +64,7 @@ def test_task_kinds(hint, kind):
     assert task_kind(hint) == kind
 
 
-def test_failed_samples_are_left_out_of_values(results):
+def test_failed_samples_are_excluded_from_values(results):
     evaluation = results.of_kind("co-generation")[0]
     assert len(evaluation.metrics) == 48
     assert len(evaluation.values("sc_tm")) == 47
@@ -76,37 +76,37 @@ def test_token_usage_counts_observed_residues_only(results):
     assert usage["test"].codebook_size == 512
 
 
-def test_perplexity_of_even_use_is_the_number_of_tokens():
+def test_perplexity_of_uniform_use_is_the_number_of_tokens():
     assert math.isclose(TokenUsage("t", "d", np.array([5, 5, 0, 5, 5]), 8).perplexity, 4)
     assert TokenUsage("t", "d", np.zeros(3, dtype=int), 3).perplexity == 0
 
 
-def test_parameters_are_those_of_the_state_dict(tmp_path):
+def test_parameter_count_equals_the_state_dicts(tmp_path):
     network = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.LayerNorm(5), torch.nn.Embedding(3, 2))
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     expected = sum(parameter.numel() for parameter in network.parameters())
     assert count_parameters(tmp_path / "model.safetensors") == expected
 
 
-def test_a_broken_weights_file_is_named(tmp_path):
+def test_damaged_weights_file_is_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not json........")
     with pytest.raises(DPLM2Error, match="model.safetensors"):
         count_parameters(tmp_path / "model.safetensors")
 
 
-def test_tiny_models_are_called_tiny(results):
+def test_tiny_models_are_marked(results):
     text = warning(scales(results))
     assert "tiny" in text
     assert "90,000 parameters" in text
     assert "500 training steps" in text
 
 
-def test_large_models_are_not_called_tiny(results):
+def test_large_models_are_not_marked_as_tiny(results):
     large = [type(s)(s.place, 650_000_000, 100_000, 1e6) for s in scales(results)]
     assert warning(large) is None
 
 
-def test_terminal_table_is_aligned_and_holds_what_matters(results):
+def test_terminal_table_is_aligned_and_has_the_main_metrics(results):
     *lines, note = tables.as_text(tables.summary(results)).splitlines()
     assert note == "failed samples are left out of quantities"
     assert {"median", "failed", "n"} <= set(lines[0].split())
@@ -119,8 +119,8 @@ def test_terminal_table_is_aligned_and_holds_what_matters(results):
     assert all(line[start - 2 : start] == "  " for line in lines)
 
 
-def test_headlines_follow_the_workflow_whatever_the_order_of_the_summaries(results):
-    """All rows backwards, and then the summaries of several models and datasets in any order."""
+def test_headlines_follow_the_workflow_in_any_input_order(results):
+    """All rows reversed, and the summaries of several models and datasets in any order."""
     table = tables.summary(results)
     several = pd.concat([table.assign(model=model) for model in ("b", "a")], ignore_index=True)
     order = [(h.task, h.model, h.dataset, h.rows["metric"].tolist()) for h in tables.headlines(several)]
@@ -133,16 +133,16 @@ def test_headlines_follow_the_workflow_whatever_the_order_of_the_summaries(resul
         assert [(h.task, h.model, h.dataset, h.rows["metric"].tolist()) for h in tables.headlines(shuffled)] == order
 
 
-def test_memory_is_told_in_megabytes(results):
+def test_memory_is_shown_in_megabytes(results):
     assert tables.run_row("models/demo", {"peak_memory_bytes": 1_234_567_890})["peak_memory_megabytes"] == 1235
     assert tables.run_row("models/demo", {})["peak_memory_megabytes"] is None
     runs = tables.further_tables(results, None)["runs"].set_index("place")["peak_memory_megabytes"]
     for run in results.runs:
-        # Written as a whole number of bytes, read as one of a million bytes.
+        # Written in bytes, shown in millions of bytes.
         assert abs(runs[run.place] * 1_000_000 - run.record["peak_memory_bytes"]) <= 500_000
 
 
-def test_terminal_table_holds_no_control_characters():
+def test_terminal_table_has_no_control_characters():
     row = ["\x1b[31mred", "folding", "x", "tm_score", "1", "2", "none"]
     assert "\x1b" not in tables.as_text(pd.DataFrame([row], columns=list(tables.REQUIRED_COLUMNS)))
 
@@ -159,11 +159,11 @@ def test_terminal_table_holds_no_control_characters():
         ("sequence_perplexity_trained", "sequence perplexity, trained"),
     ],
 )
-def test_counts_of_designs_and_clusters_are_not_in_angstrom(metric, name):
+def test_axis_labels_have_the_right_unit(metric, name):
     assert metric_of(metric).axis == name
 
 
-def test_thresholds_stand_in_column_names():
+def test_thresholds_are_parsed_from_column_names():
     columns = ["designable_sc_tm_0.5", "designable_sc_rmsd_2", "success_motif_rmsd_1", "sc_tm"]
     assert threshold_columns(columns, "sc_tm") == {"designable_sc_tm_0.5": 0.5}
     assert metric_of("designable_sc_rmsd_2").title == "designable (scRMSD \u2264 2 \u00c5)"
@@ -178,7 +178,7 @@ def test_numbers_are_rounded_for_reading(value, text):
     assert number(value) == text
 
 
-def test_print_tells_the_metrics_and_the_page_and_does_not_build_twice(tmp_path, capsys):
+def test_print_shows_metrics_and_reuses_the_page(tmp_path, capsys):
     folder = make_results(tmp_path / "results", stages=("tokenizers", "evaluation"), tasks=("reconstruction",))
     out = tmp_path / "report"
     arguments = ["report", "--results", str(folder), "--out", str(out), "--print"]
@@ -196,7 +196,7 @@ def test_print_tells_the_metrics_and_the_page_and_does_not_build_twice(tmp_path,
     assert "a remark" in (out / "report.html").read_text()
 
 
-def test_a_report_that_is_out_of_date_is_made_again(tmp_path, capsys):
+def test_outdated_report_is_rebuilt(tmp_path, capsys):
     folder = make_results(tmp_path / "results", stages=("evaluation",), tasks=("folding",))
     arguments = ["report", "--results", str(folder), "--out", str(tmp_path / "out"), "--print"]
     assert main(arguments) == 0
@@ -206,7 +206,7 @@ def test_a_report_that_is_out_of_date_is_made_again(tmp_path, capsys):
     assert "tm_score_new" in (tmp_path / "out" / "tables" / "summary.csv").read_text()
 
 
-def test_what_an_earlier_report_wrote_is_removed_and_nothing_else(tmp_path):
+def test_only_files_of_earlier_reports_are_removed(tmp_path):
     out = tmp_path / "out"
     whole = make_results(tmp_path / "whole", stages=("evaluation",), tasks=("folding",))
     part = make_results(tmp_path / "part", stages=("tokens",))
@@ -226,7 +226,7 @@ def test_what_an_earlier_report_wrote_is_removed_and_nothing_else(tmp_path):
         (lambda folder: _write(folder / "models/m/run.json", "[]"), "not a record of a run"),
     ],
 )
-def test_one_clear_line_for_what_cannot_be_read(tmp_path, capsys, prepare, words):
+def test_unreadable_input_is_a_one_line_error(tmp_path, capsys, prepare, words):
     prepare(tmp_path / "results")
     assert main(["report", "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err

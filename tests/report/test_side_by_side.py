@@ -22,7 +22,7 @@ def write(path, text):
 
 @pytest.fixture
 def two_models(tmp_path):
-    """A model from scratch, one after 40 steps on sequences, and one of another tokenizer."""
+    """A model from scratch, one after 40 steps on sequences, and one with another tokenizer."""
     for model, tokenizer, last in (("scratch", "one", 5.5), ("warmed-up", "one", 5.0), ("other", "two", 3.0)):
         folder = tmp_path / "models" / model
         config = {"dplm2": {"tokenizer_fingerprint": tokenizer}}
@@ -37,7 +37,7 @@ def two_models(tmp_path):
     return read_results(tmp_path)
 
 
-def test_models_of_one_tokenizer_share_rows(two_models):
+def test_models_with_the_same_tokenizer_share_rows(two_models):
     table = cross_entropies(two_models).set_index(["dataset", "tokenizer", "track", "task"])
     assert list(table) == [FREQUENCIES, "other", "scratch", "warmed-up"]
     at_end = table.loc[(VALIDATION, "one", "structure", "all")]
@@ -50,8 +50,8 @@ def test_models_of_one_tokenizer_share_rows(two_models):
     assert table.loc[("test", "one", "sequence", "all"), "warmed-up"] == 2.5
 
 
-def test_curves_begin_where_the_sequence_stage_ended(two_models):
-    (figure,) = validation_curves(two_models)  # of the sequence track no pooled figure was logged
+def test_curves_start_at_the_end_of_the_sequence_stage(two_models):
+    (figure,) = validation_curves(two_models)  # no pooled value of the sequence track was logged
     assert "structure track" in figure.title
     assert "scratch: 5.5" in figure.caption
     assert "warmed-up: 5" in figure.caption
@@ -65,7 +65,7 @@ def write_samples(folder, lengths, steps, wall, timed=None):
     (folder / "run.json").write_text(json.dumps(record))
 
 
-def test_seconds_are_those_of_the_samples_by_length_or_of_the_job(tmp_path):
+def test_seconds_are_per_sample_by_length_or_per_job(tmp_path):
     samples = tmp_path / "samples" / "m"
     write_samples(samples / "co-generation", [100, 100, 500, 500], 500, 1000, {"100": [2, 10.0], "500": [2, 50.0]})
     write_samples(samples / "folding", [31, 60, 709], 20, 45.0)
@@ -82,7 +82,7 @@ def test_seconds_are_those_of_the_samples_by_length_or_of_the_job(tmp_path):
     assert set(table["published"]) == {"missing"}
 
 
-def test_a_published_speed_stands_beside_ours(tmp_path, monkeypatch):
+def test_published_speed_is_shown_with_ours(tmp_path, monkeypatch):
     row = {
         "task": "sampling_speed", "metric": "seconds_per_sample", "model": "DPLM-2 650M", "length_or_problem": "100",
         "value": "2.5", "source": "somewhere", "dataset": "co-generation", "confidence": "",

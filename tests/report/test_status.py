@@ -24,6 +24,6 @@ def test_status_lists_artifacts_and_running_trainings(tmp_path, capsys):
     assert "language model: step 7 saved, loss 1.25, running" in out
 
 
-def test_status_of_nothing(tmp_path, capsys):
+def test_status_of_an_empty_folder(tmp_path, capsys):
     assert main(["status", "--results", str(tmp_path / "r"), "--state", str(tmp_path / "s")]) == 0
     assert "nothing in" in capsys.readouterr().out

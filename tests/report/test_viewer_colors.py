@@ -1,4 +1,4 @@
-"""The colours of the 3-D viewer, by its own script on a canvas that takes down what is drawn."""
+"""The colours of the 3-D viewer, from its script with a canvas that records what is drawn."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="no Node.js on PATH")
 SCRIPT = resources.files("dplm2") / "report" / "templates" / "viewer.js"
 
-# All points lie in the plane of the screen, where a colour is mixed with the ground's by this share.
+# All points are in the plane of the screen, where colours are mixed with the background's by this fraction.
 SHARE = 0.35 + 0.65 / 2
 GROUND = 255
 STAND_IN = """
@@ -36,7 +36,7 @@ global.getComputedStyle = () => ({getPropertyValue: (name) => (name === "--paper
 
 
 def colors(plddt: float | None) -> set[tuple[int, ...]]:
-    """The colours in which the second trace is drawn, before they are mixed with the ground's."""
+    """The colours of the second trace before they are mixed with the background's."""
     points = [[3.8 * i, 0, 0] for i in range(4)]
     trace = {"name": "folded", "points": points, "plddt": [plddt] * 4}
     data = json.dumps([{"label": "a", "facts": [], "traces": [{**trace, "plddt": None}, trace]}])
@@ -50,7 +50,7 @@ def colors(plddt: float | None) -> set[tuple[int, ...]]:
     ("plddt", "color"),
     [(95, (0, 83, 214)), (80, (101, 203, 243)), (60, (255, 219, 19)), (30, (255, 125, 69)), (None, (128, 128, 128))],
 )
-def test_a_known_confidence_has_the_colour_of_the_alphafold_database(plddt, color):
+def test_confidence_colours_are_those_of_the_alphafold_database(plddt, color):
     """alphafold.ebi.ac.uk, model confidence: #0053D6 above 90, #65CBF3 above 70, #FFDB13 above 50, else #FF7D45."""
     ground, plain = (GROUND,) * 3, (128,) * 3
     found = colors(plddt) - {ground}

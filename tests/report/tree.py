@@ -1,4 +1,4 @@
-"""A small results folder as a run leaves it, made from the structures in the repository."""
+"""A small results folder as of a run, built from the structures in the repository."""
 
 import gzip
 import json
@@ -45,9 +45,9 @@ def make_results(
     Parameters
     ----------
     model
-        Name of the model as it stands in the tables, where it may hold anything; folders are called ``demo``.
+        Name of the model in the tables, which is arbitrary; folders are named ``demo``.
     tasks
-        What was evaluated.
+        Evaluated tasks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     maker = _Maker(folder, model, tasks)

@@ -29,13 +29,13 @@ def with_head(tokenizer: StructureTokenizer, name: str) -> DPLM2:
 
 @pytest.fixture(scope="session", params=list(heads.HEADS))
 def any_model(request, folders):  # noqa: F811
-    """A model of random weights, with each head."""
+    """A model with random weights and each structure head."""
     return with_head(StructureTokenizer.from_pretrained(folders / "tokenizer"), request.param)
 
 
 @pytest.fixture(scope="session")
 def proteins():
-    """Random proteins of several lengths; some residues are unknown on one track or the other."""
+    """Random proteins of several lengths, with some residues unknown on either track."""
     random = np.random.default_rng(0)
     targets = []
     for number, length in enumerate((9, 5, 14, 9)):

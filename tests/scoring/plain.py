@@ -1,4 +1,4 @@
-"""What the network says of one hand-made input: no batches, no windows."""
+"""Scores from single inputs of the network, without batches and windows."""
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def log_probabilities(network, track, position, sequence=None, tokens=None, hidd
 
 
 def effect(network, sequence, position, mutant, tokens=None, masked=True):
-    """Score of one substitution by a call of its own."""
+    """Score of one substitution by a separate call."""
     hidden = {("sequence", position)} if masked else ()
     found = log_probabilities(network, "sequence", position, sequence, tokens, hidden)
     ids = network.vocabulary.tokens

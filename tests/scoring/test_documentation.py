@@ -19,7 +19,7 @@ COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    d
 
 @pytest.fixture
 def folder(folders, ubiquitin, tmp_path, monkeypatch):
-    """What the page's commands name."""
+    """A folder with the inputs of the page's commands."""
     shutil.copytree(folders, tmp_path / "results" / "models")
     (tmp_path / "results" / "models" / "model").rename(tmp_path / "results" / "models" / "demo")
     (tmp_path / "1ubq.pdb").write_bytes(gzip.decompress(ubiquitin.read_bytes()))  # recognised by the content

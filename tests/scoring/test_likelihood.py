@@ -1,4 +1,4 @@
-"""Log-likelihoods equal those of one plain call of the network per residue, whatever shares the batch."""
+"""Log-likelihoods equal those of one plain call of the network per residue, in any batch."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from tests.scoring.plain import LETTERS, log_probabilities
 
 
 def by_hand(model, target, view, masked=True):
-    """Log-probability of each residue, one call each; NaN where unknown on a track that is read."""
+    """Log-probability of each residue by separate calls; NaN if unknown on a scored track."""
     seen, read = VIEWS[view].seen, VIEWS[view].read
     given = {
         "sequence": target.sequence if "sequence" in seen else None,
@@ -62,7 +62,7 @@ def test_results_do_not_depend_on_batch_padding_or_order(model, proteins, readin
                 np.testing.assert_allclose(together[name][view], values[view], atol=2e-5)
 
 
-def test_parts_mask_every_residue_once_and_follow_from_seed_and_name():
+def test_parts_mask_every_residue_once_and_depend_on_seed_and_name():
     residues = np.arange(20)
 
     def parts(name, seed):
@@ -73,7 +73,7 @@ def test_parts_mask_every_residue_once_and_follow_from_seed_and_name():
     assert parts("a", 0) == parts("a", 0) and parts("a", 0) != parts("b", 0) and parts("a", 0) != parts("a", 1)
 
 
-def test_as_many_parts_as_residues_is_one_at_a_time(model, proteins):
+def test_as_many_parts_as_residues_mask_one_at_a_time(model, proteins):
     target = proteins[0]
     (each,) = residue_likelihoods(model, [target], ["sequence"])
     (parts,) = residue_likelihoods(model, [target], ["sequence"], Reading(parts=target.length))
@@ -90,7 +90,7 @@ def test_windows_cover_each_residue_with_a_quarter_on_either_side(length, window
     assert (np.minimum(places - starts, starts + window - 1 - places)[inner] >= (window - 1) // 4).all()
 
 
-def test_a_window_hides_what_is_beyond_it(model, proteins):
+def test_residues_outside_the_window_have_no_effect(model, proteins):
     target = Target("long", "".join(t.sequence.replace("X", "A").replace("?", "A") for t in proteins), None)
     (found,) = residue_likelihoods(model, [target], None, Reading(window=8))
     start = windows_of(target.length, 8)[17]
@@ -101,7 +101,7 @@ def test_a_window_hides_what_is_beyond_it(model, proteins):
 
 
 def test_perplexity_of_a_uniform_model_is_the_number_of_classes(model, proteins):
-    """With an output layer of zeros each of the track's classes is as likely."""
+    """With an output layer of zeros all classes of a track are equally probable."""
     network = model.network
     kept = network.model.lm_head.decoder.weight.detach().clone(), network.model.lm_head.bias.detach().clone()
     try:
@@ -119,7 +119,7 @@ def test_perplexity_of_a_uniform_model_is_the_number_of_classes(model, proteins)
     assert row["sequence_residues"] == proteins[0].length
 
 
-def test_a_missing_track_is_named(model):
+def test_missing_track_is_named(model):
     with pytest.raises(DPLM2Error, match="bare: has no structure, which the score pair needs"):
         list(residue_likelihoods(model, [Target("bare", "ACD", None)], ["sequence", "pair"]))
 

@@ -1,4 +1,4 @@
-"""Scores of mutations equal those of one plain call of the network per mutation; mistakes are named."""
+"""Scores of mutations equal those of one plain call of the network per mutation; errors name the mutation."""
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def test_single_mutations_equal_one_plain_call_each(any_model, proteins, masked,
     assert (matrix[range(target.length), own] == 0).all()
 
 
-def test_wild_type_and_silent_mutations_are_zero_and_several_add_up(model, proteins):
+def test_wild_type_scores_zero_and_substitutions_add_up(model, proteins):
     target = proteins[0]
     protein = Numbered.from_first("p", target.sequence)
     a, b = f"{target.sequence[1]}2W", f"{target.sequence[7]}8M"
@@ -74,13 +74,13 @@ def test_scores_do_not_depend_on_the_other_mutants(model, proteins):
         ("D99999999999999999999A", "is no substitution"),
     ],
 )
-def test_mistakes_name_row_and_mutation(text, message):
+def test_errors_name_row_and_mutation(text, message):
     with pytest.raises(DPLM2Error) as error:
         Numbered.from_first("p", "ACDEF").mutant(text, "row 3")
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_numbers_start_where_they_are_told_to_and_may_have_insertion_codes():
+def test_numbering_has_a_configurable_start_and_insertion_codes():
     protein = Numbered.from_first("p", "ACDEF", -1)
     (one,) = protein.mutant("D1G", "row")
     assert one.position == 2 and mutated("ACDEF", (one,)) == "ACGEF"

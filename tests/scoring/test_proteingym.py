@@ -1,4 +1,4 @@
-"""An assay in ProteinGym's layout, made by hand: read, checked, scored, correlated."""
+"""A synthetic assay in ProteinGym's layout: read, checked, scored, correlated."""
 
 import json
 
@@ -20,7 +20,7 @@ TARGET = "MKTAYIAKQRQISFVKSHFS"
 
 
 def assay_table(model, target, noise):
-    """Half of the assay follows the model's scores, made by one plain call each, and the rest is noise."""
+    """An assay of which half follows the model's scores (from plain calls) and the rest is noise."""
     random = np.random.default_rng(3)
     rows = []
     for position in range(0, 12):
@@ -66,7 +66,7 @@ def test_spearman_of_each_assay_and_the_average(folders, gym, capsys):
     assert f"3 assays, Spearman {expected:.3f}" in capsys.readouterr().out
 
 
-def test_finished_assays_are_kept_and_changed_ones_scored_again(folders, gym, monkeypatch, capsys):
+def test_only_changed_assays_are_scored_again(folders, gym, monkeypatch, capsys):
     assert run(folders, gym, "--assays", "A_1", "A_2") == 0
     first = (gym / "out" / "summary.csv").read_text()
     scored, plain = [], proteingym_run.mutant_scores
@@ -87,7 +87,7 @@ def test_finished_assays_are_kept_and_changed_ones_scored_again(folders, gym, mo
     assert scored[3:] == ["A_1", "A_2", "B_1"]
 
 
-def test_structures_are_given_where_the_reference_names_them(folders, model, gym, ubiquitin):
+def test_structures_of_the_reference_are_given_to_the_model(folders, model, gym, ubiquitin):
     (chain,) = chains_of(ubiquitin)
     (gym / "pdb").mkdir()
     write_structure(gym / "pdb" / "u.pdb", chain.sequence, chain.backbone)
@@ -116,7 +116,7 @@ def test_structures_are_given_where_the_reference_names_them(folders, model, gym
         ({"mutated_sequence": TARGET}, "A_1.csv, row 1: M1A: mutated_sequence is not target_seq with these mutations"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_scored(folders, gym, capsys, change, message):
+def test_errors_are_found_before_scoring(folders, gym, capsys, change, message):
     table = pd.read_csv(gym / "DMS" / "A_1.csv", dtype=str)
     for column, value in change.items():
         table.loc[0, column] = value
@@ -126,7 +126,7 @@ def test_mistakes_are_found_before_anything_is_scored(folders, gym, capsys, chan
     assert not (gym / "out" / "scores").exists()
 
 
-def test_a_missing_column_or_assay_is_named(gym):
+def test_missing_column_or_assay_is_named(gym):
     with pytest.raises(DPLM2Error, match="no assay 'C_1'; there: A_1, A_2, B_1"):
         read_reference(gym / "DMS_substitutions.csv", ["C_1"])
     (gym / "DMS" / "A_1.csv").write_text("mutant,fitness\nM1A,2\n")
@@ -134,7 +134,7 @@ def test_a_missing_column_or_assay_is_named(gym):
         read_assay(read_reference(gym / "DMS_substitutions.csv")[0], gym / "DMS")
 
 
-def test_metrics_have_their_closed_forms():
+def test_metrics_equal_their_closed_forms():
     assert correlation(np.array([1.0, 2, 3, 4]), np.array([10.0, 30, 20, 40])) == pytest.approx(1 - 6 * 2 / (4 * 15))
     assert np.isnan(correlation(np.zeros(3), np.arange(3.0)))
     # Pairs: (3 > 2), (3 > 1), (2 = 2) half, (2 > 1): 3.5 of 4.

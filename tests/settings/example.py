@@ -1,4 +1,4 @@
-"""A configuration in which a value of every role, at every depth, is not the default."""
+"""A configuration with values of every role at every depth that are not defaults."""
 
 WHOLE = {
     "results": "out",

@@ -1,4 +1,4 @@
-"""What a key's declaration has to say; the manual and the JSON Schema follow from it."""
+"""Requirements on the declarations of keys, from which the manual and the JSON Schema are derived."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ NAMED = {"datasets", "tokenizers", "models", "generation"}
 
 
 def sections(model: type[Section], place: str = "") -> list[tuple[str, type[Section]]]:
-    """Every section of a model with the place where it stands, the model itself first."""
+    """Every section of a settings model with its path, the model itself first."""
     found = [(place, model)]
     for key, info in model.model_fields.items():
         annotation = info.annotation.__args__[1] if not place and key in NAMED else info.annotation
@@ -36,7 +36,7 @@ SECTIONS = sections(Configuration)
 FIELDS = [(f"{place}.{key}".lstrip("."), m, key) for place, m in SECTIONS for key in m.model_fields]
 
 
-def test_every_key_is_found():
+def test_manual_lists_the_same_sections():
     """The sections of this test and the rows of the manual are the same."""
     top = [(place, info) for place, info in keys(Configuration, "")]
     named = [row for kind in NAMED for row in keys(Configuration.model_fields[kind].annotation.__args__[1], kind)]
@@ -45,7 +45,7 @@ def test_every_key_is_found():
 
 
 @pytest.mark.parametrize(("place", "model", "key"), FIELDS, ids=[place for place, *_ in FIELDS])
-def test_a_field_is_described_and_has_a_role_and_a_valid_default(place, model, key):
+def test_fields_have_description_role_and_valid_default(place, model, key):
     info = model.model_fields[key]
     meaning = meaning_of(info)
     assert len(info.description) >= 15, "say what the key means"
@@ -64,32 +64,32 @@ def test_a_field_is_described_and_has_a_role_and_a_valid_default(place, model, k
 
 
 def _words_of(info) -> list[str]:
-    """The words that a field takes: a description may begin with one of them."""
+    """The words that a field accepts: a description may begin with one of them."""
     return [str(word) for word in getattr(info.annotation, "__args__", ()) if isinstance(word, str)]
 
 
 @pytest.mark.parametrize(("place", "model"), SECTIONS, ids=[place or "whole" for place, _ in SECTIONS])
-def test_a_section_of_defaults_is_valid(place, model):
+def test_default_sections_are_valid(place, model):
     required = [key for key, info in model.model_fields.items() if info.is_required()]
     if required:
         pytest.skip("has keys that must be given")
     made = model.make()
     assert made == model() == model.restored(plain(made)) == model.make(**plain(made))
-    chosen = {"self"} if model is EvaluationSettings else set()  # a chosen backend has its section
+    chosen = {"self"} if model is EvaluationSettings else set()  # a selected backend has its section
     assert {key for key in model.model_fields if made.differs(key)} == chosen
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.name for path in SHIPPED])
-def test_every_shipped_configuration_is_valid(path):
+def test_shipped_configurations_are_valid(path):
     load(path)
 
 
-def test_the_manual_is_up_to_date():
+def test_manual_is_up_to_date():
     written = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
     assert written == manual(), "run: python -m dplm2.settings.manual > config/README.md"
 
 
-def test_the_manual_has_a_row_for_each_key():
+def test_manual_has_a_row_per_key():
     text = manual()
     for place, _, _ in FIELDS:
         kind, _, rest = place.partition(".")
@@ -97,7 +97,7 @@ def test_the_manual_has_a_row_for_each_key():
         assert shown in text or f"## `{place}`" in text, place
 
 
-def test_the_schema_takes_what_the_models_take_and_knows_each_role():
+def test_schema_accepts_the_same_values_and_states_roles():
     schema = Configuration.model_json_schema()
     Draft202012Validator.check_schema(schema)
     validator = Draft202012Validator(schema)
@@ -110,13 +110,13 @@ def test_the_schema_takes_what_the_models_take_and_knows_each_role():
         assert definition["additionalProperties"] is False
         for name, node in definition["properties"].items():
             assert node["role"] in ("decides", "operates", "refers"), name
-            # Where a section says of itself what its key says, the schema says it once.
+            # If a section has the same description as its key, the schema has it once.
             described = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
             assert node.get("description") or described["description"], name
 
 
-def test_files_are_named_with_the_key_that_names_them():
+def test_files_named_by_settings_are_found():
     found = {(reference.place, reference.path) for reference in files_named(load(WHOLE).tokenizers["trained"])}
     assert found == {("initial", "start"), ("encoder.weights", "if1.pt")}
     evaluation = {reference.place for reference in files_named(load(WHOLE).evaluation)}
-    assert evaluation == {"foldseek.database"}  # folder/esmfold looks like a hub id and is no folder here
+    assert evaluation == {"foldseek.database"}  # folder/esmfold looks like a hub id and is not a folder here

@@ -1,4 +1,4 @@
-"""Every mistake is named with the key's path, the value and what is allowed: all of them at once."""
+"""Mistakes are reported all at once, each with the key's path, the value and the allowed values."""
 
 import copy
 
@@ -19,7 +19,7 @@ def mistakes(given) -> list[str]:
 
 
 def with_value(place: str, value) -> dict:
-    """The example with another value at a place."""
+    """The example with another value of a key."""
     whole = copy.deepcopy(WHOLE)
     *parents, key = place.split(".")
     inner = whole
@@ -29,7 +29,7 @@ def with_value(place: str, value) -> dict:
     return whole
 
 
-def test_the_example_is_right():
+def test_example_is_valid():
     load(WHOLE)
 
 
@@ -115,8 +115,8 @@ def test_the_example_is_right():
         ),
     ],
 )
-def test_a_value_that_cannot_be(place, value, said):
-    # Alone: names of sections that are broken are there all the same.
+def test_invalid_values_are_reported(place, value, said):
+    # Only this one: names of invalid sections are defined nevertheless.
     (found,) = mistakes(with_value(place, value))
     assert found.startswith(said), found
 
@@ -140,7 +140,7 @@ def test_a_value_that_cannot_be(place, value, said):
         ("evaluation.esmfold.recycle", "evaluation.esmfold: unknown key 'recycle' (did you mean 'recycles'?)"),
     ],
 )
-def test_an_unknown_key_suggests_the_near_one(place, said):
+def test_unknown_key_suggests_a_similar_one(place, said):
     (found,) = mistakes(with_value(place, 1))
     assert found.startswith(said), found
 
@@ -165,12 +165,12 @@ def test_an_unknown_key_suggests_the_near_one(place, said):
         (True, "datasets: True is not a name"),
     ],
 )
-def test_names_are_safe_as_names_of_files(name, said):
+def test_names_must_be_safe_file_names(name, said):
     (found,) = mistakes({"datasets": {name: {"files": "x"}}})
     assert found.startswith(said), found
 
 
-def test_a_key_that_is_no_text_is_an_unknown_key():
+def test_non_text_key_is_unknown():
     assert mistakes({1: 2})[0].startswith("(top level): unknown key '1'; allowed: datasets")
     assert mistakes({"report": {None: 2}})[0].startswith("report: unknown key 'None'; allowed: ")
 
@@ -204,12 +204,12 @@ def test_a_key_that_is_no_text_is_an_unknown_key():
         ("evaluation.likelihood", ["x"], "evaluation.likelihood: datasets has no 'x'; available: fetched, own"),
     ],
 )
-def test_a_name_that_stands_for_nothing(place, value, said):
+def test_undefined_names_are_reported(place, value, said):
     (found,) = mistakes(with_value(place, value))
     assert found.startswith(said), found
 
 
-def test_models_that_start_from_one_another_are_refused():
+def test_circular_model_sources_are_refused():
     whole = with_value("models.third", {"tokenizer": "hub", "datasets": ["own"], "warmup": {"model": "second"}})
     load(whole)
     whole["models"]["second"]["warmup"]["model"] = "third"
@@ -219,21 +219,21 @@ def test_models_that_start_from_one_another_are_refused():
 
 
 @pytest.mark.parametrize(("kind", "name"), [("models", "tokenizers"), ("generation", "likelihood")])
-def test_names_that_the_results_folder_uses_are_refused(kind, name):
+def test_reserved_names_are_refused(kind, name):
     section = {"models": {"tokenizer": "hub", "datasets": ["own"]}, "generation": {"task": "sequence"}}[kind]
     (found,) = mistakes(with_value(f"{kind}.{name}", section))
     assert found.startswith(f"{kind}.{name}: this name is reserved")
 
 
-def test_a_command_may_be_given_its_own_section_alone():
+def test_section_without_datasets_may_refer_to_undefined_ones():
     assert load({"models": {"m": {"tokenizer": "t", "datasets": ["d"]}}}).models["m"].tokenizer == "t"
     assert mistakes({"datasets": {}, "models": {"m": {"tokenizer": "t", "datasets": ["d"]}}}) == [
         "models.m.datasets: datasets has no 'd'; available: none"
     ]
 
 
-def test_everything_that_is_wrong_is_told_at_once():
-    """Values, keys, contradictions, keys without effect, and names, in sections that are broken and that are not."""
+def test_all_mistakes_are_reported_at_once():
+    """Values, keys, contradictions, keys without effect, and names, in valid and invalid sections."""
     whole = with_value("seed", -1)
     whole["devise"] = "cpu"
     whole["datasets"]["own"]["shards"] = 0
@@ -264,17 +264,17 @@ def test_everything_that_is_wrong_is_told_at_once():
     }
 
 
-def test_a_mistake_is_told_once():
+def test_mistakes_are_reported_once():
     found = mistakes(with_value("tokenizers.trained.training.accumulate", 4))
     assert len(found) == len(set(found)) == 1
 
 
-def test_a_long_value_is_cut():
+def test_long_values_are_shortened():
     (found,) = mistakes({"seed": "x" * 5000})
     assert len(found) < 120
 
 
-def test_what_a_run_needs_and_the_configuration_leaves_open():
+def test_missing_required_keys_are_reported():
     open_ = {
         "datasets": {"d": {}},
         "tokenizers": {"t": {}},

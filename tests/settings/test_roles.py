@@ -1,4 +1,4 @@
-"""What decides and what operates: together everything that is not the default, nothing twice, and enough for a job."""
+"""Deciding and operational settings: together all values that are not defaults, disjoint, and sufficient for a job."""
 
 import json
 
@@ -20,7 +20,7 @@ def entry(whole, kind: str, name: str | None) -> Section:
 
 
 def leaves(values, place: str = "") -> dict:
-    """Values by the path of their key."""
+    """Values by the paths of their keys."""
     found = {}
     for key, value in values.items():
         here = f"{place}.{key}".lstrip(".")
@@ -41,10 +41,10 @@ def changed(section: Section, place: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize(("kind", "name"), ENTRIES)
-def test_together_they_hold_every_value_that_is_not_the_default_and_nothing_twice(kind, name):
+def test_roles_partition_all_values_that_are_not_defaults(kind, name):
     section = entry(load(WHOLE), kind, name)
     decides, operates = leaves(deciding(section)), leaves(operating(section))
-    # A mapping of names is a value by itself.
+    # A mapping of names is one value.
     assert decides.keys() & operates.keys() == set()
     missing = {place for place in changed(section) if place not in decides and place not in operates}
     assert all(any(held.startswith(f"{place}.") for held in decides) for place in missing), missing
@@ -52,7 +52,7 @@ def test_together_they_hold_every_value_that_is_not_the_default_and_nothing_twic
     assert all(own[place] == value for place, value in (decides | operates).items() if place in own)
 
 
-def test_the_example_changes_a_value_of_every_role_in_every_section():
+def test_example_has_values_of_every_role_in_every_section():
     whole = load(WHOLE)
     for kind in ("datasets", "tokenizers", "models", "generation", "evaluation"):
         sections = [entry(whole, *where) for where in ENTRIES if where[0] == kind]
@@ -61,7 +61,7 @@ def test_the_example_changes_a_value_of_every_role_in_every_section():
 
 
 @pytest.mark.parametrize(("kind", "name"), ENTRIES)
-def test_the_two_texts_give_the_same_section(kind, name):
+def test_both_texts_restore_the_section(kind, name):
     whole = load(WHOLE)
     section = entry(whole, kind, name)
     texts = [
@@ -88,8 +88,8 @@ JOBS = [
 
 
 @pytest.mark.parametrize(("rule", "name", "task"), JOBS)
-def test_what_a_job_is_told_gives_all_that_it_reads(plan, rule, name, task):
-    """As the rules do it: both texts for ``--config``, whatever else the configuration holds."""
+def test_job_receives_all_settings_that_it_reads(plan, rule, name, task):
+    """As in the rules: both texts for ``--config``, independently of the rest of the configuration."""
     stage = STAGES[rule]
     told = load([plan.deciding(rule, name, task), plan.operating(rule, name)])
     ours, theirs = (entry(one, stage.kind, name) for one in (told, plan.settings))
@@ -106,7 +106,7 @@ def test_what_a_job_is_told_gives_all_that_it_reads(plan, rule, name, task):
 
 
 @pytest.mark.parametrize(("rule", "name", "task"), JOBS)
-def test_what_decides_does_not_depend_on_how_the_work_is_done(plan, rule, name, task):
+def test_deciding_settings_exclude_operational_ones(plan, rule, name, task):
     other = json.loads(json.dumps(WHOLE))
     other |= {"results": "elsewhere", "state": "elsewhere too", "device": "auto", "threads": 1}
     other["datasets"]["fetched"]["fetch"]["concurrency"] = 9
@@ -121,7 +121,7 @@ def test_what_decides_does_not_depend_on_how_the_work_is_done(plan, rule, name, 
     assert Plan(other).deciding(rule, name, task) == plan.deciding(rule, name, task)
 
 
-def test_a_name_of_something_that_is_no_file_decides_and_a_file_does_by_its_content(tmp_path, monkeypatch):
+def test_names_decide_by_value_and_files_by_content(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     warm = load(WHOLE).models["warm"].warmup
     assert deciding(warm)["source"] == "facebook/esm2_t30_150M_UR50D"
@@ -130,7 +130,7 @@ def test_a_name_of_something_that_is_no_file_decides_and_a_file_does_by_its_cont
     assert operating(warm)["source"] == "facebook/esm2_t30_150M_UR50D"
 
 
-def test_fields_of_other_tasks_decide_nothing(plan):
+def test_fields_of_other_tasks_do_not_decide(plan):
     folding, designs = (
         json.loads(plan.deciding("evaluate_samples", None, task))["evaluation"] for task in ("folding", "co-generation")
     )
@@ -140,7 +140,7 @@ def test_fields_of_other_tasks_decide_nothing(plan):
 
 
 @pytest.mark.parametrize("task", ["co-generation", "folding"])
-def test_a_stage_is_not_stopped_by_what_it_does_not_read_of_a_command(tmp_path, monkeypatch, task):
+def test_stage_ignores_settings_that_it_does_not_read(tmp_path, monkeypatch, task):
     monkeypatch.chdir(tmp_path)
     command = {"template": "fold {fasta} {out}", "sequences_per_run": 5}
     plan = Plan({"evaluation": {"folding_backend": "command", "command": command}})
@@ -152,7 +152,7 @@ def test_a_stage_is_not_stopped_by_what_it_does_not_read_of_a_command(tmp_path, 
 
 
 def with_defaults_alone() -> list[type[Section]]:
-    """All sections that can be left out altogether."""
+    """All sections that can be omitted."""
     found, waiting = [], [Section]
     while waiting:
         for kind in waiting.pop().__subclasses__():
@@ -163,7 +163,7 @@ def with_defaults_alone() -> list[type[Section]]:
 
 
 @pytest.mark.parametrize("kind", with_defaults_alone(), ids=lambda kind: kind.__name__)
-def test_a_default_and_the_same_value_given_are_one(kind):
-    """32 and 32.0 are one number but two texts: training by hand and by the workflow must have one fingerprint."""
+def test_explicit_default_equals_the_default(kind):
+    """32 and 32.0 are one number but two texts: training by hand and by the workflow must have the same fingerprint."""
     left_out = json.dumps(plain(kind.restored({})))
     assert json.dumps(plain(kind.restored(json.loads(left_out)))) == left_out

@@ -1,4 +1,4 @@
-"""Values that contradict one another and keys that have no effect beside others: each rule of each section."""
+"""Contradictory values and keys without effect: each rule of each section."""
 
 import pytest
 
@@ -31,7 +31,7 @@ FILE = {"source": "file", "file": "x"}
 CO = {"task": "co-generation"}
 NO_LOSS = {"fape": 0, "distance": 0, "local_fape": 0, "violation": 0}
 
-# Section, what is wrong (the key that is named, and words of the message), and a neighbour of it that is right.
+# Section, invalid values (with the named key and words of the message), and similar valid values.
 CONTRADICTIONS = [
     (Clusters, {"source": "file"}, "file: missing; source: file needs it", FILE),
     (
@@ -419,7 +419,7 @@ def lines_of(section: type[Section], values: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("rule", CONTRADICTIONS, ids=named)
-def test_a_contradiction_is_refused_everywhere(rule):
+def test_contradictions_are_refused_everywhere(rule):
     section, wrong, said, right = rule
     (line,) = lines_of(section, wrong)
     assert line.startswith(said), line
@@ -429,7 +429,7 @@ def test_a_contradiction_is_refused_everywhere(rule):
 
 
 @pytest.mark.parametrize("rule", WITHOUT_EFFECT, ids=named)
-def test_a_key_without_effect_is_refused_where_it_is_written_and_taken_from_an_artifact(rule):
+def test_keys_without_effect_are_refused_except_in_artifacts(rule):
     section, wrong, said, right = rule
     (line,) = lines_of(section, wrong)
     assert line.startswith(said), line
@@ -437,7 +437,7 @@ def test_a_key_without_effect_is_refused_where_it_is_written_and_taken_from_an_a
     section.make(**right)
 
 
-def test_every_section_with_rules_is_in_the_tables():
+def test_every_section_with_rules_is_tested():
     def with_rules(kind: type[Section]) -> set[type[Section]]:
         own = {kind} if {"contradictions", "idle"} & set(vars(kind)) else set()
         return own.union(*map(with_rules, kind.__subclasses__()))
@@ -449,7 +449,7 @@ def test_every_section_with_rules_is_in_the_tables():
     }
 
 
-def test_a_section_is_frozen_and_a_copy_is_checked_again():
+def test_sections_are_frozen_and_copies_are_validated():
     settings = TrainingSettings.make(steps=50)
     with pytest.raises(ValueError, match="frozen"):
         settings.steps = 5
@@ -458,12 +458,12 @@ def test_a_section_is_frozen_and_a_copy_is_checked_again():
         settings.replaced(steps=5, warmup_steps=7)
 
 
-def test_a_section_of_an_artifact_can_be_changed_though_it_holds_keys_without_effect():
+def test_section_of_an_artifact_with_unused_keys_can_be_changed():
     recorded = TokenizerSettings.restored({"encoder": {"layers": 0, "heads": 2}})
     assert recorded.replaced(initial="x").encoder == recorded.encoder
 
 
-def test_chosen_backends_have_their_sections():
+def test_selected_backends_have_their_sections():
     assert EvaluationSettings().self.steps == 100
     chosen = EvaluationSettings.make(folding_backend="esmfold", diversity="foldseek")
     assert chosen.self is None and chosen.esmfold.recycles == 3 and chosen.foldseek.program == "foldseek"

@@ -1,4 +1,4 @@
-"""Reading: spellings of YAML and of Snakemake's command line, several sources, files that are no configuration."""
+"""Reading configurations: YAML, Snakemake's command line, several sources, invalid files."""
 
 import json
 import math
@@ -34,37 +34,37 @@ def training(path: Path, key: str, text: str):
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001", ".1e-3", "'1e-4'", "+1e-4"])
-def test_numbers_with_exponents_are_numbers_however_they_are_spelt(path, text):
+def test_numbers_with_exponents_are_parsed(path, text):
     assert training(path, "learning_rate", text) == 1e-4
 
 
 @pytest.mark.parametrize("text", ["100000", "1e5", "1E5", "100000.0", "'100000'", "1_00_000"])
-def test_whole_numbers(path, text):
+def test_integers_are_parsed(path, text):
     steps = training(path, "steps", text)
     assert steps == 100_000 and type(steps) is int
 
 
 @pytest.mark.parametrize("text", ["null", "~", "", "'null'"])
-def test_nothing_is_nothing(path, text):
+def test_null_values_are_parsed(path, text):
     assert training(path, "gradient_clip", text) is None
 
 
 @pytest.mark.parametrize(
     ("text", "value"), [("on", True), ("yes", True), ("'false'", False), ("no", False), ("OFF", False)]
 )
-def test_truth_values(path, text, value):
+def test_booleans_are_parsed(path, text, value):
     assert training(path, "compile", text) is value
 
 
-def test_words_that_yaml_reads_as_truth_values_stay_words(path):
+def test_off_remains_text_and_on_is_refused(path):
     source = written(path, "models: {m: {tokenizer: t, diffusion: {self_mixup: off}}}")
     assert load(source).models["m"].diffusion.self_mixup == "off"
     with pytest.raises(ConfigError, match=r"self_mixup: True: must be a number or text|self_mixup: .*must be one of"):
         load(written(path, "models: {m: {tokenizer: t, diffusion: {self_mixup: on}}}"))
 
 
-def test_text_becomes_what_the_key_wants_and_names_stay_text():
-    """Snakemake hands every inner value of ``--config 'key={inner: 5}'`` on as text."""
+def test_text_is_converted_to_the_keys_type():
+    """Snakemake passes every inner value of ``--config 'key={inner: 5}'`` as text."""
     given = {
         "seed": "7",
         "datasets": {
@@ -88,17 +88,17 @@ def test_text_becomes_what_the_key_wants_and_names_stay_text():
     assert (read.report.title, read.report.note) == ("5", "null")
 
 
-def test_residues_may_be_a_number(path):
+def test_residues_may_be_an_integer(path):
     source = written(path, "generation: {g: {task: infilling, mask_sequence: 5, mask_structure: all}}")
     assert (load(source).generation["g"].mask_sequence, load(source).generation["g"].mask_structure) == ("5", "all")
 
 
-def test_file_and_text_and_mapping_are_equal(path):
+def test_file_text_and_mapping_are_equivalent(path):
     written(path, json.dumps(WHOLE))
     assert load(path) == load(str(path)) == load(json.dumps(WHOLE)) == load(WHOLE) == load([path])
 
 
-def test_a_completed_configuration_is_read_as_the_same():
+def test_completed_configuration_survives_a_round_trip():
     whole = load(WHOLE)
     assert load(plain(whole)) == load(json.dumps(plain(whole))) == whole
 
@@ -117,7 +117,7 @@ def test_later_sources_override_earlier_ones_key_by_key(path):
         load([lower, {"tokenizers": {"t": {"training": 5}}}])
 
 
-def test_a_file_may_build_on_another_beside_it(tmp_path, monkeypatch):
+def test_file_may_extend_another(tmp_path, monkeypatch):
     (tmp_path / "deep").mkdir()
     written(tmp_path / "deep" / "base.yaml", "seed: 1\nthreads: 7\ndatasets: {a: {files: x}, b: {files: y}}")
     upper = written(tmp_path / "deep" / "upper.yaml", "base: base.yaml\nseed: 2\ndatasets: {b: null}")
@@ -131,7 +131,7 @@ def test_a_file_may_build_on_another_beside_it(tmp_path, monkeypatch):
         load(written(tmp_path / "x.yaml", "base: x.yaml"))
 
 
-def test_aliases_and_merge_keys_are_fine(path):
+def test_aliases_and_merge_keys_are_supported(path):
     text = (
         "tokenizers:\n  a: {training: &t {steps: 5, keep: 4}}\n  b: {training: {<<: *t, steps: 6}}\n  c: {training: *t}"
     )
@@ -139,7 +139,7 @@ def test_aliases_and_merge_keys_are_fine(path):
     assert [(read[name].training.steps, read[name].training.keep) for name in "abc"] == [(5, 4), (6, 4), (5, 4)]
 
 
-def test_a_byte_order_mark_is_no_mistake(path):
+def test_byte_order_mark_is_accepted(path):
     assert load(written(path, b"\xef\xbb\xbfseed: 3\n")).seed == 3
 
 
@@ -181,7 +181,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     ],
     ids=lambda value: None if isinstance(value, str) and len(value) < 60 else "content",
 )
-def test_what_is_no_configuration_is_one_clear_message_at_once(path, content, message):
+def test_invalid_files_raise_a_one_line_error_quickly(path, content, message):
     start = time.monotonic()
     with pytest.raises(ConfigError, match=message) as caught:
         load(written(path, content))
@@ -191,8 +191,8 @@ def test_what_is_no_configuration_is_one_clear_message_at_once(path, content, me
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
-def test_nesting_that_would_overflow_the_stack_does_not_end_the_process(path, opening):
-    """In a process of its own: composing a million levels is a crash, not an exception."""
+def test_deep_nesting_does_not_crash_the_process(path, opening):
+    """In a separate process: composing a million levels is a crash, not an exception."""
     count = min(1_000_000, (MAX_BYTES - 100) // len(opening))
     written(path, "a: " * (opening != "- ") + opening * count)
     script = "import sys; from dplm2.settings import load; load(sys.argv[1])"
@@ -202,13 +202,13 @@ def test_nesting_that_would_overflow_the_stack_does_not_end_the_process(path, op
 
 
 @pytest.mark.parametrize("source", ["nowhere.yaml", "/", "a\0b", "x" * 5000])
-def test_what_cannot_be_read_is_named(source):
+def test_unreadable_files_are_named(source):
     with pytest.raises(ConfigError, match="cannot be read") as caught:
         load(source)
     assert source[:100] in str(caught.value)
 
 
-def test_deep_values_of_a_mapping_are_refused_too():
+def test_deeply_nested_mappings_are_refused():
     value = "x"
     for _ in range(5000):
         value = [value]
@@ -217,7 +217,7 @@ def test_deep_values_of_a_mapping_are_refused_too():
             load({"report": {"title": deep}})
 
 
-def test_not_a_number_is_no_number(path):
+def test_nan_is_refused(path):
     for text in (".nan", ".inf", "-.inf"):
         with pytest.raises(ConfigError, match="learning_rate: "):
             training(path, "learning_rate", text)

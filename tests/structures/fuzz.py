@@ -1,4 +1,4 @@
-"""Broken files out of sound ones: bytes flipped, lines cut, fields swapped; and what must hold whatever comes in."""
+"""Broken files from valid ones: bytes flipped, lines cut, fields swapped; and invariants of the cleaned chains."""
 
 import gzip
 import random
@@ -16,7 +16,7 @@ from dplm2.structures.rejects import CODES
 from dplm2.structures.shards import CLEANING_FAILED, clean_batch, clean_item
 
 LETTERS = set("ACDEFGHIKLMNPQRSTVWYX")
-# No file of the corpus takes a second; a broken one may not take much longer.
+# Files of the corpus take less than a second; broken ones must not take much longer.
 LONGEST_SECONDS = 20.0
 SEEDS_BYTES = 700_000
 
@@ -94,13 +94,13 @@ MUTATIONS = (
 
 
 def seed_files(corpus: Path) -> list[Path]:
-    """Sound files of every format to begin with, none so large that it decides the time."""
+    """Valid files of every format, of moderate size."""
     raw = [path for path in sorted((corpus / "raw").iterdir()) if path.suffix != ".csv"]
     return [path for path in raw + sorted((corpus / "train").iterdir())[::40] if path.stat().st_size < SEEDS_BYTES]
 
 
 def broken_files(seeds: Sequence[Path], count: int, seed: int = 0) -> Iterator[Item]:
-    """Broken files, the same for a seed."""
+    """Yield broken files, determined by the seed."""
     draw = random.Random(seed)
     for i in range(count):
         path = draw.choice(seeds)
@@ -125,7 +125,7 @@ def broken_files(seeds: Sequence[Path], count: int, seed: int = 0) -> Iterator[I
 
 
 def check_chain(chain: Chain) -> None:
-    """What holds for every clean chain, however broken its file was."""
+    """Check the invariants of a clean chain."""
     length = len(chain.sequence)
     assert chain.backbone_LAX.shape == (length, 4, 3)
     assert len(chain.residue_index) == length
@@ -140,7 +140,7 @@ def check_chain(chain: Chain) -> None:
 
 
 def run(items: Iterator[Item], settings: DatasetSettings) -> Counter:
-    """Clean broken files and check what comes of each; returns how often each outcome came."""
+    """Clean broken files and check the results; returns the number of files per outcome."""
     outcomes: Counter = Counter()
     for item in items:
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Made chains for cases that real files do not isolate: a straight backbone with sound bond lengths, as PDB text."""
+"""Synthetic chains for cases that real files do not isolate: a straight backbone with valid bonds, as PDB text."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ ATOMS = {"N": (0.0, 0.0, 0.0), "CA": (1.46, 0.0, 0.0), "C": (2.47, 0.0, 0.0), "O
 
 
 def settings(**sections) -> DatasetSettings:
-    """Settings of a dataset; filters that a test does not set are off, so that one rule is seen at a time."""
+    """Settings of a dataset; filters that a test does not set are off, so that one rule is tested at a time."""
     off = dict.fromkeys(("min_length", "max_length", "min_observed_fraction", "max_unknown_fraction"))
     return DatasetSettings.make(**{"files": "-", **sections, "filters": {**off, **sections.get("filters", {})}})
 
@@ -32,7 +32,7 @@ def atom(
 
 
 def residue(place: int, name="ALA", number=None, offset=(0.0, 0.0, 0.0), skip=(), **columns) -> list[str]:
-    """The four backbone atoms of the residue at ``place`` along the chain; its number is one more unless given."""
+    """The four backbone atoms of the residue at index ``place``; its number is one more unless given."""
     number = place + 1 if number is None else number
     base = np.array([START + STEP * place, 0.0, 0.0]) + offset
     return [
@@ -43,7 +43,7 @@ def residue(place: int, name="ALA", number=None, offset=(0.0, 0.0, 0.0), skip=()
 
 
 def chain(sequence: str, **columns) -> list[str]:
-    """A whole chain."""
+    """A complete chain."""
     return [line for place, letter in enumerate(sequence) for line in residue(place, THREE_LETTERS[letter], **columns)]
 
 
@@ -65,7 +65,7 @@ def clean(lines: list[str], **sections) -> tuple[list[Chain], list[Refusal]]:
 
 
 def only(lines: list[str], **sections) -> Chain:
-    """The one chain that lines of PDB text clean to."""
+    """The only clean chain of lines of PDB text."""
     chains, refusals = clean(lines, **sections)
     assert len(chains) == 1, (chains, refusals)
     assert not refusals
@@ -73,7 +73,7 @@ def only(lines: list[str], **sections) -> Chain:
 
 
 def refusal(lines: list[str], **sections) -> Refusal:
-    """The one refusal that lines of PDB text come to."""
+    """The only refusal from lines of PDB text."""
     chains, refusals = clean(lines, **sections)
     assert not chains
     assert len(refusals) == 1

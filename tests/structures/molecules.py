@@ -1,6 +1,6 @@
-"""Files of two or more molecules as programs write them: the molecule of every atom is known from its coordinates.
+"""Files of several molecules as written by programs: the molecule of every atom is known from its coordinates.
 
-Molecule k lies at z = 50 k angstrom, so a chain mixed from two shows at once.
+Molecule k is at z = 50 k angstrom, so that mixed chains are detected.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ TER = "TER"
 def molecule(
     sequence: str, place: int = 0, *, chain="A", start=1, segment="", missing=(), oxygen=True, ter=True, **columns
 ) -> list[str]:
-    """One molecule at its place; ``missing`` are numbers from 1, ``columns`` those of an atom."""
+    """One molecule at its position; ``missing`` are residue numbers from 1, ``columns`` fields of its atoms."""
     lines = []
     for i, letter in enumerate(sequence):
         if i + 1 not in missing:
@@ -38,14 +38,14 @@ def in_segment(lines: Sequence[str], segment: str) -> list[str]:
 
 
 def water(number: str = "   1", chain="A", segment="", name="HOH", coordinates="  90.000  90.000  90.000") -> str:
-    """A water as an ATOM record; its number and coordinates may be anything."""
+    """A water as an ATOM record with arbitrary number and coordinates."""
     return in_segment(
         [f"ATOM  99999  OH2 {name:<4}{chain:1}{number:>4}    {coordinates}  1.00  0.00           O"], segment
     )[0]
 
 
 def places(chain: Chain) -> set[int]:
-    """Which molecules the atoms of a chain come from; must be one."""
+    """The molecules from which the atoms of a chain come; must be one."""
     z = chain.backbone_LAX[..., 2]
     return set(np.round(z[np.isfinite(z)] / APART).astype(int).tolist())
 

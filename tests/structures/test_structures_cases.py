@@ -19,7 +19,7 @@ if (CASES / "MANIFEST.csv").is_file():
     with (CASES / "MANIFEST.csv").open(newline="") as stream:
         ROWS = [row for row in csv.DictReader(stream) if row["kind"] == "structure"]
 UBIQUITIN, PHOSPHOCARRIER = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG", "MFQQEVTITA"
-# Names of the chains where the manifest leaves them open.
+# Names of the chains that the manifest does not specify.
 NAMES = {
     "openmm_allA_ter": ["A", "A-2"], "homodimer_allA_ter": ["A", "A-2"], "homodimer_first_incomplete": ["A", "A-2"],
     "charmm_dimer_blank_ter": ["PROA", "PROB"], "gromacs_blank_restart_ter": ["", "blank-2"],
@@ -29,8 +29,8 @@ NAMES = {
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["file"] for row in ROWS])
-def test_structures_are_read_as_their_manifest_expects(row):
-    """The expectation is parsed: numbers of residues, the letter of residue 30, or a reject of pLDDT."""
+def test_structures_are_read_as_in_their_manifest(row):
+    """The manifest gives the number of residues, the letter of residue 30, or a rejection by pLDDT."""
     stem, expected = row["file"].split(".")[0], row["expected"]
     entry = read_structure(CASES / row["file"])
     if "low" in stem:
@@ -53,20 +53,20 @@ def test_structures_are_read_as_their_manifest_expects(row):
         assert one.residue_index[~one.observed_L].tolist() == gaps
 
 
-def test_all_structures_of_the_manifest_are_there():
+def test_all_structures_of_the_manifest_exist():
     if not ROWS:
         pytest.skip("needs cases/ of the shared test data")
     assert len(ROWS) == 19
 
 
-def test_serial_numbers_of_six_digits():
+def test_six_digit_serial_numbers_are_read():
     lines = chain(FIRST)
     in_six = [f"ATOM {100000 + i}{line[11:]}" for i, line in enumerate(lines)]
     assert only(in_six).sequence == FIRST
-    # Programs that let the number grow shift what follows; columns of coordinates show it.
+    # In some programs longer numbers shift the following columns, which the coordinates reveal.
     shifted = [f"ATOM  {100000 + i}{line[11:]}" for i, line in enumerate(lines)]
     assert only(lines[:20] + shifted[20:]).sequence == FIRST
-    # The shift meets HETATM records, and numbers of seven digits from column 5 on, too.
+    # The shift also occurs in HETATM records, and with seven-digit numbers from column 5.
     hetero = [f"HETATM{100000 + i}{line[11:]}" for i, line in enumerate(lines)]
     assert only(hetero).sequence == FIRST
     assert only([f"ATOM {1000000 + i}{line[12:]}" for i, line in enumerate(lines)]).sequence == FIRST
@@ -74,12 +74,12 @@ def test_serial_numbers_of_six_digits():
 
 @pytest.mark.parametrize("number", ["271a", "A000", "****", "    ", "1e+5", "-12a"])
 @pytest.mark.parametrize("name", ["TIP3", "HOH", "SOL", "WAT", " HOH", "POPC", "NA"])
-def test_a_water_or_lipid_never_refuses_a_file(number, name):
+def test_broken_water_or_lipid_record_is_ignored(number, name):
     for lines in ([water(number, name=name)], [water(name=name, coordinates="*" * 24)], [water(name=name)[:40]]):
         assert only(chain(FIRST) + lines).sequence == FIRST
 
 
-def test_a_broken_record_of_the_protein_still_refuses_it():
+def test_broken_protein_record_refuses_the_file():
     from dplm2.structures.atoms import UnreadableError
 
     line = atom("CA", "GLY", number=40, at=(200, 0, 0))
@@ -102,7 +102,7 @@ def test_a_broken_record_of_the_protein_still_refuses_it():
         ("PRO NPRO CPRO NHYP pro", "P"),
     ],
 )
-def test_names_of_force_fields_and_lower_case(names, letter):
+def test_force_field_and_lower_case_names_are_read(names, letter):
     assert letters(names.split()) == letter * len(names.split())
     for name in names.split():
         column = f"{name:<4}" if len(name) == 4 else f"{name} "
@@ -111,15 +111,15 @@ def test_names_of_force_fields_and_lower_case(names, letter):
         assert only(chain("AC", chain=" ") + [x[:21] + " " + x[22:] for x in residue(2) + lines]).sequence[-1] == letter
 
 
-def test_names_of_small_molecules_need_a_backbone():
+def test_small_molecule_names_need_a_backbone():
     assert not component("CYZ").amino_acid
     ligand = [atom(f"C{i}", "CYZ", number=900, at=(50, 50, i)) for i in range(6)]
     assert only(chain(FIRST) + ligand).sequence == FIRST
-    # Sugars of GLYCAM differ from amino acids in case alone.
+    # Sugars of GLYCAM differ from amino acids only in case.
     assert not component("0Yb").amino_acid
 
 
-def test_chain_ids_of_two_letters_and_residue_names_of_four():
+def test_two_letter_chain_ids_and_four_letter_residue_names():
     lines = []
     for place, (name, sequence) in enumerate([("AA", FIRST), ("BA", SECOND), ("HA", FIRST), ("B", SECOND)]):
         own = molecule(sequence, place, chain="x")
@@ -127,12 +127,12 @@ def test_chain_ids_of_two_letters_and_residue_names_of_four():
     chains, refusals = clean(lines)
     assert not refusals
     assert {one.author_chain: observed(one) for one in chains} == {"AA": FIRST, "BA": SECOND, "HA": FIRST, "B": SECOND}
-    # Beside residues of four letters a chain id is one letter.
+    # With four-letter residue names a chain id has one letter.
     ends = [line.replace("MET A", "NMETA") for line in molecule(FIRST)] + [water(name="TIP3", chain="W")]
     assert [one.author_chain for one in clean(ends)[0]] == ["A"]
 
 
-def test_right_aligned_residue_names():
+def test_right_aligned_residue_names_are_read():
     assert only([f"{line[:17]} {line[17:20]}{line[21:]}" for line in chain("ACDE")]).sequence == "ACDE"
 
 
@@ -155,7 +155,7 @@ def model(b_factor: float, head: list[str] = (), **columns) -> bytes:
     ],
 )
 @pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_models_are_recognised_by_what_their_programs_write(head, scale):
+def test_predictions_are_recognised_by_their_headers(head, scale):
     entry = parse(model(0.3 * scale, head), settings().reading)
     assert entry.predicted
     chains, refusals = clean_entry(entry, settings(filters={"min_plddt": 70.0}))
@@ -172,16 +172,16 @@ def test_models_are_recognised_by_what_their_programs_write(head, scale):
         ["SOURCE    MOL_ID: 1; CHAIN: A"],
     ],
 )
-def test_what_does_not_say_so_is_no_prediction(head):
+def test_structures_without_such_headers_are_not_predictions(head):
     assert not parse(model(30.0, head), settings().reading).predicted
 
 
-def test_alphafolds_model_record_alone_is_not_enough():
+def test_model_record_alone_does_not_mark_a_prediction():
     data = model(30.0, ["MODEL     1"]).replace(b" 30.00", b" 31.00", 1)
     assert not parse(data, settings().reading).predicted
     assert not parse(model(0.0, ["MODEL     1"]), settings().reading).predicted
 
 
-def test_gzipped_files_are_no_other_case(tmp_path):
+def test_gzipped_files_are_read_the_same(tmp_path):
     (tmp_path / "x").write_bytes(gzip.compress(model(0.3, ["PARENT N/A"])))
     assert read_structure(tmp_path / "x").predicted

@@ -1,4 +1,4 @@
-"""Each rule of cleaning on a case made for it (real files: see test_structures_raw.py)."""
+"""Each rule of cleaning on a synthetic case (for real files see test_structures_raw.py)."""
 
 from dataclasses import replace
 
@@ -46,12 +46,12 @@ def test_equal_occupancies_keep_the_first_location():
     assert only(lines).backbone_LAX[2, 1, 1] == 0
 
 
-def test_of_two_residues_on_one_place_the_one_of_higher_occupancy_stands():
+def test_residue_of_higher_occupancy_is_kept():
     lines = chain("AA") + residue(2, "SER", altloc="A", occupancy=0.3) + residue(2, "GLY", altloc="B", occupancy=0.7)
     assert only(lines + residue(3)).sequence == "AAGA"
 
 
-def test_insertion_codes_are_residues_of_their_own():
+def test_insertion_codes_are_separate_residues():
     lines = (
         residue(0, number=52)
         + residue(1, "CYS", number=52, insertion="A")
@@ -63,14 +63,14 @@ def test_insertion_codes_are_residues_of_their_own():
     assert found.insertion_codes == " AB "
 
 
-def test_negative_and_falling_numbers_keep_the_order_of_the_file():
+def test_file_order_is_kept_for_negative_and_decreasing_numbers():
     lines = [line for place, number in enumerate((-2, -1, 0, 500, 7)) for line in residue(place, number=number)]
     found = only(lines)
     assert found.residue_index.tolist() == [-2, -1, 0, 500, 7]
     assert np.diff(alpha_x(found)).tolist() == pytest.approx([STEP] * 4, abs=1e-3)
 
 
-def test_a_jump_in_numbers_across_a_broken_bond_is_a_gap_of_unknown_residues():
+def test_jump_in_numbers_at_a_broken_bond_is_a_gap():
     lines = chain("ACD") + residue(5, "GLU") + residue(6, "PHE")
     found = only(lines)
     assert found.sequence == "ACDXXEF"
@@ -79,12 +79,12 @@ def test_a_jump_in_numbers_across_a_broken_bond_is_a_gap_of_unknown_residues():
     assert np.isnan(found.backbone_LAX[3:5]).all()
 
 
-def test_a_jump_in_numbers_without_a_broken_bond_is_numbering():
+def test_jump_in_numbers_without_a_broken_bond_is_not_a_gap():
     lines = [line for place, number in enumerate((1, 2, 9, 10)) for line in residue(place, number=number)]
     assert only(lines).sequence == "AAAA"
 
 
-def test_a_jump_beyond_the_limit_adds_nothing():
+def test_jump_beyond_the_limit_adds_no_residues():
     lines = residue(0) + residue(1) + residue(300) + residue(301)
     assert only(lines).sequence == "AAAA"
     assert len(only(lines, reading={"max_numbering_gap": 500})) == 302
@@ -93,7 +93,7 @@ def test_a_jump_beyond_the_limit_adds_nothing():
     assert len(only(lines, reading={"max_numbering_gap": 297})) == 4
 
 
-def test_numbers_at_the_end_of_all_integers_stay_integers():
+def test_extreme_residue_numbers_remain_integers():
     from dplm2.structures.atoms import Atoms, Entry
     from dplm2.structures.cleaning import clean_entry
     from tests.structures.made import read, settings
@@ -106,33 +106,33 @@ def test_numbers_at_the_end_of_all_integers_stay_integers():
     assert chains[0].residue_index[-1] == np.iinfo(np.int32).max
 
 
-def test_seqres_names_the_residues_of_a_gap_and_ends_are_not_added():
+def test_seqres_fills_gaps_but_not_ends():
     lines = seqres("MMACDWYEFKK") + chain("ACD") + residue(5, "GLU") + residue(6, "PHE")
     found = only(lines)
     assert found.sequence == "ACDWYEF"
     assert found.observed_L.tolist() == [True] * 3 + [False] * 2 + [True] * 2
 
 
-def test_seqres_places_a_stretch_by_its_sequence_even_where_numbers_say_nothing():
+def test_seqres_aligns_segments_by_sequence():
     lines = seqres("ACDWYEF") + chain("ACD") + residue(8, "GLU", number=4) + residue(9, "PHE", number=5)
     assert only(lines).sequence == "ACDWYEF"
 
 
-def test_of_equal_places_in_seqres_the_numbers_decide():
+def test_numbers_decide_between_equal_alignments_to_seqres():
     lines = seqres("ACDAAAAAAAE") + chain("ACD") + residue(7) + residue(10, "GLU")
     found = only(lines)
     assert found.sequence == "ACDAAAAAAAE"
     assert np.flatnonzero(found.observed_L).tolist() == [0, 1, 2, 7, 10]
 
 
-def test_seqres_of_another_molecule_is_not_used():
+def test_mismatched_seqres_is_ignored():
     lines = seqres("WWWWWWWWWW") + chain("ACD") + residue(4, "GLU")
     assert only(lines).sequence == "ACDXE"
 
 
 @pytest.mark.parametrize(("observed", "found"), [("ACDEFGHIYL", "WY"), ("ACDEFGHYYL", "XX")])
-def test_a_sequence_with_which_nine_of_ten_residues_agree_is_used(observed, found):
-    """Laid along it by its letters (PDB), and placed in it by the file's own numbers (mmCIF)."""
+def test_seqres_with_90_percent_agreement_is_used(observed, found):
+    """Aligned by its letters (PDB), or placed by the file's own numbers (mmCIF)."""
     whole, places = "ACDEFWYGHIKL", [*range(5), *range(7, 12)]
     lines = [
         line for place, letter in zip(places, observed, strict=True) for line in residue(place, THREE_LETTERS[letter])
@@ -147,18 +147,18 @@ def test_a_sequence_with_which_nine_of_ten_residues_agree_is_used(observed, foun
 @pytest.mark.parametrize(
     ("name", "letter"), [("MSE", "M"), ("SEP", "S"), ("PTR", "Y"), ("M3L", "K"), ("SEC", "C"), ("HIE", "H")]
 )
-def test_modified_residues_have_the_letter_of_their_parent(name, letter):
+def test_modified_residues_have_their_parents_letter(name, letter):
     lines = chain("AC") + residue(2, name, record="HETATM") + residue(3)
     assert only(lines).sequence == f"AC{letter}A"
 
 
 @pytest.mark.parametrize("name", ["PH8", "CRO", "UNK", "DAL"])
-def test_x_where_no_single_parent_is_named_and_for_d_residues(name):
+def test_d_residues_and_those_without_a_single_parent_are_x(name):
     lines = chain("AC") + residue(2, name, record="HETATM") + residue(3)
     assert only(lines).sequence == "ACXA"
 
 
-def test_a_residue_that_no_dictionary_knows_is_x_if_it_has_a_backbone():
+def test_unknown_residue_with_a_backbone_is_x():
     lines = chain("AC") + residue(2, "Q0Q") + residue(3)
     assert only(lines).sequence == "ACXA"
 
@@ -171,7 +171,7 @@ def test_missing_backbone_atoms_are_nan_and_the_residue_is_not_observed():
     assert found.observed_L.tolist() == [True, True, False, True, True]
 
 
-def test_unobserved_ends_are_cut():
+def test_unobserved_ends_are_removed():
     found = only(residue(0, skip=("N",)) + residue(1) + residue(2) + residue(3, skip=("CA",)))
     assert found.residue_index.tolist() == [2, 3]
 
@@ -192,20 +192,20 @@ def test_coordinates_that_are_not_finite_are_missing(text):
     assert not found.observed_L[2]
 
 
-def test_an_atom_at_the_origin_was_never_placed():
+def test_atoms_at_the_origin_are_missing():
     lines = chain("AAAAA", chain="A")
     lines[9] = atom("CA", number=3, at=(0, 0, 0))
     assert not only(lines).observed_L[2]
 
 
-def test_of_residues_on_top_of_each_other_the_later_is_not_observed():
+def test_later_of_coincident_residues_is_not_observed():
     lines = chain("AAAAA") + residue(2, "GLY", number=6, offset=(0.1, 0.1, 0)) + residue(6, number=7)
     found = only(lines)
     assert found.sequence == "AAAAAGA"
     assert found.observed_L.tolist() == [True] * 5 + [False, True]
 
 
-def test_ligands_waters_ions_and_nucleic_acids_are_no_part_of_a_chain():
+def test_ligands_waters_ions_and_nucleic_acids_are_excluded():
     lines = chain("ACDE")
     lines += residue(10, "ALA", number=201, record="HETATM")  # a free amino acid
     lines += residue(20, "ALA", 301, record="HETATM") + residue(21, "PRO", 302, record="HETATM")  # a peptide as ligand
@@ -217,18 +217,18 @@ def test_ligands_waters_ions_and_nucleic_acids_are_no_part_of_a_chain():
     assert only(lines).sequence == "ACDE"
 
 
-def test_a_peptide_of_hetatm_records_alone_is_a_chain():
+def test_peptide_of_hetatm_records_is_a_chain():
     assert only(chain("ACDE", record="HETATM")).sequence == "ACDE"
 
 
-def test_an_entry_without_protein_is_refused_as_a_whole():
+def test_entry_without_protein_is_refused():
     lines = [atom("P", " DA", at=(1, 1, 1)), atom("O", "HOH", number=2, at=(5, 5, 5), record="HETATM")]
     found = refusal(lines)
     assert (found.chain, found.code) == ("", "no_protein")
     assert refusal(residue(0)).code == "no_protein"
 
 
-def test_a_trace_of_alpha_carbons_has_no_backbone():
+def test_alpha_carbon_trace_is_refused():
     assert refusal([line for line in chain("A" * 50) if " CA " in line]).code == "no_backbone"
 
 
@@ -263,7 +263,7 @@ def test_filters_refuse_with_their_code(code, filters, lines):
     assert only(lines).sequence
 
 
-def test_filters_let_through_what_is_on_their_bound():
+def test_filter_bounds_are_inclusive():
     head = ["REVDAT   1   31-DEC-19 1ABC    0", "REMARK   2 RESOLUTION.    2.00 ANGSTROMS."]
     bounds = {"min_length": 5, "max_length": 5, "max_resolution": 2.0, "released_after": "2019-12-31"}
     found = only([*head, f"{UNIT} MONOMERIC", *chain("AAAAA")], filters={**bounds, "monomers_only": True})
@@ -274,8 +274,8 @@ def test_filters_let_through_what_is_on_their_bound():
     assert refusal(with_gap, filters={"min_observed_fraction": 0.51}).code == "too_many_missing"
 
 
-def test_only_breaks_without_missing_residues_count():
-    """Residues 2 and 3 lie a residue apart, though their numbers do not say so."""
+def test_chain_breaks_exclude_gaps():
+    """Residues 2 and 3 are one residue apart, although their numbers are consecutive."""
     hidden = chain("AA") + residue(3, number=3)
     for start, breaks in ((hidden, 1), (chain("AAA"), 0), (hidden + residue(5, number=4), 2)):
         lines = start + residue(7, number=6)
@@ -285,8 +285,8 @@ def test_only_breaks_without_missing_residues_count():
             assert (refused.code, refused.reason.split()[0]) == ("chain_breaks", str(breaks))
 
 
-def test_only_residues_that_are_there_count_as_unknown():
-    """One of four; with the gap it would be three of six."""
+def test_unknown_fraction_excludes_gaps():
+    """One of four residues; including the gap it would be three of six."""
     lines = [line for place, name in ((0, "ALA"), (1, "UNK"), (4, "ALA"), (5, "ALA")) for line in residue(place, name)]
     assert only(lines, filters={"max_unknown_fraction": 0.25}).sequence == "AXXXAA"
     assert refusal(lines, filters={"max_unknown_fraction": 0.24}).code == "too_many_unknown"
@@ -306,7 +306,7 @@ def test_confidence_is_read_from_predicted_models_only():
     assert only(predicted([90.0, 80.0]), reading={"plddt": "none"}).plddt is None
 
 
-def test_confidence_filters_judge_the_whole_chain_and_then_trim_its_ends():
+def test_confidence_filters_test_the_chain_before_trimming_its_ends():
     values = [40.0, 60.0, 95.0, 55.0, 95.0, 65.0]
     assert refusal(predicted(values), filters={"min_plddt": 68.4}).code == "low_plddt"
     assert only(predicted(values), filters={"min_plddt": 68.3}).sequence == "A" * 6
@@ -324,7 +324,7 @@ def test_confidence_filters_judge_the_whole_chain_and_then_trim_its_ends():
 
 
 def test_confidence_filters_do_not_count_gaps():
-    """Six of ten residues are there, all of them at 90: a gap has no confidence, not one of zero."""
+    """Six of ten residues exist, all with confidence 90: a gap has no confidence, rather than zero."""
     lines = predicted([90.0, 90.0, 90.0]) + [line for n in (7, 8, 9) for line in residue(n, b_factor=90.0)]
     found = only(lines, filters={"min_plddt": 89.9, "max_plddt_deviation": 0.1})
     assert found.sequence == "AAAXXXXAAA"
@@ -334,7 +334,7 @@ def test_confidence_filters_do_not_count_gaps():
 @pytest.mark.parametrize(
     ("missing", "expected"), [((), 20), (("CA",), 10), (("CA", "N"), 30), (("N",), 20), (("N", "C"), 20)]
 )
-def test_confidence_is_that_of_ca_then_of_n_then_of_c(missing, expected):
+def test_confidence_is_from_ca_then_n_then_c(missing, expected):
     factors = {"N": 10.0, "CA": 20.0, "C": 30.0, "O": 40.0}
     middle = [line for name, value in factors.items() for line in residue(2, b_factor=value, skip={*ATOMS} - {name})]
     middle = [line for line in middle if line[12:16].strip() not in missing]

@@ -1,4 +1,4 @@
-"""The command as a user calls it, and cleaning on several processes."""
+"""The command line, and cleaning with several processes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ALONE = ["--workers", "0"]
 
 @pytest.fixture
 def inputs(tmp_path):
-    """Five files: four chains of different sequence and one broken file."""
+    """Five files: four chains with different sequences, and one broken file."""
     folder = tmp_path / "in"
     folder.mkdir()
     for letter in "ACDE":
@@ -32,7 +32,7 @@ def clean(inputs, out, **dataset) -> int:
     return cli.main(["structures", "clean", str(inputs), "--out", str(out), "--config", source, *ALONE])
 
 
-def test_a_folder_becomes_a_dataset(inputs, tmp_path, capsys):
+def test_command_cleans_a_folder(inputs, tmp_path, capsys):
     assert clean(inputs, tmp_path / "out", shards=3) == 0
     assert "4 chains (4 train); 1 rejected" in capsys.readouterr().out
     assert sorted(read_chains(tmp_path / "out")["chain_id"].to_pylist()) == ["A_A", "C_A", "D_A", "E_A"]
@@ -41,8 +41,8 @@ def test_a_folder_becomes_a_dataset(inputs, tmp_path, capsys):
     assert json.loads((tmp_path / "out/run.json").read_text())["chains"] == 4
 
 
-def test_parts_cleaned_one_by_one_give_the_same_files(inputs, tmp_path):
-    """What the workflow does, manifest by manifest, is what the command for a whole dataset does."""
+def test_single_parts_give_the_same_files(inputs, tmp_path):
+    """The workflow, which cleans manifest by manifest, and the command for a dataset give the same files."""
     assert clean(inputs, tmp_path / "whole", shards=2) == 0
     source = json.dumps({"datasets": {"d": {"files": str(inputs), "shards": 2}}})
     for manifest in list_files(str(inputs), tmp_path / "m", 2).write():
@@ -53,14 +53,14 @@ def test_parts_cleaned_one_by_one_give_the_same_files(inputs, tmp_path):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_fewer_shards_leave_no_stale_part(inputs, tmp_path):
+def test_fewer_shards_remove_stale_parts(inputs, tmp_path):
     assert clean(inputs, tmp_path / "out", shards=4) == 0
     assert clean(inputs, tmp_path / "out", shards=1) == 0
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 1
     assert len(read_chains(tmp_path / "out")) == 4
 
 
-def test_a_run_without_a_usable_chain_is_one_line_and_exit_1(inputs, tmp_path, capsys):
+def test_run_without_usable_chains_exits_with_1(inputs, tmp_path, capsys):
     assert clean(inputs, tmp_path / "out") == 0
     capsys.readouterr()
     for file in inputs.glob("[ACDE].pdb"):
@@ -73,8 +73,8 @@ def test_a_run_without_a_usable_chain_is_one_line_and_exit_1(inputs, tmp_path, c
 
 
 @pytest.mark.parametrize("change", ["content", "touched", "removed"])
-def test_a_file_that_changed_after_its_manifest_is_refused(inputs, tmp_path, capsys, change):
-    """What the job would record is not what the workflow planned with."""
+def test_file_changed_after_its_manifest_is_refused(inputs, tmp_path, capsys, change):
+    """The job would record other content than that of the workflow's plan."""
     [manifest] = list_files(str(inputs), tmp_path / "m", 1).write()
     file = inputs / "D.pdb"
     if change == "content":
@@ -90,7 +90,7 @@ def test_a_file_that_changed_after_its_manifest_is_refused(inputs, tmp_path, cap
     assert not list(tmp_path.glob("out/part-*")) and not list(tmp_path.glob("m/hashes-*"))
 
 
-def test_a_cleaned_part_leaves_the_hashes_of_its_files_behind(inputs, tmp_path):
+def test_cleaned_part_records_the_hashes_of_its_files(inputs, tmp_path):
     before = list_files(str(inputs), tmp_path / "m", 1)
     [manifest] = before.write()
     call = ["structures", "clean", "--manifest", str(manifest), "--out", str(tmp_path / "out")]
@@ -102,8 +102,8 @@ def test_a_cleaned_part_leaves_the_hashes_of_its_files_behind(inputs, tmp_path):
     assert again.manifests != before.manifests
 
 
-def test_parts_beyond_the_shards_do_not_count_and_stay(inputs, tmp_path):
-    """A run with more parts may come again."""
+def test_parts_beyond_the_shards_are_ignored_but_kept(inputs, tmp_path):
+    """A later run may have more parts again."""
     out = tmp_path / "out"
     assert clean(inputs, out, shards=2) == 0
     files, everything = sorted(out.glob("part-*.parquet")), read_chains(out)["chain_id"].to_pylist()
@@ -132,14 +132,14 @@ def test_parts_beyond_the_shards_do_not_count_and_stay(inputs, tmp_path):
         (["select", "absent"], 1, "absent: no such folder"),
     ],
 )
-def test_wrong_use_is_said_in_a_line(arguments, status, message, tmp_path, monkeypatch, capsys):
+def test_wrong_use_is_a_one_line_error(arguments, status, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["structures", *arguments]) == status
     assert message in capsys.readouterr().err
 
 
 def treacherous(items, own):
-    """A reader that dies on one file, as a parser written in C may, and never comes back from another."""
+    """A reader that crashes on one file, as a parser in C may, and hangs on another."""
     unread = [item.source_file for item in items if not item.problem]
     if any("C.pdb" in name for name in unread):
         os._exit(11)
@@ -148,7 +148,7 @@ def treacherous(items, own):
     return shards.clean_batch(items, own)
 
 
-def test_a_reader_that_dies_or_hangs_costs_one_file_each(inputs, monkeypatch):
+def test_crashing_or_hanging_reader_costs_one_file(inputs, monkeypatch):
     monkeypatch.setattr(shards, "BATCH_ITEMS", 1)
     monkeypatch.setattr(shards, "BATCHES_PER_WORKER", 1)
     monkeypatch.setattr(shards, "BATCH_SECONDS", 8)
@@ -162,7 +162,7 @@ def test_a_reader_that_dies_or_hangs_costs_one_file_each(inputs, monkeypatch):
     assert "takes longer than" in rejects["E.pdb"].reason
 
 
-def test_several_processes_give_the_bytes_of_one(inputs, tmp_path, monkeypatch):
+def test_several_processes_write_the_same_bytes(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "BATCH_ITEMS", 2)
     for i in range(10):
         shutil.copy(inputs / "A.pdb", inputs / f"copy{i}.pdb")
@@ -185,8 +185,8 @@ def test_several_processes_give_the_bytes_of_one(inputs, tmp_path, monkeypatch):
         ("auto", "EXPDTA    X-RAY DIFFRACTION\n", False),
     ],
 )
-def test_filters_without_anything_to_judge_by_say_so_once(inputs, tmp_path, caplog, plddt, head, warned):
-    """Four models of pLDDT 90 whose headers say it, or do not."""
+def test_filters_without_data_warn_once(inputs, tmp_path, caplog, plddt, head, warned):
+    """Four models of pLDDT 90, whose headers mark them as predictions or not."""
     for file in inputs.glob("[ACDE].pdb"):
         file.write_text(head + file.read_text().replace(" 20.00 ", " 90.00 "))
     found = {"reading": {"plddt": plddt}, "filters": {"min_plddt": 70}, "shards": 3}

@@ -1,4 +1,4 @@
-"""Downloads from a local server that misbehaves in every way that servers do."""
+"""Downloads from a local server that fails in all common ways."""
 
 import concurrent.futures
 import contextlib
@@ -32,7 +32,7 @@ BODY = gzip.compress("\n".join(chain("ACDEFGHIKL") * 5).encode())
 
 
 class Unruly(BaseHTTPRequestHandler):
-    """The path says how to misbehave; ``/once/...`` only on the first request of a path."""
+    """The path determines the failure; ``/once/...`` fails only on the first request of a path."""
 
     requests: Counter = Counter()
 
@@ -85,12 +85,12 @@ class Unruly(BaseHTTPRequestHandler):
         self._send(json.dumps(models).encode())
 
     def answer_to(self):
-        """Redirect to the address that the query holds, with the status that the path ends with."""
+        """Redirect to the URL in the query, with the status at the end of the path."""
         path, _, address = self.path.partition("?")
         self._send(b"", int(path.rsplit("/", 1)[-1][:3]), Location=unquote(address))
 
     def answer_says(self):
-        """AlphaFold DB's answer with the address that is set for this test."""
+        """AlphaFold DB's response with the URL set by the test."""
         self._send(json.dumps([{"cifUrl": self.says}]).encode())
 
     def log_message(self, *arguments):
@@ -117,7 +117,7 @@ def server():
 
 @pytest.fixture
 def another():
-    """A second server: another port of the loopback address, as another service of this machine has it."""
+    """A second server on another port of the loopback address, like another service of this machine."""
     with running() as address:
         yield address
 
@@ -140,7 +140,7 @@ def files(tmp_path) -> set[str]:
     return {path.name for path in (tmp_path / "out").iterdir()} - own
 
 
-def test_ids_accessions_and_addresses(server, tmp_path):
+def test_ids_accessions_and_urls_are_downloaded(server, tmp_path):
     outcome = run(server, tmp_path, ["# a list", "1ABC", "P12345 # one", f"{server}/good/x.pdb.gz?a=1", ""])
     assert (outcome.fetched, outcome.rejects) == (3, [])
     assert files(tmp_path) == {"1abc.pdb.gz", "AF-P12345-F1.cif.gz", "x.pdb.gz"}
@@ -151,7 +151,7 @@ def test_ids_accessions_and_addresses(server, tmp_path):
 
 
 @pytest.mark.parametrize("trouble", ["429", "500", "drop", "truncate", "short", "page"])
-def test_passing_trouble_is_tried_again(server, tmp_path, trouble):
+def test_temporary_failures_are_retried(server, tmp_path, trouble):
     outcome = run(server, tmp_path, [f"{server}/once/{trouble}/x.pdb.gz"])
     assert (outcome.fetched, outcome.rejects) == (1, [])
     assert (tmp_path / "out/x.pdb.gz").read_bytes() == BODY
@@ -170,7 +170,7 @@ def test_passing_trouble_is_tried_again(server, tmp_path, trouble):
         ("page", "not a valid structure file: a web page", 3),
     ],
 )
-def test_lasting_trouble_is_a_reject_and_leaves_no_file(server, tmp_path, trouble, reason, tries):
+def test_permanent_failures_are_rejected_without_a_file(server, tmp_path, trouble, reason, tries):
     outcome = run(server, tmp_path, [f"{server}/{trouble}/x.pdb.gz", "1abc"])
     assert outcome.fetched == 1
     assert files(tmp_path) == {"1abc.pdb.gz"}
@@ -183,7 +183,7 @@ def test_lasting_trouble_is_a_reject_and_leaves_no_file(server, tmp_path, troubl
     assert re.search(reason, reject["reason"]), reject["reason"]
 
 
-def test_what_is_there_is_not_fetched_again_unless_it_was_harmed(server, tmp_path):
+def test_only_damaged_files_are_downloaded_again(server, tmp_path):
     names = [f"{i}abc" for i in range(1, 9)]
     run(server, tmp_path, names)
     (tmp_path / "out/1abc.pdb.gz").write_bytes(b"harmed")
@@ -193,7 +193,7 @@ def test_what_is_there_is_not_fetched_again_unless_it_was_harmed(server, tmp_pat
     assert sum(Unruly.requests.values()) == 10
 
 
-def test_a_model_that_alphafold_db_does_not_know(server, tmp_path):
+def test_model_missing_in_alphafold_db_is_rejected(server, tmp_path):
     outcome = run(server, tmp_path, ["Q00000"])
     assert [reject.reason for reject in outcome.rejects] == ["AlphaFold DB lists no file for it"]
 
@@ -204,14 +204,14 @@ def test_chains_of_an_entry_are_one_download(server, tmp_path):
     assert run(server, tmp_path, ["1abc_D", "pdb_00002abc"]).present == 2
 
 
-def test_the_lists_of_the_test_sets_can_be_fetched():
+def test_lists_of_the_test_sets_are_read():
     folder = Path(__file__).parents[2] / "config/test_sets"
     counts = {path.name: len(read_targets(path, FetchSource())) for path in folder.iterdir()}
     assert counts == {"cameo2022.txt": 182, "pdb_date.txt": 449}
 
 
-def test_everything_that_the_benchmarks_read_is_fetched_in_one_command(server, tmp_path, capsys, monkeypatch):
-    """Folders and names are those of config/benchmark.yaml and config/motifs; a second run checks what is there."""
+def test_one_command_downloads_all_inputs_of_the_benchmarks(server, tmp_path, capsys, monkeypatch):
+    """Folders and names are those of config/benchmark.yaml and config/motifs; a second run verifies existing files."""
     root = Path(__file__).parents[2]
     for name, lines in (("cameo2022", ["7dz2_C", "7eoz_A"]), ("pdb_date", ["7ygk"])):
         (tmp_path / "config/test_sets").mkdir(parents=True, exist_ok=True)
@@ -234,13 +234,13 @@ def test_everything_that_the_benchmarks_read_is_fetched_in_one_command(server, t
     assert "benchmark/motifs: 1 downloaded, 15 already present, 0 failed" in capsys.readouterr().out
 
 
-def test_the_benchmarks_need_a_checkout(tmp_path, capsys, monkeypatch):
+def test_benchmark_downloads_require_a_checkout(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["structures", "fetch", "benchmarks", "--out", "x"]) == 2
     assert "run it in a checkout" in capsys.readouterr().err
 
 
-def test_a_named_model_is_that_version(server, tmp_path):
+def test_named_model_version_is_downloaded(server, tmp_path):
     outcome = run(server, tmp_path, ["AF-P00001-F1-model_v4", "AF-P00001-F1", "AF-P00001-F1-model_v5.cif.gz"])
     assert outcome.rejects == []
     assert files(tmp_path) == {f"AF-P00001-F1{version}.cif.gz" for version in ("", "-model_v4", "-model_v5")}
@@ -249,28 +249,28 @@ def test_a_named_model_is_that_version(server, tmp_path):
     assert run(server, tmp_path, ["AF-P00001-F1-model_v4", "P00001"]).present == 2
 
 
-def test_a_version_that_the_address_does_not_name_is_not_guessed(server, tmp_path):
+def test_version_missing_in_the_address_is_an_error(server, tmp_path):
     outcome = run(server, tmp_path, ["AF-P12345-F1-model_v4"])
     assert "names no version" in outcome.rejects[0].reason
 
 
-def test_names_never_leave_the_folder_and_never_clash(server, tmp_path):
+def test_file_names_are_unique_and_inside_the_folder(server, tmp_path):
     lines = [f"{server}/good/..%2F..%2Fevil.pdb", f"{server}/good/a/x.pdb", f"{server}/good/b/x.pdb"]
     assert run(server, tmp_path, lines).fetched == 3
     first, second = (f"x-{hashlib.sha256(line.encode()).hexdigest()[:6]}.pdb" for line in lines[1:])
     assert files(tmp_path) == {"evil.pdb", first, second}
     assert {path.name for path in tmp_path.iterdir()} == {"list.txt", "out"}
-    # The order of the list decides no name: nothing is fetched again, nothing is written over.
+    # Names do not depend on the order of the list: nothing is downloaded again or overwritten.
     outcome = run(server, tmp_path, [lines[2], lines[0], lines[1]])
     assert (outcome.fetched, outcome.present) == (0, 3)
 
 
-def test_a_file_beyond_the_limit_is_refused(server, tmp_path):
+def test_file_above_the_size_limit_is_refused(server, tmp_path):
     outcome = run(server, tmp_path, ["1abc"], max_megabytes=0)
     assert outcome.rejects[0].reason == "more than 0 MiB"
 
 
-def test_a_list_that_is_wrong_is_named(tmp_path):
+def test_invalid_list_is_named(tmp_path):
     (tmp_path / "list").write_text("1abc\nnot-an-id\n")
     with pytest.raises(ConfigError, match="line 2: 'not-an-id' is not a PDB id"):
         read_targets(tmp_path / "list", FetchSource())
@@ -279,7 +279,7 @@ def test_a_list_that_is_wrong_is_named(tmp_path):
         read_targets(tmp_path / "list", FetchSource())
 
 
-def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, capsys):
+def test_command_exits_with_1_after_failed_downloads(server, tmp_path, capsys):
     (tmp_path / "list").write_text(f"1abc\n{server}/404/x\n")
     call = ["structures", "fetch", str(tmp_path / "list"), "--out", str(tmp_path / "out")]
     call += ["--set", "fetch.first_wait=0.01", f"fetch.pdb_address={server}/good/{{id}}.pdb.gz"]
@@ -290,12 +290,12 @@ def test_the_command_exits_with_1_if_something_is_missing(server, tmp_path, caps
     assert cli.main([*call, "--set", "fetch.allow_missing=true"]) == 0
 
 
-def test_the_defaults_of_the_configuration_are_those_of_the_command():
+def test_configuration_and_command_have_the_same_defaults():
     fetch = DatasetSettings.make(fetch={"list": "x"}).fetch
     assert {key: getattr(fetch, key) for key in vars(FetchSource())} == vars(FetchSource())
 
 
-def test_a_new_entry_changes_the_list_of_one_shard(tmp_path):
+def test_new_entry_changes_one_shard(tmp_path):
     ids = [f"{i}{a}{b}c" for i in range(1, 6) for a in "abcd" for b in "xyz"]
     (tmp_path / "list").write_text("\n".join(ids))
     paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 4, FetchSource()).write()
@@ -308,7 +308,7 @@ def test_a_new_entry_changes_the_list_of_one_shard(tmp_path):
     assert "P12345" in changed[0].read_text()
 
 
-def test_addresses_of_one_file_name_meet_in_one_shard(tmp_path):
+def test_urls_with_the_same_file_name_share_a_shard(tmp_path):
     lines = [f"http://here/{i}/model.pdb" for i in range(8)]
     (tmp_path / "list").write_text("\n".join(lines))
     paths = list_targets(str(tmp_path / "list"), tmp_path / "lists", 16, FetchSource()).write()
@@ -319,7 +319,7 @@ def test_addresses_of_one_file_name_meet_in_one_shard(tmp_path):
     }
 
 
-def test_what_came_and_what_did_not_stand_in_the_manifest(server, tmp_path, capsys):
+def test_manifest_lists_downloads_and_failures(server, tmp_path, capsys):
     lines = ["1abc", f"{server}/404/x.pdb", "P12345"]
     (tmp_path / "list").write_text("\n".join(lines) + "\n")
     out, manifest = tmp_path / "out", tmp_path / "part-00000.tsv"
@@ -340,14 +340,14 @@ def test_what_came_and_what_did_not_stand_in_the_manifest(server, tmp_path, caps
     assert pq.read_table(tmp_path / "d/part-00000.parquet").num_rows + len(rejects) == 3
 
 
-def test_processes_that_fetch_into_one_folder_share_the_record(server, tmp_path):
-    """Each sets down its own rows without losing the other's."""
+def test_concurrent_downloads_share_the_record(server, tmp_path):
+    """Each writes its own rows without losing the other's."""
     own = source(server)
     for part in range(2):
         (tmp_path / f"list{part}").write_text("\n".join(f"{i}{'ab'[part]}bc" for i in range(1, 10)))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda part: fetch(read_targets(tmp_path / f"list{part}", own), tmp_path / "out", own), range(2)))
-    # Whoever asks next, with whatever shards, finds them all.
+    # A later run finds all of them with any number of shards.
     (tmp_path / "all").write_text((tmp_path / "list0").read_text() + "\n" + (tmp_path / "list1").read_text())
     outcome = fetch(read_targets(tmp_path / "all", own), tmp_path / "out", own)
     assert (outcome.fetched, outcome.present) == (0, 18)
@@ -397,7 +397,7 @@ def test_redirects_elsewhere_are_refused(server, tmp_path, address, reason, stat
     assert sum(Unruly.requests.values()) == 2  # and not tried again
 
 
-def test_another_service_of_this_machine_is_reached_only_if_the_list_names_it(server, another, tmp_path):
+def test_local_services_are_reached_only_if_listed(server, another, tmp_path):
     line = redirect(server, f"{another}/good/x.pdb")
     (reject,) = run(server, tmp_path, [line]).rejects
     assert "loopback" in reject.reason
@@ -411,7 +411,7 @@ def test_another_service_of_this_machine_is_reached_only_if_the_list_names_it(se
     assert cli.main([*call[:-3], str(tmp_path / "o2"), *call[-2:]]) == 1
 
 
-def test_redirects_of_redirects_are_looked_at(server, another, tmp_path):
+def test_chained_redirects_are_checked(server, another, tmp_path):
     once = redirect(server, redirect(server, f"{server}/good/x.pdb"))
     elsewhere = redirect(server, redirect(server, f"{another}/good/x.pdb"))
     outcome = run(server, tmp_path, [once, elsewhere])
@@ -430,7 +430,7 @@ def test_redirects_of_redirects_are_looked_at(server, another, tmp_path):
         ("{server}/good/x.cif", None),
     ],
 )
-def test_what_alphafold_db_names_is_looked_at(server, another, tmp_path, says, reason):
+def test_urls_from_alphafold_db_are_checked(server, another, tmp_path, says, reason):
     Unruly.says = says.format(server=server, another=another) if isinstance(says, str) else says
     (tmp_path / "list").write_text("P12345\n")
     own = FetchSource(alphafold_address=f"{server}/says/{{id}}", first_wait=0.01, timeout=2, tries=3)
@@ -441,8 +441,8 @@ def test_what_alphafold_db_names_is_looked_at(server, another, tmp_path, says, r
         assert reason in outcome.rejects[0].reason and sum(Unruly.requests.values()) == 1
 
 
-def test_a_public_name_that_resolves_to_this_machine_is_refused(server, tmp_path, monkeypatch):
-    """The name is a part of a site that the list names, but its server may not lead into this network."""
+def test_public_name_resolving_to_this_machine_is_refused(server, tmp_path, monkeypatch):
+    """The name is part of a listed site, but must not resolve to an address of this network."""
     port = int(server.rsplit(":", 1)[1])
     resolve = socket.getaddrinfo
     local = {"mirror.example.org", "inner.mirror.example.org"}
@@ -459,7 +459,7 @@ def test_a_public_name_that_resolves_to_this_machine_is_refused(server, tmp_path
     assert Unruly.requests["/good/x.pdb"] == 0
 
 
-def test_sites():
+def test_sites_of_urls():
     sites = Sites.of(["https://models.rcsb.org/{id}", "http://lab.example.org/x", "http://10.1.1.1:8080/x"])
     for address in (
         "https://files.rcsb.org/x", "https://alphafold.ebi.ac.uk/files/x", "https://lab.example.org/y",

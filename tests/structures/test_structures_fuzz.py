@@ -1,6 +1,6 @@
-"""Broken files: never a traceback, never a hang, never a chain with coordinates that are not finite.
+"""Broken files never cause a traceback, a hang, or a chain with non-finite coordinates.
 
-A small number here; ``benchmarks/structures.py`` runs thousands.
+A small number of files; ``benchmarks/structures.py`` runs thousands.
 """
 
 from tests.structures import fuzz

@@ -1,4 +1,4 @@
-"""Lists and tables of users: byte-order marks, line endings, names without a match."""
+"""Lists and tables from users: byte-order marks, line endings, unmatched names."""
 
 import csv
 import logging
@@ -24,13 +24,13 @@ def split_by(path, key="test_list", **more):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("end", ENDS)
-def test_split_lists(tmp_path, encoding, end):
+def test_split_lists_are_read(tmp_path, encoding, end):
     (tmp_path / "list").write_bytes(end.join(["ubq_A", "poh  # its entry", "", "# end"]).encode(encoding))
     for key, name in (("test_list", "test"), ("validation_list", "validation")):
         assert split_by(tmp_path / "list", key).splits == [name, name, "train", "train"]
 
 
-def test_the_case_of_a_split_list(cases_folder):
+def test_shared_split_list_is_read(cases_folder):
     with (cases_folder / "MANIFEST.csv").open() as stream:
         lists = [row["file"] for row in csv.DictReader(stream) if row["kind"] == "list"]
     assert lists == ["test_list_bom.txt"]
@@ -38,7 +38,7 @@ def test_the_case_of_a_split_list(cases_folder):
     assert found.splits == ["test", "test", "train", "train"] and found.unmatched == {"test": 0}
 
 
-def test_names_that_match_nothing_are_listed(tmp_path, caplog):
+def test_unmatched_names_are_listed(tmp_path, caplog):
     unknown = [f"unknown-{number}" for number in range(50)]
     path = tmp_path / "list"
     path.write_text("\n".join(["ubq_A", "nothing", "x" * 5000, *unknown]))
@@ -52,7 +52,7 @@ def test_names_that_match_nothing_are_listed(tmp_path, caplog):
     assert "ubq_A" not in message
 
 
-def test_a_list_that_names_no_chain_says_what_both_are_called(tmp_path):
+def test_error_for_a_list_without_matches_shows_both_names(tmp_path):
     (tmp_path / "list").write_text("UBQ\nPOH\n")
     with pytest.raises(
         DPLM2Error, match="contains none of the 4 chains; it lists UBQ, POH, but .* ubq_A, poh_A, other_A"
@@ -62,7 +62,7 @@ def test_a_list_that_names_no_chain_says_what_both_are_called(tmp_path):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("end", ENDS)
-def test_fetch_lists(tmp_path, encoding, end):
+def test_fetch_lists_are_read(tmp_path, encoding, end):
     (tmp_path / "list").write_bytes(end.join(["1ubq", "P12345 # AlphaFold", "http://x.org/a.cif"]).encode(encoding))
     assert [target.name for target in read_targets(tmp_path / "list", FetchSource())] == [
         "1ubq", "P12345", "http://x.org/a.cif"
@@ -72,7 +72,7 @@ def test_fetch_lists(tmp_path, encoding, end):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("separator", [",", ", ", "\t"])
-def test_cluster_tables(tmp_path, encoding, end, separator):
+def test_cluster_tables_are_read(tmp_path, encoding, end, separator):
     rows = [("chain_id", "cluster"), ("ubq_A", "one"), ("poh", "one"), ("other_A", "two")]
     (tmp_path / "t").write_bytes(end.join(separator.join(row) for row in rows).encode(encoding))
     own = settings(clusters={"source": "file", "file": str(tmp_path / "t")}).clusters
@@ -88,7 +88,7 @@ def test_cluster_tables(tmp_path, encoding, end, separator):
         (b"x" * (3 << 20), "a line of more than"),
     ],
 )
-def test_what_is_no_list_is_refused_in_one_line(tmp_path, content, message):
+def test_invalid_lists_raise_a_one_line_error(tmp_path, content, message):
     path = tmp_path / "list"
     path.write_bytes(content)
     own = settings(clusters={"source": "file", "file": str(path)}).clusters
@@ -110,7 +110,7 @@ def test_what_is_no_list_is_refused_in_one_line(tmp_path, content, message):
     assert len(str(caught.value)) < 300
 
 
-def test_a_site_is_no_target_and_goes_to_every_shard(tmp_path):
+def test_sites_go_to_every_shard(tmp_path):
     lines = ["https://files.example.org", "https://data.example.org/", "1abc", "2abc", "3abc", "https://a.org/x.pdb"]
     (tmp_path / "list").write_text("\n".join(lines))
     assert [target.name for target in read_targets(tmp_path / "list", FetchSource())] == lines[2:]

@@ -1,4 +1,4 @@
-"""Listings: one changed file is one changed shard, found without reading or writing files."""
+"""Listings: a changed file changes one shard, which is detected without reading or writing files."""
 
 import builtins
 import io
@@ -37,12 +37,12 @@ def files(tmp_path):
 
 @pytest.fixture
 def listed(files, tmp_path):
-    """The listing of a run that has finished: manifests are written, its jobs left hashes behind."""
+    """The listing of a finished run, which has written manifests and recorded hashes."""
     return run(list_files(str(files), tmp_path / "m", SHARDS))
 
 
 def run(listing: Listing) -> Listing:
-    """What a run of the workflow does with a listing."""
+    """Process a listing like a run of the workflow."""
     for path in listing.write():
         write_hashes(path, [replace(file, sha256=sha256_of_source(file.path)) for file in read_manifest(path)])
     return listing
@@ -61,12 +61,12 @@ def contents(folder: Path) -> dict:
 
 
 def touch(path: Path) -> None:
-    """Another time of change, the same content."""
+    """Another modification time, the same content."""
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
 
 
 def replaced(path: Path, text: str) -> None:
-    """Other content of the same size and time of change."""
+    """Different content of the same size and modification time."""
     times = path.stat()
     assert len(text) == times.st_size
     path.write_text(text)
@@ -86,7 +86,7 @@ def test_a_manifest_lists_every_file_with_its_size_and_time(files, tmp_path):
 
 @pytest.mark.parametrize("finished", [True, False], ids=["after a run", "before any"])
 @pytest.mark.parametrize("change", ["add", "change", "remove", "replace with the same time"])
-def test_one_file_changes_one_shard(files, tmp_path, change, finished):
+def test_changed_file_changes_one_shard(files, tmp_path, change, finished):
     before = list_files(str(files), tmp_path / "m", SHARDS)
     run(before) if finished else before.write()
     target = files / "deeper" / ("new.cif" if change == "add" else "3abc.cif")
@@ -102,7 +102,7 @@ def test_one_file_changes_one_shard(files, tmp_path, change, finished):
     assert changed(after, list_files(str(files), tmp_path / "m", SHARDS)) == set()
 
 
-def test_listing_opens_no_structure_file_and_writes_nothing(files, listed, tmp_path, monkeypatch):
+def test_listing_neither_opens_structures_nor_writes(files, listed, tmp_path, monkeypatch):
     before = contents(tmp_path / "m")
 
     def guarded(opener):
@@ -122,10 +122,10 @@ def test_listing_opens_no_structure_file_and_writes_nothing(files, listed, tmp_p
     assert not (tmp_path / "elsewhere").exists()
     again.folder = tmp_path / "m"
     again.write()
-    assert contents(tmp_path / "m") == before  # nor is a manifest written that is there already
+    assert contents(tmp_path / "m") == before  # existing manifests are not written again
 
 
-def test_a_touched_file_keeps_its_identity_once_its_content_is_known(files, listed, tmp_path):
+def test_touched_file_with_recorded_content_keeps_its_identity(files, listed, tmp_path):
     target = files / "4abc.cif"
     for _ in range(3):
         touch(target)
@@ -136,15 +136,15 @@ def test_a_touched_file_keeps_its_identity_once_its_content_is_known(files, list
     assert changed(listed, list_files(str(files), tmp_path / "m", SHARDS)) == {shard_of(str(target), SHARDS)}
 
 
-def test_a_touched_file_that_nobody_has_read_counts_as_changed(files, tmp_path):
+def test_touched_file_without_recorded_content_is_changed(files, tmp_path):
     before = list_files(str(files), tmp_path / "m", SHARDS)
     before.write()
     touch(files / "4abc.cif")
     assert changed(before, list_files(str(files), tmp_path / "m", SHARDS)) == {shard_of("4abc.cif", SHARDS)}
 
 
-def test_a_file_that_was_changed_and_changed_back_has_its_first_identity_no_more(files, listed, tmp_path):
-    """The run in between made results of the other content."""
+def test_file_changed_and_restored_has_a_new_identity(files, listed, tmp_path):
+    """The run in between wrote results of the other content."""
     target = files / "4abc.cif"
     target.write_text("data_x")
     between = run(list_files(str(files), tmp_path / "m", SHARDS))
@@ -162,7 +162,7 @@ def test_moved_folder_keeps_its_identity(files, tmp_path, move):
     assert identities(list_files(str(tmp_path / "other" / "place"), tmp_path / "m", SHARDS)) == identities(before)
 
 
-def test_a_copy_with_new_times_is_known_by_its_content(files, listed, tmp_path):
+def test_copy_with_new_times_is_identified_by_content(files, listed, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(files, copy)
     for path in copy.rglob("*.cif"):
@@ -172,7 +172,7 @@ def test_a_copy_with_new_times_is_known_by_its_content(files, listed, tmp_path):
     assert changed(listed, after) == {shard_of("4abc.cif", SHARDS)}
 
 
-def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
+def test_files_with_the_same_name_are_distinguished(tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
@@ -191,13 +191,13 @@ def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
     assert changed(before, list_files(sources, tmp_path / "m", 1)) == {0}
 
 
-def test_fewer_shards_leave_no_stale_manifest(files, tmp_path):
+def test_fewer_shards_remove_stale_manifests(files, tmp_path):
     list_files(str(files), tmp_path / "m", SHARDS).write()
     list_files(str(files), tmp_path / "m", 2).write()
     assert len(list((tmp_path / "m").glob("part-*.tsv"))) == 2
 
 
-def test_hidden_files_and_endings_without_structures_are_skipped_unless_named(files, tmp_path):
+def test_irrelevant_files_are_skipped_unless_named(files, tmp_path):
     for name in ("notes.md", ".hidden.cif", "MANIFEST.csv", "plain"):
         (files / name).write_text("x")
     found = [file.path for file in read_manifest(list_files(str(files), tmp_path / "m", 1).write()[0])]
@@ -207,14 +207,14 @@ def test_hidden_files_and_endings_without_structures_are_skipped_unless_named(fi
     assert len(read_manifest(named[0])) == 21
 
 
-def test_names_that_could_give_one_chain_share_a_shard():
+def test_files_with_possibly_equal_chain_names_share_a_shard():
     names = ["1abc.cif", "x/1ABC.pdb.gz", "1abc_A.bcif.gz", "pdb1abc.ent", "y/1abc_b1.cif.gz"]
     for shards in (7, 100):
         assert len({shard_of(name, shards) for name in names}) == 1
     assert len({shard_of(f"{i}.pdb", 100) for i in range(2000)}) == 100
 
 
-def test_entry_names():
+def test_entry_names_are_derived_from_file_names():
     names = {
         "a/b/1ABC.pdb.gz": "1ABC", "pdb1abc.ent.gz": "1abc", "AF-P1-F1-model_v4.cif.gz": "AF-P1-F1-model_v4",
         "x.tar.gz": "x", "x.tgz": "x", "1y1vS": "1y1vS", "1.5A.model.bcif": "1.5A.model", ".pdb": ".pdb", "m.fcz": "m",
@@ -222,7 +222,7 @@ def test_entry_names():
     assert {name: entry_name(name) for name in names} == names
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_missing_inputs_are_named(tmp_path):
     with pytest.raises(DPLM2Error, match="absent: no such file or folder"):
         list_files("absent", tmp_path / "m", 1)
     (tmp_path / "empty").mkdir()
@@ -243,27 +243,27 @@ def test_what_is_not_there_is_named(tmp_path):
         (f"{manifest.HEADER}\na.cif\tzero\t3.1\t5\n", "an invalid line"),
     ],
 )
-def test_a_broken_manifest_is_refused(tmp_path, text, message):
+def test_broken_manifest_is_refused(tmp_path, text, message):
     (tmp_path / "x.tsv").write_text(text)
     with pytest.raises(DPLM2Error, match=message):
         read_manifest(tmp_path / "x.tsv")
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", b"\xff\t\t\n\n", b"\nx\t9\n4abc.cif\tx\t1\t1\n"])
-def test_a_damaged_manifest_or_hash_file_of_an_earlier_run_does_no_harm(files, listed, tmp_path, damage):
+def test_damaged_files_of_an_earlier_run_are_ignored(files, listed, tmp_path, damage):
     for path in (tmp_path / "m").iterdir():
         path.write_bytes(damage)
     assert identities(list_files(str(files), tmp_path / "m", SHARDS)) == identities(listed)
 
 
-def test_the_module_needs_no_heavy_library():
+def test_module_imports_no_heavy_library():
     code = "import sys, dplm2.structures.manifest; print({'torch', 'biotite', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("ending", ["", ".index", ".lookup"])
-def test_a_foldcomp_database_is_its_index_and_names_too(tmp_path, ending):
+def test_foldcomp_database_includes_index_and_names(tmp_path, ending):
     base = tmp_path / "files" / "database"
     base.parent.mkdir()
     for other, content in (("", "records"), (".index", "0\t0\t7\n"), (".lookup", "0\tone\t0\n"), (".dbtype", "x")):
@@ -290,7 +290,7 @@ def test_linked_folders_are_followed_once(files, tmp_path):
     (other / "9xyz.cif").write_text("data_9")
     (files / "linked").symlink_to(other)
     (files / "twice").symlink_to(other)
-    # A folder that is there anyway keeps its own path; a link to it adds nothing.
+    # A folder in the tree keeps its own path; a link to it adds nothing.
     (files / "again").symlink_to(files / "deeper")
     found = found_in(files, tmp_path)
     assert len(found) == 41
@@ -299,7 +299,7 @@ def test_linked_folders_are_followed_once(files, tmp_path):
 
 
 @pytest.mark.parametrize("through", [False, True])
-def test_links_in_a_circle_are_refused(files, tmp_path, through):
+def test_circular_links_are_refused(files, tmp_path, through):
     if through:
         other = tmp_path / "elsewhere"
         other.mkdir()
@@ -329,12 +329,12 @@ def test_broken_links_become_rejects(files, tmp_path, pattern):
     clean_shard(broken, settings(), "d", tmp_path / "part.parquet", tmp_path / "rejected.parquet", 0)
     rows = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
     assert [(row["code"], row["reason"]) for row in rows] == [("unreadable", "a broken link")] * 2
-    # Mended, it is another file.
+    # Once repaired, it is a different file.
     (tmp_path / "nowhere.cif").write_text("data_x")
     assert changed(before, list_files(source, tmp_path / "m", 1)) == {0}
 
 
-def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+def test_unreadable_folder_is_named(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may read everything")
     (tmp_path / "x").mkdir(mode=0)

@@ -11,7 +11,7 @@ from tests.structures.molecules import APART, FIRST, SECOND, TER, in_segment, mo
 
 
 def named(lines: list[str]) -> dict[str, str]:
-    """Observed sequence by name of the chains that lines clean to; none mixed, none refused."""
+    """Observed sequences of the clean chains by name; none are mixed or refused."""
     chains, refusals = clean(lines)
     assert not refusals
     assert all(len(places(one)) == 1 for one in chains)
@@ -27,7 +27,7 @@ RUN_ON, JUMP = len(FIRST) + 1, len(FIRST) + 101
 @pytest.mark.parametrize("oxygen", [True, False])
 @pytest.mark.parametrize("segments", [("", ""), ("PROA", "PROB")])
 @pytest.mark.parametrize("missing", [(), (1, 2, 3), (20, 21, 22)])
-def test_two_molecules_under_one_id_are_two_chains(chain_id, start, ter, oxygen, segments, missing):
+def test_two_molecules_with_one_id_are_two_chains(chain_id, start, ter, oxygen, segments, missing):
     first = molecule(FIRST, 0, chain=chain_id, ter=ter, oxygen=oxygen, segment=segments[0], missing=missing)
     second = molecule(SECOND, 1, chain=chain_id, ter=ter, oxygen=oxygen, segment=segments[1], start=start)
     chains, refusals = clean(first + second)
@@ -45,7 +45,7 @@ def test_two_molecules_under_one_id_are_two_chains(chain_id, start, ter, oxygen,
 def test_ids_are_made_unique_in_the_order_of_the_file():
     lines = molecule(FIRST) + molecule(SECOND, 1) + molecule(FIRST, 2, chain="B") + molecule(FIRST, 3)
     assert named(lines) == {"A": FIRST, "A-2": SECOND, "B": FIRST, "A-3": FIRST}
-    # An id that another chain has already is passed over.
+    # Ids that other chains already have are skipped.
     taken = [line.replace(" A ", " Z ") for line in chain("ACDE")]
     assert list(named(molecule(FIRST, chain="") + molecule(SECOND, 1, chain="") + taken)) == ["", "blank-2", "Z"]
 
@@ -53,21 +53,21 @@ def test_ids_are_made_unique_in_the_order_of_the_file():
 def test_segment_ids_name_molecules_under_a_blank_id():
     lines = molecule(FIRST, chain="", segment="PROA") + molecule(FIRST, 1, chain="", segment="PROB")
     assert named(lines) == {"PROA": FIRST, "PROB": FIRST}
-    # A single molecule keeps the blank id, and so does one whose segment id is the same as all others'.
+    # A single molecule keeps the blank id, as do molecules with the same segment id.
     assert named(molecule(FIRST, chain="", segment="1UBQ")) == {"": FIRST}
 
 
 @pytest.mark.parametrize("count", [3, 12, 30])
-def test_many_copies(count):
+def test_many_copies_are_separated(count):
     lines = [line for place in range(count) for line in molecule(FIRST, place, ter=place % 2 == 0)]
     assert named(lines) == {("A" if i == 0 else f"A-{i + 1}"): FIRST for i in range(count)}
 
 
-def test_copies_of_unequal_occupancy_stay_apart():
+def test_copies_of_unequal_occupancy_are_separated():
     assert named(molecule(FIRST, occupancy=0.4) + molecule(FIRST, 1, occupancy=0.6)) == {"A": FIRST, "A-2": FIRST}
 
 
-def test_what_the_first_copy_lacks_is_never_taken_from_the_second():
+def test_residues_missing_in_one_copy_are_not_taken_from_another():
     chains, _ = clean(molecule(FIRST, missing=(20, 21, 22)) + molecule(FIRST, 1))
     assert np.flatnonzero(~chains[0].observed_L).tolist() == [19, 20, 21]
     assert np.isnan(chains[0].backbone_LAX[19:22]).all()
@@ -76,13 +76,13 @@ def test_what_the_first_copy_lacks_is_never_taken_from_the_second():
 
 @pytest.mark.parametrize("missing", [(1, 2), (15, 16), (33, 34)])
 @pytest.mark.parametrize("ter", [True, False])
-def test_whichever_copy_lacks_residues(missing, ter):
+def test_copies_with_missing_residues_are_separated(missing, ter):
     rest = "".join(letter for i, letter in enumerate(FIRST) if i + 1 not in missing)
     assert named(molecule(FIRST, ter=ter) + molecule(FIRST, 1, missing=missing, ter=ter)) == {"A": FIRST, "A-2": rest}
     assert named(molecule(FIRST, missing=missing, ter=ter) + molecule(FIRST, 1, ter=ter)) == {"A": rest, "A-2": FIRST}
 
 
-def test_chain_ids_that_come_again():
+def test_repeated_chain_ids_are_separated():
     lines = []
     for place, (name, sequence) in enumerate([("A", FIRST), ("B", SECOND), ("A", FIRST), ("B", SECOND)]):
         lines += molecule(sequence, place, chain=name)
@@ -90,12 +90,12 @@ def test_chain_ids_that_come_again():
 
 
 def by_residue(*molecules: list[str]) -> list[str]:
-    """The lines of molecules, residue by residue: 1 of the first, 1 of the second, 2 of the first ..."""
+    """The lines of molecules, residue by residue: 1 of the first, 1 of the second, 2 of the first, ..."""
     split = [[list(group) for _, group in itertools.groupby(one, key=lambda line: line[22:27])] for one in molecules]
     return [line for groups in itertools.zip_longest(*split, fillvalue=[]) for group in groups for line in group]
 
 
-def test_residues_that_alternate_are_told_apart_by_segments_or_bonds():
+def test_alternating_residues_are_separated_by_segments_or_bonds():
     first, second = molecule(FIRST, ter=False), molecule(SECOND, 1, ter=False)
     segments = in_segment(first, "PROA"), in_segment(second, "PROB")
     assert named(by_residue(*segments)) == {"A": FIRST, "A-2": SECOND}
@@ -104,7 +104,7 @@ def test_residues_that_alternate_are_told_apart_by_segments_or_bonds():
     assert named(by_residue(first, second, third)) == {"A": FIRST, "A-2": SECOND, "A-3": FIRST}
 
 
-def test_atoms_that_alternate_are_ambiguous():
+def test_alternating_atoms_are_ambiguous():
     first, second = molecule(FIRST, ter=False), molecule(FIRST, 1, ter=False)
     lines = [line for pair in zip(first, second, strict=True) for line in pair]
     found = refusal(lines)
@@ -119,10 +119,10 @@ def test_residues_of_alternating_molecules_with_gaps_are_never_joined():
     assert refusal(by_residue(first, second)).code == "ambiguous_chain"
 
 
-def test_ter_inside_a_chain_is_no_end():
+def test_ter_inside_a_chain_does_not_end_it():
     lines = chain(FIRST)
     assert named([*lines[:40], TER, *lines[40:]]) == {"A": FIRST}
-    # In a gap that the numbers explain, too; SEQRES explains a longer one.
+    # Also in a gap that follows from the numbers; a longer one follows from SEQRES.
     gap = [*lines[:40], TER, *lines[52:]]
     assert only(gap).sequence == FIRST[:10] + "XXX" + FIRST[13:]
     long = FIRST + "A" * 60 + SECOND
@@ -132,7 +132,7 @@ def test_ter_inside_a_chain_is_no_end():
     assert only(seqres(long) + broken).sequence == long
 
 
-def test_a_terminal_oxygen_at_the_edge_of_a_gap_is_no_end():
+def test_terminal_oxygen_at_a_gap_does_not_end_the_chain():
     lines = chain(FIRST)
     oxygen = atom("OXT", "GLY", number=10, at=(5.0 + 3.8 * 9 + 2.47, -1.23, 0))
     assert len(only([*lines[:40], oxygen, *lines[52:]])) == len(FIRST)
@@ -146,12 +146,12 @@ def test_a_terminal_oxygen_at_the_edge_of_a_gap_is_no_end():
     ],
     ids=["NME", "ACE"],
 )
-def test_caps_are_ends(end):
+def test_caps_end_a_chain(end):
     second = molecule(SECOND, 1, start=60, ter=False, oxygen=False)
     assert named(molecule(FIRST, ter=False, oxygen=False) + end + second) == {"A": FIRST, "A-2": SECOND}
 
 
-def test_names_of_terminal_residues_are_ends():
+def test_terminal_residue_names_end_a_chain():
     first, second = molecule(FIRST, ter=False, oxygen=False), molecule(SECOND, 1, start=60, ter=False, oxygen=False)
     named_last = [line if line[22:26] != "  34" else line.replace("GLU A", "CGLUA") for line in first]
     assert named(named_last + second) == {"A": FIRST, "A-2": SECOND}
@@ -159,7 +159,7 @@ def test_names_of_terminal_residues_are_ends():
     assert named(first + second[:4] + hydrogens + second[4:]) == {"A": FIRST, "A-2": SECOND}
 
 
-def test_waters_and_ligands_between_molecules():
+def test_waters_and_ligands_between_molecules_are_ignored():
     between = [water("   1"), water("   2"), atom("ZN", "ZN", number=201, at=(80, 80, 80), record="HETATM")]
     lines = molecule(FIRST) + between + [TER] + molecule(SECOND, 1) + between
     assert named(lines) == {"A": FIRST, "A-2": SECOND}
@@ -172,7 +172,7 @@ def test_numbers_that_restart_across_a_peptide_bond_are_one_molecule():
     assert found.residue_index.tolist() == [1, 2, 3, 4, 5] * 2
 
 
-def test_numbers_that_fall_across_a_short_gap_are_one_molecule():
+def test_numbers_that_decrease_across_a_short_gap_are_one_molecule():
     lines = [line for place, number in ((0, 500), (1, 501), (4, 7), (5, 8)) for line in residue(place, number=number)]
     assert only(lines).residue_index.tolist() == [500, 501, 7, 8]
 
@@ -188,8 +188,8 @@ def test_alternate_locations_written_one_after_another_are_one_chain():
 
 
 @pytest.mark.parametrize("order", ["one after another", "by residue", "by atom"])
-def test_labels_of_alternate_locations_far_apart_are_molecules(order):
-    """Unequal occupancies, in no order of rank along the chain."""
+def test_distant_alternate_locations_are_molecules(order):
+    """Unequal occupancies that are not ordered along the chain."""
     one, other = (molecule(FIRST, place, ter=False, oxygen=False, altloc="AB"[place]) for place in (0, 1))
     one = [line[:54] + f"{(0.4, 0.6)[i // 4 % 2]:6.2f}" + line[60:] for i, line in enumerate(one)]
     other = [line[:54] + f"{(0.6, 0.4)[i // 4 % 2]:6.2f}" + line[60:] for i, line in enumerate(other)]
@@ -198,7 +198,7 @@ def test_labels_of_alternate_locations_far_apart_are_molecules(order):
     assert named(lines) == {"A": FIRST, "A-2": FIRST}
 
 
-def test_atoms_without_a_segment_id_belong_to_that_of_their_residue():
+def test_atoms_without_a_segment_id_have_that_of_their_residue():
     lines = []
     for place, segment in ((0, "PROA"), (1, "PROB")):
         for number, line in enumerate(molecule(FIRST, place, segment=segment)):
@@ -208,7 +208,7 @@ def test_atoms_without_a_segment_id_belong_to_that_of_their_residue():
     assert named(lines) == {"A": FIRST, "A-2": FIRST}
 
 
-def test_models_written_into_one_chain_keep_the_first():
+def test_first_of_several_models_in_one_chain_is_kept():
     draw = np.random.default_rng(0)
     lines = []
     for _ in range(5):
@@ -222,20 +222,20 @@ def test_models_written_into_one_chain_keep_the_first():
     assert only(lines).sequence == FIRST
 
 
-def test_a_modified_residue_behind_its_chain_is_put_back():
+def test_modified_residue_after_its_chain_is_reinserted():
     lines = chain("ACDEFGH")
     mse = residue(3, "MSE", record="HETATM")
     assert only([*lines[:12], *lines[16:], TER, *mse]).sequence == "ACDMFGH"
 
 
-def test_partial_charges_in_the_columns_of_segments_are_none():
+def test_partial_charges_are_not_segment_ids():
     lines = molecule(FIRST)
     charged = [line if line == TER else f"{line[:70]}{i % 7 / 100:6.3f}" for i, line in enumerate(lines)]
     assert named(charged) == {"A": FIRST}
 
 
 def mmcif(*rows: tuple[str, str, int, str], entities: str = "", head: str = "data_x") -> bytes:
-    """mmCIF text of molecules: author's chain, label chain, place, sequence; its entity is the place, from 1."""
+    """mmCIF text of molecules: author's chain, label chain, position, sequence; the entity is the position, from 1."""
     items = "group_PDB id label_atom_id label_alt_id label_comp_id label_asym_id label_entity_id label_seq_id Cartn_x"
     items += " Cartn_y Cartn_z occupancy B_iso_or_equiv auth_seq_id auth_asym_id"
     lines = [head, "#", *([entities, "#"] if entities else []), "loop_"]
@@ -278,20 +278,20 @@ POLY = "loop_\n_entity_poly.entity_id\n_entity_poly.type\n1 {}\n2 {}"
 
 
 @pytest.mark.parametrize("entities", ["", POLY.format("'polypeptide(L)'", "'polypeptide(L)'")])
-def test_label_chains_under_one_author_chain(entities):
+def test_label_chains_with_one_author_chain_are_separated(entities):
     rows = ("A", "A", 0, FIRST), ("A", "B", 1, SECOND), ("A", "C", 2, FIRST), ("D", "D", 3, SECOND)
     entities = entities + "\n3 'polypeptide(L)'\n4 'polypeptide(L)'" if entities else ""
     assert cleaned(mmcif(*rows, entities=entities)) == {"A": FIRST, "A-2": SECOND, "A-3": FIRST, "D": SECOND}
 
 
 @pytest.mark.parametrize("entities", ["", POLY.format("'polypeptide(L)'", "'polypeptide(L)'")])
-def test_copies_under_one_label_chain(entities):
+def test_copies_with_one_label_chain_are_separated(entities):
     rows = ("A", "A", 0, FIRST), ("A", "A", 1, FIRST)
     assert cleaned(mmcif(*rows, entities=entities)) == {"A": FIRST, "A-2": FIRST}
 
 
 @pytest.mark.parametrize("kind", ["?", "other", "protein", "'POLYPEPTIDE(L)'", "."])
-def test_types_of_polymers(kind):
+def test_polymer_types_are_recognised(kind):
     rows = ("A", "A", 0, FIRST), ("B", "B", 1, SECOND)
     assert cleaned(mmcif(*rows, entities=POLY.format(kind, kind))) == {"A": FIRST, "B": SECOND}
     nucleic = POLY.format(kind, "polydeoxyribonucleotide")
@@ -301,6 +301,6 @@ def test_types_of_polymers(kind):
 @pytest.mark.parametrize(
     "change", [bytes.upper, lambda data: data.replace(b"loop_", b"LOOP_").replace(b"data_", b"Data_")]
 )
-def test_keywords_of_mmcif_in_capitals(change):
+def test_upper_case_mmcif_keywords_are_read(change):
     data = mmcif(("A", "A", 0, FIRST), entities=POLY.format("protein", "protein"))
     assert cleaned(change(data)) == {"A": FIRST}

@@ -12,7 +12,7 @@ from dplm2.structures.shards import clean_shard
 from dplm2.structures.store import backbones, read_chains
 from tests.structures.made import settings
 
-# The bounds by which the manifest counts usable chains.
+# Bounds of usable chains in the manifest.
 BOUNDS = {"min_length": 40, "max_length": 1022, "min_observed_fraction": 0.75, "max_unknown_fraction": 0.1}
 # Where the manifest's notes allow more than one answer, ours: (protein chains, usable chains).
 OURS = {
@@ -50,7 +50,7 @@ def cleaned(corpus_folder, tmp_path_factory):
     return rows, read_chains(chains), pq.read_table(rejected).to_pylist()
 
 
-def test_chains_and_rejects_are_everything_that_came_in(cleaned):
+def test_every_chain_is_accepted_or_rejected(cleaned):
     rows, chains, rejects = cleaned
     usable = Counter(path.rsplit("/", 1)[-1] for path in chains["source_file"].to_pylist())
     refused = defaultdict(list)
@@ -84,7 +84,7 @@ def test_each_reject_has_a_documented_code_and_a_sentence(cleaned):
     assert {name: by_file[name] for name in CODE_OF_FILE} == {name: {code} for name, code in CODE_OF_FILE.items()}
 
 
-def test_observed_residues_are_those_of_the_manifest(cleaned):
+def test_observed_residues_equal_the_manifests(cleaned):
     rows, chains, _ = cleaned
     expected = {}
     for name, row in rows.items():
@@ -103,7 +103,7 @@ def test_observed_residues_are_those_of_the_manifest(cleaned):
     assert len(expected) > 100
 
 
-def test_all_coordinates_are_finite_or_missing_as_a_whole(cleaned):
+def test_atoms_are_finite_or_completely_missing(cleaned):
     _, chains, _ = cleaned
     for backbone in backbones(chains):
         finite = np.isfinite(backbone)
@@ -113,7 +113,7 @@ def test_all_coordinates_are_finite_or_missing_as_a_whole(cleaned):
         assert finite[-1, :3].all()
 
 
-def test_one_entry_in_two_formats_cleans_to_the_same_chain(cleaned):
+def test_entry_in_two_formats_gives_the_same_chain(cleaned):
     _, chains, _ = cleaned
     rows = [row for row in chains.to_pylist() if "1A8O" in row["source_file"]]
     assert len(rows) == 2
@@ -125,7 +125,7 @@ def test_one_entry_in_two_formats_cleans_to_the_same_chain(cleaned):
     assert first["sequence"].startswith("MDIRQGPKEPFRDYVDRFYKTLRAE")
 
 
-def test_chain_ids_are_safe_as_file_names_and_unique_whatever_the_case(cleaned):
+def test_chain_ids_are_safe_and_unique_file_names(cleaned):
     _, chains, _ = cleaned
     ids = chains["chain_id"].to_pylist()
     assert len({name.lower() for name in ids}) == len(ids)
@@ -133,7 +133,7 @@ def test_chain_ids_are_safe_as_file_names_and_unique_whatever_the_case(cleaned):
     assert not any(name.startswith((".", "-")) for name in ids)
 
 
-def test_traits_of_single_files(cleaned):
+def test_features_of_single_files(cleaned):
     _, chains, _ = cleaned
     by_id = {row["chain_id"]: row for row in chains.to_pylist()}
     assert by_id["1ema_A"]["sequence"].count("X") == 1  # the chromophore, made of three residues

@@ -1,4 +1,4 @@
-"""Formats recognised by content, archives that are never unpacked, limits."""
+"""Formats recognised by content, archives read without unpacking, limits."""
 
 import gzip
 import io
@@ -23,7 +23,7 @@ TEXT = ("\n".join([*chain("ACDEFGHIKL"), "END"]) + "\n").encode()
 
 
 def written(tmp_path, ending: str) -> bytes:
-    """The made chain in another format, written by biotite."""
+    """The synthetic chain in another format, written by biotite."""
     from biotite.structure.io import pdbx
 
     (tmp_path / "made.pdb").write_bytes(TEXT)
@@ -35,7 +35,7 @@ def written(tmp_path, ending: str) -> bytes:
 
 @pytest.mark.parametrize("ending", ["pdb", "cif", "bcif"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_content_tells_the_format_whatever_the_name(tmp_path, ending, packed):
+def test_format_is_recognised_by_content(tmp_path, ending, packed):
     data = TEXT if ending == "pdb" else written(tmp_path, ending)
     path = tmp_path / "wrong.name"
     path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
@@ -52,7 +52,7 @@ def test_the_content_tells_the_format_whatever_the_name(tmp_path, ending, packed
 
 
 @pytest.mark.parametrize("name", ["1YCC.pdb", "2src.pdb", "1Z63.pdb", "1orc.pdb", "1EN2.pdb", "1LCD.pdb"])
-def test_pdb_text_is_read_as_biotite_reads_it(corpus_folder, name):
+def test_pdb_text_is_read_as_by_biotite(corpus_folder, name):
     path = corpus_folder / "raw" / name
     theirs = PDBFile.read(path).get_structure(model=1, altloc="all", extra_fields=["b_factor", "occupancy"])
     own = read_structure(path).atoms
@@ -66,24 +66,24 @@ def test_pdb_text_is_read_as_biotite_reads_it(corpus_folder, name):
     np.testing.assert_allclose(own.occupancy, theirs.occupancy, atol=1e-4)
 
 
-def test_hybrid_36_numbers_go_on_beyond_9999():
+def test_hybrid_36_numbers_are_read():
     lines = [line[:22] + number + line[26:] for number in ("9999", "A000", "A001", "ZZZZ", "a000") for line in [atom()]]
     entry = parse("\n".join(lines).encode(), LIMITS)
     assert entry.atoms.number.tolist() == [9999, 10000, 10001, 1223055, 1223056]
 
 
-def test_models_after_the_first_are_left_out():
+def test_only_the_first_model_is_read():
     second = TEXT.replace(b"   5.000", b"  55.000")
     numbered = b"MODEL        1\n" + TEXT.replace(b"END\n", b"ENDMDL\nMODEL        2\n") + second
     for text in (numbered, TEXT.replace(b"END\n", b"ENDMDL\n") + second):
         assert len(parse(text, LIMITS).atoms) == 40
 
 
-def test_windows_line_ends_and_a_byte_order_mark():
+def test_windows_line_endings_and_byte_order_mark_are_accepted():
     assert len(parse(b"\xef\xbb\xbf" + TEXT.replace(b"\n", b"\r\n"), LIMITS).atoms) == 40
 
 
-def test_a_broken_record_of_the_protein_costs_the_file_and_one_of_a_ligand_does_not():
+def test_only_broken_protein_records_refuse_the_file():
     broken = "HETATM  999  O   DUM  9999      10.000  10.000"
     assert len(parse(TEXT + broken.encode() + b"\n", LIMITS).atoms) == 40
     with pytest.raises(UnreadableError, match=r"line 5 is invalid"):
@@ -105,12 +105,12 @@ def test_a_broken_record_of_the_protein_costs_the_file_and_one_of_a_ligand_does_
         (b"\x93dataBlocks", "neither PDB|not a sound"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_a_sentence(data, message):
+def test_unreadable_files_raise_a_one_sentence_error(data, message):
     with pytest.raises(UnreadableError, match=message):
         parse(data, LIMITS)
 
 
-def test_a_gzip_bomb_is_not_inflated():
+def test_gzip_bomb_is_not_decompressed():
     bomb = zlib.compressobj(9, wbits=31)
     data = b"".join(bomb.compress(b"\0" * (1 << 20)) for _ in range(200)) + bomb.flush()
     with pytest.raises(UnreadableError, match="more than 10 MiB"):
@@ -118,7 +118,7 @@ def test_a_gzip_bomb_is_not_inflated():
     assert gunzip(gzip.compress(b"ab", mtime=0) + gzip.compress(b"cd", mtime=0) + b"\0\0", 100) == b"abcd"
 
 
-def test_bounds_on_atoms_models_and_lines():
+def test_numbers_of_atoms_models_and_lines_are_limited():
     small = settings(reading={"max_atoms": 39}).reading
     with pytest.raises(UnreadableError, match="more than 39 atoms"):
         parse(TEXT, small)
@@ -130,7 +130,7 @@ def test_bounds_on_atoms_models_and_lines():
     assert longest_line(b"ab\n" * 10 + b"x" * 11 + b"\n", 10) == 11
 
 
-def test_a_binary_file_that_claims_too_much_is_refused(tmp_path):
+def test_binary_file_with_excessive_sizes_is_refused(tmp_path):
     import msgpack
 
     content = msgpack.unpackb(written(tmp_path, "bcif"))
@@ -143,7 +143,7 @@ def test_a_binary_file_that_claims_too_much_is_refused(tmp_path):
 
 @pytest.fixture
 def archive(tmp_path):
-    """A tar archive with two good members, two hostile ones and a broken one."""
+    """A tar archive with two valid, two malicious and one broken member."""
     path = tmp_path / "set.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         contents = {
@@ -173,7 +173,7 @@ def test_archives_are_read_without_unpacking(archive, tmp_path):
     assert "outside" in outcomes[2][1][0].reason
 
 
-def test_chains_of_an_archive_have_names_of_their_own(archive, tmp_path):
+def test_chains_of_an_archive_have_their_own_names(archive, tmp_path):
     from dplm2.structures.store import read_chains
 
     part = tmp_path / "part-00000.parquet"
@@ -188,7 +188,7 @@ def test_chains_of_an_archive_have_names_of_their_own(archive, tmp_path):
     assert counts.chains + sum(counts.rejects.values()) == 5
 
 
-def test_members_of_one_name_in_two_archives_are_told_apart_whatever_their_order(archive, tmp_path):
+def test_members_with_the_same_name_are_distinguished(archive, tmp_path):
     from dplm2.structures.store import read_chains
 
     other = tmp_path / "other.tar.gz"
@@ -204,7 +204,7 @@ def test_members_of_one_name_in_two_archives_are_told_apart_whatever_their_order
     assert all(name.startswith("one_A") for name in ids[0])
 
 
-def test_an_archive_that_breaks_off_gives_what_came_before(archive):
+def test_truncated_archive_gives_the_members_before_the_end(archive):
     data = archive.read_bytes()
     plain = gzip.decompress(data)
     archive.write_bytes(gzip.compress(plain[: plain.index(b"../../evil.pdb") + 700], mtime=0))
@@ -214,7 +214,7 @@ def test_an_archive_that_breaks_off_gives_what_came_before(archive):
     assert "truncated" in items[-1].problem or "outside" in items[-1].problem
 
 
-def test_foldcomp_files_and_databases(corpus_folder, tmp_path):
+def test_foldcomp_files_and_databases_are_read(corpus_folder, tmp_path):
     foldcomp = pytest.importorskip("foldcomp")
     text = "\n".join(line for line in _alphafold_pdb(corpus_folder)) + "\n"
     packed = foldcomp.compress("AF-V9WDR2-F1-model_v4", text)

@@ -1,4 +1,4 @@
-"""Selection over the whole dataset: duplicates, size, clusters, splits without leaks."""
+"""Selection over a dataset: duplicates, size, clusters, splits without leaks."""
 
 import csv
 import itertools
@@ -31,7 +31,7 @@ def sequences(count: int, length: int = 120, seed: int = 0) -> list[str]:
 
 
 def mutated(sequence: str, identity: float, seed: int = 0) -> str:
-    """A relative with exactly this fraction of equal letters."""
+    """A related sequence with exactly this fraction of identical letters."""
     draw = random.Random(seed)
     letters = list(sequence)
     for place in draw.sample(range(len(letters)), round(len(letters) * (1 - identity))):
@@ -53,7 +53,7 @@ def made(sequence: str, missing: int = 0, resolution: float | None = 2.0, radius
 
 
 def store(folder, chains: dict[str, Chain], parts: int = 2):
-    """A dataset folder with these chains by entry, dealt over the parts."""
+    """A dataset folder with these chains by entry, distributed over the parts."""
     names = list(chains)
     for part in range(parts):
         rows = [(Item(f"{name}.cif", "0" * 64, name), chains[name]) for name in names[part::parts]]
@@ -70,7 +70,7 @@ def kept(folder, split=None) -> set[str]:
     return set(read_chains(folder, ["chain_id"], split=split)["chain_id"].to_pylist())
 
 
-def test_of_equal_sequences_the_best_observed_and_resolved_stays(tmp_path):
+def test_best_observed_and_resolved_duplicate_is_kept(tmp_path):
     first, second = sequences(2)
     chains = {
         "a": made(first, missing=2), "b": made(first, resolution=None), "c": made(first, resolution=2.5),
@@ -88,7 +88,7 @@ def test_of_equal_sequences_the_best_observed_and_resolved_stays(tmp_path):
     assert len(kept(tmp_path)) == 5
 
 
-def test_the_radius_quantile_is_judged_for_the_length(tmp_path):
+def test_radius_quantile_depends_on_the_length(tmp_path):
     chains = {f"n{i}": made("A" * length, radius=2.2 * length**0.38) for i, length in enumerate(range(50, 450, 4))}
     chains["wide"] = made("A" * 60, radius=2.2 * 300**0.38)  # no outlier in itself, but for its length
     select(store(tmp_path, chains), filters={"radius_of_gyration_quantile": 0.99, "deduplicate": False})
@@ -98,15 +98,15 @@ def test_the_radius_quantile_is_judged_for_the_length(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "kept_of_them"), [(21, 20), (20, 19), (19, 19)])
-def test_a_radius_on_the_quantile_stays_and_fewer_than_twenty_are_not_judged(tmp_path, count, kept_of_them):
-    """The 0.95 quantile of 21 values is the second largest, of 20 it is just below the largest."""
+def test_radius_quantile_is_inclusive_and_needs_twenty_chains(tmp_path, count, kept_of_them):
+    """The 0.95 quantile of 21 values is the second largest; that of 20 is just below the largest."""
     chains = {f"n{number}": made("A" * 100, radius=10 + number / 10) for number in range(count)}
     select(store(tmp_path, chains), filters={"radius_of_gyration_quantile": 0.95, "deduplicate": False})
     assert kept(tmp_path) == {f"n{number}_A" for number in range(kept_of_them)}
     assert len(read_rejected(tmp_path)) == count - kept_of_them
 
 
-def test_no_usable_chain_is_one_clear_line(tmp_path):
+def test_no_usable_chain_is_a_one_line_error(tmp_path):
     write_chains(tmp_path / "part-00000.parquet", [])
     row = {
         "source_file": ["x.pdb"],
@@ -120,7 +120,7 @@ def test_no_usable_chain_is_one_clear_line(tmp_path):
         select(tmp_path)
 
 
-def test_one_name_in_two_parts_is_refused(tmp_path):
+def test_same_name_in_two_parts_is_refused(tmp_path):
     store(tmp_path, {"a": made("ACD"), "b": made("CDE")})
     table = pq.read_table(tmp_path / "part-00000.parquet")
     pq.write_table(table, tmp_path / "part-00001.parquet")
@@ -128,7 +128,7 @@ def test_one_name_in_two_parts_is_refused(tmp_path):
         select(tmp_path)
 
 
-def test_clusters_from_a_table_and_one_of_each(tmp_path):
+def test_one_chain_per_cluster_of_a_table_is_kept(tmp_path):
     texts = sequences(5)
     chains = {name: made(text, missing=i) for i, (name, text) in enumerate(zip("abcde", texts, strict=True))}
     table = tmp_path / "clusters.csv"
@@ -149,8 +149,8 @@ def test_clusters_from_a_table_and_one_of_each(tmp_path):
         select(tmp_path / "d", clusters=clusters)
 
 
-def test_mmseqs2_is_called_and_its_table_read(tmp_path, monkeypatch):
-    """A stand-in on PATH that clusters by first letter: the call and the table's format are tested."""
+def test_mmseqs2_is_called_and_its_table_parsed(tmp_path, monkeypatch):
+    """A mock on PATH that clusters by first letter: the call and the table's format are tested."""
     program = tmp_path / "mmseqs"
     clusters = 'k = substr($0, 1, 1); if (!(k in r)) r[k] = n; print r[k] "\\t" n'
     program.write_text(
@@ -173,7 +173,7 @@ def test_mmseqs2_is_called_and_its_table_read(tmp_path, monkeypatch):
         run_mmseqs2({"a": "AAA"}, own, 1)
 
 
-def test_a_table_of_mmseqs2_must_place_every_sequence():
+def test_mmseqs2_table_must_contain_every_sequence():
     assert parse_clusters("0\t0\n0\t1\n", ["a", "b"]) == {"a": "a", "b": "a"}
     with pytest.raises(DPLM2Error, match="without a cluster"):
         parse_clusters("0\t0\n", ["a", "b"])
@@ -181,7 +181,7 @@ def test_a_table_of_mmseqs2_must_place_every_sequence():
         parse_clusters("0\tx\n", ["a", "b"])
 
 
-def test_mmseqs2_itself_separates_unrelated_and_joins_related():
+def test_mmseqs2_joins_only_related_sequences():
     if shutil.which("mmseqs") is None:
         pytest.skip("needs mmseqs on PATH")
     one, other = sequences(2)
@@ -190,7 +190,7 @@ def test_mmseqs2_itself_separates_unrelated_and_joins_related():
     assert named["a"] == named["b"] != named["c"]
 
 
-def test_near_identical_sequences_are_found_and_distant_ones_are_not():
+def test_only_near_identical_sequences_are_found():
     base = sequences(30, length=200)
     index = WordIndex(base, identity=0.9)
     for i, sequence in enumerate(base):
@@ -210,7 +210,7 @@ def split(**keys):
     return settings(split=keys).split
 
 
-def test_a_random_draw_has_its_size_and_depends_on_seed_and_names_alone():
+def test_random_split_depends_only_on_seed_and_names():
     texts = sequences(200, length=60)
     own = split(validation_fraction=0.1, test_fraction=0.05)
     first = assign_splits(members(texts), own, seed=1).splits
@@ -220,13 +220,13 @@ def test_a_random_draw_has_its_size_and_depends_on_seed_and_names_alone():
     assert first != assign_splits(members(texts), own, seed=2).splits
     more = assign_splits(members(texts + sequences(4, 60, seed=9)), own, seed=1)
     assert sum(a != b for a, b in zip(first, more.splits, strict=False)) <= 6
-    # Validation and test chains are draws of their own, not the same ranks under two names.
+    # Validation and test chains are drawn independently.
     alone = [assign_splits(members(texts), split(**{f"{name}_fraction": 0.1}), seed=1).splits for name in HELD_OUT]
     drawn = [{i for i, one in enumerate(each) if one == name} for name, each in zip(HELD_OUT, alone, strict=True)]
     assert len(drawn[0]) == len(drawn[1]) == 20 and len(drawn[0] & drawn[1]) < 10
 
 
-def test_the_seed_of_a_selection_is_that_of_its_split(tmp_path):
+def test_selection_uses_the_seed_of_its_split(tmp_path):
     chains = {f"n{number:02d}": made(text) for number, text in enumerate(sequences(40))}
     held_out = []
     for place, seed in enumerate((0, 0, 1)):
@@ -236,7 +236,7 @@ def test_the_seed_of_a_selection_is_that_of_its_split(tmp_path):
     assert [len(names) for names in held_out] == [12, 12, 12]
 
 
-def test_near_identical_sequences_go_to_one_side():
+def test_near_identical_sequences_share_a_split():
     base = sequences(50)
     texts = base + [mutated(text, 0.97, seed=i) for i, text in enumerate(base)]
     splits = assign_splits(members(texts), split(validation_fraction=0.2), seed=0).splits
@@ -244,7 +244,7 @@ def test_near_identical_sequences_go_to_one_side():
     assert 20 <= splits.count("validation") <= 22
 
 
-def test_clusters_go_to_one_side():
+def test_clusters_share_a_split():
     texts = sequences(90)
     clusters = [f"k{i % 30}" for i in range(90)]
     splits = assign_splits(members(texts, clusters), split(validation_fraction=0.2, by="cluster"), seed=0).splits
@@ -255,7 +255,7 @@ def test_clusters_go_to_one_side():
         assign_splits(members(texts), split(validation_fraction=0.2, by="cluster"), seed=0)
 
 
-def test_lists_and_dates_hold_out_and_leaks_are_found(tmp_path):
+def test_splits_by_list_and_date_find_leaks(tmp_path):
     base = sequences(4)
     texts = [*base, mutated(base[0], 0.97), sequences(1, seed=5)[0]]
     dates = ["2019-01-01", "2019-01-01", "2022-01-01", None, "2018-01-01", "2018-01-01"]
@@ -285,8 +285,8 @@ def test_leaks_are_rejected_with_their_reason(tmp_path):
     assert read_rejected(folder).to_pylist()[0]["reason"] == "related to a_A, which is held out (validation)"
 
 
-def test_a_draw_from_real_chains_splits_no_cluster_of_mmseqs2(corpus_folder):
-    """The corpus' clusters at 95 % identity come from MMseqs2: an answer to hold near-identity by words against."""
+def test_split_of_real_chains_keeps_mmseqs2_clusters_together(corpus_folder):
+    """The corpus's clusters at 95 % identity, from MMseqs2, are the reference for near-identity by shared words."""
     with (corpus_folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["split"] == "train"]
     chains = members([row["sequence"] for row in rows], [row["cluster30"] for row in rows])
@@ -300,10 +300,10 @@ def test_a_draw_from_real_chains_splits_no_cluster_of_mmseqs2(corpus_folder):
             assert not sides["train"] & sides["validation"], (by, kind)
 
 
-def test_mmseqs2_itself_on_real_chains(corpus_folder):
+def test_mmseqs2_reproduces_the_clusters_of_real_chains(corpus_folder):
     """Pairs that share a cluster nearly always share one in the corpus's table, and most of the table's are found.
 
-    The table is of MMseqs2 as well, of another version and over more chains: single chains lie otherwise.
+    The table is from another version of MMseqs2 and more chains, so that single chains differ.
     """
     if shutil.which("mmseqs") is None:
         pytest.skip("needs mmseqs on PATH")

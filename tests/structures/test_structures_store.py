@@ -1,4 +1,4 @@
-"""The Parquet store: what is written comes back, a selection decides, wrong input is named."""
+"""The Parquet store: round trips, selections, invalid input."""
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ def dataset(tmp_path):
     return tmp_path, chains
 
 
-def test_what_is_written_comes_back(dataset):
+def test_store_survives_a_round_trip(dataset):
     folder, chains = dataset
     table = read_chains(folder)
     assert table.schema.equals(CHAINS, check_metadata=False)
@@ -46,7 +46,7 @@ def test_what_is_written_comes_back(dataset):
     assert table["residue_index"].to_pylist()[2] == [-3, -2, -1]
 
 
-def test_backbones_of_a_filtered_and_sliced_table(dataset):
+def test_backbones_of_filtered_and_sliced_tables_are_correct(dataset):
     folder, chains = dataset
     table = read_chains(folder).slice(1)
     np.testing.assert_array_equal(backbones(table)[0], chains[1].backbone_LAX)
@@ -54,7 +54,7 @@ def test_backbones_of_a_filtered_and_sliced_table(dataset):
     np.testing.assert_array_equal(backbones(rows)[0], chains[2].backbone_LAX)
 
 
-def test_a_selection_drops_and_overrides(dataset):
+def test_selection_drops_chains_and_overrides_columns(dataset):
     folder, _ = dataset
     rows = {"chain_id": ["e3_A", "e5_A"], "cluster": ["c1", None], "split": ["validation", "train"]}
     write_table(folder / "selection.parquet", pa.table(rows, schema=SELECTION))
@@ -87,7 +87,7 @@ def test_invalid_input_is_named(dataset, tmp_path):
         read_chains(folder)
 
 
-def test_names_are_kept_apart_in_a_stable_way():
+def test_names_are_made_unique_reproducibly():
     chains = [made_chain(3), made_chain(3)]
     items = [Item("a/1abc.cif", "0", "1abc"), Item("b/1ABC.cif", "0", "1ABC")]
     batch = _record_batch(list(zip(items, chains, strict=True)))

@@ -1,4 +1,4 @@
-"""Written structure files, read back by biotite and by this package."""
+"""Structure files, read back by biotite and by this package."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def backbone():
 
 
 @pytest.mark.parametrize("ending", ["bcif", "bcif.gz", "cif", "pdb"])
-def test_every_format_comes_back(tmp_path, backbone, ending):
+def test_every_format_survives_a_round_trip(tmp_path, backbone, ending):
     path = tmp_path / f"made.{ending}"
     confidence = np.array([0, 25.5, 50, 75, 100])
     write_structure(path, SEQUENCE, backbone, confidence)
@@ -36,13 +36,13 @@ def test_every_format_comes_back(tmp_path, backbone, ending):
         np.testing.assert_allclose(theirs.coord, backbone[np.isfinite(backbone).all(-1)], atol=2e-3)
 
 
-def test_equal_chains_give_equal_bytes(tmp_path, backbone):
+def test_equal_chains_are_written_to_equal_bytes(tmp_path, backbone):
     for name in ("one", "two"):
         write_structure(tmp_path / name / "made.bcif.gz", SEQUENCE, backbone)
     assert (tmp_path / "one/made.bcif.gz").read_bytes() == (tmp_path / "two/made.bcif.gz").read_bytes()
 
 
-def test_a_backbone_of_three_atoms_has_no_oxygen(tmp_path, backbone):
+def test_backbone_of_three_atoms_has_no_oxygen(tmp_path, backbone):
     write_structure(tmp_path / "made.pdb", SEQUENCE, backbone[:, :3])
     assert set(read_structure(tmp_path / "made.pdb").atoms.name.tolist()) == {"N", "CA", "C"}
 
@@ -56,7 +56,7 @@ def test_a_backbone_of_three_atoms_has_no_oxygen(tmp_path, backbone):
         ("x.pdb", "A" * 10000, (10000, 4, 3), "exceeds the limits of the PDB format"),
     ],
 )
-def test_what_cannot_be_written_is_said(tmp_path, name, sequence, shape, message):
+def test_invalid_output_is_reported(tmp_path, name, sequence, shape, message):
     with pytest.raises(DPLM2Error, match=message):
         write_structure(tmp_path / name, sequence, np.ones(shape))
     assert not (tmp_path / name).exists()

@@ -1,4 +1,4 @@
-"""The stream of batches: every chain once an epoch, under the budget, in an order that only seed and epoch decide."""
+"""The stream of batches: every chain once per epoch, within the budget, in an order that depends on seed and epoch."""
 
 from collections import Counter
 from itertools import islice
@@ -23,7 +23,7 @@ def epoch(batches, number=0):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_every_chain_comes_once_per_epoch_whatever_the_processes(processes):
+def test_every_chain_occurs_once_per_epoch(processes):
     batches = make()
     count = sum(len(epoch(batches, e)) for e in range(3))
     streams = [batches.stream(Position(), 0, rank, processes) for rank in range(processes)]
@@ -32,11 +32,11 @@ def test_every_chain_comes_once_per_epoch_whatever_the_processes(processes):
     assert [micro.number for micro in taken] == list(range(len(taken)))
     seen = Counter(chain for micro in taken[:count] for chain in micro.indices)
     assert set(seen.values()) == {3} and len(seen) == len(COSTS)
-    # The first epoch ends exactly where it should: no chain of the second before all of the first.
+    # No chain of the second epoch occurs before all of the first.
     assert sorted(chain for micro in taken[: len(epoch(batches))] for chain in micro.indices) == list(range(len(COSTS)))
 
 
-def test_the_budget_counts_padding_and_the_buckets_keep_it_small():
+def test_budget_includes_padding_which_buckets_limit():
     batches = make()
     padded = [COSTS[batch].max() * len(batch) for batch in epoch(batches)]
     assert max(padded) <= 8192
@@ -45,27 +45,27 @@ def test_the_budget_counts_padding_and_the_buckets_keep_it_small():
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_batch_may_fill_the_budget_exactly(packed):
+def test_batch_may_fill_the_budget_exactly(packed):
     costs = [40] * 60
     assert {len(batch) for batch in epoch(make(costs, token_budget=200, packed=packed))} == {5}
     assert {len(batch) for batch in epoch(make(costs, token_budget=199, packed=packed))} == {4}
 
 
-def test_packed_batches_are_bounded_by_their_sum():
+def test_packed_batches_are_limited_by_their_sum():
     totals = [COSTS[batch].sum() for batch in epoch(make(packed=True))]
     assert max(totals) <= 8192 and np.mean(totals) > 0.9 * 8192
 
 
-def test_a_chain_above_the_budget_goes_alone_and_is_not_lost():
+def test_chain_above_the_budget_is_a_batch_of_its_own():
     found = epoch(make([10, 20_000, 12, 9000, 11]))
     assert sorted(tuple(sorted(batch)) for batch in found) == [(0, 2, 4), (1,), (3,)]
 
 
-def test_most_chains_of_a_batch():
+def test_number_of_chains_per_batch_is_limited():
     assert max(len(batch) for batch in epoch(make(max_batch_size=4))) == 4
 
 
-def test_the_order_is_a_function_of_seed_and_epoch():
+def test_order_depends_only_on_seed_and_epoch():
     def orders(**options):
         batches = make(**options)
         return [[batch.tolist() for batch in epoch(batches, e)] for e in (0, 1)]
@@ -74,7 +74,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert orders() == [first, second]
     assert first != second
     assert orders(seed=6)[0] != first
-    # Chains meet others in another epoch, and long batches do not come before short ones.
+    # Batches differ between epochs, and are not ordered by length.
     mates = [{frozenset(batch) for batch in order} for order in (first, second)]
     assert len(mates[0] & mates[1]) < 0.05 * len(first)
     lengths = [COSTS[batch].mean() for batch in first]
@@ -82,14 +82,14 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 
 @pytest.mark.parametrize("start", [0, 7, 60, 61, 130])
-def test_a_stream_taken_up_anywhere_goes_on_as_before(start):
+def test_stream_resumes_at_any_position(start):
     batches = make()
     whole = list(islice(batches.stream(Position(), 0), 200))
     position = whole[start - 1].after if start else Position()
     assert list(islice(make().stream(position, start), 50)) == whole[start : start + 50]
 
 
-def test_large_sets_go_by_windows_of_neighbouring_rows(monkeypatch):
+def test_large_sets_are_shuffled_in_windows(monkeypatch):
     monkeypatch.setattr(module, "PAGE", 50)
     monkeypatch.setattr(module, "PAGES_PER_WINDOW", 4)
     batches = make()
@@ -106,7 +106,7 @@ def test_large_sets_go_by_windows_of_neighbouring_rows(monkeypatch):
     assert [round(m.epoch, 6) for m in islice(batches.stream(Position(), 0), 400) if m.epoch == 1.0] == [1.0]
 
 
-def test_an_epoch_by_cluster_takes_one_chain_of_each():
+def test_epoch_by_cluster_has_one_chain_per_cluster():
     clusters = [None if chain < 5 else f"c{chain % 40}" for chain in range(900)]
     batches = make(clusters=clusters)
     assert batches.units == 45
@@ -114,7 +114,7 @@ def test_an_epoch_by_cluster_takes_one_chain_of_each():
     for chains in chosen:
         assert chains[:5] == [0, 1, 2, 3, 4]
         assert sorted(chain % 40 for chain in chains[5:]) == list(range(40))
-    # Each member of a cluster has the same chance: 22 or 23 members, 30 draws of 40 clusters.
+    # All members of a cluster have the same probability: 22 or 23 members, 30 draws of 40 clusters.
     assert len({chain for chains in chosen for chain in chains}) > 600
 
 
@@ -124,7 +124,7 @@ def test_a_million_chains_are_batched_in_seconds():
     assert sum(len(batch) for batch in batches.window(0)) == 1_000_000
 
 
-def test_nothing_to_train_on():
+def test_empty_training_set_is_refused():
     with pytest.raises(DPLM2Error, match="no chain"):
         make([])
     with pytest.raises(DPLM2Error, match="chain number 1"):

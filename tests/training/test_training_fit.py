@@ -1,4 +1,4 @@
-"""The loop against a plain torch loop, and against itself stopped and started again: bit for bit."""
+"""The loop against a plain torch loop, and resumed runs against uninterrupted ones: bit for bit."""
 
 import csv
 import json
@@ -18,13 +18,13 @@ from dplm2.training import devices, log, randomness, state, summary
 from dplm2.training.batches import Batches, Position
 from dplm2.training.optimizer import learning_rate
 
-# About 9 batches are an epoch: 20 steps with two batches each go over four of its edges.
+# An epoch has about 9 batches: 20 steps with two batches each cross four epoch boundaries.
 SETTINGS = {"steps": 20, "warmup_steps": 3, "accumulate": 2, "log_every": 4, "validate_every": 6, "save_every": 5}
 
 
 @pytest.fixture(autouse=True)
 def one_thread_and_quick_writes(monkeypatch):
-    # No power is lost in these tests; the ones with killed processes keep it.
+    # Syncing is not needed here; tests with killed processes keep it.
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -44,8 +44,8 @@ def straight(tmp_path_factory):
     return out
 
 
-def test_equals_a_plain_loop(straight):
-    """Order of batches and seeds are the package's; gradients, clipping, AdamW and means are torch's plain ones."""
+def test_loop_equals_a_plain_torch_loop(straight):
+    """The order of batches and the seeds are the package's; gradients, clipping, AdamW and means are torch's."""
     settings = TrainingSettings.make(**SETTINGS, token_budget=60, learning_rate=0.01)
     task = TinyTask()
     network = task.module.train()
@@ -67,7 +67,7 @@ def test_equals_a_plain_loop(straight):
     found = weights(straight)
     for name, value in network.state_dict().items():
         assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-7), name
-    # A row every 4 steps and every validation: steps 4, 6, 8, 12, 16, 18, 20; each holds means since the row before.
+    # A row every 4 steps and every validation: steps 4, 6, 8, 12, 16, 18, 20, each with means since the last row.
     edges = [0, 4, 6, 8, 12, 16, 18, 20]
     table = rows(straight)
     assert [int(row["step"]) for row in table] == edges[1:]
@@ -76,14 +76,14 @@ def test_equals_a_plain_loop(straight):
         assert float(row["loss"]) == pytest.approx(sum(chunk) / len(chunk), rel=1e-5)
         assert float(row["perplexity"]) == pytest.approx(sum(map(math.exp, chunk)) / len(chunk), rel=1e-5)
         assert float(row["gradient_norm"]) == pytest.approx(sum(norms[first:last]) / (last - first), rel=1e-5)
-        # That of the row's own update, the last one before it.
+        # The learning rate of the last update.
         assert float(row["learning_rate"]) == pytest.approx(rates[last - 1], rel=1e-5)
         assert bool(row["validation_loss"]) == (last in (6, 12, 18, 20))
     with torch.no_grad():
         assert float(table[-1]["validation_loss"]) == pytest.approx(task.validate(network.eval())["loss"], rel=1e-5)
 
 
-def test_every_validation_draws_the_same_numbers_which_follow_from_the_seed(tmp_path):
+def test_validations_draw_the_same_numbers_from_the_seed(tmp_path):
     class Drawing(TinyTask):
         def validate(self, module):
             return {"drawn": float(torch.rand(()))}
@@ -99,7 +99,7 @@ def test_every_validation_draws_the_same_numbers_which_follow_from_the_seed(tmp_
     "stop_at, number",
     [(1, "SIGTERM"), (4, "SIGTERM"), (5, "SIGTERM"), (9, "SIGUSR1"), (10, "SIGTERM"), (13, "SIGTERM")],
 )
-def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, stop_at, number):
+def test_stopped_run_resumes_bit_for_bit(straight, tmp_path, stop_at, number):
     with pytest.raises(Preempted, match=f"saved at step {stop_at + 1} of 20"):
         train(tmp_path, SETTINGS, trouble={"kill_at": stop_at, "signal": number})
     assert not (tmp_path / "weights.safetensors").exists()
@@ -139,7 +139,7 @@ def test_ctrl_c_saves_and_interrupts(straight, tmp_path):
     assert same(weights(tmp_path), weights(straight))
 
 
-def test_time_limit(straight, tmp_path):
+def test_time_limit_stops_and_saves(straight, tmp_path):
     with pytest.raises(Preempted, match="time limit"):
         train(tmp_path, {**SETTINGS, "time_limit_minutes": 0.001}, trouble={"pause": 0.02})
     train(tmp_path, SETTINGS)
@@ -149,17 +149,17 @@ def test_time_limit(straight, tmp_path):
 def test_activation_checkpointing_changes_nothing(straight, tmp_path):
     train(tmp_path, {**SETTINGS, "activation_checkpointing": True})
     found, expected = weights(tmp_path), weights(straight)
-    # The running statistic of the blocks' owner is counted once: only blocks are computed again.
+    # The running statistic outside the blocks is updated once: only blocks are recomputed.
     assert same(found, expected)
     assert "forward" not in vars(Network().layers[0])
 
 
-def test_workers_change_nothing(straight, tmp_path):
+def test_number_of_workers_does_not_matter(straight, tmp_path):
     train(tmp_path, {**SETTINGS, "workers": 1})
     assert same(weights(tmp_path), weights(straight))
 
 
-def test_a_finished_training_is_not_done_again(straight, tmp_path):
+def test_finished_training_is_not_repeated(straight, tmp_path):
     train(tmp_path, SETTINGS)
     task = TinyTask()
     result = train(tmp_path, SETTINGS, task=task)
@@ -168,18 +168,18 @@ def test_a_finished_training_is_not_done_again(straight, tmp_path):
     assert result.figures["validation_loss"] == float(rows(tmp_path)[-1]["validation_loss"])
 
 
-def test_another_fingerprint_is_never_used(straight, tmp_path):
+def test_state_of_another_fingerprint_is_not_used(straight, tmp_path):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 7, "signal": "SIGTERM"}, fingerprint="other")
     assert train(tmp_path, SETTINGS).resumed_from == 0
-    # Not even when somebody renames the folder.
+    # Not even if the folder is renamed.
     (tmp_path / "state/f00d").rename(tmp_path / "aside")
     (tmp_path / "state/other").rename(tmp_path / "state/f00d")
     assert train(tmp_path, SETTINGS).resumed_from == 0
     assert same(weights(tmp_path), weights(straight))
 
 
-def test_moving_average_is_what_comes_out(tmp_path):
+def test_result_has_the_averaged_weights(tmp_path):
     train(tmp_path, {**SETTINGS, "accumulate": 1, "ema_decay": 0.9})
     task = TinyTask()
     train(tmp_path / "plain", {**SETTINGS, "accumulate": 1}, task=task)
@@ -194,7 +194,7 @@ def test_moving_average_is_what_comes_out(tmp_path):
         assert torch.equal(stream.get_tensor("parameter/head.weight"), plain["head.weight"])
 
 
-def test_frozen_weights_stay_and_are_not_saved(tmp_path):
+def test_frozen_weights_are_unchanged_and_not_saved(tmp_path):
     train(tmp_path, SETTINGS, freeze=["embedding", "layers.0"])
     before, after = TinyTask().module.state_dict(), weights(tmp_path)
     changed = {name for name in after if not torch.equal(before[name], after[name])}
@@ -206,15 +206,15 @@ def test_frozen_weights_stay_and_are_not_saved(tmp_path):
     assert names == {f"{kind}/{name}" for kind in kinds for name in trained} | {"buffer/passes"}
 
 
-def test_bf16_keeps_weights_in_fp32_and_learns_alike(straight, tmp_path):
+def test_bf16_keeps_weights_in_fp32_and_learns_similarly(straight, tmp_path):
     train(tmp_path, {**SETTINGS, "precision": "bf16"})
     assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32}
     losses = [[float(row["loss"]) for row in rows(out)] for out in (straight, tmp_path)]
     assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[0] != losses[1]
 
 
-def test_a_loss_that_is_not_finite_names_the_chains(tmp_path):
-    # 8 long enough chains are seen first: the spoilt one comes after the first checkpoint.
+def test_error_for_a_non_finite_loss_names_the_chains(tmp_path):
+    # 8 long enough chains come first: the faulty one is after the first checkpoint.
     order = Batches(TinyTask().costs, token_budget=60, max_batch_size=800, seed=3).window(0)
     culprit = int(order[-1][0])
     settings = {"steps": 20, "save_every": 2}
@@ -249,7 +249,7 @@ def damage_bytes(file):
     ],
     ids=["flipped bit", "cut short", "gone", "record torn", "record foreign"],
 )
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(straight, tmp_path, capsys, damage):
+def test_damaged_checkpoint_falls_back_to_the_previous_one(straight, tmp_path, capsys, damage):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 11, "signal": "SIGTERM"})
     damage(tmp_path / "state/f00d/step-00000012.safetensors")
@@ -260,7 +260,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(straight, tmp_path, c
     assert rows(tmp_path, "seconds") == rows(straight, "seconds")
 
 
-def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+def test_partial_files_of_a_killed_run_are_removed(tmp_path):
     folder = tmp_path / "state/f00d"
     folder.mkdir(parents=True)
     (folder / "step-00000003.safetensors").write_bytes(b"renamed, but killed before its record was written")
@@ -272,7 +272,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == ["4", "5"]
 
 
-def test_all_checkpoints_damaged_starts_over_and_says_so(straight, tmp_path, capsys):
+def test_training_restarts_if_all_checkpoints_are_damaged(straight, tmp_path, capsys):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 11, "signal": "SIGTERM"})
     for file in (tmp_path / "state/f00d").glob("*.safetensors"):
@@ -282,14 +282,14 @@ def test_all_checkpoints_damaged_starts_over_and_says_so(straight, tmp_path, cap
     assert same(weights(tmp_path), weights(straight))
 
 
-def test_only_so_many_checkpoints_are_kept(tmp_path):
+def test_number_of_kept_checkpoints_is_limited(tmp_path):
     train(tmp_path, {**SETTINGS, "keep": 3})
     names = {path.name for path in (tmp_path / "state/f00d").iterdir()}
     steps = {f"step-000000{step}.{kind}" for step in (10, 15, 20) for kind in ("json", "safetensors")}
     assert names == steps | {"latest.json", "lock", "metrics.csv"}
 
 
-def test_a_second_writer_is_refused(tmp_path, monkeypatch):
+def test_second_writer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
     with (
         state.StateFolder(tmp_path / "state", "f00d", "first").locked(),
@@ -299,7 +299,7 @@ def test_a_second_writer_is_refused(tmp_path, monkeypatch):
     train(tmp_path, {**SETTINGS, "steps": 5})
 
 
-def test_state_of_other_code_is_refused(tmp_path):
+def test_state_of_incompatible_code_is_refused(tmp_path):
     with pytest.raises(Preempted):
         train(tmp_path, SETTINGS, trouble={"kill_at": 7, "signal": "SIGTERM"})
     task = TinyTask()
@@ -308,7 +308,7 @@ def test_state_of_other_code_is_refused(tmp_path):
         train(tmp_path, SETTINGS, task=task)
 
 
-def test_what_is_printed_before_the_first_step(tmp_path, capsys):
+def test_summary_before_the_first_step(tmp_path, capsys):
     task = TinyTask()
     task.describe = lambda batch: {"example": f"{tuple(batch['noised'].shape)}"}
     task.module.unused = torch.nn.Linear(3, 3)
@@ -323,14 +323,14 @@ def test_what_is_printed_before_the_first_step(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("optimizer, each", [("adamw", {"": 8}), ("muon", {"": 8, "matrix": 4})])
-def test_the_estimate_of_memory_adds_what_the_first_update_makes(tmp_path, capsys, monkeypatch, optimizer, each):
-    """Two moments of four bytes a weight, one of Muon's matrices; the moving average is there before the trial."""
+def test_memory_estimate_includes_optimizer_state(tmp_path, capsys, monkeypatch, optimizer, each):
+    """Two moments of four bytes per weight, one for Muon's matrices; the moving average exists before the trial."""
     monkeypatch.setattr(summary, "GIGABYTE", 1.0)
     monkeypatch.setattr(summary, "peak_memory_bytes", lambda: 1_000_000)
     settings = {**SETTINGS, "ema_decay": 0.9, "optimizer": optimizer, "decay_all": optimizer != "muon"}
     with pytest.raises(Preempted):
         train(tmp_path, settings, trouble={"kill_at": 3, "signal": "SIGTERM"})
-    # Matrices of linear layers: two of 16 x 16; all in all 1,268 weights.
+    # Matrices of linear layers: two of 16 x 16; 1,268 weights in total.
     matrices = 2 * 256
     expected = 1_000_000 + (1_268 - matrices) * each[""] + matrices * each.get("matrix", each[""])
     assert f"tokens): {expected}.00 GB of memory" in capsys.readouterr().err
@@ -338,7 +338,7 @@ def test_the_estimate_of_memory_adds_what_the_first_update_makes(tmp_path, capsy
     assert "tokens): 1000000.00 GB of memory" in capsys.readouterr().err
 
 
-def test_a_job_without_terminal_says_where_it_stands(tmp_path, capsys, monkeypatch):
+def test_job_without_terminal_reports_progress(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
     train(tmp_path, SETTINGS)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tiny: step ")]
@@ -355,7 +355,7 @@ def test_tensorboard_receives_the_metrics(straight, tmp_path):
     assert points == [(int(row["step"]), pytest.approx(float(row["loss"]), rel=1e-5)) for row in rows(straight)]
 
 
-def test_a_logger_that_is_not_installed(tmp_path, monkeypatch):
+def test_missing_logger_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install wandb"):
         train(tmp_path, {**SETTINGS, "loggers": ["wandb"]})
@@ -370,13 +370,13 @@ def test_settings_without_effect_here_are_refused(tmp_path, options, key):
         train(tmp_path, {**SETTINGS, **options})
 
 
-def test_what_an_older_torch_cannot_do_is_refused(tmp_path, monkeypatch):
+def test_features_missing_in_older_torch_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "COMPILES_ON_CPU", "99")
     with pytest.raises(ConfigError, match=r"training\.compile on a CPU needs torch 99 or newer \(here"):
         train(tmp_path, {**SETTINGS, "compile": True})
 
 
-def test_no_room_for_a_checkpoint_is_one_clear_line(straight, tmp_path):
+def test_full_disk_at_a_checkpoint_is_a_one_line_error(straight, tmp_path):
     import resource
 
     with pytest.raises(Preempted):

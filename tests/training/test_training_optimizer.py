@@ -42,7 +42,7 @@ def test_schedule_equals_torchs_schedulers(power):
         scheduler.step()
 
 
-def test_schedule_at_the_papers_corners():
+def test_schedule_has_the_papers_values():
     settings = TrainingSettings.make()
     rates = [learning_rate(step, settings) for step in (0, 1000, 2000, 51_000, 100_000)]
     assert rates == pytest.approx([1e-7, (1e-7 + 1e-4) / 2, 1e-4, (1e-4 + 1e-5) / 2, 1e-5])
@@ -51,14 +51,14 @@ def test_schedule_at_the_papers_corners():
 
 
 @pytest.mark.parametrize("decay_all", [True, False])
-def test_which_weights_decay(decay_all):
+def test_weight_decay_applies_to_the_configured_weights(decay_all):
     network = Network()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(1.0)
             parameter.grad = torch.zeros_like(parameter)
     make_optimizer(network, TrainingSettings.make(learning_rate=0.1, weight_decay=0.5, decay_all=decay_all)).step()
-    # With no gradient, all that AdamW does is to multiply by 1 - learning rate x decay.
+    # Without gradient, AdamW only multiplies by 1 - learning rate x decay.
     shrunk = {name for name, p in network.named_parameters() if torch.allclose(p, torch.tensor(0.95))}
     kept = {name for name, p in network.named_parameters() if torch.equal(p, torch.ones_like(p))}
     matrices = {"layers.0.1.weight", "layers.1.1.weight", "head.weight"}
@@ -68,7 +68,7 @@ def test_which_weights_decay(decay_all):
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon comes with torch 2.9")
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (16, 16)])
-def test_muon_moves_matrices_like_torchs(shape):
+def test_muon_updates_equal_torchs(shape):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator)
     ours, torchs = nn.Parameter(weight.clone()), nn.Parameter(weight.clone())
@@ -87,17 +87,17 @@ def test_muon_moves_matrices_like_torchs(shape):
     assert (moved - expected).norm() < 0.02 * expected.norm()
 
 
-def test_orthogonalised_keeps_directions_and_evens_out_sizes():
+def test_orthogonalised_keeps_directions_and_equalises_magnitudes():
     matrix = torch.randn(12, 30, generator=torch.Generator().manual_seed(0))
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    turned = left.T @ orthogonalised(matrix) @ right.T  # diagonal: the directions are the matrix's own
+    turned = left.T @ orthogonalised(matrix) @ right.T  # diagonal: the singular vectors are unit vectors
     torch.testing.assert_close(turned, turned.diagonal().diag(), rtol=0, atol=1e-4)
     assert turned.diagonal().min() > 0.65 and turned.diagonal().max() < 1.25
     assert torch.equal(orthogonalised(matrix.T), orthogonalised(matrix).T)
     assert torch.equal(orthogonalised(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
-def test_half_precision_changes_updates_of_matrices_by_rounding_alone():
+def test_half_precision_muon_updates_differ_only_by_rounding():
     torch.manual_seed(0)
     start, gradient = torch.randn(6, 16), torch.randn(6, 16)
     moved = {}
@@ -112,7 +112,7 @@ def test_half_precision_changes_updates_of_matrices_by_rounding_alone():
     assert 1e-4 < difference < 0.05  # bfloat16 has 8 binary digits, and five rounds add up
 
 
-def test_muon_leaves_all_but_matrices_to_adamw():
+def test_muon_updates_other_weights_with_adamw():
     torch.manual_seed(0)
     networks = Network(), Network()
     networks[1].load_state_dict(networks[0].state_dict())
@@ -127,14 +127,14 @@ def test_muon_leaves_all_but_matrices_to_adamw():
     assert set(plain) - same == {"layers.0.1.weight", "layers.1.1.weight"}
 
 
-def test_a_head_over_embedded_tokens_is_adamws():
+def test_muon_excludes_embeddings_and_the_head():
     network = nn.ModuleDict({"tokens": nn.Embedding(9, 4), "inner": nn.Linear(4, 4), "head": nn.Linear(4, 9)})
     groups = make_optimizer(network, TrainingSettings.make(optimizer="muon")).param_groups
     (orthogonal,) = (group["params"] for group in groups if group["orthogonal"])
     assert len(orthogonal) == 1 and orthogonal[0] is network["inner"].weight
 
 
-def test_frozen_weights_are_not_the_optimizers():
+def test_optimizer_excludes_frozen_weights():
     network = Network()
     network.layers.requires_grad_(False)
     owned = {id(p) for group in make_optimizer(network, TrainingSettings.make()).param_groups for p in group["params"]}
@@ -144,7 +144,7 @@ def test_frozen_weights_are_not_the_optimizers():
         trained_parameters(network)
 
 
-def test_moving_average_equals_its_sum():
+def test_moving_average_equals_the_explicit_sum():
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
     average = MovingAverage({"w": weight}, decay=0.5)
     expected = weight.detach().double().clone()

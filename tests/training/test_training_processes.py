@@ -1,4 +1,4 @@
-"""What only separate processes can show: sudden death at any moment, several ranks, exit statuses."""
+"""Tests with separate processes: kills at any moment, several ranks, exit statuses."""
 
 import json
 import os
@@ -42,8 +42,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path):
-    """Checkpoints are written at every step, so that the kill falls into one about as often as between two."""
+def test_run_killed_at_a_random_moment_resumes_bit_for_bit(tmp_path):
+    """Checkpoints are written at every step, so that kills occur during and between them about equally often."""
     settings = {**SETTINGS, "steps": 150, "save_every": None, "validate_every": 40}
     train(tmp_path / "straight", settings)
     out = tmp_path / "killed"
@@ -57,7 +57,7 @@ def test_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path):
     assert finish(process)[0] == -signal.SIGKILL
     killed_at = json.loads(latest.read_text())["step"]
     result = train(out, settings)
-    # The pointer and the record are two files: the kill may fall between them, one step apart.
+    # Pointer and record are two files: a kill between them leaves them one step apart.
     assert result.resumed_from in (killed_at, killed_at + 1) and 0 < killed_at < 150
     assert same(weights(out), weights(tmp_path / "straight"))
     assert rows(out, "seconds") == rows(tmp_path / "straight", "seconds")
@@ -65,7 +65,7 @@ def test_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path):
 
 @pytest.mark.skipif(torch.__version__ < SHARDS_ON_CPU, reason="older torch does not average sharded gradients on CPUs")
 def test_two_processes_equal_one_and_stop_together(tmp_path):
-    once = SETTINGS  # two batches an update, one for each process
+    once = SETTINGS  # two batches per update, one per process
     endless = {**once, "steps": 2000, "save_every": None}
     sharded = {**SETTINGS, "strategy": "fsdp", "ema_decay": 0.9, "gradient_clip": 0.1}
     process = start(
@@ -80,7 +80,7 @@ def test_two_processes_equal_one_and_stop_together(tmp_path):
     single = {**sharded, "strategy": "auto", "accumulate": 4}
     train(tmp_path / "whole", single, freeze=["embedding"])
     status, said = finish(process)
-    # The last of the runs ends by a signal to the second process alone; both stop after the same step.
+    # The last run is stopped by a signal to only the second process; both stop after the same step.
     assert "stopped" in said and "saved at step 6 of 2000" in said, said
     assert status != 0 and "Traceback" not in said.split("saved at step")[0]
     assert "2 processes (ddp)" in said and "2 processes (fsdp)" in said
@@ -89,7 +89,7 @@ def test_two_processes_equal_one_and_stop_together(tmp_path):
             for name in ("step", "epoch", "loss", "gradient_norm", "tokens", "validation_loss"):
                 if expected[name]:
                     assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-5), (several, name)
-    # What is saved does not depend on the processes: one goes on where two have stopped.
+    # The state does not depend on the number of processes: one resumes the run of two.
     (tmp_path / "fsdp/state/f00d/step-00000020.json").unlink()
     result = train(tmp_path / "fsdp", single, freeze=["embedding"])
     assert result.resumed_from == 15
@@ -110,11 +110,11 @@ def test_two_devices_without_a_launcher_equal_one(tmp_path):
 
 
 @pytest.mark.parametrize(("tasks", "nodes"), [(2, 2), (4, 2)])
-def test_tasks_of_srun_on_two_nodes_equal_as_many_processes_on_one(tmp_path, tasks, nodes):
+def test_srun_tasks_on_two_nodes_equal_processes_on_one(tmp_path, tasks, nodes):
     settings = {**SETTINGS, "accumulate": tasks}
     together = start({"out": tmp_path / "one", "settings": {**settings, "devices": tasks}})
     assert finish(together)[0] == 0
-    job = os.getpid()  # no two tests at once have the same, so that they have ports of their own
+    job = os.getpid()  # unique, so that concurrent tests use different ports
     processes = []
     for task in range(tasks):
         slurm = {
@@ -152,7 +152,7 @@ def test_several_nodes_need_a_launcher(tmp_path, monkeypatch):
         train(tmp_path, settings)
 
 
-def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path):
+def test_dead_process_ends_the_job_which_can_resume(tmp_path):
     settings = {**SETTINGS, "steps": 200, "save_every": 3}
     process = start({"out": tmp_path, "settings": settings, "trouble": {"kill_at": 10, "rank": "1"}}, launcher=TORCHRUN)
     status, said = finish(process)
@@ -162,7 +162,7 @@ def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path):
     assert train(tmp_path, settings).resumed_from == 9
 
 
-def test_exit_status_of_a_preempted_process(tmp_path):
+def test_preempted_process_exits_with_75(tmp_path):
     process = start({"out": tmp_path, "settings": {**SETTINGS, "steps": 20000, "workers": 1}})
     while not (tmp_path / "state/f00d/latest.json").exists():
         assert process.poll() is None
@@ -173,8 +173,8 @@ def test_exit_status_of_a_preempted_process(tmp_path):
     assert "stopped (SIGUSR1); saved at step" in said
 
 
-def test_a_closed_pipe_does_not_keep_a_run_from_saving(tmp_path):
-    """What reads the output, such as tee, may be killed by the same signal, or long before."""
+def test_run_with_a_closed_pipe_still_saves(tmp_path):
+    """The reader of the output, such as tee, may be killed by the same signal, or earlier."""
     settings = {**SETTINGS, "steps": 200, "save_every": None}
     train(tmp_path / "straight", settings)
     for step, number in ((20, "SIGTERM"), (30, "SIGUSR1")):
@@ -191,7 +191,7 @@ def test_a_closed_pipe_does_not_keep_a_run_from_saving(tmp_path):
 
 
 def add_preempted(parser):
-    """A command that is told to stop."""
+    """A command that is asked to stop."""
 
     def run(options):
         raise Preempted("tokenizer demo: stopped (SIGTERM); saved at step 3 of 10")
@@ -199,7 +199,7 @@ def add_preempted(parser):
     parser.set_defaults(run=run)
 
 
-def test_the_command_exits_with_that_status(monkeypatch, capsys):
+def test_preempted_command_exits_with_75(monkeypatch, capsys):
     monkeypatch.setattr(cli, "COMMANDS", {"train": cli.Command("train", (f"{__name__}:add_preempted",))})
     assert cli.main(["train"]) == 75
     assert capsys.readouterr().err.count("\n") == 1

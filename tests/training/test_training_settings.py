@@ -1,4 +1,4 @@
-"""Settings of the loop: one home for defaults, and no key that silently does nothing."""
+"""Settings of the loop: defaults in one place, and no key without effect."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from dplm2.settings import deciding
 from dplm2.settings.training import TrainingSettings
 
 
-def test_the_defaults_are_the_papers():
+def test_defaults_are_the_papers():
     settings = TrainingSettings()
     assert (settings.steps, settings.warmup, settings.learning_rate) == (100_000, 2000, 1e-4)
     assert settings.last_learning_rate == pytest.approx(1e-5)
@@ -40,7 +40,7 @@ def test_impossible_values_are_refused():
             TrainingSettings.make(**values)
 
 
-def test_progress_survives_a_change_of_how_but_not_of_what():
+def test_progress_survives_only_operational_changes():
     settings = TrainingSettings()
     for change in ({"log_every": 7, "keep": 9}, {"activation_checkpointing": True, "workers": 3}, {"strategy": "ddp"}):
         assert deciding(settings.replaced(**change)) == deciding(settings)

@@ -1,4 +1,4 @@
-"""A task small enough to be trained in a tenth of a second; as a script, it trains in a process of its own.
+"""A task that is trained in a tenth of a second; as a script, in a separate process.
 
 ``python tiny_task.py '{"runs": [{"out": "folder", "settings": {...}, ...}]}'`` runs `train` once for each.
 """
@@ -44,13 +44,13 @@ class Network(nn.Module):
 
 
 class TinyTask:
-    """Learn to undo noise in short random sequences."""
+    """Denoising of short random sequences."""
 
     def __init__(self, chains: int = 37, clusters: int | None = None, **trouble) -> None:
         torch.manual_seed(7)
         self.module = Network()
         if os.environ.get("RANK") == "1":
-            # Processes may begin with different weights; the main one's must hold.
+            # Processes may have different initial weights; those of the main process must be used.
             self.module.head.weight.data.zero_()
         self.costs = [5 + (11 * chain) % 17 for chain in range(chains)]
         self.ids = [f"chain-{chain}" for chain in range(chains)]
@@ -114,7 +114,7 @@ def train(out, settings, *, task=None, trouble=None, state=None, seed=3, fingerp
 
 
 def weights(out):
-    """What `train` wrote."""
+    """The weights that `train` wrote."""
     return load_file(Path(out) / "weights.safetensors")
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.workflow.cache_table > docs/caching.md
 
-What a key decides follows from its declaration and from the table of stages. Keys that decide the same share a row, and
-each row has an example: a change of one of its keys in the finished run, for which `test_cache_table` makes a dry run.
+The effect of a key follows from its declaration and the table of stages. Keys with the same effect share a row, and
+each row has an example: a change of one of its keys in the finished run, for which `test_cache_table` runs a dry run.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from dplm2.settings.fields import Meaning, Section, meaning_of
 from dplm2.settings.generation import TASKS
 from dplm2.stages import STAGES, Stage
 
-# What a rule's outputs are read by, as the rules say; the test compares it with Snakemake's own graph.
+# Readers of each rule's outputs, according to the rules; the test compares them with Snakemake's graph.
 READ_BY: Mapping[str, tuple[str, ...]] = {
     "fetch_structures": ("clean_structures",),
     "clean_structures": (
@@ -69,7 +69,7 @@ NOTES: Mapping[str, str] = {
 def leaves(
     section: type[Section], place: str, meanings: tuple[Meaning, ...]
 ) -> Iterator[tuple[str, tuple[Meaning, ...]]]:
-    """Every key that holds a value, with the declarations on the way to it."""
+    """Every key with a value, with the declarations on its path."""
     from dplm2.settings.manual import _inner_sections
 
     for key, info in section.model_fields.items():
@@ -103,7 +103,7 @@ def all_keys() -> dict[str, tuple[Meaning, ...]]:
 
 
 def runs_first(key: str, meanings: tuple[Meaning, ...]) -> tuple[str, ...]:
-    """The rules whose results a change of a key decides directly."""
+    """The rules whose results depend directly on a key."""
     if key == "seed":
         return SEED
     if key in NAMED_INPUTS:
@@ -124,7 +124,7 @@ def _reads(stage: Stage, meanings: tuple[Meaning, ...]) -> bool:
 
 
 def runs_again(first: tuple[str, ...]) -> set[str]:
-    """The rules that run again when these do: they, and all that read what they write."""
+    """The rules that run again after these: themselves, and all that read their outputs."""
     found, waiting = set(), list(first)
     while waiting:
         rule = waiting.pop()
@@ -135,7 +135,7 @@ def runs_again(first: tuple[str, ...]) -> set[str]:
 
 
 def rows() -> dict[tuple[str, tuple[str, ...], str], list[str]]:
-    """Keys by part of the configuration, the rules that a change runs first, and role."""
+    """Keys by part of the configuration, the first rules that a change runs, and role."""
     found: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
     for key, meanings in all_keys().items():
         first = runs_first(key, meanings)
@@ -184,7 +184,7 @@ EXAMPLES: Mapping[str, Any] = {
     "evaluation.batch_size": {"evaluation": {"batch_size": 3}},
     "report.title": {"report": {"title": "Another title"}},
 }
-# Examples that plan jobs of rules which the changed key adds, beside those that run again.
+# Examples in which the changed key adds jobs of new rules.
 ADDS: Mapping[str, set[str]] = {
     "evaluation.reconstruction": {"evaluate_tokenizer", "report"},
     "evaluation.likelihood": {"evaluate_likelihood", "report"},

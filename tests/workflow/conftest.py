@@ -1,4 +1,4 @@
-"""A run of the real Snakefile at the smallest size, shared by the tests of this folder."""
+"""A run of the real Snakefile at the smallest size, shared by the tests in this folder."""
 
 import csv
 import gzip
@@ -92,9 +92,9 @@ def smallest_configuration() -> dict:
 
 
 def contents(results: Path) -> dict[str, str]:
-    """What a run made, by file: a hash of the content, times left out.
+    """A run's results by file: hashes of the contents without times.
 
-    Logs, timings, the report and each ``run.json`` tell of the run itself, and are not among them.
+    Logs, timings, the report and each ``run.json`` describe the run itself and are excluded.
     """
     files = {path.relative_to(results): path for path in sorted(results.rglob("*")) if path.is_file()}
     return {
@@ -128,7 +128,7 @@ class Workdir:
             stream.writelines(f">{start}\n{2 * AMINO_ACIDS[start:]}\n" for start in range(12))
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        """Start Snakemake here, as leader of a process group, with the configuration as it stands."""
+        """Start Snakemake here, as leader of a process group, with the current configuration."""
         (self.folder / "config.yaml").write_text(yaml.safe_dump(self.configuration))
         tools = Path(sys.executable).parent
         return subprocess.Popen(
@@ -142,7 +142,7 @@ class Workdir:
         )
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Run Snakemake here with the configuration as it stands."""
+        """Run Snakemake here with the current configuration."""
         process = self.start(*arguments)
         said = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, *said)

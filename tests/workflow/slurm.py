@@ -1,4 +1,4 @@
-"""A Slurm of two nodes on this machine, in a folder of its own."""
+"""A Slurm cluster of two nodes on this machine, in its own folder."""
 
 import getpass
 import os
@@ -63,7 +63,7 @@ class Slurm:
     Parameters
     ----------
     folder
-        For configuration, state and logs; its path must be short, since it holds a socket.
+        Folder for configuration, state and logs; its path must be short, since it contains a socket.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ class Slurm:
                 process.wait()
 
     def _write_tools(self) -> None:
-        """Commands that find this configuration by themselves: the executor keeps no such variable inside of a job."""
+        """Commands with this configuration built in: the executor does not pass the variable to a job."""
         (self.folder / "bin").mkdir()
         for name in COMMANDS:
             tool = self.folder / "bin" / name
@@ -129,7 +129,7 @@ class Slurm:
         _until(lambda: (folder / "socket").exists(), "munge has not started", folder / "log")
 
     def start(self, program: str, *arguments: str) -> None:
-        """Start a daemon, for the first time or again."""
+        """Start or restart a daemon."""
         in_front = [] if program == "munged" else ["-D"]
         with (self.folder / f"{program}{''.join(arguments[1:2])}.out".replace("/", "_")).open("ab") as said:
             self._processes[" ".join([program, *arguments])] = subprocess.Popen(
@@ -140,13 +140,13 @@ class Slurm:
             )
 
     def kill(self, program: str, *arguments: str) -> None:
-        """End a daemon at once."""
+        """Kill a daemon."""
         process = self._processes.pop(" ".join([program, *arguments]))
         process.kill()
         process.wait()
 
     def call(self, *command: str) -> str:
-        """What a command of Slurm prints."""
+        """Output of a Slurm command."""
         done = subprocess.run(
             command, env={**os.environ, **self.environment}, capture_output=True, text=True, check=False
         )

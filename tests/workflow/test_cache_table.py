@@ -1,4 +1,4 @@
-"""The caching promise: what runs again after each kind of change, by dry runs on a finished run."""
+"""The caching guarantees: which rules run again after each kind of change, from dry runs of a finished run."""
 
 import copy
 import gzip
@@ -30,18 +30,18 @@ def planned(workdir: Workdir, *arguments) -> set[str]:
     return set(workdir.planned(*arguments)) - {"all"}
 
 
-def test_the_page_is_up_to_date():
+def test_caching_page_is_up_to_date():
     written = (ROOT / "docs" / "caching.md").read_text(encoding="utf-8")
     assert written == page(), "run: python -m tests.workflow.cache_table > docs/caching.md"
 
 
-def test_every_row_has_an_example():
+def test_every_row_has_an_example_change():
     for (_, first, _), keys in rows().items():
         assert set(keys) & set(EXAMPLES) or first == (), f"no example of a change of {keys}"
 
 
 @pytest.mark.parametrize("key", SHOWN)
-def test_a_changed_key_runs_what_it_decides_and_nothing_else(finished, key):
+def test_changed_key_reruns_only_what_it_decides(finished, key):
     before = finished.configuration
     finished.configuration = merged(before, SHOWN[key])
     try:
@@ -53,8 +53,8 @@ def test_a_changed_key_runs_what_it_decides_and_nothing_else(finished, key):
         finished.configuration = before
 
 
-def test_what_reads_what_is_what_snakemake_says(finished):
-    """The graph of rules that the page is made from, edge by edge."""
+def test_dependencies_equal_snakemakes_rule_graph(finished):
+    """The rule graph of the page, edge by edge."""
     said = finished.snakemake("--rulegraph", "dot").stdout
     names, edges = {}, set()
     for line in said.splitlines():
@@ -68,12 +68,12 @@ def test_what_reads_what_is_what_snakemake_says(finished):
     assert found, said
     declared = {(rule, reader) for rule, readers in READ_BY.items() for reader in readers}
     assert found <= declared
-    # A run without fetched datasets has no such edge; all others are there.
+    # A run without downloaded datasets lacks their edge; all others exist.
     assert declared - found <= {("fetch_structures", "clean_structures")}
 
 
 class Kept:
-    """Puts files back as they were, times included."""
+    """Restores files, including their times."""
 
     def __init__(self, *paths: Path) -> None:
         self.before = {path: (path.read_bytes(), path.stat()) for path in paths if path.is_file()}
@@ -91,7 +91,7 @@ class Kept:
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_touched_inputs_run_nothing(finished):
+def test_touched_inputs_rerun_nothing(finished):
     paths = [*finished.files.iterdir(), *(finished.folder / "motifs").iterdir(), finished.folder / "sequences.fasta.gz"]
     assert planned(finished) == set()
     later = time.time() + 5
@@ -101,7 +101,7 @@ def test_touched_inputs_run_nothing(finished):
         assert planned(finished) == set()
 
 
-def test_a_moved_folder_of_structures_runs_nothing(finished):
+def test_moved_structures_rerun_nothing(finished):
     before = finished.configuration
     moved = finished.folder / "moved here"
     finished.files.rename(moved)
@@ -114,7 +114,7 @@ def test_a_moved_folder_of_structures_runs_nothing(finished):
 
 
 @pytest.mark.parametrize("event", ["added", "changed", "removed", "replaced by an equally large one", "recompressed"])
-def test_one_structure_is_one_shard(finished, event):
+def test_new_structure_reruns_one_shard(finished, event):
     first = sorted(finished.files.iterdir())[0]
     new = finished.files / "1ris_A.bcif.gz"
     with Kept(first, new, first.with_suffix("")):
@@ -135,12 +135,12 @@ def test_one_structure_is_one_shard(finished, event):
             first.unlink()
         jobs = finished.planned()
         assert jobs["clean_structures"] == 1, jobs
-        # Both shards' tokens are of the tokenizer, which learns from the new structure.
+        # Both shards of tokens depend on the tokenizer, which is trained on the new structure.
         assert jobs["train_tokenizer"] == 1
     assert planned(finished) == set()
 
 
-def test_with_a_finished_tokenizer_one_structure_is_one_shards_tokens(finished):
+def test_new_structure_reruns_one_shard_of_tokens_of_a_finished_tokenizer(finished):
     before = finished.configuration
     finished.configuration = copy.deepcopy(before)
     finished.configuration["tokenizers"]["tiny"] = {"pretrained": "results/tokenizers/tiny"}
@@ -155,8 +155,8 @@ def test_with_a_finished_tokenizer_one_structure_is_one_shards_tokens(finished):
         finished.configuration = before
 
 
-def test_a_touched_large_file_of_finished_weights_runs_nothing(finished, tmp_path):
-    """Files above 1 MiB are known by size and time until a job has noted their content."""
+def test_touched_large_weights_rerun_nothing(finished, tmp_path):
+    """Files above 1 MiB are identified by size and time until a job has recorded their content."""
     workdir = Workdir(tmp_path / "run")
     large = []
     for kind in ("tokenizers", "models"):
@@ -186,7 +186,7 @@ def test_a_touched_large_file_of_finished_weights_runs_nothing(finished, tmp_pat
     assert planned(workdir) == jobs | {"generate", "evaluate_likelihood", "evaluate_samples"}
 
 
-def test_a_dry_run_with_another_number_of_shards_changes_nothing(finished):
+def test_dry_run_with_other_shards_changes_nothing(finished):
     before = finished.configuration
     state = finished.folder / "state" / "manifests"
     written = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in state.rglob("*") if path.is_file()}
@@ -203,7 +203,7 @@ def test_a_dry_run_with_another_number_of_shards_changes_nothing(finished):
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """One file or folder of each output of each rule, as they lie in the finished run."""
+    """One file or folder of each output of each rule in the finished run."""
     results = {
         "structures/own/part-00001.parquet": "clean_structures",
         "structures/own/shards/rejected-00000.parquet": "clean_structures",
@@ -225,7 +225,7 @@ def outputs(folder: Path) -> dict[str, str]:
     return results
 
 
-def test_each_deleted_output_is_made_again(finished):
+def test_deleted_outputs_are_recreated(finished):
     results = finished.folder / "results"
     for name, rule in outputs(results).items():
         hidden = (results / name).rename(finished.folder / "hidden")
@@ -238,7 +238,7 @@ def test_each_deleted_output_is_made_again(finished):
     assert planned(finished) == set()
 
 
-def test_moved_results_and_state_run_nothing(finished):
+def test_moved_results_and_state_rerun_nothing(finished):
     before = finished.configuration
     folder = finished.folder
     moves = {"results": folder / "moved" / "a b ü", "state": folder / "moved" / "s"}
@@ -255,7 +255,7 @@ def test_moved_results_and_state_run_nothing(finished):
     assert planned(finished) == set()
 
 
-def test_another_working_directory_runs_nothing(finished, tmp_path):
+def test_other_working_directory_reruns_nothing(finished, tmp_path):
     other = object.__new__(Workdir)
     other.folder, other.files = tmp_path, finished.files
     folders = {name: str(finished.folder / name) for name in ("results", "state")}
@@ -263,7 +263,7 @@ def test_another_working_directory_runs_nothing(finished, tmp_path):
     assert planned(other) == set()
 
 
-def test_spaces_and_letters_in_every_path_give_the_same_bytes(finished, tmp_path):
+def test_unusual_paths_give_the_same_results(finished, tmp_path):
     other = Workdir(tmp_path / "a b ü")
     other.configuration |= {"results": "my results; touch X; x", "state": "ståte of mine"}
     done = other.snakemake()
@@ -276,7 +276,7 @@ def test_spaces_and_letters_in_every_path_give_the_same_bytes(finished, tmp_path
     compared = 0
     for path in sorted(theirs.rglob("*")):
         name = path.relative_to(theirs)
-        # Records and tables of speed hold times, and the report shows them.
+        # Records and tables of speed contain times, which the report shows.
         if (
             path.is_file()
             and path.suffix in (".safetensors", ".parquet", ".pdb", ".bcif")

@@ -1,4 +1,4 @@
-"""What each job of a new run asks of a scheduler and where it writes, by what Snakemake says before the first."""
+"""Resources and outputs of each job of a new run, from Snakemake's dry run."""
 
 import re
 from collections import defaultdict
@@ -13,7 +13,7 @@ from tests.workflow.conftest import Workdir
 pytestmark = [pytest.mark.workflow]
 
 MODEL, TOKENIZER = ("generate", "evaluate_likelihood", "evaluate_samples"), ("evaluate_tokenizer",)
-# Whose sizes a job's memory follows, where that is not what its stage is about.
+# Sections whose sizes determine a job's memory, if not those of its stage.
 SIZED_BY = dict.fromkeys(MODEL, "model") | dict.fromkeys(TOKENIZER, "tokenizer")
 
 
@@ -26,7 +26,7 @@ def workdir(tmp_path_factory) -> Workdir:
 
 @pytest.fixture(scope="module")
 def jobs(workdir) -> dict[str, list[dict[str, str]]]:
-    """What is said of each job, by rule: ``threads``, ``resources``, ``output`` and so on."""
+    """Properties of each job by rule: ``threads``, ``resources``, ``output`` and so on."""
     done = workdir.snakemake("--dry-run", "--cores", "8", "--workflow-profile", "none")
     assert done.returncode == 0, done.stdout + done.stderr
     found, job = defaultdict(list), {}
@@ -43,7 +43,7 @@ def test_every_stage_has_a_job(jobs):
     assert set(jobs) - {"all"} == set(STAGES) - {"fetch_structures"}
 
 
-def test_jobs_ask_for_the_memory_time_and_gpus_of_their_stage(jobs, workdir):
+def test_jobs_request_memory_time_and_gpus_of_their_stage(jobs, workdir):
     settings = load([workdir.configuration], [workdir.folder])
     for rule in set(jobs) - {"all"}:
         kind = SIZED_BY.get(rule, STAGES[rule].kind.removesuffix("s"))
@@ -56,12 +56,12 @@ def test_jobs_ask_for_the_memory_time_and_gpus_of_their_stage(jobs, workdir):
             assert int(asked.get("gpu", 0)) == need.gpus == (rule in ON_NETWORKS), rule
 
 
-def test_jobs_take_the_threads_of_the_configuration_where_they_compute(jobs):
+def test_computing_jobs_use_the_configured_threads(jobs):
     threads = {rule: {int(job.get("threads", 1)) for job in of_rule} for rule, of_rule in jobs.items()}
     assert {rule for rule, counts in threads.items() if counts == {3}} == ON_NETWORKS
     assert threads["clean_structures"] == threads["report"] == {1} and threads["select_structures"] == {2}
 
 
-def test_every_job_has_a_log_of_its_own(jobs):
+def test_every_job_has_its_own_log(jobs):
     logs = [job["log"] for rule in set(jobs) - {"all"} for job in jobs[rule]]
     assert len(set(logs)) == len(logs)

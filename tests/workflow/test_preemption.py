@@ -1,4 +1,4 @@
-"""A queue that takes a job away signals all of its processes at once: Snakemake, the rule's shell, Python and tee."""
+"""A preempting queue signals all processes of a job at once: Snakemake, the rule's shell, Python and tee."""
 
 import json
 import os
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 
 def signal_all(process, metrics, number):
-    """Send the signal to the whole group of a Snakemake whose training has just written a row more than before."""
+    """Send the signal to the process group of a Snakemake whose training has just written another row."""
     before = metrics.read_text() if metrics.is_file() else ""
     while not (metrics.is_file() and len(metrics.read_text().splitlines()) > max(1, len(before.splitlines()))):
         assert process.poll() is None, process.communicate()
@@ -24,7 +24,7 @@ def signal_all(process, metrics, number):
     os.killpg(process.pid, number)
 
 
-def test_a_signal_to_all_processes_of_a_job_loses_no_step(tmp_path):
+def test_signal_to_all_processes_of_a_job_loses_no_step(tmp_path):
     workdir = Workdir(tmp_path / "run")
     training = {"steps": 30, "token_budget": 400, "validate_every": None, "save_every": None, "log_every": 1}
     workdir.configuration["tokenizers"]["tiny"]["training"] = training
@@ -46,7 +46,7 @@ def test_a_signal_to_all_processes_of_a_job_loses_no_step(tmp_path):
     told = f"stopped (SIGTERM); saved at step {step} of 30"
     assert told in said and told in (workdir.folder / "results/logs/tokenizers/tiny.log").read_text()
 
-    # The other one lets Snakemake start the job again by itself, and it goes on.
+    # In the other case Snakemake restarts the job, which resumes.
     process = workdir.start("tokenizers", "--retries", "1")
     signal_all(process, metrics, signal.SIGUSR1)
     said = "".join(process.communicate())

@@ -15,18 +15,18 @@ COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line
 
 
 @pytest.mark.parametrize("target", re.findall(r"^    make (\w+)", README, flags=re.MULTILINE))
-def test_make_target_is_there(target):
+def test_make_target_exists(target):
     assert f"\n{target}: " in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_link_leads_somewhere(path):
+def test_link_resolves(path):
     assert (ROOT / path).exists()
 
 
 @pytest.fixture
 def folder(finished, tmp_path, monkeypatch):
-    """A working directory with what the README's commands name: a finished run and structures."""
+    """A working directory with the inputs of the README's commands: a finished run and structures."""
     for name in ("data", "config"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(finished.folder / "results" / "models" / "tiny", tmp_path / "results" / "models" / "demo")
@@ -46,7 +46,7 @@ def folder(finished, tmp_path, monkeypatch):
 @pytest.mark.workflow
 @pytest.mark.xdist_group("workflow")
 def test_every_command_runs(folder, recorded):
-    """Names of the authors' repositories lead to a local hub with tiny weights in their layout."""
+    """The authors' hub ids resolve to a local hub with tiny weights in their layout."""
     assert len(COMMANDS) > 5
     files = hub.official_files(recorded)
     for name, content in files[hub.MODEL].items():

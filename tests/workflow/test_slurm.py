@@ -1,4 +1,4 @@
-"""The workflow on a real Slurm, through the profile and interrupted: what it makes is what an undisturbed run makes."""
+"""The workflow on a real Slurm with the profile: an interrupted run has the same results as an uninterrupted one."""
 
 import shutil
 import subprocess
@@ -43,7 +43,7 @@ def cluster() -> Iterator[Slurm]:
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory) -> Path:
-    """The shipped profile after a change of its two partitions."""
+    """The shipped profile with other partitions."""
     text = (ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8")
     for shipped, here in PARTITIONS.items():
         assert text.count(shipped) == 1
@@ -74,13 +74,13 @@ def undisturbed(tmp_path_factory) -> Workdir:
 
 
 def job_of(cluster: Slurm, rule: str) -> str:
-    """The number of the running job of a rule."""
+    """Id of the running job of a rule."""
     jobs = [line.split() for line in cluster.call("squeue", "--noheader", "--format=%i %T %k").splitlines()]
     (found,) = (number for number, state, comment in jobs if state == "RUNNING" and comment.startswith(f"rule_{rule}"))
     return found
 
 
-def test_a_cancelled_training_is_submitted_again_and_all_files_are_the_same(undisturbed, cluster, profile, tmp_path):
+def test_cancelled_training_is_resubmitted_with_the_same_results(undisturbed, cluster, profile, tmp_path):
     workdir = prepared(tmp_path / "run")
     process = workdir.start("--profile", str(profile), *QUICK)
     saved = workdir.folder / "state/tokenizer"

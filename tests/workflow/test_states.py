@@ -1,4 +1,4 @@
-"""What a finished run leaves to others: `dplm2 status`, `dplm2 clean`, and Snakemake's cache between directories."""
+"""After a finished run: `dplm2 status`, `dplm2 clean`, and Snakemake's between-workflow cache."""
 
 import copy
 import io
@@ -16,14 +16,14 @@ STAGES = ("tokenizer", "sequence-stage", "model")
 
 @pytest.fixture
 def run(finished, tmp_path, monkeypatch):
-    """A copy of the finished run, to work in."""
+    """A copy of the finished run."""
     shutil.copytree(finished.folder, tmp_path / "run")
     monkeypatch.chdir(tmp_path / "run")
     return tmp_path / "run"
 
 
 def written(run, name, kind, change):
-    """A configuration of the run with other settings of its tokenizer's or model's training."""
+    """A configuration of the run with other training settings of its tokenizer or model."""
     changed = copy.deepcopy(yaml.safe_load((run / "config.yaml").read_text()))
     changed[kind]["tiny"]["training"] = {**changed[kind]["tiny"]["training"], **change}
     (run / name).write_text(yaml.safe_dump(changed))
@@ -34,7 +34,7 @@ def left(run):
     return {stage for stage in STAGES if any((run / "state" / stage).iterdir())}
 
 
-def test_nothing_is_stale_after_a_run(run, capsys):
+def test_nothing_is_outdated_after_a_run(run, capsys):
     assert main(["clean", "config.yaml"]) == 0
     assert "nothing to remove" in capsys.readouterr().out
     assert main(["status", "--config", "config.yaml"]) == 0
@@ -46,7 +46,7 @@ def test_nothing_is_stale_after_a_run(run, capsys):
     assert f"{size / 1000:.1f} kB  model train, " in line
 
 
-def test_only_states_that_no_configuration_refers_to_are_removed_and_only_after_asking(run, capsys, monkeypatch):
+def test_only_unused_states_are_removed_after_confirmation(run, capsys, monkeypatch):
     before = contents(run / "results")
     other = written(run, "other.yaml", "models", {"learning_rate": 0.5})
     operating = written(run, "operating.yaml", "models", {"keep": 7, "log_every": 2})
@@ -66,7 +66,7 @@ def test_only_states_that_no_configuration_refers_to_are_removed_and_only_after_
     assert contents(run / "results") == before
 
 
-def test_a_state_in_use_or_of_unknown_settings_is_kept(run, capsys):
+def test_state_in_use_or_of_unknown_settings_is_kept(run, capsys):
     from dplm2.core.locks import locked
 
     other = written(run, "other.yaml", "tokenizers", {"learning_rate": 0.5})
@@ -80,7 +80,7 @@ def test_a_state_in_use_or_of_unknown_settings_is_kept(run, capsys):
     assert "settings not recorded" in capsys.readouterr().out
 
 
-def test_a_second_working_directory_encodes_nothing_again(finished, tmp_path, monkeypatch):
+def test_second_working_directory_reuses_cached_tokens(finished, tmp_path, monkeypatch):
     (tmp_path / "cache").mkdir()
     monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
     expected = contents(finished.folder / "results/tokens")

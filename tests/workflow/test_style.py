@@ -1,4 +1,4 @@
-"""The workflow and the code are clean by the tools that the house uses."""
+"""Linters and formatters accept the workflow and the code."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
     ],
     ids=lambda command: " ".join(command[:2]),
 )
-def test_tool_has_no_complaint(command):
+def test_linter_passes(command):
     tool = str(Path(sys.executable).parent / command[0])
     done = subprocess.run([tool, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The real Snakefile, end to end: what comes out, what is redone after a change, what happens to bad input."""
+"""The real Snakefile, end to end: results, reruns after changes, invalid input."""
 
 import copy
 import csv
@@ -22,11 +22,11 @@ from dplm2.generation.contigs import reference_files
 from dplm2.settings import loading
 from tests.workflow.conftest import DEMO, ROOT, Workdir
 
-# One process runs all tests that share a finished run.
+# The tests that share a finished run are run by one process.
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 
-def test_a_run_gives_a_report_and_a_summary(finished):
+def test_run_writes_report_and_summary(finished):
     results = finished.folder / "results"
     assert (results / "report" / "report.html").stat().st_size > 10_000
     with (results / "report" / "tables" / "summary.csv").open() as stream:
@@ -43,8 +43,8 @@ def test_a_run_gives_a_report_and_a_summary(finished):
     assert "sequence_cross_entropy_unigram" in metrics
 
 
-def test_every_artifact_says_what_made_it(finished):
-    """Each stage's record names the content of what the stage before it wrote."""
+def test_every_artifact_records_its_inputs(finished):
+    """Each stage's record contains the hashes of the previous stage's outputs."""
     results = finished.folder / "results"
     for weights in results.glob("*/**/model.safetensors"):
         assert (weights.parent / "run.json").is_file(), weights
@@ -67,8 +67,8 @@ def test_every_artifact_says_what_made_it(finished):
         assert evaluated["samples"] == record(f"samples/tiny/{task}")["samples"]
 
 
-def test_summaries_are_those_of_the_rows(finished):
-    """The report's summary is the means of metrics.parquet, whoever computes them."""
+def test_summaries_equal_the_means_of_the_rows(finished):
+    """The report's summary has the means of metrics.parquet."""
     results = finished.folder / "results"
     report = pd.read_csv(results / "report" / "tables" / "summary.csv")
     for task in ("co-generation", "folding", "inverse-folding"):
@@ -79,7 +79,7 @@ def test_summaries_are_those_of_the_rows(finished):
         assert summary.loc[list(means), "value"].to_dict() == pytest.approx(means, rel=1e-4, nan_ok=True)
 
 
-def test_samples_hold_the_contract(finished):
+def test_samples_follow_the_data_contract(finished):
     samples = pq.read_table(finished.folder / "results/samples/tiny/co-generation/samples.parquet")
     assert samples.num_rows == 2
     for sequence, tokens, backbone in zip(
@@ -98,7 +98,7 @@ def test_samples_hold_the_contract(finished):
         np.testing.assert_allclose(atoms.coord.ravel(), backbone, atol=1e-3)
 
 
-def test_a_second_run_does_nothing(finished):
+def test_second_run_does_nothing(finished):
     done = finished.snakemake()
     assert "Nothing to be done" in done.stdout + done.stderr
 
@@ -123,7 +123,7 @@ def test_a_second_run_does_nothing(finished):
     ],
     ids=["sampling", "report", "threshold", "objective", "nothing"],
 )
-def test_a_change_redoes_exactly_the_stages_it_touches(finished, change, rules):
+def test_change_reruns_exactly_the_affected_stages(finished, change, rules):
     before = finished.configuration
     finished.configuration = copy.deepcopy(before)
     try:
@@ -133,10 +133,10 @@ def test_a_change_redoes_exactly_the_stages_it_touches(finished, change, rules):
         finished.configuration = before
 
 
-def test_one_new_file_redoes_one_shard(finished):
+def test_new_file_reruns_one_shard(finished):
     before = finished.configuration
     finished.configuration = copy.deepcopy(before)
-    # A finished tokenizer, since one that is trained on the file would have to be trained anew.
+    # A finished tokenizer, since one trained on the file would be trained again.
     finished.configuration["tokenizers"]["tiny"] = {"pretrained": "results/tokenizers/tiny"}
     new = finished.files / "1ris_A.bcif.gz"
     try:
@@ -153,7 +153,7 @@ def test_one_new_file_redoes_one_shard(finished):
 
 
 @pytest.mark.parametrize("name", ["motifs/ubiquitin-helix.yaml", "motifs/1ubq_A.bcif.gz"])
-def test_a_changed_motif_or_its_reference_is_scaffolded_again(finished, name):
+def test_changed_motif_or_reference_reruns_scaffolding(finished, name):
     path = finished.folder / name
     before, times = path.read_bytes(), path.stat()
     try:
@@ -164,7 +164,7 @@ def test_a_changed_motif_or_its_reference_is_scaffolded_again(finished, name):
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_a_changed_file_of_sequences_is_learned_again(finished):
+def test_changed_sequence_file_reruns_the_sequence_stage(finished):
     path = finished.folder / "sequences.fasta.gz"
     before, times = path.read_bytes(), path.stat()
     try:
@@ -176,7 +176,7 @@ def test_a_changed_file_of_sequences_is_learned_again(finished):
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_a_local_source_that_is_missing_stops_before_any_job(tmp_path):
+def test_missing_local_source_stops_before_any_job(tmp_path):
     workdir = Workdir(tmp_path / "run")
     tiny = workdir.configuration["models"]["tiny"]
     del tiny["network"], tiny["warmup"]["sequence_files"], tiny["warmup"]["sequence_training"]
@@ -195,7 +195,7 @@ def test_a_local_source_that_is_missing_stops_before_any_job(tmp_path):
         assert not (workdir.folder / "results/structures").exists()
 
 
-def test_a_motif_without_its_reference_stops_before_any_job(tmp_path):
+def test_missing_motif_reference_stops_before_any_job(tmp_path):
     workdir = Workdir(tmp_path / "run")
     (workdir.folder / "motifs/1ubq_A.bcif.gz").unlink()
     done = workdir.snakemake()
@@ -204,7 +204,7 @@ def test_a_motif_without_its_reference_stops_before_any_job(tmp_path):
     assert not (workdir.folder / "results").exists()
 
 
-def test_training_that_starts_from_another_tokenizer_waits_for_it(finished):
+def test_training_waits_for_its_initial_tokenizer(finished):
     before = finished.configuration
     finished.configuration = copy.deepcopy(before)
     tiny = finished.configuration["tokenizers"]["tiny"]
@@ -221,7 +221,7 @@ def test_training_that_starts_from_another_tokenizer_waits_for_it(finished):
         finished.planned()
 
 
-def test_an_unreadable_file_is_a_row_of_the_rejects(finished):
+def test_unreadable_file_is_listed_as_rejected(finished):
     bad = finished.files / "broken.pdb"
     bad.write_text("this is no structure\n")
     try:
@@ -234,7 +234,7 @@ def test_an_unreadable_file_is_a_row_of_the_rejects(finished):
     assert finished.snakemake().returncode == 0
 
 
-def test_no_usable_chain_stops_with_one_clear_line(tmp_path):
+def test_no_usable_chain_stops_with_a_one_line_error(tmp_path):
     workdir = Workdir(tmp_path / "run")
     for path in workdir.files.iterdir():
         path.unlink()
@@ -263,7 +263,7 @@ def test_no_usable_chain_stops_with_one_clear_line(tmp_path):
     ],
     ids=["unknown key", "wrong type", "contradiction", "unknown name", "missing folder"],
 )
-def test_a_wrong_configuration_stops_before_any_job(tmp_path, change, message):
+def test_invalid_configuration_stops_before_any_job(tmp_path, change, message):
     workdir = Workdir(tmp_path / "run")
     workdir.configuration = copy.deepcopy(workdir.configuration)
     change(workdir.configuration)
@@ -274,7 +274,7 @@ def test_a_wrong_configuration_stops_before_any_job(tmp_path, change, message):
 
 
 def with_preset(folder: Path, preset: str) -> Workdir:
-    """A folder with a preset's configuration and stand-ins for the files that it names."""
+    """A folder with a preset's configuration and placeholders for the files that it names."""
     configuration = loading.read(ROOT / "config" / f"{preset}.yaml")
     for kind in ("datasets", "tokenizers", "models", "generation"):
         configuration[kind] = {name: entry for name, entry in configuration[kind].items() if entry is not None}
@@ -301,7 +301,7 @@ def with_preset(folder: Path, preset: str) -> Workdir:
 
 
 @pytest.mark.parametrize("preset", ["paper_150m", "paper_650m", "paper_3b", "paper_bit_650m", "ablations", "benchmark"])
-def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
+def test_preset_resolves_to_the_complete_graph(tmp_path, preset):
     workdir = with_preset(tmp_path / "run", preset)
     configuration = workdir.configuration
     jobs = workdir.planned()
@@ -313,7 +313,7 @@ def test_a_preset_resolves_to_the_whole_graph(tmp_path, preset):
 
 
 @pytest.mark.parametrize("program", ["boltz", "chai", "colabfold"])
-def test_another_folding_program_is_laid_over_the_benchmark(tmp_path, program):
+def test_folding_configuration_overrides_the_benchmark(tmp_path, program):
     workdir = with_preset(tmp_path / "run", "benchmark")
     files = ["config/benchmark.yaml", f"config/folding_{program}.yaml"]
     done = workdir.snakemake("benchmark", "--configfile", *files, "--dry-run", "--printshellcmds", "--quiet", "host")
@@ -326,7 +326,7 @@ def test_another_folding_program_is_laid_over_the_benchmark(tmp_path, program):
 
 @pytest.fixture
 def structure_server():
-    """The demo's structures by address ``/<name>``, and what was asked for; anything else is status 404."""
+    """The demo's structures under ``/<name>``, and the list of requests; status 404 for anything else."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -351,7 +351,7 @@ def structure_server():
     thread.join()
 
 
-def test_a_dataset_is_fetched_by_its_list(tmp_path, structure_server):
+def test_dataset_is_downloaded_from_its_list(tmp_path, structure_server):
     address, asked = structure_server
     files = sorted(path.name for path in (DEMO / "train").glob("*_A.bcif.gz"))[:6]
     ids = [name.removesuffix("_A.bcif.gz") for name in files]
@@ -368,7 +368,7 @@ def test_a_dataset_is_fetched_by_its_list(tmp_path, structure_server):
         rejected = pq.read_table(results / "structures/own/rejected.parquet").to_pylist()
         return {row for part in chains for row in part["chain_id"].to_pylist()}, rejected
 
-    # One of them is not to be had: rows of chains and rows of rejects are all that was asked for.
+    # One download fails: the rows of chains and rejects are all requested entries.
     listed.write_text("\n".join([*ids[:4], "9zzz"]) + "\n")
     chains, rejected = run()
     assert chains == {f"{name}_A" for name in ids[:4]}
@@ -380,7 +380,7 @@ def test_a_dataset_is_fetched_by_its_list(tmp_path, structure_server):
         assert hashlib.sha256((DEMO / "train" / name).read_bytes()).hexdigest() in recorded
     assert not set(workdir.planned("structures")) & {"fetch_structures", "clean_structures"}
 
-    # One more fetches one file and cleans one shard.
+    # One more entry downloads one file and cleans one shard.
     listed.write_text("\n".join(["9zzz", *ids[:5]]) + "\n")
     jobs = workdir.planned("structures")
     assert (jobs["fetch_structures"], jobs["clean_structures"]) == (1, 1)
@@ -390,14 +390,14 @@ def test_a_dataset_is_fetched_by_its_list(tmp_path, structure_server):
     assert set(asked) <= {f"/{files[4]}", "/9zzz_A.bcif.gz"}
     assert f"/{files[4]}" in asked
 
-    # How patiently files are asked for decides nothing; with other shards nothing is fetched again.
+    # Retry settings do not rerun anything; with other shards nothing is downloaded again.
     fetch["concurrency"] = 2
     assert not set(workdir.planned("structures")) & {"fetch_structures", "clean_structures"}
     workdir.configuration["datasets"]["own"]["shards"] = 2
     assert run()[0] == chains
     assert set(asked) == {"/9zzz_A.bcif.gz"}
 
-    # Where nothing may be missing the run stops, and says what is.
+    # If no file may be missing, the run stops and names those that are.
     fetch["allow_missing"] = False
     listed.write_text("\n".join([*ids, "9zzz"]) + "\n")
     done = workdir.snakemake("structures", "--forcerun", "fetch_structures")
@@ -406,7 +406,7 @@ def test_a_dataset_is_fetched_by_its_list(tmp_path, structure_server):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_files_named_anew_redo_no_shard_that_they_leave_alone(tmp_path):
+def test_other_file_lists_rerun_only_changed_shards(tmp_path):
     workdir = Workdir(tmp_path / "run")
     workdir.configuration = {"datasets": {"own": {"files": "files", "shards": 2}}}
     assert workdir.snakemake("structures").returncode == 0
