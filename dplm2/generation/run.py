@@ -199,16 +199,15 @@ def _finished_rows(folder: Path, contents: Mapping[str, str]) -> dict[str, dict]
         try:
             table = parquet.read_table(path)
             saved_contents = json.loads(table.schema.metadata[_CONTENTS.encode()])
-        except (DPLM2Error, KeyError, TypeError, ValueError):
-            _log.warning("%s: damaged, its samples are generated again", path)
-            continue
-        rows.update(
-            {
+            kept = {
                 row["sample_id"]: row
                 for row in table.to_pylist()
                 if contents.get(row["sample_id"]) == saved_contents[row["sample_id"]]
             }
-        )
+        except (DPLM2Error, KeyError, TypeError, ValueError):
+            _log.warning("%s: damaged, its samples are generated again", path)
+            continue
+        rows |= kept
     return rows
 
 

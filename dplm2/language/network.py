@@ -344,7 +344,7 @@ class MultimodalEsm(nn.Module):
         if described is None:
             raise DPLM2Error(
                 f"{source}: its config.json has no entry 'dplm2': not a model of this package; "
-                "convert it with `dplm2 import model` (DPLM-2, DPLM-2 Bit) or `dplm2 model warmup` (a sequence model)"
+                "convert it with `dplm2 import model` (DPLM-2, DPLM) or `dplm2 model warmup` (a sequence model)"
             )
         vocabulary, head = vocabulary_and_head(folder, config)
         model = load_masked_lm(folder, head)

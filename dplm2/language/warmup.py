@@ -139,15 +139,16 @@ def _from_fair_esm(content: dict, source: str) -> EsmForMaskedLM:
     try:
         described, weights = content["cfg"]["model"], content["model"]
         sizes = described.encoder_embed_dim, described.encoder_layers, described.encoder_attention_heads
+        token_dropout = bool(described.token_dropout)
+        renamed = {new: value for name, value in weights.items() if (new := _fair_esm_name(name)) is not None}
+        renamed.setdefault("lm_head.decoder.weight", renamed["esm.embeddings.word_embeddings.weight"].clone())
     except (KeyError, TypeError, AttributeError) as error:
         raise DPLM2Error(f"{source}: not an ESM-2 checkpoint of fair-esm (no {error})") from error
     if _fair_esm_tokens()[4:-1] != Vocabulary().tokens[4 : SEQUENCE_IDS - 1]:
         raise DPLM2Error("the alphabet of the installed fair-esm is not ESM-2's with 33 ids")
     config = esm_config(SEQUENCE_IDS, *sizes, 4 * sizes[0])
-    config.token_dropout = bool(described.token_dropout)
+    config.token_dropout = token_dropout
     model = EsmForMaskedLM(config)
-    renamed = {new: value for name, value in weights.items() if (new := _fair_esm_name(name)) is not None}
-    renamed.setdefault("lm_head.decoder.weight", renamed["esm.embeddings.word_embeddings.weight"].clone())
     mismatched = model.load_state_dict({name: value.float() for name, value in renamed.items()}, strict=False)
     missing = [name for name in mismatched.missing_keys if "contact_head" not in name and "inv_freq" not in name]
     if missing or mismatched.unexpected_keys:

@@ -244,7 +244,7 @@ class ModelSettings(Section):
         """Contradictions between the values. If the weights determine the head, the head reports them."""
         head = self.structure_head
         if head in ("bits", "pairs") and self.diffusion.classes == "all":
-            yield f"diffusion.classes: all: with structure_head {head} each track has its own; use track"
+            yield f"diffusion.classes: all: with structure_head {head} each track has its own softmax; use track"
         if head == "bits" and self.diffusion.unobserved_structure == "unknown":
             yield "diffusion.unobserved_structure: unknown: structure_head bits has no <unk_struct>; use mask or learn"
         if head == "bits" and self.warmup.structure_tokens == "code":

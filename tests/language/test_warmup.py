@@ -249,6 +249,11 @@ def test_source_that_is_not_a_sequence_model_is_refused(tmp_path):
     torch.save({"something": 1}, tmp_path / "other.pt")
     with pytest.raises(DPLM2Error, match="not an ESM-2 checkpoint"):
         warmup.open_source(str(tmp_path / "other.pt"))
+    sizes = {"encoder_embed_dim": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "token_dropout": True}
+    for part in ({"token_dropout": True}, sizes):  # sizes are missing, then the embedding
+        torch.save({"cfg": {"model": argparse.Namespace(**part)}, "model": {}}, tmp_path / "other.pt")
+        with pytest.raises(DPLM2Error, match="not an ESM-2 checkpoint"):
+            warmup.open_source(str(tmp_path / "other.pt"))
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(DPLM2Error, match="not a weight file"):
         warmup.open_source(str(tmp_path / "text.pt"))
