@@ -243,7 +243,7 @@ def _find_clusters(data: bytes, folder: Path) -> object:
 
 
 def _read_labels(data: bytes, folder: Path) -> object:
-    from dplm2.evaluation.probe import read_labels
+    from dplm2.representations.probe import read_labels
 
     return read_labels(_as_file(data, folder, "labels.csv"))
 

@@ -15,7 +15,7 @@ PERPLEXITY = Metric(
     "{track}_perplexity_{network}", "{track} perplexity, {network}", "", "lower", of="masked tokens",
     source=f"{LIKELIHOOD}; the exponential of the cross-entropy",
 )  # fmt: skip
-PROBES = "DPLM-2, table 6; dplm2.evaluation.probe"
+PROBES = "DPLM-2, table 6; dplm2.representations.probe"
 SPEARMAN = Metric("spearman", "Spearman's rank correlation", "", "higher", source=PROBES)
 ACCURACY = Metric("accuracy", "accuracy", SHARE, "higher", of="predictions", source=PROBES)
 

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from dplm2.cli import main
 from dplm2.core.errors import DPLM2Error
-from dplm2.evaluation.probe import fit_probe
+from dplm2.representations.probe import fit_probe
 
 
 def data(rows: int = 300, width: int = 12):

@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> None:
     from dplm2.core.artifacts import RunRecord, sha256_of_file, write_text
     from dplm2.core.errors import DPLM2Error
     from dplm2.core.locks import writing_into
-    from dplm2.evaluation.probe import features_of, fit_probe, read_labels
+    from dplm2.representations.probe import features_of, fit_probe, read_labels
 
     embeddings = parquet.read_frame(options.embeddings)
     if missing := [name for name in ("chain_id", "length") if name not in embeddings]:
