@@ -162,7 +162,7 @@ class MultimodalEsm(nn.Module):
             return hidden
         real_BT = input_ids_BT != self.vocabulary.pad
         if attention.takes_bounds(self.device, self._dtype):
-            return _in_place(hidden.view(*real_BT.shape, -1), _tokens_first(real_BT))
+            return _in_original_order(hidden.view(*real_BT.shape, -1), _tokens_first(real_BT))
         return _with_padding(hidden, real_BT)
 
     @property
@@ -206,7 +206,7 @@ class MultimodalEsm(nn.Module):
             position_ids=self.positions(input_ids_BT).expand_as(input_ids_BT).gather(1, order_BT).view(1, -1),
             segments=self._bounds(input_ids_BT, real_BT, single_modality_B),
         ).last_hidden_state
-        return _in_place(hidden_1ND.view(ordered_BTD.shape), order_BT)
+        return _in_original_order(hidden_1ND.view(ordered_BTD.shape), order_BT)
 
     def _bounds(self, input_ids_BT: Tensor, real_BT: Tensor, single_modality_B: Tensor | None) -> attention.Bounds:
         """Three segments per sample: its tokens or first half, its second half or nothing, its padding."""
@@ -405,8 +405,8 @@ def _tokens_first(real_BT: Tensor) -> Tensor:
     return real_BT.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
 
 
-def _in_place(hidden_BTD: Tensor, order_BT: Tensor) -> Tensor:
-    """Undo an order of columns."""
+def _in_original_order(hidden_BTD: Tensor, order_BT: Tensor) -> Tensor:
+    """Hidden states of reordered columns, back in the original order (B, T) of the columns."""
     order_BTD = order_BT.unsqueeze(-1).expand_as(hidden_BTD)
     return torch.zeros_like(hidden_BTD).scatter(1, order_BTD, hidden_BTD)
 

@@ -16,13 +16,13 @@ After an interruption, run it again: finished parts are kept.
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:
-    """Fill ``dplm2 embed``."""
+    """Add the arguments of ``dplm2 embed``."""
     parser.description = "Write a model's representations of proteins as Parquet files, one row per protein."
     parser.epilog = EXAMPLES
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="INPUT",
         help="FASTA files, data-set folders, Parquet files of chains, files or folders of tokens, structure files "
-        "(complex.pdb:A is a chain of one), archives, or folders of them at any depth",
+        "(complex.pdb:A selects chain A), archives, or folders of them at any depth",
     )  # fmt: skip
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder or hub id")
     parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer (default: the model's)")

@@ -22,7 +22,7 @@ numbers separated by spaces (residue-regression), with ?, - or . where there is 
 
 
 def add_probe(parser: argparse.ArgumentParser) -> None:
-    """Fill ``dplm2 probe``."""
+    """Add the arguments of ``dplm2 probe``."""
     parser.description = "Predict labels of proteins, pairs or residues from representations, and score it."
     parser.epilog = EXAMPLES
     parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or Parquet file")

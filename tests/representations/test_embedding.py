@@ -166,7 +166,7 @@ def test_command_reads_sequences_structures_folders_and_tokens(folders, model, u
     row = {"chain_id": "t", "sequence": structure.sequence, "structure_tokens": structure.structure_tokens.tolist()}
     row |= {"observed": [True] * 75 + [False], "length": 76}
     (tmp_path / "tokens").mkdir()
-    metadata = {"tokenizer_fingerprint": model.tokenizer.fingerprint, "codebook_size": "16"}
+    metadata = {"tokenizer_fingerprint": model.tokenizer.codes_fingerprint, "codebook_size": "16"}
     table = pa.Table.from_pylist([row], SCHEMA).replace_schema_metadata(metadata)
     parquet.write_table(tmp_path / "tokens" / "part-00000.parquet", table)
     inputs = [tmp_path / "a.fasta", tmp_path / "folder", tmp_path / "tokens"]
