@@ -243,9 +243,9 @@ def _find_clusters(data: bytes, folder: Path) -> object:
 
 
 def _read_labels(data: bytes, folder: Path) -> object:
-    from dplm2.evaluation.probe import read_labels
+    from dplm2.representations.tasks import read_task
 
-    return read_labels(_as_file(data, folder, "labels.csv"))
+    return read_task(_as_file(data, folder, "labels.csv"), "classification")
 
 
 def _read_residues(data: bytes, folder: Path) -> object:

@@ -19,7 +19,7 @@ ORDER = (
     ("generation",),
     ("evaluation",),
     ("report",),
-    ("scoring",),
+    ("representations", "scoring"),
     ("stages", "cli"),
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}

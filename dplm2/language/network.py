@@ -7,8 +7,9 @@ section 3.1). The structure head (`dplm2.language.heads`) embeds and predicts st
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, V vocabulary, C classes of one track.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,6 +133,43 @@ class MultimodalEsm(nn.Module):
             position_ids=self.positions(input_ids_BT),
         ).last_hidden_state
 
+    def hidden_of_layers(self, input_ids_BT: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Representations (B, T, D) after some layers, in one pass.
+
+        Layer 0 is the input of the first layer, and the last that of `hidden`, with the final normalization (as in
+        transformers' ``hidden_states``). Values at padding mean nothing.
+        """
+        blocks = self.model.esm.encoder.layer
+        kept: dict[int, Tensor] = {}
+        with contextlib.ExitStack() as stack:
+            for layer in {*layers} - {self.depth}:
+                if layer == 0:
+                    hook = blocks[0].register_forward_pre_hook(lambda _, given: kept.update({0: given[0]}))
+                else:
+                    hook = blocks[layer - 1].register_forward_hook(
+                        lambda _, given, output, layer=layer: kept.update({layer: output})
+                    )
+                stack.callback(hook.remove)
+            last_BTD = self.hidden(input_ids_BT)
+        return {
+            layer: last_BTD if layer == self.depth else self._side_by_side(kept[layer], input_ids_BT)
+            for layer in layers
+        }
+
+    def _side_by_side(self, hidden: Tensor, input_ids_BT: Tensor) -> Tensor:
+        """Hidden states (B, T, D) from those in the order in which the layers see them."""
+        if not self.packs:
+            return hidden
+        real_BT = input_ids_BT != self.vocabulary.pad
+        if attention.takes_bounds(self.device, self._dtype):
+            return _in_original_order(hidden.view(*real_BT.shape, -1), _tokens_first(real_BT))
+        return _with_padding(hidden, real_BT)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.model.esm.encoder.layer)
+
     @property
     def packs(self) -> bool:
         """Whether samples are packed without padding, instead of padded with a mask."""
@@ -155,23 +193,20 @@ class MultimodalEsm(nn.Module):
             position_ids=self.positions(input_ids_BT).expand_as(input_ids_BT)[real_BT].unsqueeze(0),
             segments=self._segments(input_ids_BT, real_BT, single_modality_B),
         ).last_hidden_state
-        hidden_BTD = packed_1ND.new_zeros((*input_ids_BT.shape, packed_1ND.shape[-1]))
-        return hidden_BTD.masked_scatter(real_BT.unsqueeze(-1), packed_1ND)
+        return _with_padding(packed_1ND, real_BT)
 
     def _packed_hidden_static(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
         """Like `_packed_hidden`, but of static shape and without synchronisation: padding is one more segment."""
         real_BT = input_ids_BT != self.vocabulary.pad
-        order_BT = real_BT.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # padding after all tokens
+        order_BT = _tokens_first(real_BT)
         embeddings_BTD = self.embeddings(input_ids_BT)
-        order_BTD = order_BT.unsqueeze(-1).expand_as(embeddings_BTD)
-        ordered_BTD = embeddings_BTD.gather(1, order_BTD)
+        ordered_BTD = embeddings_BTD.gather(1, order_BT.unsqueeze(-1).expand_as(embeddings_BTD))
         hidden_1ND = self.model.esm(
             inputs_embeds=ordered_BTD.flatten(0, 1).unsqueeze(0),
             position_ids=self.positions(input_ids_BT).expand_as(input_ids_BT).gather(1, order_BT).view(1, -1),
             segments=self._bounds(input_ids_BT, real_BT, single_modality_B),
         ).last_hidden_state
-        hidden_BTD = hidden_1ND.view(ordered_BTD.shape)
-        return torch.zeros_like(hidden_BTD).scatter(1, order_BTD, hidden_BTD)
+        return _in_original_order(hidden_1ND.view(ordered_BTD.shape), order_BT)
 
     def _bounds(self, input_ids_BT: Tensor, real_BT: Tensor, single_modality_B: Tensor | None) -> attention.Bounds:
         """Three segments per sample: its tokens or first half, its second half or nothing, its padding."""
@@ -363,6 +398,23 @@ class MultimodalEsm(nn.Module):
             head,
         )
         return network.eval().to(device)
+
+
+def _tokens_first(real_BT: Tensor) -> Tensor:
+    """Order (B, T) of each sample's columns: tokens, then padding."""
+    return real_BT.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def _in_original_order(hidden_BTD: Tensor, order_BT: Tensor) -> Tensor:
+    """Hidden states of reordered columns, back in the original order (B, T) of the columns."""
+    order_BTD = order_BT.unsqueeze(-1).expand_as(hidden_BTD)
+    return torch.zeros_like(hidden_BTD).scatter(1, order_BTD, hidden_BTD)
+
+
+def _with_padding(packed_1ND: Tensor, real_BT: Tensor) -> Tensor:
+    """Hidden states (B, T, D) of packed tokens, 0 at padding."""
+    hidden_BTD = packed_1ND.new_zeros((*real_BT.shape, packed_1ND.shape[-1]))
+    return hidden_BTD.masked_scatter(real_BT.unsqueeze(-1), packed_1ND)
 
 
 def _esm_scale(masked_BT: Tensor, counted_BT: Tensor) -> Tensor:

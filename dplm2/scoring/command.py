@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "parquet")
 INPUT_HELP = (
-    "FASTA files, structure files (complex.pdb:A is a chain of one), archives, folders of them at any depth, data "
+    "FASTA files, structure files (complex.pdb:A selects chain A), archives, folders of them at any depth, data "
     "sets of chains, files or folders of tokens"
 )
 LIKELIHOOD_EXAMPLES = """\

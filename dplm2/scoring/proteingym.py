@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata, spearmanr
 
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import clean_sequence
@@ -167,22 +166,6 @@ def target_of(model: DPLM2, assay: Assay, structures: str | os.PathLike | None) 
             )
         tokens[first - 1 : last] = found[0].structure_tokens
     return Target(assay.name, assay.target, tokens)
-
-
-def correlation(scores: np.ndarray, measured: np.ndarray) -> float:
-    """Spearman's rank correlation; NaN if either side is constant, where it is undefined."""
-    if len(np.unique(scores)) < 2 or len(np.unique(measured)) < 2:
-        return float("nan")
-    return float(spearmanr(scores, measured).statistic)
-
-
-def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve, equal scores counted half (Mann-Whitney); NaN without both classes."""
-    positive = np.asarray(positive, dtype=bool)
-    count, others = int(positive.sum()), int((~positive).sum())
-    if not count or not others:
-        return float("nan")
-    return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / (count * others))
 
 
 def average(summary: pd.DataFrame, column: str) -> float:

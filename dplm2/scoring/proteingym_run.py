@@ -11,9 +11,10 @@ import pandas as pd
 from dplm2.core.artifacts import RunRecord, fingerprint, read_json_object, sha256_of_file, write_json, write_text
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.names import file_names
+from dplm2.evaluation.metrics.prediction import area_under_curve, correlation
 from dplm2.generation.model import DPLM2
 from dplm2.scoring.effects import mutant_scores
-from dplm2.scoring.proteingym import Assay, area_under_curve, average, correlation, read_assay, target_of
+from dplm2.scoring.proteingym import Assay, average, read_assay, target_of
 from dplm2.scoring.queries import Reading
 
 SCORES_FOLDER, SUMMARY_FILE = "scores", "summary.csv"

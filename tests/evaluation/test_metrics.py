@@ -32,7 +32,7 @@ HIGHER = """
     clusters_foldseek_0.5 max_cluster_foldseek_0.5
     clusters_foldseek_0.5_designable_sc_tm_0.5 clusters_foldseek_0.5_designable_sc_rmsd_2
     max_cluster_foldseek_0.5_designable_sc_tm_0.5 max_cluster_foldseek_0.5_designable_sc_rmsd_2
-    codebook_use codebook_perplexity spearman accuracy codebook_entropy codes_used code_perplexity
+    codebook_use codebook_perplexity spearman accuracy fmax auc codebook_entropy codes_used code_perplexity
 """
 LOWER = """
     ca_rmsd bb_rmsd ca_rmsd_trained bb_rmsd_untrained baseline_ca_rmsd baseline_bb_rmsd

@@ -11,7 +11,6 @@ import torch
 from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
-from dplm2.generation.embedding import embed
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import read_samples
 from dplm2.generation.task import Target
@@ -20,6 +19,7 @@ from dplm2.language.guidance import token_bias
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.representations.embedding import embed
 from dplm2.tokenizer import tokens
 from dplm2.tokenizer.model import StructureTokenizer
 

@@ -56,8 +56,8 @@ def check_everywhere(path, expected, folders, model, tmp_path):
     assert {row["problem"]: row["sequence"] for row in rows} == expected
     files = {file.name.removesuffix(".bcif") for file in (tmp_path / "out/structures").iterdir()}
     assert files == {row["sample_id"] for row in rows} and len({name.lower() for name in files}) == len(expected)
-    assert embed(folders, tmp_path / "e.parquet", path) == 0
-    table = pq.read_table(tmp_path / "e.parquet").to_pylist()
+    assert embed(folders, tmp_path / "e", path) == 0
+    table = pq.read_table(tmp_path / "e" / "part-00000.parquet").to_pylist()
     assert {row["chain_id"]: row["length"] for row in table} == {name: len(text) for name, text in expected.items()}
     assert all(np.isfinite(row["sequence_embedding"]).all() for row in table)
     store = SequenceStore.build([path], tmp_path / "store")

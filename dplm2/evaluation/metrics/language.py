@@ -1,6 +1,6 @@
-"""Metrics of the language model: likelihood of masked tokens, linear probes on its representations."""
+"""Metrics of the language model: likelihood of masked tokens."""
 
-from dplm2.evaluation.metrics.metric import NATS, SHARE, Metric
+from dplm2.evaluation.metrics.metric import NATS, Metric
 
 LIKELIHOOD = "dplm2.language.likelihood"
 CROSS_ENTROPY = Metric(
@@ -15,8 +15,4 @@ PERPLEXITY = Metric(
     "{track}_perplexity_{network}", "{track} perplexity, {network}", "", "lower", of="masked tokens",
     source=f"{LIKELIHOOD}; the exponential of the cross-entropy",
 )  # fmt: skip
-PROBES = "DPLM-2, table 6; dplm2.evaluation.probe"
-SPEARMAN = Metric("spearman", "Spearman's rank correlation", "", "higher", source=PROBES)
-ACCURACY = Metric("accuracy", "accuracy", SHARE, "higher", of="predictions", source=PROBES)
-
-METRICS = (CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK, PERPLEXITY, SPEARMAN, ACCURACY)
+METRICS = (CROSS_ENTROPY, CROSS_ENTROPY_OF_TASK, PERPLEXITY)

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from functools import cache
 
-from dplm2.evaluation.metrics import design, diversity, language, structure, tokenizer, training
+from dplm2.evaluation.metrics import design, diversity, language, prediction, structure, tokenizer, training
 from dplm2.evaluation.metrics.metric import Metric
 from dplm2.evaluation.metrics.tokenizer import of_weights
 
 METRICS = (
     *structure.METRICS, *design.METRICS, *diversity.METRICS, *tokenizer.METRICS, *language.METRICS, *training.METRICS,
+    *prediction.METRICS,
 )  # fmt: skip
 # The main metrics of each task, in the order of the report.
 HEADLINES = {

@@ -1,0 +1,1 @@
+"""Representations of proteins, and what can be predicted from them."""
