@@ -9,13 +9,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from dplm2.core import parquet
 from dplm2.core.artifacts import RunRecord, fingerprint, make_folder, sha256_of_file
 from dplm2.core.errors import DPLM2Error, Preempted
 from dplm2.core.hub import name_of
 from dplm2.generation.contigs import reference_files
+from dplm2.generation.designs import ENDINGS, remove_others, write_designs
 from dplm2.generation.inputs import source_of
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import (
@@ -29,14 +28,12 @@ from dplm2.generation.samples import (
 from dplm2.generation.task import Request
 from dplm2.settings.generation import GenerationSettings
 from dplm2.structures.store import SELECTION_FILE, part_files
-from dplm2.structures.writing import write_structure
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
 
 _log = logging.getLogger(__name__)
 _DEFAULT_STATE = ".unfinished"
 _CONTENTS = "dplm2_given"
-_STRUCTURE_ENDINGS = (".bcif", ".pdb")
 
 
 def generate_folder(
@@ -51,7 +48,9 @@ def generate_folder(
     model_name: str | None = None,
     device: str = "cpu",
 ) -> list[int]:
-    """Generate a task's samples and write ``samples.parquet``, ``structures/``, ``trajectories/`` and ``run.json``.
+    """Generate a task's samples and write them with ``run.json``.
+
+    ``samples.parquet``, ``designs.csv``, ``designs.fasta``, ``structures/``, and ``trajectories/`` if asked for.
 
     Samples that an interrupted run finished are reused: a sample is identified by its id, the run's seed, the model,
     and the settings and inputs that affect it.
@@ -98,9 +97,10 @@ def generate_folder(
         rows, seconds = _rows(opened, requests, settings, seed, out, folder.folder, name)
     record.supersede(out)
     make_folder(out / STRUCTURES_FOLDER)
-    has_files = settings.format != "none" and "structure" in settings.tracks
-    _write_structures(out / STRUCTURES_FOLDER, rows if has_files else [], settings.format)
-    _remove_others(out / TRAJECTORIES_FOLDER, [row["sample_id"] for row in rows if settings.trajectory])
+    write_designs(out, rows, settings.format)
+    # Samples of an interrupted run may have theirs in another format.
+    kept = [f"{row['sample_id']}.{ending}" for row in rows if settings.trajectory for ending in ENDINGS.values()]
+    remove_others(out / TRAJECTORIES_FOLDER, kept)
     write_rows(out / SAMPLES_FILE, rows)
     speed = _by_length(rows, seconds)
     record.write(out, samples=len(rows), residues=sum(row["length"] for row in rows), seconds_per_sample=speed)
@@ -139,7 +139,7 @@ def _rows(
         batch = [sample.row(name) for sample in samples]
         for sample in samples:
             if sample.trajectory:
-                ending = "pdb" if settings.format == "pdb" else "bcif"
+                ending = ENDINGS.get(settings.format, "bcif")
                 write_trajectory(out / TRAJECTORIES_FOLDER / f"{sample.sample_id}.{ending}", sample)
         # After the trajectories: a sample whose row is saved is not generated again.
         batch_contents = {row["sample_id"]: contents[row["sample_id"]] for row in batch}
@@ -209,26 +209,3 @@ def _finished_rows(folder: Path, contents: Mapping[str, str]) -> dict[str, dict]
             continue
         rows |= kept
     return rows
-
-
-def _remove_others(folder: Path, samples: Sequence[str], *endings: str) -> None:
-    """Remove an earlier run's structure files of other samples, or, if ``endings`` are given, in other formats.
-
-    Files with extensions that this module does not write are kept.
-    """
-    sample_ids = set(samples)
-    for path in folder.iterdir() if folder.is_dir() else ():
-        kept = path.stem in sample_ids and (not endings or path.suffix in endings)
-        if path.suffix in _STRUCTURE_ENDINGS and not kept:
-            path.unlink()
-
-
-def _write_structures(folder: Path, rows: Sequence[dict], ending: str) -> None:
-    _remove_others(folder, [row["sample_id"] for row in rows], f".{ending}")
-    for row in rows:
-        backbone = np.array(row["backbone"], dtype=np.float32).reshape(-1, 4, 3)
-        plddt = None if row["tokenizer_plddt"] is None else np.array(row["tokenizer_plddt"], dtype=np.float32)
-        # Without a sequence the residues are alanines, as in the tokenizer's decoder.
-        write_structure(
-            folder / f"{row['sample_id']}.{ending}", row["sequence"] or "A" * row["length"], backbone, plddt
-        )
