@@ -75,6 +75,9 @@ COMMANDS = {
     "evaluate": Command(
         "scTM, scRMSD, pLDDT, RMSD, recovery, motif success", ("dplm2.evaluation.command:add_evaluate",)
     ),
+    "rank": Command(
+        "rank evaluated designs: one table, FASTA, structures of the best", ("dplm2.evaluation.rank_command:add_rank",)
+    ),
     "report": Command("tables, plots and one HTML page", ("dplm2.report.command:add_report",)),
     "import": Command(
         "convert checkpoints of the authors' programs",

@@ -29,6 +29,8 @@ class EvaluatedSample:
         The tokenizer's confidence (L,), 0 to 100, or None.
     motif_positions, motif_backbone
         Scaffolding: residue numbers of the motif in the sample (from 0), and the motif of the reference (M, 4, 3).
+    log_likelihood
+        Mean log-probability of the generated tokens under the model, or None if it was not computed.
     settings
         Of the sampling.
     """
@@ -42,6 +44,7 @@ class EvaluatedSample:
     plddt: np.ndarray | None = None
     motif_positions: np.ndarray | None = None
     motif_backbone: np.ndarray | None = None
+    log_likelihood: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,6 +92,7 @@ def _sample(row: dict) -> EvaluatedSample:
         if row.get("motif_positions") is None
         else np.array(row["motif_positions"], dtype=np.int64),
         motif_backbone=_array(row.get("motif_backbone"), (-1, 4, 3)),
+        log_likelihood=row.get("log_likelihood"),
         settings=json.loads(row.get("settings") or "{}"),
     )
 

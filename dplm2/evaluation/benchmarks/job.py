@@ -12,6 +12,7 @@ from dplm2.core import parquet
 from dplm2.core.artifacts import RunRecord, sha256_of_file
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.backends.folding import Failure, Folded, FoldingBackend, predict
+from dplm2.evaluation.filters import counts, filtered
 from dplm2.evaluation.results import Source, describe, summarize, write_results
 from dplm2.evaluation.samples import EvaluatedSample, Native, kept, read_natives, read_samples
 from dplm2.settings.evaluation import EvaluationSettings
@@ -60,8 +61,22 @@ class Job:
         return self.state / "folding"
 
     def read(self) -> tuple[list[EvaluatedSample], dict[str, str]]:
-        """The samples to evaluate, and the excluded ones with the reason."""
-        return kept(read_samples(self.samples), self.settings)
+        """The samples to evaluate, and those that are excluded or fail a filter with the reason.
+
+        Raises
+        ------
+        DPLM2Error
+            If no sample is left.
+        """
+        samples = read_samples(self.samples)
+        remaining, left_out = kept(samples, self.settings)
+        left_out |= filtered(remaining, self.settings.filters)
+        remaining = [sample for sample in remaining if sample.sample_id not in left_out]
+        if left_out:
+            print(f"left out: {len(left_out)} of {len(samples)} samples ({counts(left_out)})")
+        if not remaining:
+            raise DPLM2Error("no sample passes the filters of the section evaluation; relax them (evaluation.filters)")
+        return remaining, left_out
 
     def natives(self) -> dict[str, Native]:
         """The known structures with which samples are compared.
@@ -195,7 +210,7 @@ def finish(
     write_results(job.out, metrics, summary, record, group_rows(metrics, by, summed_up), left_out=left_out)
     print(describe(summary))
     if left_out:
-        print(f"excluded: {len(left_out)} (see run.json)")
+        print(f"left out: {counts(left_out)} (see run.json)")
     print(f"wrote {job.out}")
     return 0
 
