@@ -72,6 +72,10 @@ COMMANDS = {
     "generate": Command(
         "co-generate, fold, inverse fold, scaffold motifs", ("dplm2.generation.command:add_tasks",), "TASK"
     ),
+    "design": Command(
+        "from a task to ranked designs: generate, filter, fold, score, rank",
+        ("dplm2.evaluation.design_command:add_design",),
+    ),
     "evaluate": Command(
         "scTM, scRMSD, pLDDT, RMSD, recovery, motif success", ("dplm2.evaluation.command:add_evaluate",)
     ),

@@ -102,14 +102,19 @@ def _array(values: list | None, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def read_natives(chains: Sequence[Path]) -> dict[str, Native]:
-    """The chains of dataset folders, by ``chain_id``."""
-    from dplm2.structures import store
+    """The given chains by name: of dataset folders, structure files, archives, or folders of them.
 
-    table = store.read_chains([str(folder) for folder in chains], columns=["chain_id", "sequence", "backbone"])
-    names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
+    Names are those that generation gives the same inputs.
+    """
+    from dplm2.core.names import numbered
+    from dplm2.generation.inputs import read_proteins
+
+    proteins = read_proteins([str(given) for given in chains])
+    names = numbered([protein.name for protein in proteins])
     return {
-        name: Native(sequence, np.asarray(backbone, dtype=np.float32))
-        for name, sequence, backbone in zip(names, sequences, store.backbones(table), strict=True)
+        name: Native(protein.sequence, np.asarray(protein.backbone, dtype=np.float32))
+        for name, protein in zip(names, proteins, strict=True)
+        if protein.backbone is not None
     }
 
 

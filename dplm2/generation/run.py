@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dplm2.core import parquet
-from dplm2.core.artifacts import RunRecord, fingerprint, make_folder, sha256_of_file
+from dplm2.core.artifacts import RunRecord, fingerprint, make_folder
 from dplm2.core.errors import DPLM2Error, Preempted
 from dplm2.core.hub import name_of
 from dplm2.generation.contigs import reference_files
-from dplm2.generation.designs import ENDINGS, remove_others, write_designs
-from dplm2.generation.inputs import source_of
+from dplm2.generation.designs import ENDINGS, FASTA_FILE, TABLE_FILE, remove_others, write_designs
+from dplm2.generation.inputs import content_of
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import (
     SAMPLES_FILE,
@@ -27,13 +27,13 @@ from dplm2.generation.samples import (
 )
 from dplm2.generation.task import Request
 from dplm2.settings.generation import GenerationSettings
-from dplm2.structures.store import SELECTION_FILE, part_files
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
 
 _log = logging.getLogger(__name__)
 _DEFAULT_STATE = ".unfinished"
 _CONTENTS = "dplm2_given"
+WRITTEN = (SAMPLES_FILE, TABLE_FILE, FASTA_FILE)
 
 
 def generate_folder(
@@ -47,6 +47,7 @@ def generate_folder(
     state: str | os.PathLike | None = None,
     model_name: str | None = None,
     device: str = "cpu",
+    keep_finished: bool = False,
 ) -> list[int]:
     """Generate a task's samples and write them with ``run.json``.
 
@@ -69,6 +70,8 @@ def generate_folder(
         Value of the column ``model``; the folder's name by default.
     device
         Where the networks run.
+    keep_finished
+        If ``out`` already holds these samples, complete, leave it as it is.
 
     Returns
     -------
@@ -86,8 +89,11 @@ def generate_folder(
     opened = DPLM2.from_pretrained(model, tokenizer, device)
     settings = opened.settled(settings)
     record = RunRecord(f"generate {settings.task}", {**settings.described, "seed": seed}, {}, device)
-    requests = opened.requests(settings, seed, chains)
     record.inputs = _inputs(opened, settings, chains)
+    if keep_finished and record.is_of(out) and all((out / file).is_file() for file in WRITTEN):
+        print(f"samples: {out} (finished already)")
+        return parquet.read_table(out / SAMPLES_FILE, ["length"])["length"].to_pylist()
+    requests = opened.requests(settings, seed, chains)
     decisive = [record.inputs["model"], record.inputs.get("tokenizer"), settings.sampling, settings.trajectory, seed]
     default_state = out / _DEFAULT_STATE
     folder = StateFolder(
@@ -173,15 +179,7 @@ def _inputs(model: DPLM2, settings: GenerationSettings, chains: Sequence[Path]) 
     references = []
     if settings.task == "scaffolding":
         references = reference_files(settings.problems, settings.references)
-    for given in [*chains, *settings.problems, *references]:
-        source = source_of(given).path
-        if not source.exists():
-            raise DPLM2Error(f"{source}: no such file or folder")
-        if any(source.glob("part-*.parquet")):
-            files = [*part_files(source), *source.glob(SELECTION_FILE)]
-        else:
-            files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-        inputs[str(given)] = fingerprint([sha256_of_file(path) for path in files])
+    inputs |= {str(given): content_of(given) for given in [*chains, *settings.problems, *references]}
     return inputs
 
 
