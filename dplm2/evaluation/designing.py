@@ -96,7 +96,7 @@ def evaluated_and_ranked(evaluation: Job, out: Path) -> int:
     elif status := run_job(evaluation):
         return status
     ranking = rank_designs(evaluation.samples, evaluation.out, out, evaluation.settings.ranking)
-    print(summary_of(ranking, out, evaluation.settings.ranking.best))
+    print(summary_of(ranking, out, evaluation.settings.ranking))
     return 0
 
 

@@ -82,7 +82,7 @@ def rank_designs(samples: Path, evaluation: Path, out: Path, settings: RankingSe
     return Ranking(ranked, ranking.weights, ranking.missing)
 
 
-def summary_of(ranking: Ranking, out: Path, best: int) -> str:
+def summary_of(ranking: Ranking, out: Path, settings: RankingSettings) -> str:
     """What was ranked, in a few lines for the terminal."""
     table = ranking.table
     lines = []
@@ -90,11 +90,15 @@ def summary_of(ranking: Ranking, out: Path, best: int) -> str:
         lines.append(f"not measured here, left out of the ranking: {', '.join(ranking.missing)}")
     if not ranking.weights:
         lines.append("not ranked: no design has a metric of evaluation.ranking.weights; the order is that of sampling")
-    failed = int(table[FAILED].sum())
-    noted = f", {failed} without metrics (column failure)" if failed else ""
-    lines.append(f"designs: {out / TABLE_FILE} ({len(table)} designs, {int(table[PASSES].sum())} pass{noted})")
-    if best and ranking.weights:
-        lines.append(f"best: {out / BEST_FOLDER} ({min(best, int(table[PASSES].sum()))} designs)")
+    passing, failed = int(table[PASSES].sum()), int(table[FAILED].sum())
+    facts = [f"{len(table) - failed} {'ranked' if ranking.weights else 'evaluated'}"]
+    if settings.at_least or settings.at_most:
+        facts.append(f"{passing} within the thresholds")
+    if failed:
+        facts.append(f"{failed} without metrics, see the column failure")
+    lines.append(f"designs: {out / TABLE_FILE} ({', '.join(facts)})")
+    if settings.best and ranking.weights:
+        lines.append(f"best: {out / BEST_FOLDER} ({min(settings.best, passing)})")
     return "\n".join(lines)
 
 

@@ -36,4 +36,4 @@ def run_rank(options: argparse.Namespace) -> None:
     settings = choose(options, "evaluation").section.ranking
     with writing_into(options.out, "rank"):
         ranking = rank_designs(options.samples, options.evaluation, options.out, settings)
-    print(summary_of(ranking, options.out, settings.best))
+    print(summary_of(ranking, options.out, settings))

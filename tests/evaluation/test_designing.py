@@ -24,6 +24,7 @@ from dplm2.evaluation.backends.self_folding import SelfFolding
 from dplm2.generation.inputs import chains_of
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import read_samples
+from dplm2.settings.designs import FilterSettings
 from dplm2.structures.writing import write_structure
 from tests.evaluation.test_benchmarks import DEMO, LOOK_UP
 from tests.evaluation.test_folding_backends import esmfold_folder  # noqa: F401
@@ -246,6 +247,27 @@ def test_the_examples_of_the_help(place, runs, example):  # noqa: F811
     out = Path(words[words.index("--out") + 1])
     table = pd.read_csv(out / "designs.csv")
     assert len(table) and (out / "designs.fasta").is_file() and (out / "best" / "best.fasta").is_file()
+
+
+def test_the_commands_of_the_page_run_one_after_the_other(place, capsys):
+    """With few steps; the folder `designs` is filled by the first and used by the others."""
+    text = (ROOT / "docs" / "designs.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    (dplm2 .*)$", text, flags=re.MULTILINE)
+    assert len(commands) == 9
+    shutil.copytree(place / "M", place / "results" / "models" / "demo")
+    shutil.copytree(place / "tokenizer", place / "results" / "models" / "tokenizer")
+    for command in commands:
+        words = shlex.split(command)[1:]
+        if words[0] == "design":
+            words += ["--set", "steps=2", "evaluation.self.steps=2"]
+        elif words[0] == "evaluate":
+            words += ["--set", "self.steps=2"]
+        assert main(words) == 0, command
+        out = Path(words[words.index("--out") + 1])
+        assert (out / "designs.csv").is_file() and (out / "best" / "best.fasta").is_file()
+    assert capsys.readouterr().out.count("samples: designs/samples (finished already)") == 2
+    named = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE))
+    assert named == set(FilterSettings.model_fields)
 
 
 def test_the_examples_of_rank_are_options_that_there_are(place):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,11 @@ from dplm2.core.artifacts import write_json
 from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.designs import rank_designs
 from dplm2.evaluation.filters import counts, filtered, longest_run
+from dplm2.evaluation.metrics.registry import declared
 from dplm2.evaluation.ranking import better_than, rank
 from dplm2.evaluation.samples import EvaluatedSample
 from dplm2.generation.samples import write_rows
-from dplm2.settings.designs import FilterSettings, RankingSettings
+from dplm2.settings.designs import RANKINGS, FilterSettings, RankedMetric, RankingSettings
 
 FOUR = pd.DataFrame(
     {
@@ -114,6 +116,12 @@ def test_better_than_counts_pairs():
         ]
         np.testing.assert_allclose(better_than(values, higher), wins)
     assert better_than(np.array([5.0]), True).tolist() == [1.0]
+
+
+def test_every_metric_to_rank_by_is_declared_and_the_defaults_are_among_them():
+    names = get_args(RankedMetric)
+    assert all(declared(name) is not None for name in names)
+    assert {name for weights in RANKINGS.values() for name in weights} <= set(names)
 
 
 def test_longest_run():
@@ -273,8 +281,8 @@ def test_the_command_says_what_it_did(evaluated, capsys):
     assert main([*map(str, words), "--set", "ranking.at_least={sc_tm: 0.5}", "ranking.best=5"]) == 0
     said = capsys.readouterr().out
     assert "not measured here, left out of the ranking: plddt" in said
-    assert "(4 designs, 1 pass, 2 without metrics (column failure))" in said
-    assert "best (1 designs)" in said
+    assert "designs.csv (2 ranked, 1 within the thresholds, 2 without metrics, see the column failure)" in said
+    assert f"best: {folder / 'out' / 'best'} (1)" in said
     assert main([*map(str, words), "--set", "ranking.weights={sctm: 1}"]) == 2
     assert "unknown key 'sctm' (did you mean 'sc_tm'?)" in capsys.readouterr().err
 
