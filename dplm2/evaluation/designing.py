@@ -82,6 +82,7 @@ def design(job: DesignJob) -> int:
         settings=job.evaluation,
         chains=tuple(job.chains) if job.generation.task == "inverse-folding" else (),
         model=job.model,
+        tokenizer=job.tokenizer,
         state=job.out / STATE,
         seed=job.seed,
         device=job.device,

@@ -171,6 +171,25 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_files(folders, tmp_pa
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
+def test_the_given_tokenizer_decodes_predictions_too(folders, tmp_path):  # noqa: F811
+    """The model's own is not where it says."""
+    shutil.copytree(folders / "model", tmp_path / "alone" / "model")
+    words = [
+        "--task",
+        "co-generation",
+        "--model",
+        tmp_path / "alone" / "model",
+        "--out",
+        tmp_path / "out",
+        "--set",
+        *FEW,
+    ]
+    assert main(["design", *map(str, words)]) == 1
+    assert main(["design", *map(str, words), "--tokenizer", str(folders / "tokenizer")]) == 0
+    assert design(folders, tmp_path / "same") == 0
+    assert (tmp_path / "out" / "designs.fasta").read_bytes() == (tmp_path / "same" / "designs.fasta").read_bytes()
+
+
 def _sequences(folder: Path) -> list[str]:
     return sorted({row["sequence"] for row in read_samples(folder / "samples").to_pylist()})
 

@@ -41,6 +41,8 @@ class Job:
         Datasets that contain the natives.
     model
         Folder of the model, for backends ``self``.
+    tokenizer
+        Of that model, if it is not its own.
     state
         Folder below which designed and folded sequences are stored.
     seed, device
@@ -53,6 +55,7 @@ class Job:
     settings: EvaluationSettings
     chains: tuple[Path, ...] = ()
     model: str | None = None
+    tokenizer: str | None = None
     state: Path = Path("state")
     seed: int = 0
     device: str = "cpu"
@@ -106,7 +109,7 @@ class Job:
             return CommandBackend(chosen)
         from dplm2.evaluation.backends.self_folding import SelfFolding
 
-        return SelfFolding(self.model_folder(), chosen, self.seed, self.device)
+        return SelfFolding(self.model_folder(), chosen, self.seed, self.device, self.tokenizer)
 
     def model_folder(self) -> str:
         """The folder of the model.
