@@ -22,6 +22,7 @@ include: "rules/warmup.smk"
 include: "rules/training.smk"
 include: "rules/generation.smk"
 include: "rules/evaluation.smk"
+include: "rules/designs.smk"
 include: "rules/report.smk"
 
 
@@ -33,6 +34,7 @@ localrules:
     models,
     samples,
     evaluation,
+    designs,
     benchmark,
 
 
@@ -72,6 +74,11 @@ rule evaluation:
     input:
         rules.report.input.reconstruction,
         rules.report.input.likelihood,
+        rules.report.input.metrics,
+
+
+rule designs:
+    input:
         rules.report.input.designs,
 
 
@@ -89,4 +96,5 @@ rule all:
         rules.models.input,
         rules.samples.input,
         rules.evaluation.input,
+        rules.designs.input,
         rules.benchmark.input,

@@ -72,8 +72,15 @@ COMMANDS = {
     "generate": Command(
         "co-generate, fold, inverse fold, scaffold motifs", ("dplm2.generation.command:add_tasks",), "TASK"
     ),
+    "design": Command(
+        "from a task to ranked designs: generate, filter, fold, score, rank",
+        ("dplm2.evaluation.design_command:add_design",),
+    ),
     "evaluate": Command(
         "scTM, scRMSD, pLDDT, RMSD, recovery, motif success", ("dplm2.evaluation.command:add_evaluate",)
+    ),
+    "rank": Command(
+        "rank evaluated designs: one table, FASTA, structures of the best", ("dplm2.evaluation.rank_command:add_rank",)
     ),
     "report": Command("tables, plots and one HTML page", ("dplm2.report.command:add_report",)),
     "import": Command(

@@ -37,9 +37,12 @@ MINUTES: Mapping[str, int] = {
     "evaluate_tokenizer": 4 * HOURS,
     "evaluate_likelihood": 4 * HOURS,
     "evaluate_samples": 24 * HOURS,
+    "rank_designs": HOURS // 2,
     "report": HOURS // 2,
 }
-ON_NETWORKS = frozenset(MINUTES) - {"fetch_structures", "clean_structures", "select_structures", "report"}
+ON_NETWORKS = frozenset(MINUTES) - {
+    "fetch_structures", "clean_structures", "select_structures", "rank_designs", "report",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dplm2.core.inputs import files_below, identity, unhashed
 from dplm2.core.layout import WEIGHTS_FILE, Layout
 from dplm2.resources import MINUTES, launcher, needs, requested
 from dplm2.settings import Configuration, Section, deciding, load, operating
+from dplm2.settings.evaluation import RANKING
 from dplm2.settings.fields import meaning_of
 from dplm2.settings.files import OBTAIN_STRUCTURES, WEIGHTS
 from dplm2.settings.loading import STAGE
@@ -70,6 +71,7 @@ STAGES: Mapping[str, Stage] = {
     "evaluate_tokenizer": Stage("evaluation", reader="reconstruction"),
     "evaluate_likelihood": Stage("evaluation", reader="likelihood"),
     "evaluate_samples": Stage("evaluation"),
+    "rank_designs": Stage("evaluation", ("ranking",), reader=RANKING, draws=never),
     "report": Stage("report", draws=never),
 }
 

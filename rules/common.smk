@@ -23,6 +23,8 @@ LOGS, TIMINGS = RESULTS / "logs", RESULTS / "timings"
 DATASETS, TOKENIZERS, MODELS, TASKS = map(
     list, (SETTINGS.datasets, SETTINGS.tokenizers, SETTINGS.models, SETTINGS.generation)
 )
+# There is no metric for infilled proteins.
+MEASURED_TASKS = [task for task in TASKS if SETTINGS.generation[task].task != "infilling"]
 PROFILE = profile_resources(workflow.resource_settings.default_resources)
 SHARDS = {name: [f"{shard:05d}" for shard in range(PLAN.shards[name])] for name in DATASETS}
 

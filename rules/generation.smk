@@ -7,6 +7,8 @@ rule generate:
         chains=lambda wildcards: chains(task_datasets(wildcards.task)),
     output:
         samples=RESULTS / "samples/{model}/{task}/samples.parquet",
+        table=RESULTS / "samples/{model}/{task}/designs.csv",
+        fasta=RESULTS / "samples/{model}/{task}/designs.fasta",
         structures=directory(RESULTS / "samples/{model}/{task}/structures"),
         run=RESULTS / "samples/{model}/{task}/run.json",
     log:

@@ -14,12 +14,8 @@ rule report:
             variant=["trained", "untrained"],
         ),
         likelihood=made(rules.evaluate_likelihood, model=MODELS, dataset=SETTINGS.evaluation.likelihood),
-        # There is no metric for infilled proteins.
-        designs=made(
-            rules.evaluate_samples,
-            model=MODELS,
-            task=[task for task in TASKS if SETTINGS.generation[task].task != "infilling"],
-        ),
+        metrics=made(rules.evaluate_samples, model=MODELS, task=MEASURED_TASKS),
+        designs=made(rules.rank_designs, model=MODELS, task=MEASURED_TASKS),
         samples=made(rules.generate, model=MODELS, task=TASKS),
         trained=[
             [RESULTS / kind / name / file for file in ("metrics.csv", "run.json")]

@@ -241,16 +241,20 @@ class RunRecord:
         Its ``run.json`` is removed, and so are those of ``files`` (which not every run writes) that exist.
         """
         record = Path(folder) / RUN_FILE
-        expected = json.loads(json.dumps([self.command, self.settings, self.inputs], default=str))
-        try:
-            before = read_json_object(record)
-        except DPLM2Error:
-            before = {}
-        if [before.get(key) for key in ("command", "settings", "inputs")] == expected:
+        if self.is_of(folder):
             return
         for file in (record, *(Path(folder) / name for name in files)):
             with explained(file):
                 file.unlink(missing_ok=True)
+
+    def is_of(self, folder: str | os.PathLike) -> bool:
+        """Whether ``folder`` was finished by the same command with the same settings and inputs."""
+        expected = json.loads(json.dumps([self.command, self.settings, self.inputs], default=str))
+        try:
+            before = read_json_object(Path(folder) / RUN_FILE)
+        except DPLM2Error:
+            return False
+        return [before.get(key) for key in ("command", "settings", "inputs")] == expected
 
     def write(self, folder: str | os.PathLike, **extra: Any) -> None:
         """Write ``run.json`` into ``folder``; ``extra`` is added to it (counts, final losses).

@@ -1,4 +1,4 @@
-"""The FASTA reader of all commands and of the Python API.
+"""The FASTA reader of all commands and of the Python API, and a writer.
 
 The rules, the same for all inputs:
 
@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from dplm2.core.artifacts import write_text
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.names import numbered
 from dplm2.core.text import read_lines, shortened, shown, some
@@ -113,6 +114,11 @@ def read_records(path: str | os.PathLike, to_generate: bool = False) -> Iterator
         _log.warning("%s: skipped records without a sequence: %s", path, empty)
     if gapped.count:
         say_gaps(path, str(gapped))
+
+
+def write_fasta(path: str | os.PathLike, records: Iterable[tuple[str, str]]) -> None:
+    """Write headers (without ``>``) and sequences, one line each, atomically."""
+    write_text(path, "".join(f">{header}\n{sequence}\n" for header, sequence in records))
 
 
 def split_records(lines: Iterable[str], source: str | os.PathLike) -> Iterator[Record]:

@@ -4,6 +4,7 @@ import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from dplm2.evaluation.design_command import add_designs
 from dplm2.settings.command_line import PATHS, add_settings, choose
 
 BENCHMARKS = {
@@ -42,6 +43,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_likelihood(actions)
     for name, text in BENCHMARKS.items():
         _add_samples(actions, name, text)
+    add_designs(actions)
     _add_compare(actions)
 
 
@@ -194,10 +196,9 @@ def run_likelihood(options: argparse.Namespace) -> int:
 
 def run_samples(options: argparse.Namespace) -> int:
     """Run a benchmark of samples."""
-    from dplm2.evaluation.benchmarks import folding, inverse_folding, scaffolding, unconditional
+    from dplm2.evaluation.benchmarks import run_job
     from dplm2.evaluation.benchmarks.job import Job
 
-    modules = {"folding": folding, "inverse-folding": inverse_folding, "scaffolding": scaffolding}
     job = Job(
         task=options.benchmark,
         samples=options.samples,
@@ -207,7 +208,7 @@ def run_samples(options: argparse.Namespace) -> int:
         **_settings(options),
     )
     with _writing(options):
-        return modules.get(options.benchmark, unconditional).run(job)
+        return run_job(job)
 
 
 def run_compare(options: argparse.Namespace) -> int:

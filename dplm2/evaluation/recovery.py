@@ -36,4 +36,4 @@ def sequence_entropy(sequence: str) -> float:
     """Entropy in nats of the letters of a sequence: 0 for a single repeated letter, 3.0 for all 20 equally."""
     counts = np.unique(list(sequence), return_counts=True)[1] if sequence else np.array([])
     shares = counts / max(counts.sum(), 1)
-    return float(-(shares * np.log(shares)).sum())
+    return float((shares * -np.log(shares)).sum())

@@ -29,6 +29,8 @@ class EvaluatedSample:
         The tokenizer's confidence (L,), 0 to 100, or None.
     motif_positions, motif_backbone
         Scaffolding: residue numbers of the motif in the sample (from 0), and the motif of the reference (M, 4, 3).
+    log_likelihood
+        Mean log-probability of the generated tokens under the model, or None if it was not computed.
     settings
         Of the sampling.
     """
@@ -42,6 +44,7 @@ class EvaluatedSample:
     plddt: np.ndarray | None = None
     motif_positions: np.ndarray | None = None
     motif_backbone: np.ndarray | None = None
+    log_likelihood: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,6 +92,7 @@ def _sample(row: dict) -> EvaluatedSample:
         if row.get("motif_positions") is None
         else np.array(row["motif_positions"], dtype=np.int64),
         motif_backbone=_array(row.get("motif_backbone"), (-1, 4, 3)),
+        log_likelihood=row.get("log_likelihood"),
         settings=json.loads(row.get("settings") or "{}"),
     )
 
@@ -98,14 +102,19 @@ def _array(values: list | None, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def read_natives(chains: Sequence[Path]) -> dict[str, Native]:
-    """The chains of dataset folders, by ``chain_id``."""
-    from dplm2.structures import store
+    """The given chains by name: of dataset folders, structure files, archives, or folders of them.
 
-    table = store.read_chains([str(folder) for folder in chains], columns=["chain_id", "sequence", "backbone"])
-    names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
+    Names are those that generation gives the same inputs.
+    """
+    from dplm2.core.names import numbered
+    from dplm2.generation.inputs import read_proteins
+
+    proteins = read_proteins([str(given) for given in chains])
+    names = numbered([protein.name for protein in proteins])
     return {
-        name: Native(sequence, np.asarray(backbone, dtype=np.float32))
-        for name, sequence, backbone in zip(names, sequences, store.backbones(table), strict=True)
+        name: Native(protein.sequence, np.asarray(protein.backbone, dtype=np.float32))
+        for name, protein in zip(names, proteins, strict=True)
+        if protein.backbone is not None
     }
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dplm2.core.artifacts import fingerprint, sha256_of_file
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import ENDINGS, clean_sequences, is_fasta, read_fasta
 from dplm2.generation.task import Target, Tokenize
@@ -24,6 +25,14 @@ class ChainSource(NamedTuple):
 
     path: Path
     chains: tuple[str, ...] | None = None
+
+
+class Protein(NamedTuple):
+    """An input: its name, its sequence (``?`` or X for an unknown residue), its backbone (L, 4, 3) or None."""
+
+    name: str
+    sequence: str
+    backbone: np.ndarray | None
 
 
 class StructureChain(NamedTuple):
@@ -78,27 +87,58 @@ def read_targets(
 
 
 def _targets_of(source: ChainSource, split: str | None, tokenize: Tokenize | None) -> Iterator[Target]:
+    proteins = list(_proteins_of(source, split, with_structure=tokenize is not None))
+    known = [protein.backbone for protein in proteins if protein.backbone is not None]
+    tokens = iter(observed_tokens(known, tokenize) if tokenize is not None and known else ())
+    for protein in proteins:
+        # The model has a token for X, the unknown residue.
+        yield Target(protein.name, protein.sequence, None if protein.backbone is None else next(tokens))
+
+
+def read_proteins(sources: Sequence[str | os.PathLike], split: str | None = None) -> list[Protein]:
+    """Proteins of the sources of `read_targets`, in the same order, with their backbones."""
+    return [protein for source in map(source_of, sources) for protein in _proteins_of(source, split, True)]
+
+
+def _proteins_of(source: ChainSource, split: str | None, with_structure: bool) -> Iterator[Protein]:
     from dplm2.structures.store import backbones, read_chains
 
     path = source.path
     if path.suffix == ".parquet" or any(path.glob("part-*.parquet")):
         _refuse_selection(source, "a data set")
         table = read_chains(path, ["chain_id", "sequence", "backbone"], split)
-        names, sequences = table["chain_id"].to_pylist(), table["sequence"].to_pylist()
-        coordinates = backbones(table) if tokenize is not None else [None] * len(names)
+        coordinates = backbones(table) if with_structure else [None] * len(table)
+        yield from map(Protein, table["chain_id"].to_pylist(), table["sequence"].to_pylist(), coordinates)
+        return
+    files = input_files(path)
+    fastas = [file for file in files if is_fasta(file)]
+    for fasta in fastas:
+        _refuse_selection(source, "a FASTA file")
+        yield from (Protein(*item, None) for item in read_fasta(fasta, to_generate=True).items())
+    structures = [file for file in files if file not in set(fastas)]
+    chains = _selected(source, chains_of(path)) if structures == [path] else chains_among(structures, path)
+    for chain in chains:
+        yield Protein(chain.name, chain.sequence, chain.backbone if with_structure else None)
+
+
+def content_of(given: str | os.PathLike) -> str:
+    """Fingerprint of the content of an input: a data-set folder, a folder of any files, or a file.
+
+    Raises
+    ------
+    DPLM2Error
+        If it is not there.
+    """
+    from dplm2.structures.store import SELECTION_FILE, part_files
+
+    source = source_of(given).path
+    if not source.exists():
+        raise DPLM2Error(f"{source}: no such file or folder")
+    if any(source.glob("part-*.parquet")):
+        files = [*part_files(source), *source.glob(SELECTION_FILE)]
     else:
-        files = input_files(path)
-        fastas = [file for file in files if is_fasta(file)]
-        for fasta in fastas:
-            _refuse_selection(source, "a FASTA file")
-            yield from (Target(*item, None) for item in read_fasta(fasta, to_generate=True).items())
-        structures = [file for file in files if file not in set(fastas)]
-        chains = _selected(source, chains_of(path)) if structures == [path] else chains_among(structures, path)
-        names, sequences, coordinates = ([getattr(c, key) for c in chains] for key in ("name", "sequence", "backbone"))
-    tokens = observed_tokens(coordinates, tokenize) if tokenize is not None and names else coordinates
-    for name, sequence, structure in zip(names, sequences, tokens, strict=True):
-        # The model has a token for X, the unknown residue.
-        yield Target(name, sequence, None if tokenize is None else structure)
+        files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    return fingerprint([sha256_of_file(path) for path in files])
 
 
 def _refuse_selection(source: ChainSource, kind: str) -> None:

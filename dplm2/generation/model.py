@@ -247,7 +247,7 @@ class DPLM2:
 
         options = {"token_budget": settings.token_budget, "adjust": adjust, "trajectory": settings.trajectory}
         options["before_step"] = before_step
-        if settings.best_of == 1:
+        if settings.best_of == 1 and not settings.likelihood:
             conditionings = [request.conditioning for request in requests]
             title = settings.task if progress else None
             sample(network, conditionings, sampler_settings(settings), seed, done=finish, progress=title, **options)
@@ -258,7 +258,8 @@ class DPLM2:
     def _run_best_of(self, network, requests, settings, seed, finish, progress, options) -> None:
         """For each batch of requests, generate all candidates, score them and keep the best of each."""
         conditionings = [request.conditioning for request in requests]
-        title = f"{settings.task}, best of {settings.best_of}" if progress else None
+        words = settings.task if settings.best_of == 1 else f"{settings.task}, best of {settings.best_of}"
+        title = words if progress else None
         for batch in batches(conditionings, max(1, settings.token_budget // settings.best_of)):
             candidates = [
                 replace(conditionings[i], sample_id=_candidate_id(conditionings[i].sample_id, n))

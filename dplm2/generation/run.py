@@ -9,14 +9,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from dplm2.core import parquet
-from dplm2.core.artifacts import RunRecord, fingerprint, make_folder, sha256_of_file
+from dplm2.core.artifacts import RunRecord, fingerprint, make_folder
 from dplm2.core.errors import DPLM2Error, Preempted
 from dplm2.core.hub import name_of
 from dplm2.generation.contigs import reference_files
-from dplm2.generation.inputs import source_of
+from dplm2.generation.designs import ENDINGS, FASTA_FILE, TABLE_FILE, remove_others, write_designs
+from dplm2.generation.inputs import content_of
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import (
     SAMPLES_FILE,
@@ -28,15 +27,13 @@ from dplm2.generation.samples import (
 )
 from dplm2.generation.task import Request
 from dplm2.settings.generation import GenerationSettings
-from dplm2.structures.store import SELECTION_FILE, part_files
-from dplm2.structures.writing import write_structure
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
 
 _log = logging.getLogger(__name__)
 _DEFAULT_STATE = ".unfinished"
 _CONTENTS = "dplm2_given"
-_STRUCTURE_ENDINGS = (".bcif", ".pdb")
+WRITTEN = (SAMPLES_FILE, TABLE_FILE, FASTA_FILE)
 
 
 def generate_folder(
@@ -50,8 +47,11 @@ def generate_folder(
     state: str | os.PathLike | None = None,
     model_name: str | None = None,
     device: str = "cpu",
+    keep_finished: bool = False,
 ) -> list[int]:
-    """Generate a task's samples and write ``samples.parquet``, ``structures/``, ``trajectories/`` and ``run.json``.
+    """Generate a task's samples and write them with ``run.json``.
+
+    ``samples.parquet``, ``designs.csv``, ``designs.fasta``, ``structures/``, and ``trajectories/`` if asked for.
 
     Samples that an interrupted run finished are reused: a sample is identified by its id, the run's seed, the model,
     and the settings and inputs that affect it.
@@ -70,6 +70,8 @@ def generate_folder(
         Value of the column ``model``; the folder's name by default.
     device
         Where the networks run.
+    keep_finished
+        If ``out`` already holds these samples, complete, leave it as it is.
 
     Returns
     -------
@@ -87,8 +89,11 @@ def generate_folder(
     opened = DPLM2.from_pretrained(model, tokenizer, device)
     settings = opened.settled(settings)
     record = RunRecord(f"generate {settings.task}", {**settings.described, "seed": seed}, {}, device)
-    requests = opened.requests(settings, seed, chains)
     record.inputs = _inputs(opened, settings, chains)
+    if keep_finished and record.is_of(out) and all((out / file).is_file() for file in WRITTEN):
+        print(f"samples: {out} (finished already)")
+        return parquet.read_table(out / SAMPLES_FILE, ["length"])["length"].to_pylist()
+    requests = opened.requests(settings, seed, chains)
     decisive = [record.inputs["model"], record.inputs.get("tokenizer"), settings.sampling, settings.trajectory, seed]
     default_state = out / _DEFAULT_STATE
     folder = StateFolder(
@@ -98,9 +103,10 @@ def generate_folder(
         rows, seconds = _rows(opened, requests, settings, seed, out, folder.folder, name)
     record.supersede(out)
     make_folder(out / STRUCTURES_FOLDER)
-    has_files = settings.format != "none" and "structure" in settings.tracks
-    _write_structures(out / STRUCTURES_FOLDER, rows if has_files else [], settings.format)
-    _remove_others(out / TRAJECTORIES_FOLDER, [row["sample_id"] for row in rows if settings.trajectory])
+    write_designs(out, rows, settings.format)
+    # Samples of an interrupted run may have theirs in another format.
+    kept = [f"{row['sample_id']}.{ending}" for row in rows if settings.trajectory for ending in ENDINGS.values()]
+    remove_others(out / TRAJECTORIES_FOLDER, kept)
     write_rows(out / SAMPLES_FILE, rows)
     speed = _by_length(rows, seconds)
     record.write(out, samples=len(rows), residues=sum(row["length"] for row in rows), seconds_per_sample=speed)
@@ -139,7 +145,7 @@ def _rows(
         batch = [sample.row(name) for sample in samples]
         for sample in samples:
             if sample.trajectory:
-                ending = "pdb" if settings.format == "pdb" else "bcif"
+                ending = ENDINGS.get(settings.format, "bcif")
                 write_trajectory(out / TRAJECTORIES_FOLDER / f"{sample.sample_id}.{ending}", sample)
         # After the trajectories: a sample whose row is saved is not generated again.
         batch_contents = {row["sample_id"]: contents[row["sample_id"]] for row in batch}
@@ -173,15 +179,7 @@ def _inputs(model: DPLM2, settings: GenerationSettings, chains: Sequence[Path]) 
     references = []
     if settings.task == "scaffolding":
         references = reference_files(settings.problems, settings.references)
-    for given in [*chains, *settings.problems, *references]:
-        source = source_of(given).path
-        if not source.exists():
-            raise DPLM2Error(f"{source}: no such file or folder")
-        if any(source.glob("part-*.parquet")):
-            files = [*part_files(source), *source.glob(SELECTION_FILE)]
-        else:
-            files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-        inputs[str(given)] = fingerprint([sha256_of_file(path) for path in files])
+    inputs |= {str(given): content_of(given) for given in [*chains, *settings.problems, *references]}
     return inputs
 
 
@@ -209,26 +207,3 @@ def _finished_rows(folder: Path, contents: Mapping[str, str]) -> dict[str, dict]
             continue
         rows |= kept
     return rows
-
-
-def _remove_others(folder: Path, samples: Sequence[str], *endings: str) -> None:
-    """Remove an earlier run's structure files of other samples, or, if ``endings`` are given, in other formats.
-
-    Files with extensions that this module does not write are kept.
-    """
-    sample_ids = set(samples)
-    for path in folder.iterdir() if folder.is_dir() else ():
-        kept = path.stem in sample_ids and (not endings or path.suffix in endings)
-        if path.suffix in _STRUCTURE_ENDINGS and not kept:
-            path.unlink()
-
-
-def _write_structures(folder: Path, rows: Sequence[dict], ending: str) -> None:
-    _remove_others(folder, [row["sample_id"] for row in rows], f".{ending}")
-    for row in rows:
-        backbone = np.array(row["backbone"], dtype=np.float32).reshape(-1, 4, 3)
-        plddt = None if row["tokenizer_plddt"] is None else np.array(row["tokenizer_plddt"], dtype=np.float32)
-        # Without a sequence the residues are alanines, as in the tokenizer's decoder.
-        write_structure(
-            folder / f"{row['sample_id']}.{ending}", row["sequence"] or "A" * row["length"], backbone, plddt
-        )

@@ -69,7 +69,8 @@ class Sample:
     motif
         The motif of a scaffolding sample.
     log_likelihood
-        Mean log-probability (nats per generated token) under the model; only with ``best_of`` above 1.
+        Mean log-probability (nats per generated token) under the model; None unless ``likelihood`` or ``best_of`` asks
+        for it.
     steps
         Number of steps run.
     settings
@@ -170,9 +171,10 @@ def read_samples(path: str | os.PathLike) -> pa.Table:
 
 
 def write_trajectory(path: str | os.PathLike, sample: Sample) -> None:
-    """Write a sample's intermediate predictions as the models of one file (``.bcif`` or ``.pdb``), atomically.
+    """Write a sample's intermediate predictions as the models of one file, atomically.
 
-    All models have the residue names of the final sequence.
+    The extension of ``path`` (.pdb, .cif, .bcif) determines the format. All models have the residue names of the final
+    sequence.
 
     Raises
     ------
@@ -195,6 +197,6 @@ def write_trajectory(path: str | os.PathLike, sample: Sample) -> None:
             file.set_structure(models)
             file.write(str(temporary))
         else:
-            file = pdbx.BinaryCIFFile()
+            file = pdbx.CIFFile() if path.suffix == ".cif" else pdbx.BinaryCIFFile()
             pdbx.set_structure(file, models, data_block=sample.sample_id)
-            pdbx.compress(file).write(str(temporary))
+            (file if path.suffix == ".cif" else pdbx.compress(file)).write(str(temporary))

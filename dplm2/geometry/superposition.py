@@ -54,6 +54,14 @@ def move(points_BN3: Tensor, rotation_B33: Tensor, translation_B3: Tensor) -> Te
     return points_BN3.to(rotation_B33) @ rotation_B33 + translation_B3[..., None, :]
 
 
+def superposed(mobile_LAX: np.ndarray, target_LAX: np.ndarray) -> np.ndarray:
+    """A backbone (N, CA, C, ...) superimposed on another one of its length, over the N, CA and C that both have."""
+    mobile_1N3, target_1N3 = (torch.from_numpy(a[:, :3].reshape(1, -1, 3)) for a in (mobile_LAX, target_LAX))
+    both_1N = (mobile_1N3.isfinite() & target_1N3.isfinite()).all(-1)
+    moved = move(torch.from_numpy(mobile_LAX.reshape(1, -1, 3)), *superpose(mobile_1N3, target_1N3, both_1N))
+    return moved.numpy().reshape(mobile_LAX.shape).astype(np.float32)
+
+
 def rmsd(mobile_BN3: Tensor, target_BN3: Tensor, weight_BN: Tensor | None = None) -> Tensor:
     """Root mean square deviation in angstrom after optimal superposition; NaN for a pair without any point."""
     if weight_BN is None:

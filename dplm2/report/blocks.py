@@ -1,5 +1,6 @@
 """Sections of the page, and their parts: tables, cards, the viewer. Each part names the template that shows it."""
 
+import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,45 @@ MOST_UNFILTERED_ROWS = 10
 
 
 @dataclass(frozen=True)
+class Download:
+    """A file that the page contains, for download without a network.
+
+    Attributes
+    ----------
+    label
+        Text of the link.
+    file
+        Name under which the browser saves it.
+    content
+        The file.
+    """
+
+    label: str
+    file: str
+    content: bytes
+
+    @property
+    def address(self) -> str:
+        """The content as an address."""
+        kind = "text/plain" if self.file.endswith((".csv", ".fasta", ".pdb", ".cif")) else "application/octet-stream"
+        return f"data:{kind};base64,{base64.b64encode(self.content).decode()}"
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """Links to files, side by side."""
+
+    files: Sequence[Download]
+    template: ClassVar[str] = "downloads.html"
+
+
+@dataclass(frozen=True)
 class Cell:
-    """A table's cell: its text and, for a number, the full value by which rows are sorted."""
+    """A table's cell: its text and, for a number, the full value by which rows are sorted; or files to download."""
 
     text: str = ""
     value: float | None = None
+    files: Sequence[Download] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +145,7 @@ class Viewer:
     template: ClassVar[str] = "viewer.html"
 
 
-Block = Table | Heading | Details | Cards | Viewer
+Block = Table | Heading | Details | Cards | Viewer | Downloads
 
 
 @dataclass
@@ -147,6 +182,8 @@ class PageSection:
 def _cell(value: object) -> Cell:
     if value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value)):
         return Cell()
+    if isinstance(value, Downloads):
+        return Cell(files=value.files)
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool):

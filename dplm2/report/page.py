@@ -13,6 +13,7 @@ from dplm2 import __version__
 from dplm2.evaluation.metrics.registry import metric_of
 from dplm2.report import tables
 from dplm2.report.blocks import Card, CardRow, Cards, Details, PageSection, Viewer
+from dplm2.report.designs import designs
 from dplm2.report.drawing import Figure
 from dplm2.report.learned import learned
 from dplm2.report.published import compared, comparison, published_success
@@ -31,6 +32,7 @@ def build_page(results: Results, settings: ReportSettings) -> tuple[str, list[Fi
     published = compared(results, settings.published_model)
     parts = [
         learned(results),
+        designs(results, settings),
         _summary(results),
         comparison(published, settings.published_model, settings.max_table_rows),
         _viewer(results, settings),

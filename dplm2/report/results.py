@@ -16,6 +16,7 @@ from dplm2.core import parquet
 from dplm2.core.artifacts import RUN_FILE, read_json, read_json_object
 from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.metrics.registry import declared
+from dplm2.generation.designs import ENDINGS, FASTA_FILE, TABLE_FILE
 from dplm2.report.labels import task_kind, task_order
 from dplm2.structures.store import SELECTION_FILE, part_files, shards_selected
 
@@ -115,6 +116,16 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Designs:
+    """One ``designs.csv`` of ranked designs as text, with the folder that its paths are relative to."""
+
+    model: str
+    task: str
+    table: pd.DataFrame
+    folder: Path
+
+
+@dataclass(frozen=True)
 class RunDetails:
     """One ``run.json``: ``place`` is its folder, relative to the results."""
 
@@ -132,6 +143,7 @@ class Results:
     token_usage: list[TokenUsage] = field(default_factory=list)
     datasets: list[Dataset] = field(default_factory=list)
     runs: list[RunDetails] = field(default_factory=list)
+    designs: list[Designs] = field(default_factory=list)
 
     def of_kind(self, *kinds: str | None) -> list[Evaluation]:
         """The evaluations of these tasks."""
@@ -169,6 +181,7 @@ def read_results(folder: Path, only: Mapping[str, Sequence[str]] | None = None) 
         [usage for usage in _token_usage(folder / "tokens") if belongs("tokens", usage.tokenizer, usage.dataset)],
         [dataset for dataset in _datasets(folder / "structures") if belongs("structures", dataset.name)],
         [run for run in _runs(folder) if belongs(*run.place.split("/"))],
+        [each for each in _designs(folder / "designs") if belongs("designs", each.model, each.task)],
     )
     if not any((results.evaluations, results.curves, results.token_usage, results.datasets, results.runs)):
         raise DPLM2Error(
@@ -187,6 +200,7 @@ def _belongs(parts: tuple[str, ...], only: Mapping[str, Sequence[str]]) -> bool:
         "models": ("models",),
         "samples": ("models", "generation"),
         "evaluation": ("models", "generation"),
+        "designs": ("models", "generation"),
     }[stage]
     if stage == "evaluation" and names[:1] == ["tokenizers"]:
         kinds, names = ("tokenizers", "datasets"), names[1:]
@@ -204,6 +218,7 @@ def input_files(folder: Path) -> Iterator[Path]:
         "tokens": (PARTS, RUN_FILE),
         "structures": ("rejected.parquet", "selection.parquet", RUN_FILE),
         "samples": ("samples.parquet", RUN_FILE),
+        "designs": (TABLE_FILE, FASTA_FILE, *(f"*.{ending}" for ending in ENDINGS.values()), RUN_FILE),
     }
     for stage, names in patterns.items():
         for name in names:
@@ -341,8 +356,16 @@ def _datasets(root: Path) -> Iterator[Dataset]:
         yield Dataset(folder.name, chains, frame)
 
 
+def _designs(root: Path) -> Iterator[Designs]:
+    for path in sorted(
+        root.glob(f"*/*/{TABLE_FILE}"), key=lambda path: (task_order(task_kind(path.parent.name)), path)
+    ):
+        table = _read_csv(path, ("rank", "id", "score", "passes", "file", "prediction"))
+        yield Designs(path.parent.parent.name, path.parent.name, table, path.parent)
+
+
 def _runs(folder: Path) -> Iterator[RunDetails]:
-    for stage in ("structures", "tokenizers", "tokens", "models", "samples", "evaluation"):
+    for stage in ("structures", "tokenizers", "tokens", "models", "samples", "evaluation", "designs"):
         for path in sorted((folder / stage).rglob(RUN_FILE)):
             record = read_json(path)
             if not isinstance(record, dict):

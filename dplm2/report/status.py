@@ -21,6 +21,7 @@ KINDS = {
     "models": "models",
     "samples": "models",
     "evaluation": "models",
+    "designs": "models",
     "report": None,
 }
 # Folders of the state that are no training: each can be deleted, and is made again where it is needed.

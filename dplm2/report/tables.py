@@ -8,6 +8,7 @@ import pandas as pd
 from dplm2.evaluation.metrics.metric import Metric
 from dplm2.evaluation.metrics.registry import HEADLINES, metric_of
 from dplm2.evaluation.results import rule_note
+from dplm2.report.designs import all_designs
 from dplm2.report.labels import number, task_kind, task_order
 from dplm2.report.models import cross_entropies
 from dplm2.report.results import REQUIRED_COLUMNS, Results
@@ -16,7 +17,7 @@ from dplm2.report.speed import sampling_speed
 MIDDLE_DOT = "\u00b7"
 ROWS_OF_ONE_CARD = 8
 # Tables with a row per sample, step or file are too long for a paper.
-ROWS_WITHOUT_END = ("samples-", "training", "rejected")
+ROWS_WITHOUT_END = ("designs", "samples-", "training", "rejected")
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def _printable(text: str) -> str:
 def further_tables(results: Results, published_model: str | Mapping[str, str] | None) -> dict[str, pd.DataFrame]:
     """Further tables below ``tables/``, by file name; tables without rows are omitted."""
     tables = {
+        "designs": all_designs(results),
         "groups": _joined([evaluation.groups for evaluation in results.evaluations]),
         "models": cross_entropies(results),
         "sampling_speed": sampling_speed(results, published_model),

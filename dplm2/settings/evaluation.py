@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dplm2.settings.fields import Section, decides, operates, refers
+from dplm2.settings.designs import FilterSettings, RankingSettings
+from dplm2.settings.fields import Section, decides, operates, refers, section
 from dplm2.settings.files import OBTAIN_ESMFOLD, OBTAIN_FOLDSEEK, WEIGHTS
 from dplm2.settings.generation import UNCONDITIONAL
 
@@ -13,6 +14,7 @@ COMPARED = ("reconstruction", "co-generation", "backbone", "folding", "inverse-f
 DESIGNED = ("co-generation", "sequence", "backbone", "inverse-folding", "scaffolding")
 FOLDED = (*UNCONDITIONAL, "folding", "inverse-folding", "scaffolding")
 MEASURED = ("reconstruction", *FOLDED)
+RANKING = "ranking"  # reader of the keys that the stage rank_designs alone reads
 
 
 class SelfSettings(Section):
@@ -254,6 +256,14 @@ class EvaluationSettings(Section):
         readers=MEASURED,
     )
     excluded: tuple[str, ...] = decides((), "Names of targets that are excluded and counted.", readers=MEASURED)
+    filters: FilterSettings = section(
+        "Filters that samples pass before they are folded; those that fail are left out of all metrics and counted.",
+        readers=DESIGNED,
+    )
+    ranking: RankingSettings = section(
+        "The ranking of evaluated designs, and the choice of the best. Changing these keys evaluates nothing again.",
+        readers=(RANKING,),
+    )
     bootstrap_samples: int = decides(
         1000,
         "Number of bootstrap samples for the 95 % confidence intervals of means. 0: no intervals.",

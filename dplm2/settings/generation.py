@@ -230,6 +230,11 @@ class GenerationSettings(Section):
         readers=("co-generation", "sequence", "inverse-folding", "scaffolding", "infilling"),
     )
     best_of: int = decides(1, "Generate this many candidates per sample; keep the most likely.", ge=1)
+    likelihood: bool = decides(
+        False,
+        "Compute the mean log-probability of each sample's generated tokens under the model (log_likelihood), for "
+        "filters and the ranking. With `best_of` above 1 it is computed anyway. Takes the time of four steps.",
+    )
     token_budget: int = operates(
         8192,
         "Maximum number of tokens per batch (both tracks, including padding). Batches that exceed the memory are "
@@ -241,10 +246,10 @@ class GenerationSettings(Section):
         "Arithmetic of the network; auto: bfloat16 on a GPU, float32 elsewhere (where a sample does not depend on "
         "its batch).",
     )
-    format: Literal["bcif", "pdb", "none"] = decides(
-        "bcif",
-        "Format of the structure file written for each sample, in addition to the Parquet file: BinaryCIF, PDB or "
-        "none.",
+    format: Literal["pdb", "mmcif", "bcif", "none"] = decides(
+        "pdb",
+        "Format of the structure file written for each sample, in addition to the Parquet file: PDB, mmCIF, BinaryCIF "
+        "(a tenth of the size) or none.",
         readers=WITH_STRUCTURE,
     )
     trajectory: int = decides(

@@ -1,6 +1,7 @@
 """Messages about errors in a configuration: path of the key, value, allowed values; all errors at once."""
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -97,6 +98,11 @@ def explain(problems: Iterable[Mapping[str, Any]], model: type[BaseModel], value
             further.append((*path, location[-1]))
             lines.append(f"{_within(place, str(location[-1]))}: missing; this key is required")
         elif location and location[-1] == "[key]":
+            if kind == "literal_error":
+                place = ".".join(map(str, _path_in(values, location[:-2])))
+                known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+                lines.append(f"{place}: {_unknown_key(problem['input'], known)}")
+                continue
             place, quotes = (
                 ".".join(map(str, _path_in(values, location[:-2]))),
                 "" if isinstance(problem["input"], str) else ", in quotes",

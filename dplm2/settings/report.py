@@ -27,6 +27,12 @@ class ReportSettings(Section):
         " in turn. 0: no viewer.",
         ge=0,
     )
+    max_downloads: int = decides(
+        10,
+        "Maximum number of designs per model and task whose structures can be downloaded from the report, which then "
+        "contains them: the first of the best. 0: none.",
+        ge=0,
+    )
     max_table_rows: int = decides(
         200,
         "Maximum number of rows of tables of single chains or samples in the report; the CSV files contain all of "

@@ -27,7 +27,7 @@ HIGHER = """
     tm_score tm_score_released lddt_ca plddt tokenizer_plddt match_tm_score_0.8
     tm_score_trained tm_score_released_trained lddt_ca_trained codebook_use_trained codebook_perplexity_trained
     baseline_tm_score baseline_tm_score_released baseline_lddt_ca baseline_plddt
-    sc_tm sc_tm_released sc_lddt_ca designable_sc_tm_0.5 designable_sc_rmsd_2 recovery recovery_released
+    sc_tm sc_tm_released sc_lddt_ca log_likelihood designable_sc_tm_0.5 designable_sc_rmsd_2 recovery recovery_released
     success_motif_rmsd_1 passes_motif_rmsd_1 problems_solved
     clusters_foldseek_0.5 max_cluster_foldseek_0.5
     clusters_foldseek_0.5_designable_sc_tm_0.5 clusters_foldseek_0.5_designable_sc_rmsd_2

@@ -5,9 +5,11 @@ import shutil
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 from biotite.sequence import ProteinSequence
-from biotite.structure.io import pdb
+from biotite.sequence.io.fasta import FastaFile
+from biotite.structure.io import pdb, pdbx
 
 from dplm2.cli import main
 from dplm2.generation import run as running
@@ -36,7 +38,59 @@ def test_writes_samples_structures_and_run_record(folders, tmp_path, capsys):
         np.testing.assert_allclose(atoms.coord.ravel(), row["backbone"], atol=2e-3)
     note = json.loads((tmp_path / "out/run.json").read_text())
     assert note["samples"] == 6 and set(note["inputs"]) == {"model", "tokenizer"} and note["settings"]["steps"] == 4
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["run.json", "samples.parquet", "structures"]
+    written = ["designs.csv", "designs.fasta", "run.json", "samples.parquet", "structures"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == written
+
+
+@pytest.mark.parametrize(
+    ("task", "structure_format", "ending"),
+    [("co-generation", "pdb", "pdb"), ("co-generation", "mmcif", "cif"), ("co-generation", "bcif", "bcif"),
+     ("co-generation", "none", None), ("sequence", None, None), ("backbone", "pdb", "pdb")],
+)  # fmt: skip
+def test_designs_as_table_fasta_and_structures(folders, tmp_path, task, structure_format, ending):
+    options = [f"format={structure_format}"] if structure_format else []
+    assert generate(folders, tmp_path, task, *COMMON, *options, "likelihood=true") == 0
+    rows = read_samples(tmp_path).to_pylist()
+    table = pd.read_csv(tmp_path / "designs.csv", keep_default_na=False)
+    assert table["id"].tolist() == [row["sample_id"] for row in rows]
+    assert table["sequence"].tolist() == [row["sequence"] or "" for row in rows]
+    assert table["length"].tolist() == [6, 6, 9, 9, 12, 12]
+    np.testing.assert_allclose(
+        table["log_likelihood"].astype(float), [row["log_likelihood"] for row in rows], rtol=1e-5
+    )
+    assert (table["log_likelihood"].astype(float) < 0).all()
+    if any(row["tokenizer_plddt"] for row in rows):
+        means = [np.mean(row["tokenizer_plddt"]) for row in rows]
+        np.testing.assert_allclose(table["tokenizer_plddt"].astype(float), means, rtol=1e-5)
+    fasta = FastaFile.read(tmp_path / "designs.fasta") if task != "backbone" else {}
+    assert {header.split()[0]: text for header, text in fasta.items()} == {
+        row["sample_id"]: row["sequence"] for row in rows if row["sequence"]
+    }
+    assert table["file"].tolist() == [f"structures/{row['sample_id']}.{ending}" if ending else "" for row in rows]
+    for file, row in zip(table["file"], rows, strict=True):
+        if ending == "pdb":
+            atoms = pdb.PDBFile.read(tmp_path / file).get_structure(model=1)
+        elif ending:
+            kind = pdbx.CIFFile if ending == "cif" else pdbx.BinaryCIFFile
+            atoms = pdbx.get_structure(kind.read(tmp_path / file), model=1)
+        if ending:
+            np.testing.assert_allclose(atoms.coord.ravel(), row["backbone"], atol=2e-3)
+
+
+def test_the_likelihood_is_no_other_sample(folders, tmp_path):
+    assert generate(folders, tmp_path / "a", "co-generation", *COMMON) == 0
+    assert generate(folders, tmp_path / "b", "co-generation", *COMMON, "likelihood=true") == 0
+    without, with_it = (read_samples(tmp_path / name) for name in "ab")
+    for column in ("sequence", "structure_tokens", "backbone", "seed"):
+        assert without[column] == with_it[column]
+    assert without["log_likelihood"].null_count == 6 and with_it["log_likelihood"].null_count == 0
+
+
+def test_another_format_replaces_the_files_and_keeps_those_of_others(folders, tmp_path):
+    assert generate(folders, tmp_path, "co-generation", *COMMON) == 0
+    (tmp_path / "structures" / "notes.txt").write_text("mine")
+    assert generate(folders, tmp_path, "co-generation", *COMMON, "format=mmcif") == 0
+    assert {path.suffix for path in (tmp_path / "structures").iterdir()} == {".cif", ".txt"}
 
 
 def test_command_line_overrides_the_configuration(folders, tmp_path):
@@ -85,7 +139,7 @@ def test_command_line_overrides_the_configuration(folders, tmp_path):
         ),
         (
             "sequence",
-            ["--set", "lengths=[5]", "format=pdb"],
+            ["--set", "lengths=[5]", "format=bcif"],
             2,
             "format: has no effect on this task (sequence), only on co-",
         ),
@@ -170,7 +224,7 @@ TABLE = "position,residue,structure_token\n1,A,3\n2,,\n3,G,\n4,,5\n"
         ("co-generation --config config.yaml --name designs", [8], True),
         ("sequence --set lengths=[10] samples=3 steps=3", [10] * 3, False),
         ("sequence --config config.yaml", [6, 6], False),
-        ("sequence --config config.yaml --set samples=1 format=bcif", [6], False),
+        ("sequence --config config.yaml --set samples=1 format=pdb", [6], False),
         ("backbone --set lengths={minimum:\xa07,maximum:\xa07} samples=5 steps=3", [7] * 5, True),
         ("folding --chains proteins.fasta --set steps=3", [20, 9], True),
         ("folding --chains 1ubq.bcif.gz --set fixed=1-30,45-76 steps=3", [76], True),

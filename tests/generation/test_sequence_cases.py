@@ -54,7 +54,7 @@ def check_everywhere(path, expected, folders, model, tmp_path):
     assert generate(folders, tmp_path / "out", path) == 0
     rows = read_samples(tmp_path / "out").to_pylist()
     assert {row["problem"]: row["sequence"] for row in rows} == expected
-    files = {file.name.removesuffix(".bcif") for file in (tmp_path / "out/structures").iterdir()}
+    files = {file.name.removesuffix(".pdb") for file in (tmp_path / "out/structures").iterdir()}
     assert files == {row["sample_id"] for row in rows} and len({name.lower() for name in files}) == len(expected)
     assert embed(folders, tmp_path / "e", path) == 0
     table = pq.read_table(tmp_path / "e" / "part-00000.parquet").to_pylist()

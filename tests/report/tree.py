@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "train"
 PROBLEMS = ("1YCR", "3IXT", "6E6R_short")
 TASKS = ("reconstruction", "likelihood", "co_generation", "folding", "inverse_folding", "scaffolding")
-STAGES = ("structures", "tokenizers", "tokens", "models", "samples", "evaluation")
+STAGES = ("structures", "tokenizers", "tokens", "models", "samples", "evaluation", "designs")
 VERSIONS = {"python": "3.11.9", "dplm2": "0.1.0", "torch": "2.13.0"}
 
 
@@ -176,6 +176,24 @@ class _Maker:
     def write_evaluation(self) -> None:
         for task in self.tasks:
             getattr(self, task)()
+
+    def write_designs(self) -> None:
+        folder = self.folder / "designs" / "demo" / "co-generation"
+        (folder / "best").mkdir(parents=True)
+        rows = [
+            {"rank": i + 1, "id": f"co-generation-{i}", "problem": "length-9", "length": 9, "passes": i < 7,
+             "score": round(1 - i / 11, 4), "sc_tm": round(0.9 - i / 20, 4), "sc_rmsd": 1 + i, "failure": None,
+             "sequence": "ACDEFGHIK", "file": f"best/{i + 1:03d}_{i}.pdb" if i < 3 else f"../x/{i}.pdb",
+             "prediction": f"best/{i + 1:03d}_{i}_folded.pdb" if i < 2 else None}
+            for i in range(12)
+        ]  # fmt: skip
+        pd.DataFrame(rows).to_csv(folder / "designs.csv", index=False)
+        (folder / "designs.fasta").write_text("".join(f">{row['id']}\n{row['sequence']}\n" for row in rows))
+        for row in rows:
+            for path in (row["file"], row["prediction"]):
+                if path is not None and path.startswith("best/"):
+                    (folder / path).write_text(f"REMARK {path}\nEND\n")
+        self.record("designs/demo/co-generation", "rank", 1.0)
 
     def likelihood(self) -> None:
         entropies = {

@@ -80,6 +80,8 @@ WHOLE = {
         "foldseek": {"program": "./foldseek", "database": "pdb", "threads": 7},
         "designable_sc_tm": [0.5, 0.75],
         "excluded": ["7w2p"],
+        "filters": {"max_broken_bonds": 0.1},
+        "ranking": {"weights": {"sc_tm": 2.0}, "at_most": {"sc_rmsd": 2.0}, "best": 3},
         "batch_size": 3,
     },
     "report": {"title": "Mine", "note": "A remark.", "published_model": {"scratch": "DPLM-2 150M"}},

@@ -5,6 +5,7 @@ import pytest
 from dplm2.core.errors import ConfigError
 from dplm2.settings import Section
 from dplm2.settings.dataset import Clusters, DatasetSettings, Split
+from dplm2.settings.designs import RankingSettings
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.generation import GenerationSettings, LengthRange
 from dplm2.settings.model import (
@@ -191,6 +192,14 @@ CONTRADICTIONS = [
         {"task": "folding", "samples": 2, "renoise": 0.5},
         "renoise: has no effect on this task",
         CO,
+    ),
+    (RankingSettings, {"weights": {}}, "weights: {} gives no ranking", {"weights": {"sc_tm": 0.1}}),
+    (RankingSettings, {"weights": {"plddt": 0}}, "weights.plddt: 0 has no effect", {"weights": {"plddt": -1}}),
+    (
+        RankingSettings,
+        {"at_least": {"length": 90}, "at_most": {"length": 80}},
+        "at_least.length: 90 is above at_most (80)",
+        {"at_least": {"length": 80}, "at_most": {"length": 80}},
     ),
     (
         EvaluationSettings,

@@ -29,10 +29,11 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "encode_tokens": ("warm_up_model", "train_model", "evaluate_tokenizer", "evaluate_likelihood"),
     "warm_up_model": ("train_model", "evaluate_likelihood"),
     "train_model": ("generate", "evaluate_likelihood", "evaluate_samples", "report"),
-    "generate": ("evaluate_samples", "report"),
+    "generate": ("evaluate_samples", "rank_designs", "report"),
     "evaluate_tokenizer": ("report",),
     "evaluate_likelihood": ("report",),
-    "evaluate_samples": ("report",),
+    "evaluate_samples": ("rank_designs", "report"),
+    "rank_designs": ("report",),
     "report": (),
 }  # fmt: skip
 # Names of sections are inputs of rules, not settings that a stage reads.
@@ -181,6 +182,7 @@ EXAMPLES: Mapping[str, Any] = {
     "evaluation.likelihood": {"evaluation": {"likelihood": ["own", "test"]}},
     "evaluation.match_tm_score": {"evaluation": {"match_tm_score": 0.7}},
     "evaluation.bootstrap_samples": {"evaluation": {"bootstrap_samples": 30}},
+    "evaluation.ranking.weights": {"evaluation": {"ranking": {"weights": {"sc_tm": 2}, "best": 1}}},
     "evaluation.batch_size": {"evaluation": {"batch_size": 3}},
     "report.title": {"report": {"title": "Another title"}},
 }

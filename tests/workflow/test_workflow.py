@@ -108,20 +108,21 @@ def test_second_run_does_nothing(finished):
     [
         (
             lambda c: c["generation"]["co-generation"].update(strategy="annealing@1.5:0.5"),
-            {"generate", "evaluate_samples", "report"},
+            {"generate", "evaluate_samples", "rank_designs", "report"},
         ),
         (
             lambda c: c["report"].update(title="Another") if "report" in c else c.update(report={"title": "Another"}),
             {"report"},
         ),
-        (lambda c: c["evaluation"].update(match_tm_score=0.7), {"evaluate_samples", "report"}),
+        (lambda c: c["evaluation"].update(match_tm_score=0.7), {"evaluate_samples", "rank_designs", "report"}),
+        (lambda c: c["evaluation"].update(ranking={"weights": {"sc_tm": 1}}), {"rank_designs", "report"}),
         (
             lambda c: c["models"]["tiny"].update(diffusion={"weighting": "constant"}),
-            {"train_model", "generate", "evaluate_samples", "evaluate_likelihood", "report"},
+            {"train_model", "generate", "evaluate_samples", "rank_designs", "evaluate_likelihood", "report"},
         ),
         (lambda c: c.update(state="state", results="results"), set()),
     ],
-    ids=["sampling", "report", "threshold", "objective", "nothing"],
+    ids=["sampling", "report", "threshold", "ranking", "objective", "nothing"],
 )
 def test_change_reruns_exactly_the_affected_stages(finished, change, rules):
     before = finished.configuration

@@ -6,7 +6,7 @@ the hash of its sequence, so that a killed run resumes.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from dplm2.core.errors import DPLM2Error
+from dplm2.core.errors import DPLM2Error, Preempted
 from dplm2.core.tensors import check_tensors, save_tensors
 from dplm2.evaluation.recovery import AMINO_ACIDS
+from dplm2.training.signals import StopRequests
 
 
 class Folded(NamedTuple):
@@ -81,6 +82,8 @@ def predict(backend: FoldingBackend, sequences: Sequence[str], cache: Path) -> l
     ------
     DPLM2Error
         If every sequence failed, which indicates a general problem.
+    Preempted
+        If the process was asked to stop; finished predictions are kept.
     """
     folder = cache / f"{backend.name}-{backend.fingerprint}"
     wanted = [foldable(sequence) for sequence in sequences]
@@ -91,13 +94,21 @@ def predict(backend: FoldingBackend, sequences: Sequence[str], cache: Path) -> l
         elif (kept := _read(folder, sequence)) is not None:
             results[sequence] = kept
     missing = [sequence for sequence in dict.fromkeys(wanted) if sequence not in results]
-    with tqdm(total=len(missing), unit="sequence", desc=f"fold ({backend.name})", disable=None) as bar:
+    title = f"fold ({backend.name})"
+    with tqdm(total=len(missing), unit="sequence", desc=title, disable=None) as bar, StopRequests() as stop:
+
+        def stop_if_asked() -> None:
+            if stop.received is not None:
+                kept = sum(sequence in results for sequence in missing)
+                raise Preempted(f"stopped by {stop.received.name}: {kept} of {len(missing)} predictions are kept")
+
         for group in backend.batches(missing):
-            for sequence, result in zip(group, _fold_group(backend, list(group)), strict=True):
+            for sequence, result in zip(group, _fold_group(backend, list(group), stop_if_asked), strict=True):
                 results[sequence] = _checked(sequence, result)
                 if isinstance(results[sequence], Folded):
                     _keep(folder, sequence, results[sequence])
             bar.update(len(group))
+        stop_if_asked()
     failures = [result for result in results.values() if isinstance(result, Failure)]
     if failures and len(failures) == len(results):
         raise DPLM2Error(f"folding backend {backend.name}: no sequence could be folded ({failures[0].reason})")
@@ -109,15 +120,17 @@ def foldable(sequence: str) -> str:
     return "".join(letter if letter in AMINO_ACIDS else "A" for letter in sequence.upper())
 
 
-def _fold_group(backend: FoldingBackend, group: list[str]) -> list[Folded | Failure]:
+def _fold_group(backend: FoldingBackend, group: list[str], before: Callable[[], None]) -> list[Folded | Failure]:
     """Fold a group; if it fails as a whole, one by one, so that only the failing sequences are lost."""
+    before()
     try:
         return backend.fold(group)
     except (DPLM2Error, torch.OutOfMemoryError) as error:
         reason = " ".join(str(error).split())[:300]
+    before()  # a signal may have stopped an external program, too
     if len(group) == 1:
         return [Failure(reason)]
-    return [result for sequence in group for result in _fold_group(backend, [sequence])]
+    return [result for sequence in group for result in _fold_group(backend, [sequence], before)]
 
 
 def _checked(sequence: str, result: Folded | Failure) -> Folded | Failure:

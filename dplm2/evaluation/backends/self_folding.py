@@ -28,12 +28,21 @@ class SelfFolding:
         Seed of the sampling; without effect on the tokens, which are the most likely ones.
     device
         Where it runs.
+    tokenizer
+        Folder or hub id; the model's own by default.
     """
 
     name = "self"
 
-    def __init__(self, folder: str, settings: SelfSettings, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        self.model, self.settings, self.seed = DPLM2.from_pretrained(folder, device=device), settings, seed
+    def __init__(
+        self,
+        folder: str,
+        settings: SelfSettings,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        tokenizer: str | None = None,
+    ) -> None:
+        self.model, self.settings, self.seed = DPLM2.from_pretrained(folder, tokenizer, device), settings, seed
         # The structure tokens of a model are meaningless without the tokenizer that decodes them.
         self.fingerprint = fingerprint([self.model.fingerprint, self.model.tokenizer.fingerprint, settings.steps])
 
@@ -55,9 +64,10 @@ def design_sequences(
     settings: SelfSettings,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    tokenizer: str | None = None,
 ) -> list[list[str]]:
     """One sequence for each sample's backbone, by inverse folding with the model."""
-    model = DPLM2.from_pretrained(folder, device=device)
+    model = DPLM2.from_pretrained(folder, tokenizer, device)
     backbones = {sample.sample_id: sample.backbone for sample in samples}
     designed = model.generate("inverse-folding", backbones=backbones, steps=settings.steps, seed=seed)
     return [[sample.sequence] for sample in designed]

@@ -44,7 +44,7 @@ def best_designs(job: Job, samples: Sequence[EvaluatedSample]) -> tuple[list[str
     else:
         from dplm2.evaluation.backends.self_folding import design_sequences
 
-        designs = design_sequences(job.model_folder(), samples, job.settings.self, job.seed, job.device)
+        designs = design_sequences(job.model_folder(), samples, job.settings.self, job.seed, job.device, job.tokenizer)
     flat = [sequence for sequences in designs if not isinstance(sequences, Failure) for sequence in sequences]
     folded, folding_name = job.fold(flat)
     remaining = iter(folded)

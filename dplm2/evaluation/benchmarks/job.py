@@ -12,12 +12,15 @@ from dplm2.core import parquet
 from dplm2.core.artifacts import RunRecord, sha256_of_file
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.evaluation.backends.folding import Failure, Folded, FoldingBackend, predict
+from dplm2.evaluation.filters import counts, filtered
 from dplm2.evaluation.results import Source, describe, summarize, write_results
 from dplm2.evaluation.samples import EvaluatedSample, Native, kept, read_natives, read_samples
-from dplm2.settings.evaluation import EvaluationSettings
+from dplm2.generation.inputs import content_of
+from dplm2.settings.evaluation import RANKING, EvaluationSettings
 from dplm2.settings.roles import plain
 
 FOLDED_FILE = "folded.parquet"
+WRITTEN = ("metrics.parquet", "summary.csv")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Job:
         Datasets that contain the natives.
     model
         Folder of the model, for backends ``self``.
+    tokenizer
+        Of that model, if it is not its own.
     state
         Folder below which designed and folded sequences are stored.
     seed, device
@@ -50,6 +55,7 @@ class Job:
     settings: EvaluationSettings
     chains: tuple[Path, ...] = ()
     model: str | None = None
+    tokenizer: str | None = None
     state: Path = Path("state")
     seed: int = 0
     device: str = "cpu"
@@ -60,8 +66,22 @@ class Job:
         return self.state / "folding"
 
     def read(self) -> tuple[list[EvaluatedSample], dict[str, str]]:
-        """The samples to evaluate, and the excluded ones with the reason."""
-        return kept(read_samples(self.samples), self.settings)
+        """The samples to evaluate, and those that are excluded or fail a filter with the reason.
+
+        Raises
+        ------
+        DPLM2Error
+            If no sample is left.
+        """
+        samples = read_samples(self.samples)
+        remaining, left_out = kept(samples, self.settings)
+        left_out |= filtered(remaining, self.settings.filters)
+        remaining = [sample for sample in remaining if sample.sample_id not in left_out]
+        if left_out:
+            print(f"left out: {len(left_out)} of {len(samples)} samples ({counts(left_out)}); see run.json")
+        if not remaining:
+            raise DPLM2Error("no sample passes the filters of the section evaluation; relax them (evaluation.filters)")
+        return remaining, left_out
 
     def natives(self) -> dict[str, Native]:
         """The known structures with which samples are compared.
@@ -89,7 +109,7 @@ class Job:
             return CommandBackend(chosen)
         from dplm2.evaluation.backends.self_folding import SelfFolding
 
-        return SelfFolding(self.model_folder(), chosen, self.seed, self.device)
+        return SelfFolding(self.model_folder(), chosen, self.seed, self.device, self.tokenizer)
 
     def model_folder(self) -> str:
         """The folder of the model.
@@ -113,11 +133,19 @@ class Job:
 
         Files of an evaluation with other settings or samples that this one may not rewrite are removed.
         """
-        path = self.samples / "samples.parquet" if self.samples.is_dir() else self.samples
-        inputs = {"samples": sha256_of_file(path)}
-        record = RunRecord(f"evaluate {self.task}", plain(self.settings), inputs, str(self.device))
+        record = self._record()
         record.supersede(self.out, "groups.csv", FOLDED_FILE)
         return record
+
+    def is_finished(self) -> bool:
+        """Whether ``out`` holds the results of this job."""
+        return self._record().is_of(self.out) and all((self.out / file).is_file() for file in WRITTEN)
+
+    def _record(self) -> RunRecord:
+        path = self.samples / "samples.parquet" if self.samples.is_dir() else self.samples
+        inputs = {"samples": sha256_of_file(path)} | {str(given): content_of(given) for given in self.chains}
+        settings = {key: value for key, value in plain(self.settings).items() if key != RANKING}
+        return RunRecord(f"evaluate {self.task}", settings, inputs, str(self.device))
 
 
 def identity(sample: EvaluatedSample, backend: str) -> dict[str, object]:
@@ -194,8 +222,6 @@ def finish(
     summary = [*summed_up(metrics), *extra_rows]
     write_results(job.out, metrics, summary, record, group_rows(metrics, by, summed_up), left_out=left_out)
     print(describe(summary))
-    if left_out:
-        print(f"excluded: {len(left_out)} (see run.json)")
     print(f"wrote {job.out}")
     return 0
 

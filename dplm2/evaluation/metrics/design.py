@@ -42,6 +42,11 @@ SEQUENCE_ENTROPY = Metric(
     source="dplm2.evaluation.recovery.sequence_entropy",
 )  # fmt: skip
 
+LOG_LIKELIHOOD = Metric(
+    "log_likelihood", "log-likelihood under the model", f"{NATS} per token", "higher", of="generated tokens",
+    source="dplm2.generation.selection.log_likelihoods",
+)  # fmt: skip
+
 SCAFFOLDING = "DPLM-2, section 4.4, table 9"
 MOTIF_RMSD = Metric("motif_rmsd", "motif RMSD", ANGSTROM, "lower", source=SCAFFOLDING)
 MOTIF_RMSD_GENERATED = Metric(
@@ -64,6 +69,6 @@ PROBLEMS_SOLVED = Metric(
 
 METRICS = (
     SC_TM, SC_RMSD, SC_CA_RMSD, SC_LDDT_CA, SC_TM_RELEASED, DESIGNABLE_SC_TM, DESIGNABLE_SC_RMSD, RECOVERY,
-    RECOVERY_ALL_LEUCINE, RECOVERY_RELEASED, SEQUENCE_ENTROPY, MOTIF_RMSD, MOTIF_RMSD_GENERATED, MOTIF_RESIDUES,
-    SUCCESS, PASSES, PROBLEMS_SOLVED,
+    RECOVERY_ALL_LEUCINE, RECOVERY_RELEASED, SEQUENCE_ENTROPY, LOG_LIKELIHOOD, MOTIF_RMSD, MOTIF_RMSD_GENERATED,
+    MOTIF_RESIDUES, SUCCESS, PASSES, PROBLEMS_SOLVED,
 )  # fmt: skip
