@@ -26,10 +26,11 @@ rule rank_designs:
     resources:
         **requested("rank_designs"),
     params:
+        within=this_package,
         decides=decides("rank_designs"),
         samples=subpath(input.samples, parent=True),
         evaluation=subpath(input.metrics, parent=True),
         out=subpath(output.table, parent=True),
     shell:
-        "python -m dplm2 --log {log:q} rank --samples {params.samples:q} --evaluation {params.evaluation:q}"
+        "{params.within} python -m dplm2 --log {log:q} rank --samples {params.samples:q} --evaluation {params.evaluation:q}"
         " --out {params.out:q} --config {params.decides:q}"
