@@ -15,7 +15,7 @@ SMALL = BUNDLED["tokenizer"]["small"]
 
 
 def test_bundled_models_exist():
-    for folders in (BUNDLED["tokenizer"],):
+    for folders in BUNDLED.values():
         for folder in folders.values():
             assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in folder.iterdir()}
 
