@@ -25,7 +25,7 @@ def run(*words) -> None:
 def card() -> dict[str, tuple[float, float]]:
     """The card's table of the bundled held-out chains: the model's figure and the baseline's by measure."""
     text = (BUNDLED["model"]["small"] / "README.md").read_text()
-    section = text[text.index("## The demo's held-out chains") :].split("\n## ")[1]
+    section = text[text.index("## The demo's held-out chains") :].split("\n## ")[0]
     return {row["measure"]: (float(row["model"]), float(row["baseline"])) for row in ROW.finditer(section)}
 
 
