@@ -69,9 +69,8 @@ def note(rule, wildcard=None, finished=None):
     # `finished`: the kind of input (tokenizer or model) that may come from outside this run.
     def option_of(wildcards, threads):
         name = wildcard and getattr(wildcards, wildcard)
-        return option(
-            "--note", PLAN.to_note(rule, name, finished=finished and (finished, getattr(wildcards, finished[:-1])))
-        )
+        origin = finished and (finished, getattr(wildcards, finished[:-1]))
+        return option("--note", PLAN.to_note(rule, name, finished=origin))
 
     return option_of
 

@@ -179,11 +179,12 @@ def test_touched_large_weights_rerun_nothing(finished, tmp_path):
     workdir.configuration["models"]["tiny"]["pretrained"] = "./given/models/copied ü"
     assert planned(workdir) == set()
     large[0].write_bytes(bytes((2 << 20) - 1) + b"x")
-    reads_tokenizer = {"encode_tokens", "evaluate_tokenizer", "evaluate_likelihood", "evaluate_samples", "report"}
+    reads_tokenizer = {"encode_tokens", "evaluate_tokenizer", "evaluate_likelihood", "evaluate_samples"}
+    reads_tokenizer |= {"rank_designs", "report"}
     jobs = planned(workdir)
     assert {"encode_tokens", "evaluate_tokenizer"} <= jobs <= reads_tokenizer, jobs
     (copied / "more.bin").write_bytes(bytes((2 << 20) - 1) + b"y")
-    assert planned(workdir) == jobs | {"generate", "evaluate_likelihood", "evaluate_samples"}
+    assert planned(workdir) == jobs | {"generate", "evaluate_likelihood", "evaluate_samples", "rank_designs"}
 
 
 def test_dry_run_with_other_shards_changes_nothing(finished):

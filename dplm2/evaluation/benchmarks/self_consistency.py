@@ -62,7 +62,7 @@ def self_consistency(
         predictions, references = [folded[i].backbone for i in compared], [designs[i] for i in compared]
         values = compare(predictions, references, settings.released_tm_score, device)
         for place, index in enumerate(compared):
-            rows[index].update({COLUMNS[name]: float(values[name][place]) for name in values.keys() & COLUMNS})
+            rows[index].update({own: float(values[name][place]) for name, own in COLUMNS.items() if name in values})
             rows[index].update(_designable(rows[index], settings))
     return rows
 
