@@ -83,7 +83,7 @@ def mutant_scores(
     Parameters
     ----------
     model, target, reading, progress
-        As of `amino_acid_log_probabilities`.
+        See `amino_acid_log_probabilities`.
     mutants
         From `dplm2.scoring.mutations.Numbered.mutant`.
     """
