@@ -17,6 +17,9 @@ from dplm2.report.results import Results
 HEADS = ("model", "chains", "measure", "model's", "baseline's", "baseline", "better than the baseline")
 
 
+_TRAINING = "/train"  # ends the names of training splits in the tables
+
+
 def _of_track(track: str, network: str) -> Metric:
     return CROSS_ENTROPY.filled(track=track, network=network)
 
@@ -38,7 +41,7 @@ COMPARED = (
 
 
 def learned(results: Results) -> PageSection:
-    """The table, by model and dataset."""
+    """The table, by model and dataset, without training splits, which a model can memorise."""
     part = PageSection("learned", "What the model has learned", absent="no model was compared with a baseline")
     rows = list(_rows(tables.summary(results)))
     if rows:
@@ -53,6 +56,8 @@ def _rows(summary: pd.DataFrame) -> Iterator[tuple[object, ...]]:
     }
     sources = list(dict.fromkeys((model, dataset) for _, model, dataset, _ in values))
     for model, dataset in sources:
+        if dataset.endswith(_TRAINING):
+            continue
         for task, metric, baseline, meaning in COMPARED:
             found, reference = (values.get((task, model, dataset, each.name)) for each in (metric, baseline))
             if found is None or reference is None or "" in (found["value"], reference["value"]):

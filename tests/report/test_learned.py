@@ -13,6 +13,8 @@ m,likelihood,test,sequence_cross_entropy_unigram,2.9,400,none,,
 m,inverse-folding,test,recovery,0.3,183,self,0.28,0.32
 m,inverse-folding,test,recovery_all_leucine,0.09,183,self,0.08,0.1
 m,folding,test,secondary_structure,0.62,183,none,0.6,0.64
+m,likelihood,own/train,sequence_cross_entropy_trained,1.0,400,none,,
+m,likelihood,own/train,sequence_cross_entropy_unigram,2.9,400,none,,
 other,folding,test,secondary_structure,,0,none,,
 other,folding,test,secondary_structure_all_coil,0.4,183,none,,
 """
