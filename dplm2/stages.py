@@ -58,8 +58,8 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
-    "fetch_structures": Stage("datasets", ("fetch",), draws=never),
-    "clean_structures": Stage("datasets", ("reading", "filters"), reader="clean", draws=never),
+    "fetch_structures": Stage("datasets", ("fetch", "hub"), draws=never),
+    "clean_structures": Stage("datasets", ("reading", "filters", "hub"), reader="clean", draws=never),
     "select_structures": Stage(
         "datasets", ("filters", "clusters", "split"), reader="select", draws=lambda dataset: dataset.split.is_drawn
     ),
@@ -107,9 +107,11 @@ class Plan:
     def _listing(self, name: str) -> Any:
         """The dataset's files, or lists of what to fetch, by shard; none where something is missing."""
         from dplm2.structures.manifest import Listing, list_files
-        from dplm2.structures.targets import list_targets
+        from dplm2.structures.targets import list_repository, list_targets
 
         dataset, folder = self.settings.datasets[name], self.layout.manifests(name)
+        if dataset.hub is not None:
+            return list_repository(dataset.hub.repository, folder, dataset.shards)
         try:
             if dataset.fetch is not None:
                 return list_targets(dataset.fetch.list, folder, dataset.shards, dataset.fetch)

@@ -3,6 +3,10 @@
 # failed job would delete them.
 
 
+def is_fetched(dataset):
+    return SETTINGS.datasets[dataset].files is None
+
+
 rule fetch_structures:
     output:
         manifest=RESULTS / "downloads/{dataset}/part-{shard}.tsv",
@@ -30,7 +34,7 @@ rule fetch_structures:
 
 rule clean_structures:
     input:
-        lambda wildcards: (rules.fetch_structures.output.manifest if SETTINGS.datasets[wildcards.dataset].fetch else []),
+        lambda wildcards: (rules.fetch_structures.output.manifest if is_fetched(wildcards.dataset) else []),
     output:
         chains=RESULTS / "structures/{dataset}/part-{shard}.parquet",
         rejected=RESULTS / "structures/{dataset}/shards/rejected-{shard}.parquet",
@@ -48,7 +52,7 @@ rule clean_structures:
         decides=decides("clean_structures", "dataset"),
         listed=lambda wildcards: (
             "as fetched"
-            if SETTINGS.datasets[wildcards.dataset].fetch
+            if is_fetched(wildcards.dataset)
             else PLAN.listings[wildcards.dataset].identity(int(wildcards.shard))
         ),
         operates=operates("clean_structures", "dataset"),

@@ -72,7 +72,7 @@ class Hub:
     Attributes
     ----------
     repositories
-        By ``owner/name``.
+        By ``owner/name`` (of datasets: ``datasets/owner/name``).
     requests
         ``METHOD path`` of all requests so far, with the requested range, if any.
     cuts
@@ -134,6 +134,13 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _repository(path: str) -> tuple[str, list[str]]:
+    """The key of a repository at the beginning of a path, and the rest."""
+    parts = path.split("/")
+    count = 3 if parts[0] == "datasets" else 2
+    return "/".join(parts[:count]), parts[count:]
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -155,14 +162,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(503, b"", {})
         elif path.startswith("cdn/"):
             self._content(*self._stored(path.removeprefix("cdn/")))
-        elif path.startswith("api/models/"):
-            owner, name, *rest = path.removeprefix("api/models/").split("/")
-            if commit := self._commit(f"{owner}/{name}", rest[1] if rest else "main"):
-                self._describe(f"{owner}/{name}", commit)
+        elif path.startswith("api/"):
+            name, rest = _repository(path.removeprefix("api/").removeprefix("models/"))
+            if commit := self._commit(name, rest[1] if rest else "main"):
+                self._describe(name, commit)
         else:
-            owner, name, _, revision, *file = path.split("/")
-            if commit := self._commit(f"{owner}/{name}", revision, for_files=True):
-                self._file(f"{owner}/{name}", commit, "/".join(file))
+            name, (_, revision, *file) = _repository(path)
+            if commit := self._commit(name, revision, for_files=True):
+                self._file(name, commit, "/".join(file))
 
     def _commit(self, name: str, revision: str, for_files: bool = False) -> str | None:
         repository = self.hub.repositories.get(name)

@@ -5,27 +5,31 @@ huggingface_hub does the transfers (progress, retries, its own cache, access tok
 repository: which commit a revision was, the files of a commit, and what was made of them (`dplm2.core.folders`).
 """
 
+import fnmatch
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 from urllib.parse import quote
 
 from dplm2.core.artifacts import read_json_object, write_json, write_text
 from dplm2.core.errors import DPLM2Error
-from dplm2.core.text import readable_size
+from dplm2.core.text import readable_size, some
 
 CACHE = "DPLM2_CACHE"  # in the environment
 MAIN = "main"
+Kind = Literal["model", "dataset"]
 _ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DESCRIPTIONS = (".json", ".yaml", ".yml", ".txt")
 _FOLDERS = (".", ".hydra")  # where a repository's own files lie; others are backups and training states
 # One format of weights is enough, the first that a repository has.
 _WEIGHTS = ((".safetensors",), (".bin",), (".ckpt", ".pt", ".pth"))
+_TABLES = (".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".json")
 _TEMPORARY = 500  # HTTP status from which on the server is to blame
 
 
@@ -47,12 +51,15 @@ class Repository:
         The files that this package reads, with their sizes in bytes (None: not known).
     licence
         As the repository says; None if it says nothing.
+    kind
+        A repository of a model (or tokenizer), or of a dataset.
     """
 
     name: str
     commit: str
     files: Mapping[str, int | None]
     licence: str | None
+    kind: Kind = "model"
 
 
 def split_id(text: str | os.PathLike) -> tuple[str, str] | None:
@@ -66,16 +73,17 @@ def is_hub_id(text: str | os.PathLike) -> bool:
     return split_id(text) is not None and not Path(text).exists()
 
 
-def own_cache(name: str) -> Path:
+def own_cache(name: str, kind: Kind = "model") -> Path:
     """The folder in which this package keeps what it knows, and has made, of a repository."""
     from huggingface_hub import constants
 
     root = os.environ.get(CACHE)
-    return (Path(root) if root else Path(constants.HF_HOME) / "dplm2") / name.replace("/", "--")
+    folder = name.replace("/", "--") if kind == "model" else f"{kind}s--{name.replace('/', '--')}"
+    return (Path(root) if root else Path(constants.HF_HOME) / "dplm2") / folder
 
 
-def look_up(name: str, revision: str = MAIN) -> Repository:
-    """Find out which commit a revision is, and what files that has.
+def look_up(name: str, revision: str = MAIN, kind: Kind = "model") -> Repository:
+    """Find out which commit a revision is, and what files that has: those of a model, or all tables of a dataset.
 
     A commit that is known already is not asked for again. Without a connection, the commit that the revision was at
     the last time counts, and a message says so.
@@ -87,11 +95,11 @@ def look_up(name: str, revision: str = MAIN) -> Repository:
     """
     from huggingface_hub import constants
 
-    known = _known(name, revision)
+    known = _known(name, revision, kind)
     if known is not None and (known.commit == revision or constants.HF_HUB_OFFLINE):
         return known
     try:
-        found = _ask(name, revision)
+        found = _ask(name, revision, kind)
     except _UnreachableError as error:
         if known is None:
             raise
@@ -112,18 +120,18 @@ def download(repository: Repository) -> Path:
     from huggingface_hub import hf_hub_download
 
     name, commit = repository.name, repository.commit
-    missing = [file for file in repository.files if _cached(name, commit, file) is None]
+    missing = [file for file in repository.files if _cached(repository, file) is None]
     if missing:
         print(f"{name}, commit {commit[:12]}: {_announced(repository, missing)}", file=sys.stderr, flush=True)
     for file in repository.files:
-        with _explained(name, commit, file):
-            hf_hub_download(name, file, revision=commit)
+        with _explained(name, commit, repository.kind, file):
+            hf_hub_download(name, file, revision=commit, repo_type=repository.kind)
     return in_cache(repository)
 
 
 def in_cache(repository: Repository) -> Path | None:
     """The folder with a repository's files, if all of them are there."""
-    found = {file: _cached(repository.name, repository.commit, file) for file in repository.files}
+    found = {file: _cached(repository, file) for file in repository.files}
     if None in found.values():
         return None
     return next(Path(place).parents[len(PurePosixPath(file).parents) - 1] for file, place in found.items())
@@ -144,6 +152,30 @@ def wanted_files(files: Mapping[str, int | None]) -> dict[str, int | None]:
     return {file: own[file] for file in sorted({*described, *weights})}
 
 
+def tables_of(repository: Repository, patterns: Iterable[str]) -> Repository:
+    """A dataset repository reduced to the tables whose names match one of the patterns (``*`` also matches ``/``).
+
+    Raises
+    ------
+    DPLM2Error
+        If there is none; the message lists what there is.
+    """
+    patterns = list(patterns)
+    chosen = {
+        file: size
+        for file, size in repository.files.items()
+        if any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
+    }
+    if not chosen:
+        there = some(sorted(repository.files)) or "none"
+        raise DPLM2Error(f"{repository.name}: no table matches {', '.join(patterns)}; its tables: {there}")
+    return replace(repository, files=chosen)
+
+
+def _is_table(file: str) -> bool:
+    return file.lower().removesuffix(".gz").endswith(_TABLES)
+
+
 def _announced(repository: Repository, missing: list[str]) -> str:
     sizes = [repository.files[file] for file in missing]
     size = "of unknown size" if None in sizes else readable_size(sum(sizes))
@@ -151,16 +183,24 @@ def _announced(repository: Repository, missing: list[str]) -> str:
     return f"{len(missing)} file{'s' * (len(missing) > 1)} to download, {size}; licence: {licence}"
 
 
-def _ask(name: str, revision: str) -> Repository:
+def _ask(name: str, revision: str, kind: Kind) -> Repository:
     from huggingface_hub import HfApi, constants
 
-    with _explained(name, revision):
-        info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    files = wanted_files({file.rfilename: file.size for file in info.siblings or ()})
+    with _explained(name, revision, kind):
+        info = HfApi().repo_info(
+            name, revision=revision, repo_type=kind, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+    found = {file.rfilename: file.size for file in info.siblings or ()}
+    files = _read_of(found, kind)
     if not files:
-        listed = ", ".join(sorted(file.rfilename for file in info.siblings or ())[:10]) or "none"
-        raise DPLM2Error(f"{name}: no file of weights in this hub repository; its files: {listed}")
-    return Repository(name, info.sha, files, _licence(info))
+        what = "file of weights" if kind == "model" else "table"
+        raise DPLM2Error(f"{name}: no {what} in this hub repository; its files: {some(sorted(found)) or 'none'}")
+    return Repository(name, info.sha, files, _licence(info), kind)
+
+
+def _read_of(files: Mapping[str, int | None], kind: Kind) -> dict[str, int | None]:
+    """Of all files of a repository, those that this package may read."""
+    return wanted_files(files) if kind == "model" else {file: files[file] for file in sorted(files) if _is_table(file)}
 
 
 def _licence(info) -> str | None:  # noqa: ANN001
@@ -172,7 +212,7 @@ def _licence(info) -> str | None:  # noqa: ANN001
 
 def _remember(repository: Repository, revision: str) -> None:
     """Keep what the hub said, for later runs without a connection."""
-    folder = own_cache(repository.name)
+    folder = own_cache(repository.name, repository.kind)
     record, reference = folder / f"{repository.commit}.json", folder / "refs" / quote(revision, safe="")
     if not record.is_file():
         write_json(record, {"files": repository.files, "licence": repository.licence})
@@ -180,11 +220,11 @@ def _remember(repository: Repository, revision: str) -> None:
         write_text(reference, repository.commit)
 
 
-def _known(name: str, revision: str) -> Repository | None:
+def _known(name: str, revision: str, kind: Kind) -> Repository | None:
     """What is known of a revision, from earlier uses or huggingface_hub's own cache."""
     from huggingface_hub import constants
 
-    folder, others = own_cache(name), Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    folder, others = own_cache(name, kind), Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
     references = folder / "refs" / quote(revision, safe=""), others / "refs" / revision
     commit = revision if _COMMIT.fullmatch(revision) else None
     commit = commit or next((reference.read_text().strip() for reference in references if reference.is_file()), None)
@@ -192,43 +232,42 @@ def _known(name: str, revision: str) -> Repository | None:
         return None
     if (folder / f"{commit}.json").is_file():
         record = read_json_object(folder / f"{commit}.json")
-        return Repository(name, commit, record["files"], record["licence"])
+        return Repository(name, commit, record["files"], record["licence"], kind)
     snapshot = others / "snapshots" / commit
     found = [path for path in snapshot.rglob("*") if path.is_file()]
-    files = wanted_files({path.relative_to(snapshot).as_posix(): path.stat().st_size for path in found})
-    return Repository(name, commit, files, None) if files else None
+    files = _read_of({path.relative_to(snapshot).as_posix(): path.stat().st_size for path in found}, kind)
+    return Repository(name, commit, files, None, kind) if files else None
 
 
-def _cached(name: str, commit: str, file: str) -> str | None:
+def _cached(repository: Repository, file: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, file, revision=commit)
+    found = try_to_load_from_cache(repository.name, file, revision=repository.commit, repo_type=repository.kind)
     return found if isinstance(found, str) else None
 
 
 @contextmanager
-def _explained(name: str, revision: str, file: str | None = None) -> Iterator[None]:
+def _explained(name: str, revision: str, kind: Kind, file: str | None = None) -> Iterator[None]:
     """Turn what can go wrong with the hub into one line that says what to do."""
     from huggingface_hub import constants, errors
 
     where, at = constants.ENDPOINT, "" if revision == MAIN else f" at revision {revision}"
+    page = f"{where}/{name}" if kind == "model" else f"{where}/{kind}s/{name}"
+    absent = "no such folder, and no such repository" if kind == "model" else f"no such {kind} repository"
     try:
         yield
     except errors.GatedRepoError as error:
         raise DPLM2Error(
-            f"{name}: access has to be granted first; accept the conditions at {where}/{name}, then log in "
-            "with `hf auth login`"
+            f"{name}: access has to be granted first; accept the conditions at {page}, then log in with `hf auth login`"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise DPLM2Error(
-            f"{name}: no such folder, and no such repository at {where} (if it is private, log in with `hf auth login`)"
-        ) from error
+        raise DPLM2Error(f"{name}: {absent} at {where} (if it is private, log in with `hf auth login`)") from error
     except errors.RevisionNotFoundError as error:
         raise DPLM2Error(f"{name}: the repository at {where} has no revision {revision}") from error
     except errors.RemoteEntryNotFoundError as error:
         raise DPLM2Error(f"{name}: {file} is missing in the repository at {where}{at}") from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        what = f"{file} is not in the cache" if file else "no such folder, and no such repository in the cache"
+        what = f"{file} is not in the cache" if file else f"{absent} in the cache"
         if constants.HF_HUB_OFFLINE:
             raise DPLM2Error(f"{name}: {what}{at}, and HF_HUB_OFFLINE forbids a download") from error
         reason = _reason(error.__cause__ or error)
@@ -241,8 +280,8 @@ def _explained(name: str, revision: str, file: str | None = None) -> Iterator[No
                 "complete are kept"
             ) from error
         status = getattr(getattr(error, "response", None), "status_code", _TEMPORARY)
-        kind = _UnreachableError if status >= _TEMPORARY else DPLM2Error
-        raise kind(f"{name}: no such folder, and {where} does not say what this repository holds ({reason})") from error
+        failure = _UnreachableError if status >= _TEMPORARY else DPLM2Error
+        raise failure(f"{name}: {absent} in the cache, and {where} does not say what it holds ({reason})") from error
 
 
 def _reason(error: BaseException) -> str:

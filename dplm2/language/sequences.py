@@ -6,7 +6,7 @@ Memory does not grow with the number of sequences (UniRef50 has 42 million).
 import logging
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dplm2.core.inputs import hash_of
 from dplm2.core.locks import locked
 from dplm2.core.text import some
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.structures.tokenized import read_rows
 
 _COLUMN = "sequence"
 _ROWS_PER_BATCH = 8192
@@ -41,8 +42,10 @@ def digests_of(paths: Sequence[str | os.PathLike], state: str | os.PathLike) -> 
         raise DPLM2Error(f"{error.filename}: cannot be read as a sequence file ({error.strerror})") from error
 
 
-def read_sequences(path: str | os.PathLike) -> Iterator[str]:
+def read_sequences(path: str | os.PathLike, column: str | None = None) -> Iterator[str]:
     """Yield the sequences of a FASTA or Parquet file (column ``sequence``), cleaned as in `dplm2.core.fasta`.
+
+    With ``column``, the file is a table of any format of `dplm2.structures.tokenized`, and the column is read.
 
     Raises
     ------
@@ -52,15 +55,17 @@ def read_sequences(path: str | os.PathLike) -> Iterator[str]:
     path = Path(path)
     if not path.is_file():
         raise DPLM2Error(f"{path}: no such sequence file")
-    if path.suffix == ".parquet":
-        yield from _of_parquet(path)
+    if column is not None:
+        yield from _cleaned((row[column] for row in read_rows(path, [column])), path)
+    elif path.suffix == ".parquet":
+        yield from _cleaned(_column(path), path)
     else:
         yield from (record.sequence for record in read_records(path))
 
 
-def _of_parquet(path: Path) -> Iterator[str]:
+def _cleaned(texts: Iterable[str | None], path: Path) -> Iterator[str]:
     row, empty, gapped, first_gapped = 0, 0, 0, 0
-    for text in _column(path):
+    for text in texts:
         row += 1
         sequence = clean_sequence(text or "", f"{path}, row {row}")
         if not sequence:
@@ -115,10 +120,13 @@ class SequenceStore:
         return cls(*arrays, SequenceNames(artifacts.read_json(Path(folder) / _META)["counts"]))
 
     @classmethod
-    def build(cls, sources: Sequence[str | os.PathLike], folder: str | os.PathLike) -> "SequenceStore":
+    def build(
+        cls, sources: Sequence[str | os.PathLike], folder: str | os.PathLike, columns: Mapping[str, str] | None = None
+    ) -> "SequenceStore":
         """Open the store of these files in ``folder``, building it if it is missing or of other files.
 
-        If several processes do so, one builds it and the others wait.
+        If several processes do so, one builds it and the others wait. ``columns`` names the column of each source that
+        is a table from elsewhere (see `read_sequences`).
 
         Raises
         ------
@@ -133,11 +141,11 @@ class SequenceStore:
         with locked(folder / "lock"):
             if not (meta.is_file() and artifacts.read_json(meta).items() >= contents.items()):
                 meta.unlink(missing_ok=True)
-                artifacts.write_json(meta, {**contents, "counts": cls._write(sources, folder)})
+                artifacts.write_json(meta, {**contents, "counts": cls._write(sources, folder, columns or {})})
         return cls.open(folder)
 
     @staticmethod
-    def _write(sources: Sequence[str | os.PathLike], folder: Path) -> list[tuple[str, int]]:
+    def _write(sources: Sequence[str | os.PathLike], folder: Path, columns: Mapping[str, str]) -> list[tuple[str, int]]:
         """Write the arrays; returns the number of sequences of each file."""
         vocabulary, end, counts = Vocabulary(), 0, []
         with ExitStack() as stack:
@@ -145,7 +153,7 @@ class SequenceStore:
             ids, ends, lengths = (stack.enter_context(path.open("wb")) for path in paths)
             for source in sources:
                 number = 0
-                for sequence in read_sequences(source):
+                for sequence in read_sequences(source, columns.get(str(source))):
                     number += 1
                     encoded = vocabulary.encode_sequence(sequence)
                     end += len(encoded)

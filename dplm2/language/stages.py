@@ -17,9 +17,11 @@ from dplm2.language.network import MultimodalEsm
 from dplm2.language.sequences import SequenceStore, digests_of
 from dplm2.language.training import MultimodalTask, SequenceTask
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.settings.hub import SequenceHub
 from dplm2.settings.model import SCRATCH, ModelSettings, WarmupSettings, sequence_diffusion
 from dplm2.settings.roles import plain
 from dplm2.settings.trainings import MODEL, SEQUENCE_STAGE, what_decides
+from dplm2.structures.tokenized import download_tables
 from dplm2.tokenizer.model import StructureTokenizer
 from dplm2.tokenizer.tokens import parts_of, read_tokens
 from dplm2.training.loop import FitResult, fit
@@ -141,9 +143,11 @@ def _sequence_stage(
     chosen: WarmupSettings = settings.warmup
     rows = splits_of(table)
     parts = {split: part["sequence"].to_pylist() for split, part in rows.items()}
-    if chosen.sequence_files:
-        files = digests_of(chosen.sequence_files, state)
-        store, clusters = SequenceStore.build(chosen.sequence_files, state / "sequences" / fingerprint(files)), None
+    if chosen.sequence_files or chosen.sequence_hub:
+        columns = _hub_columns(chosen.sequence_hub) if chosen.sequence_hub else {}
+        sources = [*chosen.sequence_files, *columns]
+        files = digests_of(sources, state)
+        store, clusters = SequenceStore.build(sources, state / "sequences" / fingerprint(files), columns), None
     else:
         files, store = {}, SequenceStore.of(parts["train"], rows["train"]["chain_id"].to_pylist())
         clusters = clusters_of(rows["train"])
@@ -167,6 +171,11 @@ def _sequence_stage(
         device=device,
         label="sequence stage",
     )
+
+
+def _hub_columns(source: SequenceHub) -> dict[str, str]:
+    """The downloaded tables of sequences, with the column to read in each."""
+    return {str(path): source.columns.sequence for path in download_tables(source)}
 
 
 def train(

@@ -71,6 +71,31 @@ class Configuration(Section):
         for key in ("reconstruction", "likelihood"):
             yield from unknown(f"evaluation.{key}", "datasets", getattr(self.evaluation, key))
 
+        yield from self._without_coordinates()
+
+    def _without_coordinates(self) -> Iterator[str]:
+        """Uses of datasets from the hub that need coordinates, or another tokenizer's codes."""
+        codes_of = {name: dataset.hub.tokenizer for name, dataset in self.datasets.items() if dataset.hub is not None}
+        tokens = "comes from the hub as structure tokens"
+        for name, tokenizer in codes_of.items():
+            if "tokenizers" in self.model_fields_set and tokenizer not in self.tokenizers:
+                known = ", ".join(sorted(self.tokenizers)) or "none"
+                yield f"datasets.{name}.hub.tokenizer: tokenizers has no {tokenizer!r}; available: {known}"
+        places = [(f"tokenizers.{name}.datasets", entry.datasets) for name, entry in self.tokenizers.items()]
+        places += [(f"generation.{name}.dataset", (task.dataset,)) for name, task in self.generation.items()]
+        places.append(("evaluation.reconstruction", self.evaluation.reconstruction))
+        for place, names in places:
+            for name in codes_of.keys() & set(names):
+                yield f"{place}: dataset {name!r} {tokens}, without coordinates; name another"
+        places = [(f"models.{name}", model.datasets, model.tokenizer) for name, model in self.models.items()]
+        judged = [
+            ("evaluation.likelihood", self.evaluation.likelihood, model.tokenizer) for model in self.models.values()
+        ]
+        for place, names, tokenizer in dict.fromkeys((*places, *judged)):
+            for name in sorted(codes_of.keys() & set(names)):
+                if codes_of[name] != tokenizer:
+                    yield f"{place}: dataset {name!r} {tokens} of tokenizer {codes_of[name]!r}, not {tokenizer!r}"
+
     def _started_from(self, name: str) -> set[str]:
         """The models from which a model's initial weights are derived."""
         found: set[str] = set()
@@ -81,8 +106,8 @@ class Configuration(Section):
     def missing_for_a_run(self) -> Iterator[str]:
         """Yield one line for each value that a run of the workflow needs and the configuration lacks."""
         for name, dataset in self.datasets.items():
-            if dataset.files is None and dataset.fetch is None:
-                yield f"datasets.{name}: give either 'files', or 'fetch' with a list of what to download"
+            if dataset.files is None and dataset.fetch is None and dataset.hub is None:
+                yield f"datasets.{name}: give 'files', 'fetch' with a list of what to download, or 'hub'"
         for kind in ("tokenizers", "models"):
             for name, trained in getattr(self, kind).items():
                 if trained.pretrained is None and not trained.datasets:

@@ -5,6 +5,15 @@ from typing import Literal
 
 from dplm2.settings.fields import Address, Day, Section, Text, decides, operates, refers, section
 from dplm2.settings.files import OBTAIN_LIST, OBTAIN_STRUCTURES
+from dplm2.settings.hub import Hub
+
+# Filters of chains without coordinates.
+_WITHOUT_COORDINATES = frozenset(
+    {
+        "min_length", "max_length", "max_unknown_fraction", "min_plddt", "max_plddt_deviation", "trim_plddt",
+        "max_resolution", "deduplicate", "one_per_cluster", "min_observed_fraction",
+    }
+)  # fmt: skip
 
 
 class Fetch(Section):
@@ -227,7 +236,7 @@ class DatasetSettings(Section):
         None,
         "Structure files, folders (searched recursively) or patterns such as 'models/**/*.cif.gz'; one or a list. "
         "Formats: PDB, mmCIF and BinaryCIF, plain or gzipped, recognised by content; Foldcomp files and databases; "
-        ".tar and .tar.gz archives of such files. Give either this or 'fetch'.",
+        ".tar and .tar.gz archives of such files. Give either this, 'fetch' or 'hub'.",
         min_length=1,
         files=("*",),
         obtain=OBTAIN_STRUCTURES,
@@ -236,6 +245,12 @@ class DatasetSettings(Section):
         None,
         "Structures to download, instead of 'files'. Failed downloads are listed in rejected.parquet. A new entry "
         "in a list downloads one file and reruns one shard.",
+    )
+    hub: Hub | None = decides(
+        None,
+        "Chains that come as structure tokens, without coordinates, from tables on the hub, instead of 'files': the "
+        "authors' training set, or one of yours. Models of the named tokenizer can train on them; reconstruction, "
+        "folding and inverse folding need coordinates.",
     )
     shards: int = decides(
         1,
@@ -250,10 +265,22 @@ class DatasetSettings(Section):
     split: Split = section("Which chains are used for validation and testing; all others are used for training.")
 
     def contradictions(self) -> Iterator[str]:
-        if self.files is not None and self.fetch is not None:
-            yield "files: give either 'files', or 'fetch' with a list of what to download, not both"
+        if [self.files, self.fetch, self.hub].count(None) < 2:
+            yield "files: give one of 'files', 'fetch' (a list of what to download) and 'hub', not several"
+        if self.hub is not None:
+            yield from self._needs_coordinates()
         lengths = self.filters.min_length, self.filters.max_length
         if None not in lengths and lengths[0] > lengths[1]:
             yield f"filters.min_length: {lengths[0]} is above max_length ({lengths[1]})"
         if self.filters.one_per_cluster and self.clusters.source == "none":
             yield "filters.one_per_cluster: needs clusters; set clusters.source to file or mmseqs2"
+
+    def _needs_coordinates(self) -> Iterator[str]:
+        for key in type(self.filters).model_fields:
+            if key not in _WITHOUT_COORDINATES and self.filters.differs(key):
+                yield f"filters.{key}: tokens from the hub have no coordinates, dates or assemblies; omit it"
+        for key in ("min_plddt", "max_plddt_deviation", "trim_plddt"):
+            if getattr(self.filters, key) is not None and self.hub.columns.plddt is None:
+                yield f"filters.{key}: needs hub.columns.plddt, the column of pLDDT"
+        if self.filters.max_resolution is not None and self.hub.columns.resolution is None:
+            yield "filters.max_resolution: needs hub.columns.resolution, the column of the resolution"

@@ -6,6 +6,7 @@ from typing import Literal
 
 from dplm2.settings.fields import Section, decides, operates, refers, section
 from dplm2.settings.files import OBTAIN_MODEL, WEIGHTS, Model
+from dplm2.settings.hub import SequenceHub
 from dplm2.settings.training import TrainingSettings
 
 SCRATCH = "scratch"
@@ -79,6 +80,11 @@ class WarmupSettings(Section):
         "They are streamed once into a memory-mapped file in the state folder, whatever their number. Empty: the "
         "sequences of the model's own datasets.",
         files=("*",),
+    )
+    sequence_hub: SequenceHub | None = decides(
+        None,
+        "Sequences of the sequence stage from tables on the hub, in addition to sequence_files: the authors' UniRef50 "
+        "(repository: airkingbd/uniref50, columns: {sequence: seq}), or others.",
     )
     sequence_max_length: int = decides(
         1022, "Longer sequences are cropped to a random window of this many residues in the sequence stage.", ge=1

@@ -105,6 +105,18 @@ def _clean_chain(entry: Entry, residues: ChainResidues, monomeric: bool, setting
     return chain if refusal is None else Refusal(name, *refusal)
 
 
+def refuse_without_coordinates(chain: Chain, filters: Filters) -> Refusal | None:
+    """Trim a chain that has no coordinates by its pLDDT, and apply the filters that need none.
+
+    The chain is one whose residues all count as observed.
+    """
+    if filters.max_resolution is not None and (chain.resolution or 0.0) > filters.max_resolution:
+        reason = f"{chain.resolution:g} angstrom, above {filters.max_resolution:g}"
+        return Refusal(chain.author_chain, "resolution", reason)
+    refusal = _refuse_confidence(chain, filters) or _refuse_short(chain, filters) or _refuse_content(chain, filters)
+    return None if refusal is None else Refusal(chain.author_chain, *refusal)
+
+
 def _chain(entry: Entry, residues: ChainResidues, settings: DatasetSettings) -> Chain:
     key = residues.author_chain if entry.format == "PDB" else residues.entity
     gapped = with_gaps(residues, entry.polymers.get(key, ()), settings.reading.max_numbering_gap)

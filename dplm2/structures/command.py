@@ -120,7 +120,8 @@ def run_clean(options: argparse.Namespace) -> int:
         return 0
     if not options.inputs and settings.files is None:
         raise ConfigError(
-            f"datasets.{name} is downloaded: use 'dplm2 structures fetch' first, then give the folder of files here"
+            f"datasets.{name} is downloaded: use 'dplm2 structures fetch' first, then give the folder of files (for "
+            "'hub': --manifest) here"
         )
     with writing_into(options.out, "structures clean"):
         manifests = list_files(options.inputs or settings.files, options.out / "shards", settings.shards).write()
@@ -136,9 +137,14 @@ def run_clean(options: argparse.Namespace) -> int:
 def _clean_shard(manifest: Path, settings, name: str, options: argparse.Namespace):  # noqa: ANN001, ANN202
     from dplm2.structures.manifest import read_manifest, write_hashes
     from dplm2.structures.shards import clean_shard, part_paths
+    from dplm2.structures.tokenized import clean_tables
 
     files = read_manifest(manifest)
-    counts = clean_shard(files, settings, name, *part_paths(options.out, manifest), options.workers)
+    paths = part_paths(options.out, manifest)
+    if settings.hub is not None:
+        counts = clean_tables(files, settings, name, *paths)
+    else:
+        counts = clean_shard(files, settings, name, *paths, options.workers)
     read = (dataclasses.replace(file, sha256=counts.hashes.get(file.path, "")) for file in files)
     write_hashes(manifest, read)
     return counts
@@ -195,6 +201,8 @@ def run_fetch(options: argparse.Namespace) -> int:
     from dplm2.structures.targets import read_sites, read_targets
 
     given = {"list": str(options.list)} | ({} if options.config else {"allow_missing": False})
+    if options.config and (tables := choose(options, "datasets").section).hub is not None:
+        return _fetch_tables(tables.hub, options.list, options.manifest)
     settings = choose(options, "datasets", fetch=given).section.fetch
     source = FetchSource(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(FetchSource)})
     if str(options.list) == NAME and not options.list.exists():
@@ -207,6 +215,20 @@ def run_fetch(options: argparse.Namespace) -> int:
     targets = read_targets(options.list, source, may_be_empty=options.manifest is not None)
     missing = _fetch_into(options.out, targets, source, read_sites(options.list), options.manifest)
     return 1 if missing and not settings.allow_missing else 0
+
+
+def _fetch_tables(source, part: Path, manifest: Path | None) -> int:  # noqa: ANN001
+    """Download the tables of ``datasets.<name>.hub``; the manifest of a part names those of its shard."""
+    from dplm2.structures.manifest import write_manifest
+    from dplm2.structures.tokenized import download_tables, source_files
+
+    if manifest is None:
+        raise ConfigError("structures fetch: a dataset from the hub is fetched by the workflow (--manifest is missing)")
+    shard, shards = map(int, part.read_text().split()[1:])
+    tables = download_tables(source)[shard::shards]
+    write_manifest(manifest, source_files(tables))
+    print(f"{manifest}: {len(tables)} tables of {source.repository}")
+    return 0
 
 
 def _fetch_into(

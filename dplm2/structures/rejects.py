@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 CODES = {
     "unreadable": "The file or archive member cannot be read: unknown format, truncated, invalid, or beyond a limit.",
+    "invalid_row": "A row of a table whose sequence, tokens or confidence are missing, invalid, or of unequal lengths.",
     "no_protein": "The entry has no protein chain of two or more residues.",
     "ambiguous_chain": "Several molecules may share the chain id, and the file does not distinguish them.",
     "no_backbone": "No residue has N, CA and C with finite coordinates (C-alpha traces, coarse-grained beads).",

@@ -32,6 +32,7 @@ from dplm2.structures.store import (
     read_columns,
     write_table,
 )
+from dplm2.structures.tokenized import note_origins
 
 COLUMNS = [
     "chain_id",
@@ -105,6 +106,7 @@ def select_chains(
     write_table(folder / SELECTION_FILE, selection)
     counts = count_splits(work.splits)
     codes = dict(sorted(Counter(rejected["code"].to_pylist()).items()))
+    note_origins(table["source_file"].to_pylist())
     record.inputs.update({part.name: sha256_of_file(part) for part in parts})
     record.write(
         folder, chains=len(work.kept), splits=counts, rejected=codes, unmatched=work.unmatched, unjudged=unjudged

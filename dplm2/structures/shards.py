@@ -93,11 +93,16 @@ def clean_shard(
             yield names.apply(result.chains, dataset)
 
     counts.chains = write_chains(chains_path, finished())
+    write_rejects(rejected_path, rejects, counts)
+    return counts
+
+
+def write_rejects(path: str | os.PathLike, rejects: list[Reject], counts: Counts) -> None:
+    """Write the rejects of a shard and count them by code."""
     columns = list(zip(*rejects, strict=True)) or [[] for _ in REJECTED.names]
-    write_table(rejected_path, pa.table(dict(zip(REJECTED.names, columns, strict=True)), schema=REJECTED))
+    write_table(path, pa.table(dict(zip(REJECTED.names, columns, strict=True)), schema=REJECTED))
     for reject in rejects:
         counts.rejects[reject.code] = counts.rejects.get(reject.code, 0) + 1
-    return counts
 
 
 class Names:
@@ -111,10 +116,9 @@ class Names:
         wanted = batch.column("chain_id").to_pylist()
         origins = zip(batch.column("source_file").to_pylist(), batch.column("source_id").to_pylist(), strict=True)
         ids = [self._unique(name, "\t".join(origin)) for name, origin in zip(wanted, origins, strict=True)]
-        arrays = [batch.column(name) for name in CHAINS.names]
-        arrays[CHAINS.names.index("chain_id")] = pa.array(ids, pa.string())
-        arrays[CHAINS.names.index("dataset")] = pa.array([dataset] * len(ids), pa.string())
-        return pa.RecordBatch.from_arrays(arrays, schema=CHAINS)
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        columns |= {"chain_id": pa.array(ids, pa.string()), "dataset": pa.array([dataset] * len(ids), pa.string())}
+        return pa.RecordBatch.from_arrays(list(columns.values()), schema=batch.schema)
 
     def _unique(self, name: str, origin: str) -> str:
         candidate, attempt = name, 0

@@ -51,6 +51,8 @@ CHAINS = pa.schema(
     ],
     metadata={"dplm2_chains": "1"},
 )
+# Chains that came as structure tokens have no coordinates (empty `backbone`).
+TOKENIZED = CHAINS.append(pa.field("structure_tokens", pa.list_(pa.uint16()), nullable=False))
 REJECTED = pa.schema(
     [(name, pa.string()) for name in ("source_file", "source_sha256", "chain", "code", "reason")],
 )
@@ -62,8 +64,8 @@ def write_table(path: str | os.PathLike, table: pa.Table) -> None:
     parquet.write_table(path, table, rows_per_group=ROWS_PER_GROUP)
 
 
-def write_chains(path: str | os.PathLike, batches: Iterable[pa.RecordBatch]) -> int:
-    """Write record batches of the schema ``CHAINS`` to one Parquet file, atomically; returns the number of rows.
+def write_chains(path: str | os.PathLike, batches: Iterable[pa.RecordBatch], schema: pa.Schema = CHAINS) -> int:
+    """Write record batches of chains to one Parquet file, atomically; returns the number of rows.
 
     Batches are gathered into row groups of ``ROWS_PER_GROUP``, so memory does not grow with the number of chains.
     """
@@ -76,11 +78,11 @@ def write_chains(path: str | os.PathLike, batches: Iterable[pa.RecordBatch]) -> 
             waiting.append(batch)
             rows, count = rows + batch.num_rows, count + batch.num_rows
             if rows >= ROWS_PER_GROUP:
-                yield pa.Table.from_batches(waiting, CHAINS)
+                yield pa.Table.from_batches(waiting, schema)
                 rows, waiting = 0, []
-        yield pa.Table.from_batches(waiting, CHAINS)
+        yield pa.Table.from_batches(waiting, schema)
 
-    parquet.write_groups(path, CHAINS, groups())
+    parquet.write_groups(path, schema, groups())
     return count
 
 
@@ -243,8 +245,15 @@ def backbones(table: pa.Table) -> list[np.ndarray]:
     list of numpy.ndarray
         One (L, 4, 3) float32 array per row: N, CA, C, O in angstrom, NaN where an atom was not observed. The arrays are
         read-only views of the table's memory.
+
+    Raises
+    ------
+    DPLM2Error
+        If a chain came as structure tokens, without coordinates.
     """
     column = table["backbone"]
+    if pc.any(pc.equal(pc.list_value_length(column), 0)).as_py():
+        raise DPLM2Error("these chains have no coordinates; they came as structure tokens (datasets.<name>.hub)")
     found = []
     for chunk in column.chunks:
         values = chunk.values.to_numpy(zero_copy_only=False)

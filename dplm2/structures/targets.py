@@ -187,6 +187,11 @@ class TargetLists:
         return paths
 
 
+def list_repository(repository: str, folder: str | os.PathLike, shards: int) -> TargetLists:
+    """For each shard, the dataset repository on the hub and which of its tables it reads."""
+    return TargetLists(Path(folder), [f"{repository} {shard} {shards}\n".encode() for shard in range(shards)])
+
+
 def list_targets(
     lists: str | Sequence[str], folder: str | os.PathLike, shards: int, source: FetchSource
 ) -> TargetLists:

@@ -24,6 +24,7 @@ from dplm2.settings.tokenizer import TokenizationSettings
 from dplm2.structures.store import (
     CHAINS,
     SELECTION_FILE,
+    TOKENIZED,
     backbones,
     part_files,
     parts_found,
@@ -45,6 +46,7 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
+TOKENS = "structure_tokens"
 CHAIN_COLUMNS = ["chain_id", "sequence", "backbone", "plddt", "cluster", "split"]
 REQUIRED_COLUMNS = ("chain_id", "sequence", "structure_tokens")
 SECONDS_BETWEEN_SAVES = 60.0
@@ -169,6 +171,10 @@ def encode_part(
         log(f"{out}: already finished")
         return False
     chains = _read_chains(part)
+    if TOKENS in parquet.read_schema(part).names:
+        _write(out, chains, _given_tokens(part, tokenizer), origin)
+        log(f"{out}: {len(chains)} chains that came as structure tokens")
+        return True
     partial = out.with_name(f".{out.name}.unfinished")
     done = _rows_of(partial, origin)
     names = chains["chain_id"].to_pylist()
@@ -184,6 +190,18 @@ def _read_chains(part: Path) -> pa.Table:
     if pc.count_distinct(chains["chain_id"]).as_py() != len(chains):
         raise DPLM2Error(f"{part}: two chains have the same chain_id")
     return chains
+
+
+def _given_tokens(part: Path, tokenizer: StructureTokenizer) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The tokens of chains that came as tokens (`dplm2.structures.tokenized`); all residues count as observed."""
+    rows = read_columns(part, [TOKENIZED.field(name) for name in ("chain_id", TOKENS)], "a file of chains").to_pylist()
+    for row in rows:
+        if max(row[TOKENS]) >= tokenizer.codebook_size:
+            raise DPLM2Error(
+                f"{part}: chain {row['chain_id']} has the structure token {max(row[TOKENS])}, but the tokenizer has "
+                f"{tokenizer.codebook_size} codes; name the tokenizer of these tokens in datasets.<name>.hub.tokenizer"
+            )
+    return {row["chain_id"]: (np.array(row[TOKENS], np.uint16), np.ones(len(row[TOKENS]), bool)) for row in rows}
 
 
 def _encode_chains(

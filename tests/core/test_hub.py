@@ -182,7 +182,7 @@ def test_missing_files_and_denied_access_are_named(server, opened):
         in opened("someone/text", fails=True)[1]
     )
     server.broken = True
-    assert "does not say what this repository holds" in opened("someone/text", fails=True)[1]
+    assert "does not say what it holds" in opened("someone/text", fails=True)[1]
 
 
 def test_missing_licence_is_reported_as_unknown(server, opened):

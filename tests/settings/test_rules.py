@@ -44,7 +44,7 @@ CONTRADICTIONS = [
     (
         DatasetSettings,
         {"files": "x", "fetch": {"list": "y"}},
-        "files: give either 'files', or 'fetch'",
+        "files: give one of 'files', 'fetch'",
         {"fetch": {"list": "y"}},
     ),
     (
