@@ -6,7 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Imported on first use, so that `dplm2 --help` and the workflow do not wait for torch.
-_PUBLIC = {"StructureTokenizer": "dplm2.tokenizer.model", "DPLM2": "dplm2.generation.model"}
+_PUBLIC = {"StructureTokenizer": "dplm2.tokenizer.model", "DPLM2": "dplm2.api"}
 __all__ = ["DPLM2", "StructureTokenizer", "__version__"]
 
 

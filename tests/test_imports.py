@@ -20,6 +20,7 @@ ORDER = (
     ("evaluation",),
     ("report",),
     ("representations", "scoring"),
+    ("api",),
     ("stages", "cli"),
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}

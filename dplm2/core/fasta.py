@@ -118,7 +118,12 @@ def read_records(path: str | os.PathLike, to_generate: bool = False) -> Iterator
 
 def write_fasta(path: str | os.PathLike, records: Iterable[tuple[str, str]]) -> None:
     """Write headers (without ``>``) and sequences, one line each, atomically."""
-    write_text(path, "".join(f">{header}\n{sequence}\n" for header, sequence in records))
+    write_text(path, fasta_text(records))
+
+
+def fasta_text(records: Iterable[tuple[str, str]]) -> str:
+    """Headers (without ``>``) and sequences as the text of a FASTA file, one line each."""
+    return "".join(f">{header}\n{sequence}\n" for header, sequence in records)
 
 
 def split_records(lines: Iterable[str], source: str | os.PathLike) -> Iterator[Record]:

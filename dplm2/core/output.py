@@ -1,6 +1,7 @@
-"""Copying a command's output to a log file."""
+"""Output of commands and notebooks: copies in log files, progress bars."""
 
 import contextlib
+import importlib.util
 import os
 import sys
 import threading
@@ -68,3 +69,24 @@ def _append(log: object, data: bytes) -> None:
     with contextlib.suppress(OSError, ValueError):
         log.write(data)
         log.flush()
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+def progress_bar(total: int, title: str | None, unit: str):  # noqa: ANN201
+    """A progress bar for a terminal or a notebook; without a title, or where the output is neither, it shows nothing.
+
+    Returns
+    -------
+    tqdm.tqdm
+    """
+    if in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm import tqdm
+    hidden = True if title is None else False if in_notebook() else None  # None: hidden unless a terminal
+    return tqdm(total=total, desc=title, unit=unit, disable=hidden)

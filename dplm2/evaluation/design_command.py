@@ -89,7 +89,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     """Options for folding, filters and the ranking."""
     parser.add_argument(
         "--fold",
-        choices=["self", "esmfold", "command"],
+        choices=["self", "esmfold", "esmfold2", "command"],
         help="folding program (default: the configuration's, else self)",
     )
     assignments: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}

@@ -13,6 +13,7 @@ import torch
 
 from dplm2.core.artifacts import fingerprint, sha256_of_file
 from dplm2.core.errors import DPLM2Error
+from dplm2.core.output import in_notebook
 from dplm2.cpu.process import prepare_process
 from dplm2.generation.bounds import check_memory, workload_of_requests, workload_of_settings
 from dplm2.generation.inputs import in_memory
@@ -42,8 +43,8 @@ class DPLM2:
     >>> model = DPLM2.from_pretrained("results/models/demo")
     >>> protein = model.generate("co-generation", lengths=[100], samples=1)[0]
     >>> protein.write("protein.pdb")
-    >>> folded = model.generate("folding", sequences=[protein.sequence])[0]
-    >>> redesigned = model.generate("inverse-folding", backbones=[folded.backbone])[0]
+    >>> folded = model.fold(protein.sequence)
+    >>> redesigned = model.design(folded, samples=4)
     >>> scaffolds = model.generate("scaffolding", problems=["config/motifs/1PRW.yaml"], samples=8)
 
     Parameters
@@ -146,7 +147,7 @@ class DPLM2:
         sequences: Sequence[str] | Mapping[str, str] = (),
         backbones: Sequence[np.ndarray] | Mapping[str, np.ndarray] = (),
         adjust: Adjust | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
         **settings: Any,
     ) -> list[Sample]:
         """Generate proteins.
@@ -167,7 +168,7 @@ class DPLM2:
         adjust
             Callback that may change logits (`dplm2.language.guidance`).
         progress
-            Show a progress bar.
+            Show a progress bar. None: in a notebook.
         **settings
             Any key of the configuration's section ``generation``; see ``config/README.md``.
 
@@ -188,7 +189,50 @@ class DPLM2:
         )
         given = in_memory(sequences, backbones, self._tokens_of)
         requests = self.requests(resolved, seed, chains, given)
-        return self.run(requests, resolved, seed, adjust=adjust, progress=progress)
+        shown = in_notebook() if progress is None else progress
+        return self.run(requests, resolved, seed, adjust=adjust, progress=shown)
+
+    def fold(self, sequences: str | Sequence[str] | Mapping[str, str], **options: Any) -> Sample | list[Sample]:
+        """Predict structures: `generate` with the task ``folding``.
+
+        Parameters
+        ----------
+        sequences
+            One sequence, or several (a list, or a mapping from names).
+        **options
+            Settings and keywords of `generate`.
+
+        Returns
+        -------
+        Sample or list of Sample
+            One for one sequence and one sample; several in the order given.
+        """
+        single = isinstance(sequences, str)
+        folded = self.generate("folding", sequences=[sequences] if single else sequences, **options)
+        return folded[0] if single and len(folded) == 1 else folded
+
+    def design(
+        self,
+        backbones: np.ndarray | Sample | str | os.PathLike | Sequence[np.ndarray] | Mapping[str, np.ndarray],
+        **options: Any,
+    ) -> list[Sample]:
+        """Design sequences for backbones: `generate` with the task ``inverse-folding``.
+
+        Parameters
+        ----------
+        backbones
+            A backbone (L, 3 or 4, 3) in angstrom, a sample, a structure file (``complex.pdb:A`` selects a chain), or
+            several backbones (a list, or a mapping from names).
+        **options
+            Settings and keywords of `generate`, such as ``samples=8``.
+        """
+        if isinstance(backbones, str | os.PathLike):
+            return self.generate("inverse-folding", chains=[backbones], **options)
+        if isinstance(backbones, Sample):
+            backbones = {backbones.sample_id: backbones.backbone}
+        elif isinstance(backbones, np.ndarray) and backbones.ndim == 3:
+            backbones = [backbones]
+        return self.generate("inverse-folding", backbones=backbones, **options)
 
     def settled(self, settings: GenerationSettings) -> GenerationSettings:
         """Settings completed with the model's defaults."""

@@ -16,6 +16,8 @@ import pyarrow as pa
 from dplm2.core import parquet
 from dplm2.core.artifacts import atomic_path
 from dplm2.core.errors import DPLM2Error
+from dplm2.core.fasta import fasta_text
+from dplm2.core.text import shortened
 from dplm2.generation.task import Motif
 
 SAMPLES_FILE = "samples.parquet"
@@ -44,9 +46,9 @@ SAMPLES = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
-    """A generated protein.
+    """A generated protein. In a notebook it shows itself.
 
     Parameters
     ----------
@@ -109,10 +111,71 @@ class Sample:
         """
         from dplm2.structures.writing import write_structure
 
+        write_structure(path, *self._structure())
+
+    def to_pdb(self) -> str:
+        """The backbone as the text of a PDB file, with pLDDT as B factors.
+
+        Raises
+        ------
+        DPLM2Error
+            If the sample has no backbone, or exceeds the PDB format.
+        """
+        from dplm2.structures.writing import structure_text
+
+        return structure_text("pdb", *self._structure(), entry=self.sample_id)
+
+    def to_mmcif(self) -> str:
+        """The backbone as the text of an mmCIF file; raises as `to_pdb`."""
+        from dplm2.structures.writing import structure_text
+
+        return structure_text("mmcif", *self._structure(), entry=self.sample_id)
+
+    def to_atom_array(self):  # noqa: ANN201
+        """The backbone as biotite's ``AtomArray``, with pLDDT as annotation ``b_factor``; raises as `to_pdb`."""
+        from dplm2.structures.writing import atom_array
+
+        return atom_array(*self._structure())
+
+    def to_fasta(self) -> str:
+        """The sequence as the text of a FASTA record.
+
+        Raises
+        ------
+        DPLM2Error
+            If the sample has no sequence.
+        """
+        if self.sequence is None:
+            raise DPLM2Error(f"{self.sample_id}: a sample of the task {self.task} without sequence")
+        return fasta_text([(self.sample_id, self.sequence)])
+
+    def view(self):  # noqa: ANN201
+        """The backbone in an interactive viewer, a ``py3Dmol.view`` to style further.
+
+        Raises
+        ------
+        DPLM2Error
+            If the sample has no backbone, or py3Dmol is not installed.
+        """
+        try:
+            import py3Dmol
+        except ImportError as error:
+            raise DPLM2Error("view() needs py3Dmol; install it with: pip install 'dplm2[notebook]'") from error
+        shown = py3Dmol.view(width=480, height=360)
+        shown.addModel(self.to_pdb(), "pdb")
+        shown.setStyle({"cartoon": {"color": "spectrum"}, "stick": {"radius": 0.1}})
+        shown.zoomTo()
+        return shown
+
+    def _structure(self) -> tuple[str, np.ndarray, np.ndarray | None]:
         if self.backbone is None:
             raise DPLM2Error(f"{self.sample_id}: a sample of the task {self.task} without structure")
         # Without a sequence the residues are alanines, as in the tokenizer's decoder.
-        write_structure(path, self.sequence or "A" * self.length, self.backbone, self.tokenizer_plddt)
+        return self.sequence or "A" * self.length, self.backbone, self.tokenizer_plddt
+
+    def __repr__(self) -> str:
+        shown = shortened(self.sequence) if self.sequence else "no sequence"
+        return f"Sample({self.sample_id!r}, {self.task}, {self.length} residues, {self.steps} steps, {shown})"
 
     def row(self, model: str) -> dict[str, Any]:
         """The sample as a row of ``samples.parquet``."""

@@ -6,11 +6,11 @@ A sample's random numbers depend only on the run's seed and its id, not on the o
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from dplm2.core.batching import by_length
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.memory import Result, split_on_out_of_memory
+from dplm2.core.output import progress_bar
 from dplm2.language.conditioning import Conditioning, sample_seed
 from dplm2.language.denoising import Adjust, Denoiser, Sampled, Uniforms
 from dplm2.language.layout import EDGES
@@ -104,16 +104,27 @@ def sample(
     if duplicates:
         raise DPLM2Error(f"{duplicates} of {len(conditionings)} sample ids occur more than once")
     results: dict[int, Sampled] = {}
+    steps = [conditioning.steps - conditioning.first_step for conditioning in conditionings]
 
     def work(batch: list[int]) -> list[Sampled]:
         chosen = [conditionings[index] for index in batch]
-        return _run(network, chosen, settings, seed, adjust, trajectory, before_step)
+        bar.n = finished_steps()  # a batch that ran out of memory begins again
 
-    finished_batches = in_batches(conditionings, token_budget, work)
-    with tqdm(total=len(conditionings), desc=progress, unit="sample", disable=None if progress else True) as bar:
-        for batch, finished in finished_batches:
-            results.update(zip(batch, finished, strict=True))
+        def step() -> None:
             bar.update(len(batch))
+            if before_step is not None:
+                before_step()
+
+        return _run(network, chosen, settings, seed, adjust, trajectory, step)
+
+    def finished_steps() -> int:
+        return sum(steps[index] for index in results)
+
+    with progress_bar(sum(steps), progress, "step") as bar:
+        for batch, finished in in_batches(conditionings, token_budget, work):
+            results.update(zip(batch, finished, strict=True))
+            bar.n = finished_steps()
+            bar.refresh()
             if done is not None:
                 done(finished)
     return [results[index] for index in range(len(conditionings))]

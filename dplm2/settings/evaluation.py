@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from dplm2.settings.designs import FilterSettings, RankingSettings
 from dplm2.settings.fields import Section, decides, operates, refers, section
-from dplm2.settings.files import OBTAIN_ESMFOLD, OBTAIN_FOLDSEEK, WEIGHTS
+from dplm2.settings.files import OBTAIN_ESMFOLD, OBTAIN_ESMFOLD2, OBTAIN_FOLDSEEK, WEIGHTS
 from dplm2.settings.generation import UNCONDITIONAL
 
 COMPARED = ("reconstruction", "co-generation", "backbone", "folding", "inverse-folding", "scaffolding")
@@ -48,6 +48,33 @@ class EsmfoldSettings(Section):
     residues_per_batch: int = operates(
         1024, "Maximum number of residues per batch, including padding; a longer chain forms a batch of its own.", ge=1
     )
+
+
+class Esmfold2Settings(Section):
+    """ESMFold2 by transformers' EsmFold2Model (transformers 5.16 or later)."""
+
+    model: str = refers(
+        "biohub/ESMFold2",
+        "Folder with weights in transformers' format, or a hub id: biohub/ESMFold2 or biohub/ESMFold2-Fast.",
+        min_length=1,
+        files=WEIGHTS,
+        hub=True,
+        obtain=OBTAIN_ESMFOLD2,
+    )
+    precision: Literal["float32", "bfloat16"] = decides(
+        "bfloat16", "Arithmetic of the weights; its authors recommend bfloat16."
+    )
+    samples: int | None = decides(
+        None,
+        "Structures drawn for each sequence, of which the one with the highest predicted TM-score is taken. null: as "
+        "the model's configuration says (8).",
+        ge=1,
+    )
+    steps: int | None = decides(
+        None, "Steps of the diffusion of coordinates. null: as the model's configuration says (68).", ge=1
+    )
+    loops: int | None = decides(None, "Passes of the trunk. null: as the model's configuration says (10).", ge=1)
+    seed: int = decides(0, "Seed of the diffusion; the seed of a sequence follows from it and the sequence.", ge=0)
 
 
 class CommandSettings(Section):
@@ -129,7 +156,7 @@ class FoldseekSettings(Section):
 class EvaluationSettings(Section):
     """Metrics, thresholds and backends.
 
-    The sections `self`, `esmfold`, `command`, `proteinmpnn` and `foldseek` may be
+    The sections `self`, `esmfold`, `esmfold2`, `command`, `proteinmpnn` and `foldseek` may be
     given only where the backend of that name is chosen: elsewhere they would have no effect."""
 
     reconstruction: tuple[str, ...] = refers(
@@ -142,10 +169,10 @@ class EvaluationSettings(Section):
         "Workflow: datasets on which the cross-entropy of masked tokens is measured for every model, for its "
         "initial state and for a unigram baseline; of a dataset that it was trained on, the training split.",
     )
-    folding_backend: Literal["self", "esmfold", "command"] = decides(
+    folding_backend: Literal["self", "esmfold", "esmfold2", "command"] = decides(
         "self",
-        "Method that folds designed sequences: self (the model that designed them; works offline), esmfold "
-        "(transformers), command (an external program).",
+        "Method that folds designed sequences: self (the model that designed them; works offline), esmfold or "
+        "esmfold2 (transformers), command (an external program).",
         readers=FOLDED,
     )
     self: SelfSettings | None = decides(
@@ -154,6 +181,11 @@ class EvaluationSettings(Section):
     esmfold: EsmfoldSettings | None = decides(
         None,
         "ESMFold by transformers' EsmForProteinFolding. null: default settings if the backend is chosen.",
+        readers=FOLDED,
+    )
+    esmfold2: Esmfold2Settings | None = decides(
+        None,
+        "ESMFold2 by transformers' EsmFold2Model. null: default settings if the backend is chosen.",
         readers=FOLDED,
     )
     command: CommandSettings | None = decides(
@@ -283,6 +315,7 @@ class EvaluationSettings(Section):
         chosen = {
             "self": "self" in (given.get("folding_backend", "self"), given.get("inverse_folding_backend")),
             "esmfold": given.get("folding_backend") == "esmfold",
+            "esmfold2": given.get("folding_backend") == "esmfold2",
             "foldseek": "foldseek" in (given.get("diversity"), given.get("novelty")),
         }
         return {**given, **{name: {} for name, used in chosen.items() if used and given.get(name) is None}}
@@ -292,6 +325,7 @@ class EvaluationSettings(Section):
         folds, designs = self.folding_backend, self.inverse_folding_backend
         yield "self", "self" in (folds, designs), "folding_backend or inverse_folding_backend: self"
         yield "esmfold", folds == "esmfold", "folding_backend: esmfold"
+        yield "esmfold2", folds == "esmfold2", "folding_backend: esmfold2"
         yield "command", folds == "command", "folding_backend: command"
         yield "proteinmpnn", designs == "proteinmpnn", "inverse_folding_backend: proteinmpnn"
         yield "foldseek", "foldseek" in (self.diversity, self.novelty), "diversity or novelty: foldseek"
@@ -310,13 +344,13 @@ class EvaluationSettings(Section):
         if self.novelty == "foldseek" and self.foldseek is not None and self.foldseek.database is None:
             yield "foldseek.database: missing; novelty: foldseek needs a database of known structures"
         if self.folding_baseline and self.folding_backend == "self":
-            yield "folding_baseline: needs folding_backend: esmfold or command; the model cannot be its own baseline"
+            yield "folding_baseline: needs another folding_backend than self; the model cannot be its own baseline"
 
     def without_effect(self, reader: str) -> set[str]:
         """Fields that a task reads only under a condition that does not hold."""
         idle = set()
         if reader == "folding" and not self.folding_baseline:
-            idle |= {"folding_backend", "self", "esmfold", "command"}
+            idle |= {"folding_backend", "self", "esmfold", "esmfold2", "command"}
         if self.diversity == "none":
             idle.add("cluster_tm_score")
         return idle

@@ -1,8 +1,10 @@
 """Writing one chain's backbone as a structure file for any viewer."""
 
 import gzip
+import io
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -44,11 +46,29 @@ def write_structure(
         raise DPLM2Error(f"{path}: a backbone has the shape (residues, 3 or 4, 3), not {backbone_LAX.shape}")
     if len(sequence) != len(backbone_LAX) or (plddt_L is not None and len(plddt_L) != len(sequence)):
         raise DPLM2Error(f"{path}: {len(sequence)} letters for a backbone of {len(backbone_LAX)} residues")
-    if ending == ".pdb" and (len(sequence) > LONGEST_PDB_CHAIN or np.nanmax(np.abs(backbone_LAX), initial=0) >= 1000):
-        raise DPLM2Error(f"{path}: this chain exceeds the limits of the PDB format; write .bcif or .cif instead")
+    _refuse_beyond_pdb(path, ending.removeprefix("."), sequence, backbone_LAX)
     atoms = atom_array(sequence, backbone_LAX, plddt_L)
     with atomic_path(path) as temporary:
         _write(temporary, ending, atoms, entry=path.name[: -len(ending)] or "model")
+
+
+def structure_text(
+    kind: Literal["pdb", "mmcif"], sequence: str, backbone_LAX: np.ndarray, plddt_L: np.ndarray | None, entry: str
+) -> str:
+    """One chain as the text of a PDB or mmCIF file; parameters as of `write_structure`.
+
+    Raises
+    ------
+    DPLM2Error
+        If no atom has coordinates, or the chain exceeds the PDB format.
+    """
+    _refuse_beyond_pdb(entry, kind, sequence, backbone_LAX)
+    return _text(kind, atom_array(sequence, backbone_LAX, plddt_L), entry)
+
+
+def _refuse_beyond_pdb(what: str | os.PathLike, kind: str, sequence: str, backbone_LAX: np.ndarray) -> None:
+    if kind == "pdb" and (len(sequence) > LONGEST_PDB_CHAIN or np.nanmax(np.abs(backbone_LAX), initial=0) >= 1000):
+        raise DPLM2Error(f"{what}: this chain exceeds the limits of the PDB format; write .bcif or .cif instead")
 
 
 def atom_array(sequence: str, backbone_LAX: np.ndarray, plddt_L: np.ndarray | None):  # noqa: ANN202
@@ -69,25 +89,37 @@ def atom_array(sequence: str, backbone_LAX: np.ndarray, plddt_L: np.ndarray | No
     return atoms
 
 
-def _write(path: Path, ending: str, atoms, entry: str) -> None:  # noqa: ANN001
+def _text(kind: str, atoms, entry: str) -> str:  # noqa: ANN001
     from biotite.structure.io import pdb, pdbx
 
-    if ending == ".pdb":
+    stream = io.StringIO()
+    if kind == "pdb":
         file = pdb.PDBFile()
         file.set_structure(atoms)
-        with path.open("w", encoding="ascii") as stream:
-            file.write(stream)
-            stream.write("END\n")
-        return
-    file = pdbx.CIFFile() if ending == ".cif" else pdbx.BinaryCIFFile()
-    if len(atoms):
-        pdbx.set_structure(file, atoms, data_block=entry)
-    else:
+        file.write(stream)
+        return stream.getvalue() + "END\n"
+    file = pdbx.CIFFile()
+    _set_structure(file, atoms, entry)
+    file.write(stream)
+    return stream.getvalue()
+
+
+def _set_structure(file, atoms, entry: str) -> None:  # noqa: ANN001
+    from biotite.structure.io import pdbx
+
+    if not len(atoms):
         raise DPLM2Error(f"{entry}: no atom has coordinates, nothing to write")
-    if ending == ".cif":
-        with path.open("w", encoding="utf-8") as stream:
-            file.write(stream)
+    pdbx.set_structure(file, atoms, data_block=entry)
+
+
+def _write(path: Path, ending: str, atoms, entry: str) -> None:  # noqa: ANN001
+    from biotite.structure.io import pdbx
+
+    if ending in (".pdb", ".cif"):
+        path.write_text(_text("pdb" if ending == ".pdb" else "mmcif", atoms, entry), encoding="utf-8")
         return
+    file = pdbx.BinaryCIFFile()
+    _set_structure(file, atoms, entry)
     file = pdbx.compress(file)
     with path.open("wb") as stream:
         if ending == ".bcif.gz":

@@ -1,5 +1,7 @@
 """Folding backends: the contract, the cache, ESMFold in its real format, external programs."""
 
+import io
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.backends.command import CommandBackend
-from dplm2.evaluation.backends.folding import Failure, Folded, predict
+from dplm2.evaluation.backends.folding import Failure, Folded, name_of, predict
 from dplm2.evaluation.backends.sequence_design import read_designs
-from dplm2.settings.evaluation import CommandSettings, EsmfoldSettings
+from dplm2.settings.evaluation import CommandSettings, Esmfold2Settings, EsmfoldSettings
 
 SEQUENCES = ["ACDEFGHIKL", "MNPQRSTVWYAC", "ACDEFGHIKL", "GGGGGG"]
 
@@ -147,6 +150,89 @@ def test_esmfold_in_bfloat16_is_finite_and_close(esmfold_folder):
     )
     assert np.isfinite(half.backbone).all()
     assert np.abs(full.plddt - half.plddt).max() < 5
+
+
+# --- ESMFold2 ---
+
+
+@pytest.fixture(scope="module")
+def esmfold2_folder(tmp_path_factory) -> Path:
+    """A small ESMFold2 with random weights, in the published format."""
+    transformers = pytest.importorskip("transformers", "5.16", "needs transformers with ESMFold2")
+    torch.manual_seed(0)
+    atoms = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "num_spatial_rope_pairs_per_axis": 1, "num_uid_rope_pairs": 1,
+    }  # fmt: skip
+    denoiser = {
+        "hidden_size": 16, "fourier_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 16, "pair_intermediate_size": 8, "atom_encoder": {**atoms, "output_dim": 16},
+    }  # fmt: skip
+    config = transformers.EsmFold2Config(
+        hidden_size=16, pairwise_hidden_size=8, single_inputs_size=99, pair_transition_intermediate_size=16,
+        num_loops=1, folding_trunk_num_hidden_layers=1, parcae_num_coda_layers=1,
+        atom_encoder={**atoms, "output_dim": 32},
+        structure_head={
+            "diffusion_module": denoiser, "num_distogram_bins": 8, "num_diffusion_samples": 2, "inference_num_steps": 3
+        },
+        confidence_head={
+            "num_hidden_layers": 1, "num_plddt_bins": 5, "num_pde_bins": 4, "num_pae_bins": 4, "distogram_bins": 8
+        },
+        msa_encoder={
+            "hidden_size": 8, "outer_hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "head_dim": 4, "intermediate_size": 8,
+        },
+        lm_encoder={"num_hidden_layers": 1},
+        esmc_config={"model_type": "esmc", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    )  # fmt: skip
+    model = transformers.EsmFold2Model(config)
+    torch.nn.init.normal_(model.confidence_head.plddt_weight)  # zero until it is trained
+    folder = tmp_path_factory.mktemp("esmfold2")
+    model.save_pretrained(folder)
+    return folder
+
+
+def esmfold2(folder: Path, **changed):
+    from dplm2.evaluation.backends.esmfold2 import Esmfold2
+
+    return Esmfold2(Esmfold2Settings.make(**{"model": str(folder), "precision": "float32", **changed}))
+
+
+def test_esmfold2_equals_the_file_that_transformers_writes(esmfold2_folder):
+    from biotite.structure.io import pdb
+
+    backend = esmfold2(esmfold2_folder)
+    ours = backend.fold([SEQUENCES[0]])[0]
+    torch.manual_seed(int(name_of(SEQUENCES[0])[:8], 16))
+    text = io.StringIO(backend.model.infer_protein_as_pdb(SEQUENCES[0]))
+    theirs = pdb.PDBFile.read(text).get_structure(model=1, extra_fields=["b_factor"])
+    backbone = theirs.coord[np.isin(theirs.atom_name, ["N", "CA", "C", "O"])].reshape(-1, 4, 3)
+    np.testing.assert_allclose(ours.backbone, backbone, atol=6e-4)  # the file has three decimals
+    np.testing.assert_allclose(ours.plddt, 100 * theirs.b_factor[theirs.atom_name == "CA"], atol=0.6)
+    assert np.ptp(ours.plddt) > 1
+
+
+def test_esmfold2_does_not_depend_on_earlier_predictions(esmfold2_folder):
+    backend = esmfold2(esmfold2_folder)
+    state = torch.get_rng_state()
+    alone = backend.fold([SEQUENCES[1]])[0]
+    after = backend.fold(SEQUENCES[:2])[1]
+    np.testing.assert_array_equal(alone.backbone, after.backbone)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = esmfold2(esmfold2_folder, seed=1)
+    assert other.fingerprint != backend.fingerprint
+    assert not np.allclose(other.fold([SEQUENCES[1]])[0].backbone, alone.backbone)
+
+
+def test_error_for_missing_esmfold2_weights_says_how_to_get_them(tmp_path, esmfold2_folder):
+    with pytest.raises(DPLM2Error, match="hf download biohub/ESMFold2"):
+        esmfold2(tmp_path)
+    shutil.copytree(esmfold2_folder, tmp_path / "cut")
+    weights = load_file(tmp_path / "cut" / "model.safetensors")
+    save_file({key: value for key, value in weights.items() if "distogram_head" not in key},
+              tmp_path / "cut" / "model.safetensors", {"format": "pt"})  # fmt: skip
+    with pytest.raises(DPLM2Error, match="lacks weights .distogram_head"):
+        esmfold2(tmp_path / "cut")
 
 
 def test_error_for_missing_esmfold_weights_says_how_to_get_them(tmp_path, esmfold_folder):

@@ -222,7 +222,7 @@ CONTRADICTIONS = [
     (
         EvaluationSettings,
         {"folding_baseline": True},
-        "folding_baseline: needs folding_backend: esmfold or command",
+        "folding_baseline: needs another folding_backend than self",
         {"folding_baseline": True, "folding_backend": "esmfold"},
     ),
 ]

@@ -48,7 +48,7 @@ class Esmfold:
             self.model.esm.bfloat16()
         self.device = torch.device(device)
         revision = getattr(self.model.config, "_commit_hash", None)
-        self.fingerprint = fingerprint([_identity(settings.model), revision, settings.precision, settings.recycles])
+        self.fingerprint = fingerprint([identity_of(settings.model), revision, settings.precision, settings.recycles])
 
     def batches(self, sequences: Sequence[str]) -> Iterable[list[str]]:
         """Groups of similar length within the budget of residues."""
@@ -108,8 +108,8 @@ def _open(source: str) -> EsmForProteinFolding:
     return model
 
 
-def _identity(source: str) -> str:
-    """Identity of the weights: the files of a folder, else the hub id."""
+def identity_of(source: str) -> str:
+    """Identity of weights: the files of a folder, else the hub id."""
     folder = Path(source)
     if not folder.is_dir():
         return source

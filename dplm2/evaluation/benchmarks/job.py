@@ -103,6 +103,10 @@ class Job:
             from dplm2.evaluation.backends.esmfold import Esmfold
 
             return Esmfold(chosen, self.device)
+        if name == "esmfold2":
+            from dplm2.evaluation.backends.esmfold2 import Esmfold2
+
+            return Esmfold2(chosen, self.device)
         if name == "command":
             from dplm2.evaluation.backends.command import CommandBackend
 
