@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import torch
 
-from dplm2.core.errors import DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
+from dplm2.core.text import readable_size
 
 _log = logging.getLogger(__name__)
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
@@ -92,3 +93,10 @@ def total_memory(device: torch.device | str = "cpu") -> int:
         with contextlib.suppress(OSError, ValueError):  # not there, or "max"
             sizes.append(int(Path(limit).read_text()))
     return min(sizes)
+
+
+def refuse_beyond_memory(subject: str, estimate: float, available: int, remedy: str) -> None:
+    """Raise ConfigError if something would need more than the available bytes; the message contains the estimate."""
+    if estimate > available:
+        required, present = readable_size(estimate), readable_size(available)
+        raise ConfigError(f"{subject} would need at least {required} of memory, of {present} here; {remedy}")

@@ -6,10 +6,8 @@ A run that passes may still run out of memory: it is then split, or the error re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dplm2.core.errors import ConfigError
-from dplm2.core.memory import total_memory
-from dplm2.core.text import readable_size
-from dplm2.generation.task import Request
+from dplm2.core.memory import refuse_beyond_memory, total_memory
+from dplm2.generation.task import Request, Target
 from dplm2.language.network import MultimodalEsm
 from dplm2.settings.generation import UNCONDITIONAL, GenerationSettings, LengthRange
 
@@ -84,24 +82,37 @@ def check_memory(
     ConfigError
         If they cannot; the message contains the estimate.
     """
-    config = network.model.config
-    width = HIDDEN_VECTORS * config.hidden_size + config.intermediate_size
-    longest = BYTES * len(settings.tracks) * workload.longest * width
+    longest = BYTES * len(settings.tracks) * workload.longest * _numbers_per_token(network)
     if pair_width is not None:
         longest = max(longest, PAIR_REPRESENTATIONS * BYTES * pair_width * workload.longest**2)
     device_memory = total_memory(network.device)
     subject = f"{workload.name}: a protein of {workload.longest:,} residues"
-    _check_estimate(subject, longest, device_memory, "choose a shorter one")
+    refuse_beyond_memory(subject, longest, device_memory, "choose a shorter one")
     all_samples = workload.samples * BYTES_PER_SAMPLE + workload.residues * BYTES_PER_RESIDUE
-    _check_estimate(
+    refuse_beyond_memory(
         f"samples: {workload.samples:,} of {workload.residues:,} residues in total", all_samples, total_memory(),
         "generate them in several runs with different seeds",
     )  # fmt: skip
     candidates = settings.best_of * (BYTES_PER_SAMPLE + workload.longest * BYTES_PER_CANDIDATE_RESIDUE)
-    _check_estimate(f"best_of: {settings.best_of:,} candidates", candidates, total_memory(), "choose fewer")
+    refuse_beyond_memory(f"best_of: {settings.best_of:,} candidates", candidates, total_memory(), "choose fewer")
 
 
-def _check_estimate(subject: str, estimate: float, available: int, remedy: str) -> None:
-    if estimate > available:
-        required, present = readable_size(estimate), readable_size(available)
-        raise ConfigError(f"{subject} would need at least {required} of memory, of {present} here; {remedy}")
+def check_network(proteins: Sequence[Target], network: MultimodalEsm) -> None:
+    """Check that the longest protein can pass through the network.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot; the message contains the estimate.
+    """
+    longest = max(proteins, key=lambda protein: protein.length, default=None)
+    if longest is not None:
+        tracks = (longest.sequence is not None) + (longest.structure_tokens is not None)
+        subject = f"{longest.name}: a protein of {longest.length:,} residues"
+        estimate = BYTES * tracks * longest.length * _numbers_per_token(network)
+        refuse_beyond_memory(subject, estimate, total_memory(network.device), "leave it out")
+
+
+def _numbers_per_token(network: MultimodalEsm) -> int:
+    config = network.model.config
+    return HIDDEN_VECTORS * config.hidden_size + config.intermediate_size

@@ -20,6 +20,7 @@ from dplm2.core.artifacts import fingerprint, make_folder
 from dplm2.core.batching import by_length
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.memory import split_on_out_of_memory
+from dplm2.generation.bounds import check_network
 from dplm2.generation.model import DPLM2
 from dplm2.generation.proteins import ids_of
 from dplm2.generation.task import Target
@@ -98,12 +99,13 @@ def embed(model: DPLM2, targets: Sequence[Target], embedding: Embedding | None =
     Raises
     ------
     ConfigError
-        If the network lacks a layer.
+        If the network lacks a layer, or a protein is too long for the memory.
     DPLM2Error
         If a protein does not fit into memory, or its values into float16; the message names it.
     """
     embedding = embedding or Embedding()
     layers = embedding.resolved(model.network.depth)
+    check_network(targets, model.network)
     ids = [ids_of(target, model.vocabulary) for target in targets]
     vectors: list[Vectors] = [{} for _ in targets]
 

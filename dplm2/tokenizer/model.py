@@ -20,7 +20,7 @@ from dplm2.core.artifacts import read_json_object, write_json
 from dplm2.core.batching import by_length
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.folders import Conversion, local_folder
-from dplm2.core.memory import Result, split_on_out_of_memory
+from dplm2.core.memory import Result, refuse_beyond_memory, split_on_out_of_memory, total_memory
 from dplm2.core.tensors import check_layers, check_tensors, save_tensors
 from dplm2.cpu.process import prepare_process
 from dplm2.geometry.frames import place_oxygens
@@ -40,6 +40,7 @@ NOT_ARCHITECTURE = {
     *("gradual_steps", "commitment_weight", "entropy_weight", "entropy_temperature", "uniformity_weight"),
 }
 DEFAULT_TOKEN_BUDGET = 2000
+BYTES_PER_PAIR_OF_RESIDUES = 12  # of the encoder: the differences between all C-alpha atoms
 # Maximum number of residue pairs of chains decoded together: on a CPU, more exceed its cache and take up to twice the
 # time.
 MAX_PAIRS = {"cpu": 40_000}
@@ -201,11 +202,20 @@ class StructureTokenizer(nn.Module):
         ------
         DPLM2Error
             If a backbone has a different shape.
+        ConfigError
+            If a chain is too long for the memory; nothing has been allocated.
         """
         single = not isinstance(backbones, list | tuple)
         chains = [as_backbone(backbone) for backbone in ([backbones] if single else backbones)]
         if self.settings.encoder.bridge_gaps:
             chains = [bridge_gaps(chain) for chain in chains]
+        longest = max(map(len, chains), default=0)
+        refuse_beyond_memory(
+            f"encoding: a chain of {longest:,} residues",
+            BYTES_PER_PAIR_OF_RESIDUES * longest**2,
+            total_memory(self.device),
+            "leave it out",
+        )
         tokens = [np.zeros(len(chain), np.uint16) for chain in chains]
         self.eval()
         is_narrow = self.settings.encoder.node_scalars < MIN_CHANNELS_FOR_BFLOAT16

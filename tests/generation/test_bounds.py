@@ -8,6 +8,8 @@ import pytest
 from dplm2.core.errors import ConfigError
 from dplm2.core.memory import total_memory
 from dplm2.generation import bounds
+from dplm2.generation.task import Target
+from dplm2.representations.embedding import embed
 
 BILLION = 10**9
 
@@ -49,6 +51,18 @@ def test_excessive_requests_are_refused_before_allocation(model, monkeypatch, ta
     finally:
         tracemalloc.stop()
     assert message in str(refusal.value) and "64.0 GB here" in str(refusal.value)
+
+
+def test_protein_beyond_the_memory_is_refused_by_embeddings(model, monkeypatch):
+    monkeypatch.setattr(bounds, "total_memory", lambda *_: 10**6)
+    with pytest.raises(ConfigError, match="long: a protein of 5,000 residues would need at least .* of memory"):
+        embed(model, [Target("short", "MKT", None), Target("long", "M" * 5000, None)])
+
+
+def test_chain_beyond_the_memory_is_refused_by_the_encoder(model, monkeypatch):
+    monkeypatch.setattr("dplm2.tokenizer.model.total_memory", lambda *_: 10**9)
+    with pytest.raises(ConfigError, match="encoding: a chain of 10,000 residues would need at least 1.2 GB"):
+        model.tokenizer.encode(np.zeros((10_000, 4, 3), np.float32))
 
 
 def test_estimate_is_within_a_factor_of_two_of_measured_memory():
