@@ -1,15 +1,23 @@
 # make demo   sets up everything in .venv and runs the whole workflow on the bundled structures
 # make test   sets up everything if need be and runs the test suite
+# make docs   builds the documentation site in build/docs
+# make nightly   installs the wheel with each Python found here, outside of the repository, and runs it
 # make mutate PATHS=dplm2/geometry   plants random faults there, one at a time, and lists those that no test notices
-PYTHON ?= python3.11
+PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
+# The first that runs, is not too old and can create environments.
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach name,$(PYTHONS),$(shell $(name) -c '$(USABLE)' > /dev/null 2>&1 && echo $(name))))
+# Index of a build of torch; empty: that of the package index. On Linux the latter has the CUDA build, which is large.
+TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi > /dev/null || echo https://download.pytorch.org/whl/cpu)
 CORES ?= 2
 FAULTS ?= 100
 VENV := $(CURDIR)/.venv
+PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 export PATH := $(VENV)/bin:$(PATH)
 # Results do not depend on a hub: everything that the demo and the tests need is in the repository.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test mutate lint format clean
+.PHONY: help install demo test docs nightly mutate lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,11 +25,12 @@ help:
 
 install: $(VENV)/.installed
 
-# The CPU build of torch is enough here; constraints.txt pins the set of versions that was tested.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "no Python 3.11 or newer with venv found (tried $(PYTHONS)); name one: make install PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@[ -z "$(TORCH_INDEX)" ] || $(PIP) --timeout 10 --retries 1 --no-deps --index-url $(TORCH_INDEX) torch \
+	    || echo "No build of torch from $(TORCH_INDEX): the one of the package index is used."
+	$(PIP) --editable '.[test]'
 	touch $@
 
 demo: install
@@ -30,6 +39,13 @@ demo: install
 
 test: install
 	python -m pytest --numprocesses $(CORES) --dist loadgroup
+
+docs: install
+	sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "open build/docs/index.html"
+
+nightly: install
+	DPLM2_NIGHTLY=1 python -m pytest -m nightly
 
 mutate: install
 	python -m tests.mutate $(PATHS) --number $(FAULTS)
