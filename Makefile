@@ -6,7 +6,7 @@
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
 # The first that runs, is not too old and can create environments.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(firstword $(foreach name,$(PYTHONS),$(shell $(name) -c '$(USABLE)' > /dev/null 2>&1 && echo $(name))))
+PYTHON ?= $(shell for name in $(PYTHONS); do $$name -c '$(USABLE)' > /dev/null 2>&1 && echo $$name && break; done)
 # Index of a build of torch; empty: that of the package index. On Linux the latter has the CUDA build, which is large.
 TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi > /dev/null || echo https://download.pytorch.org/whl/cpu)
 CORES ?= 2

@@ -28,7 +28,7 @@ extensions = [
 ]
 exclude_patterns: list[str] = []
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["html_image"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # notebooks are stored with their outputs, which a test reproduces
 
