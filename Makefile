@@ -28,7 +28,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "no Python 3.11 or newer with venv found (tried $(PYTHONS)); name one: make install PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@[ -z "$(TORCH_INDEX)" ] || $(PIP) --timeout 10 --retries 1 --no-deps --index-url $(TORCH_INDEX) torch \
+	@[ -z "$(TORCH_INDEX)" ] || $(PIP) --quiet --quiet --timeout 10 --retries 1 --no-deps --index-url $(TORCH_INDEX) torch \
 	    || echo "No build of torch from $(TORCH_INDEX): the one of the package index is used."
 	$(PIP) --editable '.[test]'
 	touch $@

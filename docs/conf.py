@@ -32,7 +32,9 @@ myst_enable_extensions = ["html_image"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # notebooks are stored with their outputs, which a test reproduces
 
-autodoc_typehints = "none"  # numpydoc has the types
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 100
 autosummary_generate = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
