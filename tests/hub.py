@@ -162,10 +162,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(503, b"", {})
         elif path.startswith("cdn/"):
             self._content(*self._stored(path.removeprefix("cdn/")))
-        elif path.startswith("api/"):
+        elif path.startswith(("api/models/", "api/datasets/")):
             name, rest = _repository(path.removeprefix("api/").removeprefix("models/"))
             if commit := self._commit(name, rest[1] if rest else "main"):
-                self._describe(name, commit)
+                (self._list if rest[:1] == ["tree"] else self._describe)(name, commit)
+        elif path.startswith("api/"):
+            self._refuse(404, "NotFound")
         else:
             name, (_, revision, *file) = _repository(path)
             if commit := self._commit(name, revision, for_files=True):
@@ -199,6 +201,11 @@ class _Handler(BaseHTTPRequestHandler):
             "private": False,
         }
         self._send(200, json.dumps(described).encode(), {"Content-Type": "application/json"})
+
+    def _list(self, name: str, commit: str) -> None:
+        files = self.hub.repositories[name].commits[commit]
+        listed = [{"type": "file", "path": file, "size": len(data), "oid": "0"} for file, data in files.items()]
+        self._send(200, json.dumps(listed).encode(), {"Content-Type": "application/json"})
 
     def _file(self, name: str, commit: str, file: str) -> None:
         repository = self.hub.repositories[name]
