@@ -205,7 +205,7 @@ def run_fetch(options: argparse.Namespace) -> int:
         return _fetch_tables(tables.hub, options.list, options.manifest)
     settings = choose(options, "datasets", fetch=given).section.fetch
     source = FetchSource(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(FetchSource)})
-    if str(options.list) == NAME and not options.list.exists():
+    if str(options.list) == NAME and not options.list.is_file():
         if options.manifest:
             raise ConfigError(f"--manifest: not for {NAME}, which are several folders; fetch each list by itself")
         parts = benchmark_targets(source, Path.cwd())

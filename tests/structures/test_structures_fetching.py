@@ -217,6 +217,7 @@ def test_one_command_downloads_all_inputs_of_the_benchmarks(server, tmp_path, ca
         (tmp_path / "config/test_sets").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"config/test_sets/{name}.txt").write_text("# of the paper\n" + "\n".join(lines) + "\n")
     shutil.copytree(root / "config/motifs", tmp_path / "config/motifs")
+    (tmp_path / "benchmarks").mkdir()  # as in a checkout, whose folder of this name is no list
     monkeypatch.chdir(tmp_path)
     call = ["structures", "fetch", "benchmarks", "--out", "benchmark"]
     call += ["--set", f"fetch.pdb_address={server}/good/{{id}}.bcif.gz"]
