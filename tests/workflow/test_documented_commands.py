@@ -118,7 +118,6 @@ class Reader:
         for old, new in places.items():
             given = [word.replace(old, new) for word in given]
         if "--software-deployment-method" in given and shutil.which("conda") is None:
-            del given[given.index("--software-deployment-method") :][:2]
             given = [word for word in given if word not in ("--software-deployment-method", "conda")]
         if self.page in OWN_STRUCTURES:
             given = ["structures", *given]
