@@ -30,7 +30,7 @@ exclude_patterns: list[str] = []
 
 myst_enable_extensions = ["html_image"]
 myst_heading_anchors = 4
-nb_execution_mode = "off"  # notebooks are stored with their outputs, which a test reproduces
+nb_execution_mode = "off"  # a test runs the notebook
 
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

@@ -1,7 +1,8 @@
 """Every command of the README and the documentation is run; where that takes a network, more than this machine or more
 than seconds, as far as it goes without.
 
-docs/scores.md and docs/designs.md have tests of their own (tests/scoring, tests/evaluation).
+docs/scores.md, docs/designs.md and docs/first-designs.md have tests of their own (tests/scoring, tests/evaluation,
+tests/test_first_designs.py).
 """
 
 import gzip
@@ -24,7 +25,7 @@ from tests import hub
 from tests.documentation import PAGES, commands, examples
 from tests.workflow.conftest import DEMO, ROOT
 
-TESTED_ELSEWHERE = {"docs/scores.md", "docs/designs.md"}
+TESTED_ELSEWHERE = {"docs/scores.md", "docs/designs.md", "docs/first-designs.md"}
 OWN_STRUCTURES = {"README.md", "docs/own-structures.md"}  # their runs clean structures; others are planned
 TOOLS = Path(sys.executable).parent
 PLAN = ["--dry-run", "--quiet", "rules"]
