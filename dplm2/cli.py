@@ -97,7 +97,9 @@ COMMANDS = {
         "ACTION",
     ),
     "embed": Command("write a model's representations of proteins", ("dplm2.representations.embed_command:add_embed",)),
-    "probe": Command("fit a linear probe on representations", ("dplm2.representations.probe_command:add_probe",)),
+    "probe": Command(
+        "predict labels: probes on representations, fine-tuning", ("dplm2.representations.probe_command:add_probe",)
+    ),
     "status": Command("list artifacts, training progress and caches", ("dplm2.report.status:add_status",)),
     "clean": Command("remove training states that no configuration refers to", ("dplm2.report.status:add_clean",)),
 }

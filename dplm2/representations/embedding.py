@@ -25,7 +25,7 @@ from dplm2.generation.model import DPLM2
 from dplm2.generation.proteins import ids_of
 from dplm2.generation.task import Target
 from dplm2.language.layout import EDGES, join
-from dplm2.language.vocabulary import TRACKS, Track
+from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
 
 Pool = Literal["mean", "first", "none"]
 Numbers = Literal["float32", "float16"]
@@ -177,11 +177,15 @@ def _kept(hidden_BHD: Tensor, ids_BH: Tensor, ids, model: DPLM2, embedding: Embe
         return [own[: len(residues)].reshape(-1) for own, residues in zip(stored, ids, strict=True)]
     if embedding.pool == "first":
         return list(hidden_BHD[:, 0].to(dtype).cpu().numpy())
-    vocabulary = model.vocabulary
+    means_BD, some_B = mean_of_known(hidden_BHD, ids_BH, model.vocabulary, track)
+    return [own if some else None for own, some in zip(means_BD.to(dtype).cpu().numpy(), some_B.tolist(), strict=True)]
+
+
+def mean_of_known(hidden_BHD: Tensor, ids_BH: Tensor, vocabulary: Vocabulary, track: Track) -> tuple[Tensor, Tensor]:
+    """Mean (B, D), in float32, over the known residues of a track, and whether (B,) there are any."""
     known_BH = (ids_BH != vocabulary.mask(track)) & ~vocabulary.is_edge(ids_BH)
     sums_BD = torch.bmm(known_BH.float().unsqueeze(1), hidden_BHD.float()).squeeze(1)
-    means = (sums_BD / known_BH.sum(1, keepdim=True).clamp(min=1)).to(dtype).cpu().numpy()
-    return [own if some else None for own, some in zip(means, known_BH.any(1).tolist(), strict=True)]
+    return sums_BD / known_BH.sum(1, keepdim=True).clamp(min=1), known_BH.any(1)
 
 
 def embed_folder(model: DPLM2, targets: Sequence[Target], embedding: Embedding, out: Path) -> int:

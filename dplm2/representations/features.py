@@ -13,6 +13,7 @@ import pyarrow as pa
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import clean_sequence
 from dplm2.core.text import shown
+from dplm2.generation.inputs import read_targets
 from dplm2.generation.model import DPLM2
 from dplm2.generation.proteins import TrackChoice, read_proteins
 from dplm2.generation.task import Target
@@ -21,8 +22,8 @@ from dplm2.representations.tasks import Task
 _TRACKS = {"both": ("sequence", "structure"), "sequence": ("sequence",), "structure": ("structure",)}
 
 
-def proteins_of(task: Task, path: Path, model: DPLM2, tracks: TrackChoice = "both") -> list[Target]:
-    """The proteins that a task table describes, each once.
+def proteins_of(task: Task, path: Path, model: DPLM2 | None, tracks: TrackChoice = "both") -> list[Target]:
+    """The proteins that a task table describes, each once; without a model, their sequences alone.
 
     Raises
     ------
@@ -48,14 +49,15 @@ def _is_empty(cell) -> bool:  # noqa: ANN001
     return cell is None or isinstance(cell, str) and not cell.strip() or isinstance(cell, float) and np.isnan(cell)
 
 
-def _target(name: str, cells: Sequence, path: Path, place: str, model: DPLM2, tracks: TrackChoice) -> Target:
+def _target(name: str, cells: Sequence, path: Path, place: str, model: DPLM2 | None, tracks: TrackChoice) -> Target:
     sequence, file, tokens = (None if _is_empty(cell) else cell for cell in cells)
     if sequence is not None:
         sequence = clean_sequence(sequence, place, to_generate=True)
     if tokens is not None:
         tokens = _tokens(tokens, place)
     if file is not None and tokens is None:
-        given = read_proteins(model, [path.parent / file])
+        source = [path.parent / file]
+        given = read_targets(source) if model is None else read_proteins(model, source)
         if len(given) != 1:
             raise DPLM2Error(f"{place}: {file} has {len(given)} chains; choose one, as in complex.pdb:A")
         if sequence is not None and sequence != given[0].sequence:

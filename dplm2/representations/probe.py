@@ -46,6 +46,11 @@ class Items:
     rows: np.ndarray
     positions: np.ndarray
 
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a probe."""
+        return 1 if self.base == "regression" else len(self.names)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -87,16 +92,24 @@ def items_of(task: Task, features: Sequence[np.ndarray]) -> tuple[Items, np.ndar
     DPLM2Error
         If a protein has another number of labels than residues; the message names row and protein.
     """
+    items = labelled_items(task, [len(own) for own in features])
+    if not task.is_of_residues:
+        return items, np.stack(features).astype(np.float64)
+    places = zip(items.rows, items.positions, strict=True)
+    return items, np.stack([features[row][position - 1] for row, position in places]).astype(np.float64)
+
+
+def labelled_items(task: Task, lengths: Sequence[int]) -> Items:
+    """The items of a task whose proteins have these numbers of residues; see `items_of`."""
     base: Base = task.kind.removeprefix("residue-")
     if not task.is_of_residues:
         rows, positions = np.arange(len(task.labels)), np.zeros(len(task.labels), dtype=int)
         labels: Any = task.labels
-        features_MF = np.stack(features)
     else:
-        for number, (own, label) in enumerate(zip(features, task.labels, strict=True), start=1):
-            if len(own) != len(label):
+        for number, (length, label) in enumerate(zip(lengths, task.labels, strict=True), start=1):
+            if length != len(label):
                 name = task.rows["id"][number - 1]
-                raise DPLM2Error(f"row {number}: {len(label)} labels for the {len(own)} residues of {name}")
+                raise DPLM2Error(f"row {number}: {len(label)} labels for the {length} residues of {name}")
         known = [
             np.flatnonzero([bool(one) if base == "classification" else one == one for one in label])
             for label in task.labels
@@ -104,9 +117,8 @@ def items_of(task: Task, features: Sequence[np.ndarray]) -> tuple[Items, np.ndar
         rows = np.repeat(np.arange(len(known)), [len(own) for own in known])
         positions = np.concatenate(known) + 1
         labels = [label for own, kept in zip(task.labels, known, strict=True) for label in own[kept]]
-        features_MF = np.concatenate([own[kept] for own, kept in zip(features, known, strict=True)])
     targets, names = _encoded(base, labels)
-    return Items(base, targets, names, task.splits[rows], rows, positions), features_MF.astype(np.float64)
+    return Items(base, targets, names, task.splits[rows], rows, positions)
 
 
 def _encoded(base: Base, labels: Sequence) -> tuple[np.ndarray, list[str]]:
@@ -133,8 +145,8 @@ def metrics_of(items: Items, outputs_MC: np.ndarray, split: str) -> dict[str, fl
     return found
 
 
-def fit_linear(features_MF: np.ndarray, items: Items) -> Probe:
-    """Fit a linear probe.
+def fit_linear(features_MF: np.ndarray, items: Items, strengths: Sequence[float] = STRENGTHS) -> Probe:
+    """Fit a linear probe with the one of some strengths of the regularization that is best on the validation rows.
 
     Raises
     ------
@@ -145,15 +157,16 @@ def fit_linear(features_MF: np.ndarray, items: Items) -> Probe:
     train = items.splits == "train"
     make = {"regression": _ridge, "classification": _logistic, "multi-label": _logistic_per_label}[items.base]
     best: tuple[float, float, np.ndarray] | None = None
-    for strength in STRENGTHS:
+    for strength in strengths:
         outputs_MC = make(scaled_MF, items, train, strength * train.sum())
         validation = _main(metrics_of(items, outputs_MC, "validation"))
         if best is None or validation > best[0]:
             best = validation, strength, outputs_MC
-    return _probe(items, best[2], best[1])
+    return scored(items, best[2], best[1])
 
 
-def _probe(items: Items, outputs_MC: np.ndarray, chosen: float) -> Probe:
+def scored(items: Items, outputs_MC: np.ndarray, chosen: float) -> Probe:
+    """A probe with its metrics on each split."""
     of_split = {split: metrics_of(items, outputs_MC, split) for split in SPLITS}
     names = next(iter(of_split.values()))
     return Probe(outputs_MC, {name: {s: of_split[s][name] for s in SPLITS} for name in names}, chosen)
@@ -165,13 +178,24 @@ def _main(metrics: dict[str, float]) -> float:
     return -np.inf if np.isnan(value) else value
 
 
-def _scaled(features_MF: np.ndarray, items: Items) -> np.ndarray:
+def check_splits(items: Items) -> None:
+    """Refuse items of which a probe cannot be fitted.
+
+    Raises
+    ------
+    DPLM2Error
+        If a split has no item with a label, or the training rows have one class only.
+    """
     for split in SPLITS:
         if not (items.splits == split).any():
             raise DPLM2Error(f"no item of the split {split} has a label: a probe needs {', '.join(SPLITS)}")
-    train = items.splits == "train"
-    if items.base == "classification" and len(np.unique(items.targets[train])) < 2:
+    if items.base == "classification" and len(np.unique(items.targets[items.splits == "train"])) < 2:
         raise DPLM2Error("the training rows have one class only")
+
+
+def _scaled(features_MF: np.ndarray, items: Items) -> np.ndarray:
+    check_splits(items)
+    train = items.splits == "train"
     return (features_MF - features_MF[train].mean(0)) / (features_MF[train].std(0) + 1e-8)
 
 
@@ -217,8 +241,8 @@ def fit_network(features_MF: np.ndarray, items: Items, seed: int, settings: Netw
     settings = settings or Network()
     scaled_MF = torch.tensor(_scaled(features_MF, items), dtype=torch.float32)
     train, validation = (torch.from_numpy(np.flatnonzero(items.splits == name)) for name in SPLITS[:2])
-    targets, loss, read = _objective(items)
-    outputs = 1 if items.base == "regression" else len(items.names)
+    targets, loss, read = objective_of(items)
+    outputs = items.outputs
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = nn.Sequential(
@@ -245,10 +269,10 @@ def fit_network(features_MF: np.ndarray, items: Items, seed: int, settings: Netw
                 lowest, best_outputs, best_epoch = validation_loss, read(outputs_MC), epoch
             if epoch - best_epoch >= settings.patience:
                 break
-    return _probe(items, best_outputs, best_epoch)
+    return scored(items, best_outputs, best_epoch)
 
 
-def _objective(items: Items) -> tuple[torch.Tensor, Callable, Callable]:
+def objective_of(items: Items) -> tuple[torch.Tensor, Callable, Callable]:
     """Targets, loss, and how outputs become numbers or probabilities."""
     if items.base == "classification":
         return torch.from_numpy(items.targets), nn.functional.cross_entropy, lambda x: x.softmax(-1).double().numpy()

@@ -9,13 +9,18 @@ from dplm2.representations.tasks import KINDS
 if TYPE_CHECKING:
     import pandas as pd
 
+PROBES = ("linear", "network", "lora", "full")
+FINE_TUNED = ("lora", "full")
+FITTING = ("epochs", "patience", "learning_rate")
 EXAMPLES = """\
 examples:
   dplm2 embed proteins.fasta --model M --out embeddings
   dplm2 probe labels.csv --task regression --embeddings embeddings --out probe
   dplm2 probe task.parquet --task multi-label --model M --out probe --probe network --seeds 0 1 2
+  dplm2 probe task.csv --task classification --model M --out tuned --probe lora --seeds 0 1 2
+  dplm2 probe residues.csv --task residue-classification --one-hot --window 7 --out baseline
 The table has the columns id, label and split (train, validation, test); for pairs of proteins also id_2; with --model
-also sequence, structure (a file) or structure_tokens (for pairs also sequence_2, ...).
+or --one-hot also sequence, structure (a file) or structure_tokens (for pairs also sequence_2, ...).
 Labels: a number; a name; names separated by ';' (multi-label); one letter per residue (residue-classification) or
 numbers separated by spaces (residue-regression), with ?, - or . where there is none. Parquet: also lists.
 """
@@ -30,18 +35,35 @@ def add_probe(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--embeddings", type=Path, metavar="PATH", help="folder of dplm2 embed, or one of its files")
     source.add_argument("--model", metavar="DIR", help="model folder or hub id that embeds the table's proteins")
+    source.add_argument(
+        "--one-hot", action="store_true",
+        help="baseline without a model: the amino acid of each residue; of a protein, its composition",
+    )  # fmt: skip
+    parser.add_argument("--window", type=int, metavar="N", help="with --one-hot: N neighbours on either side as well")
     parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer (default: the model's)")
     parser.add_argument("--layer", type=int, metavar="N", help="with --model: after which layer (default: the last)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for predictions and summary.csv")
     parser.add_argument("--tracks", choices=("both", "sequence", "structure"), default="both", help="tracks to use")
     parser.add_argument(
-        "--probe", choices=("linear", "network"), default="linear",
-        help="linear: ridge or logistic regression (needs scikit-learn); network: one hidden layer",
+        "--probe", choices=PROBES, default="linear",
+        help="linear: ridge or logistic regression (needs scikit-learn); network: one hidden layer; with --model also "
+        "lora or full: the model is trained with it, by low-rank updates or in all weights",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", help="of the network, one fit each (default: 0)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="one fit each, except of a linear probe (default: 0)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="at most so many (network: 300; lora, full: 50)")
+    parser.add_argument(
+        "--patience", type=int, metavar="N",
+        help="stop when the validation loss has not fallen for N epochs (network: 20; lora, full: 5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--learning-rate", type=float, metavar="X", help="network: 0.001; of the model with lora: 0.0003, full: 0.00002"
+    )
     parser.add_argument("--model-name", default="model", help="name in the column `model` of summary.csv")
     parser.add_argument(
         "--token-budget", type=int, default=8192, help="with --model: maximum number of tokens per batch"
+    )
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="with --model: of the model's products"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="with --model")
     parser.set_defaults(run=_run)
@@ -49,29 +71,16 @@ def add_probe(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from dplm2.core.artifacts import RunRecord, write_text
-    from dplm2.core.errors import ConfigError
     from dplm2.core.locks import writing_into
     from dplm2.generation.proteins import contents_of
-    from dplm2.representations.features import features_of
-    from dplm2.representations.probe import fit_linear, fit_network, items_of
     from dplm2.representations.tasks import read_task
 
-    if options.seeds and options.probe == "linear":
-        raise ConfigError("--seeds: has no effect on a linear probe, which draws no random numbers")
-    if options.layer is not None and options.model is None:
-        raise ConfigError("--layer: has no effect with --embeddings, whose layers are used")
+    _check(options)
     task = read_task(options.table, options.task)
     inputs = contents_of([options.table])
-    embeddings = _embeddings(options, task, inputs)
-    items, features_MF = items_of(task, features_of(task, embeddings, options.tracks))
-    seeds = options.seeds or [0]
-    names = ("task", "tracks", "probe", "layer")
-    settings = {name: getattr(options, name) for name in names} | {"seeds": seeds if options.seeds else None}
-    record = RunRecord("probe", settings, inputs)
-    if options.probe == "linear":
-        probes = [fit_linear(features_MF, items)]
-    else:
-        probes = [fit_network(features_MF, items, seed) for seed in seeds]
+    items, probes = (_fine_tuned if options.probe in FINE_TUNED else _probed)(options, task, inputs)
+    names = ("task", "tracks", "probe", "layer", "one_hot", "window", "seeds", *FITTING, "precision")
+    record = RunRecord("probe", {name: getattr(options, name) for name in names}, inputs)
     summary = _summary(options, items, probes)
     with writing_into(options.out, "probe"):
         record.supersede(options.out)
@@ -88,23 +97,89 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{options.out}: {main} {scores}")
 
 
-def _embeddings(options: argparse.Namespace, task, inputs: dict[str, str]):  # noqa: ANN001, ANN202
-    """The representations, and in ``inputs`` where they are from."""
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options without effect, and fine-tuning without a model."""
+    from dplm2.core.errors import ConfigError
+
+    if options.probe in FINE_TUNED and options.model is None:
+        raise ConfigError(f"--probe {options.probe}: trains a model; give one with --model")
+    if options.probe in FINE_TUNED and options.layer is not None:
+        raise ConfigError(f"--layer: has no effect with --probe {options.probe}, which reads the last layer")
+    if options.probe == "linear":
+        for name in ("seeds", *FITTING):
+            if getattr(options, name) is not None:
+                why = "draws no random numbers" if name == "seeds" else "is not trained step by step"
+                raise ConfigError(f"--{name.replace('_', '-')}: has no effect on a linear probe, which {why}")
+    if options.layer is not None and options.model is None:
+        raise ConfigError("--layer: has no effect without --model")
+    if options.window is not None and not options.one_hot:
+        raise ConfigError("--window: has no effect without --one-hot")
+    for name in ("epochs", "patience", "learning_rate", "token_budget"):
+        if (value := getattr(options, name)) is not None and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be above 0")
+    if options.window is not None and options.window < 0:
+        raise ConfigError(f"--window {options.window}: must be 0 or more")
+
+
+def _fitting(options: argparse.Namespace) -> dict:
+    return {name: value for name in FITTING if (value := getattr(options, name)) is not None}
+
+
+def _probed(options: argparse.Namespace, task, inputs: dict[str, str]):  # noqa: ANN001, ANN202
+    """Items and probes on features that are not trained."""
+    from dplm2.representations.features import features_of
+    from dplm2.representations.probe import Network, fit_linear, fit_network, items_of
+
+    tracks = "sequence" if options.one_hot else options.tracks
+    items, features_MF = items_of(task, features_of(task, _embeddings(options, task, inputs), tracks))
+    if options.probe == "linear":
+        return items, [fit_linear(features_MF, items)]
+    network = Network(**_fitting(options))
+    return items, [fit_network(features_MF, items, seed, network) for seed in options.seeds or [0]]
+
+
+def _fine_tuned(options: argparse.Namespace, task, inputs: dict[str, str]):  # noqa: ANN001, ANN202
+    """Items, and a fine-tuned model's predictions per seed."""
+    from dplm2.representations.features import proteins_of
+    from dplm2.representations.fine_tuning import FineTuning, fine_tune
+
+    model = _model(options, inputs)
+    targets = proteins_of(task, options.table, model, options.tracks)
+    bfloat16 = options.precision == "bfloat16"
+    settings = FineTuning(options.probe, token_budget=options.token_budget, bfloat16=bfloat16, **_fitting(options))
+    runs = [fine_tune(model, task, targets, seed, settings) for seed in options.seeds or [0]]
+    return runs[0][0], [probe for _, probe in runs]
+
+
+def _model(options: argparse.Namespace, inputs: dict[str, str]):  # noqa: ANN202
+    """The model, whose fingerprint is noted in ``inputs``."""
     from dplm2.core.devices import pick_device
     from dplm2.generation.model import DPLM2
+
+    model = DPLM2.from_pretrained(options.model, options.tokenizer, pick_device(options.device))
+    inputs["model"] = model.fingerprint
+    return model
+
+
+def _embeddings(options: argparse.Namespace, task, inputs: dict[str, str]):  # noqa: ANN001, ANN202
+    """The representations, and in ``inputs`` where they are from."""
     from dplm2.generation.proteins import contents_of
     from dplm2.representations.embedding import Embedding, embed, read_embeddings
     from dplm2.representations.features import proteins_of
+    from dplm2.representations.one_hot import one_hot_table
 
     if options.embeddings is not None:
         inputs |= contents_of([options.embeddings])
         return read_embeddings(options.embeddings)
-    model = DPLM2.from_pretrained(options.model, options.tokenizer, pick_device(options.device))
-    inputs["model"] = model.fingerprint
+    if options.one_hot:
+        targets = proteins_of(task, options.table, None, "sequence")
+        return one_hot_table(targets, task.is_of_residues, options.window or 0)
+    model = _model(options, inputs)
     pool = "none" if task.is_of_residues else "mean"
     layer = -1 if options.layer is None else options.layer
+    bfloat16 = options.precision == "bfloat16"
     targets = proteins_of(task, options.table, model, options.tracks)
-    return embed(model, targets, Embedding(pool, (layer,), token_budget=options.token_budget))
+    return embed(model, targets, Embedding(pool, (layer,), token_budget=options.token_budget, bfloat16=bfloat16))
 
 
 def _summary(options: argparse.Namespace, items, probes) -> "pd.DataFrame":  # noqa: ANN001
