@@ -246,14 +246,15 @@ class _Run:
         return self.head(features_NF)
 
     def _halves(self, ids: Sequence[dict[Track, np.ndarray]]) -> list[tuple[Track, Tensor, Tensor]]:
-        """Of each track, hidden states (B, H, D) and ids (B, H)."""
+        """Of each track, the sequence first, hidden states (B, H, D) and ids (B, H)."""
         tracks = ([own[track] if track in self.tracks else None for own in ids] for track in TRACKS)
         ids_BT = join(self.vocabulary, *tracks).to(self.network.device)
         with torch.autocast(self.network.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
             hidden_BTD = self.network.hidden(ids_BT)
         half = ids_BT.shape[1] // len(self.tracks)
         columns = [slice(number * half, (number + 1) * half) for number in range(len(self.tracks))]
-        return [(t, hidden_BTD[:, own], ids_BT[:, own]) for t, own in zip(self.tracks, columns, strict=True)]
+        halves = [(t, hidden_BTD[:, own], ids_BT[:, own]) for t, own in zip(self.tracks, columns, strict=True)]
+        return halves[::-1]
 
     def _state(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self._trained()]
