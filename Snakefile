@@ -4,6 +4,7 @@
 #   snakemake --cores 2 --configfile my.yaml          your own configuration, instead of config.yaml
 #   snakemake --cores 2 --config seed=1               config.yaml with one key changed
 #   snakemake tokens --cores 2                        only as far as the tokens (targets come first)
+#   snakemake representations --cores 8 --configfile config/representations.yaml      the paper's table of predictive tasks
 #   snakemake benchmark --cores 8 --configfile config/benchmark.yaml      the paper's tables, next to the published ones
 from snakemake.utils import min_version
 
@@ -23,6 +24,7 @@ include: "rules/training.smk"
 include: "rules/generation.smk"
 include: "rules/evaluation.smk"
 include: "rules/designs.smk"
+include: "rules/representations.smk"
 include: "rules/report.smk"
 
 
@@ -35,6 +37,7 @@ localrules:
     samples,
     evaluation,
     designs,
+    representations,
     benchmark,
 
 
@@ -82,6 +85,12 @@ rule designs:
         rules.report.input.designs,
 
 
+rule representations:
+    input:
+        made(rules.probe_representations, model=MODELS, prediction=PREDICTIONS),
+        made(rules.compare_representations) if OF_THE_NINE else [],
+
+
 rule benchmark:
     input:
         rules.report.output,
@@ -97,4 +106,5 @@ rule all:
         rules.samples.input,
         rules.evaluation.input,
         rules.designs.input,
+        rules.representations.input,
         rules.benchmark.input,

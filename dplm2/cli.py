@@ -100,6 +100,9 @@ COMMANDS = {
     "probe": Command(
         "predict labels: probes on representations, fine-tuning", ("dplm2.representations.probe_command:add_probe",)
     ),
+    "compare-probes": Command(
+        "the paper's table of representations beside probes", ("dplm2.representations.probe_command:add_comparison",)
+    ),
     "status": Command("list artifacts, training progress and caches", ("dplm2.report.status:add_status",)),
     "clean": Command("remove training states that no configuration refers to", ("dplm2.report.status:add_clean",)),
 }

@@ -40,8 +40,8 @@ class Stage:
     Attributes
     ----------
     kind
-        The part of the configuration: ``datasets``, ``tokenizers``, ``models``, ``generation``, ``evaluation``,
-        ``report``.
+        The part of the configuration: ``datasets``, ``tokenizers``, ``models``, ``generation``,
+        ``representations``, ``evaluation``, ``report``.
     parts
         The sections of an entry that it reads; empty: the entry itself.
     reader
@@ -72,6 +72,8 @@ STAGES: Mapping[str, Stage] = {
     "evaluate_likelihood": Stage("evaluation", reader="likelihood"),
     "evaluate_samples": Stage("evaluation"),
     "rank_designs": Stage("evaluation", ("ranking",), reader=RANKING, draws=never),
+    "probe_representations": Stage("representations", draws=never),
+    "compare_representations": Stage("evaluation", reader="representations", draws=never),
     "report": Stage("report", draws=never),
 }
 

@@ -20,9 +20,8 @@ except DPLM2Error as error:
 SETTINGS, LAYOUT = PLAN.settings, PLAN.layout
 RESULTS = LAYOUT.results
 LOGS, TIMINGS = RESULTS / "logs", RESULTS / "timings"
-DATASETS, TOKENIZERS, MODELS, TASKS = map(
-    list, (SETTINGS.datasets, SETTINGS.tokenizers, SETTINGS.models, SETTINGS.generation)
-)
+DATASETS, TOKENIZERS, MODELS = map(list, (SETTINGS.datasets, SETTINGS.tokenizers, SETTINGS.models))
+TASKS = list(SETTINGS.generation)
 # There is no metric for infilled proteins.
 MEASURED_TASKS = [task for task in TASKS if SETTINGS.generation[task].task != "infilling"]
 PROFILE = profile_resources(workflow.resource_settings.default_resources)

@@ -11,7 +11,9 @@ from dplm2.settings import Configuration, load
 from dplm2.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
-MODEL_RULES = ("warm_up_model", "train_model", "generate", "evaluate_likelihood", "evaluate_samples")
+MODEL_RULES = (
+    "warm_up_model", "train_model", "generate", "evaluate_likelihood", "evaluate_samples", "probe_representations",
+)  # fmt: skip
 
 
 SCRATCH = {

@@ -43,6 +43,10 @@ class Layout:
         """Samples of a model for a task."""
         return self.results / "samples" / model / task
 
+    def probe(self, model: str, task: str) -> Path:
+        """Predictions from a model's representations."""
+        return self.results / "representations" / model / task
+
     def downloads(self, dataset: str) -> Path:
         """Fetched structure files and their manifests."""
         return self.results / "downloads" / dataset

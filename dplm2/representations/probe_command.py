@@ -4,13 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dplm2.representations.tasks import KINDS
+from dplm2.settings.representations import FINE_TUNED, PROBES, TASKS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PROBES = ("linear", "network", "lora", "full")
-FINE_TUNED = ("lora", "full")
 FITTING = ("epochs", "patience", "learning_rate")
 EXAMPLES = """\
 examples:
@@ -19,6 +17,7 @@ examples:
   dplm2 probe task.parquet --task multi-label --model M --out probe --probe network --seeds 0 1 2
   dplm2 probe task.csv --task classification --model M --out tuned --probe lora --seeds 0 1 2
   dplm2 probe residues.csv --task residue-classification --one-hot --window 7 --out baseline
+  dplm2 probe LMDB/Thermostability --task thermostability --model M --tracks sequence --out thermostability
 The table has the columns id, label and split (train, validation, test); for pairs of proteins also id_2; with --model
 or --one-hot also sequence, structure (a file) or structure_tokens (for pairs also sequence_2, ...).
 Labels: a number; a name; names separated by ';' (multi-label); one letter per residue (residue-classification) or
@@ -30,8 +29,8 @@ def add_probe(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``dplm2 probe``."""
     parser.description = "Predict labels of proteins, pairs or residues from representations, and score it."
     parser.epilog = EXAMPLES
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or Parquet file")
-    parser.add_argument("--task", choices=KINDS, required=True, help="what the labels are")
+    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or Parquet file, or a folder of SaProt's data")
+    parser.add_argument("--task", choices=TASKS, required=True, help="what the labels are, or one of the nine tasks")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--embeddings", type=Path, metavar="PATH", help="folder of dplm2 embed, or one of its files")
     source.add_argument("--model", metavar="DIR", help="model folder or hub id that embeds the table's proteins")
@@ -40,6 +39,9 @@ def add_probe(parser: argparse.ArgumentParser) -> None:
         help="baseline without a model: the amino acid of each residue; of a protein, its composition",
     )  # fmt: skip
     parser.add_argument("--window", type=int, metavar="N", help="with --one-hot: N neighbours on either side as well")
+    parser.add_argument(
+        "--structures", type=Path, metavar="DIR", help="with --model: structure files, named as the proteins"
+    )
     parser.add_argument("--tokenizer", metavar="DIR", help="tokenizer (default: the model's)")
     parser.add_argument("--layer", type=int, metavar="N", help="with --model: after which layer (default: the last)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for predictions and summary.csv")
@@ -73,11 +75,15 @@ def _run(options: argparse.Namespace) -> None:
     from dplm2.core.artifacts import RunRecord, write_text
     from dplm2.core.locks import writing_into
     from dplm2.generation.proteins import contents_of
+    from dplm2.representations.structure_files import with_structures
     from dplm2.representations.tasks import read_task
 
     _check(options)
     task = read_task(options.table, options.task)
     inputs = contents_of([options.table])
+    if options.structures is not None:
+        task = with_structures(task, options.structures)
+        inputs |= contents_of([options.structures])
     items, probes = (_fine_tuned if options.probe in FINE_TUNED else _probed)(options, task, inputs)
     names = ("task", "tracks", "probe", "layer", "one_hot", "window", "seeds", *FITTING, "precision")
     record = RunRecord("probe", {name: getattr(options, name) for name in names}, inputs)
@@ -112,6 +118,8 @@ def _check(options: argparse.Namespace) -> None:
                 raise ConfigError(f"--{name.replace('_', '-')}: has no effect on a linear probe, which {why}")
     if options.layer is not None and options.model is None:
         raise ConfigError("--layer: has no effect without --model")
+    if options.structures is not None and options.model is None:
+        raise ConfigError("--structures: has no effect without --model")
     if options.window is not None and not options.one_hot:
         raise ConfigError("--window: has no effect without --one-hot")
     for name in ("epochs", "patience", "learning_rate", "token_budget"):
@@ -187,6 +195,9 @@ def _summary(options: argparse.Namespace, items, probes) -> "pd.DataFrame":  # n
     import numpy as np
     import pandas as pd
 
+    from dplm2.representations.saprot import BENCHMARKS
+
+    name = options.task if options.task in BENCHMARKS else options.table.stem
     rows = []
     for metric, of_split in probes[0].scores.items():
         for split in of_split:
@@ -194,7 +205,7 @@ def _summary(options: argparse.Namespace, items, probes) -> "pd.DataFrame":  # n
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
             rows.append(
                 {
-                    "model": options.model_name, "task": "probe", "dataset": f"{options.table.stem}/{split}",
+                    "model": options.model_name, "task": "probe", "dataset": f"{name}/{split}",
                     "metric": metric, "value": float(np.mean(values)), "n": int((items.splits == split).sum()),
                     "backend": options.probe, "spread": spread, "seeds": len(values),
                 }
@@ -218,3 +229,25 @@ def _predictions(task, items, outputs_MC) -> "pd.DataFrame":  # noqa: ANN001
     named = pd.Series(items.names)
     table["label"] = named.iloc[items.targets].to_numpy()
     return table.assign(prediction=named.iloc[outputs_MC.argmax(1)].to_numpy(), probability=outputs_MC.max(1))
+
+
+def add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``dplm2 compare-probes``."""
+    parser.description = "The paper's table of representations (DPLM-2, table 6) beside probes of the nine tasks."
+    parser.add_argument("probes", nargs="+", type=Path, metavar="DIR", help="folders of dplm2 probe")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for table.csv and results.csv")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from dplm2.core.artifacts import RunRecord
+    from dplm2.core.locks import writing_into
+    from dplm2.generation.proteins import contents_of
+    from dplm2.representations.comparison import TABLE_FILE, write_comparison
+
+    record = RunRecord("compare-probes", {}, contents_of([folder / "summary.csv" for folder in options.probes]))
+    with writing_into(options.out, "compare-probes"):
+        record.supersede(options.out)
+        table = write_comparison(options.probes, options.out)
+        record.write(options.out, models=len(table))
+    print(f"{table.drop(columns='source').to_string(index=False, na_rep='')}\n{options.out / TABLE_FILE}")

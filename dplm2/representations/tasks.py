@@ -18,6 +18,7 @@ import pandas as pd
 from dplm2.core import parquet
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.text import read_text, shown
+from dplm2.representations.saprot import BENCHMARKS, read_benchmark
 
 Kind = Literal["regression", "classification", "multi-label", "residue-regression", "residue-classification"]
 KINDS: tuple[Kind, ...] = (
@@ -67,8 +68,15 @@ class Task:
         return ["id", "id_2"] if self.is_of_pairs else ["id"]
 
 
-def read_task(path: str | os.PathLike, kind: Kind) -> Task:
-    """Read a task table, CSV or Parquet.
+def read_task(path: str | os.PathLike, name: str) -> Task:
+    """Read a task table, CSV or Parquet, or a folder of SaProt's data.
+
+    Parameters
+    ----------
+    path
+        The table or folder.
+    name
+        What the labels are (`KINDS`), or one of the nine tasks (`dplm2.representations.saprot`).
 
     Raises
     ------
@@ -76,7 +84,13 @@ def read_task(path: str | os.PathLike, kind: Kind) -> Task:
         If it cannot be read, lacks a column or a split, has an unusable label, or a protein (or pair) twice; the
         message names the row.
     """
-    rows = _read(Path(path))
+    path, benchmark = Path(path), BENCHMARKS.get(name)
+    kind: Kind = name if benchmark is None else benchmark.kind
+    if path.is_dir() and benchmark is None:
+        raise DPLM2Error(f"{path}: a folder holds data of SaProt; choose its task: {', '.join(BENCHMARKS)}")
+    rows = read_benchmark(path, benchmark) if path.is_dir() else _read(path)
+    if benchmark is not None and benchmark.of_pairs and "id_2" not in rows:
+        raise DPLM2Error(f"{path}: no column id_2, which {name} needs")
     if "id" not in rows and "chain_id" in rows:
         rows = rows.rename(columns={"chain_id": "id"})
     if missing := [name for name in ("id", "label", "split") if name not in rows]:

@@ -9,11 +9,12 @@ from dplm2.settings.fields import Name, Section, operates, section
 from dplm2.settings.generation import GenerationSettings
 from dplm2.settings.model import ModelSettings
 from dplm2.settings.report import ReportSettings
+from dplm2.settings.representations import RepresentationSettings
 from dplm2.settings.tokenizer import TokenizerSettings
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 # Folders of the results that are not named after a model or a task.
-TAKEN = {"models": ("tokenizers",), "generation": ("likelihood",)}
+TAKEN = {"models": ("tokenizers", "comparison"), "generation": ("likelihood",)}
 
 
 class Configuration(Section):
@@ -38,6 +39,9 @@ class Configuration(Section):
     tokenizers: dict[Name, TokenizerSettings] = section("Structure tokenizers by name.")
     models: dict[Name, ModelSettings] = section("Language models by name.")
     generation: dict[Name, GenerationSettings] = section("Generation tasks by name; each runs for every model.")
+    representations: dict[Name, RepresentationSettings] = section(
+        "Predictive tasks on representations by name; each runs for every model."
+    )
     evaluation: EvaluationSettings = section("Metrics, thresholds and backends of the evaluation.")
     report: ReportSettings = section("The HTML report and its tables.")
 

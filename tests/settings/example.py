@@ -67,6 +67,18 @@ WHOLE = {
         "motifs": {"task": "scaffolding", "problems": ["motifs"], "references": "pdb", "trajectory": 4},
         "loops": {"task": "infilling", "dataset": "fetched", "mask_sequence": "5,7-9", "renoise": 0.5},
     },
+    "representations": {
+        "probed": {"task": "ec", "data": "saprot/EC", "layer": 3, "token_budget": 99},
+        "tuned": {
+            "task": "regression",
+            "data": "labels.csv",
+            "structures": "pdb",
+            "probe": "lora",
+            "seeds": [1, 2],
+            "epochs": 3,
+            "learning_rate": 0.125,
+        },
+    },
     "evaluation": {
         "reconstruction": ["own"],
         "likelihood": ["own", "fetched"],

@@ -9,7 +9,11 @@ from dplm2.settings.roles import fields_read, plain
 from dplm2.stages import STAGES, Plan
 from tests.settings.example import WHOLE
 
-ENTRIES = [(kind, name) for kind in ("datasets", "tokenizers", "models", "generation") for name in WHOLE[kind]] + [
+ENTRIES = [
+    (kind, name)
+    for kind in ("datasets", "tokenizers", "models", "generation", "representations")
+    for name in WHOLE[kind]
+] + [
     ("evaluation", None),
     ("report", None),
 ]
@@ -54,7 +58,7 @@ def test_roles_partition_all_values_that_are_not_defaults(kind, name):
 
 def test_example_has_values_of_every_role_in_every_section():
     whole = load(WHOLE)
-    for kind in ("datasets", "tokenizers", "models", "generation", "evaluation"):
+    for kind in (*NAMED, "evaluation"):
         sections = [entry(whole, *where) for where in ENTRIES if where[0] == kind]
         assert any(operating(section) for section in sections), kind
         assert any(changed(section) & leaves(deciding(section)).keys() for section in sections), kind

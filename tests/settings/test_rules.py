@@ -16,6 +16,7 @@ from dplm2.settings.model import (
     TaskRatios,
     WarmupSettings,
 )
+from dplm2.settings.representations import RepresentationSettings
 from dplm2.settings.tokenizer import (
     DecoderSettings,
     EncoderSettings,
@@ -226,7 +227,26 @@ CONTRADICTIONS = [
         {"folding_baseline": True, "folding_backend": "esmfold"},
     ),
 ]
+LABELS = {"task": "regression", "data": "x.csv"}
 WITHOUT_EFFECT = [
+    (
+        RepresentationSettings,
+        {**LABELS, "epochs": 3},
+        "epochs: has no effect with probe: linear",
+        {**LABELS, "epochs": 3, "probe": "network"},
+    ),
+    (
+        RepresentationSettings,
+        {**LABELS, "probe": "full", "layer": 1},
+        "layer: has no effect with probe: full",
+        {**LABELS, "layer": 1},
+    ),
+    (
+        RepresentationSettings,
+        {**LABELS, "tracks": "sequence", "structures": "pdb"},
+        "structures: has no effect with tracks: sequence",
+        {**LABELS, "structures": "pdb"},
+    ),
     (Clusters, {"file": "x"}, "file: has no effect without source: file", FILE),
     (
         Clusters,

@@ -82,6 +82,9 @@ def smallest_configuration() -> dict:
             "inverse-folding": {"task": "inverse-folding", "dataset": "test", **task},
             "scaffolding": {"task": "scaffolding", "problems": [motif], "samples": 1, **task},
         },
+        "representations": {
+            "small": {"task": "thermostability", "data": "labels.csv", "tracks": "sequence"},
+        },
         "evaluation": {
             "reconstruction": ["test"],
             "likelihood": ["own"],
@@ -124,6 +127,9 @@ class Workdir:
             shutil.copy(DEMO / name, folder / name)
         for path in sorted((DEMO / "train").glob("*.bcif.gz"))[:4]:
             shutil.copy(path, self.files)
+        splits = ("train", "validation", "test")
+        rows = [f"p{n},{AMINO_ACIDS[n:]},{n % 4}.5,{splits[n % 3]}\n" for n in range(12)]
+        (folder / "labels.csv").write_text("id,sequence,label,split\n" + "".join(rows))
         with gzip.open(folder / "sequences.fasta.gz", "wt") as stream:
             stream.writelines(f">{start}\n{2 * AMINO_ACIDS[start:]}\n" for start in range(12))
 
