@@ -33,6 +33,7 @@ _TAIL = 8  # bytes of a Parquet file after its footer: the footer's length, and 
 _WORD = 8
 _SEARCHED = 1 << 16
 _OPTIONS = {"compression": "zstd", "write_page_checksum": True}
+MADE_FROM = "made_from"  # key of the metadata: what decides the content of a part of unfinished work
 REMEDY = "restore it from a copy, or delete and regenerate it"
 
 
@@ -84,6 +85,15 @@ def read_table(path: str | os.PathLike, columns: Sequence[str] | None = None) ->
         table = file.read(chosen)
         _check_text(table)
         return table
+
+
+def is_made_from(path: str | os.PathLike, made_from: str) -> bool:
+    """Whether a whole file is there that was written with this value of `MADE_FROM` in its metadata."""
+    try:
+        with opened(path) as file:  # checks every column
+            return (file.schema_arrow.metadata or {}).get(MADE_FROM.encode()) == made_from.encode()
+    except DPLM2Error:  # not there, or damaged
+        return False
 
 
 def read_frame(path: str | os.PathLike) -> "pd.DataFrame":

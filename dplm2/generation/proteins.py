@@ -3,6 +3,7 @@
 Array axes: L residues.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from dplm2.core.artifacts import fingerprint, sha256_of_file
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import is_fasta
 from dplm2.generation.inputs import read_targets, source_of
+from dplm2.generation.kept_tokens import KeptTokens
 from dplm2.generation.model import DPLM2
-from dplm2.generation.task import Target, distinct, known_tokens
+from dplm2.generation.task import Target, Tokenize, distinct, known_tokens
 from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
 from dplm2.structures.store import parts_found
 
@@ -24,7 +26,12 @@ TrackChoice = Literal["both", "sequence", "structure"]
 TRACK_CHOICES: tuple[TrackChoice, ...] = ("both", "sequence", "structure")
 
 
-def read_proteins(model: DPLM2, sources: Sequence[str | os.PathLike], tracks: TrackChoice = "both") -> list[Target]:
+def read_proteins(
+    model: DPLM2,
+    sources: Sequence[str | os.PathLike],
+    tracks: TrackChoice = "both",
+    kept: Path | None = None,
+) -> list[Target]:
     """Read proteins from FASTA files, structure files, archives, folders, data sets of chains, and tokens.
 
     Parameters
@@ -35,6 +42,8 @@ def read_proteins(model: DPLM2, sources: Sequence[str | os.PathLike], tracks: Tr
         See `dplm2.generation.inputs.read_targets`; also files and folders of tokens (``dplm2 tokens encode``).
     tracks
         Tracks to keep. With ``both``, proteins of FASTA files have only a sequence.
+    kept
+        Folder in which tokens of structures are kept as they are made, for a run after an interruption; None: nowhere.
 
     Returns
     -------
@@ -47,19 +56,30 @@ def read_proteins(model: DPLM2, sources: Sequence[str | os.PathLike], tracks: Tr
         If a source cannot be read or contains no protein, tokens are from another tokenizer, or ``tracks`` is
         ``structure`` and a protein has none.
     """
+    for source in sources:
+        if tracks == "structure" and is_fasta(source_of(source).path):
+            _refuse_without_structure(read_targets([source]))
     targets = []
     for source in sources:
         path = source_of(source).path
         if _has_tokens(path):
             targets += _read_tokens(model, path, tracks)
             continue
-        tokenize = None if tracks == "sequence" or is_fasta(path) else model.tokenizer.encode
-        targets += read_targets([source], tokenize=tokenize)
+        with_structure = tracks != "sequence" and not is_fasta(path)
+        targets += read_targets([source], tokenize=_tokenize(model, kept) if with_structure else None)
     if tracks == "structure":
-        if without_structure := [target.name for target in targets if target.structure_tokens is None]:
-            raise DPLM2Error(f"{without_structure[0]}: a FASTA file has no structure (--tracks structure)")
+        _refuse_without_structure(targets)
         targets = [Target(target.name, None, target.structure_tokens) for target in targets]
     return distinct(targets)
+
+
+def _refuse_without_structure(targets: Sequence[Target]) -> None:
+    if names := [target.name for target in targets if target.structure_tokens is None]:
+        raise DPLM2Error(f"{names[0]}: a FASTA file has no structure (--tracks structure)")
+
+
+def _tokenize(model: DPLM2, kept: Path | None) -> Tokenize:
+    return model.tokenizer.encode if kept is None else KeptTokens(model.tokenizer, kept)
 
 
 def _has_tokens(path: Path) -> bool:
@@ -109,6 +129,15 @@ def ids_of(target: Target, vocabulary: Vocabulary) -> dict[Track, np.ndarray]:
         raise DPLM2Error(message if message.startswith(target.name) else f"{target.name}: {message}") from error
     given = {"structure": target.structure_tokens, "sequence": target.sequence}
     return {track: ids[track] for track in TRACKS if given[track] is not None}
+
+
+def fingerprint_of(targets: Sequence[Target]) -> str:
+    """Fingerprint of what the model sees of proteins, and of their names."""
+    digest = hashlib.sha256()
+    for target in targets:
+        tokens = b"-" if target.structure_tokens is None else np.asarray(target.structure_tokens, np.int64).tobytes()
+        digest.update(f"{target.name}\0{target.sequence}\0{len(tokens)}\0".encode() + tokens)
+    return digest.hexdigest()
 
 
 def contents_of(sources: Sequence[str | os.PathLike]) -> dict[str, str]:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 POOLS = ("mean", "first", "none")
 
+TOKENS_FOLDER = "structure_tokens"  # of structure files, kept for a run after an interruption
 EXAMPLES = """\
 examples:
   dplm2 embed proteins.fasta --model results/models/demo --out embeddings
   dplm2 embed 1ubq.pdb structures/ --model M --out residues --pool none --numbers float16
   dplm2 embed results/tokens/T/D --model M --out embeddings --layers 6 -1 --tracks structure
 FASTA files give a sequence; structure files, data sets and tokens give both tracks (see --tracks).
-After an interruption, run it again: finished parts are kept.
+After an interruption, run it again: finished parts, and tokens of structures, are kept.
 """
 
 
@@ -68,12 +69,12 @@ def _run(options: argparse.Namespace) -> None:
     bfloat16 = options.precision == "bfloat16"
     embedding = Embedding(options.pool, tuple(options.layers), options.numbers, options.token_budget, bfloat16)
     layers = embedding.resolved(model.network.depth)
-    targets = read_proteins(model, options.inputs, options.tracks)
     settings = {name: getattr(options, name) for name in ("pool", "tracks", "numbers", "precision")}
     inputs = {"model": model.fingerprint, **inputs}
     record = RunRecord("embed", {**settings, "layers": layers}, inputs, model.network.device.type)
     with writing_into(options.out, "embed"):
         record.supersede(options.out)
+        targets = read_proteins(model, options.inputs, options.tracks, kept=options.out / TOKENS_FOLDER)
         parts = embed_folder(model, targets, embedding, options.out)
         width = model.network.model.config.hidden_size
         record.write(options.out, proteins=len(targets), parts=parts, width=width)

@@ -3,7 +3,6 @@
 Shapes: B batch, T tokens (both tracks), L residues, D model width.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.memory import split_on_out_of_memory
 from dplm2.generation.bounds import check_network
 from dplm2.generation.model import DPLM2
-from dplm2.generation.proteins import ids_of
+from dplm2.generation.proteins import fingerprint_of, ids_of
 from dplm2.generation.task import Target
 from dplm2.language.layout import EDGES, join
 from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
@@ -31,7 +30,6 @@ Pool = Literal["mean", "first", "none"]
 Numbers = Literal["float32", "float16"]
 PROTEINS_PER_PART = 1000
 BYTES_PER_PART = 1 << 28
-_MADE_FROM = "made_from"
 
 Vectors = dict[tuple[int, Track], np.ndarray]
 """Vectors (D,), or (L*D,) without pooling, of a protein by layer and track."""
@@ -212,11 +210,11 @@ def embed_folder(model: DPLM2, targets: Sequence[Target], embedding: Embedding, 
         for number, part in enumerate(parts):
             path, own = out / f"part-{number:05d}.parquet", targets[part.start : part.stop]
             made_from = fingerprint([model.fingerprint, embedding.pool, layers, embedding.numbers, embedding.bfloat16])
-            made_from = fingerprint([made_from, _content(own)])
-            if _is_finished(path, made_from):
+            made_from = fingerprint([made_from, fingerprint_of(own)])
+            if parquet.is_made_from(path, made_from):
                 kept += 1
             else:
-                parquet.write_table(path, embed(model, own, embedding), metadata={_MADE_FROM: made_from})
+                parquet.write_table(path, embed(model, own, embedding), metadata={parquet.MADE_FROM: made_from})
             bar.update(len(own))
     for path in out.glob("part-*.parquet"):
         if path.name not in {f"part-{number:05d}.parquet" for number in range(len(parts))}:
@@ -238,23 +236,6 @@ def _parts(targets: Sequence[Target], embedding: Embedding, values: int) -> Iter
             start, size = index, 0
         size += own
     yield range(start, len(targets))
-
-
-def _content(targets: Sequence[Target]) -> str:
-    """A hash of what the model sees of proteins, and of their names."""
-    digest = hashlib.sha256()
-    for target in targets:
-        tokens = b"-" if target.structure_tokens is None else np.asarray(target.structure_tokens, np.int64).tobytes()
-        digest.update(f"{target.name}\0{target.sequence}\0{len(tokens)}\0".encode() + tokens)
-    return digest.hexdigest()
-
-
-def _is_finished(path: Path, made_from: str) -> bool:
-    try:
-        with parquet.opened(path) as file:  # checks every column
-            return (file.schema_arrow.metadata or {}).get(_MADE_FROM.encode()) == made_from.encode()
-    except DPLM2Error:  # not there, or damaged: made again
-        return False
 
 
 def read_embeddings(path: Path) -> pa.Table:

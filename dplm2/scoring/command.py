@@ -1,6 +1,7 @@
 """Command line: ``dplm2 score likelihood``, ``mutations`` and ``proteingym``."""
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from dplm2.scoring.queries import Reading
 
+KEPT_FOLDER = "unfinished"  # values of an interrupted run
 FORMATS = ("csv", "parquet")
 INPUT_HELP = (
     "FASTA files, structure files (complex.pdb:A selects chain A), archives, folders of them at any depth, data "
@@ -26,6 +28,7 @@ views (by default all that an input allows; scores of residues are log-probabili
   sequence_given_structure            the sequence, with the structure given
   structure_given_sequence            the structure, with the sequence given
   pair                                both tokens of a residue, masked together
+After an interruption, run it again: it resumes after the last finished proteins.
 """
 MUTATIONS_EXAMPLES = """\
 examples:
@@ -177,9 +180,9 @@ def _likelihood(options: argparse.Namespace) -> None:
     record = RunRecord("score likelihood", settings, {"model": model.fingerprint, **inputs}, model.network.device.type)
     with writing_into(options.out, "score likelihood"):
         rows, residues = [], []
-        for target, found in zip(
-            targets, residue_likelihoods(model, targets, options.views, reading, "score"), strict=True
-        ):
+        kept = options.out / KEPT_FOLDER
+        scored = residue_likelihoods(model, targets, options.views, reading, "score", kept)
+        for target, found in zip(targets, scored, strict=True):
             rows.append(summary_row(target, found))
             if options.residues:
                 residues.append(residue_rows(target, found))
@@ -188,6 +191,7 @@ def _likelihood(options: argparse.Namespace) -> None:
             _write(options.out, "residues", pd.concat(residues, ignore_index=True), "parquet")
         path = _write(options.out, "scores", pd.DataFrame(rows), options.format)
         record.write(options.out, proteins=len(targets), residues=sum(target.length for target in targets))
+        shutil.rmtree(kept, ignore_errors=True)
     print(f"{path}: {len(targets)} proteins")
 
 

@@ -4,14 +4,18 @@ Shapes: L residues, N residues that are read, D model width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from dplm2.core import parquet
+from dplm2.core.artifacts import fingerprint, make_folder
 from dplm2.core.errors import DPLM2Error
 from dplm2.generation.model import DPLM2
-from dplm2.generation.proteins import ids_of
+from dplm2.generation.proteins import fingerprint_of, ids_of
 from dplm2.generation.task import Target
 from dplm2.language.vocabulary import TRACKS, Track, Vocabulary
 from dplm2.scoring.queries import Query, Reading, View, answers, queries_of
@@ -25,7 +29,7 @@ _VIEWS = (
     View(TRACKS, TRACKS),
 )
 VIEWS: Mapping[str, View] = dict(zip(VIEW_NAMES, _VIEWS, strict=True))
-_PROTEINS_AT_ONCE = 256
+_PROTEINS_AT_ONCE = 32  # also what an interruption may cost
 
 Likelihoods = dict[str, np.ndarray]
 """Log-probability (L,) in nats of each residue by view; NaN where a residue is unknown."""
@@ -37,6 +41,7 @@ def residue_likelihoods(
     views: Sequence[str] | None = None,
     reading: Reading | None = None,
     progress: str | None = None,
+    kept: Path | None = None,
 ) -> Iterator[Likelihoods]:
     """Log-probability of each residue's token on a track, given the rest of the protein.
 
@@ -56,6 +61,8 @@ def residue_likelihoods(
         What is masked at once.
     progress
         Title of the progress bar; None: none.
+    kept
+        Folder in which values are kept as they are computed, for a run after an interruption; None: nowhere.
 
     Yields
     ------
@@ -71,7 +78,27 @@ def residue_likelihoods(
     chosen = [_views_of(target, views) for target in targets]
     for start in range(0, len(targets), _PROTEINS_AT_ONCE):
         rows = slice(start, start + _PROTEINS_AT_ONCE)
-        yield from _some_likelihoods(model, targets[rows], chosen[rows], reading, progress)
+        path = None if kept is None else kept / f"part-{start // _PROTEINS_AT_ONCE:05d}.parquet"
+        yield from _kept_likelihoods(model, targets[rows], chosen[rows], reading, progress, path)
+
+
+def _kept_likelihoods(
+    model: DPLM2, targets, chosen, reading: Reading, progress: str | None, path: Path | None
+) -> list[Likelihoods]:
+    """`_some_likelihoods`, read from a file if an earlier run has written them."""
+    if path is None:
+        return _some_likelihoods(model, targets, chosen, reading, progress)
+    decisive = [reading.marginals, reading.parts, reading.window, reading.seed]
+    made_from = fingerprint([model.fingerprint, chosen, *decisive, fingerprint_of(targets)])
+    if parquet.is_made_from(path, made_from):
+        rows = parquet.read_table(path).to_pylist()
+        return [{name: np.array(row[name]) for name in own} for row, own in zip(rows, chosen, strict=True)]
+    found = _some_likelihoods(model, targets, chosen, reading, progress)
+    kind = pa.list_(pa.float64())
+    table = pa.table({name: pa.array([own.get(name) for own in found], kind) for name in VIEWS})
+    make_folder(path.parent)
+    parquet.write_table(path, table, metadata={parquet.MADE_FROM: made_from})
+    return found
 
 
 def _views_of(target: Target, views: Sequence[str] | None) -> list[str]:

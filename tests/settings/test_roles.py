@@ -9,11 +9,8 @@ from dplm2.settings.roles import fields_read, plain
 from dplm2.stages import STAGES, Plan
 from tests.settings.example import WHOLE
 
-ENTRIES = [
-    (kind, name)
-    for kind in ("datasets", "tokenizers", "models", "generation", "representations")
-    for name in WHOLE[kind]
-] + [
+NAMED = ("datasets", "tokenizers", "models", "generation", "representations")
+ENTRIES = [(kind, name) for kind in NAMED for name in WHOLE[kind]] + [
     ("evaluation", None),
     ("report", None),
 ]
