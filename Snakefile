@@ -25,6 +25,7 @@ include: "rules/generation.smk"
 include: "rules/evaluation.smk"
 include: "rules/designs.smk"
 include: "rules/representations.smk"
+include: "rules/proteingym.smk"
 include: "rules/report.smk"
 
 
@@ -38,6 +39,7 @@ localrules:
     evaluation,
     designs,
     representations,
+    proteingym,
     benchmark,
 
 
@@ -91,6 +93,11 @@ rule representations:
         made(rules.compare_representations) if OF_THE_NINE else [],
 
 
+rule proteingym:
+    input:
+        made(rules.score_proteingym, model=MODELS, gym=GYMS),
+
+
 rule benchmark:
     input:
         rules.report.output,
@@ -107,4 +114,5 @@ rule all:
         rules.evaluation.input,
         rules.designs.input,
         rules.representations.input,
+        rules.proteingym.input,
         rules.benchmark.input,

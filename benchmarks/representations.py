@@ -195,25 +195,25 @@ def probe_secondary_structure(
     return found
 
 
-def spearman(truth: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Spearman's correlation (R,) of the predictions for R choices of chains (R, N)."""
+def spearman(truth: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Spearman's correlation of the predictions for some chains, each as often as it is named."""
 
-    def score(predicted: np.ndarray, chosen_RN: np.ndarray) -> np.ndarray:
-        ranks = [rankdata(values[chosen_RN], axis=1) for values in (predicted, truth)]
-        x_RN, y_RN = (own - own.mean(1, keepdims=True) for own in ranks)
-        return (x_RN * y_RN).sum(1) / np.sqrt((x_RN**2).sum(1) * (y_RN**2).sum(1))
+    def score(predicted: np.ndarray, chosen: np.ndarray) -> float:
+        return float(np.corrcoef(rankdata(predicted[chosen]), rankdata(truth[chosen]))[0, 1])
 
     return score
 
 
-def share_right(counts: np.ndarray, chosen_RN: np.ndarray) -> np.ndarray:
-    """Fraction (R,) of the residues of R choices of chains (R, N) that are right."""
-    right_R, total_R = counts[chosen_RN].sum(1).T
-    return right_R / total_R
+def share_right(counts: np.ndarray, chosen: np.ndarray) -> float:
+    """Fraction of the residues of some chains, each as often as it is named, that are right."""
+    right, total = counts[chosen].sum(0)
+    return float(right / total)
 
 
 def compared(found: Sequence[dict[str, np.ndarray]], tests: Sequence[np.ndarray], score: Callable) -> list[dict]:
     """A row per source: mean and standard deviation over the seeds, interval, and JOINT minus the source.
+
+    A replicate of the bootstrap has the same chains, as often, in the tests of all seeds, which share chains.
 
     Parameters
     ----------
@@ -222,16 +222,23 @@ def compared(found: Sequence[dict[str, np.ndarray]], tests: Sequence[np.ndarray]
     tests
         Of each seed, the chains of the test.
     score
-        From predictions and choices of chains to the metric.
+        From predictions and chains to the metric.
     """
     random = np.random.default_rng(0)
-    resampled = [random.choice(test, (REPLICATES, len(test))) for test in tests]
-
-    def scores(name: str, choices: Sequence[np.ndarray]) -> np.ndarray:
-        return np.array([score(own[name], chosen) for own, chosen in zip(found, choices, strict=True)])
-
-    values = {name: scores(name, [test[None] for test in tests])[:, 0] for name in found[0]}
-    replicates = {name: scores(name, resampled).mean(0) for name in found[0]}
+    pool = np.unique(np.concatenate(tests))
+    times = np.zeros((REPLICATES, pool.max() + 1), dtype=int)
+    for own in times:
+        np.add.at(own, random.choice(pool, len(pool)), 1)
+    values = {name: [score(own[name], test) for own, test in zip(found, tests, strict=True)] for name in found[0]}
+    replicates = {
+        name: np.array(
+            [
+                np.mean([score(f[name], np.repeat(test, own[test])) for f, test in zip(found, tests, strict=True)])
+                for own in times
+            ]
+        )
+        for name in found[0]
+    }
     rows = []
     for name, own in values.items():
         row = {"source": name, "value": np.mean(own), "spread": np.std(own, ddof=1), **interval(replicates[name])}

@@ -40,8 +40,12 @@ MINUTES: Mapping[str, int] = {
     "rank_designs": HOURS // 2,
     "probe_representations": 24 * HOURS,
     "compare_representations": HOURS // 2,
+    "score_proteingym": 24 * HOURS,
     "report": HOURS // 2,
 }
+ON_MODELS = (
+    "generate", "evaluate_likelihood", "evaluate_samples", "probe_representations", "score_proteingym",
+)  # fmt: skip
 ON_NETWORKS = frozenset(MINUTES) - {
     "fetch_structures", "clean_structures", "select_structures", "rank_designs", "compare_representations",
     "report",
@@ -179,7 +183,7 @@ def _megabytes(settings: Configuration, rule: str, name: str | None) -> float:
         model = settings.models[name]
         training = model.training if rule == "train_model" else model.warmup.sequence_training
         return _training_megabytes(model, training, settings)
-    if rule in ("generate", "evaluate_likelihood", "evaluate_samples", "probe_representations"):
+    if rule in ON_MODELS:
         model = settings.models.get(name) if name else None
         return _weights_megabytes(model, settings) * 1.5 + _tokenizer_megabytes(None) + 1000
     if rule in ("train_tokenizer", "encode_tokens", "evaluate_tokenizer"):

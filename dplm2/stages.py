@@ -41,7 +41,7 @@ class Stage:
     ----------
     kind
         The part of the configuration: ``datasets``, ``tokenizers``, ``models``, ``generation``,
-        ``representations``, ``evaluation``, ``report``.
+        ``representations``, ``proteingym``, ``evaluation``, ``report``.
     parts
         The sections of an entry that it reads; empty: the entry itself.
     reader
@@ -74,6 +74,7 @@ STAGES: Mapping[str, Stage] = {
     "rank_designs": Stage("evaluation", ("ranking",), reader=RANKING, draws=never),
     "probe_representations": Stage("representations", draws=never),
     "compare_representations": Stage("evaluation", reader="representations", draws=never),
+    "score_proteingym": Stage("proteingym", draws=never),
     "report": Stage("report", draws=never),
 }
 

@@ -13,6 +13,7 @@ from dplm2.stages import STAGES
 ROOT = Path(__file__).parents[1]
 MODEL_RULES = (
     "warm_up_model", "train_model", "generate", "evaluate_likelihood", "evaluate_samples", "probe_representations",
+    "score_proteingym",
 )  # fmt: skip
 
 

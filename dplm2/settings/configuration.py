@@ -8,6 +8,7 @@ from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.fields import Name, Section, operates, section
 from dplm2.settings.generation import GenerationSettings
 from dplm2.settings.model import ModelSettings
+from dplm2.settings.proteingym import ProteinGymSettings
 from dplm2.settings.report import ReportSettings
 from dplm2.settings.representations import RepresentationSettings
 from dplm2.settings.tokenizer import TokenizerSettings
@@ -41,6 +42,9 @@ class Configuration(Section):
     generation: dict[Name, GenerationSettings] = section("Generation tasks by name; each runs for every model.")
     representations: dict[Name, RepresentationSettings] = section(
         "Predictive tasks on representations by name; each runs for every model."
+    )
+    proteingym: dict[Name, ProteinGymSettings] = section(
+        "ProteinGym's assays of mutations by name; each runs for every model."
     )
     evaluation: EvaluationSettings = section("Metrics, thresholds and backends of the evaluation.")
     report: ReportSettings = section("The HTML report and its tables.")

@@ -15,7 +15,14 @@ MAX_BYTES = 4 << 20
 MAX_DEPTH = 40
 BASE = "base"  # key for the file that this one builds on
 MAX_BASES = 5
-SECTIONS = ("datasets", "tokenizers", "models", "generation", "representations")  # sections of named entries
+SECTIONS = (
+    "datasets",
+    "tokenizers",
+    "models",
+    "generation",
+    "representations",
+    "proteingym",
+)  # sections of named entries
 STAGE = "stage"  # marks the settings of one stage, which were checked as part of the whole configuration
 
 Source = str | os.PathLike | Mapping

@@ -79,6 +79,15 @@ WHOLE = {
             "learning_rate": 0.125,
         },
     },
+    "proteingym": {
+        "assays": {
+            "reference": "DMS.csv",
+            "assays_folder": "DMS",
+            "structures": "pdb",
+            "assays": ["a"],
+            "token_budget": 99,
+        },
+    },
     "evaluation": {
         "reconstruction": ["own"],
         "likelihood": ["own", "fetched"],

@@ -19,7 +19,7 @@ from tests.settings.example import WHOLE
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [ROOT / "config.yaml", *sorted((ROOT / "config").glob("*.yaml"))]
-NAMED = {"datasets", "tokenizers", "models", "generation", "representations"}
+NAMED = {"datasets", "tokenizers", "models", "generation", "representations", "proteingym"}
 
 
 def sections(model: type[Section], place: str = "") -> list[tuple[str, type[Section]]]:

@@ -9,7 +9,7 @@ from dplm2.settings.roles import fields_read, plain
 from dplm2.stages import STAGES, Plan
 from tests.settings.example import WHOLE
 
-NAMED = ("datasets", "tokenizers", "models", "generation", "representations")
+NAMED = ("datasets", "tokenizers", "models", "generation", "representations", "proteingym")
 ENTRIES = [(kind, name) for kind in NAMED for name in WHOLE[kind]] + [
     ("evaluation", None),
     ("report", None),

@@ -28,7 +28,10 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "train_tokenizer": ("encode_tokens", "warm_up_model", "evaluate_tokenizer", "report"),
     "encode_tokens": ("warm_up_model", "train_model", "evaluate_tokenizer", "evaluate_likelihood"),
     "warm_up_model": ("train_model", "evaluate_likelihood"),
-    "train_model": ("generate", "evaluate_likelihood", "evaluate_samples", "probe_representations", "report"),
+    "train_model": (
+        "generate", "evaluate_likelihood", "evaluate_samples", "probe_representations", "score_proteingym",
+        "report",
+    ),
     "generate": ("evaluate_samples", "rank_designs", "report"),
     "evaluate_tokenizer": ("report",),
     "evaluate_likelihood": ("report",),
@@ -36,6 +39,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "rank_designs": ("report",),
     "probe_representations": ("compare_representations",),
     "compare_representations": (),
+    "score_proteingym": (),
     "report": (),
 }  # fmt: skip
 # Names of sections are inputs of rules, not settings that a stage reads.
@@ -48,13 +52,18 @@ NAMED_INPUTS: Mapping[str, tuple[str, ...]] = {
     "tokenizers.initial": ("train_tokenizer",),
     "models.tokenizer": ("warm_up_model", "train_model", "evaluate_likelihood"),
     "models.datasets": ("warm_up_model", "train_model"),
-    "models.pretrained": ("generate", "evaluate_likelihood", "evaluate_samples", "probe_representations"),
+    "models.pretrained": (
+        "generate", "evaluate_likelihood", "evaluate_samples", "probe_representations", "score_proteingym",
+    ),
     "models.warmup.model": ("warm_up_model",),
     "generation.dataset": ("generate", "evaluate_samples"),
     "generation.problems": ("generate",),
     "generation.references": ("generate",),
     "representations.data": ("probe_representations",),
     "representations.structures": ("probe_representations",),
+    "proteingym.reference": ("score_proteingym",),
+    "proteingym.assays_folder": ("score_proteingym",),
+    "proteingym.structures": ("score_proteingym",),
     "evaluation.reconstruction": (),
     "evaluation.likelihood": (),
 }  # fmt: skip
@@ -185,6 +194,9 @@ EXAMPLES: Mapping[str, Any] = {
     "representations.data": None,
     "representations.tracks": {"representations": {"small": {"layer": 0}}},
     "representations.token_budget": {"representations": {"small": {"token_budget": 99}}},
+    "proteingym.reference": None,
+    "proteingym.window": {"proteingym": {"assays": {"window": 9}}},
+    "proteingym.token_budget": {"proteingym": {"assays": {"token_budget": 99}}},
     "evaluation.reconstruction": {"evaluation": {"reconstruction": ["test", "own"]}},
     "evaluation.likelihood": {"evaluation": {"likelihood": ["own", "test"]}},
     "evaluation.match_tm_score": {"evaluation": {"match_tm_score": 0.7}},
@@ -266,7 +278,7 @@ def shortened(keys: list[str], kind: str) -> list[str]:
             sections[section].append(last)
     result = []
     for section, names in sections.items():
-        if kind in ("datasets", "tokenizers", "models", "generation", "representations"):
+        if kind in ("datasets", "tokenizers", "models", "generation", "representations", "proteingym"):
             section = section.replace(kind, f"{kind}.<name>", 1)
         result.append(f"{section}.{names[0]}" if len(names) == 1 else f"{section}.{{{', '.join(names)}}}")
     return [each.lstrip(".") for each in result]

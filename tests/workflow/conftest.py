@@ -85,6 +85,7 @@ def smallest_configuration() -> dict:
         "representations": {
             "small": {"task": "thermostability", "data": "labels.csv", "tracks": "sequence"},
         },
+        "proteingym": {"assays": {"reference": "DMS.csv", "assays_folder": "assays"}},
         "evaluation": {
             "reconstruction": ["test"],
             "likelihood": ["own"],
@@ -127,6 +128,9 @@ class Workdir:
             shutil.copy(DEMO / name, folder / name)
         for path in sorted((DEMO / "train").glob("*.bcif.gz"))[:4]:
             shutil.copy(path, self.files)
+        (folder / "DMS.csv").write_text(f"DMS_id,DMS_filename,target_seq\nx,x.csv,{AMINO_ACIDS}\n")
+        (folder / "assays").mkdir()
+        (folder / "assays" / "x.csv").write_text("mutant,DMS_score\nA1C,0.2\nC2A,0.1\nD3C,0.5\n")
         splits = ("train", "validation", "test")
         rows = [f"p{n},{AMINO_ACIDS[n:]},{n % 4}.5,{splits[n % 3]}\n" for n in range(12)]
         (folder / "labels.csv").write_text("id,sequence,label,split\n" + "".join(rows))
