@@ -97,7 +97,7 @@ class Plan:
     """
 
     def __init__(self, configuration: Mapping[str, Any], files: Iterable[str | Path] = ()) -> None:
-        self.settings: Configuration = load(configuration, [Path(file).parent for file in files])
+        self.settings: Configuration = load(configuration, files)
         open_questions = list(self.settings.missing_for_a_run())
         if open_questions:
             raise ConfigError("the configuration is wrong:\n  " + "\n  ".join(open_questions))

@@ -12,7 +12,7 @@ ORDER = (
     ("settings",),
     ("resources",),
     ("geometry",),
-    ("structures", "training"),
+    ("structures", "training", "viewer"),
     ("cpu",),
     ("tokenizer",),
     ("language",),

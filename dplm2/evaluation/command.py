@@ -21,6 +21,7 @@ Evaluate samples, a tokenizer or a language model. Each benchmark writes into --
   summary.csv       model, task, dataset, metric, value, n, backend, n_failed, median, 95 % interval
   groups.csv        the same by length or by problem, if there are several
   folded.parquet    predictions of the folding program, if one was used
+  reconstructed.parquet   (reconstruction) some chains before and after, from the best lDDT to the worst
   run.json          settings, versions, time
 """
 OUT = "folder for summary.csv, metrics.parquet and run.json (described in `dplm2 evaluate --help`)"

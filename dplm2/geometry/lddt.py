@@ -48,6 +48,15 @@ def lddt_per_residue(predicted_BLX: Tensor, true_BLX: Tensor, mask_BL: Tensor) -
     return ((kept * counted).sum(-1) + EPSILON) / (counted.sum(-1) + EPSILON)
 
 
+def lddt_of_residues(model_LX: np.ndarray, native_LX: np.ndarray) -> np.ndarray:
+    """lDDT (L,) of the residues of one C-alpha trace, NaN where the native, or the model, lacks the residue."""
+    pair = [pad([trace]) for trace in (model_LX, native_LX)]
+    (model_BN3, in_model_BN), (native_BN3, in_native_BN) = pair
+    there_BN = in_model_BN & in_native_BN
+    scores_BN = lddt_per_residue(model_BN3, native_BN3, there_BN)
+    return torch.where(there_BN, scores_BN, torch.nan)[0].numpy()
+
+
 def lddt_ca_scores(
     models: Sequence[np.ndarray], natives: Sequence[np.ndarray], device: torch.device | str = "cpu"
 ) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sections of the page, and their parts: tables, cards, the viewer. Each part names the template that shows it."""
+"""Chapters of the page, their sections, and the parts of these: tables, cards, the viewer. Each part names the template that shows it."""
 
 import base64
 import math
@@ -72,6 +72,8 @@ class Table:
         Whether there is a filter field above it.
     note
         A line below it.
+    file
+        The file below ``tables/`` with all rows and columns, linked below it.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Table:
     rows: Sequence[Sequence[object]]
     filtered: bool = False
     note: str = ""
+    file: str = ""
     template: ClassVar[str] = "table.html"
 
     @property
@@ -103,10 +106,10 @@ class Heading:
 
 @dataclass(frozen=True)
 class Details:
-    """A table that is opened by a click."""
+    """Blocks that are opened by a click."""
 
     summary: str
-    table: Table
+    blocks: Sequence["Block"]
     template: ClassVar[str] = "details.html"
 
 
@@ -139,13 +142,47 @@ class Cards:
 
 @dataclass(frozen=True)
 class Viewer:
-    """The 3-D viewer and its samples, as plain values for JSON."""
+    """The 3-D viewer and its scenes, as plain values for JSON."""
 
-    samples: list[dict[str, Any]]
-    template: ClassVar[str] = "viewer.html"
+    scenes: list[dict[str, Any]]
+    template: ClassVar[str] = "structures.html"
 
 
-Block = Table | Heading | Details | Cards | Viewer | Downloads
+@dataclass(frozen=True)
+class Design:
+    """One of the best designs.
+
+    Attributes
+    ----------
+    name, subject
+        Its id; its model, task and problem.
+    length
+        Residues.
+    passes
+        Whether it passes the thresholds.
+    measures
+        Its main metrics in words.
+    key
+        Of its scene in the viewer; empty if it has none.
+    """
+
+    name: str
+    subject: str
+    length: str
+    passes: str
+    measures: Sequence[str]
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Best:
+    """A short table of the best designs; a click on one shows its structure."""
+
+    designs: Sequence[Design]
+    template: ClassVar[str] = "best.html"
+
+
+Block = Table | Heading | Details | Cards | Viewer | Downloads | Best
 
 
 @dataclass
@@ -179,6 +216,15 @@ class PageSection:
         return not self.figures and not self.body
 
 
+@dataclass(frozen=True)
+class Chapter:
+    """Sections that belong together, below a heading of their own."""
+
+    name: str
+    title: str
+    parts: Sequence[PageSection]
+
+
 def _cell(value: object) -> Cell:
     if value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value)):
         return Cell()
@@ -205,8 +251,6 @@ def typed(text: str) -> object:
 def frame_table(name: str, frame: pd.DataFrame, most: int, file: str) -> Table:
     """The first rows of a frame, with the file that contains all of them; columns of lists are omitted."""
     scalar = [c for c in frame if not frame[c].map(lambda v: hasattr(v, "__len__") and not isinstance(v, str)).any()]
-    note = f"Also: tables/{file}"
-    if len(frame) > most:
-        note = f"{most:,} of {len(frame):,} rows; all: tables/{file}"
+    note = f"{most:,} of {len(frame):,} rows." if len(frame) > most else ""
     rows = frame[scalar].head(most).itertuples(index=False, name=None)
-    return Table(name, scalar, list(rows), len(frame) > MOST_UNFILTERED_ROWS, note)
+    return Table(name, scalar, list(rows), len(frame) > MOST_UNFILTERED_ROWS, note, file)

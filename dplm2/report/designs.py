@@ -1,22 +1,81 @@
-"""The section of ranked designs: a table for each model and task, with files to download."""
+"""The ranked designs: the best of all in one table beside the viewer, then a table for each model and task."""
 
 import pandas as pd
 
 from dplm2.evaluation.metrics.registry import declared
 from dplm2.generation.designs import FASTA_FILE, TABLE_FILE
-from dplm2.report.blocks import MOST_UNFILTERED_ROWS, Download, Downloads, Heading, PageSection, Table, typed
+from dplm2.report.blocks import (
+    MOST_UNFILTERED_ROWS,
+    Best,
+    Design,
+    Details,
+    Download,
+    Downloads,
+    PageSection,
+    Table,
+    Viewer,
+    typed,
+)
 from dplm2.report.drawing import slug
+from dplm2.report.labels import number
 from dplm2.report.results import Designs, Results
+from dplm2.report.scenes import FACTS, Picked, key_of
 from dplm2.settings.report import ReportSettings
+from dplm2.viewer.html import values_of
 
 NAMES = ("rank", "id", "problem", "length", "passes", "score")
 NO_METRICS = (*NAMES, "sequence")  # a loss of the tokenizer has this name, too
 FILES = {"file": "design", "prediction": "prediction"}  # columns of structure files, and what the links say
 
 
+MOST_BEST = 12  # rows of the first table, in equal numbers for each model and task
+MOST_MEASURES = 3
+
+
+def best(results: Results, picked: list[Picked]) -> PageSection:
+    """What was asked for: the viewer, and the best designs in one table."""
+    part = PageSection("best", "The best designs" if results.designs else "Structures")
+    part.about = " ".join(_asked_for(results))
+    if picked:
+        part.body.append(Viewer(values_of([one.scene() for one in picked])))
+    keys = {one.key for one in picked}
+    most = max(1, MOST_BEST // max(1, len(results.designs)))
+    rows = [
+        _design(each, row, keys) for each in results.designs for row in each.table.head(most).to_dict("records")
+    ]
+    if rows:
+        part.body.append(Best(rows))
+    return part
+
+
+def _asked_for(results: Results) -> list[str]:
+    """A sentence for each model and task: how many designs, how many of them pass."""
+    found = []
+    for each in results.designs:
+        table = each.table
+        problems = table["problem"].nunique() if "problem" in table else 0
+        of = f" for {problems} {'problems' if problems > 1 else 'problem'}" if problems else ""
+        passing = int((table["passes"] == "True").sum())
+        found.append(f"{each.model}, {each.task}: {len(table):,} designs{of}, {passing:,} within the thresholds.")
+    return found
+
+
+def _design(designs: Designs, row: dict[str, str], keys: set[str]) -> Design:
+    measures = []
+    for metric in FACTS:
+        value = typed(row.get(metric.name, ""))
+        if isinstance(value, int | float):
+            measures.append(f"{metric.title} {number(value)}{metric.suffix}")
+    key = key_of(designs.model, designs.task, row["id"])
+    subject = f"{designs.model} \u00b7 {designs.task}"
+    passes = {"True": "yes", "False": "no"}.get(row["passes"], "")
+    length = row.get("length", "")
+    return Design(row["id"], subject, length, passes, measures[:MOST_MEASURES], key if key in keys else "")
+
+
 def designs(results: Results, settings: ReportSettings) -> PageSection:
-    """The ranked designs of each model and task."""
-    part = PageSection("designs", "Designs", absent="no designs were ranked in this results folder")
+    """All ranked designs of each model and task, with files to save."""
+    part = PageSection("designs", "All designs, with files", absent="no designs were ranked in this results folder")
     if not results.designs:
         return part
     part.about = (
@@ -28,8 +87,8 @@ def designs(results: Results, settings: ReportSettings) -> PageSection:
         files = [each.folder / TABLE_FILE, each.folder / FASTA_FILE]
         name = slug(each.model, each.task)
         downloads = [Download(file.name, f"{name}-{file.name}", file.read_bytes()) for file in files if file.is_file()]
-        heading = Heading(f"{each.model} \u00b7 {each.task}")
-        part.body += [heading, Downloads(downloads), _table(each, f"designs-{name}", settings)]
+        title = f"{each.model} \u00b7 {each.task}: {len(each.table):,} designs"
+        part.body.append(Details(title, [Downloads(downloads), _table(each, f"designs-{name}", settings)]))
     return part
 
 

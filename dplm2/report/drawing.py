@@ -66,12 +66,15 @@ class Figure:
         Content of the figure, and how to read it; plain text.
     svg
         The drawing as an SVG document.
+    wide
+        Whether it takes the page's whole width.
     """
 
     name: str
     title: str
     caption: str
     svg: str
+    wide: bool = False
 
     def inline(self, prefix: str) -> str:
         """The drawing as an element of an HTML page: themed, ids made unique by ``prefix``."""
@@ -124,10 +127,10 @@ def axes(width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Axes, l
         canvas.set_layout_engine("none")
         stream = io.StringIO()
         canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-        out.append(_with_background(stream.getvalue()))
+        out.append(background(stream.getvalue()))
 
 
-def _with_background(svg: str) -> str:
+def background(svg: str) -> str:
     """The document with a white background, for a separate file; in a page it has the page's background."""
     return svg.replace("<svg ", f"<svg {ALONE} ", 1)
 

@@ -1,13 +1,13 @@
 """The sections about evaluations, a function for each task."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from dplm2.evaluation.metrics.design import MOTIF_RMSD, RECOVERY, SC_RMSD, SC_TM, SUCCESS
 from dplm2.evaluation.metrics.language import CROSS_ENTROPY
-from dplm2.evaluation.metrics.metric import Metric
+from dplm2.evaluation.metrics.metric import ANGSTROM, Metric
 from dplm2.evaluation.metrics.registry import metric_of, threshold_columns
 from dplm2.evaluation.metrics.structure import (
     BASELINES,
@@ -25,6 +25,7 @@ from dplm2.report.blocks import PageSection, frame_table, typed
 from dplm2.report.drawing import Figure, slug
 from dplm2.report.models import FREQUENCIES, cross_entropies
 from dplm2.report.results import Evaluation, Results
+from dplm2.report.scenes import Picked
 
 DOT = " \u00b7 "
 SEVERAL = 2
@@ -191,6 +192,39 @@ def _cross_entropies(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
             values[metric.parameters["network"]][metric.parameters["track"]] = value
     named = {"unigram": UNIGRAM}
     return {named.get(network, network): by_track for network, by_track in values.items() if by_track}
+
+
+# What the distances of two structures are between, by task; elsewhere a design and its prediction.
+BETWEEN = {
+    "reconstruction": "native and reconstruction",
+    "folding": "native and prediction",
+    "inverse-folding": "native and designed sequence, folded",
+}
+
+
+def by_residue(picked: Sequence[Picked]) -> Iterator[Figure]:
+    """Residue by residue: distances of the two structures, lDDT of reconstructions, and pLDDT where there is one."""
+    groups: dict[str, list[Picked]] = {}
+    for one in picked:
+        groups.setdefault(one.evaluation.place, []).append(one)
+    for place, group in groups.items():
+        # The best, the one in the middle and the worst: more lines are not readable.
+        chosen = {f"{one.name} ({one.place})": one for one in (group[0], group[len(group) // 2], group[-1])}
+        evaluation = group[0].evaluation
+        between = BETWEEN.get(evaluation.kind, "design and prediction")
+        measures = (
+            ("deviation", f"distance between {between}", f"C\u03b1 distance ({ANGSTROM})", None, "highest",
+             {label: one.deviation() for label, one in chosen.items()}),
+            ("lddt", "lDDT of residues", LDDT_CA.axis, LDDT_CA.limits, "lowest",
+             {label: one.lddt for label, one in chosen.items()}),
+            ("plddt", "pLDDT of residues", PLDDT.axis, PLDDT.limits, "lowest",
+             {label: one.plddt for label, one in chosen.items()}),
+        )  # fmt: skip
+        for name, title, axis, limits, worst, values in measures:
+            series = {label: each for label, each in values.items() if each is not None and np.isfinite(each).any()}
+            if series:
+                named = slug(place, name, "by-residue")
+                yield figures.by_residue(named, f"{evaluation.label}: {title}", series, axis, limits, worst)
 
 
 def _by_task(results: Results, *kinds: str) -> Iterator[tuple[str, list[Evaluation]]]:

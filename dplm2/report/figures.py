@@ -12,6 +12,7 @@ from dplm2.evaluation.metrics.metric import Metric
 from dplm2.evaluation.metrics.registry import metric_of
 from dplm2.report.drawing import FAINT, GRID, HEIGHT, INK, MARKERS, SERIES, Figure, axes, logarithmic, shorten, slug
 from dplm2.report.labels import number
+from dplm2.report.reading import reading
 from dplm2.report.results import Curve, TokenUsage
 from dplm2.training.log import VALIDATION
 
@@ -21,11 +22,6 @@ MOST_SCATTERED = 2000
 LARGEST_LINEAR_RATIO = 30
 SMALLEST_VIOLIN = 4
 NOT_CURVES = {"step", "epoch", "learning_rate", "gradient_norm", "tokens", "seconds"}
-TRENDS = {
-    "higher": "It should rise and level off.",
-    "lower": "It should fall and level off.",
-    None: "It should settle.",
-}
 
 
 def training(curve: Curve, most: int) -> list[Figure]:
@@ -60,12 +56,20 @@ def _training_figure(curve: Curve, name: str, columns: list[str]) -> Figure:
         ax.set(xlabel="step", ylabel=what.axis)
         if len(columns) > 1:
             ax.legend()
-    first, last = (float(curve.rows[columns[0]].dropna().iloc[i]) for i in (0, -1))
-    overfit = ""
-    if len({column.startswith(VALIDATION) for column in columns}) == 2:
-        overfit = " A validation curve that departs from its training curve indicates overfitting."
-    caption = f"From {number(first)} in the first row to {number(last)} in the last. {TRENDS[what.better]}{overfit}"
-    return Figure(slug("training", curve.place, name), f"{curve.place}: {what.title}", caption, out[0])
+    return Figure(slug("training", curve.place, name), f"{curve.place}: {what.title}", _course(curve, name, columns), out[0])
+
+
+def _course(curve: Curve, name: str, columns: Sequence[str]) -> str:
+    """Each line of a training in words, the validation first."""
+    better = metric_of(name).better
+    bases = list(dict.fromkeys(column.removeprefix(VALIDATION) for column in columns))
+    said = []
+    for column in sorted(columns, key=lambda column: not column.startswith(VALIDATION)):
+        rows = curve.rows[["step", column]].dropna()
+        label = _curve_label(column, name, bases)
+        course = reading(rows["step"].to_numpy(float), rows[column].to_numpy(float), better, column.startswith(VALIDATION))
+        said.append(f"{label[:1].upper()}{label[1:]}: {course}.")
+    return " ".join([*said, *([f"{better.capitalize()} is better."] if better else [])])
 
 
 def _curve_label(column: str, name: str, bases: list[str]) -> str:
@@ -204,6 +208,32 @@ def by_length(name: str, title: str, frame: pd.DataFrame, column: str, threshold
         f"Medians (bars) by length: {medians}. {_better(what)}Longer chains usually score worse.{_dashed(thresholds)}"
     )
     return Figure(name, title, caption, out[0])
+
+
+def by_residue(
+    name: str, title: str, series: Mapping[str, np.ndarray], axis: str, limits: tuple[float, float] | None, worst: str
+) -> Figure:
+    """A value of each residue along the chain, a line for each sample.
+
+    ``worst`` is ``highest`` or ``lowest``: which values the caption points at.
+    """
+    said = []
+    with axes() as (ax, out):
+        for i, (label, values) in enumerate(series.items()):
+            ax.plot(np.arange(1, len(values) + 1), values, color=SERIES[i % 6], linewidth=1.2, label=label)
+            said.append(_residues_in_words(label, values, worst))
+        ax.set(xlabel="residue", ylabel=axis, xlim=(1, max(map(len, series.values()))), ylim=limits or (0, None))
+        if len(series) > 1:
+            ax.figure.legend(loc="outside lower center", ncols=1)
+    return Figure(name, title, " ".join(said), out[0])
+
+
+def _residues_in_words(label: str, values: np.ndarray, worst: str) -> str:
+    place = int(np.nanargmax(values) if worst == "highest" else np.nanargmin(values))
+    return (
+        f"{label}: mean {number(float(np.nanmean(values)))}, {worst} {number(float(values[place]))} at residue "
+        f"{place + 1} of {len(values)}."
+    )
 
 
 def token_usage(tokenizer: str, usages: Sequence[TokenUsage]) -> Figure:

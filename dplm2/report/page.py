@@ -7,53 +7,78 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from dplm2 import __version__
 from dplm2.evaluation.metrics.registry import metric_of
 from dplm2.report import tables
-from dplm2.report.blocks import Card, CardRow, Cards, Details, PageSection, Viewer
-from dplm2.report.designs import designs
+from dplm2.report.blocks import Card, CardRow, Cards, Chapter, Details, PageSection
+from dplm2.report.designs import best, designs
 from dplm2.report.drawing import Figure
 from dplm2.report.learned import learned
+from dplm2.report.logos import logos
 from dplm2.report.published import compared, comparison, published_success
 from dplm2.report.results import Results
-from dplm2.report.scale import scales, warning
-from dplm2.report.sections import metrics_table, run_details, sections, summary_table
-from dplm2.report.viewer import chosen_samples
+from dplm2.report.scale import TINY, scales, warning
+from dplm2.report.scenes import picked_samples
+from dplm2.report.sections import metrics_table, preparation, quality, run_details, summary_table
 from dplm2.settings.report import ReportSettings
+from dplm2.viewer import html as viewer
 
 TEMPLATES = "templates"
-STYLE, SCRIPTS = "style.css", ("tables.js", "viewer.js")
+STYLE, TABLES = "style.css", "tables.js"
+UNTITLED = "DPLM-2: results"
 
 
 def build_page(results: Results, settings: ReportSettings) -> tuple[str, list[Figure]]:
     """The page, and the figures on it."""
-    published = compared(results, settings.published_model)
-    parts = [
-        learned(results),
-        designs(results, settings),
-        _summary(results),
-        comparison(published, settings.published_model, settings.max_table_rows),
-        _viewer(results, settings),
-        *sections(results, settings, published_success(published)),
-        run_details(results),
-    ]
+    chapters = _chapters(results, settings)
+    parts = [part for chapter in chapters for part in chapter.parts]
     shown = _with_unique_names([part for part in parts if not part.empty])
-    scripts = [_asset(name) for name in SCRIPTS]
+    kept = {part.name: part for part in shown}
+    scripts = [_asset(TABLES), *viewer.scripts()]
     page = render(
         "page.html",
         # The page may run only these scripts and load nothing, so that data cannot inject anything.
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src {' '.join(map(_hash, scripts))}",
-        title=settings.title,
-        style=_asset(STYLE),
-        notes=[text for text in (settings.note, warning(scales(results))) if text],
-        parts=shown,
+        title=settings.title or UNTITLED,
+        style=_asset(STYLE) + viewer.asset(viewer.STYLE),
+        note=settings.note,
+        warning=_first_sentence(warning(scales(results))),
+        chapters=[
+            Chapter(chapter.name, chapter.title, [kept[part.name] for part in chapter.parts if part.name in kept])
+            for chapter in chapters
+            if any(part.name in kept for part in chapter.parts)
+        ],
         absent=[part.absent for part in parts if part.empty and part.absent],
         footer=f"Made by dplm2 {__version__} from {results.folder.name}/",
         scripts=scripts,
     )
     return page, [figure for part in shown for figure in part.figures]
+
+
+def _chapters(results: Results, settings: ReportSettings) -> list[Chapter]:
+    """What was asked for, how good it is, and where it comes from."""
+    published = compared(results, settings.published_model)
+    picked = picked_samples(results, settings.max_viewer_samples)
+    designed = [best(results, picked), designs(results, settings), _logos(results)]
+    judged = [
+        _summary(results),
+        learned(results),
+        comparison(published, settings.published_model, settings.max_table_rows),
+        *quality(results, settings, published_success(published), picked),
+    ]
+    prepared = [*preparation(results, settings, picked), run_details(results)]
+    return [
+        Chapter("asked", "Designs", designed),
+        Chapter("quality", "How good they are", judged),
+        Chapter("preparation", "Training and tokenizer", prepared),
+    ]
+
+
+def _first_sentence(text: str | None) -> tuple[str, str] | None:
+    """A warning cut into what is shown at once, and the rest."""
+    return None if text is None else (TINY, text.removeprefix(TINY).strip())
 
 
 def render(template: str, **values: object) -> str:
@@ -64,7 +89,7 @@ def render(template: str, **values: object) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("dplm2.report", TEMPLATES),
+        loader=ChoiceLoader([PackageLoader("dplm2.report", TEMPLATES), viewer.loader()]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -100,7 +125,8 @@ def _summary(results: Results) -> PageSection:
     table = tables.summary(results)
     if len(table):
         cards = Cards([_card(headline) for headline in tables.headlines(table)])
-        part.body = [cards, summary_table(results), Details("What the metrics mean", metrics_table(results))]
+        everything = Details("All metrics, with intervals", [summary_table(results)])
+        part.body = [cards, everything, Details("What the metrics mean", [metrics_table(results)])]
     return part
 
 
@@ -115,16 +141,7 @@ def _card(headline: tables.Headline) -> Card:
     return Card(headline.task, headline.subject, rows, f"n = {', '.join(counts)}{folded}")
 
 
-def _viewer(results: Results, settings: ReportSettings) -> PageSection:
-    part = PageSection("viewer-section", "Structures in 3-D")
-    samples = chosen_samples(results, settings.max_viewer_samples) if settings.max_viewer_samples else []
-    if not samples:
-        part.absent = "no generated structures were found for the 3-D viewer" if settings.max_viewer_samples else ""
-        return part
-    part.about = (
-        "C\u03b1 traces, superimposed. Grey: the generated or given structure; coloured: the structure that it is "
-        "compared with. Where the two coincide, sequence and structure agree. Drag to rotate; pinch, or click and use "
-        "the wheel, to zoom."
-    )
-    part.body = [Viewer(samples)]
+def _logos(results: Results) -> PageSection:
+    part = PageSection("logos", "Sequences of each problem")
+    part.figures = list(logos(results))
     return part

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from dplm2.evaluation import published
-from dplm2.report.blocks import PageSection, frame_table
+from dplm2.report.blocks import Details, PageSection, frame_table
 from dplm2.report.results import Results
 
 NUMBERS = ("value", "n", "n_failed", "median", "low", "high")
@@ -66,7 +66,11 @@ def comparison(table: pd.DataFrame, model: str | Mapping[str, str] | None, most:
             "number of samples agree: see the columns."
         )
         shown = table[list(COLUMNS)].rename(columns=COLUMNS)
-        part.body.append(frame_table("published-table", shown, most, "published.csv"))
+        both = (table["ours"] != published.MISSING) & (table["published"] != published.MISSING)
+        part.body.append(frame_table("published-table", shown[both], most, "published.csv"))
+        if not both.all():
+            others = frame_table("unpublished-table", shown[~both], most, "published.csv")
+            part.body.append(Details(f"{(~both).sum():,} results that only one of the two has", [others]))
     return part
 
 

@@ -108,14 +108,19 @@ def in_words(count: int) -> str:
     return f"{count:,}"
 
 
+TINY = (
+    "These models are tiny and were trained briefly: the results show that every stage works, not what the method can "
+    "achieve."
+)
+
+
 def warning(scales: list[Scale]) -> str | None:
-    """The warning about models that are tiny or briefly trained; None if there are none."""
+    """The warning about models that are tiny or briefly trained: `TINY`, then the facts; None if there are none."""
     tiny = [scale for scale in scales if scale.tiny]
     if not tiny:
         return None
+    facts = "; ".join(scale.sentence for scale in tiny)
     return (
-        f"These models are tiny and were trained briefly ({'; '.join(scale.sentence for scale in tiny)}). The smallest "
-        f"published DPLM-2 has {in_words(SMALLEST_PUBLISHED_MODEL)} parameters and was trained for "
-        f"{PUBLISHED_STEPS:,} steps on several GPUs. The results show that every stage works, not what "
-        "the method can achieve."
+        f"{TINY} {facts[:1].upper()}{facts[1:]}. The smallest published DPLM-2 has "
+        f"{in_words(SMALLEST_PUBLISHED_MODEL)} parameters and was trained for {PUBLISHED_STEPS:,} steps on several GPUs."
     )

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pandas as pd
 
 from dplm2.evaluation.metrics.registry import declared
+from dplm2.evaluation.published import MISSING
 from dplm2.report import evaluations, figures
 from dplm2.report.blocks import MOST_UNFILTERED_ROWS, Details, Heading, PageSection, Table, frame_table, typed
 from dplm2.report.drawing import slug
 from dplm2.report.models import validation_curves
 from dplm2.report.results import REQUIRED_COLUMNS, Results
+from dplm2.report.scenes import Picked
 from dplm2.report.scale import scales
 from dplm2.report.tables import further_tables, run_row, summary
 from dplm2.settings.report import ReportSettings
@@ -21,16 +23,14 @@ from dplm2.training.log import duration
 HEADS = {"low": "low", "high": "high", "median": "median", "n_failed": "failed", "failed_rule": "failed samples are"}
 
 
-def sections(results: Results, settings: ReportSettings, success: Mapping[str, float]) -> list[PageSection]:
-    """All parts after the summary and the viewer, in the order of the data.
+def quality(
+    results: Results, settings: ReportSettings, success: Mapping[str, float], picked: Sequence[Picked]
+) -> list[PageSection]:
+    """How good the designs are, a part for each task.
 
     ``success`` is the published success rate of each motif problem.
     """
     parts = [
-        data(results),
-        training(results, settings),
-        evaluations.reconstruction(results),
-        tokens(results),
         evaluations.co_generation(results),
         evaluations.folding(results),
         evaluations.inverse_folding(results),
@@ -40,11 +40,26 @@ def sections(results: Results, settings: ReportSettings, success: Mapping[str, f
     ]
     tables = further_tables(results, settings.published_model)
     parts.append(speed(tables.get("sampling_speed"), settings.max_table_rows))
+    return _with_samples(parts, tables, picked, settings)
+
+
+def preparation(results: Results, settings: ReportSettings, picked: Sequence[Picked]) -> list[PageSection]:
+    """Where the model comes from: training, the tokenizer, the data."""
+    parts = [training(results, settings), evaluations.reconstruction(results), tokens(results), data(results)]
+    return _with_samples(parts, further_tables(results, settings.published_model), picked, settings)
+
+
+def _with_samples(
+    parts: list[PageSection], tables: Mapping[str, pd.DataFrame], picked: Sequence[Picked], settings: ReportSettings
+) -> list[PageSection]:
+    """The parts with the picked samples, residue by residue, and the tables of all samples."""
     for part in parts:
-        for kind in KINDS.get(part.name, ()):
+        kinds = KINDS.get(part.name, ())
+        part.figures += evaluations.by_residue([one for one in picked if one.evaluation.kind in kinds])
+        for kind in kinds:
             if (name := f"samples-{kind}") in tables:
                 shown = frame_table(name, tables[name], settings.max_table_rows, f"{name}.csv")
-                part.body.append(Details(f"Metrics of each sample ({kind})", shown))
+                part.body.append(Details(f"Metrics of each sample ({kind})", [shown]))
     return parts
 
 
@@ -66,7 +81,8 @@ def summary_table(results: Results) -> Table:
     return replace(
         table,
         filtered=True,
-        note="low, high: 95 % interval of the mean (bootstrap). Also: tables/summary_intervals.csv",
+        note="low, high: 95 % interval of the mean (bootstrap).",
+        file="summary_intervals.csv",
     )
 
 
@@ -115,7 +131,8 @@ def data(results: Results) -> PageSection:
             part.figures.append(figures.bars(name, title, {"rejected": reasons}, "files or chains", caption))
     rows = [[d.name, d.chains, len(d.rejected), _spelled(_reasons(d.rejected))] for d in results.datasets]
     heads = ["dataset", "chains kept", "rejected", "reasons"]
-    part.body.append(Table("datasets", heads, rows, note="Also: tables/rejected.csv"))
+    some = any(len(dataset.rejected) for dataset in results.datasets)
+    part.body.append(Table("datasets", heads, rows, file="rejected.csv" if some else "datasets.csv"))
     return part
 
 
@@ -162,10 +179,11 @@ def speed(table: pd.DataFrame | None, most: int) -> PageSection:
     if table is not None:
         part.about = (
             "Seconds per sample, including decoding: measured per batch where this was recorded, otherwise the wall "
-            'time of the job divided by its number of samples. Times depend on the machine. "missing": no published '
-            "value."
+            "time of the job divided by its number of samples. Times depend on the machine."
         )
-        part.body.append(frame_table("speed-table", table, most, "sampling_speed.csv"))
+        unpublished = (table["published"] == MISSING).all()
+        shown = table.drop(columns=["published", "published_model", "source"]) if unpublished else table
+        part.body.append(frame_table("speed-table", shown, most, "sampling_speed.csv"))
     return part
 
 
@@ -194,12 +212,13 @@ def run_details(results: Results) -> PageSection:
     total = sum(row[4] or 0 for row in rows)
     part.about = f"Total wall time of all stages: {duration(total)}."
     heads = ["result", "command", "device", "wall time", "seconds", "peak memory (MB)"]
-    part.body.append(Table("runs", heads, rows, len(rows) > MOST_UNFILTERED_ROWS, "Also: tables/runs.csv"))
+    runs = Table("runs", heads, rows, len(rows) > MOST_UNFILTERED_ROWS, file="runs.csv")
+    part.body.append(Details(f"{len(rows)} stages", [runs]))
     versions: dict[str, set[str]] = {}
     for run in results.runs:
         for name, version in dict(run.record.get("versions") or {}).items():
             versions.setdefault(str(name), set()).add(str(version))
     if versions:
         pairs = [[name, ", ".join(sorted(found))] for name, found in versions.items()]
-        part.body += [Heading("Versions"), Table("versions", ["package", "version"], pairs)]
+        part.body.append(Details("Versions of packages", [Table("versions", ["package", "version"], pairs)]))
     return part

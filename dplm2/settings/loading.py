@@ -23,12 +23,13 @@ SECTIONS = (
     "representations",
     "proteingym",
 )  # sections of named entries
+UNNAMED = "config"  # a file of this name has none of its own
 STAGE = "stage"  # marks the settings of one stage, which were checked as part of the whole configuration
 
 Source = str | os.PathLike | Mapping
 
 
-def load(source: Source | Iterable[Source], folders: Iterable[str | os.PathLike] = ()) -> Configuration:
+def load(source: Source | Iterable[Source], files: Iterable[str | os.PathLike] = ()) -> Configuration:
     """Read and check a configuration.
 
     Parameters
@@ -38,8 +39,8 @@ def load(source: Source | Iterable[Source], folders: Iterable[str | os.PathLike]
         override earlier ones: mappings are merged key by key, any other value is replaced. Sections may be omitted. A
         file may name another one that it builds on (``base: other.yaml``); ``null`` in place of a dataset, tokenizer,
         model or task removes it.
-    folders
-        Folders in which to look for the base of a mapping: those of its source files.
+    files
+        The files that a mapping was read from: its base is looked up beside them, and the last one names the report.
 
     Raises
     ------
@@ -47,14 +48,29 @@ def load(source: Source | Iterable[Source], folders: Iterable[str | os.PathLike]
         Lists all wrong keys with the allowed values.
     """
     sources = [source] if isinstance(source, str | os.PathLike | Mapping) else list(source)
+    files = [Path(file) for file in files]
     given: dict = {}
     for each in sources:
-        given = merged(given, read(each, folders))
+        given = merged(given, read(each, [file.parent for file in files]))
+    given = _titled(given, [*files, *(Path(each) for each in sources if _is_file(each))])
     for kind in SECTIONS:
         if isinstance(given.get(kind), Mapping):
             given[kind] = {name: entry for name, entry in given[kind].items() if entry is not None}
     stage = given.pop(STAGE, None)
     return validated(Configuration, given, lenient=stage is not None)
+
+
+def _is_file(source: Source) -> bool:
+    return not isinstance(source, Mapping) and not str(source).lstrip().startswith("{")
+
+
+def _titled(given: dict, files: list[Path]) -> dict:
+    """The configuration with the name of its last file as the title of the report, unless it has a title."""
+    report = given.get("report", {})
+    name = files[-1].stem if files else UNNAMED
+    if name == UNNAMED or not isinstance(report, Mapping) or report.get("title") is not None:
+        return given
+    return {**given, "report": {**report, "title": name}}
 
 
 def merged(lower: Mapping, upper: Mapping) -> dict:
@@ -72,7 +88,7 @@ def read(source: Source, folders: Iterable[str | os.PathLike] = (), depth: int =
     if isinstance(source, Mapping):
         _refuse_deep(source)
         given = dict(source)
-    elif str(source).lstrip().startswith("{"):
+    elif not _is_file(source):
         given = parse_yaml(str(source), "the configuration given as text")
     else:
         folders = [Path(source).parent]

@@ -10,7 +10,11 @@ from dplm2.settings.fields import Section, Text, decides
 class ReportSettings(Section):
     """The HTML report, its tables and figures. Changing these keys reruns only the report."""
 
-    title: str = decides("DPLM-2: results", "Title of the report.", min_length=1)
+    title: str | None = decides(
+        None,
+        "Title of the report. null: the name of the configuration file, unless it is config.yaml.",
+        min_length=1,
+    )
     note: str | None = decides(
         None,
         "Note shown at the top of the report and below the table in the terminal. Small or briefly trained models "
@@ -22,9 +26,9 @@ class ReportSettings(Section):
         "dplm2/assets/published.csv; or one for each model of the run: {name: published name}. null: none.",
     )
     max_viewer_samples: int = decides(
-        8,
-        "Maximum number of structures in the 3-D viewer: for each model and task the best, the median and the worst"
-        " in turn. 0: no viewer.",
+        24,
+        "Maximum number of structures in the 3-D viewer: for each model and task the best, the median and the worst, "
+        "and of ranked designs the second and the third, in turn. 0: no viewer.",
         ge=0,
     )
     max_downloads: int = decides(

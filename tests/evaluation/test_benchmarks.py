@@ -263,7 +263,7 @@ class Identity:
 def test_lossless_reconstruction_is_perfect_despite_missing_residues(natives):
     backbones = [backbone.copy() for _, backbone in natives.values()]
     backbones[0][10:14] = np.nan
-    codes, metrics = reconstruction.reconstruct(Identity(), backbones, EvaluationSettings.make(batch_size=2))
+    codes, decoded, metrics = reconstruction.reconstruct(Identity(), backbones, EvaluationSettings.make(batch_size=2))
     assert [len(row) for row in codes] == [len(backbone) for backbone in backbones]
     assert metrics["ca_rmsd"].max() < 1e-4
     assert metrics[["tm_score", "lddt_ca"]].min().min() == pytest.approx(1)
@@ -287,7 +287,7 @@ def test_existing_tokens_are_decoded_without_encoding(tmp_path, natives):
     job = reconstruction.ReconstructionJob("", (), tmp_path, EvaluationSettings.make(), tokens=(tmp_path,))
     made = reconstruction._tokens_of(job, list(natives), tokenizer)
     tokenizer.encode = None
-    _, metrics = reconstruction.reconstruct(tokenizer, backbones, EvaluationSettings.make(), made=made)
+    _, _, metrics = reconstruction.reconstruct(tokenizer, backbones, EvaluationSettings.make(), made=made)
     assert metrics["ca_rmsd"].max() < 1e-4
     with pytest.raises(DPLM2Error, match="no tokens for .* of the chains, for example 9abc_A"):
         reconstruction._tokens_of(job, ["9abc_A"], tokenizer)

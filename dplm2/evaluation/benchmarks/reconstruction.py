@@ -5,18 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from tqdm import tqdm
 
+from dplm2.core import parquet
 from dplm2.core.artifacts import RunRecord
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.hub import name_of
 from dplm2.evaluation.benchmarks.job import dataset_name, set_name
 from dplm2.evaluation.comparison import compare
-from dplm2.evaluation.metrics.structure import COMPARED, COMPOSITION
+from dplm2.evaluation.metrics.structure import COMPARED, COMPOSITION, LDDT_CA
 from dplm2.evaluation.metrics.tokenizer import CODEBOOK, of_weights
 from dplm2.evaluation.results import Source, describe, summarize, summary_row, write_results
 from dplm2.geometry.backbone import observed_residues
+from dplm2.geometry.lddt import lddt_of_residues
 from dplm2.geometry.secondary_structure import fractions
 from dplm2.settings.evaluation import EvaluationSettings
 from dplm2.settings.roles import plain
@@ -27,6 +30,17 @@ from dplm2.tokenizer.tokens import read_tokens
 
 TASK = "reconstruction"
 NATIVE = "native_"
+RECONSTRUCTED_FILE = "reconstructed.parquet"
+MOST_KEPT = 9  # chains whose reconstructions are kept: of a large set, all would be a second copy of it
+_KEPT = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("sequence", pa.string()),
+        ("native_backbone", pa.list_(pa.float32())),
+        ("backbone", pa.list_(pa.float32())),
+        ("lddt", pa.list_(pa.float32())),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ def run(job: ReconstructionJob) -> int:
         torch.manual_seed(job.seed)
         tokenizer = StructureTokenizer(tokenizer.settings, tokenizer.confidence_trained).to(job.device).eval()
     record = RunRecord(f"evaluate {TASK}", plain(job.settings), {"tokenizer": tokenizer.fingerprint}, job.device)
-    columns = ["chain_id", "backbone", "split"]
+    columns = ["chain_id", "sequence", "backbone", "split"]
     table = store.read_chains([str(path) for path in job.chains], columns=columns, split=job.split)
     names, splits = table["chain_id"].to_pylist(), table["split"].to_pylist()
     backbones = [np.asarray(backbone) for backbone in store.backbones(table)]
@@ -82,18 +96,22 @@ def run(job: ReconstructionJob) -> int:
     if not chosen:
         raise DPLM2Error(f"{dataset_name(job.chains)}: no chain to reconstruct (split {job.split or 'any'})")
     made = _tokens_of(job, [names[i] for i in chosen], tokenizer) if job.tokens else None
-    tokens, metrics = reconstruct(tokenizer, [backbones[i] for i in chosen], job.settings, job.device, made)
+    natives = [backbones[i] for i in chosen]
+    tokens, decoded, metrics = reconstruct(tokenizer, natives, job.settings, job.device, made)
     model = job.name or name_of(job.tokenizer)
     metrics.insert(0, "sample_id", [names[i] for i in chosen])
     metrics.insert(1, "model", model)
     metrics.insert(2, "task", TASK)
     metrics.insert(3, "split", [splits[i] for i in chosen])
     # Composition of the chains themselves, for comparison with designs.
-    composition = [fractions(backbones[i][:, 1]) for i in chosen]
+    composition = [fractions(native[:, 1]) for native in natives]
     metrics = pd.concat([metrics, pd.DataFrame(composition).add_prefix(NATIVE)], axis=1)
-    observed = [observed_residues(backbones[i]) for i in chosen]
+    observed = [observed_residues(native) for native in natives]
     summary = _summary(job, model, metrics, tokens, observed, tokenizer.codebook_size)
     renamed = metrics.rename(columns=_columns(job))
+    if not job.untrained:
+        sequences = table["sequence"].to_pylist()
+        write_kept(job.out, metrics, [sequences[i] for i in chosen], natives, decoded)
     usage = np.bincount(np.concatenate([t[o] for t, o in zip(tokens, observed, strict=True)]), minlength=1)
     write_results(
         job.out, renamed, summary, record, left_out=left_out, untrained=job.untrained,
@@ -123,6 +141,29 @@ def _chosen(
     return [i for i, name in enumerate(names) if name not in left_out], left_out
 
 
+def write_kept(
+    out: Path, metrics: pd.DataFrame, sequences: list[str], natives: list[np.ndarray], decoded: list[np.ndarray]
+) -> None:
+    """Write at most `MOST_KEPT` reconstructions beside their natives, for the report: ``reconstructed.parquet``.
+
+    They lie at equal distances between the best and the worst lDDT, in this order; ``lddt`` is that of each residue,
+    NaN where the native lacks it.
+    """
+    ranked = metrics[LDDT_CA.name][~metrics["failed"]].dropna().sort_values(ascending=False, kind="stable").index
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(MOST_KEPT, len(ranked))).round().astype(int))
+    rows = [
+        {
+            "sample_id": metrics["sample_id"][i],
+            "sequence": sequences[i],
+            "native_backbone": natives[i].ravel().tolist(),
+            "backbone": decoded[i].ravel().tolist(),
+            "lddt": lddt_of_residues(decoded[i][:, 1], natives[i][:, 1]).tolist(),
+        }
+        for i in ranked[places]
+    ]
+    parquet.write_table(out / RECONSTRUCTED_FILE, pa.Table.from_pylist(rows, schema=_KEPT))
+
+
 def _tokens_of(job: ReconstructionJob, names: list[str], tokenizer: StructureTokenizer) -> list[np.ndarray]:
     """Existing tokens (L,) of the named chains."""
     selections = [path / store.SELECTION_FILE for path in job.chains if (path / store.SELECTION_FILE).is_file()]
@@ -146,13 +187,15 @@ def reconstruct(
     settings: EvaluationSettings,
     device: str = "cpu",
     made: list[np.ndarray] | None = None,
-) -> tuple[list[np.ndarray], pd.DataFrame]:
+) -> tuple[list[np.ndarray], list[np.ndarray], pd.DataFrame]:
     """Encode and decode backbones (L, 4, 3); tokens ``made`` before are only decoded.
 
     Returns
     -------
     tokens
         (L,) of each chain.
+    decoded
+        (L, 4, 3) of each chain.
     metrics
         A row per chain: ``length``, ``failed``, ``failure``, and the metrics of `dplm2.evaluation.comparison.compare`
         over the observed residues of the chain.
@@ -170,7 +213,7 @@ def reconstruct(
     values = compare(decoded, backbones, settings.released_tm_score, device)
     metrics = pd.DataFrame({"length": [len(backbone) for backbone in backbones], "failed": failed})
     metrics["failure"] = ["the decoded structure is not finite" if bad else None for bad in failed]
-    return tokens, metrics.assign(**values)
+    return tokens, decoded, metrics.assign(**values)
 
 
 def _summary(
