@@ -155,9 +155,7 @@ class Design:
     Attributes
     ----------
     name, subject
-        Its id; its model, task and problem.
-    length
-        Residues.
+        Its id; its model, task and length.
     passes
         Whether it passes the thresholds.
     measures
@@ -168,7 +166,6 @@ class Design:
 
     name: str
     subject: str
-    length: str
     passes: str
     measures: Sequence[str]
     key: str = ""

@@ -28,7 +28,7 @@ NO_METRICS = (*NAMES, "sequence")  # a loss of the tokenizer has this name, too
 FILES = {"file": "design", "prediction": "prediction"}  # columns of structure files, and what the links say
 
 
-MOST_BEST = 12  # rows of the first table, in equal numbers for each model and task
+MOST_BEST, MOST_OF_ONE = 12, 4  # rows of the first table, in equal numbers for each model and task
 MOST_MEASURES = 3
 
 
@@ -39,10 +39,8 @@ def best(results: Results, picked: list[Picked]) -> PageSection:
     if picked:
         part.body.append(Viewer(values_of([one.scene() for one in picked])))
     keys = {one.key for one in picked}
-    most = max(1, MOST_BEST // max(1, len(results.designs)))
-    rows = [
-        _design(each, row, keys) for each in results.designs for row in each.table.head(most).to_dict("records")
-    ]
+    most = min(MOST_OF_ONE, max(1, MOST_BEST // max(1, len(results.designs))))
+    rows = [_design(each, row, keys) for each in results.designs for row in each.table.head(most).to_dict("records")]
     if rows:
         part.body.append(Best(rows))
     return part
@@ -67,10 +65,9 @@ def _design(designs: Designs, row: dict[str, str], keys: set[str]) -> Design:
         if isinstance(value, int | float):
             measures.append(f"{metric.title} {number(value)}{metric.suffix}")
     key = key_of(designs.model, designs.task, row["id"])
-    subject = f"{designs.model} \u00b7 {designs.task}"
+    subject = f"{designs.model} \u00b7 {designs.task}" + (f", {row['length']} residues" if row.get("length") else "")
     passes = {"True": "yes", "False": "no"}.get(row["passes"], "")
-    length = row.get("length", "")
-    return Design(row["id"], subject, length, passes, measures[:MOST_MEASURES], key if key in keys else "")
+    return Design(row["id"], subject, passes, measures[:MOST_MEASURES], key if key in keys else "")
 
 
 def designs(results: Results, settings: ReportSettings) -> PageSection:

@@ -56,7 +56,15 @@ def _training_figure(curve: Curve, name: str, columns: list[str]) -> Figure:
         ax.set(xlabel="step", ylabel=what.axis)
         if len(columns) > 1:
             ax.legend()
-    return Figure(slug("training", curve.place, name), f"{curve.place}: {what.title}", _course(curve, name, columns), out[0])
+    return Figure(
+        slug("training", curve.place, name), f"{_trained(curve)}: {what.title}", _course(curve, name, columns), out[0]
+    )
+
+
+def _trained(curve: Curve) -> str:
+    """What was trained, in words."""
+    kind, name, *stage = curve.place.split("/")
+    return f"{kind.removesuffix('s')} {name}{', sequence stage' if stage else ''}"
 
 
 def _course(curve: Curve, name: str, columns: Sequence[str]) -> str:
@@ -67,7 +75,9 @@ def _course(curve: Curve, name: str, columns: Sequence[str]) -> str:
     for column in sorted(columns, key=lambda column: not column.startswith(VALIDATION)):
         rows = curve.rows[["step", column]].dropna()
         label = _curve_label(column, name, bases)
-        course = reading(rows["step"].to_numpy(float), rows[column].to_numpy(float), better, column.startswith(VALIDATION))
+        course = reading(
+            rows["step"].to_numpy(float), rows[column].to_numpy(float), better, column.startswith(VALIDATION)
+        )
         said.append(f"{label[:1].upper()}{label[1:]}: {course}.")
     return " ".join([*said, *([f"{better.capitalize()} is better."] if better else [])])
 

@@ -32,6 +32,11 @@ def number(value: object) -> str:
     return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def percent(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:.0f} %"
+
+
 def task_kind(*hints: str) -> str | None:
     """The known task to which the hints (a task's name, parts of a path, a command) refer; the first match."""
     for hint in hints:

@@ -12,7 +12,7 @@ import pandas as pd
 from dplm2.evaluation.recovery import AMINO_ACIDS
 from dplm2.generation.samples import SAMPLES_FILE
 from dplm2.report.drawing import FAINT, GRID, INK, SERIES, Figure, background, shorten, slug
-from dplm2.report.labels import number
+from dplm2.report.labels import percent
 from dplm2.report.results import PARTS, Evaluation, Results, read_table
 
 FEWEST = 3  # sequences of a logo
@@ -23,7 +23,9 @@ COLUMNS_OF_LINE = 40
 SMALLEST_SHARE = 0.08  # rarer letters are left out
 # Classes of amino acids, by colour; the hydrophobic ones are in ink.
 CLASSES = {"DE": SERIES[1], "KRH": SERIES[0], "NQST": SERIES[2], "GPC": SERIES[3]}
-NAMED = "Acidic residues are orange, basic ones blue, polar ones green, glycine, proline and cysteine pink, others black."
+NAMED = (
+    "Acidic residues are orange, basic ones blue, polar ones green, glycine, proline and cysteine pink, others black."
+)
 COLUMN, HEIGHT, BELOW = 18.0, 54.0, 34.0  # of a column, a full stack and the text below it, in points
 LEFT = 2.0
 
@@ -139,14 +141,14 @@ def _caption(alignment: Alignment) -> str:
     agreed = float(share.max(-1)[free].mean()) if free.any() else 1.0
     where = " outside of the motif" if alignment.motif else ""
     facts = [
-        f"{len(alignment.sequences)} designs; the height of a letter is its share, of {SMALLEST_SHARE:.0%} and more.",
-        f"On average {agreed:.0%} of the designs have the most frequent residue{where}.",
+        f"{len(alignment.sequences)} designs; the height of a letter is its share, of {percent(SMALLEST_SHARE)} and more.",
+        f"On average {percent(agreed)} of the designs have the most frequent residue{where}.",
     ]
     if alignment.native:
         index = [AMINO_ACIDS.find(letter) for letter in alignment.native]
         known = [column for column, place in enumerate(index) if place >= 0]
         same = float(np.mean([share[column, index[column]] for column in known])) if known else math.nan
-        facts.append(f"Below: the native sequence, which the designs have in {number(round(same, 3))} of the positions.")
+        facts.append(f"Below: the native sequence, which the designs have in {percent(same)} of the positions.")
     if alignment.motif:
         facts.append(f"Grey: the motif, which is given; around it up to {FLANK} designed residues.")
     return " ".join([*facts, NAMED])

@@ -15,6 +15,7 @@ from dplm2.report import tables
 from dplm2.report.blocks import Card, CardRow, Cards, Chapter, Details, PageSection
 from dplm2.report.designs import best, designs
 from dplm2.report.drawing import Figure
+from dplm2.report.labels import task_kind
 from dplm2.report.learned import learned
 from dplm2.report.logos import logos
 from dplm2.report.published import compared, comparison, published_success
@@ -63,8 +64,8 @@ def _chapters(results: Results, settings: ReportSettings) -> list[Chapter]:
     picked = picked_samples(results, settings.max_viewer_samples)
     designed = [best(results, picked), designs(results, settings), _logos(results)]
     judged = [
-        _summary(results),
         learned(results),
+        _summary(results),
         comparison(published, settings.published_model, settings.max_table_rows),
         *quality(results, settings, published_success(published), picked),
     ]
@@ -124,7 +125,11 @@ def _summary(results: Results) -> PageSection:
     part = PageSection("summary", "Summary", absent="nothing was evaluated: no summary.csv in this results folder")
     table = tables.summary(results)
     if len(table):
-        cards = Cards([_card(headline) for headline in tables.headlines(table)])
+        # Designs first: what the tokenizer and the network do on their own comes after them.
+        headlines = sorted(
+            tables.headlines(table), key=lambda each: task_kind(each.task) in ("reconstruction", "likelihood")
+        )
+        cards = Cards([_card(headline) for headline in headlines])
         everything = Details("All metrics, with intervals", [summary_table(results)])
         part.body = [cards, everything, Details("What the metrics mean", [metrics_table(results)])]
     return part

@@ -59,7 +59,9 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def _same(one: float, other: float, values: np.ndarray) -> bool:
-    return abs(one - other) <= SLIGHT * max(abs(one), abs(other)) and np.ptp(values) <= 2 * SLIGHT * np.abs(values).max()
+    return (
+        abs(one - other) <= SLIGHT * max(abs(one), abs(other)) and np.ptp(values) <= 2 * SLIGHT * np.abs(values).max()
+    )
 
 
 def _moved(one: float, other: float) -> str:

@@ -1,58 +1,33 @@
-"""The page in a real browser: no errors in the console, the viewer draws, tables sort."""
+"""The page in a real browser: ribbons are drawn, tables sort, links lead somewhere, and a phone can show it."""
 
+import io
 import re
-import shutil
-import subprocess
 
+import numpy as np
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-    "--virtual-time-budget=3000",
-]
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
+from dplm2.viewer import Scene, Structure, viewer_html
+from tests.report.browser import CHROMIUM, DRIVER, Browser
+from tests.report.tree import natives
 
-# Clicks through the page as a reader would, and records the observations in the document.
-CLICKS = """
-<script>
-const say = (name, value) => document.documentElement.setAttribute("data-" + name, value);
-const table = document.getElementById("summary-table");
-const column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === "value");
-const values = () => [...table.tBodies[0].rows].map((row) => Number(row.cells[column].dataset.value)).join(" ");
-table.tHead.rows[0].cells[column].querySelector("button").click();
-say("up", values());
-table.tHead.rows[0].cells[column].querySelector("button").click();
-say("down", values());
-const field = document.querySelector("input[data-filters=summary-table]");
-field.value = "RECOVERY";
-field.dispatchEvent(new Event("input"));
-say("left", [...table.tBodies[0].rows].filter((row) => !row.hidden).length);
-const canvas = document.querySelector("#viewer canvas");
-const pixels = () => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-const color = (data, i) => data.slice(4 * i, 4 * i + 3).join();
-const tint = (data) => new Set(Array.from({length: data.length / 4}, (_, i) => color(data, i))).size;
-say("tints", tint(pixels()));
-const before = canvas.toDataURL();
-canvas.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft"}));
-say("turned", before !== canvas.toDataURL());
-const select = document.querySelector("#viewer select");
-say("samples", select.options.length);
-const first = document.querySelector(".viewer-facts").textContent;
-select.value = "1";
-select.dispatchEvent(new Event("change"));
-say("changed", first !== document.querySelector(".viewer-facts").textContent);
-say("wide", document.documentElement.scrollWidth > document.documentElement.clientWidth);
-</script>
-"""
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="no chromium and chromedriver on PATH"),
+    pytest.mark.xdist_group("browser"),
+]
+DESKTOP, PHONE = (1400, 900), (390, 844)
+DRAWN = "return document.querySelector('.viewer-stage').dataset"
+CHOOSE = (
+    "const field = document.querySelector('select[data-choice={}]');"
+    "field.value = '{}'; field.dispatchEvent(new Event('change'))"
+)
+FRAME = 9  # pixels of the rounded border
+BOX = "return document.querySelector('.viewer-stage').getBoundingClientRect().toJSON()"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -60,49 +35,153 @@ def page(report_folder):
     return report_folder / "report.html"
 
 
-def visit(page, profile, width=1200):
-    """The document after its scripts have run, and the messages of the console."""
-    command = [
-        CHROMIUM,
-        *FLAGS,
-        f"--user-data-dir={profile}",
-        f"--window-size={width},900",
-        "--dump-dom",
-        page.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+def stage(browser) -> np.ndarray:
+    """The pixels (height, width, 3) of the viewer's picture."""
+    from PIL import Image
+
+    box = browser.run(BOX)
+    image = np.asarray(Image.open(io.BytesIO(browser.picture())).convert("RGB"))
+    top, left = round(box["top"]) + FRAME, round(box["left"]) + FRAME
+    return image[top : top + round(box["height"]) - 2 * FRAME, left : left + round(box["width"]) - 2 * FRAME]
 
 
-def test_page_opens_without_errors_and_the_viewer_draws(page, tmp_path):
-    document, console = visit(page, tmp_path)
-    assert console == []
-    assert int(re.search(r'data-drawn="(\d+)"', document)[1]) > 100
+def colored(pixels: np.ndarray, color: str, tolerance: int = 30) -> int:
+    """Number of pixels of a hue: the library shades colours, so their proportions are compared."""
+    wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], dtype=float)
+    bright = pixels.astype(float)
+    scaled = bright * (np.linalg.norm(wanted) / np.maximum(np.linalg.norm(bright, axis=-1, keepdims=True), 1))
+    return int(((np.abs(scaled - wanted).max(-1) < tolerance) & (bright.max(-1) > 60)).sum())
 
 
-def test_tables_sort_and_filter_and_the_viewer_reacts(page, tmp_path):
-    clicked = tmp_path / "clicked.html"
-    # The page's content policy forbids other scripts and is removed from this copy.
-    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
-    clicked.write_text(html.replace("</body>", CLICKS + "</body>"))
-    document, console = visit(clicked, tmp_path, width=500)
-    assert console == []
-    said = dict(re.findall(r'data-(\w+)="([^"]*)"', document.split(">", 2)[1]))
-    up, down = ([float(value) for value in said[name].split()] for name in ("up", "down"))
-    assert len(up) > 10
-    assert up == sorted(up)
-    assert down == up[::-1]
-    assert said["left"] == "1"
-    assert int(said["tints"]) > 20
-    assert said["turned"] == said["changed"] == "true"
-    assert int(said["samples"]) >= 3
-    assert said["wide"] == "false"
+def test_page_opens_without_errors_and_draws_a_ribbon(browser, page):
+    browser.size(*DESKTOP)
+    browser.open(page)
+    assert browser.messages() == []
+    said = browser.run(DRAWN)
+    assert said["drawing"] == "ribbon" and int(said["drawn"]) > 100
+    pixels = stage(browser)
+    ink = (pixels < 235).any(-1)
+    assert 0.02 < ink.mean() < 0.6
+    # Nothing is clipped: the picture does not reach its frame.
+    assert not ink[[0, -1]].any() and not ink[:, [0, -1]].any()
 
 
-def test_content_policy_blocks_foreign_scripts(page, tmp_path):
+def test_first_screen_shows_what_was_asked_for(browser, page):
+    browser.size(*DESKTOP)
+    browser.open(page)
+    for width, height, phone, screens in ((*PHONE, True, 2), (*DESKTOP, False, 1)):
+        browser.size(width, height, phone)
+        assert browser.run(BOX)["bottom"] < screens * height
+
+
+def test_viewer_turns_zooms_colours_and_hides(browser, page):
+    browser.size(*DESKTOP)
+    browser.open(page)
+    before = stage(browser)
+    browser.run(
+        "document.querySelector('.viewer-stage').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
+    )
+    turned = stage(browser)
+    assert (before != turned).any(-1).mean() > 0.01
+    browser.click("[data-action=closer]")
+    assert (stage(browser) < 235).any(-1).sum() > (turned < 235).any(-1).sum()
+    browser.click("[data-action=reset]")
+    assert (stage(browser) != before).any(-1).mean() < 0.001
+    residues = int(browser.run(DRAWN)["drawn"])
+    browser.click(".viewer-legend input")
+    assert int(browser.run(DRAWN)["drawn"]) == residues / 2
+    browser.run(CHOOSE.format("color", "structure"))
+    assert re.search("helix.*strand.*coil", browser.run("return document.querySelector('.viewer-legend').textContent"))
+    last = browser.run("return document.querySelector('select[data-choice=scene]').options.length") - 1
+    browser.run(CHOOSE.format("scene", last))
+    assert "reconstruction" in browser.run("return document.querySelector('.viewer-legend').textContent")
+    assert browser.messages() == []
+
+
+def test_page_fits_a_phone_and_nothing_is_clipped(browser, page):
+    browser.size(*PHONE, phone=True)
+    browser.open(page)
+    wide = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    assert browser.run(wide) == [390, 390]
+    browser.run("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert browser.run(wide) == [390, 390]
+    clipped = """
+    const labels = [...document.querySelectorAll('figure svg text')];
+    return labels.filter((text) => {
+      const [box, frame] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
+      return box.left < frame.left - 2 || box.right > frame.right + 2 || box.top < frame.top - 2 || box.bottom > frame.bottom + 2;
+    }).map((text) => text.closest('figure').textContent.trim().slice(0, 60) + ': ' + text.textContent);
+    """
+    assert browser.run(clipped) == []
+    browser.size(*DESKTOP)
+
+
+def test_tables_sort_and_filter(browser, page):
+    browser.open(page)
+    values = (
+        "const table = document.getElementById('summary-table');"
+        "const column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === 'value');"
+    )
+    read = values + "return [...table.tBodies[0].rows].map((row) => Number(row.cells[column].dataset.value))"
+    click = values + "table.tHead.rows[0].cells[column].querySelector('button').click()"
+    browser.run(click)
+    up = browser.run(read)
+    browser.run(click)
+    assert len(up) > 10 and up == sorted(up) and browser.run(read) == up[::-1]
+    browser.run(
+        "const field = document.querySelector('input[data-filters=summary-table]');"
+        "field.value = 'RECOVERY'; field.dispatchEvent(new Event('input'))"
+    )
+    left = "return [...document.getElementById('summary-table').tBodies[0].rows].filter((row) => !row.hidden).length"
+    assert browser.run(left) == 1
+
+
+def test_content_policy_blocks_foreign_scripts(browser, page, tmp_path):
     attacked = tmp_path / "attacked.html"
     attack = '<script>document.documentElement.dataset.attacked = "yes"</script>'
     attacked.write_text(page.read_text().replace("</body>", attack + "</body>"))
-    document, console = visit(attacked, tmp_path)
-    assert "data-attacked" not in document
-    assert any("Content Security Policy" in line for line in console)
+    browser.open(attacked)
+    assert browser.run("return document.documentElement.dataset.attacked || 'no'") == "no"
+    assert any("Content Security Policy" in line for line in browser.messages())
+
+
+def test_confidence_colours_are_those_of_the_alphafold_database(browser, tmp_path):
+    """alphafold.ebi.ac.uk, model confidence: #0053D6 above 90, #65CBF3 above 70, #FFDB13 above 50, else #FF7D45."""
+    native = next(iter(natives(1).values()))
+    colors = {95: "#0053d6", 80: "#65cbf3", 60: "#ffdb13", 30: "#ff7d45", None: "#9aa3ad"}
+    # One residue has a pLDDT in any case, so that it can be chosen.
+    structures = [Structure(str(plddt), native, plddt=[95] + [plddt] * (len(native) - 1)) for plddt in colors]
+    path = tmp_path / "alone.html"
+    path.write_text(_inner(viewer_html(structures)), encoding="utf-8")
+    browser.open(path)
+    for place, (plddt, color) in enumerate(colors.items()):
+        browser.run(CHOOSE.format("scene", place))
+        pixels = stage(browser)
+        ribbon = int((pixels < 235).any(-1).sum())
+        assert colored(pixels, color) > 0.6 * ribbon, plddt
+
+
+def test_without_webgl_a_trace_is_drawn_with_a_note(tmp_path):
+    native = next(iter(natives(1).values()))
+    path = tmp_path / "alone.html"
+    path.write_text(_inner(viewer_html(Scene("a", [Structure("a", native)]))), encoding="utf-8")
+    with Browser(webgl=False) as browser:
+        browser.open(path)
+        assert browser.run(DRAWN)["drawing"] == "trace"
+        assert "no WebGL" in browser.run("return document.querySelector('.viewer-without').textContent")
+        assert (stage(browser) < 200).any(-1).mean() > 0.01
+
+
+def test_frame_works_inside_of_another_page(browser, tmp_path):
+    native = next(iter(natives(1).values()))
+    path = tmp_path / "notebook.html"
+    path.write_text("<!DOCTYPE html><body>" + viewer_html(Structure("a", native)), encoding="utf-8")
+    browser.open(path)
+    inside = "return document.querySelector('iframe').contentDocument.querySelector('.viewer-stage').dataset.drawn"
+    assert int(browser.run(inside)) == len(native)
+
+
+def _inner(frame: str) -> str:
+    import html
+
+    return html.unescape(re.search(r'srcdoc="([^"]*)"', frame)[1])

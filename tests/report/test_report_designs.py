@@ -28,8 +28,18 @@ def downloads(html: str) -> dict[str, bytes]:
     return {name: base64.b64decode(content) for name, content in found}
 
 
-def test_designs_are_the_first_section(html):
-    assert re.findall(r'<section id="([\w-]+)">', html)[0] == "designs"
+def test_designs_are_the_first_sections(html):
+    assert re.findall(r'<section id="([\w-]+)">', html)[:2] == ["best", "designs"]
+
+
+def test_the_best_are_told_in_words_first(html):
+    assert "demo, co-generation: 12 designs for 1 problem, 7 within the thresholds." in html
+    (body,) = re.findall(r'<table id="best-designs">.*?<tbody>(.*?)</tbody>', html, flags=re.DOTALL)
+    rows = body.split("<tr>")[1:]
+    assert [re.search(r"<td>(co-generation-\d+)<small>", row)[1] for row in rows] == [
+        f"co-generation-{i}" for i in range(4)
+    ]
+    assert "<span>scTM 0.85</span>" in rows[1] and "<span>scRMSD 2 \u00c5</span>" in rows[1]
 
 
 def test_rows_are_those_of_the_table_in_its_order(html, folder):
@@ -39,7 +49,7 @@ def test_rows_are_those_of_the_table_in_its_order(html, folder):
     assert [row[1] for row in rows] == table["id"].tolist()
     assert [float(row[5]) for row in rows] == pytest.approx(table["score"], abs=5e-3)
     assert [row[4] == "yes" for row in rows] == table["passes"].tolist()
-    heads = re.findall(r"<th[^>]*><button type=\"button\">(.*?)</button>", html)
+    heads = re.findall(r"<th[^>]*><button type=\"button\">(.*?)</button>", html.split('id="designs-demo')[1])
     assert heads[:6] == ["rank", "id", "problem", "length", "passes", "score"]
     assert "scTM ↑" in heads and "scRMSD ↓" in heads and heads[8] == "structures"
 

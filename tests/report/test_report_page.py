@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,8 +17,9 @@ from dplm2.report.blocks import Table, Viewer
 from dplm2.report.evaluations import likelihood
 from dplm2.report.page import build_page, render
 from dplm2.report.results import Curve, read_results
-from dplm2.report.viewer import chosen_samples
+from dplm2.report.scenes import picked_samples
 from dplm2.report.writing import write_report
+from dplm2.settings import load
 from dplm2.settings.report import ReportSettings
 from tests.report.tree import STAGES, TASKS, make_results
 
@@ -84,9 +86,19 @@ def test_page_is_self_contained(html, page):
         and not ("download" in attributes and value.startswith("data:"))
     ]
     assert links
-    assert all(link.startswith("#") for link in links)
-    assert not re.search(r"url\((?!#)", html)
-    assert "@import" not in html
+    # The tables lie beside the page; all else is in it.
+    assert all(link.startswith(("#", "tables/")) for link in links)
+    own = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    assert not re.search(r"url\((?!#)", own)
+    assert "@import" not in own
+
+
+def test_links_to_tables_lead_to_files(page, report_folder):
+    linked = {attributes["href"] for tag, attributes in page.elements if tag == "a"} - {None}
+    tables = {link for link in linked if link.startswith("tables/")}
+    assert {"tables/summary_intervals.csv", "tables/rejected.csv", "tables/samples-folding.csv"} <= tables
+    for table in tables:
+        assert len(pd.read_csv(report_folder / table)) > 0, table
 
 
 def test_internal_links_resolve(html, page):
@@ -94,14 +106,14 @@ def test_internal_links_resolve(html, page):
         attributes[name][1:]
         for _, attributes in page.elements
         for name in ("href", "xlink:href")
-        if name in attributes and "download" not in attributes
+        if name in attributes and "download" not in attributes and attributes[name].startswith("#")
     } | set(re.findall(r"url\(#([^)]+)\)", html))
     assert wanted <= set(page.ids)
 
 
 def test_every_figure_has_a_caption(html):
-    found = re.findall(r"<figure>.*?<figcaption>(.*?)</figcaption></figure>", html, flags=re.DOTALL)
-    assert len(found) == html.count("<figure>") >= 15
+    found = re.findall(r"<figure[^>]*>.*?<figcaption>(.*?)</figcaption></figure>", html, flags=re.DOTALL)
+    assert len(found) == html.count("<figure") >= 15
     assert all(len(caption.split()) >= 5 for caption in found)
 
 
@@ -115,15 +127,15 @@ def test_hostile_names_are_escaped(tmp_path):
     html, _ = build_page(read_results(folder), settings(title=HOSTILE, note=HOSTILE))
     page = Page(html)
     kinds = [attributes.get("type") for tag, attributes in page.elements if tag == "script"]
-    assert kinds == ["application/json", None, None]
+    assert kinds == ["application/json", None, None, None]
     assert "<script>alert" not in html
     assert not page.crossed
     assert HOSTILE in "".join(page.texts)
 
 
 def test_embedded_data_cannot_close_the_script_element():
-    html = render("viewer.html", block=Viewer([HOSTILE]))
-    inner = html.rstrip().split('<script type="application/json" id="viewer-data">')[1].removesuffix("</script>")
+    html = render("structures.html", block=Viewer([HOSTILE]))
+    inner = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, flags=re.DOTALL)[1]
     assert "<" not in inner
     assert json.loads(inner) == [HOSTILE]
 
@@ -134,7 +146,7 @@ def test_page_of_one_stage_lists_the_stages_not_run(tmp_path, stage):
     html, _ = build_page(read_results(folder), settings(max_training_figures=1))
     page = Page(html)
     assert not page.crossed
-    assert "Not in this report" in page.texts
+    assert any(text.startswith("Not in this report") for text in page.texts)
     assert ("<li>Folding was not evaluated.</li>" in html) == (stage != "evaluation")
     assert ("<li>Nothing was trained" in html) == (stage not in ("tokenizers", "models"))
 
@@ -167,42 +179,82 @@ def test_numbers_sort_by_their_full_value():
 
 def test_structures_in_the_viewer_are_superposed(run_folder):
     """The fixture rotates and shifts each prediction; superposed, it is within its noise of the design."""
-    samples = chosen_samples(read_results(run_folder), 8)
-    assert 3 <= len(samples) <= 8
-    assert json.loads(json.dumps(samples)) == samples
-    words = [re.search(r"\((\w+)\)$", sample["label"])[1] for sample in samples]
-    assert {"best", "median", "worst"} <= set(words)
-    for sample in samples:
-        first, second = (np.array(trace["points"]) for trace in sample["traces"])
+    picked = picked_samples(read_results(run_folder), 9)
+    assert 6 <= len(picked) <= 9
+    assert {"best", "median", "worst"} <= {one.place for one in picked}
+    assert {one.evaluation.kind for one in picked} == {"co-generation", "folding", "reconstruction"}
+    for one in picked:
+        scene = one.scene().values()
+        assert json.loads(json.dumps(scene, allow_nan=False)) == scene
+        first, second = (np.array(each["atoms"]) / 100 for each in scene["structures"])
         assert len(first) == len(second)
-        assert np.sqrt(((first - second) ** 2).sum(1).mean()) < 1.5
-        spread = first.std(0)
-        assert spread[0] >= spread[1] >= spread[2]
+        assert np.sqrt(((first - second)[:, :3] ** 2).sum(1).mean()) < 1.5
 
 
-def test_viewer_keeps_handedness(run_folder):
-    """Rotations for a larger view must not be reflections: the chirality of CA quadruples is kept."""
-    results = read_results(run_folder)
-    rows = pq.read_table(run_folder / "samples/demo/co-generation/samples.parquet").to_pylist()
-    originals = {row["sample_id"]: np.array(row["backbone"]).reshape(-1, 4, 3)[:, 1] for row in rows}
-    for sample in chosen_samples(results, 8):
-        name = re.search(r": (.*) \(", sample["label"])[1]
-        if name in originals:
-            shown = np.array(sample["traces"][0]["points"])
-            assert np.corrcoef(_chirality(shown), _chirality(originals[name]))[0, 1] > 0.99
+def test_ranked_designs_come_in_their_order(tmp_path):
+    folder = make_results(tmp_path / "results", stages=("samples", "evaluation", "designs"), tasks=("co_generation",))
+    path = folder / "designs" / "demo" / "co-generation" / "designs.csv"
+    table = pd.read_csv(path)
+    samples = pq.read_table(folder / "samples/demo/co-generation/samples.parquet")["sample_id"].to_pylist()
+    table["id"] = samples[::-1]
+    table.to_csv(path, index=False)
+    results = read_results(folder)
+    picked = picked_samples(results, 24)
+    assert [(one.name, one.place) for one in picked] == [
+        (samples[-rank], f"rank {rank} of 12") for rank in (1, 2, 3, 7, 12)
+    ]
+    html, _ = build_page(results, settings())
+    shown = re.findall(r'data-shows="demo/co-generation/([^"]*)"', html)
+    assert shown == samples[::-1][:3]  # of the four in the table; the fourth is not in the viewer
 
 
-def _chirality(points):
-    steps = np.diff(points, axis=0)
-    return np.einsum("ij,ij->i", np.cross(steps[:-2], steps[1:-1]), steps[2:])
+def test_only_confidence_that_means_something_colours(tmp_path):
+    """The fixture's predictions have pLDDT, its designs have none."""
+    folder = make_results(tmp_path / "results", stages=("samples", "evaluation"), tasks=("co_generation",))
+    picked = picked_samples(read_results(folder), 3)
+    assert {one.scene().values()["colored_by"] for one in picked} == {"plddt"}
+    folded = folder / "evaluation/demo/co-generation/folded.parquet"
+    rows = pq.read_table(folded).to_pylist()
+    pq.write_table(pa.Table.from_pylist([{**row, "plddt": None} for row in rows]), folded)
+    for one in picked_samples(read_results(folder), 3):
+        scene = one.scene().values()
+        assert scene["colored_by"] == "position"
+        assert not any("plddt" in each for each in scene["structures"])
+        assert scene["structures"][-1]["name"] == "generated structure"
+
+
+def test_logos_and_residues_are_drawn(report_folder):
+    names = {path.name for path in (report_folder / "figures").glob("*.svg")}
+    assert {f"logo-demo-scaffolding-{name.lower()}.svg" for name in ("1YCR", "3IXT", "6E6R_short")} <= names
+    assert len([name for name in names if name.startswith("logo-")]) == 6
+    assert "tokenizers-demo-demo-trained-lddt-by-residue.svg" in names
+    assert "demo-co-generation-deviation-by-residue.svg" in names
+    assert "demo-co-generation-plddt-by-residue.svg" in names
+    assert "demo-folding-plddt-by-residue.svg" not in names
+
+
+def test_title_is_that_of_the_configuration(tmp_path, run_folder):
+    for name, text, title in (
+        ("zinc_fingers.yaml", "{}", "zinc_fingers"),
+        ("config.yaml", "{}", "DPLM-2: results"),
+        ("named.yaml", "report: {title: Mine}", "Mine"),
+    ):
+        (tmp_path / name).write_text(text)
+        html, _ = build_page(read_results(run_folder), load(tmp_path / name).report)
+        assert f"<h1>{title}</h1>" in html
+
+
+def test_chapters_go_from_designs_over_quality_to_training(html):
+    assert re.findall(r"<h2>(.*?)</h2>", html) == ["Designs", "How good they are", "Training and tokenizer"]
+    places = [html.index(f'<section id="{name}">') for name in ("best", "summary", "training", "reconstruction")]
+    assert places == sorted(places)
 
 
 def test_viewer_can_be_disabled(tmp_path):
     folder = make_results(tmp_path / "results", stages=("samples", "evaluation"), tasks=("folding",))
     for most, there in ((0, False), (1, True)):
         html, _ = build_page(read_results(folder), settings(max_viewer_samples=most))
-        assert ('id="viewer"' in html) == there
-        assert "no generated structures" not in html
+        assert ('class="structure-viewer"' in html) == there
 
 
 def test_figure_files_are_valid_and_themed_only_in_the_page(report_folder, html):
@@ -225,13 +277,13 @@ def test_training_figures_have_a_fixed_number_and_order(run_folder):
     curve = next(curve for curve in read_results(run_folder).curves if curve.place == "models/demo")
     drawn = figures.training(curve, 2)
     assert [figure.name for figure in drawn] == ["training-models-demo-loss", "training-models-demo-cross_entropy"]
-    assert "From 4.7" in drawn[0].caption
+    assert "Training: fell from 4.31 to 1.81, and has levelled off." in drawn[0].caption
 
 
 def test_single_row_of_metrics_is_plotted():
     rows = pd.DataFrame({"step": [1.0], "loss": [2.0], "validation_loss": [np.nan]})
     (figure,) = figures.training(Curve("models/x", rows), 6)
-    assert "From 2 in the first row to 2" in figure.caption
+    assert "Training: one value: 2." in figure.caption
 
 
 def test_long_tables_are_shortened_only_in_the_page(tmp_path):

@@ -171,7 +171,31 @@ class _Maker:
                     "steps": 20,
                 }
             )
-        return {task: rows for task, rows in found.items() if rows}
+        found["scaffolding"] = [self.scaffold(i, problem) for i, problem in enumerate(np.repeat(PROBLEMS, 10))]
+        found["inverse-folding"] = [self.inverse(i) for i in range(30)]
+        return found
+
+    def sequence(self, length: int) -> str:
+        return "".join(self.generator.choice(list("ACDEFGHIKLMNPQRSTVWY"), length))
+
+    def scaffold(self, index: int, problem: str) -> dict:
+        """A design without structure, its motif MKTW at a place that differs between designs."""
+        place, length = 10 + index % 5, 60 + index % 7
+        sequence = self.sequence(length)
+        return {
+            "sample_id": f"scaffold-{index}", "problem": str(problem), "length": length, "steps": 20,
+            "sequence": f"{sequence[:place]}MKTW{sequence[place + 4 :]}",
+            "motif_positions": list(range(place, place + 4)),
+        }  # fmt: skip
+
+    def inverse(self, index: int) -> dict:
+        """One of ten sequences for each of three chains."""
+        name = list(self.natives)[index // 10]
+        length = len(self.natives[name])
+        return {
+            "sample_id": f"inverse-{index}", "problem": name, "length": length, "steps": 20,
+            "sequence": self.sequence(length),
+        }  # fmt: skip
 
     def write_evaluation(self) -> None:
         for task in self.tasks:
@@ -225,6 +249,13 @@ class _Maker:
     def reconstruction(self) -> None:
         self.reconstructed("trained", 2.2)
         self.reconstructed("untrained", 11.0)
+        rows = [
+            {"sample_id": name, "sequence": "A" * len(native), "native_backbone": native.ravel().tolist(),
+             "backbone": self.turned(native).ravel().tolist(),
+             "lddt": np.linspace(0.2, 0.9, len(native)).tolist()}
+            for name, native in list(self.natives.items())[:5]
+        ]  # fmt: skip
+        self.table("evaluation/tokenizers/demo/demo/trained/reconstructed.parquet", rows)
 
     def reconstructed(self, variant: str, level: float) -> None:
         count = len(self.natives)

@@ -91,7 +91,7 @@
           model.addAtoms(atomsOf(structure, color));
           model.setStyle({}, {cartoon: {arrows: true, thickness: 0.35}});
         }
-        if (!keep) { viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]); viewer.zoomTo(); viewer.zoom(1.15); }
+        if (!keep) { viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]); viewer.zoomTo(); }
         viewer.render();
       },
       rotate(dx, dy) { viewer.rotate(dx, "vy"); viewer.rotate(dy, "vx"); viewer.render(); },
