@@ -1,4 +1,7 @@
-"""Chapters of the page, their sections, and the parts of these: tables, cards, the viewer. Each part names the template that shows it."""
+"""Chapters of the page, their sections, and the parts of these: tables, cards, the viewer.
+
+Each part names the template that shows it.
+"""
 
 import base64
 import math

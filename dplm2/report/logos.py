@@ -11,7 +11,7 @@ import pandas as pd
 
 from dplm2.evaluation.recovery import AMINO_ACIDS
 from dplm2.generation.samples import SAMPLES_FILE
-from dplm2.report.drawing import FAINT, GRID, INK, SERIES, Figure, background, shorten, slug
+from dplm2.report.drawing import FAINT, GRID, INK, SERIES, Figure, background, slug
 from dplm2.report.labels import percent
 from dplm2.report.results import PARTS, Evaluation, Results, read_table
 
@@ -141,7 +141,7 @@ def _caption(alignment: Alignment) -> str:
     agreed = float(share.max(-1)[free].mean()) if free.any() else 1.0
     where = " outside of the motif" if alignment.motif else ""
     facts = [
-        f"{len(alignment.sequences)} designs; the height of a letter is its share, of {percent(SMALLEST_SHARE)} and more.",
+        f"{len(alignment.sequences)} designs; the height of a letter is its share (from {percent(SMALLEST_SHARE)}).",
         f"On average {percent(agreed)} of the designs have the most frequent residue{where}.",
     ]
     if alignment.native:
@@ -213,22 +213,19 @@ def _stack(share: np.ndarray, left: float, top: float) -> str:
             continue
         high = share[index] * HEIGHT
         base -= high
-        placed = f"translate({left + 0.08 * COLUMN:.1f} {base + 0.02 * high:.1f}) scale({0.84 * COLUMN:.2f} {0.96 * high:.2f})"
+        corner = f"translate({left + 0.08 * COLUMN:.1f} {base + 0.02 * high:.1f})"
+        placed = f"{corner} scale({0.84 * COLUMN:.2f} {0.96 * high:.2f})"
         letter = AMINO_ACIDS[index]
         parts.append(f'<use xlink:href="#{letter}" transform="{placed}" style="fill: {_color(letter)}"/>')
     return "".join(parts)
 
 
 def _below(alignment: Alignment, column: int, left: float, top: float) -> str:
-    middle = left + COLUMN / 2
-    text = 'text-anchor="middle" font-family="DejaVu Sans, sans-serif"'
-    parts = []
-    if alignment.native:
-        parts.append(
-            f'<text x="{middle:g}" y="{top + 13:g}" font-size="12" {text} style="fill: {INK}">{alignment.native[column]}</text>'
-        )
-    if alignment.labels[column]:
-        parts.append(
-            f'<text x="{middle:g}" y="{top + 26:g}" font-size="10" {text} style="fill: {FAINT}">{alignment.labels[column]}</text>'
-        )
-    return "".join(parts)
+    """The native residue, and the column's label."""
+    lines = [(alignment.native[column : column + 1], 13, 12, INK), (alignment.labels[column], 26, 10, FAINT)]
+    return "".join(
+        f'<text x="{left + COLUMN / 2:g}" y="{top + down:g}" font-size="{size}" text-anchor="middle" '
+        f'font-family="DejaVu Sans, sans-serif" style="fill: {color}">{text}</text>'
+        for text, down, size, color in lines
+        if text
+    )

@@ -22,28 +22,29 @@ def reading(steps: np.ndarray, values: np.ndarray, better: str | None, held_out:
     held_out
         Measured on chains that are not trained on: becoming worse is overfitting.
     """
-    start, end = _ends(values)
     if len(values) < 2:
         return f"one value: {number(float(values[0]))}"
-    course = f"{number(start)} to {number(end)}"
-    if better is None or _same(start, end, values):
-        return f"{_moved(start, end)} from {course}" if not _same(start, end, values) else f"level at {number(end)}"
+    start, end = _ends(values)
+    if _level(values):
+        return f"level at {number(end)}"
+    course = f"{_moved(start, end)} from {number(start)} to {number(end)}"
+    if better is None:
+        return course
     sign = 1 if better == "lower" else -1
     smooth = _smoothed(values)
     best = int(np.argmin(sign * smooth))
-    gained = sign * (start - smooth[best])
-    lost = sign * (end - smooth[best])
-    verb = _moved(start, end)
-    if sign * (end - start) > 0 and lost > NOTICEABLE * abs(gained):
-        return f"{verb} from {course}: {_worse(held_out)}"
+    turn = float(smooth[best])
+    gained, lost = sign * (start - turn), sign * (end - turn)
     if lost > NOTICEABLE * abs(gained):
-        turned = f"{number(float(smooth[best]))} at step {steps[best]:,.0f}"
-        return f"{_moved(start, smooth[best])} from {number(start)} to {turned}, then {_moved(smooth[best], end)} to {number(end)}: {_worse(held_out)}"
-    late = steps >= steps[0] + (1 - LATE) * (steps[-1] - steps[0])
-    recent = sign * (smooth[np.argmax(late)] - end)
-    if recent > NOTICEABLE * gained:
-        return f"{verb} from {course}, and was still improving: more steps should help"
-    return f"{verb} from {course}, and has levelled off"
+        worse = "overfitting" if held_out else "training became worse"
+        if sign * (end - start) > 0:
+            return f"{course}: {worse}"
+        before = f"{_moved(start, turn)} from {number(start)} to {number(turn)} at step {steps[best]:,.0f}"
+        return f"{before}, then {_moved(turn, end)} to {number(end)}: {worse}"
+    late = int(np.argmax(steps >= steps[0] + (1 - LATE) * (steps[-1] - steps[0])))
+    if sign * (smooth[late] - end) > NOTICEABLE * gained:
+        return f"{course}, and was still improving: more steps should help"
+    return f"{course}, and has levelled off"
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:
@@ -58,15 +59,9 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, kernel, mode="same") / np.convolve(np.ones(len(values)), kernel, mode="same")
 
 
-def _same(one: float, other: float, values: np.ndarray) -> bool:
-    return (
-        abs(one - other) <= SLIGHT * max(abs(one), abs(other)) and np.ptp(values) <= 2 * SLIGHT * np.abs(values).max()
-    )
+def _level(values: np.ndarray) -> bool:
+    return np.ptp(values) <= SLIGHT * np.abs(values).max()
 
 
 def _moved(one: float, other: float) -> str:
     return "rose" if other > one else "fell"
-
-
-def _worse(held_out: bool) -> str:
-    return "overfitting" if held_out else "training became worse"

@@ -122,5 +122,6 @@ def warning(scales: list[Scale]) -> str | None:
     facts = "; ".join(scale.sentence for scale in tiny)
     return (
         f"{TINY} {facts[:1].upper()}{facts[1:]}. The smallest published DPLM-2 has "
-        f"{in_words(SMALLEST_PUBLISHED_MODEL)} parameters and was trained for {PUBLISHED_STEPS:,} steps on several GPUs."
+        f"{in_words(SMALLEST_PUBLISHED_MODEL)} parameters and was trained for {PUBLISHED_STEPS:,} steps on several "
+        "GPUs."
     )

@@ -13,8 +13,8 @@ from dplm2.report.blocks import MOST_UNFILTERED_ROWS, Details, Heading, PageSect
 from dplm2.report.drawing import slug
 from dplm2.report.models import validation_curves
 from dplm2.report.results import REQUIRED_COLUMNS, Results
-from dplm2.report.scenes import Picked
 from dplm2.report.scale import scales
+from dplm2.report.scenes import Picked
 from dplm2.report.tables import further_tables, run_row, summary
 from dplm2.settings.report import ReportSettings
 from dplm2.training.log import duration
