@@ -160,7 +160,7 @@ class Design:
     name, subject
         Its id; its model, task and length.
     passes
-        Whether it passes the thresholds.
+        Whether it passes the thresholds, in words; empty without thresholds.
     measures
         Its main metrics in words.
     key
@@ -180,6 +180,11 @@ class Best:
 
     designs: Sequence[Design]
     template: ClassVar[str] = "best.html"
+
+    @property
+    def judged(self) -> bool:
+        """Whether there were thresholds."""
+        return any(design.passes for design in self.designs)
 
 
 Block = Table | Heading | Details | Cards | Viewer | Downloads | Best

@@ -1,7 +1,10 @@
 """The ranked designs: the best of all in one table beside the viewer, then a table for each model and task."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
+from dplm2.core.artifacts import RUN_FILE, read_json_object
 from dplm2.evaluation.metrics.registry import declared
 from dplm2.generation.designs import FASTA_FILE, TABLE_FILE
 from dplm2.report.blocks import (
@@ -17,7 +20,7 @@ from dplm2.report.blocks import (
     typed,
 )
 from dplm2.report.drawing import slug
-from dplm2.report.labels import number
+from dplm2.report.labels import number, task_kind
 from dplm2.report.results import Designs, Results
 from dplm2.report.scenes import FACTS, Picked, key_of
 from dplm2.settings.report import ReportSettings
@@ -46,16 +49,30 @@ def best(results: Results, picked: list[Picked]) -> PageSection:
     return part
 
 
-def _asked_for(results: Results) -> list[str]:
-    """A sentence for each model and task: how many designs, how many of them pass."""
-    found = []
+# What a task makes, and what for.
+MADE = {
+    "folding": ("predictions", "chains"),
+    "inverse-folding": ("sequences", "backbones"),
+    "scaffolding": ("designs", "motifs"),
+}
+
+
+def _asked_for(results: Results) -> Iterator[str]:
+    """A sentence for each model and task: how many designs, and how many of them pass the thresholds."""
+    several = len({each.model for each in results.designs}) > 1
     for each in results.designs:
         table = each.table
+        made, of = MADE.get(task_kind(each.task), ("proteins", "lengths"))
         problems = table["problem"].nunique() if "problem" in table else 0
-        of = f" for {problems} {'problems' if problems > 1 else 'problem'}" if problems else ""
-        passing = int((table["passes"] == "True").sum())
-        found.append(f"{each.model}, {each.task}: {len(table):,} designs{of}, {passing:,} within the thresholds.")
-    return found
+        what = f"{len(table):,} {made}" + (f" of {problems:,} {of}" if problems > 1 else "")
+        passing = f", {(table['passes'] == 'True').sum():,} within the thresholds" if has_thresholds(each) else ""
+        yield f"{each.model + ', ' if several else ''}{each.task}: {what}{passing}."
+
+
+def has_thresholds(designs: Designs) -> bool:
+    """Whether the ranking had thresholds: without them every design passes."""
+    settings = read_json_object(designs.folder / RUN_FILE).get("settings") or {}
+    return bool(settings.get("at_least") or settings.get("at_most"))
 
 
 def _design(designs: Designs, row: dict[str, str], keys: set[str]) -> Design:
@@ -66,7 +83,7 @@ def _design(designs: Designs, row: dict[str, str], keys: set[str]) -> Design:
             measures.append(f"{metric.title} {number(value)}{metric.suffix}")
     key = key_of(designs.model, designs.task, row["id"])
     subject = f"{designs.model} \u00b7 {designs.task}" + (f", {row['length']} residues" if row.get("length") else "")
-    passes = {"True": "yes", "False": "no"}.get(row["passes"], "")
+    passes = {"True": "yes", "False": "no"}.get(row["passes"], "") if has_thresholds(designs) else ""
     return Design(row["id"], subject, passes, measures[:MOST_MEASURES], key if key in keys else "")
 
 

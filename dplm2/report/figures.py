@@ -232,7 +232,9 @@ def by_residue(
         for i, (label, values) in enumerate(series.items()):
             ax.plot(np.arange(1, len(values) + 1), values, color=SERIES[i % 6], linewidth=1.2, label=label)
             said.append(_residues_in_words(label, values, worst))
-        ax.set(xlabel="residue", ylabel=axis, xlim=(1, max(map(len, series.values()))), ylim=limits or (0, None))
+        ax.set(xlabel="residue", ylabel=axis, xlim=(1, max(map(len, series.values()))), ylim=(0, None))
+        if limits:
+            ax.set_ylim(limits[0] - 0.03 * limits[1], 1.03 * limits[1])
         if len(series) > 1:
             ax.figure.legend(loc="outside lower center", ncols=1)
     return Figure(name, title, " ".join(said), out[0])

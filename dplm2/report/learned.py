@@ -64,5 +64,6 @@ def _rows(summary: pd.DataFrame) -> Iterator[tuple[object, ...]]:
                 continue
             mine, known = float(found["value"]), float(reference["value"])
             better = mine < known if metric.better == "lower" else mine > known
-            shown = f"{tables.shown(found['value'])} {tables.interval(found)}".strip()
+            interval = tables.interval(found)
+            shown = tables.shown(found["value"]) + (f" ({interval})" if interval else "")
             yield model, dataset, metric.title, shown, known, meaning, "yes" if better else "no"

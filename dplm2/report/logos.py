@@ -27,7 +27,9 @@ NAMED = (
     "Acidic residues are orange, basic ones blue, polar ones green, glycine, proline and cysteine pink, others black."
 )
 COLUMN, HEIGHT, BELOW = 18.0, 54.0, 34.0  # of a column, a full stack and the text below it, in points
+NATIVE_LINE = 13.0
 LEFT = 2.0
+NARROWEST = 55.0  # outlines that are narrower, those of I, are not stretched; of letters 100 high with their descent
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,9 @@ def _glyph(letter: str) -> str:
 
     outline = TextPath((0, 0), letter, size=100, prop=FontProperties(family="DejaVu Sans", weight="bold"))
     low, high = outline.vertices.min(0), outline.vertices.max(0)
+    # A narrow letter stays narrow, in the middle.
+    spare = max(0.0, NARROWEST - (high[0] - low[0])) / 2
+    low, high = low - [spare, 0], high + [spare, 0]
     words = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE3: "Q", Outline.CURVE4: "C", Outline.CLOSEPOLY: "Z"}
     parts = []
     for points, code in outline.iter_segments(curves=True, simplify=False):
@@ -182,7 +187,7 @@ def draw(alignment: Alignment) -> str:
     columns = len(share)
     lines = math.ceil(columns / COLUMNS_OF_LINE)
     per_line = math.ceil(columns / lines)
-    step = HEIGHT + BELOW
+    step = HEIGHT + (BELOW if alignment.native else BELOW - NATIVE_LINE)
     width, height = LEFT * 2 + COLUMN * per_line, lines * step
     parts = [_band(alignment, column, per_line, step) for column in range(columns)]
     for column in range(columns):
@@ -222,7 +227,8 @@ def _stack(share: np.ndarray, left: float, top: float) -> str:
 
 def _below(alignment: Alignment, column: int, left: float, top: float) -> str:
     """The native residue, and the column's label."""
-    lines = [(alignment.native[column : column + 1], 13, 12, INK), (alignment.labels[column], 26, 10, FAINT)]
+    down = 13 + (NATIVE_LINE if alignment.native else 0)
+    lines = [(alignment.native[column : column + 1], 13, 12, INK), (alignment.labels[column], down, 10, FAINT)]
     return "".join(
         f'<text x="{left + COLUMN / 2:g}" y="{top + down:g}" font-size="{size}" text-anchor="middle" '
         f'font-family="DejaVu Sans, sans-serif" style="fill: {color}">{text}</text>'

@@ -7,6 +7,7 @@ from dplm2.report.labels import number
 END = 0.1  # share of the rows whose mean is the value at the start, or at the end
 LATE = 0.25  # share of the training in which a curve that still improves has room for more
 NOTICEABLE = 0.1  # of the total change: smaller ones are noise
+FEW = 5  # rows: of fewer, only becoming worse on held-out chains is judged
 SLIGHT = 0.02  # of the value: a change of less is none
 
 
@@ -28,7 +29,8 @@ def reading(steps: np.ndarray, values: np.ndarray, better: str | None, held_out:
     if _level(values):
         return f"level at {number(end)}"
     course = f"{_moved(start, end)} from {number(start)} to {number(end)}"
-    if better is None:
+    few = len(values) < FEW
+    if better is None or (few and not held_out):
         return course
     sign = 1 if better == "lower" else -1
     smooth = _smoothed(values)
@@ -41,6 +43,8 @@ def reading(steps: np.ndarray, values: np.ndarray, better: str | None, held_out:
             return f"{course}: {worse}"
         before = f"{_moved(start, turn)} from {number(start)} to {number(turn)} at step {steps[best]:,.0f}"
         return f"{before}, then {_moved(turn, end)} to {number(end)}: {worse}"
+    if few:
+        return course
     late = int(np.argmax(steps >= steps[0] + (1 - LATE) * (steps[-1] - steps[0])))
     if sign * (smooth[late] - end) > NOTICEABLE * gained:
         return f"{course}, and was still improving: more steps should help"

@@ -33,7 +33,7 @@ def test_rows_stand_beside_their_baseline_and_say_which_is_better(tmp_path):
     found = {row[2]: row[3:] for row in table.rows}
     assert found["structure cross-entropy, trained"] == ("7", 8.12, "unigram: frequencies in the other chains", "yes")
     assert found["sequence cross-entropy, trained"][-1] == "no"  # higher is worse
-    assert found["amino-acid recovery"] == ("0.3 0.28 to 0.32", 0.09, "all leucine", "yes")
+    assert found["amino-acid recovery"] == ("0.3 (0.28 to 0.32)", 0.09, "all leucine", "yes")
     assert len(HEADS) == len(table.rows[0])  # without a baseline, or without a value: no row
 
 

@@ -33,7 +33,7 @@ def test_designs_are_the_first_sections(html):
 
 
 def test_the_best_are_told_in_words_first(html):
-    assert "demo, co-generation: 12 designs for 1 problem, 7 within the thresholds." in html
+    assert "co-generation: 12 proteins, 7 within the thresholds." in html
     (body,) = re.findall(r'<table id="best-designs">.*?<tbody>(.*?)</tbody>', html, flags=re.DOTALL)
     rows = body.split("<tr>")[1:]
     assert [re.search(r"<td>(co-generation-\d+)<small>", row)[1] for row in rows] == [

@@ -62,9 +62,9 @@ class _Maker:
         self.generator = np.random.default_rng(0)
         self.natives = natives(24)
 
-    def record(self, place: str, command: str, seconds: float) -> None:
+    def record(self, place: str, command: str, seconds: float, settings: dict | None = None) -> None:
         record = {
-            "command": command, "settings": {}, "inputs": {}, "versions": VERSIONS, "device": "cpu",
+            "command": command, "settings": settings or {}, "inputs": {}, "versions": VERSIONS, "device": "cpu",
             "wall_seconds": seconds, "peak_memory_bytes": 412_000_000,
         }  # fmt: skip
         (self.folder / place).mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,7 @@ class _Maker:
             for path in (row["file"], row["prediction"]):
                 if path is not None and path.startswith("best/"):
                     (folder / path).write_text(f"REMARK {path}\nEND\n")
-        self.record("designs/demo/co-generation", "rank", 1.0)
+        self.record("designs/demo/co-generation", "rank", 1.0, {"at_most": {"sc_rmsd": 7}})
 
     def likelihood(self) -> None:
         entropies = {

@@ -82,6 +82,15 @@
     }
     const viewer = $3Dmol.createViewer(stage, {backgroundColor: background(), antialias: true, nomouse: true, disableFog: true});
     if (!viewer) throw new Error("no viewer");
+    // The library fits a sphere around everything into the height; the longest extent lies across.
+    function closeness(structures) {
+      const rows = structures.flatMap(({structure}) => structure.atoms.filter(Boolean));
+      const most = (value) => rows.reduce((sum, row) => Math.max(sum, value(row)), 100);
+      const radius = most((row) => Math.hypot(row[0], row[1], row[2]));
+      const [across, up] = [0, 1].map((axis) => most((row) => Math.abs(row[axis])) + 2 * UNITS);
+      return 0.9 * Math.min(stage.clientWidth / stage.clientHeight * radius / across, radius / up);
+    }
+
     return {
       draw(structures, keep) {
         viewer.removeAllModels();
@@ -91,7 +100,7 @@
           model.addAtoms(atomsOf(structure, color));
           model.setStyle({}, {cartoon: {arrows: true, thickness: 0.35}});
         }
-        if (!keep) { viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]); viewer.zoomTo(); }
+        if (!keep) { viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]); viewer.zoomTo(); viewer.zoom(closeness(structures)); }
         viewer.render();
       },
       rotate(dx, dy) { viewer.rotate(dx, "vy"); viewer.rotate(dy, "vx"); viewer.render(); },
