@@ -14,7 +14,7 @@ from dplm2.report.blocks import PageSection, Table
 from dplm2.report.labels import task_kind
 from dplm2.report.results import Results
 
-HEADS = ("model", "chains", "measure", "model's", "baseline's", "baseline", "better than the baseline")
+HEADS = ("model", "chains", "measure", "model's", "baseline's", "baseline", "better")
 
 
 _TRAINING = "/train"  # ends the names of training splits in the tables

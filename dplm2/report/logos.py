@@ -20,6 +20,7 @@ MOST_LOGOS = 6
 FLANK = 8  # residues shown to either side of a motif
 GAP = "-"
 COLUMNS_OF_LINE = 40
+FEWEST_COLUMNS = 32  # room for as many: letters of short logos are not drawn larger
 SMALLEST_SHARE = 0.08  # rarer letters are left out
 # Classes of amino acids, by colour; the hydrophobic ones are in ink.
 CLASSES = {"DE": SERIES[1], "KRH": SERIES[0], "NQST": SERIES[2], "GPC": SERIES[3]}
@@ -28,6 +29,7 @@ NAMED = (
 )
 COLUMN, HEIGHT, BELOW = 18.0, 54.0, 34.0  # of a column, a full stack and the text below it, in points
 NATIVE_LINE = 13.0
+SEAM = 0.3  # by which grounds overlap: no line between them
 LEFT = 2.0
 NARROWEST = 55.0  # outlines that are narrower, those of I, are not stretched; of letters 100 high with their descent
 
@@ -188,7 +190,7 @@ def draw(alignment: Alignment) -> str:
     lines = math.ceil(columns / COLUMNS_OF_LINE)
     per_line = math.ceil(columns / lines)
     step = HEIGHT + (BELOW if alignment.native else BELOW - NATIVE_LINE)
-    width, height = LEFT * 2 + COLUMN * per_line, lines * step
+    width, height = LEFT * 2 + COLUMN * max(per_line, FEWEST_COLUMNS), lines * step
     parts = [_band(alignment, column, per_line, step) for column in range(columns)]
     for column in range(columns):
         left = LEFT + COLUMN * (column % per_line)
@@ -207,7 +209,7 @@ def _band(alignment: Alignment, column: int, per_line: int, step: float) -> str:
     if not (alignment.motif and alignment.motif[column]):
         return ""
     left, top = LEFT + COLUMN * (column % per_line), step * (column // per_line)
-    return f'<rect x="{left:g}" y="{top:g}" width="{COLUMN:g}" height="{HEIGHT:g}" style="fill: {GRID}"/>'
+    return f'<rect x="{left:g}" y="{top:g}" width="{COLUMN + SEAM:g}" height="{HEIGHT:g}" style="fill: {GRID}"/>'
 
 
 def _stack(share: np.ndarray, left: float, top: float) -> str:

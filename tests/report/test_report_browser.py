@@ -102,6 +102,7 @@ def test_page_fits_a_phone_and_nothing_is_clipped(browser, page):
     browser.size(*PHONE, phone=True)
     browser.open(page)
     wide = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    browser.run("document.querySelector('[data-choice=scene] option').textContent = 'a long name '.repeat(9)")
     assert browser.run(wide) == [390, 390]
     browser.run("for (const each of document.querySelectorAll('details')) each.open = true")
     assert browser.run(wide) == [390, 390]
