@@ -270,6 +270,25 @@ def test_lossless_reconstruction_is_perfect_despite_missing_residues(natives):
     assert not metrics["failed"].any()
 
 
+def test_reconstructions_are_kept_from_the_best_to_the_worst(tmp_path, natives):
+    """lDDT of residues against its definition: their mean, weighted by the distances counted, is that of the chain."""
+    originals = [backbone for _, backbone in natives.values()] * 4
+    noise = np.random.default_rng(0)
+    decoded = [b + noise.normal(0, 0.2 * i, b.shape).astype(np.float32) for i, b in enumerate(originals)]
+    values = reconstruction.compare(decoded, originals)
+    metrics = pd.DataFrame({"sample_id": [f"c{i}" for i in range(len(originals))], "failed": False} | values)
+    reconstruction.write_kept(tmp_path, metrics, ["A" * len(b) for b in originals], originals, decoded)
+    kept = pd.read_parquet(tmp_path / reconstruction.RECONSTRUCTED_FILE)
+    scores = metrics.set_index("sample_id")["lddt_ca"]
+    assert scores[kept["sample_id"]].is_monotonic_decreasing
+    assert (kept["sample_id"].iloc[0], kept["sample_id"].iloc[-1]) == (scores.idxmax(), scores.idxmin())
+    assert len(kept) <= reconstruction.MOST_KEPT
+    for row in kept.to_dict("records"):
+        alpha = row["native_backbone"].reshape(-1, 4, 3)[:, 1]
+        counted = (np.linalg.norm(alpha[:, None] - alpha, axis=-1) < 15).sum(1) - 1
+        assert np.average(row["lddt"], weights=counted) == pytest.approx(scores[row["sample_id"]], abs=0.01)
+
+
 def test_existing_tokens_are_decoded_without_encoding(tmp_path, natives):
     backbones = [backbone for _, backbone in natives.values()]
     tokenizer = Identity()

@@ -155,12 +155,14 @@ def test_confidence_colours_are_those_of_the_alphafold_database(browser, tmp_pat
     structures = [Structure(str(plddt), native, plddt=[95] + [plddt] * (len(native) - 1)) for plddt in colors]
     path = tmp_path / "alone.html"
     path.write_text(_inner(viewer_html(structures)), encoding="utf-8")
+    browser.size(600, 300)  # software draws slowly
     browser.open(path)
     for place, (plddt, color) in enumerate(colors.items()):
         browser.run(CHOOSE.format("scene", place))
         pixels = stage(browser)
         ribbon = int((pixels < 235).any(-1).sum())
         assert colored(pixels, color) > 0.6 * ribbon, plddt
+    browser.size(*DESKTOP)
 
 
 def test_without_webgl_a_trace_is_drawn_with_a_note(tmp_path):

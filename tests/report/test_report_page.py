@@ -233,14 +233,15 @@ def test_logos_and_residues_are_drawn(report_folder):
     assert "demo-folding-plddt-by-residue.svg" not in names
 
 
-def test_title_is_that_of_the_configuration(tmp_path, run_folder):
+def test_title_is_that_of_the_configuration(tmp_path):
+    results = read_results(make_results(tmp_path / "results", stages=("structures",)))
     for name, text, title in (
         ("zinc_fingers.yaml", "{}", "zinc_fingers"),
         ("config.yaml", "{}", "DPLM-2: results"),
         ("named.yaml", "report: {title: Mine}", "Mine"),
     ):
         (tmp_path / name).write_text(text)
-        html, _ = build_page(read_results(run_folder), load(tmp_path / name).report)
+        html, _ = build_page(results, load(tmp_path / name).report)
         assert f"<h1>{title}</h1>" in html
 
 
