@@ -155,7 +155,7 @@ def test_confidence_colours_are_those_of_the_alphafold_database(browser, tmp_pat
     structures = [Structure(str(plddt), native, plddt=[95] + [plddt] * (len(native) - 1)) for plddt in colors]
     path = tmp_path / "alone.html"
     path.write_text(_inner(viewer_html(structures)), encoding="utf-8")
-    browser.size(900, 420)  # software draws slowly
+    browser.size(600, 300)  # software draws slowly
     browser.open(path)
     for place, (plddt, color) in enumerate(colors.items()):
         browser.run(CHOOSE.format("scene", place))
