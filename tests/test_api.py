@@ -1,6 +1,7 @@
 """Short forms for notebooks: a sample as text and atoms, and what a model does with a single protein."""
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -72,6 +73,14 @@ def test_sample_describes_itself_in_one_line(folded):
     assert repr(folded) == f"Sample('protein-0_0000', folding, 33 residues, 2 steps, {SEQUENCE})"
     long = Sample(**{**vars(folded), "sequence": "A" * 500})
     assert "500 residues" in repr(long) and len(repr(long)) < 160
+
+
+def test_sample_shows_itself_in_a_notebook(small, folded):
+    shown = folded._repr_html_()
+    assert shown.startswith("<p><code>Sample(&#x27;protein-0_0000&#x27;, folding, 33 residues")
+    assert "<iframe" in shown and "3Dmol" in shown
+    assert not re.search(r"(src|href)=.{0,8}https?:", shown)  # nothing is loaded
+    assert "<iframe" not in small.generate("sequence", lengths=[10], steps=1)[0]._repr_html_()
 
 
 def test_view_needs_py3dmol(folded, monkeypatch):

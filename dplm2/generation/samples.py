@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import fasta_text
 from dplm2.core.text import shortened
 from dplm2.generation.task import Motif
+from dplm2.viewer import Structure, viewer_html
 
 SAMPLES_FILE = "samples.parquet"
 STRUCTURES_FOLDER, TRAJECTORIES_FOLDER = "structures", "trajectories"
@@ -172,6 +174,18 @@ class Sample:
             raise DPLM2Error(f"{self.sample_id}: a sample of the task {self.task} without structure")
         # Without a sequence the residues are alanines, as in the tokenizer's decoder.
         return self.sequence or "A" * self.length, self.backbone, self.tokenizer_plddt
+
+    def _repr_html_(self) -> str:
+        """The sample in a notebook: a line and, with a backbone, a viewer."""
+        line = f"<p><code>{escape(repr(self))}</code></p>"
+        if self.backbone is None:
+            return line
+        marked = None
+        if self.motif is not None:
+            marked = np.zeros(self.length, dtype=bool)
+            marked[self.motif.positions] = True
+        sequence, backbone, plddt = self._structure()
+        return line + viewer_html(Structure(self.sample_id, backbone, sequence, plddt, marked), title=self.sample_id)
 
     def __repr__(self) -> str:
         shown = shortened(self.sequence) if self.sequence else "no sequence"
