@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dplm2.evaluation.metrics.registry import declared
+from dplm2.evaluation.results import SUMMARY_COLUMNS
 from dplm2.generation.samples import SAMPLES
 from dplm2.structures.store import CHAINS, REJECTED, SELECTION
 from dplm2.tokenizer.tokens import SCHEMA
@@ -25,6 +26,7 @@ SCHEMAS = {
 # Tables with the columns of other tables, which the page names without listing these.
 COMBINED = "report/tables/*"
 METRICS = "metrics"
+GROUPS = "evaluation/**/groups.csv"  # not written for so few samples
 
 
 def documented() -> dict[str, set[str]]:
@@ -73,7 +75,7 @@ def files(finished):
 @pytest.mark.workflow
 @pytest.mark.xdist_group("workflow")
 def test_every_file_is_described(files):
-    assert {pattern_of(path) for path in files} == set(PAGE)
+    assert {pattern_of(path) for path in files} | {GROUPS} == set(PAGE)
 
 
 @pytest.mark.workflow
@@ -111,6 +113,11 @@ def test_every_described_column_is_written(files):
             written.setdefault(pattern_of(path), set()).update(columns_of(file))
     for pattern, columns in written.items():
         assert {name for name in PAGE[pattern] - columns if not name.endswith("_*")} <= {METRICS}, pattern
+
+
+def test_columns_of_summaries_are_those_that_are_written():
+    assert PAGE["evaluation/**/summary.csv"] == set(SUMMARY_COLUMNS)
+    assert PAGE[GROUPS] == {"group", *SUMMARY_COLUMNS}
 
 
 @pytest.mark.parametrize("pattern", SCHEMAS)
