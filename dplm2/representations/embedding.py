@@ -3,8 +3,9 @@
 Shapes: B batch, T tokens (both tracks), L residues, D model width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -186,7 +187,33 @@ def mean_of_known(hidden_BHD: Tensor, ids_BH: Tensor, vocabulary: Vocabulary, tr
     return sums_BD / known_BH.sum(1, keepdim=True).clamp(min=1), known_BH.any(1)
 
 
-def embed_folder(model: DPLM2, targets: Sequence[Target], embedding: Embedding, out: Path) -> int:
+@dataclass(frozen=True)
+class Embedder:
+    """What makes representations.
+
+    Attributes
+    ----------
+    fingerprint
+        Of the weights.
+    depth, width
+        Number of layers, and values per vector.
+    embed
+        From proteins to a table as that of `embed`.
+    """
+
+    fingerprint: str
+    depth: int
+    width: int
+    embed: Callable[[Sequence[Target], Embedding], pa.Table]
+
+    @classmethod
+    def of(cls, model: DPLM2) -> "Embedder":
+        """A language model of both tracks."""
+        width = model.network.model.config.hidden_size
+        return cls(model.fingerprint, model.network.depth, width, partial(embed, model))
+
+
+def embed_folder(source: Embedder, targets: Sequence[Target], embedding: Embedding, out: Path) -> int:
     """Write representations as ``part-00000.parquet``, ...; parts that an interrupted run finished are kept.
 
     A part holds at most `PROTEINS_PER_PART` proteins and about `BYTES_PER_PART` bytes of vectors, which bounds the
@@ -202,19 +229,19 @@ def embed_folder(model: DPLM2, targets: Sequence[Target], embedding: Embedding, 
     DPLM2Error, ConfigError
         As `embed`.
     """
-    layers = embedding.resolved(model.network.depth)
-    parts = list(_parts(targets, embedding, len(layers) * model.network.model.config.hidden_size))
+    layers = embedding.resolved(source.depth)
+    parts = list(_parts(targets, embedding, len(layers) * source.width))
     make_folder(out)
     kept = 0
     with tqdm(total=len(targets), desc="embed", unit="protein", disable=None) as bar:
         for number, part in enumerate(parts):
             path, own = out / f"part-{number:05d}.parquet", targets[part.start : part.stop]
-            made_from = fingerprint([model.fingerprint, embedding.pool, layers, embedding.numbers, embedding.bfloat16])
+            made_from = fingerprint([source.fingerprint, embedding.pool, layers, embedding.numbers, embedding.bfloat16])
             made_from = fingerprint([made_from, fingerprint_of(own)])
             if parquet.is_made_from(path, made_from):
                 kept += 1
             else:
-                parquet.write_table(path, embed(model, own, embedding), metadata={parquet.MADE_FROM: made_from})
+                parquet.write_table(path, source.embed(own, embedding), metadata={parquet.MADE_FROM: made_from})
             bar.update(len(own))
     for path in out.glob("part-*.parquet"):
         if path.name not in {f"part-{number:05d}.parquet" for number in range(len(parts))}:

@@ -15,7 +15,7 @@ from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.generation.proteins import read_proteins
 from dplm2.generation.task import Target
 from dplm2.representations import embedding as module
-from dplm2.representations.embedding import Embedding, embed, embed_folder, read_embeddings
+from dplm2.representations.embedding import Embedder, Embedding, embed, embed_folder, read_embeddings
 from dplm2.tokenizer.tokens import SCHEMA
 from tests.scoring.plain import ids_by_hand
 
@@ -125,9 +125,9 @@ def test_parts_resume_and_follow_changes(model, mixed, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(module, "embed", counted)
     with pytest.raises(KeyboardInterrupt):
-        embed_folder(model, mixed, Embedding(), tmp_path)
+        embed_folder(Embedder.of(model), mixed, Embedding(), tmp_path)
     assert made == [["p0", "p1"], ["p2", "p3"], ["bare", "shape"]]
-    assert embed_folder(model, mixed, Embedding(), tmp_path) == 3 and made[3:] == [["bare", "shape"]]
+    assert embed_folder(Embedder.of(model), mixed, Embedding(), tmp_path) == 3 and made[3:] == [["bare", "shape"]]
     assert "2 of 3 parts were already finished" in capsys.readouterr().out
     whole = plain(model, mixed)
     np.testing.assert_allclose(
@@ -139,17 +139,17 @@ def test_parts_resume_and_follow_changes(model, mixed, tmp_path, monkeypatch, ca
     content = bytearray((tmp_path / "part-00001.parquet").read_bytes())
     content[len(content) // 3] ^= 1
     (tmp_path / "part-00001.parquet").write_bytes(content)
-    embed_folder(model, mixed, Embedding(), tmp_path)
+    embed_folder(Embedder.of(model), mixed, Embedding(), tmp_path)
     assert made == [["p2", "p3"]]
     made.clear()
     monkeypatch.setattr(module, "embed", lambda *given: made.append(1) or plain(*given))
-    embed_folder(model, mixed[:3], Embedding("first"), tmp_path)
+    embed_folder(Embedder.of(model), mixed[:3], Embedding("first"), tmp_path)
     assert len(made) == 2 and sorted(p.name for p in tmp_path.iterdir()) == ["part-00000.parquet", "part-00001.parquet"]
 
 
 def test_parts_are_bounded_in_bytes(model, mixed, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BYTES_PER_PART", 16 * 4 * 2 * 14)  # p0 and p1 together: 14 residues
-    embed_folder(model, mixed, Embedding("none"), tmp_path)
+    embed_folder(Embedder.of(model), mixed, Embedding("none"), tmp_path)
     names = [pd.read_parquet(path)["chain_id"].tolist() for path in sorted(tmp_path.glob("part-*"))]
     assert names == [["p0", "p1"], ["p2"], ["p3", "bare"], ["shape"]]
 

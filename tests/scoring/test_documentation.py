@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from dplm2.cli import main
+from tests.representations.test_encoders import write_esmc
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scores.md").read_text(encoding="utf-8")
@@ -27,6 +28,7 @@ def folder(folders, ubiquitin, tmp_path, monkeypatch):
     shutil.copy(ubiquitin, tmp_path / "structures")
     (tmp_path / "proteins.fasta").write_text(">a\nMKTAYIAKQR\n>b\nACDEFGH\n")
     (tmp_path / "mutations.csv").write_text("protein,mutant\na,K2A\nb,A1G:C2D\n")
+    write_esmc(tmp_path / "biohub" / "ESMC-600M")
     _write_tasks(tmp_path)
     (tmp_path / "DMS_ProteinGym_substitutions").mkdir()
     (tmp_path / "DMS_ProteinGym_substitutions" / "x.csv").write_text("mutant,DMS_score\nM1A,0.2\nK2A,0.1\nT3C,0.5\n")
