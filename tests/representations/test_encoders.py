@@ -13,7 +13,7 @@ from dplm2.generation.task import Target
 from dplm2.representations.embedding import Embedding, read_embeddings
 from dplm2.representations.encoders import SequenceEncoder
 
-ALPHABET = "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>".split()
+ALPHABET = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 SEQUENCES = {"a": "MKTAYIAKQRG", "b": "ACDEF", "open": "MK?AX", "unknown": "???"}
 TARGETS = [Target(name, sequence, None) for name, sequence in SEQUENCES.items()]
 
