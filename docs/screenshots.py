@@ -35,7 +35,8 @@ def picture(page: Path, size: tuple[int, int]) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         frame, shot = Path(folder, "frame.html"), Path(folder, "shot.png")
         frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width, height=height))
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=15000"]
+        flags = ["--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=15000"]
+        flags += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # WebGL without a GPU
         window = f"--window-size={max(width, NARROWEST)},{height}"
         command = [chromium(), *flags, window, f"--screenshot={shot}", frame.as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=300)

@@ -122,10 +122,10 @@ def test_every_task_has_headlines():
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        ("code_perplexity", "should rise"),
-        ("codes_used", "should rise"),
-        ("loss", "should fall"),
-        ("fape", "should fall"),
+        ("code_perplexity", "Higher is better"),
+        ("codes_used", "Higher is better"),
+        ("loss", "Lower is better"),
+        ("fape", "Lower is better"),
     ],
 )
 def test_training_captions_follow_the_direction(column, words):

@@ -72,10 +72,10 @@ def test_one_of_two_processes_builds_the_store(tmp_path, monkeypatch):
     (tmp_path / "a.fasta").write_text(FASTA)
     made, write = [], SequenceStore._write
 
-    def slow(sources, folder):
+    def slow(sources, folder, columns):
         made.append(folder)
         time.sleep(0.3)
-        return write(sources, folder)
+        return write(sources, folder, columns)
 
     monkeypatch.setattr(SequenceStore, "_write", staticmethod(slow))
     with ThreadPoolExecutor(2) as pool:
