@@ -3,10 +3,6 @@
 # failed job would delete them.
 
 
-def is_fetched(dataset):
-    return SETTINGS.datasets[dataset].files is None
-
-
 rule fetch_structures:
     output:
         manifest=RESULTS / "downloads/{dataset}/part-{shard}.tsv",
@@ -34,7 +30,9 @@ rule fetch_structures:
 
 rule clean_structures:
     input:
-        lambda wildcards: (rules.fetch_structures.output.manifest if is_fetched(wildcards.dataset) else []),
+        lambda wildcards: (
+            [] if SETTINGS.datasets[wildcards.dataset].files else rules.fetch_structures.output.manifest
+        ),
     output:
         chains=RESULTS / "structures/{dataset}/part-{shard}.parquet",
         rejected=RESULTS / "structures/{dataset}/shards/rejected-{shard}.parquet",
@@ -51,9 +49,9 @@ rule clean_structures:
         within=this_package,
         decides=decides("clean_structures", "dataset"),
         listed=lambda wildcards: (
-            "as fetched"
-            if is_fetched(wildcards.dataset)
-            else PLAN.listings[wildcards.dataset].identity(int(wildcards.shard))
+            PLAN.listings[wildcards.dataset].identity(int(wildcards.shard))
+            if SETTINGS.datasets[wildcards.dataset].files
+            else "as fetched"
         ),
         operates=operates("clean_structures", "dataset"),
         manifest=lambda wildcards, input: (

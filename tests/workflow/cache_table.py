@@ -168,6 +168,7 @@ EXAMPLES: Mapping[str, Any] = {
     "datasets.fetch.list": None,
     "datasets.fetch.pdb_address": None,
     "datasets.fetch.concurrency": None,
+    "datasets.hub.repository": None,
     "datasets.shards": {"datasets": {"own": {"shards": 3}}},
     "datasets.reading.max_models": {"datasets": {"own": {"reading": {"max_models": 7}}}},
     "datasets.filters.min_length": {"datasets": {"own": {"filters": {"min_length": 41}}}},

@@ -16,6 +16,7 @@ import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from torch.distributed.run import get_args_parser
@@ -23,6 +24,7 @@ from torch.distributed.run import get_args_parser
 from dplm2.cli import main
 from tests import hub
 from tests.documentation import PAGES, commands, examples
+from tests.representations.test_saprot import write_task
 from tests.workflow.conftest import DEMO, ROOT
 
 TESTED_ELSEWHERE = {"docs/scores.md", "docs/designs.md", "docs/first-designs.md"}
@@ -176,6 +178,14 @@ class Reader:
         module = words[words.index("-m") + 1]
         assert words[words.index("python")] and (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()
 
+    def python(self, *words: str) -> None:
+        """A measurement of minutes: it knows all the options."""
+        done = subprocess.run(
+            [sys.executable, *words[:2], "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert [word for word in words if word.startswith("--") and word not in done.stdout] == []
+
     def torchrun(self, *words: str) -> None:
         """Its options; a training in several processes is in tests/training."""
         parsed = get_args_parser().parse_args(words)
@@ -199,6 +209,12 @@ def test_commands_run(page, folder, world, archive):
     reader = Reader(page, folder, world, archive)
     if page == "docs/install.md":
         shutil.copy(ROOT / "config.yaml", folder / "mine.yaml")
+    if page == "docs/representations.md":
+        pytest.importorskip("sklearn")
+        random = np.random.default_rng(0)
+        sequences = ["".join(random.choice(list("ACDEFGHIKL"), 12)) for _ in range(30)]
+        entries = [{"seq": sequence, "fitness": sequence.count("A")} for sequence in sequences]
+        write_task(folder / "LMDB" / "Thermostability", [entries[:14], entries[14:22], entries[22:]])
     if page == "dplm2/assets/small_tokenizer/README.md":
         assert main(["structures", "clean", "structures", "--out", "chains"]) == 0
         assert main(["structures", "select", "chains"]) == 0

@@ -12,7 +12,8 @@ from tests.workflow.conftest import Workdir
 
 pytestmark = [pytest.mark.workflow]
 
-MODEL, TOKENIZER = ("generate", "evaluate_likelihood", "evaluate_samples"), ("evaluate_tokenizer",)
+MODEL = ("generate", "evaluate_likelihood", "evaluate_samples", "probe_representations", "score_proteingym")
+TOKENIZER = ("evaluate_tokenizer",)
 # Sections whose sizes determine a job's memory, if not those of its stage.
 SIZED_BY = dict.fromkeys(MODEL, "model") | dict.fromkeys(TOKENIZER, "tokenizer")
 

@@ -32,6 +32,7 @@ def test_results_have_categories_captions_and_labels(report, finished):
 def test_report_opens_in_a_browser(report):
     with Browser() as browser:
         browser.open(report)
-        assert browser.messages() == []
+        # Snakemake's page says that it uses a library's development form.
+        assert [line for line in browser.messages() if "tailwindcss" not in line] == []
         shown = browser.run("return document.body.innerText")
     assert all(category in shown for category in ("Report", "Tables", "Figures", "Metrics"))

@@ -118,7 +118,8 @@ def test_second_run_does_nothing(finished):
         (lambda c: c["evaluation"].update(ranking={"weights": {"sc_tm": 1}}), {"rank_designs", "report"}),
         (
             lambda c: c["models"]["tiny"].update(diffusion={"weighting": "constant"}),
-            {"train_model", "generate", "evaluate_samples", "rank_designs", "evaluate_likelihood", "report"},
+            {"train_model", "generate", "evaluate_samples", "rank_designs", "evaluate_likelihood", "report"}
+            | {"probe_representations", "compare_representations", "score_proteingym"},
         ),
         (lambda c: c.update(state="state", results="results"), set()),
     ],
