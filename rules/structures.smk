@@ -30,9 +30,7 @@ rule fetch_structures:
 
 rule clean_structures:
     input:
-        lambda wildcards: (
-            [] if SETTINGS.datasets[wildcards.dataset].files else rules.fetch_structures.output.manifest
-        ),
+        lambda wildcards: ([] if SETTINGS.datasets[wildcards.dataset].files else rules.fetch_structures.output.manifest),
     output:
         chains=RESULTS / "structures/{dataset}/part-{shard}.parquet",
         rejected=RESULTS / "structures/{dataset}/shards/rejected-{shard}.parquet",
