@@ -65,6 +65,8 @@ def test_sample_without_structure_or_sequence_says_so(small):
     for form in (sequence.to_pdb, sequence.to_mmcif, sequence.to_atom_array):
         with pytest.raises(DPLM2Error, match="without structure"):
             form()
+    with pytest.raises(DPLM2Error, match="without structure"):
+        small.design(sequence)
     with pytest.raises(DPLM2Error, match="without sequence"):
         backbone.to_fasta()
 

@@ -229,6 +229,8 @@ class DPLM2:
         if isinstance(backbones, str | os.PathLike):
             return self.generate("inverse-folding", chains=[backbones], **options)
         if isinstance(backbones, Sample):
+            if backbones.backbone is None:
+                raise DPLM2Error(f"{backbones.sample_id}: a sample of the task {backbones.task} without structure")
             backbones = {backbones.sample_id: backbones.backbone}
         elif isinstance(backbones, np.ndarray) and backbones.ndim == 3:
             backbones = [backbones]

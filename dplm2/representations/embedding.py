@@ -122,14 +122,27 @@ def embed(model: DPLM2, targets: Sequence[Target], embedding: Embedding | None =
         for index, own in zip(batch, found, strict=True):
             _check_range(targets[index].name, own)
             vectors[index] = own
+    width = model.network.model.config.hidden_size
+    return table_of(targets, vectors, width, layers, tuple(reversed(TRACKS)), embedding.numbers)
+
+
+def table_of(
+    targets: Sequence[Target],
+    vectors: Sequence[Vectors],
+    width: int,
+    layers: Sequence[int],
+    tracks: Sequence[Track],
+    numbers: Numbers,
+) -> pa.Table:
+    """The table that `embed` describes, of the vectors of each protein."""
     columns = {
         "chain_id": pa.array([target.name for target in targets], pa.string()),
         "length": pa.array([target.length for target in targets], pa.int32()),
-        "width": pa.array([model.network.model.config.hidden_size] * len(targets), pa.int32()),
+        "width": pa.array([width] * len(targets), pa.int32()),
     }
-    kind = pa.list_(pa.float16() if embedding.numbers == "float16" else pa.float32())
+    kind = pa.list_(pa.float16() if numbers == "float16" else pa.float32())
     for layer in layers:
-        for track in reversed(TRACKS):
+        for track in tracks:
             name = f"{track}_embedding" + (f"_{layer}" if len(layers) > 1 else "")
             columns[name] = pa.array([own.get((layer, track)) for own in vectors], kind)
     return pa.table(columns)

@@ -17,7 +17,7 @@ from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.memory import split_on_out_of_memory
 from dplm2.generation.task import Target
 from dplm2.language.layout import EDGES
-from dplm2.representations.embedding import Embedding
+from dplm2.representations.embedding import Embedding, Vectors, table_of
 
 FAMILIES = ("esmc", "esm")
 OPEN = "?"  # a residue that is left open
@@ -76,7 +76,7 @@ class SequenceEncoder:
             If a protein has no sequence, or does not fit into memory; the message names it.
         """
         layers = embedding.resolved(self.depth)
-        vectors: list[dict[int, np.ndarray]] = [{} for _ in targets]
+        vectors: list[Vectors] = [{} for _ in targets]
         for batch, found in split_on_out_of_memory(
             _batches(targets, embedding.token_budget),
             lambda batch: self._embed_batch([targets[index] for index in batch], embedding, layers),
@@ -86,19 +86,10 @@ class SequenceEncoder:
         ):
             for index, own in zip(batch, found, strict=True):
                 vectors[index] = own
-        columns = {
-            "chain_id": pa.array([target.name for target in targets], pa.string()),
-            "length": pa.array([target.length for target in targets], pa.int32()),
-            "width": pa.array([self.width] * len(targets), pa.int32()),
-        }
-        kind = pa.list_(pa.float16() if embedding.numbers == "float16" else pa.float32())
-        for layer in layers:
-            name = "sequence_embedding" + (f"_{layer}" if len(layers) > 1 else "")
-            columns[name] = pa.array([own.get(layer) for own in vectors], kind)
-        return pa.table(columns)
+        return table_of(targets, vectors, self.width, layers, ("sequence",), embedding.numbers)
 
     @torch.inference_mode()
-    def _embed_batch(self, targets: Sequence[Target], embedding: Embedding, layers) -> list[dict[int, np.ndarray]]:
+    def _embed_batch(self, targets: Sequence[Target], embedding: Embedding, layers) -> list[Vectors]:
         texts = [target.sequence.replace(OPEN, self._tokenizer.mask_token) for target in targets]
         inputs = self._tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
         inputs = inputs.to(self.device)
@@ -111,7 +102,7 @@ class SequenceEncoder:
         known_BT = inputs["input_ids"] != self._tokenizer.mask_token_id
         return [
             {
-                layer: vector
+                (layer, "sequence"): vector
                 for layer, hidden_BTD in hidden.items()
                 if (vector := _kept(hidden_BTD[row], known_BT[row], target.length, embedding, dtype)) is not None
             }

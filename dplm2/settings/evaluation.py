@@ -51,7 +51,7 @@ class EsmfoldSettings(Section):
 
 
 class Esmfold2Settings(Section):
-    """ESMFold2 by transformers' EsmFold2Model (transformers 5.16 or later)."""
+    """ESMFold2 by transformers' EsmFold2Model, which releases of transformers before August 2026 lack."""
 
     model: str = refers(
         "biohub/ESMFold2",

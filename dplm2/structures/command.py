@@ -224,7 +224,10 @@ def _fetch_tables(source, part: Path, manifest: Path | None) -> int:  # noqa: AN
 
     if manifest is None:
         raise ConfigError("structures fetch: a dataset from the hub is fetched by the workflow (--manifest is missing)")
-    shard, shards = map(int, part.read_text().split()[1:])
+    words = part.read_text(encoding="utf-8").split() if part.is_file() else []
+    if len(words) != 3 or not all(word.isdecimal() for word in words[1:]):
+        raise ConfigError(f"{part}: not a part of a dataset from the hub, as the workflow writes it")
+    shard, shards = map(int, words[1:])
     tables = download_tables(source)[shard::shards]
     write_manifest(manifest, source_files(tables))
     print(f"{manifest}: {len(tables)} tables of {source.repository}")

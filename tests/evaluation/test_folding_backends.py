@@ -158,7 +158,10 @@ def test_esmfold_in_bfloat16_is_finite_and_close(esmfold_folder):
 @pytest.fixture(scope="module")
 def esmfold2_folder(tmp_path_factory) -> Path:
     """A small ESMFold2 with random weights, in the published format."""
-    transformers = pytest.importorskip("transformers", "5.16", "needs transformers with ESMFold2")
+    import transformers
+
+    if not hasattr(transformers, "EsmFold2Model"):
+        pytest.skip("this transformers has no ESMFold2")
     torch.manual_seed(0)
     atoms = {
         "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,

@@ -30,7 +30,10 @@ def folder(request, tmp_path_factory):
 
 
 def write_esmc(folder: Path) -> None:
-    transformers = pytest.importorskip("transformers", "5.16", "needs transformers with ESM C")
+    import transformers
+
+    if not hasattr(transformers, "EsmcModel"):
+        pytest.skip("this transformers has no ESM C")
     config = transformers.EsmcConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
     transformers.EsmcModel(config).save_pretrained(folder)
     transformers.EsmcTokenizer().save_pretrained(folder)
