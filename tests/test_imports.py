@@ -22,6 +22,7 @@ ORDER = (
     ("representations", "scoring"),
     ("api",),
     ("stages", "cli"),
+    ("shared_start",),
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}
 
