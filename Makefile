@@ -2,6 +2,7 @@
 # make test   sets up everything if need be and runs the test suite
 # make docs   builds the documentation site in build/docs
 # make nightly   installs the wheel with each Python found here, outside of the repository, and runs it
+# make soak   runs 30 whole workflows at the smallest size, each killed at random moments, and compares their files
 # make mutate PATHS=dplm2/geometry   plants random faults there, one at a time, and lists those that no test notices
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
 # The first that runs, is not too old and can create environments.
@@ -11,13 +12,14 @@ PYTHON ?= $(shell for name in $(PYTHONS); do $$name -c '$(USABLE)' > /dev/null 2
 TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi > /dev/null || echo https://download.pytorch.org/whl/cpu)
 CORES ?= 2
 FAULTS ?= 100
+WORKFLOWS ?= 30
 VENV := $(CURDIR)/.venv
 PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 export PATH := $(VENV)/bin:$(PATH)
 # Results do not depend on a hub: everything that the demo and the tests need is in the repository.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test docs nightly mutate lint format clean
+.PHONY: help install demo test docs nightly soak mutate lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -46,6 +48,9 @@ docs: install
 
 nightly: install
 	DPLM2_NIGHTLY=1 python -m pytest -m nightly
+
+soak: install
+	python -m benchmarks.soak --workflows $(WORKFLOWS) --at-once $(CORES)
 
 mutate: install
 	python -m tests.mutate $(PATHS) --number $(FAULTS)
