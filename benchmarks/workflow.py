@@ -2,9 +2,11 @@
 
     python benchmarks/workflow.py                      542,000 files of a few bytes, in 55 shards
     python benchmarks/workflow.py --files 20000 --megabytes 0.1
+    python benchmarks/workflow.py --files 5420000 --shards 550 --links --name ten_times
 
 The second one follows a run that has written its manifests. No file is read, independently of its size: `--megabytes`
-creates sparse files of that size. `--work` is a folder on the disk to test; most time is needed to create the files.
+creates sparse files of that size. `--links`: names of one file for each folder, which spare the disk. `--work` is a
+folder on the disk to test; most time is needed to create the files.
 """
 
 import argparse
@@ -25,12 +27,17 @@ ROOT = Path(__file__).parents[1]
 PER_FOLDER = 1000
 
 
-def make_files(folder: Path, number: int, size: int) -> None:
-    """Create structure files, a thousand per folder."""
+def make_files(folder: Path, number: int, size: int, links: bool = False) -> None:
+    """Create structure files, or names of one, a thousand per folder."""
     for i in range(number):
+        path = folder / f"{i // PER_FOLDER:04d}" / f"AF-{i:08d}-F1-model_v4.cif.gz"
         if i % PER_FOLDER == 0:
-            (folder / f"{i // PER_FOLDER:04d}").mkdir(parents=True)
-        with (folder / f"{i // PER_FOLDER:04d}" / f"AF-{i:08d}-F1-model_v4.cif.gz").open("wb") as stream:
+            path.parent.mkdir(parents=True)
+            first = path
+        elif links:
+            path.hardlink_to(first)
+            continue
+        with path.open("wb") as stream:
             stream.write(b"data_\n")
             stream.truncate(max(size, 6))
 
@@ -64,13 +71,15 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=542_000)
     parser.add_argument("--shards", type=int, default=55)
     parser.add_argument("--megabytes", type=float, default=0.0)
+    parser.add_argument("--links", action="store_true", help="names of one file for each folder, instead of files")
+    parser.add_argument("--name", help="part of the results to write; the others are kept (default: all of them)")
     parser.add_argument("--work", type=Path, help="where to make the files (default: the system's temporary folder)")
     parser.add_argument("--note", default="", help="kept in the result, for example that the machine was busy")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/workflow.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dplm2-benchmark-", dir=options.work) as folder:
         work = Path(folder)
-        make_files(work / "files", options.files, int(options.megabytes * (1 << 20)))
+        make_files(work / "files", options.files, int(options.megabytes * (1 << 20)), options.links)
         configuration = {"datasets": {"many": {"files": "files", "shards": options.shards}}}
         (work / "config.yaml").write_text(yaml.safe_dump(configuration))
         found = {"files": options.files, "shards": options.shards, "first": dry_run(work, "structures")}
@@ -81,7 +90,7 @@ def main() -> None:
         (work / "files/0000/new.cif").write_text("data_\n")
         found["one_file_more"] = dry_run(work, "structures")
     found |= {"load": os.getloadavg()[0], "note": options.note, "versions": library_versions()}
-    write_json(options.out, found)
+    write_json(options.out, {**json.loads(options.out.read_text()), options.name: found} if options.name else found)
     print(json.dumps(found, indent=2))
 
 
