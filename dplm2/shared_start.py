@@ -34,8 +34,16 @@ STREAMS = (0, 1, 2)
 # Heavy modules that the commands import while they run.
 IMPORTED = {
     "structures fetch": ("dplm2.structures.command", "dplm2.structures.fetching", "dplm2.structures.targets"),
-    "structures clean": ("dplm2.structures.command", "dplm2.structures.shards", "dplm2.structures.tokenized"),
-    "tokens encode": ("dplm2.tokenizer.command", "dplm2.tokenizer.model", "dplm2.tokenizer.tokens"),
+    "structures clean": ("dplm2.structures.command", "dplm2.structures.shards", "dplm2.structures.tokenized", "pandas"),
+    # torch imports the last two when a network is made without memory for its weights.
+    "tokens encode": (
+        "dplm2.tokenizer.command",
+        "dplm2.tokenizer.model",
+        "dplm2.tokenizer.tokens",
+        "pandas",
+        "torch._dynamo",
+        "torch._refs",
+    ),
 }
 
 
