@@ -29,6 +29,10 @@ include: "rules/proteingym.smk"
 include: "rules/report.smk"
 
 
+resource_scopes:
+    shards="local",
+
+
 localrules:
     all,
     structures,

@@ -27,10 +27,10 @@ REQUESTED = (
 HOURS = 60
 MINUTES: Mapping[str, int] = {
     "fetch_structures": 24 * HOURS,
-    "clean_structures": 2 * HOURS,
+    "clean_structures": HOURS // 2,
     "select_structures": HOURS,
     "train_tokenizer": 48 * HOURS,
-    "encode_tokens": 12 * HOURS,
+    "encode_tokens": 2 * HOURS,
     "warm_up_model": 24 * HOURS,
     "train_model": 72 * HOURS,
     "generate": 24 * HOURS,

@@ -79,6 +79,20 @@ STAGES: Mapping[str, Stage] = {
 }
 
 
+class Untold(dict):
+    """Words of a rule's command that are no part of its job's identity.
+
+    Snakemake's cache between working directories hashes the parameters of a job as JSON, in which this is ``{}``.
+    """
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def __str__(self) -> str:
+        return self.words
+
+
 class Plan:
     """A checked configuration, and what each rule needs to know of it.
 

@@ -1,4 +1,5 @@
 # The plan of this run (dplm2/stages.py), and helper functions for the rules.
+import os
 import re
 import shlex
 from functools import cache
@@ -9,9 +10,11 @@ from snakemake.exceptions import WorkflowError
 from dplm2.core.signals import let_jobs_stop_first
 from dplm2.core.errors import DPLM2Error
 from dplm2.resources import REQUESTED, profile_resources
-from dplm2.stages import Plan
+from dplm2.shared_start import OWNER
+from dplm2.stages import Plan, Untold
 
 let_jobs_stop_first()
+os.environ[OWNER] = str(os.getpid())  # shards' jobs share a process that ends with this one
 FOLDER, IS_MAIN = Path(workflow.current_basedir).parent, workflow.modifier.is_main_snakefile()
 try:
     PLAN = Plan(config, workflow.configfiles)
@@ -25,6 +28,9 @@ TASKS = list(SETTINGS.generation)
 # There is no metric for infilled proteins.
 MEASURED_TASKS = [task for task in TASKS if SETTINGS.generation[task].task != "infilling"]
 PROFILE = profile_resources(workflow.resource_settings.default_resources)
+# Rules whose results working directories can share have no timings: a cached result has none of its own.
+CACHED = workflow.workflow_settings.cache is not None
+IN_A_JOB = workflow.remote_exec
 SHARDS = {name: [f"{shard:05d}" for shard in range(PLAN.shards[name])] for name in DATASETS}
 
 
@@ -61,7 +67,7 @@ def files(rule, wildcard=None):
 
 def operates(rule, wildcard=None):
     # A function of `threads` is not recorded.
-    return lambda wildcards, threads: PLAN.operating(rule, wildcard and getattr(wildcards, wildcard))
+    return lambda wildcards, threads: Untold(PLAN.operating(rule, wildcard and getattr(wildcards, wildcard)))
 
 
 def note(rule, wildcard=None, finished=None):
@@ -69,7 +75,7 @@ def note(rule, wildcard=None, finished=None):
     def option_of(wildcards, threads):
         name = wildcard and getattr(wildcards, wildcard)
         origin = finished and (finished, getattr(wildcards, finished[:-1]))
-        return option("--note", PLAN.to_note(rule, name, finished=origin))
+        return Untold(option("--note", PLAN.to_note(rule, name, finished=origin)))
 
     return option_of
 
@@ -85,11 +91,20 @@ def this_package(wildcards, threads):
     """Rules run the package of this folder, installed or not; exec lets signals reach it."""
     if not IS_MAIN and not workflow.dryrun:
         prepare()  # Snakemake ignores onstart in a module of another workflow
-    return f'exec env PYTHONPATH={shlex.quote(str(FOLDER))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+    return Untold(f'exec env PYTHONPATH={shlex.quote(str(FOLDER))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
 
 
 def launcher(rule, wildcard):
-    return lambda wildcards, threads: PLAN.launcher(rule, getattr(wildcards, wildcard))
+    return lambda wildcards, threads: Untold(shlex.join(PLAN.launcher(rule, getattr(wildcards, wildcard))))
+
+
+def state_folder(wildcards, threads):
+    return Untold(str(LAYOUT.state))
+
+
+def grouped(name):
+    """Shards share a job of the cluster where the profile says so; the Snakemake of that job runs them itself."""
+    return None if IN_A_JOB else lambda wildcards: name if name in workflow.group_settings.group_components else None
 
 
 def trained(kind):
@@ -110,7 +125,7 @@ def tokens(tokenizer, datasets):
 
 
 def selections(datasets):
-    return [LAYOUT.structures(name) / "selection.parquet" for name in datasets]
+    return [str(LAYOUT.structures(name) / "selection.parquet") for name in datasets]
 
 
 def model_tokens(name):

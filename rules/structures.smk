@@ -24,7 +24,7 @@ rule fetch_structures:
         list=lambda wildcards, threads: str(PLAN.listings[wildcards.dataset].path(int(wildcards.shard))),
         out=lambda wildcards, threads: str(LAYOUT.downloads(wildcards.dataset) / "files"),
     shell:
-        "{params.within} python -m dplm2 --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
+        "{params.within} python -m dplm2.shared_start --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 
@@ -38,11 +38,15 @@ rule clean_structures:
         LOGS / "structures/{dataset}-{shard}.log",
     benchmark:
         TIMINGS / "structures/{dataset}-{shard}.tsv"
+    group:
+        grouped("clean")
+    localrule: IN_A_JOB
     conda:
         "../envs/dplm2.yaml"
     threads: 1
     resources:
         **requested("clean_structures"),
+        shards=1,
     params:
         within=this_package,
         decides=decides("clean_structures", "dataset"),
@@ -57,7 +61,7 @@ rule clean_structures:
         ),
         out=subpath(output.chains, parent=True),
     shell:
-        "{params.within} python -m dplm2 --log {log:q} structures clean --manifest {params.manifest:q} --workers {threads} --out {params.out:q}"
+        "{params.within} python -m dplm2.shared_start --log {log:q} structures clean --manifest {params.manifest:q} --workers {threads} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 

@@ -8,14 +8,14 @@ rule train_tokenizer:
     output:
         weights=RESULTS / "tokenizers/{tokenizer}/model.safetensors",
         config=RESULTS / "tokenizers/{tokenizer}/config.json",
+        card=RESULTS / "tokenizers/{tokenizer}/README.md",
         metrics=RESULTS / "tokenizers/{tokenizer}/metrics.csv",
         run=RESULTS / "tokenizers/{tokenizer}/run.json",
     log:
         LOGS / "tokenizers/{tokenizer}.log",
-    benchmark:
-        TIMINGS / "tokenizers/{tokenizer}.tsv"
     wildcard_constraints:
         tokenizer=trained_here("tokenizers"),
+    cache: CACHED
     conda:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
@@ -32,7 +32,7 @@ rule train_tokenizer:
             str(LAYOUT.structures(name)) for name in SETTINGS.tokenizers[wildcards.tokenizer].datasets
         ],
         out=subpath(output.weights, parent=True),
-        state=lambda wildcards, threads: str(LAYOUT.state),
+        state=state_folder,
     shell:
         "{params.within} {params.launcher} --log {log:q} {params.note} tokenizer train --chains {params.chains:q} --out {params.out:q} --state {params.state:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

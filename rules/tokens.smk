@@ -1,5 +1,4 @@
-# Chains to tokens, shard by shard: a new structure reruns one shard. With Snakemake's --cache, working directories
-# share tokens (which is why this rule has no benchmark: a cached result has no time of its own).
+# Chains to tokens, shard by shard: a new structure reruns one shard.
 
 
 rule encode_tokens:
@@ -10,12 +9,16 @@ rule encode_tokens:
         tokens=RESULTS / "tokens/{tokenizer}/{dataset}/part-{shard}.parquet",
     log:
         LOGS / "tokens/{tokenizer}-{dataset}-{shard}.log",
-    cache: True
+    cache: CACHED
+    group:
+        grouped("encode")
+    localrule: IN_A_JOB
     conda:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
     resources:
         **requested("encode_tokens", "tokenizer"),
+        shards=1,
     params:
         within=this_package,
         decides=decides("encode_tokens", "tokenizer"),
@@ -24,5 +27,5 @@ rule encode_tokens:
         note=note("encode_tokens", "tokenizer", finished="tokenizers"),
         tokenizer=lambda wildcards, input: folder("tokenizers", wildcards.tokenizer),
     shell:
-        "{params.within} python -m dplm2 --log {log:q} {params.note} tokens encode {input.chains:q} --tokenizer {params.tokenizer:q} --out {output.tokens:q}"
+        "{params.within} python -m dplm2.shared_start --log {log:q} {params.note} tokens encode {input.chains:q} --tokenizer {params.tokenizer:q} --out {output.tokens:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

@@ -9,14 +9,15 @@ rule train_model:
         weights=RESULTS / "models/{model}/model.safetensors",
         config=RESULTS / "models/{model}/config.json",
         vocabulary=RESULTS / "models/{model}/vocab.txt",
+        tokenizer_config=RESULTS / "models/{model}/tokenizer_config.json",
+        card=RESULTS / "models/{model}/README.md",
         metrics=RESULTS / "models/{model}/metrics.csv",
         run=RESULTS / "models/{model}/run.json",
     log:
         LOGS / "models/{model}.log",
-    benchmark:
-        TIMINGS / "models/{model}.tsv"
     wildcard_constraints:
         model=trained_here("models"),
+    cache: CACHED
     conda:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
@@ -29,12 +30,12 @@ rule train_model:
         operates=operates("train_model", "model"),
         initial=subpath(input.initial, parent=True),
         tokens=lambda wildcards, input: [
-            LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, name)
+            str(LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, name))
             for name in SETTINGS.models[wildcards.model].datasets
         ],
         selections=lambda wildcards, input: selections(SETTINGS.models[wildcards.model].datasets),
         out=subpath(output.weights, parent=True),
-        state=lambda wildcards, threads: LAYOUT.state,
+        state=state_folder,
     shell:
         "{params.within} {params.launcher} --log {log:q} model train --initial {params.initial:q} --tokens {params.tokens:q}"
         " --selection {params.selections:q} --out {params.out:q} --state {params.state:q}"

@@ -9,13 +9,16 @@ rule warm_up_model:
     output:
         weights=RESULTS / "models/{model}/initial/model.safetensors",
         config=RESULTS / "models/{model}/initial/config.json",
+        vocabulary=RESULTS / "models/{model}/initial/vocab.txt",
+        tokenizer_config=RESULTS / "models/{model}/initial/tokenizer_config.json",
+        card=RESULTS / "models/{model}/initial/README.md",
+        metrics=RESULTS / "models/{model}/initial/metrics.csv",
         run=RESULTS / "models/{model}/initial/run.json",
     log:
         LOGS / "models/{model}-warmup.log",
-    benchmark:
-        TIMINGS / "models/{model}-warmup.tsv"
     wildcard_constraints:
         model=trained_here("models"),
+    cache: CACHED
     conda:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
@@ -28,21 +31,25 @@ rule warm_up_model:
         files=files("warm_up_model", "model"),
         pretrained=lambda wildcards: PLAN.pretrained("tokenizers", SETTINGS.models[wildcards.model].tokenizer),
         operates=operates("warm_up_model", "model"),
-        note=lambda wildcards, threads: option(
-            "--note",
-            PLAN.to_note(
-                "warm_up_model", wildcards.model, finished=("tokenizers", SETTINGS.models[wildcards.model].tokenizer)
-            ),
+        note=lambda wildcards, threads: Untold(
+            option(
+                "--note",
+                PLAN.to_note(
+                    "warm_up_model",
+                    wildcards.model,
+                    finished=("tokenizers", SETTINGS.models[wildcards.model].tokenizer),
+                ),
+            )
         ),
         tokenizer=lambda wildcards, input: folder("tokenizers", SETTINGS.models[wildcards.model].tokenizer),
         tokens=lambda wildcards, input: [
-            LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, name)
+            str(LAYOUT.tokens(SETTINGS.models[wildcards.model].tokenizer, name))
             for name in SETTINGS.models[wildcards.model].datasets
         ],
         selections=lambda wildcards, input: selections(SETTINGS.models[wildcards.model].datasets),
         source=lambda wildcards, input: option("--source", folders_of(input.source)),
         out=subpath(output.weights, parent=True),
-        state=lambda wildcards, threads: LAYOUT.state,
+        state=state_folder,
     shell:
         "{params.within} {params.launcher} --log {log:q} {params.note} model warmup --tokenizer {params.tokenizer:q} --tokens {params.tokens:q}"
         " --selection {params.selections:q} {params.source} --out {params.out:q} --state {params.state:q}"

@@ -8,7 +8,8 @@ import time
 import psutil
 import pytest
 
-from benchmarks.soak import differences, disturbed, killed_after, one_workflow, summary
+from benchmarks.soak import differences, disturbed, killed_after, one_workflow, prepared, summary
+from dplm2.stages import STAGES
 
 # Appends a line each time it is started, and leaves a child behind that would write into a result later.
 RUN = """
@@ -93,12 +94,18 @@ def test_run_is_killed_unlocked_and_started_again_until_it_ends(tmp_path):
 
 @pytest.mark.parametrize(("written", "differing"), [("2", []), ("3", ["two.csv"])])
 def test_different_files_are_named_and_kept(tmp_path, monkeypatch, written, differing):
-    monkeypatch.setattr("benchmarks.soak.Workdir", lambda folder: Run(folder, written=written))
+    monkeypatch.setattr("benchmarks.soak.prepared", lambda folder: Run(folder, written=written))
     expected = {"one.csv": sha256("1"), "two.csv": sha256("2")}
     found = one_workflow(tmp_path / "run", "0", 5.0, expected)
     assert found["differing"] == differing and (tmp_path / "run").exists() == bool(differing)
     total = summary([found, found], expected, 1.0, "")
     assert (total["workflows"], total["equal"]) == (2, 2 * (not differing))
+
+
+@pytest.mark.workflow
+def test_the_workflow_has_every_stage(tmp_path):
+    ran = prepared(tmp_path / "run").planned()
+    assert set(ran) - {"all"} == set(STAGES) - {"fetch_structures"}
 
 
 def test_differences_are_symmetric():

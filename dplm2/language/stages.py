@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dplm2.core.artifacts import RunRecord, fingerprint, sha256_of_file
+from dplm2.core.artifacts import RunRecord, fingerprint, sha256_of_file, write_text
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.inputs import hash_of
 from dplm2.language import heads, lora, warmup
@@ -104,7 +104,9 @@ def warm_up(
             opened.settings.quantizer.layout,
         )
     network.tokenizer, network.tokenizer_fingerprint = warmup.relative_to(out, tokenizer), tokens_fingerprint
-    record.supersede(out, *([METRICS_FILE] if result is None else []))
+    record.supersede(out)
+    if result is None:
+        write_text(out / METRICS_FILE, "step\n")  # no sequence stage, hence no rows
     network.save_pretrained(out)
     record.write(out, source=source, **_outcome(result))
 

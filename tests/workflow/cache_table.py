@@ -240,8 +240,8 @@ decides the result and the content of the inputs, wherever the folders lie.
 A file that a configuration names is known by its content. Structure files are not read to plan a run: size and time of
 change tell which to look at, and the hashes that the last run left behind tell whether their content changed.
 
-Deterministic stages can be shared between working directories by Snakemake's own cache
-(`export SNAKEMAKE_OUTPUT_CACHE=DIR`, `snakemake --cache`).
+Tokens and trained weights can be shared between working directories by Snakemake's own cache
+(`export SNAKEMAKE_OUTPUT_CACHE=DIR`, `snakemake --cache`; see [On a cluster](cluster.md)).
 """
 EVENTS = (
     ("a structure file touched, or its folder copied or moved", "nothing"),

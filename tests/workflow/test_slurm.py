@@ -94,3 +94,22 @@ def test_cancelled_training_is_resubmitted_with_the_same_results(undisturbed, cl
     log = (workdir.folder / "results/logs/tokenizers/tiny.log").read_text()
     assert f"of {STEPS} steps" in log and "resumes after step" in log, log
     assert contents(workdir.folder / "results") == contents(undisturbed.folder / "results")
+
+
+def test_shards_share_a_job_with_the_same_results(undisturbed, cluster, profile, tmp_path):
+    workdir = prepared(tmp_path / "run")
+    said = ended_well(workdir.start("structures", "--profile", str(profile), *QUICK))
+    # Three shards of two datasets in one job, and the choice of chains of each dataset.
+    assert said.count("has been submitted with SLURM jobid") == 3, said
+    found = contents(workdir.folder / "results")
+    assert found == {
+        file: digest
+        for file, digest in contents(undisturbed.folder / "results").items()
+        if file.startswith("structures")
+    }
+    shutil.copy(workdir.folder / "motifs/1ubq_A.bcif.gz", workdir.files)
+    assert workdir.planned("structures", "--profile", str(profile)) == {
+        "clean_structures": 1,
+        "select_structures": 1,
+        "structures": 1,
+    }

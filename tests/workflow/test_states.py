@@ -2,13 +2,16 @@
 
 import copy
 import io
+import os
 import shutil
+import signal
+import time
 
 import pytest
 import yaml
 
 from dplm2.cli import main
-from tests.workflow.conftest import Workdir, contents
+from tests.workflow.conftest import FEW_STEPS, Workdir, contents
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 STAGES = ("tokenizer", "sequence-stage", "model")
@@ -80,19 +83,70 @@ def test_state_in_use_or_of_unknown_settings_is_kept(run, capsys):
     assert "settings not recorded" in capsys.readouterr().out
 
 
-def test_second_working_directory_reuses_cached_tokens(finished, tmp_path, monkeypatch):
-    (tmp_path / "cache").mkdir()
-    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
-    expected = contents(finished.folder / "results/tokens")
-    for name, encoded in (("first", True), ("second", False)):
-        workdir = Workdir(tmp_path / name)
-        shutil.copytree(finished.folder, workdir.folder, dirs_exist_ok=True)
-        for folder in ("results/tokens", "results/logs/tokens"):
-            shutil.rmtree(workdir.folder / folder)
-        done = workdir.snakemake("--cache", "--", "tokens")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert contents(workdir.folder / "results/tokens") == {
-            file: digest for file, digest in expected.items() if file.startswith("tiny/own/")
-        }
-        logs = (workdir.folder / "results/logs/tokens").iterdir()
-        assert any(log.stat().st_size for log in logs) == encoded
+def entries(cache):
+    """The files of each result in the cache."""
+    found = {}
+    for path in cache.iterdir():
+        found.setdefault(path.name[:64], set()).add(path.name[64:])
+    return [*found.values()]
+
+
+TOKENIZER = {"_weights.safetensors", "_config.json", "_card.md", "_metrics.csv", "_run.json"}
+MODEL = TOKENIZER | {"_vocabulary.txt", "_tokenizer_config.json"}
+# Two shards of tokens, a tokenizer, a model before and after its training.
+WHOLE = [{".parquet"}, {".parquet"}, TOKENIZER, MODEL, MODEL]
+
+
+def cached_run(workdir, *targets):
+    done = workdir.snakemake("--cache", "--", *targets)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_second_working_directory_trains_and_encodes_nothing(finished, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(cache))
+    first = Workdir(tmp_path / "first")
+    shutil.copytree(finished.folder, first.folder, dirs_exist_ok=True)
+    for folder in ("results/tokens", "results/tokenizers", "results/models", "state/tokenizer", "state/model"):
+        shutil.rmtree(first.folder / folder)
+
+    # Killed during its first training, it leaves nothing in the cache.
+    process = first.start("--cache", "--", "models")
+    while not (first.folder / "state/tokenizer").is_dir():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert entries(cache) == []
+    first.snakemake("--unlock")
+    cached_run(first, "models")
+    assert sorted(map(sorted, entries(cache))) == sorted(map(sorted, WHOLE))
+
+    # Only the structures are cleaned again, with what only operates changed.
+    second = Workdir(tmp_path / "second")
+    second.configuration["datasets"]["own"]["files"] = str(finished.files)
+    shutil.copy(finished.folder / "sequences.fasta.gz", second.folder)
+    second.configuration["models"]["tiny"]["training"] = {**FEW_STEPS, "keep": 7}
+    said = cached_run(second, "models")
+    assert "clean_structures" in said and not (second.folder / "state/tokenizer").exists()
+    for folder in ("tokens", "tokenizers", "models"):
+        logs = [log for log in (second.folder / "results/logs" / folder).iterdir() if log.stat().st_size]
+        assert logs == []
+        expected = contents(first.folder / "results" / folder)
+        assert contents(second.folder / "results" / folder) == expected and len(expected) >= 2
+    for folder in ("tokenizers", "models"):
+        written, linked = (
+            {path.name for path in (run.folder / "results" / folder).rglob("*")} for run in (finished, second)
+        )
+        assert linked == written
+
+    # An incomplete result is not used.
+    lost = (second.folder / "results/tokenizers/tiny/metrics.csv").resolve()
+    lost.unlink()
+    for folder in ("tokenizers", "tokens", "models"):
+        shutil.rmtree(second.folder / "results" / folder)
+    cached_run(second, "tokenizers")
+    assert lost.is_file() and (second.folder / "state/tokenizer").exists()
+    assert contents(second.folder / "results/tokenizers") == contents(finished.folder / "results/tokenizers")
