@@ -24,6 +24,15 @@ from tests.workflow.conftest import ROOT, Workdir, contents
 
 MOST_KILLS = 6
 SHORTEST = 1.0  # seconds before a kill
+LEFT_OUT = ("folding", "inverse-folding")  # tasks that run the same rules as the other two
+
+
+def prepared(folder: Path) -> Workdir:
+    """A working directory whose workflow has every stage."""
+    workdir = Workdir(folder)
+    for task in LEFT_OUT:
+        del workdir.configuration["generation"][task]
+    return workdir
 
 
 def undisturbed(workdir: Workdir) -> tuple[dict[str, str], float]:
@@ -90,7 +99,7 @@ def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
 
 def one_workflow(folder: Path, seed: str, longest: float, expected: dict[str, str]) -> dict:
     """A disturbed run and how its files differ from the expected ones; its folder is removed if they do not."""
-    run = disturbed(Workdir(folder), random.Random(seed), longest)
+    run = disturbed(prepared(folder), random.Random(seed), longest)
     differing = differences(run["files"], expected)
     if not differing:
         shutil.rmtree(folder)
@@ -123,7 +132,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/soak.json")
     options = parser.parse_args()
     work, runs = Path(tempfile.mkdtemp(prefix="dplm2-soak-", dir=options.work)), []
-    expected, seconds = undisturbed(Workdir(work / "undisturbed"))
+    expected, seconds = undisturbed(prepared(work / "undisturbed"))
     with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
         started = [
             pool.submit(one_workflow, work / f"run-{n}", f"{options.seed}-{n}", seconds / 2, expected)
