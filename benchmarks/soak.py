@@ -24,14 +24,15 @@ from tests.workflow.conftest import ROOT, Workdir, contents
 
 MOST_KILLS = 6
 SHORTEST = 1.0  # seconds before a kill
-LEFT_OUT = ("folding", "inverse-folding")  # tasks that run the same rules as the other two
 
 
 def prepared(folder: Path) -> Workdir:
-    """A working directory whose workflow has every stage."""
+    """A working directory whose workflow has every stage, with one dataset and one task."""
     workdir = Workdir(folder)
-    for task in LEFT_OUT:
-        del workdir.configuration["generation"][task]
+    configuration = workdir.configuration
+    del configuration["datasets"]["test"]
+    configuration["generation"] = {"co-generation": configuration["generation"]["co-generation"]}
+    configuration["evaluation"]["reconstruction"] = ["own"]
     return workdir
 
 
