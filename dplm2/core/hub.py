@@ -73,13 +73,18 @@ def is_hub_id(text: str | os.PathLike) -> bool:
     return split_id(text) is not None and not Path(text).exists()
 
 
-def own_cache(name: str, kind: Kind = "model") -> Path:
-    """The folder in which this package keeps what it knows, and has made, of a repository."""
+def cache_folder() -> Path:
+    """The folder of this package's cache: ``DPLM2_CACHE``, by default ``dplm2`` in ``HF_HOME``."""
     from huggingface_hub import constants
 
     root = os.environ.get(CACHE)
+    return Path(root) if root else Path(constants.HF_HOME) / "dplm2"
+
+
+def own_cache(name: str, kind: Kind = "model") -> Path:
+    """The folder in which this package keeps what it knows, and has made, of a repository."""
     folder = name.replace("/", "--") if kind == "model" else f"{kind}s--{name.replace('/', '--')}"
-    return (Path(root) if root else Path(constants.HF_HOME) / "dplm2") / folder
+    return cache_folder() / folder
 
 
 def look_up(name: str, revision: str = MAIN, kind: Kind = "model") -> Repository:

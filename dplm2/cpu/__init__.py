@@ -3,8 +3,9 @@
 Each function computes the same as a plain form elsewhere, within rounding, and saves at least a fifth of its time or
 memory (products: on some processors only, hence the choice of library):
 
-- ``products``: matrix products by the faster of two libraries, with weights prepared once for many calls;
-- ``layers``: a layer of the language model, written out forward and backward for training;
+- ``products``: matrix products by the faster of two libraries (``kernels``), which ``routine`` measures, with weights
+  prepared once for many calls;
+- ``layers``: a layer of the language model, written out forward and backward;
 - ``attention``: attention of packed samples, without padding (on GPUs by torch's kernel for it);
 - ``caching``: values computed from weights, cached until these change.
 
@@ -15,5 +16,5 @@ Two environment variables:
 
 - ``DPLM2_CPU``: ``lean`` (default), or ``plain``: transformers' and torch's own forms (`dplm2.cpu.switch`);
 - ``DPLM2_PRODUCTS``: ``auto`` (default), ``onednn`` or ``torch``: which library multiplies matrices
-  (`dplm2.cpu.products`).
+  (`dplm2.cpu.routine`).
 """

@@ -1,4 +1,4 @@
-"""A layer of the language model for training on CPUs, with explicit forward and backward passes.
+"""A layer of the language model on CPUs, with explicit forward and backward passes.
 
 The results are those of transformers' layer, except for the random numbers of dropout. Cheap values (normalised inputs,
 GELU, inputs after dropout) are recomputed in the backward pass instead of saved, frozen weights get no gradient, and
@@ -20,7 +20,8 @@ from transformers import EsmConfig, EsmForMaskedLM
 from transformers.models.esm.modeling_esm import EsmLayer
 
 from dplm2.cpu import attention
-from dplm2.cpu.products import linear
+from dplm2.cpu.caching import cached_from_weights
+from dplm2.cpu.products import linear, prepacked, weight_gradient
 
 _LANES = 4  # 16-bit random numbers in one of 64 bits
 _LANE_VALUES = 1 << 16
@@ -35,7 +36,7 @@ def install(model: EsmForMaskedLM) -> None:
 
 
 class Layer(EsmLayer):
-    """transformers' layer, optimised for training on packed samples.
+    """transformers' layer, optimised for packed samples.
 
     Parameters
     ----------
@@ -59,11 +60,11 @@ class Layer(EsmLayer):
 
     def forward(self, hidden_states: Tensor, *positional, segments: Sequence[int] | None = None, **named) -> Tensor:
         """Hidden states (1, N, D) after the layer; for ``segments`` see `dplm2.cpu.attention`."""
-        if segments is None or not torch.is_grad_enabled() or hidden_states.device.type != "cpu":
+        if segments is None or hidden_states.device.type != "cpu":
             return super().forward(hidden_states, *positional, segments=segments, **named)
-        return self._forward_training(hidden_states[0], named["position_embeddings"], segments).unsqueeze(0)
+        return self._forward_packed(hidden_states[0], named["position_embeddings"], segments).unsqueeze(0)
 
-    def _forward_training(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
+    def _forward_packed(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
         output = self.attention.output
         attended_ND = self._attend(x_ND, angles, segments)
         x_ND = add_projected(x_ND, attended_ND, output.dense, output.dropout, gelu=False)
@@ -120,11 +121,22 @@ def add_projected(x_ND: Tensor, input_NI: Tensor, matrix: nn.Module, dropout: nn
 
 def _tensors(matrix: nn.Module, x: Tensor) -> _Matrix:
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if torch.is_inference_mode_enabled():
+        return cached_from_weights(matrix, dtype, lambda: _prepacked(_in_type(matrix, dtype)))
+    return _in_type(matrix, dtype)
+
+
+def _in_type(matrix: nn.Module, dtype: torch.dtype) -> _Matrix:
     if not isinstance(matrix, LoraLayer):
         return _Matrix(matrix.weight.to(dtype), matrix.bias.to(dtype), None, None)
     base, (name,) = matrix.get_base_layer(), matrix.active_adapters
     low_rank = (matrix.lora_A[name].weight, matrix.lora_B[name].weight)
     return _Matrix(*(tensor.to(dtype) for tensor in (base.weight, base.bias, *low_rank)))
+
+
+@torch.autocast("cpu", enabled=False)
+def _prepacked(matrix: _Matrix) -> _Matrix:
+    return matrix._replace(weight_OI=prepacked(matrix.weight_OI))
 
 
 def _low_rank_options(matrix: nn.Module) -> tuple[float, float]:
@@ -299,4 +311,4 @@ def _matrices(tensors: Sequence[Tensor | None]) -> list[_Matrix]:
 
 def _matrix_gradients(gradient_NO: Tensor, input_NI: Tensor) -> list[Tensor]:
     """Gradients of a matrix and its bias."""
-    return [gradient_NO.T @ input_NI, gradient_NO.sum(0)]
+    return [weight_gradient(gradient_NO, input_NI), gradient_NO.sum(0)]

@@ -3,8 +3,10 @@
 Without gradients, weights are converted once to oneDNN's layout and cached, which needs a second copy in memory. The
 values agree within rounding.
 
-Shapes: I inputs, O outputs.
+Shapes: N rows, I inputs, O outputs; A and B rows of matrices, K their columns.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +14,12 @@ from torch.nn import functional
 
 from dplm2.cpu import torch_private
 from dplm2.cpu.caching import cached_from_weights
+from dplm2.cpu.kernels import KERNELS, Product, linear_by_one_dnn
 from dplm2.cpu.routine import routine
 
-# Minimum number of multiply-adds (a millisecond) for which oneDNN's set-up for a new shape and the conversion of a
-# weight pay off. Prepacked weights are always faster.
-MIN_ONE_DNN_WORK = 1 << 26
+# Minimum numbers of multiply-adds (for "batched", of each matrix) for which oneDNN's set-up for a new shape and the
+# conversion of a weight pay off. Prepacked weights are always faster.
+MIN_WORK: Mapping[Product, int] = {"linear": 1 << 26, "weight_gradient": 1 << 26, "batched": 1 << 23}
 
 
 def prepacked(weight_OI: Tensor) -> Tensor:
@@ -32,21 +35,36 @@ def linear(values: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> T
     if weight_OI.is_mkldnn:
         if values.numel() == 0:
             return values.new_zeros(*values.shape[:-1], weight_OI.shape[0])
-        return torch_private.one_dnn_linear(values.contiguous(), weight_OI, bias_O)
-    large = values.numel() * len(weight_OI) >= MIN_ONE_DNN_WORK
+        return linear_by_one_dnn(values, weight_OI, bias_O)
+    large = values.numel() * len(weight_OI) >= MIN_WORK["linear"]
     if large and values.dtype == weight_OI.dtype and uses_one_dnn(values):
-        return torch_private.one_dnn_linear(values.contiguous(), weight_OI, bias_O)
+        return linear_by_one_dnn(values, weight_OI, bias_O)
     return functional.linear(values, weight_OI, bias_O)
 
 
-def uses_one_dnn(values: Tensor) -> bool:
+def weight_gradient(gradient_NO: Tensor, input_NI: Tensor) -> Tensor:
+    """``gradient.T @ input`` (O, I), the gradient of a linear layer's weight; differentiable."""
+    return _product("weight_gradient", gradient_NO.numel() * input_NI.shape[1], gradient_NO, input_NI)
+
+
+def batched(a_AK: Tensor, b_BK: Tensor) -> Tensor:
+    """``a @ b.T`` (..., A, B) of each pair of matrices (..., A, K) and (..., B, K); differentiable."""
+    return _product("batched", a_AK.shape[-2:].numel() * b_BK.shape[-2], a_AK, b_BK)
+
+
+def _product(product: Product, work: int, first: Tensor, second: Tensor) -> Tensor:
+    one_dnn = work >= MIN_WORK[product] and first.dtype == second.dtype and uses_one_dnn(first, product)
+    return KERNELS[product]["onednn" if one_dnn else "torch"](first, second)
+
+
+def uses_one_dnn(values: Tensor, product: Product = "linear") -> bool:
     """Whether products with these values use oneDNN: on a CPU, not compiled, without gradients and autocast."""
     return (
         values.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and routine(values.dtype) == "onednn"
+        and routine(values.dtype, product) == "onednn"
     )
 
 

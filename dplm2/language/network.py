@@ -22,6 +22,7 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import save_tensors
 from dplm2.cpu import attention, layers, switch
 from dplm2.cpu.process import prepare_process
+from dplm2.cpu.products import linear
 from dplm2.language import heads
 from dplm2.language.cards import write_model_card
 from dplm2.language.heads.output import features
@@ -251,7 +252,7 @@ class MultimodalEsm(nn.Module):
         if track == "structure":
             return self.head.logits(lm_head, hidden_ND)
         rows = slice(SEQUENCE_IDS)
-        return nn.functional.linear(features(lm_head, hidden_ND), lm_head.decoder.weight[rows], lm_head.bias[rows])
+        return linear(features(lm_head, hidden_ND), lm_head.decoder.weight[rows], lm_head.bias[rows])
 
     def logits(self, hidden_ND: Tensor, track: Track) -> Tensor:
         """Logits (N, C) over all ids that share a track's softmax: ids ``competing(track)``, in this order."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dplm2.cpu import torch_private
 from dplm2.cpu.caching import cached_from_weights
-from dplm2.cpu.products import Linear
+from dplm2.cpu.products import Linear, batched
 from dplm2.settings.tokenizer import DecoderSettings
 from dplm2.tokenizer.post_quant import MASKED
 from dplm2.tokenizer.transition import Transition, add_by_rows, by_rows, lecun_, rows_per_chunk, zero_
@@ -198,7 +198,8 @@ class TriangleMultiplication(nn.Module):
             step = length
         for start in range(0, length, step):
             block = slice(start, start + step)
-            product_BPIJ = a_BPIJ[:, :, block] @ b_BPIJ.mT if self.outgoing else a_BPIJ[..., block].mT @ b_BPIJ
+            operands = (a_BPIJ[:, :, block], b_BPIJ) if self.outgoing else (a_BPIJ[..., block].mT, b_BPIJ.mT)
+            product_BPIJ = batched(*operands)
             blocks.append(add_by_rows(finish, rows, pairs_BIJP[:, block], product_BPIJ.permute(0, 2, 3, 1)))
         return blocks[0] if torch.is_grad_enabled() else pairs_BIJP
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dplm2.cpu import attention, layers
+from dplm2.cpu import attention, layers, products, routine
 from dplm2.language import diffusion, layout, lora
 from dplm2.language.diffusion import TASKS, DiffusionObjective
 from dplm2.language.network import MultimodalEsm
@@ -48,8 +48,11 @@ def without_dropout(network):
     return network.train()
 
 
+@pytest.mark.parametrize("library", ["onednn", "torch"])
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
-def test_loss_and_gradients_equal_those_of_transformers(small_network: MultimodalEsm, adapted):
+def test_loss_and_gradients_equal_those_of_transformers(small_network: MultimodalEsm, adapted, library, monkeypatch):
+    monkeypatch.setattr(products, "MIN_WORK", dict.fromkeys(products.MIN_WORK, 0))
+    monkeypatch.setenv(routine.VARIABLE, library)
     if adapted:
         lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0))
     disturb(small_network)

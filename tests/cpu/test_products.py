@@ -14,7 +14,7 @@ from dplm2.tokenizer.transition import Transition
 @pytest.fixture(params=["onednn", "torch", "untried release", "plain"])
 def routine(request, monkeypatch):
     """Each library for products."""
-    monkeypatch.setattr(products, "MIN_ONE_DNN_WORK", 0)
+    monkeypatch.setattr(products, "MIN_WORK", dict.fromkeys(products.MIN_WORK, 0))
     if request.param == "plain":
         monkeypatch.setenv("DPLM2_CPU", "plain")
     elif request.param == "untried release":
@@ -43,6 +43,25 @@ def test_products_equal_torchs(routine, dtype, tolerance):
     with_gradient = linear(values, weight.requires_grad_(), bias)
     torch.testing.assert_close(with_gradient.float(), expected, rtol=tolerance, atol=5 * tolerance)
     assert torch.autograd.grad(with_gradient.sum(), weight)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_weight_gradients_and_batched_products_equal_torchs(routine, dtype, tolerance):
+    """Also of operands that are not contiguous."""
+    generator = torch.Generator().manual_seed(0)
+    gradient, values, a, b = (
+        torch.randn(*shape, generator=generator).to(dtype) for shape in ((33, 5), (33, 7), (2, 3, 11, 9), (2, 3, 13, 9))
+    )
+    for layout in (lambda tensor: tensor, lambda tensor: tensor.mT.contiguous().mT):
+        operands = [layout(tensor) for tensor in (gradient, values, a, b)]
+        expected = gradient.double().T @ values.double(), a.double() @ b.double().mT
+        for tracked in (False, True):
+            used = [tensor.detach().requires_grad_(tracked) for tensor in operands]
+            with torch.set_grad_enabled(tracked):
+                found = products.weight_gradient(*used[:2]), products.batched(*used[2:])
+            for ours, exact in zip(found, expected, strict=True):
+                assert ours.dtype == dtype and ours.requires_grad == tracked
+                torch.testing.assert_close(ours.double(), exact, rtol=tolerance, atol=10 * tolerance)
 
 
 def test_cached_values_follow_changes_of_weights():

@@ -7,13 +7,13 @@ from transformers import EsmForMaskedLM
 from transformers.models.esm import modeling_esm
 
 from dplm2.core.errors import ConfigError
-from dplm2.cpu import routine, switch
-from dplm2.language import layout
+from dplm2.cpu import products, routine, switch
+from dplm2.language import layout, lora
 from dplm2.language.diffusion import DiffusionObjective
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
-from dplm2.settings.model import DiffusionSettings
+from dplm2.settings.model import DiffusionSettings, LoraSettings
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.model import StructureTokenizer
 
@@ -80,6 +80,33 @@ def test_both_forms_have_the_same_logits(monkeypatch, dtype):
     assert torch.allclose(*found, atol=(1e-5 if dtype == torch.float32 else 2e-2) * scale)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
+@pytest.mark.parametrize("library", ["onednn", "torch"])
+def test_inference_has_the_logits_of_the_plain_form(monkeypatch, library, adapted, dtype):
+    """With prepacked weights, in the weights' own type, and again after a change of the weights."""
+    monkeypatch.setattr(products, "MIN_WORK", dict.fromkeys(products.MIN_WORK, 0))
+    monkeypatch.setenv(routine.VARIABLE, library)
+    networks = {form: network_in(form, monkeypatch) for form in ("plain", "lean")}
+    for network in networks.values():
+        if adapted:
+            lora.add(network.model, LoraSettings.make(enabled=True, rank=3))
+        network.eval().to(dtype)
+    for seed in (1, 2):
+        found = {}
+        for form, network in networks.items():
+            monkeypatch.setenv(switch.VARIABLE, form)
+            torch.manual_seed(seed)
+            for parameter in network.model.parameters():
+                torch.nn.init.normal_(parameter, std=0.2)
+            batch = batch_of(network)
+            with torch.inference_mode():
+                logits_BTV = network(batch["input_ids"], batch["single_modality"])
+            found[form] = logits_BTV[batch["input_ids"] != network.vocabulary.pad].float()
+        scale = float(found["plain"].abs().max())
+        assert torch.allclose(*found.values(), atol=(1e-5 if dtype == torch.float32 else 5e-2) * scale)
+
+
 def test_both_forms_have_the_same_loss_and_gradients(monkeypatch):
     found = []
     for form in ("lean", "plain"):
@@ -96,8 +123,9 @@ def test_both_forms_have_the_same_loss_and_gradients(monkeypatch):
         assert torch.allclose(lean[name], gradient, rtol=1e-4, atol=tolerance), name
 
 
-@pytest.mark.parametrize("products", ["onednn", "torch"])
-def test_tokens_and_backbones_are_the_same_in_both_forms(monkeypatch, products):
+@pytest.mark.parametrize("library", ["onednn", "torch"])
+def test_tokens_and_backbones_are_the_same_in_both_forms(monkeypatch, library):
+    monkeypatch.setattr(products, "MIN_WORK", dict.fromkeys(products.MIN_WORK, 0))
     torch.manual_seed(0)
     tokenizer = StructureTokenizer(TokenizerSettings.make(**SMALL_TOKENIZER)).eval()
     for parameter in tokenizer.decoder.parameters():
@@ -107,7 +135,7 @@ def test_tokens_and_backbones_are_the_same_in_both_forms(monkeypatch, products):
     monkeypatch.setenv(switch.VARIABLE, "plain")
     plain = tokenizer.encode(backbone), tokenizer.decode(tokens).backbone
     monkeypatch.setenv(switch.VARIABLE, "lean")
-    monkeypatch.setenv(routine.VARIABLE, products)
+    monkeypatch.setenv(routine.VARIABLE, library)
     assert np.array_equal(tokenizer.encode(backbone), plain[0])
     assert np.allclose(tokenizer.decode(tokens).backbone, plain[1], atol=1e-3)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import EsmForMaskedLM
 
+from dplm2.cpu.products import linear
 from dplm2.language.heads.interface import Official, Sampling
 from dplm2.language.heads.output import NEW_ROW_SPREAD, features, smooth_features
 from dplm2.language.vocabulary import Vocabulary
@@ -42,7 +43,7 @@ class Codes(nn.Module):
 
     def logits(self, lm_head: nn.Module, hidden_ND: Tensor) -> Tensor:
         rows = slice(self.classes.start, self.classes.stop)
-        return functional.linear(features(lm_head, hidden_ND), lm_head.decoder.weight[rows], lm_head.bias[rows])
+        return linear(features(lm_head, hidden_ND), lm_head.decoder.weight[rows], lm_head.bias[rows])
 
     def nll(self, lm_head: nn.Module, hidden_ND: Tensor, ids_N: Tensor) -> Tensor:
         logits_NC = self.logits(lm_head, hidden_ND).float()

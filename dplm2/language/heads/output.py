@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dplm2.cpu.products import linear
+
 NEW_ROW_SPREAD = 0.02
 """Standard deviation of new rows of an output layer, as in the authors' program."""
 
@@ -36,7 +38,7 @@ class OutputLayer(nn.Module):
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         """Outputs (N, O)."""
-        return functional.linear(features(self, hidden_ND), self.decoder.weight, self.bias)
+        return linear(features(self, hidden_ND), self.decoder.weight, self.bias)
 
     @torch.no_grad()
     def start(self, spread: float, row_spread: float, generator: torch.Generator) -> None:
@@ -50,7 +52,7 @@ class OutputLayer(nn.Module):
 
 def features(layer: nn.Module, hidden_ND: Tensor) -> Tensor:
     """Input (N, D) of the decoder of an output layer (ours or transformers')."""
-    return layer.layer_norm(functional.gelu(layer.dense(hidden_ND)))
+    return layer.layer_norm(functional.gelu(linear(hidden_ND, layer.dense.weight, layer.dense.bias)))
 
 
 def smooth_features(values_RV: Tensor, width: int, generator: torch.Generator) -> Tensor:

@@ -24,6 +24,7 @@ from torch.nn import functional
 from transformers import EsmForMaskedLM
 
 from dplm2.core.errors import ConfigError, DPLM2Error
+from dplm2.cpu.products import linear
 from dplm2.language.heads.interface import Sampling
 from dplm2.language.heads.output import NEW_ROW_SPREAD, OutputLayer, features, smooth_features
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
@@ -126,7 +127,7 @@ class Pairs(nn.Module):
         """The tables ab (N, A, B), ac (N, A, C) and bc (N, B, C) whose sums are the logits, in float32."""
         weights = self._part_rows(self.leave.decoder.weight)
         biases = self._part_rows(self.leave.bias.unsqueeze(-1))
-        outputs = functional.linear(
+        outputs = linear(
             features(self.leave, hidden_ND),
             torch.cat([weight.flatten(0, 1) for weight in weights]),
             torch.cat([bias.flatten() for bias in biases]),
