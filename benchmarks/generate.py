@@ -4,7 +4,8 @@
     python benchmarks/generate.py --throughput --size 650M --device cuda --precision bfloat16
 
 The first measures steps of a batch with random weights and the network's plain forward pass, alternating in the same
-run, since a machine's speed drifts. The second measures samples per minute at several lengths and batch sizes, eager,
+run, since a machine's speed drifts, and the share of a step of the machine's rate of matrix products
+(`benchmarks/rates.py`). The second measures samples per minute at several lengths and batch sizes, eager,
 compiled and as a CUDA graph.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rates import count_operations, product_rates
 from transformers import EsmForMaskedLM
 
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
@@ -36,6 +38,9 @@ SIZES = {
 }
 
 
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
+
+
 def random_network(size: str, precision: str, device: str) -> MultimodalEsm:
     """A network with random weights."""
     torch.manual_seed(0)
@@ -53,7 +58,7 @@ def unknown(sample_id: str, length: int, steps: int, vocabulary: Vocabulary) -> 
 
 def seconds(action, options: argparse.Namespace) -> float:
     """Time of one call."""
-    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    clock = CLOCKS[options.clock]
     if options.device == "cuda":
         torch.cuda.synchronize()
     start = clock()
@@ -77,6 +82,7 @@ def measure_steps(options: argparse.Namespace) -> dict:
     before = peak_memory_bytes()
     denoiser = denoiser_of(network, options.batch, options.length, 500, settings)
     times: dict[str, list[float]] = {"hidden": [], "step": [], "plain_forward": []}
+    clock, dtype, rates = CLOCKS[options.clock], getattr(torch, options.precision), []
     inside = {"hidden": 0.0, "head": 0.0}
 
     def timed(name: str, method):
@@ -97,6 +103,7 @@ def measure_steps(options: argparse.Namespace) -> dict:
     for repetition in range(options.repetitions + 1):
         network.hidden, network.track_logits = timed("hidden", plain_hidden), timed("head", plain_head)
         inside.update(hidden=0.0, head=0.0)
+        rates.append(max(product_rates(options.device, dtype, clock).values()))
         step = seconds(denoiser.advance, options)
         network.hidden, network.track_logits = plain_hidden, plain_head
         if repetition == 0:  # before the plain forward pass, which allocates all logits
@@ -107,6 +114,7 @@ def measure_steps(options: argparse.Namespace) -> dict:
             times["hidden"].append(inside["hidden"] + inside["head"])
             times["plain_forward"].append(plain)
     medians = {name: statistics.median(values) for name, values in times.items()}
+    operations = count_operations(denoiser.advance)
     own = [step - used for step, used in zip(times["step"], times["hidden"], strict=True)]
     return {
         "seconds_per_step": medians["step"],
@@ -115,6 +123,9 @@ def measure_steps(options: argparse.Namespace) -> dict:
         "seconds_of_plain_forward": medians["plain_forward"],
         "sampler_share_of_plain_forward": statistics.median(own) / medians["plain_forward"],
         "step_over_plain_forward": medians["step"] / medians["plain_forward"],
+        "gigaflop_per_step": round(operations / 1e9, 1),
+        "measured_gigaflop_per_second": round(max(rates) / 1e9, 1),
+        "share_of_measured_rate": round(operations / max(rates) / medians["step"], 3),
         "peak_memory_bytes": after,
         "memory_of_steps_bytes": after - before,
     }

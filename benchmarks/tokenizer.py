@@ -6,12 +6,11 @@ Random weights of the paper's size (encoder of ESM-IF1, 142 million parameters),
     python benchmarks/tokenizer.py --device cuda --at-once 1 32 --out benchmarks/results/tokenizer-cuda.json
 
 On a CPU the rate is per second of CPU time, which other work on the machine affects less than wall-clock time; both are
-written, together with the rate of a plain matrix product just before and after: tokenizing a residue takes 0.93 billion
-operations in such products. Memory is the increase of the peak resident set during the calls; the first row of a
-precision also includes the prepacked weights of the encoder (about 400 MB in float32). On a GPU the rate is per second
-of wall-clock time, and --at-once is the number of chains per batch; with --compile, folding trunk and structure module
-are compiled. With --tokenizer and --chains, the fraction of equal tokens between the precisions is measured on real
-chains.
+written, and the share of the rate of matrix products on this machine, measured just before and after
+(`benchmarks/rates.py`). Memory is the increase of the peak resident set during the calls; the first row of a precision
+also includes the prepacked weights of the encoder (about 400 MB in float32). On a GPU the rate is per second of wall-
+clock time, and --at-once is the number of chains per batch; with --compile, folding trunk and structure module are
+compiled. With --tokenizer and --chains, the fraction of equal tokens between the precisions is measured on real chains.
 """
 
 import argparse
@@ -25,8 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rates import count_operations, product_rates
 
 from dplm2.core.artifacts import library_versions, write_json
+from dplm2.cpu.process import prepare_process
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.structures.store import backbones, read_chains
 from dplm2.tokenizer.model import StructureTokenizer
@@ -94,17 +95,9 @@ def _status(field: str) -> int:
 
 
 def product_rate(device: str, dtype: torch.dtype) -> float:
-    """Current rate of products of 1024 by 1024 matrices, in billions of operations per second."""
-    size, calls = 1024, 20
-    values, weight = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    """Current rate of matrix products by the faster library, in operations per second."""
     clock = time.perf_counter if device == "cuda" else time.process_time
-    torch.nn.functional.linear(values, weight)
-    start = clock()
-    for _ in range(calls):
-        torch.nn.functional.linear(values, weight)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return round(calls * 2 * size**3 / (clock() - start) / 1e9, 1)
+    return max(product_rates(device, dtype, clock).values())
 
 
 def measure_all(tokenizer: StructureTokenizer, meter: Meter, options: argparse.Namespace) -> Iterator[dict]:
@@ -114,13 +107,18 @@ def measure_all(tokenizer: StructureTokenizer, meter: Meter, options: argparse.N
     def row_of(task: str, precision: str, length: int, chains: int, call: Callable[[], object]) -> dict:
         rate = functools.partial(product_rate, meter.device, getattr(torch, precision))
         before, measured, after = rate(), meter.measure(call, chains * length), rate()
+        fastest = max(before, after)
+        operations = count_operations(call) if meter.device == "cpu" else None
+        seconds = chains * length / measured["residues_per_second"]
         row = {
             "task": task,
             "precision": precision,
             "length": length,
             "chains": chains,
             **measured,
-            "billions_of_operations_per_second": round((before + after) / 2, 1),
+            "gigaflop": operations and round(operations / 1e9, 1),
+            "measured_gigaflop_per_second": round(fastest / 1e9, 1),
+            "share_of_measured_rate": operations and round(operations / fastest / seconds, 3),
         }
         theirs = AUTHORS[task].get(length) if meter.device == "cpu" else None
         return {**row, "authors_residues_per_second": theirs}
@@ -171,6 +169,7 @@ def main() -> None:
     parser.add_argument("--long", action="store_true", help=f"also chains of {LONG} residues")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    prepare_process()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     if options.tokenizer:

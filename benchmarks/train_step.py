@@ -6,10 +6,10 @@
 
 A step (forward, backward, clipping, AdamW) on a batch of chains of equal length with random tokens and equal numbers of
 the four tasks is repeated, and the median time reported. The floor is the time of the multiply-adds of weight matrices
-and attention at the rate of this machine's matrix products (the faster of torch's and the layers'), measured between
-the steps, since a machine's speed drifts; on a GPU, model FLOP utilization is relative to the rate in its data sheet.
-``--clock cpu`` measures CPU time instead of wall-clock time, for machines with other users. Each combination runs in a
-separate process, for its peak memory.
+and attention at the rate of matrix products on this machine by the faster library (`benchmarks/rates.py`), measured
+between the steps, since a machine's speed drifts; on a GPU, model FLOP utilization is relative to the rate in its data
+sheet. ``--clock cpu`` measures CPU time instead of wall-clock time, for machines with other users. Each combination
+runs in a separate process, for its peak memory.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rates import product_rates, synchronize
 from torch import nn
 from torch.nn import functional
 from transformers import EsmConfig, EsmForMaskedLM
 
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
-from dplm2.cpu import products
 from dplm2.language import diffusion, layout, lora
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
@@ -82,30 +82,6 @@ def multiply_adds(config: EsmConfig, vocabulary: Vocabulary, batch: dict[str, to
     return layers * (tokens * per_token + attention) + head
 
 
-def matrix_rates(device: str, precision: str, clock) -> tuple[float, float]:
-    """FLOP/s of products of the network's shapes: torch's, and on a CPU the layers'."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((2048, 640), (640, 2560)))
-    repetitions = 200 if device == "cuda" else 8
-    forms = [lambda: a @ b] if device == "cuda" else [lambda: a @ b, lambda: products.linear(a, b.T)]
-    rates = []
-    for product in forms:
-        product()
-        synchronize(device)
-        start = clock()
-        for _ in range(repetitions):
-            product()
-        synchronize(device)
-        rates.append(repetitions * 2 * 2048 * 640 * 2560 / (clock() - start))
-    return rates[0], rates[-1]
-
-
-def synchronize(device: str) -> None:
-    """Wait for a GPU."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def ours(size: str, vocabulary: Vocabulary, mode: str) -> diffusion.DiffusionObjective:
     """The training objective."""
     model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[size]))
@@ -153,6 +129,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     torch.manual_seed(0)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     device, vocabulary = options.device, Vocabulary()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     objective = OBJECTIVES[options.implementation[0]](options.size, vocabulary, mode).to(device).train()
     batch = {k: v.to(device) for k, v in make_batch(vocabulary, options.chains, options.residues).items()}
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
@@ -160,7 +137,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     step = compiled(objective, torch.device(device)) if options.compile else objective
     seconds, forward, rates, losses = [], [], [], []
     for _ in range(options.repetitions + WARM_UP):
-        rates.append(matrix_rates(device, precision, clock))
+        rates.append(product_rates(device, dtype, clock))
         start = clock()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = step(batch)
@@ -177,8 +154,8 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     config = esm_config(len(vocabulary), *SIZES[options.size])
     macs = multiply_adds(config, vocabulary, {k: v.cpu() for k, v in batch.items()})
     passes = 2 if mode == "lora" else 3
-    torchs_rate, layers_rate = (statistics.median(each) for each in zip(*rates[kept], strict=True))
-    rate = max(torchs_rate, layers_rate)
+    rate_of = {library: max(row[library] for row in rates[kept]) for library in rates[0]}
+    rate = max(rate_of.values())
     median = statistics.median(seconds[kept])
     positions = int((batch["input_ids"] != vocabulary.pad).sum())
     memory = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory_bytes()
@@ -198,11 +175,10 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
         "positions_per_second": round(positions / median, 1),
         "peak_gigabytes": round(memory / 1e9, 2),
         "teraflop_per_step": round(2 * passes * macs / 1e12, 3),
-        "matrix_gigaflop_per_second": round(torchs_rate / 1e9, 1),
-        "layers_matrix_gigaflop_per_second": round(layers_rate / 1e9, 1),
+        "measured_gigaflop_per_second": {library: round(each / 1e9, 1) for library, each in rate_of.items()},
         "floor_seconds": round(2 * passes * macs / rate, 3),
         "model_flop_utilization": None if utilization is None else round(utilization, 3),
-        "share_of_floor": round(2 * passes * macs / rate / median, 3),
+        "share_of_measured_rate": round(2 * passes * macs / rate / median, 3),
         "first_loss": losses[0],
     }
 
