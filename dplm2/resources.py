@@ -17,6 +17,9 @@ BASE_MB = 1500  # Python, torch and their libraries
 CODES = 8192
 BYTES = 4  # of a weight in fp32
 GPUS_OF_A_NODE = 8  # at most, commonly
+# Memory and time stop growing with this attempt: later ones follow preemptions rather than too small estimates, and
+# nodes and time limits of partitions are finite.
+LARGEST_GROWTH = 4
 # Hidden size, layers and feed-forward width of ESM-2, by millions of weights.
 ESM2 = {8: (320, 6, 1280), 35: (480, 12, 1920), 150: (640, 30, 2560), 650: (1280, 33, 5120), 3000: (2560, 36, 10240)}
 # What `requested` says.
@@ -115,16 +118,17 @@ def requested(
     minutes
         Its time at the first attempt.
     attempt
-        Memory and time grow with it.
+        Memory and time grow with it, up to `LARGEST_GROWTH` times.
     threads
         Processor threads of each process.
     profile
         ``slurm_partition``, and, for jobs with a GPU, ``gpu_partition`` and perhaps ``gpu_model``.
     """
+    growth = min(attempt, LARGEST_GROWTH)
     asked: dict[str, int | str | None] = {
         **dict.fromkeys(REQUESTED),
-        "mem_mb": attempt * need.memory_mb,
-        "runtime": attempt * minutes,
+        "mem_mb": growth * need.memory_mb,
+        "runtime": growth * minutes,
         "nodes": need.nodes,
         "gpu": need.gpus or None,
         "slurm_partition": profile.get("gpu_partition" if need.gpus else "slurm_partition"),

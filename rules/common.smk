@@ -6,9 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from dplm2.core.signals import let_jobs_stop_first
 from dplm2.core.errors import DPLM2Error
+from dplm2.leftovers import end_leftover_jobs
 from dplm2.resources import REQUESTED, profile_resources
 from dplm2.shared_start import OWNER
 from dplm2.stages import Plan, Untold
@@ -37,6 +39,9 @@ SHARDS = {name: [f"{shard:05d}" for shard in range(PLAN.shards[name])] for name 
 @cache
 def prepare():
     try:
+        # With --nolock, another Snakemake may run here; of a module's jobs, which are submitted already is unknown.
+        if IS_MAIN and workflow.execution_settings.lock:
+            end_leftover_jobs(Path.cwd(), say=logger.info)
         PLAN.check_inputs()
         PLAN.write_manifests()
     except DPLM2Error as error:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "dplm2"
 # Packages of the same rank do not import one another.
 ORDER = (
     ("core",),
-    ("settings",),
+    ("settings", "leftovers"),
     ("resources",),
     ("geometry",),
     ("structures", "training", "viewer"),

@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -27,7 +27,9 @@ class HeldError(DPLM2Error):
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, seconds: float | None = None) -> Iterator[IO[str]]:
+def locked(
+    path: str | os.PathLike, seconds: float | None = None, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[IO[str]]:
     """Hold a lock file that names its holder. The lock is released when the process ends, in whatever way.
 
     Parameters
@@ -36,6 +38,8 @@ def locked(path: str | os.PathLike, seconds: float | None = None) -> Iterator[IO
         The lock file; its folder is created if needed.
     seconds
         How long to wait for another holder; None: without limit.
+    stopped
+        Asked meanwhile whether to stop waiting.
 
     Raises
     ------
@@ -47,14 +51,14 @@ def locked(path: str | os.PathLike, seconds: float | None = None) -> Iterator[IO
     with explained(path):
         stream = path.open("a+")
     with stream:
-        _wait(stream, path, seconds)
+        _wait(stream, path, seconds, stopped)
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
         yield stream
 
 
-def _wait(stream: IO[str], path: Path, seconds: float | None) -> None:
+def _wait(stream: IO[str], path: Path, seconds: float | None, stopped: Callable[[], bool]) -> None:
     if seconds is None:
         fcntl.flock(stream, fcntl.LOCK_EX)
         return
@@ -64,7 +68,7 @@ def _wait(stream: IO[str], path: Path, seconds: float | None) -> None:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or stopped():
                 stream.seek(0)
                 holder = stream.read().strip() or "another process"
                 raise HeldError(f"{path}: {holder} holds this lock", holder) from None

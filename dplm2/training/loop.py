@@ -71,7 +71,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
         stack.enter_context(_other_processes(machine, label))
-        machine.from_main(lambda: _enter(stack, folder.locked()))
+        machine.from_main(lambda: _enter(stack, folder.locked(lambda: stop.received is not None)))
         if settings.activation_checkpointing:
             stack.enter_context(checkpointing.enabled(blocks(task.module)))
         return Run(task, settings, seed, machine, folder, Path(metrics), stop).train()

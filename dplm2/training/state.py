@@ -7,7 +7,8 @@ last; so the latest valid checkpoint is complete whenever a process is killed.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,16 @@ from dplm2.core.artifacts import (
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.layout import MADE_FROM
 from dplm2.core.locks import HeldError, locked
+from dplm2.training.log import say
 
 FORMAT_VERSION = 1
 LATEST = "latest.json"
 # A killed process's workers hold its lock until they notice, which takes them up to five seconds.
 LOCK_PATIENCE_SECONDS = 10.0
+# Slurm repeats a job elsewhere if it loses a node, on which the first one may still be running. Less than gloo's
+# 30 minutes, for which the other processes of a training wait.
+PATIENCE_IN_A_JOB_SECONDS = 1200.0
+IN_A_JOB = "SLURM_JOB_ID"  # in the environment
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,15 @@ class StateFolder:
         self.fingerprint, self.label, self.made_from = fingerprint, label, made_from
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Lock the folder against other writers, and remove partial files of a killed one.
+
+        A job of Slurm waits for minutes for another process that holds it; any other process does so for seconds.
+
+        Parameters
+        ----------
+        stopped
+            Asked meanwhile whether to stop waiting.
 
         Raises
         ------
@@ -93,19 +106,27 @@ class StateFolder:
         with self.explained("create the state folder"):
             make_folder(self.folder)
         with contextlib.ExitStack() as stack:
-            try:
-                with self.explained("open the lock"):
-                    stack.enter_context(locked(self.folder / "lock", LOCK_PATIENCE_SECONDS))
-            except HeldError as error:
-                raise DPLM2Error(
-                    f"{self.label}: {error.holder} is already running this training (it holds {self.folder / 'lock'}); "
-                    "wait for it, or end it and run again"
-                ) from None
+            more = [PATIENCE_IN_A_JOB_SECONDS] if IN_A_JOB in os.environ else []
+            self._take_lock(stack, stopped, LOCK_PATIENCE_SECONDS, *more)
             self._remove_leftovers()
             if self.made_from is not None:
                 with self.explained("write what made it"):
                     write_json(self.folder / MADE_FROM, {"label": self.label, **self.made_from})
             yield
+
+    def _take_lock(
+        self, stack: contextlib.ExitStack, stopped: Callable[[], bool], seconds: float, *more: float
+    ) -> None:
+        path = self.folder / "lock"
+        try:
+            with self.explained("open the lock"):
+                stack.enter_context(locked(path, seconds, stopped))
+        except HeldError as error:
+            running = f"{self.label}: {error.holder} is already running this training (it holds {path})"
+            if not more or stopped():
+                raise DPLM2Error(f"{running}; wait for it, or end it and run again") from None
+            say(f"{running}; waiting for its end, up to {more[0] / 60:.0f} minutes")
+            self._take_lock(stack, stopped, *more)
 
     def _remove_leftovers(self) -> None:
         """Remove partially written or removed files of a killed holder."""

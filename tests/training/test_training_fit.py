@@ -1,10 +1,13 @@
 """The loop against a plain torch loop, and resumed runs against uninterrupted ones: bit for bit."""
 
+import contextlib
 import csv
 import json
 import math
 import os
 import signal
+import threading
+import time
 from itertools import islice
 
 import pytest
@@ -291,12 +294,35 @@ def test_number_of_kept_checkpoints_is_limited(tmp_path):
 
 def test_second_writer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
+    monkeypatch.delenv(state.IN_A_JOB, raising=False)
     with (
         state.StateFolder(tmp_path / "state", "f00d", "first").locked(),
         pytest.raises(DPLM2Error, match=f"process {os.getpid()} on .* is already running this training"),
     ):
         train(tmp_path, SETTINGS)
     train(tmp_path, {**SETTINGS, "steps": 5})
+
+
+def test_job_of_slurm_waits_for_a_process_on_a_lost_node(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setenv(state.IN_A_JOB, "7")
+    with contextlib.ExitStack() as held:
+        held.enter_context(state.StateFolder(tmp_path / "state", "f00d", "first").locked())
+        threading.Timer(1.5, held.close).start()
+        assert train(tmp_path, SETTINGS).steps == SETTINGS["steps"]
+    assert "is already running this training" in capsys.readouterr().err
+
+
+def test_request_to_stop_ends_the_wait_for_a_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setenv(state.IN_A_JOB, "7")
+    began = time.monotonic()
+    with state.StateFolder(tmp_path / "state", "f00d", "first").locked():
+        timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(DPLM2Error, match="is already running this training"):
+            train(tmp_path, SETTINGS)
+    assert time.monotonic() - began < 0.5 * state.PATIENCE_IN_A_JOB_SECONDS
 
 
 def test_state_of_incompatible_code_is_refused(tmp_path):

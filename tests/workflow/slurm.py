@@ -38,13 +38,21 @@ SlurmdParameters=config_overrides
 SchedulerParameters=sched_min_interval=0
 ReturnToService=2
 KillWait=10
+# A job that is found to use more memory than it asked for is killed.
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmdTimeout=10
 GresTypes=gpu
 NodeName=DEFAULT CPUs=8 RealMemory=500000 Gres=gpu:h100:4
 NodeName=node1 NodeHostname={host} NodeAddr={host} Port={first}
 NodeName=node2 NodeHostname={host} NodeAddr={host} Port={second}
 PartitionName=DEFAULT MaxTime=INFINITE State=UP
-PartitionName=processors Nodes=node1,node2 Default=YES
+PartitionName=processors Nodes=node1,node2 Default=YES GraceTime=30
 PartitionName=accelerators Nodes=node1,node2
+PartitionName=urgent Nodes=node1,node2 PriorityTier=10
 """
 
 
