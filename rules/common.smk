@@ -17,6 +17,9 @@ from dplm2.stages import Plan, Untold
 
 let_jobs_stop_first()
 os.environ[OWNER] = str(os.getpid())  # shards' jobs share a process that ends with this one
+if (storage := workflow.storage_settings.default_storage_provider) is not None:
+    reason = "stages hand on folders and lock what they write, so results and state need a file system"
+    raise WorkflowError(f"--default-storage-provider {storage}: {reason} (docs/cluster.md, Object storage)")
 FOLDER, IS_MAIN = Path(workflow.current_basedir).parent, workflow.modifier.is_main_snakefile()
 try:
     PLAN = Plan(config, workflow.configfiles)
