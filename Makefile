@@ -1,8 +1,8 @@
 # make demo   sets up everything in .venv and runs the whole workflow on the bundled structures
 # make test   sets up everything if need be and runs the test suite
 # make docs   builds the documentation site in build/docs
-# make nightly   installs the wheel with each Python found here, outside of the repository, and runs it
 # make soak   runs 30 whole workflows at the smallest size, each killed at random moments, and compares their files
+# make nightly   runs what takes longer: the wheel with each Python found here, and all that can be lost on Slurm
 # make mutate PATHS=dplm2/geometry   plants random faults there, one at a time, and lists those that no test notices
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
 # The first that runs, is not too old and can create environments.

@@ -14,7 +14,14 @@ from dplm2.core.text import readable_size
 
 _log = logging.getLogger(__name__)
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    # oneDNN hides the reason; it compiles what worked for other sizes, and lacks memory for the code or its workspace.
+    "could not create a primitive",
+    "could not execute a primitive",
+)
 Result = TypeVar("Result")
 
 

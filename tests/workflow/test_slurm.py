@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from dplm2.core.locks import is_held
 from tests.workflow.conftest import ROOT, Workdir, contents
 from tests.workflow.slurm import CONTROLLER, NODE, Slurm, missing_programs
 
@@ -124,12 +125,21 @@ class Training:
 
     def signal(self, number: int) -> None:
         """Send a signal to the training itself."""
-        (lock,) = (self.workdir.folder / "state/tokenizer").glob("*/lock")
-        os.kill(int(re.match(r"process (\d+) on", lock.read_text())[1]), number)
+        os.kill(self.pid, number)
 
-    def run_again_at_once(self, job: str) -> None:
-        """Do not wait the two minutes that Slurm waits before it repeats a job."""
-        self.until(lambda: self.of_job(job, "%T") == "PENDING")
+    @property
+    def lock(self) -> Path:
+        (lock,) = (self.workdir.folder / "state/tokenizer").glob("*/lock")
+        return lock
+
+    @property
+    def pid(self) -> int:
+        return int(re.match(r"process (\d+) on", self.lock.read_text())[1])
+
+    def run_again_at_once(self, job: str, is_left: bool = False) -> None:
+        """Do not wait the two minutes that Slurm waits before it repeats a job; a node must be rid of its processes."""
+        self.until(lambda: self.of_job(job, "%T") == "PENDING" and (is_left or not is_held(self.lock)))
+        time.sleep(3)
         self.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     @property
@@ -224,7 +234,7 @@ def test_node_lost_while_its_training_goes_on(undisturbed, cluster, training):
     node = training.of_job(job, "%N")
     training.signal(signal.SIGSTOP)
     cluster.kill(NODE, "-N", node)
-    training.run_again_at_once(job)
+    training.run_again_at_once(job, is_left=True)
     training.until(lambda: "waiting for its end" in training.log)
     training.signal(signal.SIGCONT)
     assert "failed" not in training.equals(undisturbed)
@@ -272,8 +282,7 @@ def test_warning_before_the_time_limit(undisturbed, cluster, profile, tmp_path):
     training = Training(cluster, tmp_path / "run", warned.parent, "tokenizers", *six_minutes)
     job = training.advance()
     training.signal(signal.SIGSTOP)
-    (lock,) = (training.workdir.folder / "state/tokenizer").glob("*/lock")
-    status = Path("/proc", re.match(r"process (\d+) on", lock.read_text())[1], "status")
+    status = Path(f"/proc/{training.pid}/status")
     usr1 = 1 << signal.SIGUSR1 - 1
     training.until(lambda: int(re.search(r"ShdPnd:\s+(\w+)", status.read_text())[1], 16) & usr1)
     training.signal(signal.SIGCONT)
@@ -285,7 +294,7 @@ def test_warning_before_the_time_limit(undisturbed, cluster, profile, tmp_path):
 @nightly
 def test_killed_for_memory(undisturbed, cluster, profile, tmp_path):
     """By Slurm, which finds that a job uses more than it asked for; the next attempts ask for more."""
-    too_little = ("--set-resources", "train_tokenizer:mem_mb=attempt*300", "select_structures:mem_mb=2000")
+    too_little = ("--set-resources", "train_tokenizer:mem_mb=attempt*300")
     training = Training(cluster, tmp_path / "run", profile, "tokenizers", *too_little)
     said = training.equals(undisturbed)
     assert "OUT_OF_MEMORY" in said or "CANCELLED" in said or "FAILED" in said
