@@ -13,12 +13,11 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from rates import count_operations, product_rates
+from rates import CLOCKS, count_operations, product_rates
 from transformers import EsmForMaskedLM
 
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
@@ -36,9 +35,6 @@ SIZES = {
     "650M": (1280, 33, 20, 5120),
     "3B": (2560, 36, 40, 10240),
 }
-
-
-CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
 def random_network(size: str, precision: str, device: str) -> MultimodalEsm:

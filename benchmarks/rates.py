@@ -22,6 +22,7 @@ from dplm2.core.artifacts import library_versions, write_json
 from dplm2.cpu import kernels, products, routine, switch, torch_private
 from dplm2.cpu.process import prepare_process
 
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 ROWS, INPUTS, OUTPUTS = 2048, 640, 2560  # of the 150M model's largest layer
 
 
@@ -70,6 +71,9 @@ def main() -> None:
     """Measure this machine's rates and what `dplm2.cpu.routine` chooses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: rate per second of CPU time, on a busy machine"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     prepare_process()
@@ -77,7 +81,7 @@ def main() -> None:
     for threads in options.threads:
         torch.set_num_threads(threads)
         for dtype in (torch.float32, torch.bfloat16):
-            rates = product_rates("cpu", dtype, repetitions=30)
+            rates = product_rates("cpu", dtype, CLOCKS[options.clock], repetitions=30)
             rows.append(
                 {
                     "threads": threads,
@@ -88,8 +92,12 @@ def main() -> None:
             )
             print(json.dumps(rows[-1]), flush=True)
     if options.out:
-        capability = torch.backends.cpu.get_cpu_capability()
-        described = {"processor": routine.processor(), "capability": capability, "versions": library_versions()}
+        described = {
+            "clock": options.clock,
+            "processor": routine.processor(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "versions": library_versions(),
+        }
         write_json(options.out, {**described, "rows": rows})
 
 
