@@ -144,14 +144,17 @@ class Training:
 
     @property
     def log(self) -> str:
-        return (self.workdir.folder / "results/logs/tokenizers/tiny.log").read_text()
+        """What the training has said; Snakemake removes this before another attempt."""
+        try:
+            return (self.workdir.folder / "results/logs/tokenizers/tiny.log").read_text()
+        except FileNotFoundError:
+            return ""
 
     def equals(self, undisturbed: Workdir) -> str:
         """Wait for the end, and compare; returns what Snakemake said."""
         said = ended_well(self.process)
         expected, found = (contents(run.folder / "results") for run in (undisturbed, self.workdir))
         assert "tokenizers/tiny/model.safetensors" in found and found.items() <= expected.items()
-        assert f"of {STEPS} steps" in self.log
         return said
 
 
@@ -202,8 +205,9 @@ def test_shards_share_a_job_with_the_same_results(undisturbed, cluster, profile,
 
 
 @nightly
-def test_scheduler_away_for_a_minute(undisturbed, cluster, profile, tmp_path):
-    """When the first jobs are submitted, and during a training."""
+def test_scheduler_away_for_a_minute(undisturbed, cluster, profile, tmp_path, monkeypatch):
+    """When the first jobs are submitted, and during a training; on a site without accounts."""
+    monkeypatch.setenv("PATH", str(ROOT / "profiles" / "slurm" / "bin"), prepend=":")
     cluster.kill(CONTROLLER)
     training = Training(cluster, tmp_path / "run", profile, "tokens")
     time.sleep(60)
@@ -267,9 +271,8 @@ def test_time_limit(undisturbed, cluster, profile, tmp_path):
     training.signal(signal.SIGSTOP)
     training.until(lambda: training.of_job(job, "%T") == "TIMEOUT")
     again = training.advance()
-    assert training.of_job(again, "%l") == "2:00"
+    assert training.of_job(again, "%l") == "2:00" and "resumes after step" in training.log
     assert "TIMEOUT" in training.equals(undisturbed)
-    assert "resumes after step" in training.log
 
 
 @nightly
@@ -286,9 +289,10 @@ def test_warning_before_the_time_limit(undisturbed, cluster, profile, tmp_path):
     usr1 = 1 << signal.SIGUSR1 - 1
     training.until(lambda: int(re.search(r"ShdPnd:\s+(\w+)", status.read_text())[1], 16) & usr1)
     training.signal(signal.SIGCONT)
-    training.until(lambda: "stopped (SIGUSR1); saved" in training.log or training.of_job(job, "%T") == "FAILED")
-    assert f"SLURM-job '{job}' failed" in training.equals(undisturbed)
+    training.until(lambda: training.of_job(job, "%T") == "FAILED")
+    training.advance()
     assert "resumes after step" in training.log
+    assert f"SLURM-job '{job}' failed" in training.equals(undisturbed)
 
 
 @nightly
