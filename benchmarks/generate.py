@@ -21,11 +21,10 @@ from rates import CLOCKS, count_operations, product_rates
 from transformers import EsmForMaskedLM
 
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
-from dplm2.language.conditioning import Conditioning
+from dplm2.language.conditioning import Conditioning, sample_seed
 from dplm2.language.denoising import Denoiser
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.sampling import uniforms_of
 from dplm2.language.schedule import SamplerSettings
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 
@@ -67,7 +66,7 @@ def seconds(action, options: argparse.Namespace) -> float:
 def denoiser_of(network: MultimodalEsm, batch: int, length: int, steps: int, settings: SamplerSettings) -> Denoiser:
     """A batch before its first step."""
     samples = [unknown(str(number), length, steps, network.vocabulary) for number in range(batch)]
-    return Denoiser(network, samples, [uniforms_of(0, sample.sample_id) for sample in samples], settings)
+    return Denoiser(network, samples, [sample_seed(0, sample.sample_id) for sample in samples], settings)
 
 
 @torch.inference_mode()

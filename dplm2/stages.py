@@ -49,12 +49,16 @@ class Stage:
         task, the task is the reader.
     draws
         Whether the stage draws random numbers, given its section: then the seed decides, too.
+    revision
+        Raised when a version of the package gets other results from the same settings and inputs: the stage's jobs
+        then run again.
     """
 
     kind: str
     parts: tuple[str, ...] = ()
     reader: str | None = None
     draws: Callable[[Section], bool] = always
+    revision: int = 1
 
 
 STAGES: Mapping[str, Stage] = {
@@ -67,7 +71,7 @@ STAGES: Mapping[str, Stage] = {
     "encode_tokens": Stage("tokenizers", ("tokenization",), draws=never),
     "warm_up_model": Stage("models", ("network", "structure_head", "warmup")),
     "train_model": Stage("models", ("lora", "diffusion", "training")),
-    "generate": Stage("generation"),
+    "generate": Stage("generation", revision=2),
     "evaluate_tokenizer": Stage("evaluation", reader="reconstruction"),
     "evaluate_likelihood": Stage("evaluation", reader="likelihood"),
     "evaluate_samples": Stage("evaluation"),
@@ -213,8 +217,13 @@ class Plan:
         return _text({"device": self.settings.device, stage.kind: values if name is None else {name: values}})
 
     def inputs(self, rule: str, name: str | None = None, task: str | None = None) -> str:
-        """Names the content of the files that the configuration gives a rule's job, whatever their names."""
-        found: dict[str, list[str]] = {}
+        """Names the content of the files that the configuration gives a rule's job, whatever their names.
+
+        Also the stage's revision, if it was ever raised.
+        """
+        found: dict[str, list[str] | int] = {}
+        if STAGES[rule].revision > 1:
+            found["revision"] = STAGES[rule].revision
         for place, path, patterns in self._files(rule, name, task):
             found.setdefault(place, []).append(self.identity(path, patterns))
         return _text(found)

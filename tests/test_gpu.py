@@ -14,9 +14,13 @@ from dplm2.cpu import attention
 from dplm2.generation.model import DPLM2
 from dplm2.geometry.tm_score import tm_score
 from dplm2.language import diffusion, heads, layout
+from dplm2.language.conditioning import Conditioning
+from dplm2.language.denoising import Denoiser
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.vocabulary import Vocabulary
+from dplm2.language.randomness import Words, class_uniforms
+from dplm2.language.schedule import SamplerSettings
+from dplm2.language.vocabulary import TRACKS, Vocabulary
 from dplm2.settings.model import DiffusionSettings
 from dplm2.structures.store import backbones
 from dplm2.tokenizer.model import StructureTokenizer
@@ -153,6 +157,38 @@ def test_generation_runs(task, precision):
     assert len(samples) == 2
     for sample in samples:
         assert len(sample.sequence) == len(sample.structure_tokens)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("remasking", ["fresh", "never"])
+@pytest.mark.parametrize("head", heads.HEADS)
+def test_a_sampling_step_does_not_wait_for_the_device(head, remasking, precision):
+    network = network_of("cuda", head=head).to(precision)
+    tokens = {track: np.full(20, network.vocabulary.mask(track)) for track in TRACKS}
+    free = {track: np.zeros(20, bool) for track in TRACKS}
+    samples = [Conditioning(name, tokens, free, steps=8) for name in ("a", "b")]
+    settings = SamplerSettings.of("annealing@2.0:0.1", "stochastic@1.0", remasking=remasking, guidance=1.5)
+    denoiser = Denoiser(network, samples, [1, 2], settings)
+    denoiser.advance()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            denoiser.advance()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all((ids != network.vocabulary.mask(track)).all() for r in denoiser.run() for track, ids in r.tokens.items())
+
+
+def test_random_numbers_are_those_of_the_cpu():
+    steps = torch.arange(40) * 13
+    seeds = [2654435761 * number % 2**63 for number in range(40)]
+    there, here = (
+        Words(seeds, torch.device(device)).of_step(steps.to(device), 500).cpu() for device in ("cpu", "cuda")
+    )
+    assert torch.equal(there, here)
+    uniforms = [class_uniforms(words[:2, :50, 0].flatten().to(device), 8192).cpu()
+                for words, device in ((there, "cpu"), (here, "cuda"))]  # fmt: skip
+    assert torch.equal(*uniforms)
 
 
 def test_tm_scores_equal_those_on_the_cpu():

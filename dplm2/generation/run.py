@@ -26,6 +26,7 @@ from dplm2.generation.samples import (
     write_trajectory,
 )
 from dplm2.generation.task import Request
+from dplm2.language.randomness import GENERATOR
 from dplm2.settings.generation import GenerationSettings
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
@@ -88,13 +89,15 @@ def generate_folder(
     out, name = Path(out), model_name or name_of(model)
     opened = DPLM2.from_pretrained(model, tokenizer, device)
     settings = opened.settled(settings)
-    record = RunRecord(f"generate {settings.task}", {**settings.described, "seed": seed}, {}, device)
+    described = {**settings.described, "seed": seed, "random_numbers": GENERATOR}
+    record = RunRecord(f"generate {settings.task}", described, {}, device)
     record.inputs = _inputs(opened, settings, chains)
     if keep_finished and record.is_of(out) and all((out / file).is_file() for file in WRITTEN):
         print(f"samples: {out} (finished already)")
         return parquet.read_table(out / SAMPLES_FILE, ["length"])["length"].to_pylist()
     requests = opened.requests(settings, seed, chains)
     decisive = [record.inputs["model"], record.inputs.get("tokenizer"), settings.sampling, settings.trajectory, seed]
+    decisive.append(GENERATOR)
     default_state = out / _DEFAULT_STATE
     folder = StateFolder(
         Path(state) if state is not None else default_state, fingerprint(decisive), f"samples of {out}"

@@ -1,16 +1,17 @@
 """Denoising of one batch: predict every open position, keep the most certain predictions, mask the others again.
 
 Open positions are those that are generated. Paper section 3.2; the authors' sampler (reparameterised discrete
-diffusion), with a random generator per sample. Logits are computed only for open positions and the classes of their
-track, in slices.
+diffusion), with random numbers of each sample's own. Logits are computed only for open positions and the classes of
+their track, in slices. A step reads nothing back from the device and copies nothing there: what changes from step to
+step was computed for all steps before the first.
 
 Shapes: B samples, T tokens (both tracks), L residues of the longest sample, N positions, C classes, V vocabulary,
-D model width.
+D model width, S steps, U uses of random numbers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from dplm2.language import layout
 from dplm2.language.conditioning import Conditioning
 from dplm2.language.filtering import draw, draw_gumbel, filtered_logits, take_best
 from dplm2.language.network import MultimodalEsm
+from dplm2.language.randomness import DRAW, ORDER, Words, class_uniforms, uniform, use_of
 from dplm2.language.schedule import SamplerSettings, masked_count, masked_share
 from dplm2.language.unmasking import lowest, noised_scores
 from dplm2.language.vocabulary import Track, Vocabulary
@@ -27,14 +29,6 @@ from dplm2.language.vocabulary import Track, Vocabulary
 _LOGITS_PER_SLICE_CPU = 2**21  # 8 MB in fp32, which fits into the processor's cache
 _LOGITS_PER_SLICE_GPU = 2**27
 _FORBIDDEN_BY_AUTHORS = "XBUZO"  # not '.', '-' and <null_1>, which the authors' program can therefore generate
-
-
-class Uniforms(Protocol):
-    """Source of a sample's random numbers, for example a numpy generator."""
-
-    def random(self, size: int, dtype: type = np.float32) -> np.ndarray:
-        """Uniform numbers in [0, 1)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,28 +68,73 @@ class Sampled:
 
 
 class _TrackState:
-    """One track of the batch: a view of its ids, its open positions, and the scores of its tokens."""
+    """One track of the batch: a view of its ids, its open positions, the scores of its tokens, and its schedule.
 
-    def __init__(self, track: Track, vocabulary: Vocabulary, ids_BT: Tensor, offset: int, fixed: Sequence[np.ndarray]):
+    Attributes
+    ----------
+    counts_BS, noise_BS
+        Number of masks after each step, and scale of the noise on the ranking in it.
+    """
+
+    def __init__(
+        self, track: Track, vocabulary: Vocabulary, ids_BT: Tensor, offset: int, samples: Sequence[Conditioning]
+    ) -> None:
         self.track, self.mask, self.offset = track, vocabulary.mask(track), offset
-        longest = max(len(row) for row in fixed)
-        open_BL = np.zeros((len(fixed), longest), dtype=bool)
-        for row_L, fixed_L in zip(open_BL, fixed, strict=True):
-            row_L[: len(fixed_L)] = ~np.asarray(fixed_L)
+        self.width = max(sample.length for sample in samples)
+        open_BL = np.zeros((len(samples), self.width), dtype=bool)
+        for row_L, sample in zip(open_BL, samples, strict=True):
+            row_L[: sample.length] = ~np.asarray(sample.fixed[track])
         self.open_BL = torch.from_numpy(open_BL).to(ids_BT.device)
         self.scores_BL = torch.full(open_BL.shape, torch.nan, device=ids_BT.device)
         self.n_open = open_BL.sum(1).tolist()
-        self.width = longest
         self.attach(ids_BT)
+
+    def plan(self, samples: Sequence[Conditioning], settings: SamplerSettings, device: torch.device) -> None:
+        """Compute the schedule of all steps."""
+        noise = settings.unmasking[self.track].noise
+
+        @cache
+        def shares(steps: int) -> list[float]:
+            return [noise * masked_share(step + 1, steps, settings.schedule) for step in range(steps)]
+
+        @cache
+        def counts(n_open: int, steps: int) -> list[int]:
+            return [masked_count(n_open, step + 1, steps, settings.schedule) for step in range(steps)]
+
+        self.masks_after = [counts(n, sample.steps) for n, sample in zip(self.n_open, samples, strict=True)]
+        self.counts_BS = _table(self.masks_after, device)
+        self.noise_BS = _table([shares(sample.steps) for sample in samples], device) if noise else None
 
     def attach(self, ids_BT: Tensor) -> None:
         self.ids_BL = ids_BT[:, self.offset : self.offset + self.width]
         self.row_N, self.position_N = self.open_BL.nonzero(as_tuple=True)
 
-    def keep(self, rows: list[int], ids_BT: Tensor) -> None:
-        self.open_BL, self.scores_BL = self.open_BL[rows], self.scores_BL[rows]
-        self.n_open = [self.n_open[row] for row in rows]
+    def keep(self, rows: list[int], chosen: Tensor, ids_BT: Tensor) -> None:
+        self.open_BL, self.scores_BL = self.open_BL[chosen], self.scores_BL[chosen]
+        self.counts_BS = self.counts_BS[chosen]
+        if self.noise_BS is not None:
+            self.noise_BS = self.noise_BS[chosen]
+        self.n_open, self.masks_after = ([items[row] for row in rows] for items in (self.n_open, self.masks_after))
         self.attach(ids_BT)
+
+
+def _table(rows: Sequence[Sequence[float]], device: torch.device) -> Tensor:
+    """Rows of different lengths as a tensor, padded with 0; real numbers in float32."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows]).to(device)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is common to the tracks in a step."""
+
+    hidden_BTD: Tensor
+    unconditional_BTD: Tensor | None
+    index_B1: Tensor
+    """Number of the step, from 0."""
+    progress_B: Tensor
+    words_BLU: Tensor | None
+    """Random words; None if nothing is drawn."""
 
 
 class Denoiser:
@@ -107,29 +146,36 @@ class Denoiser:
         The language model.
     conditionings
         The samples; all have the same tracks.
-    uniforms
-        Source of random numbers of each sample.
+    seeds
+        Seed of each sample.
     settings
         Settings of the sampler.
     adjust
         Callback that may change logits.
     trajectory
         Interval in steps at which predictions are recorded; 0: never.
+
+    Attributes
+    ----------
+    words
+        Source of the random numbers.
     """
 
     def __init__(
         self,
         network: MultimodalEsm,
         conditionings: Sequence[Conditioning],
-        uniforms: Sequence[Uniforms],
+        seeds: Sequence[int],
         settings: SamplerSettings,
         adjust: Adjust | None = None,
         trajectory: int = 0,
     ) -> None:
         self.network, self.settings, self.adjust, self.trajectory = network, settings, adjust, trajectory
         self.vocabulary, self.device = network.vocabulary, network.device
-        self.samples, self.uniforms = list(conditionings), list(uniforms)
+        self.samples, self.words = list(conditionings), Words(seeds, self.device)
         self.step = [sample.first_step for sample in self.samples]
+        self.step_B = torch.tensor(self.step, device=self.device)
+        self.progress_BS = _table([[s / c.steps for s in range(c.steps)] for c in self.samples], self.device)
         self.snapshots: list[list] = [[] for _ in self.samples]
         self.ids_BT = layout.join(
             self.vocabulary,
@@ -139,12 +185,21 @@ class Denoiser:
         names = self.samples[0].tracks
         half = self.ids_BT.shape[1] // len(names)
         self.tracks = [
-            _TrackState(name, self.vocabulary, self.ids_BT, number * half + 1, [s.fixed[name] for s in self.samples])
+            _TrackState(name, self.vocabulary, self.ids_BT, number * half + 1, self.samples)
             for number, name in enumerate(names)
         ]
-        self.classes = {name: self._classes(name) for name in names}
+        for track in self.tracks:
+            track.plan(self.samples, settings, self.device)
+        allowed = {name: self._allowed(name) for name in names}
+        self.columns = {name: self._columns(name, allowed[name]) for name in names}
+        self.classes = {name: torch.tensor(allowed[name], device=self.device) for name in names}
+        self.is_drawn = any(
+            settings.strategy[name].kind != "argmax" or settings.unmasking[name].noise for name in names
+        )
+        self.reads_back = self.device.type == "cpu"  # where reading a tensor's values costs nothing
 
-    def _classes(self, track: Track) -> Tensor:
+    def _allowed(self, track: Track) -> list[int]:
+        """Ids that may be generated."""
         allowed = list(self.vocabulary.generated(track))
         if track == "sequence" and self.settings.amino_acids == "official":
             edges_and_unknown = {
@@ -154,7 +209,19 @@ class Denoiser:
             }
             forbidden = edges_and_unknown | set(self.vocabulary.encode_sequence(_FORBIDDEN_BY_AUTHORS).tolist())
             allowed = [index for index in self.vocabulary.classes(track) if index not in forbidden]
-        return torch.tensor(allowed, device=self.device)
+        return allowed
+
+    def _is_among_all(self, track: Track) -> bool:
+        """Whether an argmax is scored by its probability among the classes of both tracks."""
+        return self.settings.strategy[track].kind == "argmax" and self.network.head.one_softmax
+
+    def _columns(self, track: Track, allowed: list[int]) -> slice | Tensor:
+        """Columns of the network's logits that belong to the ids that may be generated."""
+        first = (self.network.competing(track) if self._is_among_all(track) else self.network.classes(track)).start
+        columns = [index - first for index in allowed]
+        if columns[-1] - columns[0] == len(columns) - 1:
+            return slice(columns[0], columns[-1] + 1)  # a view, while indexing copies
+        return torch.tensor(columns, device=self.device)
 
     def run(self, before_step: Callable[[], None] | None = None) -> Iterator[Sampled]:
         """Yield each sample as soon as it is finished: after its last step, or once no later step can change it.
@@ -170,8 +237,32 @@ class Denoiser:
             self.advance()
 
     def _left_masked(self, track: _TrackState, row: int) -> int:
-        sample = self.samples[row]
-        return masked_count(track.n_open[row], self.step[row], sample.steps, self.settings.schedule)
+        """Number of masks that the schedule leaves at the current step."""
+        step = self.step[row]
+        return track.masks_after[row][step - 1] if step else track.n_open[row]
+
+    def _changes_no_count(self, row: int) -> bool:
+        """Whether the schedule leaves as many masks after the next step as now."""
+        step = self.step[row]
+        return step > self.samples[row].first_step and all(
+            track.masks_after[row][step] == track.masks_after[row][step - 1] for track in self.tracks
+        )
+
+    def _skip(self, unchanged: Sequence[bool]) -> None:
+        """Skip the next steps of samples as far as they would change nothing.
+
+        Without remasking, a step changes something only if it leaves fewer masks. With it, the sampler must be
+        deterministic, and the step before must have changed nothing either (``unchanged``), by the same schedule.
+        """
+        if self.trajectory or self.adjust is not None:
+            return  # both may tell one step from another
+        before = list(self.step)
+        for row, is_unchanged in enumerate(unchanged):
+            if self.settings.remasking == "never" or (is_unchanged and not self.is_drawn):
+                while self.step[row] < self.samples[row].steps and self._changes_no_count(row):
+                    self.step[row] += 1
+        if self.step != before:
+            self.step_B = torch.tensor(self.step, device=self.device)
 
     def _drop_finished(self) -> Iterator[Sampled]:
         finished = [
@@ -186,12 +277,16 @@ class Denoiser:
         for row in finished:
             yield self._result(row)
         rows = [row for row in range(len(self.samples)) if row not in set(finished)]
-        self.samples, self.uniforms, self.step, self.snapshots = (
-            [items[row] for row in rows] for items in (self.samples, self.uniforms, self.step, self.snapshots)
+        self.samples, self.step, self.snapshots = (
+            [items[row] for row in rows] for items in (self.samples, self.step, self.snapshots)
         )
-        self.ids_BT = self.ids_BT[rows]
+        chosen = torch.tensor(rows, dtype=torch.long, device=self.device)
+        self.ids_BT, self.step_B, self.progress_BS = (
+            values[chosen] for values in (self.ids_BT, self.step_B, self.progress_BS)
+        )
+        self.words.keep(chosen)
         for track in self.tracks:
-            track.keep(rows, self.ids_BT)
+            track.keep(rows, chosen, self.ids_BT)
 
     def _result(self, row: int) -> Sampled:
         sample = self.samples[row]
@@ -210,107 +305,115 @@ class Denoiser:
     @torch.inference_mode()
     def advance(self) -> None:
         """Run one step for every sample of the batch."""
+        before_BT = self.ids_BT.clone() if self._may_settle() else None
         hidden_BTD = self.network.hidden(self.ids_BT)
         unconditional_BTD = None
         if self.settings.guidance != 1:
             unconditional_BTD = self.network.hidden(self._unconditional_ids())
-        predictions = {}
-        for track in self.tracks:
-            predictions[track.track] = self._advance_track(track, hidden_BTD, unconditional_BTD)
+        index_B1 = self.step_B[:, None]
+        step = _Step(
+            hidden_BTD,
+            unconditional_BTD,
+            index_B1,
+            self.progress_BS.gather(1, index_B1).squeeze(1),
+            self.words.of_step(self.step_B, self.tracks[0].width) if self.is_drawn else None,
+        )
+        predictions = {track.track: self._advance_track(track, step) for track in self.tracks}
+        self.step_B = self.step_B + 1
         self.step = [step + 1 for step in self.step]
         if self.trajectory:
             self._record(predictions)
+        unchanged = [False] * len(self.samples) if before_BT is None else (before_BT == self.ids_BT).all(1).tolist()
+        self._skip(unchanged)
+
+    def _may_settle(self) -> bool:
+        """Whether this step can be repeated by the next one of a sample, so that comparing pays for waiting for it."""
+        if self.is_drawn or self.settings.remasking == "never":
+            return False
+        after_this = [step + 1 for step in self.step]
+        return any(
+            after < sample.steps and track.masks_after[row][after] == track.masks_after[row][after - 1]
+            for track in self.tracks
+            for row, (after, sample) in enumerate(zip(after_this, self.samples, strict=True))
+        )
 
     def _unconditional_ids(self) -> Tensor:
         """Ids (B, T) with the given tokens masked, too."""
         ids_BT = self.ids_BT.clone()
         for track in self.tracks:
             part_BL = ids_BT[:, track.offset : track.offset + track.width]
-            part_BL[~track.open_BL & ~self.vocabulary.is_edge(part_BL)] = track.mask
+            part_BL.masked_fill_(~track.open_BL & ~self.vocabulary.is_edge(part_BL), track.mask)
         return ids_BT
 
-    def _advance_track(self, track: _TrackState, hidden_BTD: Tensor, unconditional_BTD: Tensor | None) -> Tensor:
+    def _advance_track(self, track: _TrackState, step: _Step) -> Tensor:
         masked_BL = track.open_BL & (track.ids_BL == track.mask)
         candidates_BL = masked_BL if self.settings.remasking == "never" else track.open_BL
-        fresh_BL, score_BL, kept_BL = self._predict(track, candidates_BL, hidden_BTD, unconditional_BTD)
+        fresh_BL, score_BL, kept_BL = self._predict(track, candidates_BL, step)
         ranking_BL = torch.where(masked_BL, score_BL, kept_BL) if self.settings.remasking == "kept" else score_BL
-        scale = self.settings.unmasking[track.track].noise
-        if scale:
-            shares = [
-                masked_share(step + 1, sample.steps, self.settings.schedule)
-                for step, sample in zip(self.step, self.samples, strict=True)
-            ]
-            scale_B = torch.tensor([scale * share for share in shares], device=self.device)
-            uniform_BL = torch.full_like(score_BL, 0.5)
-            uniform_BL[candidates_BL] = self._draw_uniforms(candidates_BL)
-            ranking_BL = noised_scores(ranking_BL, scale_B, uniform_BL)
-        counts = [
-            masked_count(n, step + 1, sample.steps, self.settings.schedule)
-            for n, step, sample in zip(track.n_open, self.step, self.samples, strict=True)
-        ]
-        masked_again_BL = lowest(ranking_BL, candidates_BL, torch.tensor(counts, device=self.device))
+        if track.noise_BS is not None:
+            scale_B = track.noise_BS.gather(1, step.index_B1).squeeze(1)
+            order_BL = uniform(step.words_BLU[:, :, use_of(track.track, ORDER)])
+            ranking_BL = noised_scores(ranking_BL, scale_B, order_BL)
+        masked_again_BL = lowest(ranking_BL, candidates_BL, track.counts_BS.gather(1, step.index_B1).squeeze(1))
         revealed_BL = masked_BL & ~masked_again_BL
         predicted_BL = torch.where(masked_BL, fresh_BL, track.ids_BL)
         track.ids_BL.copy_(predicted_BL.masked_fill(masked_again_BL, track.mask))
         track.scores_BL = torch.where(revealed_BL, score_BL, track.scores_BL).masked_fill(masked_again_BL, torch.nan)
         return predicted_BL
 
-    def _predict(
-        self, track: _TrackState, candidates_BL: Tensor, hidden_BTD: Tensor, unconditional_BTD: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """New tokens, their scores, and the scores of the current tokens (B, L), at the candidate positions."""
-        row_N, position_N = track.row_N, track.position_N
-        if candidates_BL is not track.open_BL:
-            row_N, position_N = candidates_BL.nonzero(as_tuple=True)
+    def _positions(self, track: _TrackState, candidates_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and residues (N,) that are predicted: the candidates, or all open positions.
+
+        Which of them are candidates is known without waiting only on a processor.
+        """
+        if candidates_BL is track.open_BL or not self.reads_back:
+            return track.row_N, track.position_N
+        return candidates_BL.nonzero(as_tuple=True)
+
+    def _predict(self, track: _TrackState, candidates_BL: Tensor, step: _Step) -> tuple[Tensor, Tensor, Tensor]:
+        """New tokens, their scores, and the scores of the current tokens (B, L), at least at the candidates."""
+        row_N, position_N = self._positions(track, candidates_BL)
         fresh_BL = track.ids_BL.clone()
         score_BL = torch.full(candidates_BL.shape, -torch.inf, device=self.device)
         kept_BL = score_BL.clone()
-        strategy = self.settings.strategy[track.track]
-        progress = torch.tensor([s / c.steps for s, c in zip(self.step, self.samples, strict=True)], device=self.device)
-        columns = len(self.network.competing(track.track) if strategy.kind == "argmax" else self.classes[track.track])
-        per_slice = _LOGITS_PER_SLICE_CPU if self.device.type == "cpu" else _LOGITS_PER_SLICE_GPU
-        for part in torch.arange(len(row_N), device=self.device).split(max(1, per_slice // columns)):
-            rows, positions = row_N[part], position_N[part]
-            logits_NC, log_total_N = self._logits(track, rows, positions, hidden_BTD, unconditional_BTD)
+        name = track.track
+        columns = len(self.network.competing(name) if self._is_among_all(name) else self.classes[name])
+        per_slice = max(1, (_LOGITS_PER_SLICE_CPU if self.device.type == "cpu" else _LOGITS_PER_SLICE_GPU) // columns)
+        for rows, positions in zip(row_N.split(per_slice), position_N.split(per_slice), strict=True):
+            logits_NC, log_total_N = self._logits(track, rows, positions, step)
+            progress_N = step.progress_B[rows]
             if self.adjust is not None:
                 view = Open(
-                    *(track.track, self.classes[track.track], rows, positions, track.ids_BL),
-                    *([sample.sample_id for sample in self.samples], progress[rows]),
+                    *(name, self.classes[name], rows, positions, track.ids_BL),
+                    *([sample.sample_id for sample in self.samples], progress_N),
                 )
                 logits_NC = self.adjust(logits_NC, view)
-            index_N, score_N, kept_N = self._choose(track, rows, positions, logits_NC, log_total_N, progress[rows])
-            fresh_BL[rows, positions] = self.classes[track.track][index_N]
+            words_N = None if step.words_BLU is None else step.words_BLU[rows, positions, use_of(name, DRAW)]
+            index_N, score_N, kept_N = self._choose(track, rows, positions, logits_NC, log_total_N, progress_N, words_N)
+            fresh_BL[rows, positions] = self.classes[name][index_N]
             score_BL[rows, positions] = score_N
             if kept_N is not None:
                 kept_BL[rows, positions] = kept_N
         return fresh_BL, score_BL, kept_BL
 
-    def _logits(
-        self, track: _TrackState, rows: Tensor, positions: Tensor, hidden_BTD: Tensor, unconditional_BTD: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _logits(self, track: _TrackState, rows: Tensor, positions: Tensor, step: _Step) -> tuple[Tensor, Tensor | None]:
         """Logits (N, C) of the classes that may be generated, and for argmax the log-normaliser (N,) over all classes.
 
         The latter only if both tracks share a softmax; otherwise an argmax is scored among the filtered classes.
         """
         name = track.track
-        among_all = self.settings.strategy[name].kind == "argmax" and self.network.head.one_softmax
+        among_all = self._is_among_all(name)
 
         def of(hidden_BTD: Tensor) -> Tensor:
             hidden_ND = hidden_BTD[rows, positions + track.offset]
             logits_of = self.network.logits if among_all else self.network.track_logits
             return logits_of(hidden_ND, name).float()
 
-        logits = of(hidden_BTD)
-        if unconditional_BTD is not None:
-            unconditional = of(unconditional_BTD)
+        logits = of(step.hidden_BTD)
+        if step.unconditional_BTD is not None:
+            unconditional = of(step.unconditional_BTD)
             logits = unconditional + self.settings.guidance * (logits - unconditional)
-        log_total_N = logits.logsumexp(-1) if among_all else None
-        classes = self.classes[name]
-        first = (self.network.competing(name) if among_all else self.network.classes(name)).start
-        if int(classes[-1] - classes[0]) == len(classes) - 1:  # a slice is a view, while indexing copies
-            start = int(classes[0]) - first
-            return logits[:, start : start + len(classes)], log_total_N
-        return logits[:, classes - first], log_total_N
+        return logits[:, self.columns[name]], logits.logsumexp(-1) if among_all else None
 
     def _choose(
         self,
@@ -320,6 +423,7 @@ class Denoiser:
         logits_NC: Tensor,
         log_total_N: Tensor | None,
         progress_N: Tensor,
+        words_N: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         strategy, classes = self.settings.strategy[track.track], self.classes[track.track]
         kept_N = None
@@ -333,20 +437,11 @@ class Denoiser:
             index_N, score_N = take_best(logits_NC, log_total_N)
             kept_score_N = None if kept_N is None else logits_NC.gather(-1, kept_N[:, None])[:, 0] - log_total_N
             return index_N, score_N, kept_score_N
-        counts = torch.bincount(rows, minlength=len(self.samples)).tolist()
         temperature_N = strategy.temperature(progress_N)
         if strategy.kind == "gumbel_argmax":
-            uniform = self._uniform_numbers([count * len(classes) for count in counts])
-            return draw_gumbel(logits_NC, temperature_N, nucleus, uniform.view(-1, len(classes)), kept_N)
-        return draw(logits_NC, temperature_N, nucleus, self._uniform_numbers(counts), kept_N)
-
-    def _draw_uniforms(self, candidates_BL: Tensor) -> Tensor:
-        return self._uniform_numbers(candidates_BL.sum(1).tolist())
-
-    def _uniform_numbers(self, counts: list[int]) -> Tensor:
-        """``counts[b]`` numbers from the source of each sample b, concatenated."""
-        parts = [u.random(count, dtype=np.float32) for u, count in zip(self.uniforms, counts, strict=True) if count]
-        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, np.float32)).to(self.device)
+            uniform_NC = class_uniforms(words_N, len(classes))
+            return draw_gumbel(logits_NC, temperature_N, nucleus, uniform_NC, kept_N)
+        return draw(logits_NC, temperature_N, nucleus, uniform(words_N), kept_N)
 
     def _record(self, predictions: Mapping[Track, Tensor]) -> None:
         for row, sample in enumerate(self.samples):

@@ -6,6 +6,7 @@ Shapes: B samples, L residues, N positions, C classes.
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import torch
@@ -41,15 +42,20 @@ def composition(target: Mapping[str, float], strength: float = 1.0) -> Adjust:
     ids = torch.from_numpy(Vocabulary().encode_sequence("".join(letters)))
     targets = torch.tensor([target[letter] for letter in letters])
 
+    @cache
+    def on(device: torch.device) -> tuple[Tensor, Tensor]:
+        return ids.to(device), targets.to(device)
+
     def adjust(logits_NC: Tensor, view: Open) -> Tensor:
         if view.track != "sequence":
             return logits_NC
         known_BL = torch.isin(view.tokens, view.classes)
         counts_BC = (view.tokens[:, :, None] == view.classes) & known_BL[:, :, None]
         fraction_BC = (counts_BC.sum(1) + 1) / (known_BL.sum(1, keepdim=True) + len(view.classes))
-        columns = torch.searchsorted(view.classes, ids.to(view.classes.device))
+        ids_here, targets_here = on(view.classes.device)
+        columns = torch.searchsorted(view.classes, ids_here)
         bias_BC = torch.zeros_like(fraction_BC)
-        bias_BC[:, columns] = strength * (targets.to(fraction_BC.device) / fraction_BC[:, columns]).log()
+        bias_BC[:, columns] = strength * (targets_here / fraction_BC[:, columns]).log()
         return logits_NC + bias_BC[view.row]
 
     return adjust
@@ -77,10 +83,11 @@ def token_bias(track: Track, bias: np.ndarray, vocabulary: Vocabulary) -> Adjust
         raise DPLM2Error(f"token_bias: {len(bias)} values for the {len(tokens)} tokens of the {track} track")
     bias_of_id = torch.zeros(len(vocabulary))
     bias_of_id[tokens.start : tokens.stop] = torch.as_tensor(bias, dtype=torch.float32)
+    on = cache(bias_of_id.to)
 
     def adjust(logits_NC: Tensor, view: Open) -> Tensor:
         if view.track != track:
             return logits_NC
-        return logits_NC + bias_of_id.to(logits_NC.device)[view.classes]
+        return logits_NC + on(logits_NC.device)[view.classes]
 
     return adjust

@@ -1,26 +1,19 @@
 """Sampling from the language model, in batches under a token budget that are halved when memory runs out.
 
-A sample's random numbers depend only on the run's seed and its id, not on the other samples of its batch.
+A sample's random numbers depend only on the run's seed and its id (`dplm2.language.randomness`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-
-import numpy as np
 
 from dplm2.core.batching import by_length
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.memory import Result, split_on_out_of_memory
 from dplm2.core.output import progress_bar
 from dplm2.language.conditioning import Conditioning, sample_seed
-from dplm2.language.denoising import Adjust, Denoiser, Sampled, Uniforms
+from dplm2.language.denoising import Adjust, Denoiser, Sampled
 from dplm2.language.layout import EDGES
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings
-
-
-def uniforms_of(seed: int, sample_id: str) -> Uniforms:
-    """The source of a sample's random numbers."""
-    return np.random.Generator(np.random.Philox(key=sample_seed(seed, sample_id)))
 
 
 def cost(conditioning: Conditioning) -> int:
@@ -131,7 +124,7 @@ def sample(
 
 
 def _run(network, conditionings, settings, seed, adjust, trajectory, before_step) -> list[Sampled]:
-    uniforms = [uniforms_of(seed, conditioning.sample_id) for conditioning in conditionings]
-    denoiser = Denoiser(network, conditionings, uniforms, settings, adjust, trajectory)
+    seeds = [sample_seed(seed, conditioning.sample_id) for conditioning in conditionings]
+    denoiser = Denoiser(network, conditionings, seeds, settings, adjust, trajectory)
     finished = {sampled.sample_id: sampled for sampled in denoiser.run(before_step)}
     return [finished[conditioning.sample_id] for conditioning in conditionings]

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import EsmForMaskedLM
 
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language import sampling
-from dplm2.language.conditioning import Conditioning
+from dplm2.language.conditioning import Conditioning, sample_seed
 from dplm2.language.denoising import Denoiser
 from dplm2.language.filtering import draw, draw_gumbel, nucleus_threshold
 from dplm2.language.guidance import composition, token_bias
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
-from dplm2.language.sampling import batches, cost, sample, uniforms_of
+from dplm2.language.sampling import batches, cost, sample
 from dplm2.language.schedule import SamplerSettings, Strategy, Unmasking, masked_count
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 
@@ -54,6 +55,22 @@ def half_given(sample_id, length, steps=4):
 
 def tokens_of(results):
     return [{track: ids.tolist() for track, ids in result.tokens.items()} for result in results]
+
+
+class Small:
+    """The network on a machine with memory for 3 samples."""
+
+    def __init__(self, network, limit=3):
+        self.network, self.limit, self.sizes = network, limit, []
+
+    def __getattr__(self, name):
+        return getattr(self.network, name)
+
+    def hidden(self, ids_BT):
+        self.sizes.append(len(ids_BT))
+        if len(ids_BT) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.network.hidden(ids_BT)
 
 
 # The distribution ---------------------------------------------------------------------------------------------------
@@ -214,7 +231,9 @@ def test_number_of_masks_by_schedule():
 def test_number_of_masks_follows_the_schedule_down_to_zero(network, schedule, remasking, strategy):
     settings = SamplerSettings.of(strategy, "stochastic@1.0", schedule=schedule, remasking=remasking)
     conditionings = [unknown("a", 11, steps=5), half_given("b", 7, steps=5)]
-    denoiser = Denoiser(network, conditionings, [uniforms_of(0, c.sample_id) for c in conditionings], settings)
+    denoiser = Denoiser(
+        network, conditionings, [sample_seed(0, c.sample_id) for c in conditionings], settings, trajectory=1
+    )
     shown = [track.ids_BL.clone() for track in denoiser.tracks]
     for step in range(1, 6):
         denoiser.advance()
@@ -232,7 +251,7 @@ def test_number_of_masks_follows_the_schedule_down_to_zero(network, schedule, re
 def test_decoded_tokens_may_be_masked_again_unless_disabled(network):
     def masked_again(remasking):
         settings = SamplerSettings.of("temperature@1.0", "stochastic@5.0", remasking=remasking)
-        denoiser = Denoiser(network, [unknown("a", 30, steps=10)], [uniforms_of(0, "a")], settings)
+        denoiser = Denoiser(network, [unknown("a", 30, steps=10)], [sample_seed(0, "a")], settings)
         count, before = 0, denoiser.tracks[0].ids_BL.clone()
         for _ in range(9):
             denoiser.advance()
@@ -245,10 +264,10 @@ def test_decoded_tokens_may_be_masked_again_unless_disabled(network):
 
 
 def test_sampling_stops_when_no_later_step_can_change_the_sample(network):
-    full = Denoiser(network, [unknown("a", 5, steps=100)], [uniforms_of(0, "a")], DEFAULT)
+    full = Denoiser(network, [unknown("a", 5, steps=100)], [sample_seed(0, "a")], DEFAULT)
     for _ in range(100):
         full.advance()
-    early = Denoiser(network, [unknown("a", 5, steps=100)], [uniforms_of(0, "a")], DEFAULT)
+    early = Denoiser(network, [unknown("a", 5, steps=100)], [sample_seed(0, "a")], DEFAULT)
     (result,) = early.run()
     assert result.steps == 81  # floor(5 * (1 - 81/100)) is the first 0
     assert tokens_of([result]) == [{track.track: track.ids_BL[0].tolist() for track in full.tracks}]
@@ -317,6 +336,90 @@ def test_samples_do_not_depend_on_the_slice_size(network, monkeypatch):
     assert tokens_of(sample(network, [unknown(str(n), n) for n in (5, 9)], settings, seed=0)) == tokens_of(whole)
 
 
+def without_skipping(network, conditionings, settings):
+    """Samples by every step of the schedule, with the sampler's own results."""
+    denoiser = Denoiser(network, conditionings, [sample_seed(0, c.sample_id) for c in conditionings], settings)
+    denoiser._skip = lambda unchanged: None
+    return {result.sample_id: result for result in denoiser.run()}
+
+
+@pytest.mark.parametrize("remasking", ["never", "fresh", "kept"])
+@pytest.mark.parametrize("strategy", ["argmax", "annealing@2.0:0.1"])
+@pytest.mark.parametrize("unmasking", ["deterministic", "stochastic@1.0"])
+def test_steps_that_change_nothing_are_skipped_exactly(network, remasking, strategy, unmasking):
+    settings = SamplerSettings.of(strategy, unmasking, remasking=remasking)
+    conditionings = [unknown("a", 5, steps=60), half_given("b", 9, steps=40), unknown("c", 30, steps=20)]
+    calls = []
+    small = Small(network, limit=9)
+    results = sample(small, conditionings, settings, seed=0, before_step=lambda: calls.append(1))
+    expected = without_skipping(network, conditionings, settings)
+    for result in results:
+        slow = expected[result.sample_id]
+        assert tokens_of([result]) == tokens_of([slow])
+        for track in TRACKS:
+            np.testing.assert_allclose(result.scores[track], slow.scores[track], atol=1e-5)
+    draws = strategy != "argmax" or unmasking != "deterministic"
+    if remasking == "never":
+        assert len(calls) <= 20  # one forward pass for each mask less, of the sample with the most
+    elif draws:
+        assert len(calls) == max(result.steps for result in expected.values())
+    else:
+        assert len(calls) <= max(result.steps for result in expected.values())
+
+
+class Unmoved(Small):
+    """The network with the same output whatever its input."""
+
+    def hidden(self, ids_BT):
+        self.sizes.append(len(ids_BT))
+        torch.manual_seed(0)
+        return torch.randn(*ids_BT.shape, 16)
+
+
+@pytest.mark.parametrize("remasking", ["fresh", "kept"])
+def test_a_settled_sample_waits_for_the_schedule_without_forward_passes(network, remasking):
+    settings = SamplerSettings.of("argmax", "deterministic", remasking=remasking)
+    unmoved = Unmoved(network)
+    (result,) = sample(unmoved, [unknown("a", 5, steps=100)], settings, seed=0)
+    assert result.steps == 81
+    assert len(unmoved.sizes) == 9  # one that changes it and one that does not for 4, 3, 2 and 1 masks; the last
+    expected = without_skipping(unmoved, [unknown("a", 5, steps=100)], settings)["a"]
+    assert tokens_of([result]) == tokens_of([expected]) and len(unmoved.sizes) == 9 + 81
+
+
+class Watched(TorchDispatchMode):
+    """Refuses operations that wait for a device."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal")
+
+    def __torch_dispatch__(self, operation, types, arguments=(), named=None):
+        name = operation.overloadpacket.__name__
+        by_mask = name.startswith(("index.", "index_put")) or name == "index"
+        by_mask = by_mask and any(index is not None and index.dtype == torch.bool for index in arguments[1])
+        assert not by_mask and name not in self.WAITING, name
+        return operation(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("remasking", ["never", "fresh", "kept"])
+@pytest.mark.parametrize("strategy", ["argmax", "annealing@2.0:0.1", "gumbel_argmax"])
+def test_a_step_does_not_wait_for_the_device(network, monkeypatch, remasking, strategy):
+    """As on a GPU: without the packing and the sort of processors, and without reading back."""
+    settings = SamplerSettings.of(strategy, "stochastic@1.0", remasking=remasking, guidance=1.5)
+    conditionings = [unknown("a", 11, steps=5), unknown("b", 12, steps=5)]
+    denoiser = Denoiser(network, conditionings, [1, 2], settings)
+    monkeypatch.setattr(denoiser, "reads_back", False)
+    monkeypatch.setattr(network, "packing", False)
+    for name in ("tensor", "from_numpy"):  # made on the host
+        monkeypatch.setattr(torch, name, None)
+    with Watched():
+        for _ in range(5):
+            denoiser.advance()
+    monkeypatch.undo()
+    found = {result.sample_id: result for result in denoiser.run()}
+    expected = {r.sample_id: r for r in Denoiser(network, conditionings, [1, 2], settings).run()}
+    assert all(tokens_of([found[name]]) == tokens_of([expected[name]]) for name in ("a", "b"))
+
+
 def test_samples_of_different_numbers_of_steps_share_a_batch(network):
     conditionings = [unknown("short", 6, steps=2), unknown("long", 6, steps=9)]
     together = sample(network, conditionings, DEFAULT, seed=0)
@@ -343,22 +446,6 @@ def test_every_sample_is_in_one_batch_within_the_budget():
     for batch in cut:
         assert len(batch) == 1 or max(cost(conditionings[i]) for i in batch) * len(batch) <= 200
         assert len({conditionings[i].tracks for i in batch}) == 1
-
-
-class Small:
-    """The network on a machine with memory for 3 samples."""
-
-    def __init__(self, network, limit=3):
-        self.network, self.limit, self.sizes = network, limit, []
-
-    def __getattr__(self, name):
-        return getattr(self.network, name)
-
-    def hidden(self, ids_BT):
-        self.sizes.append(len(ids_BT))
-        if len(ids_BT) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return self.network.hidden(ids_BT)
 
 
 def test_out_of_memory_halves_the_batch_without_losses(network, caplog):

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from transformers import EsmForMaskedLM
@@ -12,6 +11,7 @@ from dplm2.language.denoising import Denoiser
 from dplm2.language.filtering import draw, nucleus_threshold
 from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
+from dplm2.language.randomness import ORDER, uniform, use_of
 from dplm2.language.schedule import SamplerSettings, Strategy
 from dplm2.language.unmasking import lowest
 from dplm2.language.vocabulary import Vocabulary
@@ -20,15 +20,30 @@ VOCABULARY = Vocabulary()
 
 
 class Recorded:
-    """Uniform numbers of a recorded run, instead of a generator."""
+    """The uniform numbers of a recorded run as random words, instead of those of a seed."""
 
-    def __init__(self, numbers):
-        self.numbers = np.concatenate(numbers) if len(numbers) else np.empty(0, np.float32)
+    def __init__(self, run):
+        half = run["input_tokens"].shape[1] // 2
+        self.of_track = {
+            track: run[f"steps.unmask_uniform_{name}"][:, :, offset + 1 :]
+            for track, name, offset in (("structure", "struct", 0), ("sequence", "aa", half))
+            if f"steps.unmask_uniform_{name}" in run
+        }
 
-    def random(self, size, dtype=np.float32):
-        taken, self.numbers = self.numbers[:size], self.numbers[size:]
-        assert len(taken) == size
-        return taken
+    def of_step(self, step_B, length):
+        (step,) = set(step_B.tolist())
+        words_BLU = torch.zeros(len(step_B), length, 4, dtype=torch.int64)
+        for track, numbers in self.of_track.items():
+            words_BLU[:, :, use_of(track, ORDER)] = (numbers[step, :, :length] * 2**24).to(torch.int64) << 40
+            assert torch.equal(uniform(words_BLU[:, :, use_of(track, ORDER)]), numbers[step, :, :length])
+        return words_BLU
+
+
+def denoiser_of(run, samples, network, sampler):
+    """A sampler that gets its numbers from a recorded run, and runs every step."""
+    denoiser = Denoiser(network, samples, [0] * len(samples), sampler, trajectory=1)
+    denoiser.words = Recorded(run)
+    return denoiser
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +71,13 @@ def conditionings_of(run, steps):
     return samples
 
 
-def uniforms_of(run, samples, number, half):
-    steps = len(run["steps.in_tokens"])
-    parts = []
-    for step in range(steps):
-        for track, offset in (("struct", 0), ("aa", half)):
-            parts.append(
-                run[f"steps.unmask_uniform_{track}"][step, number, offset + 1 : offset + 1 + samples[number].length]
-            )
-    return Recorded([part.numpy() for part in parts])
-
-
 def follow(run, settings, network, **options):
     """Compare every token, score and mask of every step with a recorded run."""
     unmasking = settings["unmasking_strategy"].replace("stochastic", "stochastic@")
     samples = conditionings_of(run, settings["max_iter"])
-    half = run["input_tokens"].shape[1] // 2
-    uniforms = [Recorded([])] * len(samples)
-    if "stochastic" in unmasking:
-        uniforms = [uniforms_of(run, samples, number, half) for number in range(len(samples))]
-    sampler = SamplerSettings.of(settings["sampling_strategy"], unmasking, **options)
-    denoiser = Denoiser(network, samples, uniforms, sampler)
+    denoiser = denoiser_of(
+        run, samples, network, SamplerSettings.of(settings["sampling_strategy"], unmasking, **options)
+    )
     for step in range(settings["max_iter"]):
         assert torch.equal(denoiser.ids_BT, run["steps.in_tokens"][step])
         denoiser.advance()
@@ -136,10 +137,8 @@ def test_annealed_run_with_the_authors_draws_is_theirs(recorded_tensors, network
     run = recorded_tensors("lm_tiny/generate_cogen_default_seed3")
     steps = len(run["steps.in_tokens"])
     samples = conditionings_of(run, steps)
-    half = run["input_tokens"].shape[1] // 2
-    uniforms = [uniforms_of(run, samples, number, half) for number in range(len(samples))]
     sampler = SamplerSettings.of("annealing@2.2:1.0", "stochastic@1.0", amino_acids="official")
-    denoiser = Denoiser(network, samples, uniforms, sampler)
+    denoiser = denoiser_of(run, samples, network, sampler)
 
     def choose(track, rows, positions, *others):
         at = (denoiser.step[0], rows, positions + track.offset)

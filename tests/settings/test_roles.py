@@ -1,6 +1,7 @@
 """Deciding and operational settings: together all values that are not defaults, disjoint, and sufficient for a job."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -120,6 +121,17 @@ def test_deciding_settings_exclude_operational_ones(plan, rule, name, task):
     other["evaluation"]["esmfold"]["chunk_size"] = 12
     other["evaluation"]["self"]["batch_size"] = 12
     assert Plan(other).deciding(rule, name, task) == plan.deciding(rule, name, task)
+
+
+@pytest.mark.parametrize(("rule", "name", "task"), JOBS)
+def test_a_raised_revision_runs_the_jobs_of_its_stage_again(plan, monkeypatch, rule, name, task):
+    before = plan.inputs(rule, name, task)
+    assert ("revision" in json.loads(before)) == (STAGES[rule].revision > 1)
+    raised = replace(STAGES[rule], revision=STAGES[rule].revision + 1)
+    monkeypatch.setitem(STAGES, rule, raised)
+    assert plan.inputs(rule, name, task) != before
+    monkeypatch.setitem(STAGES, rule, replace(raised, revision=1))
+    assert set(json.loads(plan.inputs(rule, name, task))) == set(json.loads(before)) - {"revision"}
 
 
 def test_names_decide_by_value_and_files_by_content(tmp_path, monkeypatch):

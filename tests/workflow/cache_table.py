@@ -249,6 +249,7 @@ EVENTS = (
     ("one structure recompressed under another name", "the same: a file's hash is in the rows of its chains"),
     ("a touched list, cluster table, motif problem, database or weight file", "nothing"),
     ("a comment in the package, a title in a comment of the configuration", "nothing"),
+    ("a version of the package that raises the revision of a stage", "the stage, and what reads it"),
     ("another working directory, with `results` and `state` named by absolute paths", "nothing"),
     ("`results` and `state` moved, and named anew", "nothing"),
     ("an output deleted", "the rule that wrote it, and what reads it; training returns from its saved state at once"),

@@ -8,14 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_diffusion import recorded_batch
 from test_language_importing import scaled_shapes, weights_of
-from test_sampling_trace import conditionings_of, follow, uniforms_of
+from test_sampling_trace import conditionings_of, denoiser_of, follow
 from transformers import AutoModelForMaskedLM
 from transformers.models.esm.modeling_esm import EsmEmbeddings
 
 from dplm2.cli import main
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language import heads, importing, layout, warmup
-from dplm2.language.denoising import Denoiser
 from dplm2.language.diffusion import DiffusionObjective
 from dplm2.language.filtering import draw
 from dplm2.language.heads.bits import Bits
@@ -231,13 +230,11 @@ def test_annealed_run_with_the_authors_random_numbers_is_theirs(recorded_bit, bi
     recorded = recorded_bit("generate_cogen_annealing1.1_0.1")
     steps = len(recorded["steps.in_tokens"])
     samples = conditionings_of(recorded, steps)
-    half = recorded["input_tokens"].shape[1] // 2
-    uniforms = [uniforms_of(recorded, samples, number, half) for number in range(len(samples))]
     sampler = SamplerSettings.of(Bits.sampling.strategy, "stochastic@1.0", **SAMPLER)
-    denoiser = Denoiser(bit_network, samples, uniforms, sampler)
+    denoiser = denoiser_of(recorded, samples, bit_network, sampler)
     places = torch.arange(12, -1, -1)
 
-    def choose(track, rows, positions, logits_NC, log_total_N, progress_N):
+    def choose(track, rows, positions, logits_NC, log_total_N, progress_N, words_N):
         step, temperature_N = denoiser.step[0], Strategy.parse(Bits.sampling.strategy).temperature(progress_N)
         if track.track == "structure":
             # The distribution over 8192 codes is a product: a bit's marginal is a sum over the codes with this bit set.
