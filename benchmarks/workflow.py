@@ -62,7 +62,9 @@ def dry_run(work: Path, *arguments: str) -> dict:
     if status:
         raise SystemExit(said)
     jobs = next((line.split()[1] for line in said.splitlines() if line.startswith("total ")), "0")
-    return {"seconds": time.perf_counter() - start, "peak_memory_mb": usage.ru_maxrss / 1024, "jobs": int(jobs)}
+    processor = usage.ru_utime + usage.ru_stime
+    seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": processor}
+    return {**seconds, "peak_memory_mb": usage.ru_maxrss / 1024, "jobs": int(jobs)}
 
 
 def main() -> None:
