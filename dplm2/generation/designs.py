@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from dplm2.core.artifacts import atomic_path
 from dplm2.core.fasta import write_fasta
 from dplm2.generation.samples import STRUCTURES_FOLDER
 from dplm2.structures.writing import write_structure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE_FILE, FASTA_FILE = "designs.csv", "designs.fasta"
 # Extension of each format of the settings.
@@ -33,6 +35,8 @@ def write_designs(out: Path, rows: Sequence[Mapping[str, Any]], structure_format
     structure_format
         ``pdb``, ``mmcif``, ``bcif``, or ``none`` for no structure files.
     """
+    import pandas as pd  # takes half a second, which sampling should not wait for
+
     folder, ending = out / STRUCTURES_FOLDER, ENDINGS.get(structure_format)
     files = {row["sample_id"]: f"{row['sample_id']}.{ending}" for row in rows if ending and row["backbone"] is not None}
     remove_others(folder, files.values())
@@ -59,7 +63,7 @@ def remove_others(folder: Path, kept: Sequence[str]) -> None:
             path.unlink()
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: "pd.DataFrame") -> None:
     """Write a CSV table, atomically."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format=DIGITS)
