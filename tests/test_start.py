@@ -19,7 +19,7 @@ def test_no_help_waits_for_a_large_library():
     assert not imported(EVERY_PARSER) & SLOW
 
 
-def test_generating_does_not_wait_for_tables_and_viewers():
+def test_sampling_does_not_wait_for_tables_and_plots():
     assert not imported("import sys, dplm2.generation.run; print(*sys.modules)") & {"pandas", "matplotlib"}
 
 

@@ -20,6 +20,7 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.core.fasta import fasta_text
 from dplm2.core.text import shortened
 from dplm2.generation.task import Motif
+from dplm2.viewer import Structure, viewer_html
 
 SAMPLES_FILE = "samples.parquet"
 STRUCTURES_FOLDER, TRAJECTORIES_FOLDER = "structures", "trajectories"
@@ -176,8 +177,6 @@ class Sample:
 
     def _repr_html_(self) -> str:
         """The sample in a notebook: a line and, with a backbone, a viewer."""
-        from dplm2.viewer import Structure, viewer_html
-
         line = f"<p><code>{escape(repr(self))}</code></p>"
         if self.backbone is None:
             return line
