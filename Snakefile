@@ -60,7 +60,7 @@ rule structures:
 
 rule tokenizers:
     input:
-        made(rules.train_tokenizer, tokenizer=trained("tokenizers")),
+        made(rules.train_tokenizer, tokenizer=PLAN.trained("tokenizers")),
 
 
 rule tokens:
@@ -70,8 +70,8 @@ rule tokens:
 
 rule models:
     input:
-        made(rules.warm_up_model, model=trained("models")),
-        made(rules.train_model, model=trained("models")),
+        made(rules.warm_up_model, model=PLAN.trained("models")),
+        made(rules.train_model, model=PLAN.trained("models")),
 
 
 rule samples:

@@ -6,6 +6,8 @@ and for how the work is done (a change does not). The effect of a key is stated 
 """
 
 import json
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +97,30 @@ class Untold(dict):
 
     def __str__(self) -> str:
         return self.words
+
+
+def option(name: str, values: Iterable[object]) -> str:
+    """A command line option with its values, quoted; empty without values."""
+    words = [str(value) for value in values]
+    return shlex.join([name, *words]) if words else ""
+
+
+def folders_of(files: str | Iterable[str]) -> list[Path]:
+    """The folder of each file."""
+    return [Path(file).parent for file in ([files] if isinstance(files, str) else files)]
+
+
+def refuse_storage_provider(name: str | None) -> None:
+    """Results and state need a file system.
+
+    Raises
+    ------
+    ConfigError
+        If Snakemake is told to keep them elsewhere.
+    """
+    if name is not None:
+        reason = "stages hand on folders and lock what they write, so results and state need a file system"
+        raise ConfigError(f"--default-storage-provider {name}: {reason} (docs/cluster.md, Object storage)")
 
 
 class Plan:
@@ -287,6 +313,20 @@ class Plan:
             return self.made_here(warmup.source)
         pretrained = self.settings.models[warmup.model].pretrained
         return (Path(pretrained) if pretrained else self.layout.model(warmup.model)) / WEIGHTS_FILE
+
+    def trained(self, kind: str) -> list[str]:
+        """Names of the tokenizers or models that are trained in this run."""
+        return [name for name, section in getattr(self.settings, kind).items() if section.pretrained is None]
+
+    def trained_here(self, kind: str) -> str:
+        """A pattern of their names, since a pretrained one may be in the same location."""
+        return "|".join(map(re.escape, self.trained(kind))) or "(?!)"
+
+    def task_datasets(self, task: str, natives: bool = False) -> list[str]:
+        """The dataset that a task reads, if any; with ``natives`` only where samples are compared with its chains."""
+        entry = self.settings.generation[task]
+        used = entry.dataset is not None and (not natives or entry.task in ("folding", "inverse-folding"))
+        return [entry.dataset] if used else []
 
     def model_judges(self, task: str) -> bool:
         """Whether the model that made the samples of a task takes part in their evaluation."""

@@ -1,6 +1,5 @@
 # The plan of this run (dplm2/stages.py), and helper functions for the rules.
 import os
-import re
 import shlex
 from functools import cache
 from pathlib import Path
@@ -13,15 +12,13 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.leftovers import end_leftover_jobs
 from dplm2.resources import REQUESTED, profile_resources
 from dplm2.shared_start import OWNER
-from dplm2.stages import Plan, Untold
+from dplm2.stages import Plan, Untold, folders_of, option, refuse_storage_provider
 
 let_jobs_stop_first()
 os.environ[OWNER] = str(os.getpid())  # shards' jobs share a process that ends with this one
-if (storage := workflow.storage_settings.default_storage_provider) is not None:
-    reason = "stages hand on folders and lock what they write, so results and state need a file system"
-    raise WorkflowError(f"--default-storage-provider {storage}: {reason} (docs/cluster.md, Object storage)")
 FOLDER, IS_MAIN = Path(workflow.current_basedir).parent, workflow.modifier.is_main_snakefile()
 try:
+    refuse_storage_provider(workflow.storage_settings.default_storage_provider)
     PLAN = Plan(config, workflow.configfiles)
 except DPLM2Error as error:
     raise WorkflowError(str(error)) from None
@@ -115,15 +112,6 @@ def grouped(name):
     return None if IN_A_JOB else lambda wildcards: name if name in workflow.group_settings.group_components else None
 
 
-def trained(kind):
-    return [name for name, section in getattr(SETTINGS, kind).items() if section.pretrained is None]
-
-
-def trained_here(kind):
-    """A pattern of the names that are trained in this run, since a pretrained one may be in the same location."""
-    return "|".join(map(re.escape, trained(kind))) or "(?!)"
-
-
 def chains(datasets):
     return LAYOUT.chains(datasets, PLAN.shards)
 
@@ -149,22 +137,6 @@ def weights(kind, name):
 
 def folder(kind, name):
     return getattr(SETTINGS, kind)[name].pretrained or str(RESULTS / kind / name)
-
-
-def task_datasets(task, natives=False):
-    entry = SETTINGS.generation[task]
-    used = entry.dataset is not None and (not natives or entry.task in ("folding", "inverse-folding"))
-    return [entry.dataset] if used else []
-
-
-def option(name, values):
-    """A command line option with its values, or nothing."""
-    quoted = [shlex.quote(str(value)) for value in values]
-    return " ".join([name, *quoted]) if quoted else ""
-
-
-def folders_of(files):
-    return [Path(file).parent for file in ([files] if isinstance(files, str) else files)]
 
 
 def made(rule, **names):

@@ -102,7 +102,7 @@ rule evaluate_samples:
     input:
         samples=rules.generate.output.samples,
         model=lambda wildcards: weights("models", wildcards.model) if PLAN.model_judges(wildcards.task) else [],
-        chains=lambda wildcards: chains(task_datasets(wildcards.task, natives=True)),
+        chains=lambda wildcards: chains(PLAN.task_datasets(wildcards.task, natives=True)),
     output:
         metrics=RESULTS / "evaluation/{model}/{task}/metrics.parquet",
         summary=report(
@@ -143,7 +143,7 @@ rule evaluate_samples:
         kind=lambda wildcards, threads: SETTINGS.generation[wildcards.task].task,
         model=lambda wildcards, input: folder("models", wildcards.model),
         chains=lambda wildcards, input: option(
-            "--chains", map(LAYOUT.structures, task_datasets(wildcards.task, natives=True))
+            "--chains", map(LAYOUT.structures, PLAN.task_datasets(wildcards.task, natives=True))
         ),
         samples=subpath(input.samples, parent=True),
         out=subpath(output.metrics, parent=True),

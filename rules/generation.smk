@@ -4,7 +4,7 @@
 rule generate:
     input:
         model=lambda wildcards: weights("models", wildcards.model),
-        chains=lambda wildcards: chains(task_datasets(wildcards.task)),
+        chains=lambda wildcards: chains(PLAN.task_datasets(wildcards.task)),
     output:
         samples=RESULTS / "samples/{model}/{task}/samples.parquet",
         table=RESULTS / "samples/{model}/{task}/designs.csv",
@@ -29,7 +29,7 @@ rule generate:
         note=note("generate", "task", finished="models"),
         kind=lambda wildcards, threads: SETTINGS.generation[wildcards.task].task,
         model=lambda wildcards, input: folder("models", wildcards.model),
-        chains=lambda wildcards, input: option("--chains", map(LAYOUT.structures, task_datasets(wildcards.task))),
+        chains=lambda wildcards, input: option("--chains", map(LAYOUT.structures, PLAN.task_datasets(wildcards.task))),
         out=subpath(output.samples, parent=True),
         state=lambda wildcards, threads: LAYOUT.state / "samples",
     shell:

@@ -20,7 +20,7 @@ rule report:
         trained=[
             [RESULTS / kind / name / file for file in ("metrics.csv", "run.json")]
             for kind in ("tokenizers", "models")
-            for name in trained(kind)
+            for name in PLAN.trained(kind)
         ],
         datasets=selections(DATASETS),
     output:

@@ -14,7 +14,7 @@ rule train_tokenizer:
     log:
         LOGS / "tokenizers/{tokenizer}.log",
     wildcard_constraints:
-        tokenizer=trained_here("tokenizers"),
+        tokenizer=PLAN.trained_here("tokenizers"),
     cache: CACHED
     conda:
         "../envs/dplm2.yaml"

@@ -16,7 +16,7 @@ rule train_model:
     log:
         LOGS / "models/{model}.log",
     wildcard_constraints:
-        model=trained_here("models"),
+        model=PLAN.trained_here("models"),
     cache: CACHED
     conda:
         "../envs/dplm2.yaml"

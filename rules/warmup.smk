@@ -17,7 +17,7 @@ rule warm_up_model:
     log:
         LOGS / "models/{model}-warmup.log",
     wildcard_constraints:
-        model=trained_here("models"),
+        model=PLAN.trained_here("models"),
     cache: CACHED
     conda:
         "../envs/dplm2.yaml"

@@ -5,9 +5,10 @@ from collections import defaultdict
 
 import pytest
 
+from dplm2.core.errors import ConfigError
 from dplm2.resources import MINUTES, ON_NETWORKS, needs
 from dplm2.settings import load
-from dplm2.stages import STAGES
+from dplm2.stages import STAGES, refuse_storage_provider
 from tests.workflow.conftest import Workdir
 
 pytestmark = [pytest.mark.workflow]
@@ -66,3 +67,10 @@ def test_computing_jobs_use_the_configured_threads(jobs):
 def test_every_job_has_its_own_log(jobs):
     logs = [job["log"] for rule in set(jobs) - {"all"} for job in jobs[rule]]
     assert len(set(logs)) == len(logs)
+
+
+def test_storage_provider_is_refused():
+    """Snakemake knows a provider only if its plugin is installed, hence without it."""
+    with pytest.raises(ConfigError, match=r"^--default-storage-provider s3: [^\n]*Object storage\)$"):
+        refuse_storage_provider("s3")
+    refuse_storage_provider(None)
