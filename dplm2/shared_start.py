@@ -35,15 +35,7 @@ STREAMS = (0, 1, 2)
 IMPORTED = {
     "structures fetch": ("dplm2.structures.command", "dplm2.structures.fetching", "dplm2.structures.targets"),
     "structures clean": ("dplm2.structures.command", "dplm2.structures.shards", "dplm2.structures.tokenized", "pandas"),
-    # torch imports the last two when a network is made without memory for its weights.
-    "tokens encode": (
-        "dplm2.tokenizer.command",
-        "dplm2.tokenizer.model",
-        "dplm2.tokenizer.tokens",
-        "pandas",
-        "torch._dynamo",
-        "torch._refs",
-    ),
+    "tokens encode": ("dplm2.tokenizer.command", "dplm2.tokenizer.model", "dplm2.tokenizer.tokens", "pandas"),
 }
 
 
@@ -150,6 +142,10 @@ def serve(path: Path, name: str) -> None:
         prepare_process()
         for module in IMPORTED[name]:
             importlib.import_module(module)
+        if "torch" in sys.modules:
+            from dplm2.cpu.torch_private import import_late_modules
+
+            import_late_modules()
         while True:
             if select.select([listener], [], [], 0.5)[0]:
                 children.add(_forked(listener))

@@ -5,6 +5,7 @@ same results but are slower.
 """
 
 import functools
+import importlib
 
 import torch
 from torch import Tensor
@@ -23,6 +24,13 @@ def is_tested() -> bool:
 def _is_tested(version: str) -> bool:
     numbers = version.split("+")[0].split(".")[:2]
     return all(number.isdigit() for number in numbers) and FIRST_TESTED <= tuple(map(int, numbers)) < FIRST_UNTESTED
+
+
+def import_late_modules() -> None:
+    """Import what torch imports only when a network is made without memory for its weights."""
+    if is_tested():
+        for name in ("torch._dynamo", "torch._refs"):
+            importlib.import_module(name)
 
 
 def has_one_dnn(dtype: torch.dtype) -> bool:
