@@ -1,6 +1,6 @@
 """Agreement of tokens between devices and precisions, with the small model and real chains.
 
-    python benchmarks/agreement.py --device cuda --out agreement.json
+    python -m benchmarks.agreement --device cuda --out agreement.json
 
 Compared with the processor in float32: structure tokens of the tokenizer; amino acids and structure tokens predicted by
 argmax (inverse folding, folding); co-generated samples, which draw the same random numbers on every device, so that

@@ -1,6 +1,6 @@
 """Speed of the evaluation metrics; results as JSON.
 
-    python benchmarks/evaluation.py [--out benchmarks/results/evaluation.json] [--threads 2]
+    python -m benchmarks.evaluation [--out benchmarks/results/evaluation.json] [--threads 2]
 
 1. TM-scores per second of CPU time with known correspondence, against TM-align of tmtools, with one thread each.
 2. All metrics except folding for 500 samples of 300 residues: self-consistency, secondary structure, geometry,

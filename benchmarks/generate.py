@@ -1,7 +1,7 @@
 """Speed and memory of sampling, and the shares of network and sampler in a step.
 
-    python benchmarks/generate.py --size 150M --threads 2 --precision float32 --out benchmarks/generate.json
-    python benchmarks/generate.py --throughput --size 650M --device cuda --precision bfloat16
+    python -m benchmarks.generate --size 150M --threads 2 --precision float32 --out benchmarks/generate.json
+    python -m benchmarks.generate --throughput --size 650M --device cuda --precision bfloat16
 
 The first measures steps of a batch with random weights and the network's plain forward pass, alternating in the same
 run, since a machine's speed drifts, and the share of a step of the machine's rate of matrix products
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rates import CLOCKS, count_operations, product_rates
 from transformers import EsmForMaskedLM
 
+from benchmarks.rates import CLOCKS, count_operations, product_rates
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.language.conditioning import Conditioning, sample_seed
 from dplm2.language.denoising import Denoiser

@@ -1,9 +1,9 @@
 """Cost of the structure heads, and learning curves of models with them.
 
-    python benchmarks/heads.py speed --size small 150M --out benchmarks/results/heads-speed.json
-    python benchmarks/heads.py learn --heads codes bits pairs --steps 6000 --data corpus --tokenizer small \\
+    python -m benchmarks.heads speed --size small 150M --out benchmarks/results/heads-speed.json
+    python -m benchmarks.heads learn --heads codes bits pairs --steps 6000 --data corpus --tokenizer small \\
         --work work/heads --out benchmarks/results/heads.json
-    python benchmarks/heads.py learn ... --projected --out benchmarks/results/heads-13-signs.json
+    python -m benchmarks.heads learn ... --projected --out benchmarks/results/heads-13-signs.json
 
 ``speed`` measures the median time of a training step (forward, backward, AdamW) with each head, each in a separate
 process, and that of the head alone. ``--clock cpu`` measures CPU time, for machines with other users. ``learn`` trains
@@ -31,9 +31,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from train_step import SIZES, make_batch
 from transformers import EsmForMaskedLM
 
+from benchmarks.train_step import SIZES, make_batch
 from dplm2.cli import main as dplm2
 from dplm2.core.artifacts import fingerprint, library_versions, peak_memory_bytes, read_json, write_json
 from dplm2.core.errors import ConfigError, Preempted
@@ -127,7 +127,7 @@ def speed(options: argparse.Namespace) -> None:
 
 def in_own_process(first: list[str], options: argparse.Namespace) -> str:
     """Run this program with the same options, except ``first``; returns the last line of its output."""
-    chosen = [sys.executable, __file__, *first]
+    chosen = [sys.executable, "-m", "benchmarks.heads", *first]
     for name, value in vars(options).items():
         if name not in ("command", "size", "heads", "alone", "out", "projected") and value is not None:
             chosen += [f"--{name.replace('_', '-')}", str(value)]

@@ -1,6 +1,6 @@
 """The rate of matrix products on this machine, and the number of operations of a call, for the other benchmarks.
 
-    python benchmarks/rates.py --threads 1 2 --out benchmarks/results/rates.json
+    python -m benchmarks.rates --threads 1 2 --out benchmarks/results/rates.json
 
 An operation is a multiplication or an addition in a matrix product, attention included; all others are not counted. The
 share of the measured rate is the time that a call's operations would take at the rate of the faster library, divided by

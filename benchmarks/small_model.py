@@ -1,6 +1,6 @@
 """How good the small model is: the table of its card, from a finished run of config/small.yaml.
 
-    python benchmarks/small_model.py results/small --out benchmarks/results/small_model.json
+    python -m benchmarks.small_model results/small --out benchmarks/results/small_model.json
 
 Read from the run: cross-entropies, recovery and secondary structure with their intervals. Computed here: in how many
 co-generated samples each property of the backbone lies in the natives' range from 10 to 90 %; and, if ProteinMPNN is

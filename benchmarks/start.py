@@ -1,6 +1,6 @@
 """What a command costs before its work begins: importing, opening the small model, reaching the first step.
 
-    python benchmarks/start.py [--repetitions 3] [--imports] [--out benchmarks/results/start.json]
+    python -m benchmarks.start [--repetitions 3] [--imports] [--out benchmarks/results/start.json]
 
 Seconds of the processor, which other work on the machine hardly affects, and of the clock: of the help of each
 subcommand, of the imports that most commands need (`python -X importtime` gives their shares, with ``--imports``), of

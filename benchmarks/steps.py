@@ -1,7 +1,7 @@
 """Quality of samples by number of steps, schedule, remasking and unmasking.
 
-    python benchmarks/steps.py --chains CORPUS/cameo2022 --out benchmarks/results/steps.json
-    python benchmarks/steps.py --out benchmarks/results/steps.json --table --plot docs/images/steps.svg
+    python -m benchmarks.steps --chains CORPUS/cameo2022 --out benchmarks/results/steps.json
+    python -m benchmarks.steps --out benchmarks/results/steps.json --table --plot docs/images/steps.svg
 
 Each combination that the file does not have yet is measured and added, so that an interrupted run continues. Natives
 are the chains of the folder (structure files) without gaps. For each combination:

@@ -1,7 +1,7 @@
 """Speed, memory and robustness of the structures stage, on real chains.
 
-    python benchmarks/structures.py --corpus CORPUS --workers 2
-    python benchmarks/structures.py --corpus CORPUS --only fuzz --fuzzed 2000
+    python -m benchmarks.structures --corpus CORPUS --workers 2
+    python -m benchmarks.structures --corpus CORPUS --only fuzz --fuzzed 2000
 
 CORPUS contains ``train/*.bcif.gz`` and ``raw/``. Each measurement runs the command like a user, from files to Parquet,
 including hashes, cleaning, selection and program start. Wall-clock time and the CPU time of all processes are reported;

@@ -2,8 +2,8 @@
 
 Random weights of the paper's size (encoder of ESM-IF1, 142 million parameters), one chain at a time, on one thread:
 
-    python benchmarks/tokenizer.py --out benchmarks/results/tokenizer.json
-    python benchmarks/tokenizer.py --device cuda --at-once 1 32 --out benchmarks/results/tokenizer-cuda.json
+    python -m benchmarks.tokenizer --out benchmarks/results/tokenizer.json
+    python -m benchmarks.tokenizer --device cuda --at-once 1 32 --out benchmarks/results/tokenizer-cuda.json
 
 On a CPU the rate is per second of CPU time, which other work on the machine affects less than wall-clock time; both are
 written, and the share of the rate of matrix products on this machine, measured just before and after
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rates import count_operations, product_rates
 
+from benchmarks.rates import count_operations, product_rates
 from dplm2.core.artifacts import library_versions, write_json
 from dplm2.cpu.process import prepare_process
 from dplm2.settings.tokenizer import TokenizerSettings

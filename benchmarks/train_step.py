@@ -1,8 +1,8 @@
 """Speed and memory of one training step of the language model, compared with the minimum for its multiply-adds.
 
-    python benchmarks/train_step.py --size 150M --mode full lora --precision fp32 bf16 --threads 2
-    python benchmarks/train_step.py --size 150M --mode full lora --implementation ours libraries --threads 2
-    python benchmarks/train_step.py --size 650M --device cuda --precision bf16 --chains 32 --compile
+    python -m benchmarks.train_step --size 150M --mode full lora --precision fp32 bf16 --threads 2
+    python -m benchmarks.train_step --size 150M --mode full lora --implementation ours libraries --threads 2
+    python -m benchmarks.train_step --size 650M --device cuda --precision bf16 --chains 32 --compile
 
 A step (forward, backward, clipping, AdamW) on a batch of chains of equal length with random tokens and equal numbers of
 the four tasks is repeated, and the median time reported. The floor is the time of the multiply-adds of weight matrices
@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rates import product_rates, synchronize
 from torch import nn
 from torch.nn import functional
 from transformers import EsmConfig, EsmForMaskedLM
 
+from benchmarks.rates import product_rates, synchronize
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.language import diffusion, layout, lora
 from dplm2.language.model_folder import esm_config
@@ -207,7 +207,10 @@ def main() -> None:
     for mode, precision, implementation in itertools.product(options.mode, options.precision, options.implementation):
         chosen = ["--mode", mode, "--precision", precision, "--implementation", implementation]
         finished = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--alone", *chosen], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--alone", *chosen],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         results.append(json.loads(finished.stdout.splitlines()[-1]))
         print(json.dumps(results[-1], indent=2), flush=True)

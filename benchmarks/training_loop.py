@@ -2,7 +2,7 @@
 
 CPU times are measured, which other work on the machine hardly affects.
 
-``python benchmarks/training_loop.py [--steps 300] [--out benchmarks/results/training_loop.json]``
+``python -m benchmarks.training_loop [--steps 300] [--out benchmarks/results/training_loop.json]``
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Cost of planning a run: the first and the second `snakemake --dry-run` with many structure files.
 
-    python benchmarks/workflow.py                      542,000 files of a few bytes, in 55 shards
-    python benchmarks/workflow.py --files 20000 --megabytes 0.1
-    python benchmarks/workflow.py --files 5420000 --shards 550 --links --name ten_times
+    python -m benchmarks.workflow                      542,000 files of a few bytes, in 55 shards
+    python -m benchmarks.workflow --files 20000 --megabytes 0.1
+    python -m benchmarks.workflow --files 5420000 --shards 550 --links --name ten_times
 
 The second one follows a run that has written its manifests. No file is read, independently of its size: `--megabytes`
 creates sparse files of that size. `--links`: names of one file for each folder, which spare the disk. `--work` is a

@@ -26,3 +26,10 @@ def test_an_unknown_commit_is_refused():
     refused = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "--compare: no-such-commit is not a commit of this repository" in refused.stderr
+
+
+def test_every_script_can_be_imported_as_a_module():
+    """As it is run, here and for the comparison; a sibling imported without the package's name is not found."""
+    modules = ", ".join(f"benchmarks.{path.stem}" for path in sorted((ROOT / "benchmarks").glob("*.py")))
+    done = subprocess.run([sys.executable, "-c", f"import {modules}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
