@@ -238,7 +238,7 @@ class DPLM2:
 
     def settled(self, settings: GenerationSettings) -> GenerationSettings:
         """Settings completed with the model's defaults."""
-        return settings.for_head(self.network.head.sampling)
+        return settings.completed(self.network.head.sampling)
 
     def requests(
         self,

@@ -164,6 +164,8 @@ def vocabulary_and_head(folder: Path, config: Mapping[str, Any]) -> tuple[Vocabu
         # A sequence model has no ids of the structure track: the codebook size does not matter.
         vocabulary = Vocabulary(described["codebook_size"]) if described["codebook_size"] else Vocabulary()
         return vocabulary, heads.of_description(described, vocabulary, config["hidden_size"])
+    except DPLM2Error as error:
+        raise DPLM2Error(f"{folder / CONFIG_FILE}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise DPLM2Error(f"{folder / CONFIG_FILE}: not the configuration of a model ({reason})") from error

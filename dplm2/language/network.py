@@ -10,6 +10,7 @@ Shapes: B batch, T tokens (both tracks), N selected positions, D model width, V 
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -332,12 +333,14 @@ class MultimodalEsm(nn.Module):
     @property
     def description(self) -> dict[str, Any]:
         """The part of ``config.json`` that transformers does not know."""
+        recommended = self.head.sampling
         return {
             "codebook_size": 0 if self.is_sequence_model else self.vocabulary.codebook_size,
             "tokenizer": self.tokenizer,
             "tokenizer_fingerprint": self.tokenizer_fingerprint,
             "embedding_scaling": self.embedding_scaling,
             **self.head.description,
+            **({} if recommended == type(self.head).sampling else {"sampling": asdict(recommended)}),
         }
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:

@@ -152,11 +152,11 @@ class SamplerSettings:
 
 
 def sampler_settings(task: GenerationSettings) -> SamplerSettings:
-    """Sampler settings of a task; defaults that depend on the structure head are those of the default head."""
-    if None in (task.strategy, task.nucleus):
+    """Sampler settings of a task; defaults that depend on the model are those of the default structure head."""
+    if None in (task.strategy, task.unmasking, task.nucleus):
         from dplm2.language import heads
 
-        task = task.for_head(heads.HEADS[heads.DEFAULT].sampling)
+        task = task.completed(heads.HEADS[heads.DEFAULT].sampling)
 
     def by_track(value: str | Section) -> Mapping[Track, str]:
         return dict.fromkeys(TRACKS, value) if isinstance(value, str) else dict(value)

@@ -39,14 +39,14 @@ MaskedResidues = Annotated[
     BeforeValidator(_one_residue),
 ]
 
+LEFT_TO_THE_MODEL = ("strategy", "unmasking", "nucleus")
 # Keys that change neither tokens nor coordinates of a sample.
 WITHOUT_EFFECT_ON_SAMPLES = (
     *("samples", "lengths", "problems", "dataset", "split", "references"),
     *("token_budget", "format", "trajectory"),
 )
-# The paper's values for each task, used for null. Strategy and nucleus depend on the model's
-# structure head.
-_FREE = {"steps": 500, "unmasking": "stochastic@1.0"}
+# The paper's values for each task, used for null. What is missing here depends on the model (`completed`).
+_FREE = {"steps": 500}
 _GIVEN = {"samples": 1, "steps": 100, "strategy": "argmax", "unmasking": "deterministic"}
 # Of several samples of one protein argmax would make equal ones. Like the authors' annealing, but from the model's own
 # distribution on, since the given track leaves less open.
@@ -194,14 +194,14 @@ class GenerationSettings(Section):
         "How tokens are drawn: argmax; annealing@HIGH:LOW (the temperature decreases over the steps); "
         "temperature@T; gumbel_argmax@T; or {structure: ..., sequence: ...}. null: for folding and inverse folding "
         "argmax, but annealing@1.0:0.1 for several samples or candidates of a chain, which argmax would make equal; "
-        "otherwise according to the model's structure_head: annealing@2.0:0.1, or annealing@1.1:0.1 for bits. The "
-        "paper's tables use annealing@2.0:1.0.",
+        "otherwise what the model's config.json recommends, or according to its structure_head: annealing@2.0:0.1, or "
+        "annealing@1.1:0.1 for bits. The paper's tables use annealing@2.0:1.0.",
     )
     unmasking: UnmaskingText | TrackUnmasking | None = decides(
         None,
         "Which positions remain masked: deterministic (the least certain), stochastic@SCALE (with Gumbel noise of "
-        "that scale added to the certainty), or {structure: ..., sequence: ...}. null: stochastic@1.0, or "
-        "deterministic for folding and inverse folding.",
+        "that scale added to the certainty), or {structure: ..., sequence: ...}. null: deterministic for folding and "
+        "inverse folding; otherwise what the model's config.json recommends, or stochastic@1.0.",
     )
     schedule: Literal["linear", "cosine"] = decides("linear", "How the number of masks decreases over the steps.")
     remasking: Literal["fresh", "kept", "never"] = decides(
@@ -314,15 +314,15 @@ class GenerationSettings(Section):
         """The tracks of the samples."""
         return {"sequence": ("sequence",), "backbone": ("structure",)}.get(self.task, ("structure", "sequence"))
 
-    def for_head(self, defaults: Any) -> "GenerationSettings":
-        """These settings with the defaults of the model's structure head.
+    def completed(self, defaults: Any) -> "GenerationSettings":
+        """These settings with the defaults of the model.
 
         Parameters
         ----------
         defaults
-            ``strategy`` and ``nucleus`` of the head.
+            ``strategy``, ``unmasking`` and ``nucleus`` of the model.
         """
-        left = {key: getattr(defaults, key) for key in ("strategy", "nucleus") if getattr(self, key) is None}
+        left = {key: getattr(defaults, key) for key in LEFT_TO_THE_MODEL if getattr(self, key) is None}
         return self.replaced(
             **{key: dict(value) if isinstance(value, Mapping) else value for key, value in left.items()}
         )

@@ -1,6 +1,7 @@
 """All tasks and options with each structure head that has its own weights, from a saved folder."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import torch
 from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
+from dplm2.core.errors import DPLM2Error
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import read_samples
 from dplm2.generation.task import Target
@@ -134,9 +136,45 @@ def test_command_line_uses_the_defaults_of_the_head(folder, tmp_path):
     assert main([str(a) for a in [*arguments, "--set", "lengths=[6]", "samples=2", "steps=3"]]) == 0
     sampling = DPLM2.from_pretrained(folder).network.head.sampling
     note = json.loads((tmp_path / "out/run.json").read_text())["settings"]
-    assert (note["strategy"], note["nucleus"]) == (sampling.strategy, sampling.nucleus)
+    defaults = (sampling.strategy, sampling.unmasking, sampling.nucleus)
+    assert (note["strategy"], note["unmasking"], note["nucleus"]) == defaults
     for row in read_samples(tmp_path / "out").to_pylist():
         assert json.loads(row["settings"])["strategy"] == sampling.strategy
+
+
+def with_sampling(folder, recommended, copy):
+    shutil.copytree(folder, copy)
+    config = json.loads((folder / "config.json").read_text())
+    config["dplm2"]["sampling"] = recommended
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def test_a_model_recommends_how_to_sample_from_it(folder, tmp_path):
+    """For design tasks; given settings take precedence, and a copy of the model keeps the recommendation."""
+    recommended = {"strategy": "temperature@0.5", "unmasking": "stochastic@10"}
+    recommending = with_sampling(folder, recommended, tmp_path / "own")
+    model = DPLM2.from_pretrained(recommending)
+    (designed,) = model.generate("co-generation", lengths=[6], samples=1, steps=2)
+    assert (designed.settings["strategy"], designed.settings["unmasking"]) == ("temperature@0.5", "stochastic@10")
+    (other,) = model.generate("co-generation", lengths=[6], samples=1, steps=2, unmasking="stochastic@2.0")
+    assert (other.settings["strategy"], other.settings["unmasking"]) == ("temperature@0.5", "stochastic@2.0")
+    assert model.fold("ACDEFG", steps=2).settings["strategy"] == "argmax"
+    model.network.save_pretrained(tmp_path / "copy")
+    assert MultimodalEsm.from_pretrained(tmp_path / "copy").head.sampling == model.network.head.sampling
+
+
+@pytest.mark.parametrize(
+    ("recommended", "said"),
+    [
+        ({"strategy": "warm"}, "sampling: strategy: 'warm': must be argmax"),
+        ({"steps": 3}, "sampling: steps is unknown; available: strategy, unmasking, nucleus"),
+        ([1], "not the configuration of a model"),
+    ],
+)
+def test_wrong_recommendations_are_refused(folder, tmp_path, recommended, said):
+    with pytest.raises(DPLM2Error, match=f"config.json: {said}"):
+        DPLM2.from_pretrained(with_sampling(folder, recommended, tmp_path / "wrong"))
 
 
 def test_likelihood_of_a_zero_head_is_uniform(folder, tmp_path):

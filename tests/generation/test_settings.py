@@ -4,7 +4,7 @@ import pytest
 
 from dplm2.core.errors import ConfigError
 from dplm2.language import heads
-from dplm2.language.schedule import Strategy, sampler_settings
+from dplm2.language.schedule import Strategy, Unmasking, sampler_settings
 from dplm2.language.vocabulary import TRACKS
 from dplm2.settings import load
 from dplm2.settings.fields import meaning_of
@@ -32,11 +32,12 @@ OTHER = {
 
 def test_task_defaults_are_the_papers():
     designed, folded = GenerationSettings.make(task="co-generation"), GenerationSettings.make(task="folding")
-    assert (designed.steps, designed.unmasking) == (500, "stochastic@1.0")
+    assert (designed.steps, designed.unmasking) == (500, None)  # left to the model
     assert (designed.lengths, designed.samples) == ((100, 200, 300, 400, 500), 100)
     sampler = sampler_settings(designed)
     assert set(sampler.strategy.values()) == {Strategy.parse("annealing@2.0:0.1")}
     assert {sampler.nucleus_of(track) for track in TRACKS} == {0.95}
+    assert set(sampler.unmasking.values()) == {Unmasking.parse("stochastic@1.0")}
     assert (folded.steps, folded.strategy, folded.unmasking) == (100, "argmax", "deterministic")
     assert folded.lengths is None
 
@@ -144,8 +145,8 @@ def test_steps_can_be_limited_by_the_length():
 def test_defaults_left_to_the_model_are_those_of_its_head():
     """DPLM-2 Bit: ``generate`` of the authors' dplm2_bit.py. Given values take precedence over the head's."""
     bits = heads.HEADS["bits"].sampling
-    designed, folded = (GenerationSettings.make(task=task).for_head(bits) for task in ("co-generation", "folding"))
+    designed, folded = (GenerationSettings.make(task=task).completed(bits) for task in ("co-generation", "folding"))
     assert designed.strategy == "annealing@1.1:0.1" and plain(designed.nucleus) == {"structure": 1.0, "sequence": 0.95}
     assert sampler_settings(designed).nucleus_of("structure") == 1.0 and folded.strategy == "argmax"
-    given = GenerationSettings.make(task="co-generation", strategy="annealing@2.0:1.0", nucleus=0.5).for_head(bits)
+    given = GenerationSettings.make(task="co-generation", strategy="annealing@2.0:1.0", nucleus=0.5).completed(bits)
     assert (given.strategy, given.nucleus) == ("annealing@2.0:1.0", 0.5)

@@ -5,14 +5,16 @@ A head is one module: the embedding of structure tokens, the logits of all codes
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from dplm2.core.errors import DPLM2Error
+from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language.heads.bits import Bits
 from dplm2.language.heads.codes import Codes
 from dplm2.language.heads.interface import Official, Sampling, StructureHead
 from dplm2.language.heads.pairs import Pairs
 from dplm2.language.vocabulary import Vocabulary
+from dplm2.settings.generation import LEFT_TO_THE_MODEL, GenerationSettings
 
 __all__ = ["DEFAULT", "HEADS", "Official", "Sampling", "StructureHead", "make", "of_description"]
 
@@ -43,6 +45,26 @@ def make(name: str, vocabulary: Vocabulary, width: int, layout: Sequence[int] | 
 
 
 def of_description(description: Mapping[str, Any], vocabulary: Vocabulary, width: int) -> StructureHead:
-    """The head with this `StructureHead.description`, without trained weights."""
+    """The head with this `StructureHead.description`, without trained weights.
+
+    Raises
+    ------
+    DPLM2Error
+        If there is no such head, it does not fit the codebook, or its ``sampling`` is not valid.
+    """
     name = description.get("structure_head", DEFAULT)
-    return make(name, vocabulary, width, description.get("bits_per_value"))
+    head = make(name, vocabulary, width, description.get("bits_per_value"))
+    head.sampling = _recommended(description.get("sampling", {}), head.sampling)
+    return head
+
+
+def _recommended(own: Mapping[str, Any], defaults: Sampling) -> Sampling:
+    """The defaults, with a model's own values."""
+    own = {key: value for key, value in own.items() if value is not None}
+    if unknown := sorted(own.keys() - LEFT_TO_THE_MODEL):
+        raise DPLM2Error(f"sampling: {unknown[0]} is unknown; available: {', '.join(LEFT_TO_THE_MODEL)}")
+    try:
+        GenerationSettings.make(task="co-generation", **own)
+    except ConfigError as error:
+        raise DPLM2Error(f"sampling: {str(error).splitlines()[-1].strip()}") from error
+    return replace(defaults, **own)

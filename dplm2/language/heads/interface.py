@@ -16,18 +16,19 @@ from dplm2.settings.model import DiffusionSettings
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampler defaults of models with a head.
+    """Sampler defaults of models with a head; a model's config.json can have others (``sampling``).
 
     Attributes
     ----------
-    strategy
-        Sampling strategy of design tasks, in the notation of `dplm2.language.schedule.Strategy`.
+    strategy, unmasking
+        Sampling strategy and unmasking of design tasks, as in the configuration.
     nucleus
         Probability mass kept before a draw, per track.
     """
 
     strategy: str
     nucleus: Mapping[Track, float]
+    unmasking: str = "stochastic@1.0"
 
 
 @dataclass(frozen=True)
