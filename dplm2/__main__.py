@@ -2,6 +2,6 @@
 
 import sys
 
-from dplm2.cli import main
+from dplm2.shared_start import main
 
 sys.exit(main())

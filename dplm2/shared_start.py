@@ -1,9 +1,9 @@
-"""The command line with one start of Python and its libraries for many commands: most of what a small shard costs.
+"""The command line with one start of Python and its libraries for many commands: most of what a short job costs.
 
-``python -m dplm2.shared_start ARGUMENTS`` does what ``python -m dplm2 ARGUMENTS`` does. If `OWNER` in the environment
-names a process, the first such command starts a server that has imported what the command needs, and each command is a
-fork of the server, with this process's environment, folder, streams and signals. A server ends with its owner, or when
-nothing was asked of it for a while. Where none can be started, the command runs in this process.
+``python -m dplm2 ARGUMENTS`` runs here. If `OWNER` in the environment names a process, the first command starts a
+server that has imported what such commands need, and each command is a fork of the server, with this process's
+environment, folder, streams and signals. A server ends with its owner, or when nothing was asked of it for a while.
+Where none can be started, the command runs in this process.
 
 At the top only light modules of the standard library are imported.
 """
@@ -26,25 +26,33 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-OWNER = "DPLM2_SHARED_START"  # in the environment: id of the process that the server lives for
+# In the environment: id of the process that the server lives for, or NEVER; with the suffix, only shards share a start.
+OWNER, ONLY_SHARDS, NEVER = "DPLM2_SHARED_START", ":shards", "no"
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 IDLE_SECONDS = 30.0
 START_SECONDS = 60.0
 STREAMS = (0, 1, 2)
-# Heavy modules that the commands import while they run.
+# Heavy modules that the commands of a server import while they run.
 IMPORTED = {
-    "structures fetch": ("dplm2.structures.command", "dplm2.structures.fetching", "dplm2.structures.targets"),
-    "structures clean": ("dplm2.structures.command", "dplm2.structures.shards", "dplm2.structures.tokenized", "pandas"),
-    "tokens encode": ("dplm2.tokenizer.command", "dplm2.tokenizer.model", "dplm2.tokenizer.tokens", "pandas"),
+    "structures": ("dplm2.structures.command", "dplm2.structures.shards", "dplm2.structures.tokenized", "pandas"),
+    "networks": (
+        *("dplm2.tokenizer.training", "dplm2.language.stages", "dplm2.generation.run"),
+        *("dplm2.evaluation.benchmarks.job", "dplm2.evaluation.designs", "dplm2.report.writing"),
+    ),
 }
+SERVER = {"structures": "structures"} | dict.fromkeys(
+    ("tokenizer", "tokens", "model", "generate", "evaluate", "rank", "report", "score", "probe", "compare-probes"),
+    "networks",
+)
+OF_SHARDS = (("structures", "fetch"), ("structures", "clean"), ("tokens", "encode"))
+GPU_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    pairs = list(itertools.pairwise(arguments))
-    name = next((name for name in IMPORTED if tuple(name.split()) in pairs), None)
-    connection = _connected(name) if name and os.environ.get(OWNER) else None
+    name = _server_for(arguments)
+    connection = _connected(name) if name else None
     status = None
     if connection is not None:
         with connection, contextlib.suppress(ConnectionError):
@@ -54,6 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         status = run(arguments)
     return status
+
+
+def _server_for(arguments: Sequence[str]) -> str | None:
+    """The server that runs a command; None if it runs in this process."""
+    owner = os.environ.get(OWNER, NEVER)
+    # A process that has loaded the libraries of a GPU, or of other systems, cannot be forked safely.
+    if owner == NEVER or not sys.platform.startswith("linux"):
+        return None
+    is_of_a_shard = any(pair in OF_SHARDS for pair in itertools.pairwise(arguments))
+    if not is_of_a_shard and (owner.endswith(ONLY_SHARDS) or GPU_DRIVER.exists()):
+        return None
+    return next((SERVER[word] for word in arguments if word in SERVER), None)
 
 
 def _asked(connection: socket.socket, arguments: list[str]) -> int | None:
@@ -96,7 +116,8 @@ def _connected(name: str) -> socket.socket | None:
             path.unlink(missing_ok=True)
             command = [sys.executable, "-m", "dplm2.shared_start", "--serve", str(path), name]
             null = subprocess.DEVNULL
-            server = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+            # In a session of its own: the terminal's signals reach a command once, by the process that asked.
+            server = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
             return _connection_when_ready(path, server)
     except OSError:
         return None
@@ -127,7 +148,8 @@ def _socket_path(name: str) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
         raise PermissionError(f"{folder}: others can use this folder")
-    key = json.dumps([os.environ[OWNER], sys.executable, __file__, name])
+    # Libraries read the environment when they are imported.
+    key = json.dumps([sys.executable, __file__, name, sorted(os.environ.items())])
     return folder / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
@@ -135,7 +157,7 @@ def serve(path: Path, name: str) -> None:
     """Fork a process for each connection, until the owner has ended or nothing was asked for a while."""
     from dplm2.cpu.process import prepare_process
 
-    owner, children, idle_since = int(os.environ[OWNER]), set(), time.monotonic()
+    owner, children, idle_since = int(os.environ[OWNER].removesuffix(ONLY_SHARDS)), set(), time.monotonic()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(1024)
@@ -201,6 +223,7 @@ def _run(connection: socket.socket) -> int:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.argv[1:] = arguments
     connection.sendall(f"{os.getpid()}\n".encode())
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     from dplm2.cli import main as run

@@ -11,11 +11,13 @@ from dplm2.core.signals import let_jobs_stop_first
 from dplm2.core.errors import DPLM2Error
 from dplm2.leftovers import end_leftover_jobs
 from dplm2.resources import REQUESTED, profile_resources
-from dplm2.shared_start import OWNER
+from dplm2.shared_start import NEVER, ONLY_SHARDS, OWNER
 from dplm2.stages import Plan, Untold, folders_of, option, refuse_storage_provider
 
 let_jobs_stop_first()
-os.environ[OWNER] = str(os.getpid())  # shards' jobs share a process that ends with this one
+# Commands share a start of Python in a process that ends with this one; of a cluster's jobs, those of shards.
+if os.environ.get(OWNER) != NEVER:
+    os.environ[OWNER] = f"{os.getpid()}{ONLY_SHARDS if workflow.remote_exec else ''}"
 FOLDER, IS_MAIN = Path(workflow.current_basedir).parent, workflow.modifier.is_main_snakefile()
 try:
     refuse_storage_provider(workflow.storage_settings.default_storage_provider)
@@ -24,13 +26,12 @@ except DPLM2Error as error:
     raise WorkflowError(str(error)) from None
 SETTINGS, LAYOUT = PLAN.settings, PLAN.layout
 RESULTS = LAYOUT.results
-LOGS, TIMINGS = RESULTS / "logs", RESULTS / "timings"
+LOGS = RESULTS / "logs"
 DATASETS, TOKENIZERS, MODELS = map(list, (SETTINGS.datasets, SETTINGS.tokenizers, SETTINGS.models))
 TASKS = list(SETTINGS.generation)
 # There is no metric for infilled proteins.
 MEASURED_TASKS = [task for task in TASKS if SETTINGS.generation[task].task != "infilling"]
 PROFILE = profile_resources(workflow.resource_settings.default_resources)
-# Rules whose results working directories can share have no timings: a cached result has none of its own.
 CACHED = workflow.workflow_settings.cache is not None
 IN_A_JOB = workflow.remote_exec
 SHARDS = {name: [f"{shard:05d}" for shard in range(PLAN.shards[name])] for name in DATASETS}

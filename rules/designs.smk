@@ -19,8 +19,6 @@ rule rank_designs:
         run=RESULTS / "designs/{model}/{task}/run.json",
     log:
         LOGS / "designs/{model}-{task}.log",
-    benchmark:
-        TIMINGS / "designs/{model}-{task}.tsv"
     conda:
         "../envs/dplm2.yaml"
     resources:

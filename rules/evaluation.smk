@@ -20,8 +20,6 @@ rule evaluate_tokenizer:
         run=RESULTS / "evaluation/tokenizers/{tokenizer}/{dataset}/{variant}/run.json",
     log:
         LOGS / "evaluation/{tokenizer}-{dataset}-{variant}.log",
-    benchmark:
-        TIMINGS / "evaluation/{tokenizer}-{dataset}-{variant}.tsv"
     conda:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
@@ -72,8 +70,6 @@ rule evaluate_likelihood:
         run=RESULTS / "evaluation/{model}/likelihood/{dataset}/run.json",
     log:
         LOGS / "evaluation/{model}-likelihood-{dataset}.log",
-    benchmark:
-        TIMINGS / "evaluation/{model}-likelihood-{dataset}.tsv"
     conda:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
@@ -115,8 +111,6 @@ rule evaluate_samples:
         run=RESULTS / "evaluation/{model}/{task}/run.json",
     log:
         LOGS / "evaluation/{model}-{task}.log",
-    benchmark:
-        TIMINGS / "evaluation/{model}-{task}.tsv"
     conda:
         "../envs/evaluation.yaml"
     threads: SETTINGS.threads

@@ -13,8 +13,6 @@ rule generate:
         run=RESULTS / "samples/{model}/{task}/run.json",
     log:
         LOGS / "samples/{model}-{task}.log",
-    benchmark:
-        TIMINGS / "samples/{model}-{task}.tsv"
     conda:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads

@@ -21,8 +21,6 @@ rule score_proteingym:
         run=RESULTS / "proteingym/{model}/{gym}/run.json",
     log:
         LOGS / "proteingym/{model}-{gym}.log",
-    benchmark:
-        TIMINGS / "proteingym/{model}-{gym}.tsv"
     conda:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads

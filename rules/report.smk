@@ -47,8 +47,6 @@ rule report:
         run=RESULTS / "report/run.json",
     log:
         LOGS / "report.log",
-    benchmark:
-        TIMINGS / "report.tsv"
     conda:
         "../envs/dplm2.yaml"
     resources:

@@ -23,8 +23,6 @@ rule probe_representations:
         run=RESULTS / "representations/{model}/{prediction}/run.json",
     log:
         LOGS / "representations/{model}-{prediction}.log",
-    benchmark:
-        TIMINGS / "representations/{model}-{prediction}.tsv"
     conda:
         "../envs/dplm2.yaml"
     threads: SETTINGS.threads
@@ -63,8 +61,6 @@ rule compare_representations:
         run=RESULTS / "representations/comparison/run.json",
     log:
         LOGS / "representations/comparison.log",
-    benchmark:
-        TIMINGS / "representations/comparison.tsv"
     conda:
         "../envs/dplm2.yaml"
     resources:

@@ -8,8 +8,6 @@ rule fetch_structures:
         manifest=RESULTS / "downloads/{dataset}/part-{shard}.tsv",
     log:
         LOGS / "structures/{dataset}-{shard}-fetch.log",
-    benchmark:
-        TIMINGS / "structures/{dataset}-{shard}-fetch.tsv"
     localrule: True
     conda:
         "../envs/dplm2.yaml"
@@ -24,7 +22,7 @@ rule fetch_structures:
         list=lambda wildcards, threads: str(PLAN.listings[wildcards.dataset].path(int(wildcards.shard))),
         out=lambda wildcards, threads: str(LAYOUT.downloads(wildcards.dataset) / "files"),
     shell:
-        "{params.within} python -m dplm2.shared_start --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
+        "{params.within} python -m dplm2 --log {log:q} structures fetch {params.list:q} --out {params.out:q} --manifest {output.manifest:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 
@@ -36,8 +34,6 @@ rule clean_structures:
         rejected=RESULTS / "structures/{dataset}/shards/rejected-{shard}.parquet",
     log:
         LOGS / "structures/{dataset}-{shard}.log",
-    benchmark:
-        TIMINGS / "structures/{dataset}-{shard}.tsv"
     group:
         grouped("clean")
     localrule: IN_A_JOB
@@ -61,7 +57,7 @@ rule clean_structures:
         ),
         out=subpath(output.chains, parent=True),
     shell:
-        "{params.within} python -m dplm2.shared_start --log {log:q} structures clean --manifest {params.manifest:q} --workers {threads} --out {params.out:q}"
+        "{params.within} python -m dplm2 --log {log:q} structures clean --manifest {params.manifest:q} --workers {threads} --out {params.out:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.dataset}"
 
 
@@ -79,8 +75,6 @@ rule select_structures:
         run=RESULTS / "structures/{dataset}/run.json",
     log:
         LOGS / "structures/{dataset}-select.log",
-    benchmark:
-        TIMINGS / "structures/{dataset}-select.tsv"
     conda:
         "../envs/mmseqs2.yaml"
     threads: 2

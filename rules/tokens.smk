@@ -27,5 +27,5 @@ rule encode_tokens:
         note=note("encode_tokens", "tokenizer", finished="tokenizers"),
         tokenizer=lambda wildcards, input: folder("tokenizers", wildcards.tokenizer),
     shell:
-        "{params.within} python -m dplm2.shared_start --log {log:q} {params.note} tokens encode {input.chains:q} --tokenizer {params.tokenizer:q} --out {output.tokens:q}"
+        "{params.within} python -m dplm2 --log {log:q} {params.note} tokens encode {input.chains:q} --tokenizer {params.tokenizer:q} --out {output.tokens:q}"
         " --config {params.decides:q} {params.operates:q} --name {wildcards.tokenizer}"

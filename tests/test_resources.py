@@ -227,6 +227,8 @@ def test_memory_is_per_node():
 def test_srun_is_used_only_on_several_nodes():
     for rule in ("train_model", "train_tokenizer", "warm_up_model"):
         assert launcher(needs(demo(), rule, "demo"), 3) == ["python", "-m", "dplm2"]
+    several = launcher(needs(spread(1, 4, "cuda"), "train_model", "demo"), 3)
+    assert several == ["env", "-u", "DPLM2_SHARED_START", "python", "-m", "dplm2"]
     command = launcher(needs(spread(2, 4, "cuda"), "train_model", "demo"), 3)
     assert command[:4] == ["srun", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=3"]
     assert command[-3:] == ["python", "-m", "dplm2.training.srun"]

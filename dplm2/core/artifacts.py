@@ -273,6 +273,7 @@ class RunRecord:
                 "device": self.device,
                 "machine": platform.machine(),
                 "wall_seconds": round(time.time() - self.started, 3),
+                "processor_seconds": round(sum(os.times()[:4]), 3),
                 "peak_memory_bytes": peak_memory_bytes(),
                 **extra,
             },

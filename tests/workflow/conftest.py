@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "data" / "demo"
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
-OF_THE_RUN = ("logs", "timings", "report")
+OF_THE_RUN = ("logs", "report")
 FEW_STEPS = {"steps": 3, "token_budget": 400, "validate_every": None, "log_every": 1}
 
 
@@ -98,7 +98,7 @@ def smallest_configuration() -> dict:
 def contents(results: Path) -> dict[str, str]:
     """A run's results by file: hashes of the contents without times.
 
-    Logs, timings, the report and each ``run.json`` describe the run itself and are excluded.
+    Logs, the report and each ``run.json`` describe the run itself and are excluded.
     """
     files = {path.relative_to(results): path for path in sorted(results.rglob("*")) if path.is_file()}
     return {
