@@ -28,7 +28,7 @@ SHORTEST = 1.0  # seconds before a kill
 
 def prepared(folder: Path) -> Workdir:
     """A working directory whose workflow has every stage, with one dataset and one task."""
-    workdir = Workdir(folder)
+    workdir = Workdir(folder, shares=False)
     configuration = workdir.configuration
     del configuration["datasets"]["test"]
     configuration["generation"] = {"co-generation": configuration["generation"]["co-generation"]}

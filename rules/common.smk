@@ -16,7 +16,7 @@ from dplm2.stages import Plan, Untold, folders_of, option, refuse_storage_provid
 
 let_jobs_stop_first()
 # Commands share a start of Python in a process that ends with this one; of a cluster's jobs, those of shards.
-if os.environ.get(OWNER) != NEVER:
+if OWNER not in os.environ or workflow.remote_exec and os.environ[OWNER] != NEVER:
     os.environ[OWNER] = f"{os.getpid()}{ONLY_SHARDS if workflow.remote_exec else ''}"
 FOLDER, IS_MAIN = Path(workflow.current_basedir).parent, workflow.modifier.is_main_snakefile()
 try:

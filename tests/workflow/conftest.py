@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dplm2.shared_start import OWNER
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "data" / "demo"
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -116,10 +118,20 @@ def _timeless(path: Path) -> bytes:
 
 
 class Workdir:
-    """A folder with a configuration, in which the repository's Snakefile is run."""
+    """A folder with a configuration, in which the repository's Snakefile is run.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder
+        Where; it must not exist.
+    shares
+        Whether the commands of all runs share a start of Python, instead of those of a run.
+    """
+
+    def __init__(self, folder: Path, shares: bool = True) -> None:
         self.folder = folder
+        self.environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.environment |= {OWNER: str(os.getpid())} if shares else {}
         self.configuration = smallest_configuration()
         self.files = folder / "files"
         self.files.mkdir(parents=True)
@@ -144,7 +156,7 @@ class Workdir:
         return subprocess.Popen(
             [tools / "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "2", *arguments],
             cwd=self.folder,
-            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
