@@ -62,9 +62,13 @@ def test_the_order_is_the_one_worked_out_by_hand(settings, expected, scores):
     if scores is not None:
         table = rank(FOUR, RankingSettings.make(**settings), "co-generation").table
         np.testing.assert_allclose(table["score"], scores)
-    assert (
-        order(settings, FOUR.iloc[::-1]).translate(str.maketrans("bd", "db" if "bd" in expected else "bd")) is not None
-    )
+
+
+def test_equal_designs_keep_their_order():
+    assert order({"weights": {"sc_tm": 1}}) == "acbd" and order({"weights": {"sc_tm": 1}}, FOUR[::-1]) == "acdb"
+    both = {"weights": {"sc_tm": 1, "sc_rmsd": 1}}  # a and c are equal
+    assert order(both) == "acbd" and order(both, FOUR[::-1]) == "cabd"
+    assert order({"weights": {"plddt": 1}}, FOUR[::-1]) == "dcba"  # not measured
 
 
 def test_a_threshold_is_passed_by_the_value_itself():

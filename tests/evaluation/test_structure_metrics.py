@@ -16,7 +16,7 @@ from dplm2.evaluation.backends.command import read_backbone
 from dplm2.evaluation.backends.tm_align import aligner, read_tm_align, trace_as_pdb
 from dplm2.evaluation.comparison import compare
 from dplm2.geometry.chemistry import backbone_geometry
-from dplm2.geometry.lddt import lddt_ca
+from dplm2.geometry.lddt import lddt_ca, lddt_per_residue
 from dplm2.geometry.pairs import all_pairs_tm_score
 from dplm2.geometry.quaternion import best_rotation
 from dplm2.geometry.secondary_structure import fractions
@@ -188,6 +188,16 @@ def test_lddt_counts_preserved_distances():
     moved = native.clone()
     moved[0, 2, 0] += 0.7  # distances 1-3 and 2-3 change by 0.7: kept at 1, 2 and 4 angstrom, not at 0.5
     assert lddt_ca(moved, native).item() == pytest.approx((4 + 2 * 3) / 12)
+
+
+def test_lddt_at_its_bounds():
+    """Distances up to 15 angstrom count (per residue, as AlphaFold: below 15); an error of 0.5 is not below 0.5."""
+    for length, whole, each in ((15.0, 3 / 4, 1.0), (14.0, 3 / 4, 3 / 4)):
+        native = torch.tensor([[[0.0, 0, 0], [length, 0, 0]]])
+        moved = native + torch.tensor([[0.0, 0, 0], [0.5, 0, 0]])
+        assert lddt_ca(moved, native).item() == pytest.approx(whole)
+        mask = torch.ones(1, 2, dtype=torch.bool)
+        assert lddt_per_residue(moved, native, mask)[0].tolist() == pytest.approx([each, each])
 
 
 def test_fast_search_of_all_pairs_is_close_to_the_full_one(demo_backbones):

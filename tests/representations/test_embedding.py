@@ -147,6 +147,22 @@ def test_parts_resume_and_follow_changes(model, mixed, tmp_path, monkeypatch, ca
     assert len(made) == 2 and sorted(p.name for p in tmp_path.iterdir()) == ["part-00000.parquet", "part-00001.parquet"]
 
 
+def test_parts_are_kept_by_all_that_decides_them(tmp_path):
+    made, targets = [], [Target("a", "ACD", None), Target("b", "ACE", None)]
+
+    def write(weights="w", proteins=targets, **changed):
+        embedder = Embedder(weights, 3, 2, lambda own, _: made.append(own) or pa.table({"chain_id": ["a"]}))
+        before = len(made)
+        embed_folder(embedder, proteins, Embedding(**changed), tmp_path)
+        return len(made) > before
+
+    assert write() and not write() and not write(token_budget=9)
+    assert write("other weights") and write()
+    for changed in ({"pool": "first"}, {"layers": (0,)}, {"numbers": "float16"}, {"bfloat16": True}):
+        assert write(**changed) and not write(**changed) and write()
+    assert write(proteins=[targets[0], Target("b", "ACF", None)]) and write(proteins=targets[::-1])
+
+
 def test_parts_are_bounded_in_bytes(model, mixed, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BYTES_PER_PART", 16 * 4 * 2 * 14)  # p0 and p1 together: 14 residues
     embed_folder(Embedder.of(model), mixed, Embedding("none"), tmp_path)

@@ -1,6 +1,7 @@
 """Work that survives an interruption: structure tokens of ``dplm2 embed``, values of ``dplm2 score likelihood``."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,9 @@ import pytest
 from dplm2.cli import main
 from dplm2.generation import kept_tokens
 from dplm2.generation.kept_tokens import KeptTokens
+from dplm2.generation.task import Target
 from dplm2.scoring import likelihood
+from dplm2.scoring.queries import Reading
 from dplm2.tokenizer.model import StructureTokenizer
 
 
@@ -63,6 +66,26 @@ def test_embed_keeps_tokens_of_structures(folders, ubiquitin, tmp_path, monkeypa
     assert main(given) == 0
     after = pd.read_parquet(tmp_path / "part-00000.parquet")
     assert np.array_equal(after["structure_embedding"][0], before["structure_embedding"][0])
+
+
+def test_likelihoods_are_kept_by_all_that_decides_them(tmp_path, monkeypatch):
+    made, targets = [], [Target("a", "ACD", None)]
+
+    def some(model, targets, chosen, *_):
+        made.append(targets)
+        return [{name: np.zeros(3) for name in own} for own in chosen]
+
+    def score(weights="w", proteins=targets, **changed):
+        before, model = len(made), SimpleNamespace(fingerprint=weights)
+        list(likelihood.residue_likelihoods(model, proteins, reading=Reading(**changed), kept=tmp_path))
+        return len(made) > before
+
+    monkeypatch.setattr(likelihood, "_some_likelihoods", some)
+    assert score() and not score() and not score(token_budget=9)
+    assert score("other weights") and score()
+    for changed in ({"marginals": "wild-type"}, {"parts": 2}, {"window": 5}, {"seed": 1}):
+        assert score(**changed) and not score(**changed) and score()
+    assert score(proteins=[Target("a", "ACE", None)])
 
 
 def test_likelihoods_resume(folders, tmp_path, monkeypatch):

@@ -134,6 +134,51 @@ def test_a_raised_revision_runs_the_jobs_of_its_stage_again(plan, monkeypatch, r
     assert set(json.loads(plan.inputs(rule, name, task))) == set(json.loads(before)) - {"revision"}
 
 
+TOKENIZER, MODEL = ("tokenizers", "trained"), ("models", "scratch")
+# A change of one key, and the rules whose results it decides, whatever the table of stages says.
+DECIDED = [
+    (("datasets", "fetched", "fetch", "max_megabytes"), 8, {"fetch_structures"}),
+    (("datasets", "own", "reading", "max_atoms"), 2000, {"clean_structures"}),
+    (("datasets", "own", "filters", "min_length"), 11, {"clean_structures", "select_structures"}),
+    (("datasets", "own", "filters", "one_per_cluster"), False, {"select_structures"}),
+    (("datasets", "fetched", "clusters", "identity"), 0.25, {"select_structures"}),
+    (("datasets", "own", "split", "validation_fraction"), 0.125, {"select_structures"}),
+    ((*TOKENIZER, "encoder", "width"), 32, {"train_tokenizer"}),
+    ((*TOKENIZER, "training", "steps"), 71, {"train_tokenizer"}),
+    ((*TOKENIZER, "tokenization", "precision"), "float32", {"encode_tokens"}),
+    ((*MODEL, "network", "layers"), 3, {"warm_up_model"}),
+    ((*MODEL, "structure_head"), "codes", {"warm_up_model"}),
+    ((*MODEL, "warmup", "dropout"), 0.5, {"warm_up_model"}),
+    ((*MODEL, "lora", "rank"), 3, {"train_model"}),
+    ((*MODEL, "diffusion", "max_length"), 98, {"train_model"}),
+    ((*MODEL, "training", "betas"), [0.5, 0.25], {"train_model"}),
+    (("generation", "designs", "samples"), 4, {"generate"}),
+    (("generation", "folding", "guidance"), 3.0, {"generate"}),
+    (("representations", "probed", "layer"), 2, {"probe_representations"}),
+    (("evaluation", "bootstrap_samples"), 9, {"evaluate_tokenizer", "evaluate_samples"}),
+    (("evaluation", "designable_sc_tm"), [0.25], {"evaluate_samples"}),
+    (("evaluation", "ranking", "best"), 4, {"rank_designs"}),
+    (("report", "title"), "Other", {"report"}),
+    (
+        ("seed",),
+        4,
+        {"select_structures", "train_tokenizer", "warm_up_model", "train_model", "generate", "evaluate_tokenizer"}
+        | {"evaluate_likelihood", "evaluate_samples"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "rules"), DECIDED, ids=[".".join(path) for path, *_ in DECIDED])
+def test_key_decides_exactly_the_stages_that_read_it(plan, path, value, rules):
+    section = whole = json.loads(json.dumps(WHOLE))
+    for key in path[:-1]:
+        section = section[key]
+    assert section.get(path[-1]) != value
+    section[path[-1]] = value
+    other = Plan(whole)
+    assert {rule for rule, *names in JOBS if other.deciding(rule, *names) != plan.deciding(rule, *names)} == rules
+
+
 def test_names_decide_by_value_and_files_by_content(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     warm = load(WHOLE).models["warm"].warmup

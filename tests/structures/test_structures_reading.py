@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import tarfile
 import zlib
 
@@ -10,7 +11,9 @@ import pytest
 from biotite.structure.io import load_structure
 from biotite.structure.io.pdb import PDBFile
 
+from dplm2.structures import reading
 from dplm2.structures.atoms import UnreadableError
+from dplm2.structures.formats import archives
 from dplm2.structures.formats.archives import items_of
 from dplm2.structures.formats.gzipped import gunzip
 from dplm2.structures.manifest import SourceFile
@@ -128,6 +131,38 @@ def test_numbers_of_atoms_models_and_lines_are_limited():
         parse(TEXT + b"x" * 30000, LIMITS)
     assert longest_line(b"ab\n" * 1000, 10) == 0
     assert longest_line(b"ab\n" * 10 + b"x" * 11 + b"\n", 10) == 11
+
+
+@pytest.mark.parametrize("ending", ["pdb", "cif", "bcif"])
+def test_limits_of_a_file_are_inclusive(tmp_path, monkeypatch, ending):
+    data = TEXT if ending == "pdb" else written(tmp_path, ending)
+    atoms = 40  # N, CA, C, O of ten residues
+    assert len(parse(data, settings(reading={"max_atoms": atoms}).reading).atoms) == atoms
+    with pytest.raises(UnreadableError, match=f"more than {atoms - 1} atoms"):
+        parse(data, settings(reading={"max_atoms": atoms - 1}).reading)
+    for mebibyte, packed in itertools.product((len(data), len(data) - 1), (data, gzip.compress(data, mtime=0))):
+        monkeypatch.setattr(reading, "MEBIBYTE", mebibyte)
+        if mebibyte == len(data):
+            assert len(parse(packed, settings(reading={"max_megabytes": 1}).reading).atoms) == atoms
+        else:
+            with pytest.raises(UnreadableError, match="more than"):
+                parse(packed, settings(reading={"max_megabytes": 1}).reading)
+
+
+def test_limits_of_models_lines_and_members_are_inclusive(tmp_path, monkeypatch):
+    models = b"HEADER\n" + b"".join(b"MODEL %8d\n%bENDMDL\n" % (n, TEXT.replace(b"END\n", b"")) for n in (1, 2, 3))
+    assert len(parse(models, settings(reading={"max_models": 3}).reading).atoms) == 40
+    with pytest.raises(UnreadableError, match="more than 2 models"):
+        parse(models, settings(reading={"max_models": 2}).reading)
+    assert longest_line(b"ab\n" + b"x" * 10 + b"\n", 10) == 0 and longest_line(b"ab\n" + b"x" * 10, 10) == 0
+    member = tarfile.TarInfo("one.pdb")
+    member.size = len(TEXT)
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.addfile(member, io.BytesIO(TEXT))
+    for mebibyte, problem in ((len(TEXT), ""), (len(TEXT) - 1, "more than 1 MiB")):
+        monkeypatch.setattr(archives, "MEBIBYTE", mebibyte)
+        (item,) = items_of(str(tmp_path / "set.tar"), "0" * 64, settings(reading={"max_megabytes": 1}).reading)
+        assert item.problem == problem
 
 
 def test_binary_file_with_excessive_sizes_is_refused(tmp_path):

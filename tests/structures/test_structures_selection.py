@@ -274,6 +274,13 @@ def test_splits_by_list_and_date_find_leaks(tmp_path):
         assign_splits(members(texts), split(**keys, validation_list=str(tmp_path / "validation.txt")), seed=0)
 
 
+def test_dates_hold_out_from_the_day_itself():
+    dates = ["2021-12-31", "2022-01-01", "2022-12-31", "2023-01-01", None]
+    own = split(validation_from="2022-01-01", test_from="2023-01-01")
+    found = assign_splits(members(sequences(5), dates=dates), own, seed=0)
+    assert found.splits == ["train", "validation", "validation", "test", "train"]
+
+
 def test_leaks_are_rejected_with_their_reason(tmp_path):
     base = sequences(3)
     chains = {"a": made(base[0]), "b": made(base[1]), "c": made(mutated(base[0], 0.97))}
