@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dplm2.core.errors import DPLM2Error
+from dplm2.evaluation.backends import esmfold as esmfold_module
+from dplm2.evaluation.backends import esmfold2 as esmfold2_module
+from dplm2.evaluation.backends import self_folding
 from dplm2.evaluation.backends.command import CommandBackend
 from dplm2.evaluation.backends.folding import Failure, Folded, name_of, predict
 from dplm2.evaluation.backends.sequence_design import read_designs
-from dplm2.settings.evaluation import CommandSettings, Esmfold2Settings, EsmfoldSettings
+from dplm2.settings.evaluation import CommandSettings, Esmfold2Settings, EsmfoldSettings, SelfSettings
 
 SEQUENCES = ["ACDEFGHIKL", "MNPQRSTVWYAC", "ACDEFGHIKL", "GGGGGG"]
 
@@ -61,6 +65,59 @@ def test_other_fingerprint_folds_again(tmp_path):
     other.fingerprint = "2"
     predict(other, SEQUENCES, tmp_path)
     assert len(other.folded) == 3
+
+
+def changes(settings, **changed):
+    """Each setting changed by itself."""
+    return {name: settings.replaced(**{name: value}) for name, value in changed.items()}
+
+
+def test_predictions_of_esmfold_are_kept_by_weights_precision_and_recycles(monkeypatch):
+    class Opened(torch.nn.Module):
+        config, esm = SimpleNamespace(_commit_hash="0"), torch.nn.Module()
+
+    monkeypatch.setattr(esmfold_module, "_open", lambda model: Opened())
+    monkeypatch.setattr(esmfold_module, "identity_of", str)
+    own = EsmfoldSettings.make(model="a", precision="float32", recycles=3)
+    first = esmfold_module.Esmfold(own).fingerprint
+    others = changes(own, model="b", precision="bfloat16", recycles=0)
+    assert len({first, *(esmfold_module.Esmfold(other).fingerprint for other in others.values())}) == 4
+    for same in changes(own, chunk_size=5, residues_per_batch=9).values():
+        assert esmfold_module.Esmfold(same).fingerprint == first
+    Opened.config = SimpleNamespace(_commit_hash="1")  # other weights of the same name on the hub
+    assert esmfold_module.Esmfold(own).fingerprint != first
+
+
+def test_predictions_of_esmfold2_are_kept_by_all_that_decides_them(monkeypatch):
+    opened = torch.nn.Module()
+    opened.config = SimpleNamespace(_commit_hash="0")
+    monkeypatch.setattr(esmfold2_module, "_open", lambda settings: opened)
+    monkeypatch.setattr(esmfold2_module, "identity_of", str)
+    own = Esmfold2Settings.make(model="a", precision="float32")
+    others = changes(own, model="b", precision="bfloat16", samples=2, steps=3, loops=4, seed=5)
+    found = {esmfold2_module.Esmfold2(other).fingerprint for other in (own, *others.values())}
+    assert len(found) == 1 + len(others)
+
+
+def test_predictions_of_the_model_itself_are_kept_by_weights_of_both_networks_and_steps(monkeypatch):
+    def fingerprint(model="m", tokenizer="t", **changed):
+        weights = SimpleNamespace(fingerprint=model, tokenizer=SimpleNamespace(fingerprint=tokenizer))
+        monkeypatch.setattr(self_folding.DPLM2, "from_pretrained", lambda *_: weights)
+        return self_folding.SelfFolding("folder", SelfSettings.make(**{"steps": 9, **changed})).fingerprint
+
+    first = fingerprint()
+    assert fingerprint() == fingerprint(batch_size=2) == first
+    assert len({first, fingerprint(model="n"), fingerprint(tokenizer="u"), fingerprint(steps=8)}) == 4
+
+
+def test_predictions_of_a_command_are_kept_by_all_that_decides_them():
+    own = CommandSettings.make(template="fold {fasta} {out}")
+    others = changes(
+        own, template="fold -x {fasta} {out}", input="folder", header="{id} x", structures="*.cif", plddt="none"
+    )
+    found = {CommandBackend(other).fingerprint for other in (own, *others.values())}
+    assert len(found) == 1 + len(others)
+    assert CommandBackend(own.replaced(sequences_per_run=2)).fingerprint == CommandBackend(own).fingerprint
 
 
 def test_unfoldable_sequence_does_not_fail_its_batch(tmp_path):

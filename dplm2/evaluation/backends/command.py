@@ -35,7 +35,8 @@ class CommandBackend:
 
     def __init__(self, settings: CommandSettings) -> None:
         self.settings = settings
-        self.fingerprint = fingerprint([settings.template, settings.header, settings.structures, settings.plddt])
+        decisive = [settings.template, settings.input, settings.header, settings.structures, settings.plddt]
+        self.fingerprint = fingerprint(decisive)
 
     def batches(self, sequences: Sequence[str]) -> Iterable[Sequence[str]]:
         """Groups for one run of the command each."""
