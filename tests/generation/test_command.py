@@ -15,6 +15,8 @@ from dplm2.cli import main
 from dplm2.generation import run as running
 from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import read_samples
+from dplm2.language.network import MultimodalEsm
+from dplm2.settings.generation import GenerationSettings
 
 COMMON = ["--set", "lengths=[6,9,12]", "samples=2", "steps=4", "token_budget=30"]
 
@@ -211,6 +213,36 @@ def test_samples_with_other_settings_are_not_reused(folders, tmp_path, monkeypat
     for change in (["nucleus=0.5"], []):
         assert generate(folders, tmp_path / f"out{len(change)}", "co-generation", *state, *COMMON, *change) == 0
         assert ("resuming" in capsys.readouterr().out) == (not change)
+
+
+def test_unfinished_samples_are_kept_by_all_that_decides_them(folders, tmp_path, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def rows(model, requests, settings, seed, out, state, name):
+        found.append(state.name)
+        raise Begun
+
+    def begin(seed=0, model="model", **changed):
+        settings = GenerationSettings.make(**{"task": "co-generation", "lengths": [6], "samples": 2, **changed})
+        with pytest.raises(Begun):
+            running.generate_folder(tmp_path / "tiny" / model, tmp_path / "out", settings, seed=seed, state=tmp_path)
+
+    found: list[str] = []
+    monkeypatch.setattr(running, "_rows", rows)
+    shutil.copytree(folders, tmp_path / "tiny")
+    shutil.copytree(folders / "model", tmp_path / "tiny" / "other")
+    network = MultimodalEsm.from_pretrained(tmp_path / "tiny" / "other")
+    network.model.lm_head.bias.data += 1
+    network.save_pretrained(tmp_path / "tiny" / "other")
+    begin()
+    begin(samples=3, token_budget=99, format="pdb")  # those that are there are the same
+    assert len(set(found)) == 1
+    begin(seed=1)
+    begin(model="other")
+    for changed in ({"trajectory": 2}, {"nucleus": 0.5}, {"unmasking": "deterministic"}, {"precision": "bfloat16"}):
+        begin(**changed)
+    assert len(set(found)) == 7
 
 
 FASTA = ">one\nACDEFGHIKLMNPQRSTVWY\n>two\nMKVLAAGIV\n"

@@ -427,6 +427,11 @@ def test_samples_survive_a_round_trip(model, helix, tmp_path):
         np.testing.assert_array_equal(np.float32(row["backbone"]).reshape(-1, 4, 3), sample.backbone)
         assert json.loads(row["settings"])["sampled_contig"] == sample.motif.contig
         assert row["motif_positions"] == sample.motif.positions.tolist()
+        motif = np.float32(row["motif_backbone"]).reshape(-1, 4, 3)
+        np.testing.assert_array_equal(motif, sample.motif.backbone)
+        assert motif.shape[0] == len(row["motif_positions"]) < row["length"] == sample.length == len(row["sequence"])
+        assert (row["sample_id"], row["task"], row["seed"]) == (sample.sample_id, "scaffolding", sample.seed)
+        assert row["steps"] == sample.steps == 3 and row["log_likelihood"] is None
     with pytest.raises(DPLM2Error, match="contains no samples"):
         read_samples(Path("nowhere.parquet"))
 

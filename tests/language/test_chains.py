@@ -1,6 +1,7 @@
 """Tokenized chains: windows and crops, and likelihoods against closed forms."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,8 @@ from dplm2.core.errors import DPLM2Error
 from dplm2.language import likelihood
 from dplm2.language.chains import TokenizedChains
 from dplm2.language.diffusion import TRACKS
+from dplm2.language.sequences import SequenceStore
+from dplm2.language.training import SequenceTask
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings
 from dplm2.training import log
@@ -80,6 +83,23 @@ def test_windows_follow_length_limit_and_crop_settings():
     assert min(window.stop - window.start for window in short) == 30
 
 
+def test_windows_of_long_sequences_start_anywhere_as_the_generator_says(small_network):
+    """A sequence of 10 has four windows of 7, equally probable."""
+    store, settings = SequenceStore.of(["ACDEFGHIKL", "ACD"], ["long", "short"]), {"max_length": 7}
+    task = SequenceTask(small_network, store, None, DiffusionSettings.make(**settings, crop_probability=0))
+    assert task.costs.tolist() == [9, 5]
+
+    def shown(seed, index=0):
+        ids_T = task.collate([index], torch.Generator().manual_seed(seed))["target_ids"][0, 1:-1]
+        return "".join(VOCABULARY.tokens[token] for token in ids_T)
+
+    found = Counter(shown(seed) for seed in range(800))
+    assert set(found) == {"ACDEFGH", "CDEFGHI", "DEFGHIK", "EFGHIKL"}
+    assert all(count == pytest.approx(200, abs=60) for count in found.values())
+    assert [shown(seed) for seed in range(9)] == [shown(seed) for seed in range(9)]
+    assert shown(0, index=1) == "ACD"
+
+
 def test_batch_is_determined_by_its_generator():
     chains = TokenizedChains(random_table([90, 70, 50]), VOCABULARY, DiffusionSettings.make())
     first, again, other = (chains.noised([0, 1, 2], torch.Generator().manual_seed(seed)).batch() for seed in (1, 1, 2))
@@ -140,6 +160,17 @@ def test_likelihood_does_not_depend_on_batches(small_network, monkeypatch):
     with_mask = likelihood.masked_cross_entropies(small_network, chains)
     assert [entry.positions for entry in with_mask] == [entry.positions for entry in together]
     assert [entry.value for entry in with_mask] == pytest.approx([entry.value for entry in together], rel=1e-5)
+
+
+def test_likelihood_of_a_model_in_training_is_without_dropout(small_network):
+    chains = TokenizedChains(random_table([20, 30]), VOCABULARY, DiffusionSettings.make())
+    expected = likelihood.masked_cross_entropies(small_network, chains)
+    for module in small_network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.9
+    small_network.train()
+    assert likelihood.masked_cross_entropies(small_network, chains) == expected
+    assert all(module.training for module in small_network.modules())
 
 
 def test_likelihood_of_many_chains_reports_progress(small_network, monkeypatch, capsys):

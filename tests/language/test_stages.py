@@ -10,12 +10,16 @@ import pytest
 import torch
 from small_run import CODES, TRAINING, configuration, run
 from test_warmup import sequence_model
+from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
 from dplm2.cpu import attention
-from dplm2.language import likelihood
+from dplm2.language import likelihood, stages
 from dplm2.language.chains import TokenizedChains
+from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
+from dplm2.language.vocabulary import Vocabulary
+from dplm2.settings import load
 from dplm2.settings.model import DiffusionSettings
 from dplm2.tokenizer.model import StructureTokenizer
 
@@ -157,6 +161,50 @@ def test_sequence_stage_learns_from_compressed_files(tokens_folder, tokenizer_fo
     with torch.no_grad():
         best = network.eval()(torch.tensor([masked]))[0, 1:-1, :33].topk(2).indices
     assert {vocabulary.tokens[index] for index in best.flatten().tolist()} == {"W", "Y"}
+
+
+class Begun(Exception):
+    """The training would begin now."""
+
+
+def test_progress_is_kept_by_all_that_decides_the_training(tokens_folder, tokenizer_folder, tmp_path, monkeypatch):
+    """Of both trainings: another seed, setting, set of chains or starting point begins anew."""
+
+    def fit(*_, fingerprint, **__):
+        found.append(fingerprint)
+        raise Begun
+
+    def begin(stage, start, seed=0, tokens=tokens_folder, **model):
+        settings = load(configuration(**model)).models["m"]
+        with pytest.raises(Begun):
+            stage(*start(tokens), tmp_path / "m", tmp_path / "state", settings, seed=seed, device="cpu")
+
+    (tmp_path / "fewer").mkdir()
+    pq.write_table(pq.read_table(tokens_folder).slice(1), tmp_path / "fewer" / "part-00000.parquet")
+    fingerprint, vocabulary = StructureTokenizer.from_pretrained(tokenizer_folder).codes_fingerprint, Vocabulary(CODES)
+    for number in range(2):  # weights differ
+        esm = EsmForMaskedLM(esm_config(vocabulary.size, 16, 1, 2, 16))
+        MultimodalEsm(esm, vocabulary, tokenizer_fingerprint=fingerprint).save_pretrained(tmp_path / str(number))
+    monkeypatch.setattr(stages, "fit", fit)
+
+    def warm_up(tokens):
+        return [tokens], tokenizer_folder
+
+    def train(tokens):
+        return tmp_path / "0", [tokens]
+
+    for stage, start, part in ((stages.warm_up, warm_up, "network"), (stages.train, train, "diffusion")):
+        found: list[str] = []
+        begin(stage, start)
+        begin(stage, start)
+        assert len(set(found)) == 1
+        begin(stage, start, seed=1)
+        begin(stage, start, tokens=tmp_path / "fewer")
+        change = {"network": {"hidden_size": 48, "layers": 1, "heads": 4, "intermediate_size": 96}}
+        begin(stage, start, **(change if part == "network" else {"diffusion": {"crop_min_length": 11}}))
+        assert len(set(found)) == 4
+    begin(stages.train, lambda tokens: (tmp_path / "1", [tokens]))
+    assert len(set(found)) == 5
 
 
 @pytest.mark.parametrize("from_files", [False, True])

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from dplm2.cli import main
 from dplm2.core.errors import DPLM2Error
 from dplm2.evaluation.metrics.registry import metric_of, threshold_columns
-from dplm2.report import tables
-from dplm2.report.labels import number, task_kind
+from dplm2.report import scale, tables
+from dplm2.report.labels import number, percent, task_kind
 from dplm2.report.results import TokenUsage, read_results
 from dplm2.report.scale import count_parameters, scales, warning
 from tests.report.tree import make_results
@@ -176,6 +176,12 @@ def test_thresholds_are_parsed_from_column_names():
 )
 def test_numbers_are_rounded_for_reading(value, text):
     assert number(value) == text
+
+
+def test_counts_and_shares_are_in_words():
+    counts = {999_999: "999,999", 1_000_000: "1 million", 148_000_000: "148 million", 2_500_000_000: "2.5 billion"}
+    assert {count: scale.in_words(count) for count in counts} == counts
+    assert [percent(share) for share in (0.0, 0.123, 1.0)] == ["0 %", "12 %", "100 %"]
 
 
 def test_print_shows_metrics_and_reuses_the_page(tmp_path, capsys):

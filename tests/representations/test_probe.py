@@ -123,6 +123,14 @@ def test_seeds_decide_the_network_and_training_stops_early(tmp_path, data):
     assert np.array_equal(short.outputs, one.outputs)  # the weights of the best epoch, not of the last
 
 
+def test_outputs_of_the_network_are_without_dropout(tmp_path, data):
+    features, values, splits, _ = data
+    found, stacked = items(table(tmp_path, values, splits), "regression", features)
+    still = {"learning_rate": 0.0, "epochs": 1}  # the initial weights, which do not depend on dropout
+    with_dropout, without = (fit_network(stacked, found, 1, Network(dropout=rate, **still)) for rate in (0.5, 0.0))
+    np.testing.assert_array_equal(with_dropout.outputs, without.outputs)
+
+
 def test_labels_of_the_test_split_do_not_decide(tmp_path, data):
     features, values, splits, _ = data
     changed = np.where(splits == "test", 7 * values**2, values)

@@ -1,14 +1,20 @@
 """Each rule of cleaning on a synthetic case (for real files see test_structures_raw.py)."""
 
+import gzip
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from biotite.structure import annotate_sse, gyration_radius
+from biotite.structure.io.pdbx import BinaryCIFFile, get_structure
 
+from dplm2.structures.cleaning import clean_entry
 from dplm2.structures.components import THREE_LETTERS
 from dplm2.structures.gaps import with_gaps
 from dplm2.structures.molecules import protein_chains
-from tests.structures.made import ATOMS, START, STEP, atom, chain, clean, only, read, refusal, residue, seqres
+from dplm2.structures.reading import read_structure
+from tests.structures.made import ATOMS, START, STEP, atom, chain, clean, only, read, refusal, residue, seqres, settings
 
 
 def alpha_x(found) -> np.ndarray:
@@ -340,3 +346,16 @@ def test_confidence_is_from_ca_then_n_then_c(missing, expected):
     middle = [line for line in middle if line[12:16].strip() not in missing]
     found = only(chain("AA") + middle + residue(3), reading={"plddt": "b_factor"})
     assert found.plddt[2] == expected
+
+
+def test_secondary_structure_and_radius_of_ubiquitin():
+    """By biotite; more strand than helix, and both of them."""
+    path = Path(__file__).parents[2] / "data" / "demo" / "motifs" / "1ubq_A.bcif.gz"
+    ((found,), refused) = clean_entry(read_structure(path), settings())
+    with gzip.open(path) as stream:
+        atoms = get_structure(BinaryCIFFile.read(stream), model=1)
+    alpha = atoms[atoms.atom_name == "CA"]
+    kinds = annotate_sse(alpha).tolist()
+    assert [found.helix, found.strand, found.coil] == pytest.approx([kinds.count(kind) / 76 for kind in "abc"])
+    assert found.strand > found.helix > 0 and not refused
+    assert found.radius_of_gyration == pytest.approx(gyration_radius(alpha), rel=1e-4)

@@ -21,6 +21,7 @@ from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.generation.contigs import read_problems
 from dplm2.settings.dataset import DatasetSettings
 from dplm2.settings.loading import load
+from dplm2.structures import fetching
 from dplm2.structures.fetching import fetch, write_rejected
 from dplm2.structures.manifest import SourceFile, read_manifest
 from dplm2.structures.sites import RefusedError, Sites
@@ -266,9 +267,14 @@ def test_file_names_are_unique_and_inside_the_folder(server, tmp_path):
     assert (outcome.fetched, outcome.present) == (0, 3)
 
 
-def test_file_above_the_size_limit_is_refused(server, tmp_path):
-    outcome = run(server, tmp_path, ["1abc"], max_megabytes=0)
-    assert outcome.rejects[0].reason == "more than 0 MiB"
+def test_file_above_the_size_limit_is_refused(server, tmp_path, monkeypatch):
+    for name in ("at", "above"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(fetching, "MEBIBYTE", len(BODY))
+    assert run(server, tmp_path / "at", ["1abc"], max_megabytes=1).fetched == 1
+    monkeypatch.setattr(fetching, "MEBIBYTE", len(BODY) - 1)
+    outcome = run(server, tmp_path / "above", ["1abc"], max_megabytes=1)
+    assert outcome.rejects[0].reason == "more than 1 MiB"
 
 
 def test_invalid_list_is_named(tmp_path):

@@ -103,6 +103,16 @@ def test_a_frozen_encoder_is_never_in_training_mode():
     assert not any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
 
 
+def test_tokens_and_backbones_of_a_tokenizer_in_training_are_without_dropout(chains):
+    torch.manual_seed(0)
+    sections = {name: {**SMALL[name], "dropout": 0.9} for name in ("encoder", "decoder")}
+    tokenizer = StructureTokenizer(TokenizerSettings.make(**{**SMALL, **sections})).eval()
+    tokens = tokenizer.encode(chains[0])
+    expected = tokenizer.decode(tokens).backbone
+    assert np.array_equal(tokenizer.train().encode(chains[0]), tokens)
+    np.testing.assert_array_equal(tokenizer.train().decode(tokens).backbone, expected)
+
+
 def test_invalid_input_is_named(small_tokenizer, tmp_path):
     with pytest.raises(DPLM2Error, match=r"\(residues, 3 or 4 atoms, 3\), not \(5, 2, 3\)"):
         small_tokenizer.encode(np.zeros((5, 2, 3)))

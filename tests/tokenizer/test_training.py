@@ -251,6 +251,34 @@ def test_training_writes_tokenizer_card_and_record(tmp_path):
     assert decoded.backbone.shape == (18, 4, 3)
 
 
+def test_progress_is_kept_by_all_that_decides_the_training(tmp_path, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def fit(*_, fingerprint, **__):
+        found.append(fingerprint)
+        raise Begun
+
+    def begin(settings, seed=3, lengths=(18, 25)):
+        store.write_table(tmp_path / "chains" / "part-00000.parquet", table_of(lengths))
+        with pytest.raises(Begun):
+            train_tokenizer([tmp_path / "chains"], tmp_path, tmp_path / "s", settings, seed=seed, device="cpu")
+
+    found: list[str] = []
+    monkeypatch.setattr(training, "fit", fit)
+    own = settings_of()
+    begin(own)
+    begin(own.replaced(training=own.training.replaced(log_every=2)))  # decides nothing
+    assert len(set(found)) == 1
+    begin(own, seed=4)
+    begin(own, lengths=(18, 26))
+    for change in ({"decoder": {"ipa_heads": 1}}, {"loss": {"violation": 0.2}}, {"training": {"learning_rate": 1e-3}}):
+        begin(settings_of(**change))
+    initial_tokenizer(own, seed=0).save_pretrained(tmp_path / "initial")
+    begin(own.replaced(initial=str(tmp_path / "initial")))
+    assert len(set(found)) == 7
+
+
 @pytest.mark.parametrize("least", [-1e9, 0.999])
 def test_only_calibrated_confidence_is_reported(tmp_path, monkeypatch, capsys, least):
     monkeypatch.setattr(training, "CALIBRATED", least)

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_loop_equals_a_plain_torch_loop(straight):
     network = task.module.train()
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.98), weight_decay=0.01, eps=1e-8)
     stream = Batches(task.costs, token_budget=60, max_batch_size=800, seed=3).stream(Position(), 0)
-    losses, norms, rates = [], [], []
+    losses, norms, rates, tokens, epochs = [], [], [], [0], []
     for step in range(20):
         rates.append(learning_rate(step, settings))
         optimizer.param_groups[0]["lr"] = rates[-1]
@@ -64,6 +65,8 @@ def test_loop_equals_a_plain_torch_loop(straight):
             loss, _ = network(batch)
             (loss / 2).backward()
             losses.append(loss.item())
+            tokens.append(tokens[-1] + sum(task.costs[chain] for chain in micro.indices))
+            epochs.append(micro.epoch)
         norms.append(torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5).item())
         optimizer.step()
         optimizer.zero_grad()
@@ -81,6 +84,9 @@ def test_loop_equals_a_plain_torch_loop(straight):
         assert float(row["gradient_norm"]) == pytest.approx(sum(norms[first:last]) / (last - first), rel=1e-5)
         # The learning rate of the last update.
         assert float(row["learning_rate"]) == pytest.approx(rates[last - 1], rel=1e-5)
+        # All tokens and epochs up to and including that update.
+        assert int(row["tokens"]) == tokens[2 * last]
+        assert float(row["epoch"]) == pytest.approx(epochs[2 * last - 1], rel=1e-6)
         assert bool(row["validation_loss"]) == (last in (6, 12, 18, 20))
     with torch.no_grad():
         assert float(table[-1]["validation_loss"]) == pytest.approx(task.validate(network.eval())["loss"], rel=1e-5)
@@ -292,6 +298,28 @@ def test_number_of_kept_checkpoints_is_limited(tmp_path):
     assert names == steps | {"latest.json", "lock", "metrics.csv"}
 
 
+def test_checkpoint_is_valid_at_every_moment(tmp_path, monkeypatch):
+    """The record is written after the tensors and removed before them; the pointer to the latest is written last."""
+    events, replace, unlink = [], os.replace, os.unlink
+
+    def noted_replace(source, target):
+        events.append(f"+{Path(target).name}")
+        replace(source, target)
+
+    def noted_unlink(path, *others, **more):
+        if Path(path).name.startswith("step-"):
+            events.append(f"-{Path(path).name}")
+        unlink(path, *others, **more)
+
+    monkeypatch.setattr(os, "replace", noted_replace)
+    monkeypatch.setattr(os, "unlink", noted_unlink)
+    folder = state.StateFolder(tmp_path, "f00d", "x")
+    for step in (1, 2):
+        folder.save(step, {"a": torch.zeros(3)}, {}, keep=1)
+    written = [[f"+step-0000000{step}.safetensors", f"+step-0000000{step}.json", "+latest.json"] for step in (1, 2)]
+    assert events == [*written[0], *written[1], "-step-00000001.json", "-step-00000001.safetensors"]
+
+
 def test_second_writer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
     monkeypatch.delenv(state.IN_A_JOB, raising=False)
@@ -362,6 +390,15 @@ def test_memory_estimate_includes_optimizer_state(tmp_path, capsys, monkeypatch,
     assert f"tokens): {expected}.00 GB of memory" in capsys.readouterr().err
     train(tmp_path, settings)
     assert "tokens): 1000000.00 GB of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(45, "45 s"), (99, "99 s"), (100, "2 min"), (720, "12 min"), (3599, "1 h 0 min"), (11_100, "3 h 5 min")]
+    + [(47 * 3600, "47 h 0 min"), (52 * 3600, "2 d 4 h")],
+)
+def test_durations_are_in_their_largest_units(seconds, text):
+    assert log.duration(seconds) == text
 
 
 def test_job_without_terminal_reports_progress(tmp_path, capsys, monkeypatch):
