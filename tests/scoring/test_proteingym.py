@@ -83,8 +83,10 @@ def test_only_changed_assays_are_scored_again(folders, gym, monkeypatch, capsys)
     (gym / "out" / "scores" / "A_1.csv").write_text("mutant,DMS_score,score\n")  # damaged
     assert run(folders, gym) == 0
     assert scored == ["A_1", "A_2", "B_1"]
-    assert run(folders, gym, "--marginals", "wild-type") == 0
-    assert scored[3:] == ["A_1", "A_2", "B_1"]
+    for changed in (["--window", "5"], ["--window", "5", "--marginals", "wild-type"]):
+        scored.clear()
+        assert run(folders, gym, *changed) == 0
+        assert scored == ["A_1", "A_2", "B_1"]
 
 
 def test_structures_of_the_reference_are_given_to_the_model(folders, model, gym, ubiquitin):
