@@ -174,6 +174,17 @@ def test_residues_missing_in_the_prediction_lower_the_score(ubiquitin):
     assert tm_scores([model], [native])[0] == pytest.approx(1, abs=1e-5)
 
 
+def test_scale_of_a_model_with_gaps_is_that_of_the_native(ubiquitin):
+    """Five residues 5 angstrom away from where they belong hardly turn the other 61 of 66; the native has 76."""
+    native, model = ubiquitin[:, 1], ubiquitin[:, 1].copy()
+    model[20:30] = np.nan
+    for place, axis, sign in ((3, 0, 5), (40, 0, -5), (50, 1, 5), (60, 1, -5), (70, 2, 5)):
+        model[place, axis] += sign
+    scale = 1.24 * (76 - 15) ** (1 / 3) - 1.8
+    expected = (61 + 5 / (1 + (5 / scale) ** 2)) / 76
+    assert tm_scores([rotated(model, 5)], [native])[0] == pytest.approx(expected, abs=5e-4)
+
+
 def test_tm_score_scale_depends_on_length():
     assert d0_of(100).item() == pytest.approx(1.24 * 85 ** (1 / 3) - 1.8)
     assert d0_of(10).item() == 0.5

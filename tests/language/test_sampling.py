@@ -214,6 +214,17 @@ def test_guidance_moves_logits_away_from_unconditional_ones(network):
             assert np.array_equal(found.tokens[track][generated], best.indices.numpy()[generated] + classes.start)
 
 
+def test_guided_sample_does_not_depend_on_its_batch(network):
+    """What shorter samples are padded with is not masked for the unconditional logits."""
+    settings = SamplerSettings.of("argmax", "deterministic", guidance=2.0)
+    conditionings = [half_given("a", 5, steps=1), half_given("b", 12, steps=1)]
+    for given, together in zip(conditionings, sample(network, conditionings, settings, 0), strict=True):
+        (alone,) = sample(network, [given], settings, 0)
+        for track in TRACKS:
+            assert np.array_equal(alone.tokens[track], together.tokens[track])
+            np.testing.assert_allclose(alone.scores[track], together.scores[track], atol=1e-4)
+
+
 # The schedule -------------------------------------------------------------------------------------------------------
 
 
