@@ -208,6 +208,15 @@ def test_variants_differ_more_with_more_noise(model, ubiquitin):
         assert not mask[20:].any()
 
 
+def test_variants_fill_unknown_residues_and_keep_all_others(model):
+    tokens = np.array([0, 1, 2, 3, 0, -1, 2, 3, 0, 1])
+    settings = GenerationSettings.make(task="infilling", renoise=0.5, mask_sequence="1-2")
+    given = Given((), [Target("p", "ACD?FGHIKL", tokens)], model.tokenizer.encode)
+    (request,) = TASKS["infilling"].requests(settings, model.network.vocabulary, 0, given)
+    assert np.flatnonzero(~request.conditioning.fixed["sequence"]).tolist() == [0, 1, 3]
+    assert np.flatnonzero(~request.conditioning.fixed["structure"]).tolist() == [5]
+
+
 def test_residue_tables_are_read(model, tmp_path):
     rows = [(1, "M", 3), (2, "", 5), (3, "K", ""), (4, "", "")]
     frame = pd.DataFrame(rows, columns=["position", "residue", "structure_token"])

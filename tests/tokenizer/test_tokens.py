@@ -74,6 +74,8 @@ def test_command_writes_the_tokenizers_tokens(dataset, saved, small_tokenizer, c
         assert row["structure_tokens"] == small_tokenizer.encode(backbone).tolist()
         assert row["observed"] == np.isfinite(backbone[:, :3]).all((1, 2)).tolist()
         assert row["length"] == len(backbone) == len(row["sequence"])
+    assert [row["cluster"] for row in rows] == [f"cluster-{row['chain_id']}" for row in rows]
+    assert [row["split"] for row in rows] == [None, None, *6 * ["test"]]
     assert rows[1]["observed"].count(False) == 4
     assert rows[0]["plddt_mean"] is None and rows[1]["plddt_mean"] == 80.0
     assert json.loads((out / "run.json").read_text())["inputs"]["tokenizer"] == small_tokenizer.codes_fingerprint

@@ -89,6 +89,14 @@ def test_stream_resumes_at_any_position(start):
     assert list(islice(make().stream(position, start), 50)) == whole[start : start + 50]
 
 
+def test_epoch_includes_the_batch_itself():
+    batches = make()
+    count = len(epoch(batches))
+    epochs = [micro.epoch for micro in islice(batches.stream(Position(), 0), count + 1)]
+    assert epochs[:count] == pytest.approx([(number + 1) / count for number in range(count)])
+    assert epochs[count - 1] == 1 < epochs[count]
+
+
 def test_large_sets_are_shuffled_in_windows(monkeypatch):
     monkeypatch.setattr(module, "PAGE", 50)
     monkeypatch.setattr(module, "PAGES_PER_WINDOW", 4)

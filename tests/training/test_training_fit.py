@@ -203,6 +203,17 @@ def test_result_has_the_averaged_weights(tmp_path):
         assert torch.equal(stream.get_tensor("parameter/head.weight"), plain["head.weight"])
 
 
+def test_average_includes_every_update_once(tmp_path):
+    """Recomputed from the weights after each update; the factor of update n is (1 + n) / (10 + n), up to the decay."""
+    train(tmp_path, {**SETTINGS, "steps": 8, "save_every": 1, "keep": 9, "ema_decay": 0.25})
+    expected = TinyTask().module.head.weight.detach().double()
+    for step in range(1, 9):
+        with safe_open(tmp_path / f"state/f00d/step-0000000{step}.safetensors", "pt") as stream:
+            factor = min(0.25, step / (9 + step))
+            expected = factor * expected + (1 - factor) * stream.get_tensor("parameter/head.weight").double()
+            assert torch.allclose(stream.get_tensor("average/head.weight").double(), expected, rtol=1e-5, atol=1e-7)
+
+
 def test_frozen_weights_are_unchanged_and_not_saved(tmp_path):
     train(tmp_path, SETTINGS, freeze=["embedding", "layers.0"])
     before, after = TinyTask().module.state_dict(), weights(tmp_path)
