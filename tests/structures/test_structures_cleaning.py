@@ -9,7 +9,7 @@ import pytest
 from biotite.structure import annotate_sse, gyration_radius
 from biotite.structure.io.pdbx import BinaryCIFFile, get_structure
 
-from dplm2.structures.cleaning import clean_entry
+from dplm2.structures.cleaning import clean_entry, refuse_without_coordinates
 from dplm2.structures.components import THREE_LETTERS
 from dplm2.structures.gaps import with_gaps
 from dplm2.structures.molecules import protein_chains
@@ -101,8 +101,6 @@ def test_jump_beyond_the_limit_adds_no_residues():
 
 def test_extreme_residue_numbers_remain_integers():
     from dplm2.structures.atoms import Atoms, Entry
-    from dplm2.structures.cleaning import clean_entry
-    from tests.structures.made import read, settings
 
     atoms = read(seqres("ACDEF") + chain("AC") + residue(3, "GLU") + residue(4, "PHE")).atoms
     largest = np.full(len(atoms), np.iinfo(np.int32).max, np.int32) - 5 + atoms.number
@@ -278,6 +276,13 @@ def test_filter_bounds_are_inclusive():
     with_gap = [line for place in (0, 3) for line in residue(place)]
     assert only(with_gap, filters={"min_observed_fraction": 0.5}).sequence == "AXXA"
     assert refusal(with_gap, filters={"min_observed_fraction": 0.51}).code == "too_many_missing"
+
+
+def test_filter_bounds_without_coordinates_are_inclusive():
+    found = only(["REMARK   2 RESOLUTION.    2.00 ANGSTROMS.", *chain("AAAAA")])
+    filters = settings(filters={"min_length": 5, "max_length": 5, "max_resolution": 2.0}).filters
+    assert refuse_without_coordinates(found, filters) is None
+    assert refuse_without_coordinates(replace(found, resolution=2.01), filters).code == "resolution"
 
 
 def test_chain_breaks_exclude_gaps():
