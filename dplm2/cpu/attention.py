@@ -75,19 +75,28 @@ def attention_within_segments(
         q_NHC, k_NHC, v_NHC = (t[0].transpose(0, 1) for t in (query, key, value))
         starts, longest = segments
         return varlen_attn(q_NHC, k_NHC, v_NHC, starts, starts, longest, longest, scale=scaling).unsqueeze(0), None
+    parts = parts_within_segments(*(t[0].transpose(0, 1) for t in (query, key, value)), segments, scaling)
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
+
+
+def parts_within_segments(
+    q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, segments: Sequence[int], scaling: float | None
+) -> list[Tensor]:
+    """Attention within segments of these lengths, as one part (n, H, C) for each run of segments of equal length."""
     groups = [(length, len(list(same))) for length, same in groupby(segments)]
     sizes = [length * count for length, count in groups]
     parts = []
-    for (length, count), *tensors in zip(groups, *(t[0].split(sizes, dim=1) for t in (query, key, value)), strict=True):
-        q_SHTC, k_SHTC, v_SHTC = (t.unflatten(1, (count, length)).transpose(0, 1) for t in tensors)
+    for (length, count), *tensors in zip(groups, *(t.split(sizes) for t in (q_NHC, k_NHC, v_NHC)), strict=True):
+        q_SHTC, k_SHTC, v_SHTC = (t.unflatten(0, (count, length)).transpose(1, 2) for t in tensors)
         if q_SHTC.dtype == torch.bfloat16 and q_SHTC.device.type == "cpu" and switch.is_lean():
             scale = q_SHTC.shape[-1] ** -0.5 if scaling is None else scaling
-            q_MTC, k_MTC, v_MTC = (t.flatten(0, 1) for t in (q_SHTC * scale, k_SHTC, v_SHTC))
+            # Contiguous also if it is a single segment, which would otherwise keep the tensors of all.
+            q_MTC, k_MTC, v_MTC = (t.flatten(0, 1).contiguous() for t in (q_SHTC * scale, k_SHTC, v_SHTC))
             out_SHTC = _HalfAttention.apply(q_MTC, k_MTC, v_MTC).unflatten(0, q_SHTC.shape[:2])
         else:
             out_SHTC = functional.scaled_dot_product_attention(q_SHTC, k_SHTC, v_SHTC, scale=scaling)
         parts.append(out_SHTC.transpose(1, 2).flatten(0, 1))
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
+    return parts
 
 
 def register() -> None:

@@ -1,8 +1,11 @@
 """A layer of the language model on CPUs, with explicit forward and backward passes.
 
-The results are those of transformers' layer, except for the random numbers of dropout. Cheap values (normalised inputs,
-GELU, inputs after dropout) are recomputed in the backward pass instead of saved, frozen weights get no gradient, and
-the low-rank updates of query, key and value share one dropout mask.
+The results are those of transformers' layer, except for the random numbers of dropout. Frozen weights get no gradient,
+and the low-rank updates of query, key and value share one dropout mask.
+
+Saved per token for the backward pass are ``6 D + I`` numbers: the inputs of both normalisations, the rotated query and
+key, the value, the attention's result, and the input of GELU. Cheap values (normalised inputs, GELU, dropout masks,
+weights in half precision) are computed again.
 
 Shapes: N tokens of all segments, D model width, I inputs and O outputs of a matrix, R rank, H heads, C channels of a
 head.
@@ -66,23 +69,23 @@ class Layer(EsmLayer):
 
     def _forward_packed(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
         output = self.attention.output
-        attended_ND = self._attend(x_ND, angles, segments)
-        x_ND = add_projected(x_ND, attended_ND, output.dense, output.dropout, gelu=False)
-        (inner_NI,) = project(x_ND, self.LayerNorm, [self.intermediate.dense])
-        return add_projected(x_ND, inner_NI, self.output.dense, self.output.dropout, gelu=True)
+        attended = self._attend(x_ND, angles, segments)
+        x_ND = add_projected(x_ND, attended, output.dense, output.dropout, gelu=False)
+        inner = project(x_ND, self.LayerNorm, [self.intermediate.dense])
+        return add_projected(x_ND, inner, self.output.dense, self.output.dropout, gelu=True)
 
-    def _attend(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
+    def _attend(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> list[Tensor]:
+        """Result of the attention, in the order of tokens, as parts (n, D)."""
         own = self.attention.self
         cos_N1C, sin_N1C = (table[0].unsqueeze(1) for table in angles)
         split = (len(x_ND), own.num_attention_heads, own.attention_head_size)
         q_ND, k_ND, v_ND = project(x_ND, self.attention.LayerNorm, [own.query, own.key, own.value])
         # ESM-2 scales the queries before their rotation.
         scale = own.attention_head_size**-0.5
-        q_NHC = _Rotation.apply(q_ND.view(split), cos_N1C * scale, sin_N1C * scale)
-        k_NHC = _Rotation.apply(k_ND.view(split), cos_N1C, sin_N1C)
-        inputs = (t.transpose(0, 1).unsqueeze(0) for t in (q_NHC, k_NHC, v_ND.view(split)))
-        attended_1NHC, _ = attention.attention_within_segments(own, *inputs, None, segments, scaling=1.0)
-        return attended_1NHC.reshape(x_ND.shape)
+        q_NHC = _Rotation.apply(q_ND.view(split), cos_N1C, sin_N1C, scale)
+        k_NHC = _Rotation.apply(k_ND.view(split), cos_N1C, sin_N1C, 1.0)
+        parts = attention.parts_within_segments(q_NHC, k_NHC, v_ND.view(split), segments, scaling=1.0)
+        return [part.flatten(1) for part in parts]
 
 
 class _Matrix(NamedTuple):
@@ -95,8 +98,9 @@ class _Matrix(NamedTuple):
 
 
 class _Options(NamedTuple):
-    """Scalar options of a layer."""
+    """Options of a layer other than tensors."""
 
+    dtype: torch.dtype
     epsilon: float = 0.0
     scaling: float = 1.0
     low_rank_dropout: float = 0.0
@@ -107,31 +111,45 @@ class _Options(NamedTuple):
 def project(x_ND: Tensor, norm: nn.LayerNorm, matrices: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     """``matrix(norm(x))`` (N, O) for each matrix; either all or none have peft's low-rank update."""
     scaling, dropout = _low_rank_options(matrices[0])
-    options = _Options(norm.eps, scaling, dropout)
-    tensors = [tensor for matrix in matrices for tensor in _tensors(matrix, x_ND)]
+    options = _Options(_dtype(x_ND), norm.eps, scaling, dropout)
+    tensors = [tensor for matrix in matrices for tensor in _tensors(matrix, options.dtype)]
     return _Project.apply(options, x_ND, norm.weight, norm.bias, *tensors)
 
 
-def add_projected(x_ND: Tensor, input_NI: Tensor, matrix: nn.Module, dropout: nn.Dropout, *, gelu: bool) -> Tensor:
-    """``x + dropout(matrix(input))`` (N, D), or with ``gelu``, ``x + dropout(matrix(gelu(input)))``."""
+def add_projected(
+    x_ND: Tensor, parts: Sequence[Tensor], matrix: nn.Module, dropout: nn.Dropout, *, gelu: bool
+) -> Tensor:
+    """``x + dropout(matrix(input))`` (N, D), or with ``gelu``, ``x + dropout(matrix(gelu(input)))``.
+
+    The rows of the input (N, I) are given in parts, which are concatenated here: whoever computed them saves them, too.
+    """
     scaling, low_rank_dropout = _low_rank_options(matrix)
-    options = _Options(0.0, scaling, low_rank_dropout, dropout.p if dropout.training else 0.0, gelu)
-    return _AddProjected.apply(options, x_ND, input_NI, *_tensors(matrix, x_ND))
+    dtype = _dtype(x_ND)
+    options = _Options(dtype, 0.0, scaling, low_rank_dropout, dropout.p if dropout.training else 0.0, gelu)
+    return _AddProjected.apply(options, x_ND, *_tensors(matrix, dtype), *parts)
 
 
-def _tensors(matrix: nn.Module, x: Tensor) -> _Matrix:
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+def _dtype(x: Tensor) -> torch.dtype:
+    """Type of products with ``x``."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def _tensors(matrix: nn.Module, dtype: torch.dtype) -> _Matrix:
+    """A module's parameters; for inference in this type and prepacked."""
     if torch.is_inference_mode_enabled():
-        return cached_from_weights(matrix, dtype, lambda: _prepacked(_in_type(matrix, dtype)))
-    return _in_type(matrix, dtype)
+        return cached_from_weights(matrix, dtype, lambda: _prepacked(_in_type(_parameters(matrix), dtype)))
+    return _parameters(matrix)
 
 
-def _in_type(matrix: nn.Module, dtype: torch.dtype) -> _Matrix:
+def _parameters(matrix: nn.Module) -> _Matrix:
     if not isinstance(matrix, LoraLayer):
-        return _Matrix(matrix.weight.to(dtype), matrix.bias.to(dtype), None, None)
+        return _Matrix(matrix.weight, matrix.bias, None, None)
     base, (name,) = matrix.get_base_layer(), matrix.active_adapters
-    low_rank = (matrix.lora_A[name].weight, matrix.lora_B[name].weight)
-    return _Matrix(*(tensor.to(dtype) for tensor in (base.weight, base.bias, *low_rank)))
+    return _Matrix(base.weight, base.bias, matrix.lora_A[name].weight, matrix.lora_B[name].weight)
+
+
+def _in_type(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> _Matrix:
+    return _Matrix(*(None if tensor is None else tensor.to(dtype) for tensor in tensors))
 
 
 @torch.autocast("cpu", enabled=False)
@@ -147,18 +165,40 @@ def _low_rank_options(matrix: nn.Module) -> tuple[float, float]:
     return matrix.scaling[name], dropout.p if dropout.training and isinstance(dropout, nn.Dropout) else 0.0
 
 
-def draw_kept(shape: torch.Size, probability: float) -> tuple[Tensor | None, float]:
-    """Draw a dropout mask (uint8, 1: kept; None: all kept), and the factor by which kept values are multiplied.
+class DropoutMask(NamedTuple):
+    """A dropout mask, as the seed from which it is drawn whenever it is needed: this costs less than its memory.
 
-    Only a seed is drawn from torch's generator; the generator of the mask is several times faster. The probability is
-    rounded to a multiple of 2**-16. The mask is uint8, which converts to floats five times faster than bool.
+    Attributes
+    ----------
+    seed
+        Of the mask's generator, which is several times faster than torch's.
+    dropped
+        Number of values that are dropped, of 2**16 on average.
     """
-    dropped = round(probability * _LANE_VALUES)
-    if not dropped:
-        return None, 1.0
-    seed = int(torch.randint(2**63 - 1, ()))
-    lanes = np.random.SFC64(seed).random_raw(-(-shape.numel() // _LANES)).view(np.uint16)[: shape.numel()]
-    return torch.from_numpy((lanes >= dropped).view(np.uint8)).view(shape), _LANE_VALUES / (_LANE_VALUES - dropped)
+
+    seed: int
+    dropped: int
+
+    @classmethod
+    def drawn(cls, probability: float) -> "DropoutMask | None":
+        """A mask for this probability of dropping, rounded to a multiple of 2**-16; None: all are kept."""
+        dropped = round(probability * _LANE_VALUES)
+        return cls(int(torch.randint(2**63 - 1, ())), dropped) if dropped else None
+
+    def kept(self, shape: torch.Size) -> Tensor:
+        """1 where kept, otherwise 0; uint8, which converts to floats five times faster than bool."""
+        lanes = np.random.SFC64(self.seed).random_raw(-(-shape.numel() // _LANES)).view(np.uint16)[: shape.numel()]
+        return torch.from_numpy((lanes >= self.dropped).view(np.uint8)).view(shape)
+
+    @property
+    def rescaling(self) -> float:
+        """Factor of the kept values."""
+        return _LANE_VALUES / (_LANE_VALUES - self.dropped)
+
+
+def _kept(mask: DropoutMask | None, shape: torch.Size) -> tuple[Tensor | None, float]:
+    """Kept values and their factor."""
+    return (None, 1.0) if mask is None else (mask.kept(shape), mask.rescaling)
 
 
 def _zero_dropped(x: Tensor, kept: Tensor | None, out: Tensor | None = None) -> Tensor:
@@ -172,20 +212,21 @@ def _add_kept(x: Tensor, y: Tensor, kept: Tensor | None, rescaling: float) -> Te
 
 
 class _Rotation(torch.autograd.Function):
-    """Rotary positions of (N, H, C); saves only the angles."""
+    """Rotary positions of (N, H, C), times a scale; saves only the angles, which all layers share."""
 
     @staticmethod
-    def forward(context, x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor) -> Tensor:
+    def forward(context, x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor, scale: float) -> Tensor:
         context.save_for_backward(cos_N1C, sin_N1C)
-        return _rotate(x_NHC, cos_N1C, sin_N1C, 1)
+        context.scale = scale
+        return _rotate(x_NHC, cos_N1C, sin_N1C, scale, 1)
 
     @staticmethod
-    def backward(context, gradient_NHC: Tensor) -> tuple[Tensor, None, None]:
-        return _rotate(gradient_NHC, *context.saved_tensors, -1), None, None
+    def backward(context, gradient_NHC: Tensor) -> tuple[Tensor, None, None, None]:
+        return _rotate(gradient_NHC, *context.saved_tensors, context.scale, -1), None, None, None
 
 
-def _rotate(x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor, direction: int) -> Tensor:
-    cos_N1C, sin_N1C = cos_N1C.to(x_NHC.dtype), sin_N1C.to(x_NHC.dtype)
+def _rotate(x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor, scale: float, direction: int) -> Tensor:
+    cos_N1C, sin_N1C = ((table * scale).to(x_NHC.dtype) for table in (cos_N1C, sin_N1C))
     out_NHC = x_NHC * cos_N1C
     (first, second), (sin_first, sin_second) = x_NHC.chunk(2, -1), sin_N1C.chunk(2, -1)
     out_first, out_second = out_NHC.chunk(2, -1)
@@ -195,32 +236,34 @@ def _rotate(x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor, direction: int) -> 
 
 
 class _Project(torch.autograd.Function):
-    """`project`; saves its input, which is needed elsewhere, and the dropout mask."""
+    """`project`; saves its input, and the result of the low-rank matrices."""
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
     def forward(context, options: _Options, x_ND, norm_D, shift_D, *tensors) -> tuple[Tensor, ...]:
-        matrices = _matrices(tensors)
-        normed_ND = functional.layer_norm(x_ND, norm_D.shape, norm_D, shift_D, options.epsilon).to(tensors[0].dtype)
+        matrices = _matrices(tensors, options.dtype)
+        normed_ND = functional.layer_norm(x_ND, norm_D.shape, norm_D, shift_D, options.epsilon).to(options.dtype)
         outputs = [linear(normed_ND, m.weight_OI, m.bias_O) for m in matrices]
-        kept = narrow = None
+        context.mask = narrow = None
         context.factor = options.scaling
         if matrices[0].a_RI is not None:
-            kept, rescaling = draw_kept(normed_ND.shape, options.low_rank_dropout)
+            context.mask = DropoutMask.drawn(options.low_rank_dropout)
+            kept, rescaling = _kept(context.mask, normed_ND.shape)
             context.factor *= rescaling
             dropped_ND = _zero_dropped(normed_ND, kept, normed_ND)
             narrow = linear(dropped_ND, torch.cat([m.a_RI for m in matrices]))
             for m, output, part in zip(matrices, outputs, narrow.chunk(len(matrices), 1), strict=True):
                 output.addmm_(part, m.b_OR.T, alpha=context.factor)
         context.options = options
-        context.save_for_backward(x_ND, norm_D, shift_D, kept, narrow, *tensors)
+        context.save_for_backward(x_ND, norm_D, shift_D, narrow, *tensors)
         return tuple(outputs)
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
     def backward(context, *gradients) -> tuple[Tensor | None, ...]:
-        x_ND, norm_D, shift_D, kept, narrow, *tensors = context.saved_tensors
-        matrices, dtype = _matrices(tensors), tensors[0].dtype
+        x_ND, norm_D, shift_D, narrow, *tensors = context.saved_tensors
+        dtype = context.options.dtype
+        matrices = _matrices(tensors, dtype)
         with torch.enable_grad():
             inputs = [tensor.detach().requires_grad_() for tensor in (x_ND, norm_D, shift_D)]
             tracked_ND = functional.layer_norm(inputs[0], norm_D.shape, *inputs[1:], context.options.epsilon)
@@ -236,6 +279,7 @@ class _Project(torch.autograd.Function):
         if narrow is not None:
             grad_narrow = [linear(g, m.b_OR.T) for m, g in zip(matrices, gradients, strict=True)]
             grad_narrow = torch.cat(grad_narrow, 1) * context.factor
+            kept, _ = _kept(context.mask, normed_ND.shape)
             dropped_ND = _zero_dropped(normed_ND, kept)
             grad_a = (grad_narrow.T @ dropped_ND).chunk(len(matrices))
             parts = narrow.chunk(len(matrices), 1)
@@ -255,58 +299,68 @@ class _Project(torch.autograd.Function):
 
 
 class _AddProjected(torch.autograd.Function):
-    """`add_projected`; saves its input and the dropout masks."""
+    """`add_projected`; saves its input, and the result of the low-rank matrix."""
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
-    def forward(context, options: _Options, x_ND, input_NI, *tensors) -> Tensor:
-        m = _Matrix(*tensors)
+    def forward(context, options: _Options, x_ND, weight_OI, bias_O, a_RI, b_OR, *parts) -> Tensor:
+        (m,) = _matrices((weight_OI, bias_O, a_RI, b_OR), options.dtype)
+        input_NI = _joined(parts)
         active_NI = functional.gelu(input_NI) if options.gelu else input_NI
         output_ND = linear(active_NI, m.weight_OI, m.bias_O)
-        low_kept = narrow = None
+        context.low_rank_mask = narrow = None
         context.factor = options.scaling
-        if m.a_RI is not None:
-            low_kept, rescaling = draw_kept(input_NI.shape, options.low_rank_dropout)
+        if a_RI is not None:
+            context.low_rank_mask = DropoutMask.drawn(options.low_rank_dropout)
+            kept, rescaling = _kept(context.low_rank_mask, active_NI.shape)
             context.factor *= rescaling
-            narrow = linear(_zero_dropped(active_NI, low_kept, active_NI if options.gelu else None), m.a_RI)
+            dropped_NI = _zero_dropped(active_NI, kept, active_NI if options.gelu else None)
+            narrow = linear(dropped_NI, m.a_RI)
             output_ND.addmm_(narrow, m.b_OR.T, alpha=context.factor)
-        kept, context.rescaling = draw_kept(output_ND.shape, options.dropout)
+        context.mask = DropoutMask.drawn(options.dropout)
         context.options = options
-        context.save_for_backward(input_NI, low_kept, narrow, kept, *tensors)
-        return _add_kept(x_ND, output_ND, kept, context.rescaling)
+        context.save_for_backward(narrow, weight_OI, bias_O, a_RI, b_OR, *parts)
+        return _add_kept(x_ND, output_ND, *_kept(context.mask, output_ND.shape))
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
     def backward(context, gradient_ND: Tensor) -> tuple[Tensor | None, ...]:
-        input_NI, low_kept, narrow, kept, *tensors = context.saved_tensors
-        m = _Matrix(*tensors)
-        grad_output_ND = _zero_dropped(gradient_ND, kept).to(m.weight_OI.dtype)
+        narrow, *tensors = context.saved_tensors
+        tensors, parts = tensors[:4], tensors[4:]
+        (m,) = _matrices(tensors, context.options.dtype)
+        kept, rescaling = _kept(context.mask, gradient_ND.shape)
+        grad_output_ND = _zero_dropped(gradient_ND, kept).to(context.options.dtype)
         if kept is not None:
-            grad_output_ND = grad_output_ND.mul_(context.rescaling)
-        tracked_NI = active_NI = input_NI
+            grad_output_ND = grad_output_ND.mul_(rescaling)
+        tracked_NI = active_NI = input_NI = _joined(parts)
         if context.options.gelu:
             with torch.enable_grad():
                 input_NI = input_NI.detach().requires_grad_()
                 tracked_NI = functional.gelu(input_NI)
             active_NI = tracked_NI.detach()
-        trained = any(context.needs_input_grad[3:5])
+        trained = any(context.needs_input_grad[2:4])
         weight_grads = _matrix_gradients(grad_output_ND, active_NI) if trained else [None, None]
         grad_input_NI = linear(grad_output_ND, m.weight_OI.T)
         if narrow is None:
             weight_grads += [None, None]
         else:
             grad_narrow = linear(grad_output_ND, m.b_OR.T) * context.factor
-            grad_input_NI = _add_kept(grad_input_NI, grad_narrow @ m.a_RI, low_kept, 1.0)
+            kept, _ = _kept(context.low_rank_mask, grad_input_NI.shape)
+            grad_input_NI = _add_kept(grad_input_NI, grad_narrow @ m.a_RI, kept, 1.0)
             # GELU's result may be overwritten: its backward pass needs only its input.
-            dropped_NI = _zero_dropped(active_NI, low_kept, active_NI if context.options.gelu else None)
+            dropped_NI = _zero_dropped(active_NI, kept, active_NI if context.options.gelu else None)
             weight_grads += [grad_narrow.T @ dropped_NI, (grad_output_ND.T @ narrow) * context.factor]
         if context.options.gelu:
             (grad_input_NI,) = torch.autograd.grad(tracked_NI, input_NI, grad_input_NI)
-        return None, gradient_ND, grad_input_NI, *weight_grads
+        return None, gradient_ND, *weight_grads, *grad_input_NI.split([len(part) for part in parts])
 
 
-def _matrices(tensors: Sequence[Tensor | None]) -> list[_Matrix]:
-    return [_Matrix(*tensors[first : first + 4]) for first in range(0, len(tensors), 4)]
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _matrices(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[_Matrix]:
+    return [_in_type(tensors[first : first + 4], dtype) for first in range(0, len(tensors), 4)]
 
 
 def _matrix_gradients(gradient_NO: Tensor, input_NI: Tensor) -> list[Tensor]:

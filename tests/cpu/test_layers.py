@@ -5,13 +5,18 @@ import peft
 import pytest
 import torch
 from torch import nn
+from transformers import EsmForMaskedLM
 
 from dplm2.cpu import attention, layers, products, routine
 from dplm2.language import diffusion, layout, lora
 from dplm2.language.diffusion import TASKS, DiffusionObjective
+from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
+from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings, LoraSettings
 from dplm2.training.devices import COMPILES_ON_CPU
+
+WIDTH, HEADS, INNER, RANK = 32, 4, 64, 3
 
 
 def disturb(network):
@@ -112,8 +117,8 @@ def test_derivatives_equal_finite_differences(low_rank, dropout):
             part._parameters.pop(leaf, None)
             setattr(part, leaf, value)
         one, two = layers.project(x, modules["norm"], [modules["first"], modules["second"]])
-        with_gelu = layers.add_projected(x, one, modules["last"], dropping, gelu=True)
-        return layers.add_projected(with_gelu, two, modules["last"], dropping, gelu=False)
+        with_gelu = layers.add_projected(x, one.split([1, 3]), modules["last"], dropping, gelu=True)
+        return layers.add_projected(with_gelu, [two], modules["last"], dropping, gelu=False)
 
     values = [parameter.detach().clone().requires_grad_() for parameter in modules.parameters()]
     x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
@@ -151,21 +156,57 @@ def test_attention_uses_the_given_scaling(dtype):
 @pytest.mark.parametrize("probability", [0.1, 0.5])
 def test_dropout_has_the_given_probability_and_keeps_the_mean(probability):
     torch.manual_seed(0)
-    kept, rescaling = layers.draw_kept(torch.Size([400, 999]), probability)
+    mask = layers.DropoutMask.drawn(probability)
+    kept = mask.kept(torch.Size([400, 999]))
     assert 1 - kept.float().mean().item() == pytest.approx(probability, abs=0.003)
-    assert rescaling == pytest.approx(1 / (1 - probability), rel=1e-4)
+    assert mask.rescaling == pytest.approx(1 / (1 - probability), rel=1e-4)
     # Neighbours must be independent: four of them come from one 64-bit number.
     pairs = (kept[:, :-1] & kept[:, 1:]).float().mean().item()
     assert pairs == pytest.approx((1 - probability) ** 2, abs=0.005)
     torch.manual_seed(0)
-    assert torch.equal(layers.draw_kept(kept.shape, probability)[0], kept)
-    assert not torch.equal(layers.draw_kept(kept.shape, probability)[0], kept)
+    assert torch.equal(layers.DropoutMask.drawn(probability).kept(kept.shape), kept)
+    assert not torch.equal(layers.DropoutMask.drawn(probability).kept(kept.shape), kept)
 
 
 def test_no_gradients_are_computed_for_frozen_weights(small_network):
     lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3))
     _, found = loss_and_gradients(small_network.train(), packing=True)
     assert found and not any(".base_layer." in name or "LayerNorm" in name for name in found)
+
+
+def saved_bytes(depth, adapted, half):
+    """Bytes saved for the backward pass of a network with this many layers, except weights."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(20)
+    model = EsmForMaskedLM(esm_config(vocabulary.size, WIDTH, depth, HEADS, INNER))
+    network = MultimodalEsm(model, vocabulary).train()
+    if adapted:
+        lora.add(model, LoraSettings.make(enabled=True, rank=RANK))
+    saved, weights = {}, {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = batch_of(network)
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        loss, _ = DiffusionObjective(network, DiffusionSettings.make())(batch)
+    tokens = int((batch["input_ids"] != vocabulary.pad).sum())
+    assert loss.requires_grad  # the graph, and what it saved, exists until here
+    return sum(saved.values()), tokens
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
+def test_a_layer_saves_only_what_is_costly_to_compute_again(adapted, half):
+    """With dropout; torch's attention in float32 also saves a number per token and head."""
+    (one, tokens), (three, _) = (saved_bytes(depth, adapted, half) for depth in (1, 3))
+    size = 2 if half else 4
+    expected = 2 * WIDTH * 4 + (4 * WIDTH + INNER + 6 * RANK * adapted) * size + (0 if half else HEADS * 4)
+    assert (three - one) / 2 / tokens == expected
 
 
 @pytest.mark.skipif(torch.__version__ < COMPILES_ON_CPU, reason="older torch cannot trace transformers' network")
