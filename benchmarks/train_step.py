@@ -37,6 +37,7 @@ from dplm2.language.stages import freeze_unread
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 from dplm2.settings.model import DiffusionSettings, LoraSettings
 from dplm2.training.devices import compiled
+from dplm2.training.optimizer import allocate_moments
 
 SIZES = {
     "tiny": (64, 2, 4, 256),
@@ -134,6 +135,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     batch = {k: v.to(device) for k, v in make_batch(vocabulary, options.chains, options.residues).items()}
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    allocate_moments(optimizer)
     step = compiled(objective, torch.device(device)) if options.compile else objective
     seconds, forward, rates, losses = [], [], [], []
     for _ in range(options.repetitions + WARM_UP):

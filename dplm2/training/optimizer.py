@@ -67,6 +67,26 @@ def make_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim
     )
 
 
+@torch.no_grad()
+def allocate_moments(optimizer: torch.optim.AdamW) -> None:
+    """Allocate the moments that the first update would, unless they were restored.
+
+    Those allocated by the first update lie where activations were, and the activations of the next step do not fit
+    between them: on a CPU, training then needs memory for both.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter not in optimizer.state:
+                optimizer.state[parameter].update(_moments(parameter, group))
+
+
+def _moments(parameter: nn.Parameter, group: dict) -> dict[str, Tensor]:
+    if group.get("orthogonal"):
+        return {"momentum": torch.zeros_like(parameter)}
+    step = torch.zeros((), device=parameter.device if group["fused"] else "cpu")
+    return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+
+
 def _exempt_from_decay(module: nn.Module) -> set[str]:
     return {name for name, parameter in module.named_parameters() if parameter.ndim < 2} | _of(module, nn.Embedding)
 

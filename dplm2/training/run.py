@@ -33,7 +33,13 @@ from dplm2.training.log import (
     mute_closed_outputs,
     say,
 )
-from dplm2.training.optimizer import MovingAverage, learning_rate, make_optimizer, trained_parameters
+from dplm2.training.optimizer import (
+    MovingAverage,
+    allocate_moments,
+    learning_rate,
+    make_optimizer,
+    trained_parameters,
+)
 from dplm2.training.signals import StopRequests
 from dplm2.training.state import StateFolder
 from dplm2.training.trainable import Trainable, optional
@@ -126,6 +132,7 @@ class Run:
         self.pending: list[Pending] = []
         self.shown: dict[str, float] = {}
         self._restore()
+        allocate_moments(self.optimizer)
         self.resumed_from = self.saved_step = self.step
         self.log = self.others = None
         if machine.main:
@@ -178,7 +185,7 @@ class Run:
             )
             start = f"resumes after step {self.step} of" if self.step else "starts:"
             say(f"{self.label}: {start} {settings.steps} steps; state in {self.folder.folder}")
-            for line in summary.lines(task, settings, self.batches, batch, machine, trial, self.optimizer):
+            for line in summary.lines(task, settings, self.batches, batch, machine, trial):
                 say(f"  {line}")
 
     def _steps(self) -> None:

@@ -101,7 +101,6 @@ def lines(
     batch: dict[str, Tensor],
     machine: Machine,
     trial: Trial,
-    optimizer: torch.optim.Optimizer,
 ) -> Iterator[str]:
     """Yield the lines of the summary."""
     with machine.autocast():
@@ -111,9 +110,8 @@ def lines(
     yield f"parameters: {total:,} in total, {trained:,} trained"
     yield from _about_batches(settings, batches, machine)
     per_step = trial.seconds * machine.share(settings.accumulate)
-    rest = state_to_come(optimizer) / (machine.processes if machine.sharded else 1)
     yield (
-        f"estimate from the largest batch ({trial.tokens:,} tokens): {(trial.memory + rest) / GIGABYTE:.2f} GB of "
+        f"estimate from the largest batch ({trial.tokens:,} tokens): {trial.memory / GIGABYTE:.2f} GB of "
         f"{'GPU memory' if machine.device.type == 'cuda' else 'memory'}, at most {per_step:.2g} s per step, "
         f"{duration(per_step * settings.steps)} in total"
     )
@@ -127,16 +125,6 @@ def lines(
     if trial.without_gradient:
         names = ", ".join(trial.without_gradient[:5]) + (", ..." if len(trial.without_gradient) > 5 else "")
         yield f"note: {len(trial.without_gradient)} trained parameters have no gradient from that batch: {names}"
-
-
-def state_to_come(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the moments allocated by the first update; without those of a resumed run."""
-    return sum(
-        parameter.numel() * parameter.element_size() * (1 if group["orthogonal"] else 2)
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter not in optimizer.state
-    )
 
 
 def _about_batches(settings: TrainingSettings, batches: Batches, machine: Machine) -> Iterator[str]:

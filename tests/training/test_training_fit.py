@@ -18,9 +18,10 @@ from tiny_task import Network, SpoiltTask, TinyTask, same, train, weights
 
 from dplm2.core.errors import ConfigError, DPLM2Error, Preempted
 from dplm2.settings.training import TrainingSettings
-from dplm2.training import devices, log, randomness, state, summary
+from dplm2.training import devices, log, randomness, state
 from dplm2.training.batches import Batches, Position
 from dplm2.training.optimizer import learning_rate
+from dplm2.training.run import Run
 
 # An epoch has about 9 batches: 20 steps with two batches each cross four epoch boundaries.
 SETTINGS = {"steps": 20, "warmup_steps": 3, "accumulate": 2, "log_every": 4, "validate_every": 6, "save_every": 5}
@@ -388,19 +389,21 @@ def test_summary_before_the_first_step(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("optimizer, each", [("adamw", {"": 8}), ("muon", {"": 8, "matrix": 4})])
-def test_memory_estimate_includes_optimizer_state(tmp_path, capsys, monkeypatch, optimizer, each):
-    """Two moments of four bytes per weight, one for Muon's matrices; the moving average exists before the trial."""
-    monkeypatch.setattr(summary, "GIGABYTE", 1.0)
-    monkeypatch.setattr(summary, "peak_memory_bytes", lambda: 1_000_000)
-    settings = {**SETTINGS, "ema_decay": 0.9, "optimizer": optimizer, "decay_all": optimizer != "muon"}
+def test_moments_exist_before_the_trial(tmp_path, monkeypatch, optimizer, each):
+    """Two moments of four bytes per weight, one for Muon's matrices: the estimate of memory includes them."""
+    found = []
+
+    def trial(run):
+        found.extend(state for state in run.optimizer.state.values())
+        raise Preempted("enough")
+
+    monkeypatch.setattr(Run, "_prepare", trial)
     with pytest.raises(Preempted):
-        train(tmp_path, settings, trouble={"kill_at": 3, "signal": "SIGTERM"})
+        train(tmp_path, {**SETTINGS, "optimizer": optimizer, "decay_all": optimizer != "muon"})
     # Matrices of linear layers: two of 16 x 16; 1,268 weights in total.
     matrices = 2 * 256
-    expected = 1_000_000 + (1_268 - matrices) * each[""] + matrices * each.get("matrix", each[""])
-    assert f"tokens): {expected}.00 GB of memory" in capsys.readouterr().err
-    train(tmp_path, settings)
-    assert "tokens): 1000000.00 GB of memory" in capsys.readouterr().err
+    expected = (1_268 - matrices) * each[""] + matrices * each.get("matrix", each[""])
+    assert sum(t.nbytes for state in found for name, t in state.items() if name != "step") == expected
 
 
 @pytest.mark.parametrize(

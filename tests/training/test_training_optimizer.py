@@ -10,6 +10,7 @@ from dplm2.settings.training import TrainingSettings
 from dplm2.training.optimizer import (
     MovingAverage,
     Muon,
+    allocate_moments,
     learning_rate,
     make_optimizer,
     orthogonalised,
@@ -159,3 +160,25 @@ def test_moving_average_equals_the_explicit_sum():
     with average.in_place():
         assert torch.allclose(weight.detach().double(), expected, rtol=1e-6)
     assert torch.equal(weight.detach(), trained)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_allocated_moments_are_those_of_the_first_update(kind):
+    """Same names, types and values afterwards, and the same weights."""
+    results = []
+    for allocated in (False, True):
+        torch.manual_seed(0)
+        network = Network()
+        optimizer = make_optimizer(network, TrainingSettings.make(optimizer=kind))
+        if allocated:
+            allocate_moments(optimizer)
+        before = {id(moment) for state in optimizer.state.values() for moment in state.values()}
+        for parameter in network.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        states = [optimizer.state[parameter] for parameter in network.parameters()]
+        assert not allocated or before == {id(moment) for state in states for moment in state.values()}
+        results.append([{"weight": p.detach(), **state} for p, state in zip(network.parameters(), states, strict=True)])
+    for plain, early in zip(*results, strict=True):
+        assert plain.keys() == early.keys()
+        assert all(torch.equal(plain[name], early[name]) and plain[name].dtype == early[name].dtype for name in plain)
