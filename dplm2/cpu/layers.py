@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import EsmConfig, EsmForMaskedLM
 from transformers.models.esm.modeling_esm import EsmLayer
 
-from dplm2.cpu import attention
+from dplm2.cpu import attention, torch_private
 from dplm2.cpu.caching import cached_from_weights
 from dplm2.cpu.products import linear, prepacked, weight_gradient
 
@@ -206,9 +206,9 @@ def _zero_dropped(x: Tensor, kept: Tensor | None, out: Tensor | None = None) -> 
     return x if kept is None else torch.mul(x, kept, out=out)
 
 
-def _add_kept(x: Tensor, y: Tensor, kept: Tensor | None, rescaling: float) -> Tensor:
-    """``x + rescaling * y`` where kept, otherwise ``x``."""
-    return x + y if kept is None else torch.addcmul(x, y, kept, value=rescaling)
+def _add_kept(x: Tensor, y: Tensor, kept: Tensor | None, rescaling: float, out: Tensor | None = None) -> Tensor:
+    """``x + rescaling * y`` where kept, otherwise ``x``; ``out`` may be ``x``."""
+    return torch.add(x, y, out=out) if kept is None else torch.addcmul(x, y, kept, value=rescaling, out=out)
 
 
 class _Rotation(torch.autograd.Function):
@@ -280,13 +280,14 @@ class _Project(torch.autograd.Function):
             grad_narrow = [linear(g, m.b_OR.T) for m, g in zip(matrices, gradients, strict=True)]
             grad_narrow = torch.cat(grad_narrow, 1) * context.factor
             kept, _ = _kept(context.mask, normed_ND.shape)
-            dropped_ND = _zero_dropped(normed_ND, kept)
+            # The normalised input may be overwritten: its backward pass needs only its input.
+            dropped_ND = _zero_dropped(normed_ND, kept, normed_ND)
             grad_a = (grad_narrow.T @ dropped_ND).chunk(len(matrices))
             parts = narrow.chunk(len(matrices), 1)
             for number, (gradient, part) in enumerate(zip(gradients, parts, strict=True)):
                 weight_grads[4 * number + 2 : 4 * number + 4] = grad_a[number], (gradient.T @ part) * context.factor
             grad_ND = grad_narrow @ torch.cat([m.a_RI for m in matrices])
-            grad_normed_ND = _add_kept(grad_normed_ND, grad_ND, kept, 1.0)
+            grad_normed_ND = _add_kept(grad_normed_ND, grad_ND, kept, 1.0, grad_normed_ND)
         required = [i for i in range(3) if context.needs_input_grad[1 + i]]
         input_grads: list[Tensor | None] = [None, None, None]
         if required:
@@ -332,12 +333,8 @@ class _AddProjected(torch.autograd.Function):
         grad_output_ND = _zero_dropped(gradient_ND, kept).to(context.options.dtype)
         if kept is not None:
             grad_output_ND = grad_output_ND.mul_(rescaling)
-        tracked_NI = active_NI = input_NI = _joined(parts)
-        if context.options.gelu:
-            with torch.enable_grad():
-                input_NI = input_NI.detach().requires_grad_()
-                tracked_NI = functional.gelu(input_NI)
-            active_NI = tracked_NI.detach()
+        input_NI = _joined(parts)
+        active_NI = functional.gelu(input_NI) if context.options.gelu else input_NI
         trained = any(context.needs_input_grad[2:4])
         weight_grads = _matrix_gradients(grad_output_ND, active_NI) if trained else [None, None]
         grad_input_NI = linear(grad_output_ND, m.weight_OI.T)
@@ -346,12 +343,11 @@ class _AddProjected(torch.autograd.Function):
         else:
             grad_narrow = linear(grad_output_ND, m.b_OR.T) * context.factor
             kept, _ = _kept(context.low_rank_mask, grad_input_NI.shape)
-            grad_input_NI = _add_kept(grad_input_NI, grad_narrow @ m.a_RI, kept, 1.0)
-            # GELU's result may be overwritten: its backward pass needs only its input.
+            grad_input_NI = _add_kept(grad_input_NI, grad_narrow @ m.a_RI, kept, 1.0, grad_input_NI)
             dropped_NI = _zero_dropped(active_NI, kept, active_NI if context.options.gelu else None)
             weight_grads += [grad_narrow.T @ dropped_NI, (grad_output_ND.T @ narrow) * context.factor]
         if context.options.gelu:
-            (grad_input_NI,) = torch.autograd.grad(tracked_NI, input_NI, grad_input_NI)
+            torch_private.gelu_backward_into(grad_input_NI, input_NI)
         return None, gradient_ND, *weight_grads, *grad_input_NI.split([len(part) for part in parts])
 
 

@@ -70,6 +70,16 @@ def plain_softmax_backward(gradient: Tensor, probabilities: Tensor) -> Tensor:
     return (wide * (gradient - (gradient * wide).sum(-1, keepdim=True))).to(probabilities.dtype)
 
 
+def gelu_backward_into(gradient: Tensor, values: Tensor) -> None:
+    """Overwrite the gradient of ``gelu(values)`` with that of ``values``."""
+    if is_tested():
+        torch.ops.aten.gelu_backward.grad_input(gradient, values, grad_input=gradient)
+    else:
+        with torch.enable_grad():
+            tracked = values.detach().requires_grad_()
+            gradient.copy_(torch.autograd.grad(functional.gelu(tracked), tracked, gradient)[0])
+
+
 def glu_into(out: Tensor, values: Tensor) -> None:
     """Write ``a * sigmoid(b)`` into ``out``, with a, b the halves of ``values`` in dimension 1; not differentiable."""
     if is_tested():

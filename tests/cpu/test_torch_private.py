@@ -33,6 +33,14 @@ def test_softmax_backward_equals_autograd(release):
     torch.testing.assert_close(torch_private.softmax_backward(gradient, probabilities.detach()), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_backward_equals_autograd_in_place(release, dtype):
+    inputs, gradient = torch.randn(5, 37, dtype=dtype, requires_grad=True), torch.randn(5, 37, dtype=dtype)
+    (expected,) = torch.autograd.grad(torch.nn.functional.gelu(inputs), inputs, gradient)
+    torch_private.gelu_backward_into(gradient, inputs.detach())
+    assert torch.equal(gradient, expected)
+
+
 def test_glu_writes_into_the_output(release):
     values, out = torch.randn(2, 6, 9), torch.zeros(2, 3, 20)
     torch_private.glu_into(out[:, :, 4:13], values)
