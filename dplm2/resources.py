@@ -12,7 +12,6 @@ from dplm2.settings import Configuration
 from dplm2.settings.model import ModelSettings
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.settings.training import TrainingSettings
-from dplm2.shared_start import OWNER
 
 BASE_MB = 1500  # Python, torch and their libraries
 CODES = 8192
@@ -157,7 +156,7 @@ def launcher(need: Need, threads: int) -> list[str]:
     """What starts a training's processes on several machines, instead of ``python -m dplm2``."""
     if need.nodes == 1:
         # Processes of one machine are started by the first, from its own command line.
-        alone = [] if need.processes == 1 else ["env", "-u", OWNER]
+        alone = [] if need.processes == 1 else ["env", "-u", "DPLM2_SHARED_START"]
         return [*alone, "python", "-m", "dplm2"]
     options = [f"--nodes={need.nodes}", f"--ntasks-per-node={need.processes}", f"--cpus-per-task={threads}"]
     return ["srun", *options, "--kill-on-bad-exit=1", "python", "-m", "dplm2.training.srun"]

@@ -8,6 +8,7 @@ import pytest
 
 from dplm2.resources import ESM2, MINUTES, ON_NETWORKS, launcher, needs, profile_resources, requested, shape_of
 from dplm2.settings import Configuration, load
+from dplm2.shared_start import OWNER
 from dplm2.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -228,7 +229,7 @@ def test_srun_is_used_only_on_several_nodes():
     for rule in ("train_model", "train_tokenizer", "warm_up_model"):
         assert launcher(needs(demo(), rule, "demo"), 3) == ["python", "-m", "dplm2"]
     several = launcher(needs(spread(1, 4, "cuda"), "train_model", "demo"), 3)
-    assert several == ["env", "-u", "DPLM2_SHARED_START", "python", "-m", "dplm2"]
+    assert several == ["env", "-u", OWNER, "python", "-m", "dplm2"]
     command = launcher(needs(spread(2, 4, "cuda"), "train_model", "demo"), 3)
     assert command[:4] == ["srun", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=3"]
     assert command[-3:] == ["python", "-m", "dplm2.training.srun"]
