@@ -1,6 +1,6 @@
 """The learning curve of a model: cross-entropies of the validation chains by tokens seen.
 
-    python -m benchmarks.curve dplm2/assets/small/metrics.csv --tokens-before 13000000 --plot docs/images/small-curve.svg
+    python -m benchmarks.curve dplm2/assets/small/metrics.csv --tokens-before 11700000 --plot CURVE.svg
 
 Prints what the last doubling of the tokens brought, in nats, and draws the curves with dashed lines at the aims.
 """

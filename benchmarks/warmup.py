@@ -74,8 +74,9 @@ def configuration(first: bool, options: argparse.Namespace) -> str:
         "gradient_clip": 1.0,
         "log_every": 50,
     }
-    warmup = {"source": "scratch", "structure_tokens": "code", "dropout": 0.0}
+    warmup = {"source": "scratch", "structure_tokens": "code", "dropout": 0.0, "sequence_stage": "never"}
     if first:
+        warmup["sequence_stage"] = "always"
         warmup["sequence_training"] = {**training, "steps": sequence_steps, "final_learning_rate": 1e-3}
     model = {
         "tokenizer": "small",
