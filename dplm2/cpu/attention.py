@@ -71,18 +71,17 @@ def attention_within_segments(
     """
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
-    if isinstance(segments, Bounds):
-        q_NHC, k_NHC, v_NHC = (t[0].transpose(0, 1) for t in (query, key, value))
-        starts, longest = segments
-        return varlen_attn(q_NHC, k_NHC, v_NHC, starts, starts, longest, longest, scale=scaling).unsqueeze(0), None
     parts = parts_within_segments(*(t[0].transpose(0, 1) for t in (query, key, value)), segments, scaling)
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
 
 
 def parts_within_segments(
-    q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, segments: Sequence[int], scaling: float | None
+    q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, segments: Sequence[int] | Bounds, scaling: float | None
 ) -> list[Tensor]:
-    """Attention within segments of these lengths, as one part (n, H, C) for each run of segments of equal length."""
+    """Attention within segments, as one part (n, H, C) for each run of segments of equal length; one with bounds."""
+    if isinstance(segments, Bounds):
+        starts, longest = segments
+        return [varlen_attn(q_NHC, k_NHC, v_NHC, starts, starts, longest, longest, scale=scaling)]
     groups = [(length, len(list(same))) for length, same in groupby(segments)]
     sizes = [length * count for length, count in groups]
     parts = []
