@@ -259,8 +259,8 @@ def test_moved_results_and_state_rerun_nothing(finished):
 
 
 def test_other_working_directory_reruns_nothing(finished, tmp_path):
-    other = object.__new__(Workdir)
-    other.folder, other.files = tmp_path, finished.files
+    other = copy.copy(finished)
+    other.folder = tmp_path
     folders = {name: str(finished.folder / name) for name in ("results", "state")}
     other.configuration = merged(finished.configuration, folders)
     assert planned(other) == set()
