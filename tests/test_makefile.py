@@ -72,3 +72,10 @@ def test_package_index_serves_where_the_other_cannot_be_reached(tmp_path):
     first, second = log.read_text().splitlines()
     assert "--no-deps" in first and first.endswith("torch")
     assert "unreachable" not in second and second.endswith("--editable .[test]")
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="tests run in one process")
+@pytest.mark.xdist_group("a group")
+def test_tests_of_a_group_run_in_one_process(request):
+    """pytest and pytest-xdist work together: otherwise fixtures of a group are made in each process."""
+    assert request.node.nodeid.endswith("@a group")

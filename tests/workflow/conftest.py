@@ -13,9 +13,12 @@ import pytest
 import yaml
 
 from dplm2.shared_start import OWNER
+from tests.workflow.dry_run import dry_run
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "data" / "demo"
+TOOLS = Path(sys.executable).parent
+COMMON = ("--snakefile", str(ROOT / "Snakefile"), "--cores", "2")  # of all runs
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 OF_THE_RUN = ("logs", "report")
 FEW_STEPS = {"steps": 3, "token_budget": 400, "validate_every": None, "log_every": 1}
@@ -151,20 +154,28 @@ class Workdir:
 
     def start(self, *arguments: str) -> subprocess.Popen:
         """Start Snakemake here, as leader of a process group, with the current configuration."""
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.configuration))
-        tools = Path(sys.executable).parent
+        self._write()
         return subprocess.Popen(
-            [tools / "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "2", *arguments],
+            [TOOLS / "snakemake", *COMMON, *arguments],
             cwd=self.folder,
-            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **self.environment},
+            env=self._variables(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
 
+    def _write(self) -> None:
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.configuration))
+
+    def _variables(self) -> dict[str, str]:
+        return {**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}", **self.environment}
+
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
         """Run Snakemake here with the current configuration."""
+        if "--dry-run" in arguments:
+            self._write()
+            return dry_run([*COMMON, *arguments], self.folder, self._variables())
         process = self.start(*arguments)
         said = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, *said)

@@ -25,11 +25,12 @@ from dplm2.cli import main
 from tests import hub
 from tests.documentation import PAGES, commands, examples
 from tests.representations.test_saprot import write_task
-from tests.workflow.conftest import DEMO, ROOT
+from tests.workflow.conftest import DEMO, ROOT, TOOLS
+from tests.workflow.dry_run import dry_run
 
 TESTED_ELSEWHERE = {"docs/scores.md", "docs/designs.md", "docs/first-designs.md"}
 OWN_STRUCTURES = {"README.md", "docs/own-structures.md"}  # their runs clean structures; others are planned
-TOOLS = Path(sys.executable).parent
+SNAKEMAKE = TOOLS / "snakemake"
 PLAN = ["--dry-run", "--quiet", "rules"]
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
@@ -126,7 +127,7 @@ class Reader:
             given = ["structures", *given]
         elif "--dry-run" not in given:
             given = [*PLAN, *given] if "--" in given else [*given, *PLAN]
-        self._run(TOOLS / "snakemake", *given)
+        self._run(SNAKEMAKE, *given)
         if self.page in OWN_STRUCTURES:
             assert (self.folder / "results/mine/structures/demo/part-00000.parquet").is_file()
 
@@ -195,12 +196,15 @@ class Reader:
         program, *words = shlex.split(command)
         getattr(self, program)(*words)
 
-    def _run(self, *words: str | Path) -> None:
+    def _run(self, program: str | Path, *words: str) -> None:
         own = {"PATH": f"{TOOLS}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            words, cwd=self.folder, env={**os.environ, **own, "SNAKEMAKE_OUTPUT_CACHE": str(self.folder / "cache")},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        variables = {**os.environ, **own, "SNAKEMAKE_OUTPUT_CACHE": str(self.folder / "cache")}
+        if program == SNAKEMAKE and "--dry-run" in words:
+            done = dry_run(words, self.folder, variables)
+        else:
+            done = subprocess.run(
+                [program, *words], cwd=self.folder, env=variables, capture_output=True, text=True, check=False
+            )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
