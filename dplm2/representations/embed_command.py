@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from dplm2.core.devices import DEVICES
+
 POOLS = ("mean", "first", "none")
 
 TOKENS_FOLDER = "structure_tokens"  # of structure files, kept for a run after an interruption
@@ -53,7 +55,7 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("float32", "bfloat16"), default="float32", help="in which the network computes"
     )
     parser.add_argument("--token-budget", type=_positive, default=8192, help="maximum number of tokens per batch")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="device for networks (default: a GPU if any)")
     parser.set_defaults(run=_run)
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dplm2.core.devices import DEVICES
 from dplm2.settings.representations import FINE_TUNED, PROBES, TASKS
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def add_probe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="with --model: of the model's products"
     )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="with --model")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="with --model")
     parser.set_defaults(run=_run)
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dplm2.core.devices import DEVICES
 from dplm2.scoring.views import MARGINALS, VIEW_NAMES, WINDOW
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _add_common(parser: argparse.ArgumentParser, tracks: bool = True) -> None:
         help=f"longest stretch that the model sees (default: {WINDOW} residues)",
     )  # fmt: skip
     parser.add_argument("--token-budget", type=positive, default=8192, help="maximum number of tokens per batch")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="device for networks (default: a GPU if any)")
 
 
 def positive(text: str) -> int:

@@ -172,12 +172,14 @@ def esmfold(folder: Path, **changed):
     return Esmfold(EsmfoldSettings.make(model=str(folder), **values))
 
 
-def test_esmfold_equals_transformers(esmfold_folder):
+@pytest.mark.parametrize("recycles", [0, 1, 2])
+def test_esmfold_equals_transformers(esmfold_folder, recycles):
     from transformers import EsmForProteinFolding
 
-    ours = esmfold(esmfold_folder).fold([SEQUENCES[0]])[0]
+    ours = esmfold(esmfold_folder, recycles=recycles).fold([SEQUENCES[0]])[0]
     model = EsmForProteinFolding.from_pretrained(esmfold_folder, dtype=torch.float32).eval().float()
-    output = model.infer(SEQUENCES[0])  # max_recycles passes, hence one after the first
+    model.trunk.config.max_recycles = 1 + recycles  # counts the first pass
+    output = model.infer(SEQUENCES[0])
     np.testing.assert_allclose(ours.backbone, output["positions"][-1, 0, :, :4].numpy(), atol=1e-4)
     exists = output["atom37_atom_exists"][0]
     expected = 100 * (output["plddt"][0] * exists).sum(-1) / exists.sum(-1)

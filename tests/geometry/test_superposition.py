@@ -7,7 +7,7 @@ import torch
 from dplm2.geometry import pairs
 from dplm2.geometry.lddt import lddt_ca, lddt_ca_scores
 from dplm2.geometry.pairs import all_pairs_tm_score
-from dplm2.geometry.superposition import move, pad, rmsd, rmsds, superpose
+from dplm2.geometry.superposition import move, pad, rmsd, rmsds, superpose, superposed
 from dplm2.geometry.tm_score import QUICK_SEARCH, tm_scores
 
 
@@ -34,6 +34,18 @@ def test_points_of_weight_zero_are_ignored():
     alone = superpose(mobile[:, :5], target[:, :5])
     assert torch.allclose(rotation, alone[0]) and torch.allclose(translation, alone[1])
     assert rmsd(mobile, target, torch.zeros(2, 8, dtype=torch.bool)).isnan().all()
+
+
+def test_backbones_are_superposed_over_the_atoms_that_both_have_without_oxygen():
+    target = points(9, 4).numpy()
+    rotation, translation = superpose(points(1, 4), points(1, 4, seed=1))
+    mobile = (target - translation.numpy()) @ rotation[0].numpy().T
+    mobile[:, 3] += 10
+    mobile[2, :3], mobile[5, 1] = np.nan, np.nan
+    found = superposed(mobile, target)
+    there = np.isfinite(mobile[:, :3])
+    np.testing.assert_allclose(found[:, :3][there], target[:, :3][there], atol=1e-5)
+    assert np.abs(found[:, 3] - target[:, 3]).min() > 1
 
 
 def test_rmsd_of_a_displaced_point_has_the_closed_form():

@@ -9,6 +9,7 @@ from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import decoder_names, transition, trunk
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.post_quant import PostQuantization
+from dplm2.tokenizer.structure_module import MEAN_SHIFT, MEAN_TURN, ChainStart
 
 CASES = ("single_missing", "batch_padded", "single_full")
 
@@ -162,6 +163,12 @@ def test_gradients_of_triangle_attention_equal_the_plain_ones_in_masked_rows_too
         results.append((updated.detach(), leaf.grad, bias.weight.grad.clone()))
     for own, other in zip(results[1], results[0], strict=True):
         assert (own - other).abs().max() < 2e-5 * other.abs().max()
+
+
+def test_an_untrained_trace_takes_the_mean_step_everywhere():
+    turns, shifts = ChainStart(8)(torch.randn(2, 5, 8))
+    assert torch.allclose(turns, torch.tensor(MEAN_TURN).expand(2, 5, 4), atol=1e-3)
+    assert torch.equal(shifts, torch.tensor(MEAN_SHIFT).expand(2, 5, 3))
 
 
 def test_padding_does_not_change_the_output(decoder):

@@ -316,6 +316,7 @@ def test_total_loss_and_gradients_equal_the_recorded_ones(case, recorded, record
     decoder.load_state_dict(decoder_names.from_official(parts, settings))
     output = decoder(internals["lfq_quantized"], targets.observed)
     total, terms = losses.reconstruction_loss(output, targets, weights)
+    assert set(terms) == {name for name in terms if getattr(weights, name) > 0}
     logged_names = {"fape": "fape", "distogram": "distogram", "sequence": "lm_loss", "violation": "violation"}
     for ours, name in logged_names.items():
         assert math.isclose(terms[ours].item(), logged[f"rec/{name}"], **CLOSE), ours

@@ -1,0 +1,43 @@
+"""`--help` explains every command, argument and choice."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+
+from dplm2.cli import build_parser
+from dplm2.settings.evaluation import EvaluationSettings
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """All commands of a parser, at any depth."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield command
+                yield from commands(command)
+
+
+COMMANDS = {command.prog: command for command in commands(build_parser())}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_argument_is_explained(command):
+    for action in COMMANDS[command]._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            assert set(action.choices) == {choice.dest for choice in action._choices_actions if choice.help}
+        else:
+            assert action.help, action
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name.endswith(("design", "designs"))])
+def test_programs_to_fold_with_are_those_of_the_configuration(command):
+    (fold,) = (action for action in COMMANDS[command]._actions if "--fold" in action.option_strings)
+    assert set(fold.choices) == values_of(EvaluationSettings.model_fields["folding_backend"].annotation)
+
+
+def values_of(annotation: Any) -> set[str]:
+    """The strings of a (possibly optional) literal type."""
+    inner = get_args(annotation)
+    return {annotation} if isinstance(annotation, str) else {value for each in inner for value in values_of(each)}
