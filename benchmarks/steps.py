@@ -45,9 +45,9 @@ STEPS = {
 }
 # Remasking and schedule; with the other samplers, only the first two.
 ORDERS = (("fresh", "linear"), ("never", "linear"), ("kept", "linear"), ("fresh", "cosine"), ("never", "cosine"))
-# The released sampler's, and the one that the small model's card recommends.
+# The released sampler's, the one that the small model recommends, and the latter with the most certain first.
 FREE = {"paper": {"strategy": "annealing@2.0:1.0", "unmasking": "stochastic@1.0"},
-        "own": {"strategy": "annealing@1.0:1.0", "unmasking": "stochastic@10"},
+        "own": {"strategy": "annealing@1.0:1.0", "unmasking": "stochastic@100"},
         "certain": {"strategy": "annealing@1.0:1.0", "unmasking": "deterministic"}}  # fmt: skip
 GIVEN = {"argmax": {"strategy": "argmax", "unmasking": "deterministic"}}
 FOLDING_STEPS = 25  # of self-consistency

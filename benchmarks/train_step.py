@@ -2,6 +2,7 @@
 
     python -m benchmarks.train_step --size 150M --mode full lora --precision fp32 bf16 --threads 2
     python -m benchmarks.train_step --size 150M --mode full lora --implementation ours libraries --threads 2
+    python -m benchmarks.train_step --size 150M --mode full --activation-checkpointing
     python -m benchmarks.train_step --size 650M --device cuda --precision bf16 --chains 32 --compile
 
 A step (forward, backward, clipping, AdamW) on a batch of chains of equal length with random tokens and equal numbers of
@@ -36,7 +37,8 @@ from dplm2.language.network import MultimodalEsm
 from dplm2.language.stages import freeze_unread
 from dplm2.language.vocabulary import TRACKS, Vocabulary
 from dplm2.settings.model import DiffusionSettings, LoraSettings
-from dplm2.training.devices import compiled
+from dplm2.training import checkpointing
+from dplm2.training.devices import blocks, compiled
 from dplm2.training.optimizer import allocate_moments
 
 SIZES = {
@@ -138,10 +140,14 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
     allocate_moments(optimizer)
     step = compiled(objective, torch.device(device)) if options.compile else objective
     seconds, forward, rates, losses = [], [], [], []
+    recomputed = blocks(objective) if options.activation_checkpointing else []
     for _ in range(options.repetitions + WARM_UP):
         rates.append(product_rates(device, dtype, clock))
         start = clock()
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with (
+            checkpointing.enabled(recomputed),
+            torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"),
+        ):
             loss, _ = step(batch)
         if device == "cpu":  # no synchronisation of a GPU within a step
             forward.append(clock() - start)
@@ -168,6 +174,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
         "implementation": options.implementation[0],
         "device": name,
         "compiled": options.compile,
+        "activation_checkpointing": options.activation_checkpointing,
         "size": options.size,
         "mode": mode,
         "precision": precision,
@@ -197,6 +204,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--out", type=Path)
