@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import selectors
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from dplm2.core.artifacts import explained, make_folder
 
-CHUNK = 1 << 16
+CHUNK, LARGEST_PIPE = 1 << 16, 1 << 20  # bytes read at once, and at most in a pipe
 OUT, ERR = 1, 2  # file descriptors, which child processes inherit independently of Python's streams
 
 
@@ -35,26 +36,42 @@ def copied_to(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _copied(descriptor: int, stream: object, log: object) -> Iterator[None]:
-    original, (reading, writing) = os.dup(descriptor), os.pipe()
+    original, (reading, writing), (ended, end) = os.dup(descriptor), os.pipe(), os.pipe()
     os.dup2(writing, descriptor)
     os.close(writing)
-    thread = threading.Thread(target=_copy, args=(reading, original, log), daemon=True)
+    thread = threading.Thread(target=_copy, args=(reading, ended, original, log), daemon=True)
     thread.start()
     try:
         yield
     finally:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-        os.dup2(original, descriptor)  # the last writing end of the pipe, unless a child still has one
-        thread.join(timeout=5)
-        with contextlib.suppress(OSError):
-            os.close(original)
+        os.dup2(original, descriptor)
+        os.write(end, b".")
+        thread.join()
+        for each in (reading, ended, end, original):
+            os.close(each)
 
 
-def _copy(reading: int, original: int, log: object) -> None:
+def _written(reading: int, ended: int) -> Iterator[bytes]:
+    """What is written to a pipe, up to what it holds when the end is told (children may keep it open for longer)."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(reading, selectors.EVENT_READ)
+        selector.register(ended, selectors.EVENT_READ)
+        left = LARGEST_PIPE
+        while left > 0:
+            ready = {key.fd for key, _ in selector.select()}
+            data = os.read(reading, CHUNK) if reading in ready else b""
+            if not data:
+                return
+            left -= len(data) if ended in ready else 0
+            yield data
+
+
+def _copy(reading: int, ended: int, original: int, log: object) -> None:
     """Pass output on immediately; write it to the log in whole lines, since both streams write there."""
     pending = b""
-    while data := os.read(reading, CHUNK):
+    for data in _written(reading, ended):
         with contextlib.suppress(OSError):  # the terminal is closed: keep writing the log
             os.write(original, data)
         pending += data
@@ -62,7 +79,6 @@ def _copy(reading: int, original: int, log: object) -> None:
         _append(log, pending[:end])
         pending = pending[end:]
     _append(log, pending)
-    os.close(reading)
 
 
 def _append(log: object, data: bytes) -> None:

@@ -121,14 +121,17 @@ def test_large_output_is_copied_completely(tmp_path):
 
 
 def test_surviving_child_does_not_block_the_command(tmp_path):
-    """A daemon that keeps the pipe open, such as a worker server."""
+    """A daemon that keeps the pipe open, such as a worker server, even if it writes without end."""
     script = (
-        "import subprocess, sys; from dplm2.core.output import copied_to\n"
-        "with copied_to(sys.argv[1]):\n    print('done'); subprocess.Popen(['sleep', '60'])"
+        "import subprocess, sys, time; from dplm2.core.output import copied_to\n"
+        "with copied_to(sys.argv[1]):\n    print('done'); subprocess.Popen(sys.argv[2:]); start = time.monotonic()\n"
+        "sys.exit(time.monotonic() > start + 1)"
     )
-    with (tmp_path / "out").open("w") as out:
-        subprocess.run([sys.executable, "-c", script, tmp_path / "log"], env=ENVIRONMENT, stdout=out, timeout=40)
-    assert (tmp_path / "log").read_text() == "done\n"
+    for daemon in ("sleep 60", "yes"):
+        command = [sys.executable, "-c", script, tmp_path / "log", *daemon.split()]
+        with (tmp_path / "out").open("w") as out:
+            assert subprocess.run(command, env=ENVIRONMENT, stdout=out, timeout=40).returncode == 0, daemon
+        assert (tmp_path / "log").read_text().startswith("done\n")
 
 
 def test_streams_are_restored_afterwards(tmp_path, capfd):
