@@ -3,10 +3,10 @@
     python -m tests.mutate dplm2/geometry dplm2/training/optimizer.py --number 100
 
 Draws mutations (`tests.mutations`) with a fixed seed, applies each to a private copy of the repository, and runs the
-nearest tests there: in test files that import the changed module, the tests that run the changed line; for a file of
+nearest tests there: the tests that run the changed line, in test files that import a changed module; for a file of
 rules, the tests of the workflow (minutes per mutation). A mutation that fails no test survives: either a test is
 missing, or the change has no effect. The working tree is never changed. With `--again`, the survivors in the output are
-also run with all tests of the folder under `tests/` that mirrors the module's; reasons added to survivors are kept.
+also run with the tests of the folder under `tests/` that mirrors the module's; reasons added to survivors are kept.
 """
 
 import argparse
@@ -140,6 +140,8 @@ def nearest(source: str, whole_room: bool) -> list[str]:
     room = ROOT / "tests" / Path(source).parts[1]
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     importing = [path for path in files if module in imported(path)]
+    if source.endswith("command.py"):
+        importing.append(ROOT / "tests" / "test_help.py")
     if whole_room or not importing:
         importing += [path for path in files if path.is_relative_to(room) and path not in importing]
     return [str(path.relative_to(ROOT)) for path in importing]
@@ -218,17 +220,13 @@ def covered_by(tree: Path, files: Sequence[str], tests: Sequence[str]) -> Covere
     return pickle.loads(kept.read_bytes())
 
 
-def chosen(mutation: Mutation, tree: Path, covered: Covered, near: Sequence[str], everything: bool) -> list[str]:
+def chosen(mutation: Mutation, tree: Path, covered: Covered, near: Sequence[str]) -> list[str]:
     """The tests to run, fast files first: those that run the line, or all nearest ones if none does."""
-    files = set(near)
-    sound = [
-        test
-        for test, seconds in covered.seconds.items()
-        if test.split("::")[0] in files and test not in covered.failed and seconds < SLOWEST
-    ]
+    sound = [test for test, took in covered.seconds.items() if test not in covered.failed and took < SLOWEST]
     hit = covered.tests.get((str(tree / mutation.path), mutation.line), set())
-    tests = [test for test in sound if not everything and (test in hit or test.split("::")[0] in hit)] or sound
-    seconds = dict.fromkeys(files, 0.0)
+    tests = [test for test in sound if test in hit or test.split("::")[0] in hit]
+    tests = tests or [test for test in sound if test.split("::")[0] in near]
+    seconds = dict.fromkeys((test.split("::")[0] for test in tests), 0.0)
     for test in tests:
         seconds[test.split("::")[0]] += covered.seconds[test]
     return sorted(tests, key=lambda test: (seconds[test.split("::")[0]], test.split("::")[0]))
@@ -260,7 +258,7 @@ def rows_of(drawn: Sequence[Mutation], tree: Path, everything: bool) -> Iterator
     for mutation in drawn:
         tests, limit = near[mutation.path], WORKFLOW_LIMIT
         if mutation.path in modules:
-            tests = chosen(mutation, tree, covered, tests, everything)
+            tests = chosen(mutation, tree, covered, tests)
             limit = SHORTEST_LIMIT + SLOWNESS * sum(covered.seconds[name] for name in tests)
         start = time.monotonic()
         outcome, test = tried(mutation, tree, tests, limit)

@@ -1,6 +1,7 @@
 """`--help` explains every command, argument and choice."""
 
 import argparse
+import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -29,6 +30,11 @@ def test_every_argument_is_explained(command):
             assert set(action.choices) == {choice.dest for choice in action._choices_actions if choice.help}
         else:
             assert action.help, action
+
+
+@pytest.mark.parametrize("command", [name for name, parser in COMMANDS.items() if parser.get_default("run")])
+def test_every_command_begins_with_what_it_does(command):
+    assert re.match(r"[A-Z][^:]+[.:,] ?", COMMANDS[command].description.lstrip())
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name.endswith(("design", "designs"))])

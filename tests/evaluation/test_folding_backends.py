@@ -203,6 +203,16 @@ def test_esmfold_does_not_depend_on_batches_or_chunks(esmfold_folder):
             np.testing.assert_allclose(one, two, atol=1e-2)
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, [None, 64]), (7, [7, 7])])
+def test_esmfold_folds_long_chains_in_chunks(esmfold_folder, monkeypatch, given, used):
+    monkeypatch.setattr(esmfold_module, "LONG_CHAIN", 10)
+    backend, chunks = esmfold(esmfold_folder, chunk_size=given), []
+    monkeypatch.setattr(backend.model.trunk, "set_chunk_size", chunks.append)
+    for length in (10, 11):
+        backend.fold([length * "A"])
+    assert chunks == used
+
+
 def test_esmfold_in_bfloat16_is_finite_and_close(esmfold_folder):
     full, half = (
         esmfold(esmfold_folder, precision=precision).fold([SEQUENCES[1]])[0] for precision in ("float32", "bfloat16")

@@ -56,10 +56,12 @@ def test_failed_samples_count_only_in_fractions():
 
 
 def test_summary_has_the_documented_columns(tmp_path):
-    metrics = pd.DataFrame({"failed": [False, False], "rmsd": [1.0, 2.0]})
-    rows = summarize(metrics, ["rmsd"], SOURCE, 0)
+    metrics = pd.DataFrame({"failed": [False, False], "rmsd": [1.0, 2.0], "sc_tm": [1 / 3, 1 / 3]})
+    rows = summarize(metrics, ["rmsd", "sc_tm"], SOURCE, 0)
     write_results(tmp_path, metrics, rows, RunRecord("evaluate", {}, {}))
-    table = pd.read_csv(tmp_path / "summary.csv")
+    both = pd.read_csv(tmp_path / "summary.csv", dtype=str)
+    assert both["value"].tolist() == ["1.5", "0.333333"]
+    table = pd.read_csv(tmp_path / "summary.csv").head(1)
     assert list(table)[:7] == ["model", "task", "dataset", "metric", "value", "n", "backend"]
     assert list(table) == SUMMARY_COLUMNS
     assert table["value"].item() == 1.5

@@ -82,6 +82,15 @@ def test_folding_keeps_the_sequence_inverse_folding_the_structure(model, backbon
     assert set(designed.sequence) <= AMINO_ACIDS
 
 
+def test_backbones_to_design_are_one_array_several_or_a_sample(model, backbone):
+    (expected,) = model.generate("inverse-folding", backbones=[backbone], steps=4)
+    (alone,) = model.design(backbone, steps=4)
+    (again,) = model.design(alone, steps=4)
+    assert alone.sequence == expected.sequence and len(again.sequence) == len(backbone)
+    assert [design.problem for design in model.design({"a": backbone, "b": backbone}, steps=1)] == ["a", "b"]
+    assert len(model.design([backbone, backbone[:20]], steps=1)) == 2
+
+
 def test_several_designs_of_a_backbone_differ(model, backbone):
     designs = model.generate("inverse-folding", backbones=[backbone], samples=3, steps=4)
     assert len({design.sequence for design in designs}) == 3

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import EsmForMaskedLM
 
 from dplm2.core.errors import ConfigError, DPLM2Error
+from dplm2.core.output import progress_bar
 from dplm2.language import sampling
 from dplm2.language.conditioning import Conditioning, sample_seed
 from dplm2.language.denoising import Denoiser
@@ -438,11 +439,13 @@ def test_samples_of_different_numbers_of_steps_share_a_batch(network):
     assert tokens_of(together) == tokens_of(sample(network, conditionings, DEFAULT, seed=0, token_budget=1))
 
 
-def test_sampling_continues_from_a_partly_noised_sample(network):
+def test_sampling_continues_from_a_partly_noised_sample(network, monkeypatch):
+    bars = []
+    monkeypatch.setattr(sampling, "progress_bar", lambda *words: bars.append(progress_bar(*words)) or bars[-1])
     given = half_given("a", 20, steps=10)
     start = Conditioning("a", given.tokens, {track: np.zeros(20, bool) for track in TRACKS}, 10, first_step=5)
     (result,) = sample(network, [start], GREEDY, seed=0)
-    assert result.steps == 5
+    assert result.steps == bars[0].total == bars[0].n == 5
     assert all(np.isin(result.tokens[track], VOCABULARY.generated(track)).all() for track in TRACKS)
 
 
