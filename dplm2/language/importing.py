@@ -97,6 +97,7 @@ def import_model(
     network = MultimodalEsm(model, head.vocabulary, embedding_scaling, tokenizer, tokenizer_fingerprint, head)
     if network.is_sequence_model:
         network.tokenizer = network.tokenizer_fingerprint = None
+    record.supersede(destination)
     network.save_pretrained(destination)
     if unread:
         save_tensors(destination / _UNREAD_FILE, unread)

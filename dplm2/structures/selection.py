@@ -101,13 +101,14 @@ def select_chains(
     rejected = pa.concat_tables([rejected, work.rejected()])
     if not len(work.kept):
         raise DPLM2Error(f"{folder}: no usable chain; {describe(rejected)}")
+    record.inputs.update({part.name: sha256_of_file(part) for part in parts})
+    record.supersede(folder)
     write_table(folder / REJECTED_FILE, rejected)
     selection = work.selection().replace_schema_metadata({SHARDS_KEY: str(len(parts))})
     write_table(folder / SELECTION_FILE, selection)
     counts = count_splits(work.splits)
     codes = dict(sorted(Counter(rejected["code"].to_pylist()).items()))
     note_origins(table["source_file"].to_pylist())
-    record.inputs.update({part.name: sha256_of_file(part) for part in parts})
     record.write(
         folder, chains=len(work.kept), splits=counts, rejected=codes, unmatched=work.unmatched, unjudged=unjudged
     )

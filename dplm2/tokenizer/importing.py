@@ -80,6 +80,7 @@ def import_tokenizer(
     weights = read_plain_weights(weights_file)
     record = RunRecord("import tokenizer", {"model_config": config}, {weights_file.name: sha256_of_file(weights_file)})
     tokenizer = tokenizer_of(weights, config)
+    record.supersede(destination)
     tokenizer.save_pretrained(destination)
     unread = {name: value.clone() for name, value in weights.items() if not is_fully_used(name)}
     save_tensors(Path(destination) / UNREAD_FILE, unread)

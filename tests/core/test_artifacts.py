@@ -1,5 +1,6 @@
 """Files are written atomically, with a record of the run."""
 
+import ast
 import json
 import os
 import stat
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from dplm2.core import artifacts
+from dplm2.core.artifacts import RunRecord
 from dplm2.core.errors import DPLM2Error
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_failed_write_keeps_the_old_file(tmp_path):
@@ -71,3 +75,27 @@ def test_unreadable_json_raises_a_one_line_error(tmp_path):
     path.write_text("{")
     with pytest.raises(DPLM2Error, match="not a JSON file"):
         artifacts.read_json(path)
+
+
+def test_a_record_of_other_inputs_goes_before_anything_is_written(tmp_path):
+    """Otherwise files of an interrupted run would have the record of the former one."""
+    record = RunRecord("encode", {"size": 1}, {"chains": "a"})
+    record.write(tmp_path)
+    (tmp_path / "groups.csv").touch()
+    RunRecord("encode", {"size": 1}, {"chains": "a"}).supersede(tmp_path, "groups.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "groups.csv"}
+    RunRecord("encode", {"size": 1}, {"chains": "b"}).supersede(tmp_path, "groups.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_writes_a_record_removes_the_former_one_first():
+    writing = {}
+    for path in sorted((ROOT / "dplm2").rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                calls = [call for call in ast.walk(function) if isinstance(call, ast.Call)]
+                found = {ast.unparse(call.func): call.lineno for call in calls}
+                if "record.write" in found:
+                    writing[f"{path.name}: {function.name}"] = found.get("record.supersede", 10**6)
+                    assert writing[f"{path.name}: {function.name}"] < found["record.write"], (path, function.name)
+    assert len(writing) > 15

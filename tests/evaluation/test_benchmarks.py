@@ -270,6 +270,16 @@ def test_lossless_reconstruction_is_perfect_despite_missing_residues(natives):
     assert not metrics["failed"].any()
 
 
+def test_a_structure_that_is_not_finite_is_a_failed_one(natives):
+    class Diverging(Identity):
+        def decode(self, tokens: list[np.ndarray]) -> list[Decoded]:
+            return [Decoded(made.backbone * np.nan, None) for made in super().decode(tokens)]
+
+    backbones = [backbone for _, backbone in natives.values()][:1]
+    _, _, metrics = reconstruction.reconstruct(Diverging(), backbones, EvaluationSettings.make(batch_size=2))
+    assert metrics["failed"].all() and metrics["failure"].tolist() == ["the decoded structure is not finite"]
+
+
 def test_reconstructions_are_kept_from_the_best_to_the_worst(tmp_path, natives):
     """lDDT of residues against its definition: their mean, weighted by the distances counted, is that of the chain."""
     originals = [backbone for _, backbone in natives.values()] * 4

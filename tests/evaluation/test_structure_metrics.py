@@ -69,6 +69,12 @@ def test_tm_score_equals_the_tm_score_programs(recorded_pairs):
     assert np.abs(difference).mean() < 0.005
 
 
+def test_tm_score_does_not_depend_on_the_place_in_space(recorded_pairs):
+    models, natives, _ = recorded_pairs
+    far = [native + np.array([3e4, -2e4, 1e4]) for native in natives]
+    np.testing.assert_allclose(tm_scores(models, far), tm_scores(models, natives), atol=1e-4)
+
+
 def test_fast_search_is_close_to_the_tm_score_program(recorded_pairs):
     models, natives, recorded = recorded_pairs
     difference = tm_scores(models, natives, QUICK_SEARCH) - recorded["tm_score"]

@@ -93,6 +93,7 @@ def test_model_records_tokenizer_and_run(trained, tokenizer_folder):
     assert (trained / network.tokenizer).resolve() == tokenizer_folder.resolve()
     assert network.tokenizer_fingerprint == StructureTokenizer.from_pretrained(tokenizer_folder).codes_fingerprint
     record = json.loads((trained / "run.json").read_text())
+    assert record["tokens_per_second"] > 0
     assert record["steps"] == 160 and record["inputs"]["tokenizer"] == network.tokenizer_fingerprint
 
 

@@ -9,7 +9,7 @@ from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer import decoder_names, transition, trunk
 from dplm2.tokenizer.decoder import Decoder
 from dplm2.tokenizer.post_quant import PostQuantization
-from dplm2.tokenizer.structure_module import MEAN_SHIFT, MEAN_TURN, ChainStart
+from dplm2.tokenizer.structure_module import MEAN_SHIFT, MEAN_TURN, ChainStart, InvariantPointAttention
 
 CASES = ("single_missing", "batch_padded", "single_full")
 
@@ -171,6 +171,25 @@ def test_an_untrained_trace_takes_the_mean_step_everywhere():
     assert torch.equal(shifts, torch.tensor(MEAN_SHIFT).expand(2, 5, 3))
 
 
+def test_gates_of_untrained_triangle_updates_are_open():
+    update = trunk.TriangleMultiplication(8, outgoing=True)
+    for linear, gates in ((update.project, (1, 3)), (update.gate, (0,))):
+        for part in gates:
+            rows = slice(8 * part, 8 * part + 8)
+            assert torch.all(linear.weight[rows] == 0) and torch.all(linear.bias[rows] == 1)
+
+
+def test_points_of_attention_may_coincide_with_the_frames():
+    """Their length is 0, where a square root has no gradient."""
+    attention = InvariantPointAttention(8, 4, 2)
+    for parameter in attention.parameters():
+        torch.nn.init.zeros_(parameter)
+    states, rotation = torch.randn(1, 3, 8, requires_grad=True), torch.eye(3).expand(1, 3, 3, 3)
+    out = attention(states, torch.zeros(1, 3, 3, 4), torch.zeros(1, 2, 3, 3), rotation, torch.zeros(1, 3, 3))
+    (gradient,) = torch.autograd.grad(out.sum(), states)
+    assert out.isfinite().all() and gradient.isfinite().all()
+
+
 def test_padding_does_not_change_the_output(decoder):
     generator = torch.Generator().manual_seed(0)
     lengths = (20, 31, 7)
@@ -208,6 +227,8 @@ def test_chunks_of_pairs_give_the_same_output(decoder, monkeypatch):
         monkeypatch.setitem(transition.CHUNK_ELEMENTS, "cpu", 2 * 41 * 16 * 7)
         monkeypatch.setitem(trunk.TRIANGLE_ROWS, "cpu", 9)
         pieces = decoder(codes, mask).positions
+        monkeypatch.setitem(transition.CHUNK_ELEMENTS, "cpu", 1)  # a row at a time, at least
+        assert transition.rows_per_chunk(torch.zeros(2, 41, 41, 16)) == 1
     assert (whole - pieces).abs()[mask].max() < 1e-3
 
 

@@ -64,6 +64,12 @@ def test_every_key_of_the_released_size_is_mapped(recorded):
     assert used - partly <= sum(value.numel() for value in tokenizer.state_dict().values()) < used
 
 
+def test_sizes_of_the_encoder_are_those_of_its_weights(small_tokenizer):
+    encoder = tokenizer_of(official_weights(small_tokenizer), {}).settings.encoder
+    sizes = {name: size for name, size in SMALL["encoder"].items() if name != "heads"}  # weights do not tell
+    assert {name: getattr(encoder, name) for name in sizes} == sizes
+
+
 def test_an_unknown_or_missing_key_is_refused(recorded_tensors, tiny_yaml, tmp_path):
     weights = recorded_tensors("structok_tiny/weights")
     for name in ("encoder.encoder.layers.0.extra.weight", "decoder.trunk.new.weight", "quantizer.codebook"):

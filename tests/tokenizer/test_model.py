@@ -89,6 +89,7 @@ def test_saved_tokenizer_has_the_same_tokens_and_fingerprint(small_tokenizer, ch
     again = StructureTokenizer.from_pretrained(tmp_path)
     assert again.fingerprint == small_tokenizer.fingerprint
     assert json.loads((tmp_path / "config.json").read_text())["fingerprint"] == again.fingerprint
+    assert again.fingerprint in (tmp_path / "README.md").read_text()
     assert share_equal(again.encode(chains), small_tokenizer.encode(chains)) == 1
     before = again.fingerprint
     with torch.no_grad():

@@ -295,6 +295,14 @@ def test_only_calibrated_confidence_is_reported(tmp_path, monkeypatch, capsys, l
     assert figures["plddt_explained_variance"] < 1
 
 
+@pytest.mark.parametrize(("explained", "reported"), [(0.2, False), (0.25, True)])
+def test_confidence_must_explain_a_quarter_of_the_variance(tmp_path, monkeypatch, explained, reported):
+    monkeypatch.setattr(training, "explained_variance", lambda tokenizer, chains: explained)
+    store.write_table(tmp_path / "chains" / "part-00000.parquet", table_of())
+    train_tokenizer([tmp_path / "chains"], tmp_path / "out", tmp_path / "state", settings_of(), seed=3, device="cpu")
+    assert StructureTokenizer.from_pretrained(tmp_path / "out").confidence_trained == reported
+
+
 def test_explained_variance_is_that_of_a_regression(monkeypatch):
     """1 where pLDDT is lDDT, 0 where it is the mean of all, below where it is another constant."""
     tokenizer = initial_tokenizer(settings_of(), seed=0)
