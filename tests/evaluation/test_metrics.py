@@ -9,6 +9,7 @@ import pytest
 from dplm2.evaluation.benchmarks.diversity import ALL_PAIRS
 from dplm2.evaluation.benchmarks.scaffolding import success_column
 from dplm2.evaluation.benchmarks.self_consistency import designable_columns
+from dplm2.evaluation.metrics.metric import SHARE
 from dplm2.evaluation.metrics.registry import HEADLINES, METRICS, declared, metric_of, threshold_columns
 from dplm2.evaluation.published import published
 from dplm2.language.likelihood import MEASURED_TASKS
@@ -113,6 +114,15 @@ def test_aliases_and_unknown_columns_are_handled():
 def test_published_names_are_in_the_published_table():
     there = {row["metric"] for row in published()}
     assert {spelling for metric in METRICS for spelling in metric.published} <= there
+
+
+def test_published_percentages_become_shares():
+    for metric in METRICS:
+        for name, factor in metric.published.items():
+            texts = [row["value"].split("-")[0] for row in published() if row["metric"] == name]
+            values = [float(text) for text in texts if text]
+            in_percent = metric.unit == SHARE and max(values) > 1.5
+            assert factor == (0.01 if in_percent else 1.0), (metric.name, name)
 
 
 def test_every_task_has_headlines():

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -446,6 +447,13 @@ def test_sampling_continues_from_a_partly_noised_sample(network, monkeypatch):
     start = Conditioning("a", given.tokens, {track: np.zeros(20, bool) for track in TRACKS}, 10, first_step=5)
     (result,) = sample(network, [start], GREEDY, seed=0)
     assert result.steps == bars[0].total == bars[0].n == 5
+    assert all(np.isin(result.tokens[track], VOCABULARY.generated(track)).all() for track in TRACKS)
+
+
+def test_a_start_without_masks_left_by_the_schedule_still_predicts(network):
+    """Of a single residue the schedule leaves no mask after its first step."""
+    start = replace(unknown("a", 1, steps=10), first_step=5)
+    (result,) = sample(network, [start], GREEDY, seed=0)
     assert all(np.isin(result.tokens[track], VOCABULARY.generated(track)).all() for track in TRACKS)
 
 

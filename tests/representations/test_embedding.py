@@ -205,4 +205,7 @@ def test_command_reads_sequences_structures_folders_and_tokens(folders, model, u
     parquet.write_table(tmp_path / "tokens" / "part-00000.parquet", other)
     assert run(folders, inputs[2], "--out", tmp_path / "no") == 1
     assert "tokens of tokenizer other, but the model was trained on those of" in capsys.readouterr().err
+    parquet.write_table(tmp_path / "tokens" / "part-00000.parquet", table.slice(0, 0))
+    assert run(folders, inputs[2], "--out", tmp_path / "no") == 1
+    assert "tokens: contains no proteins" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()

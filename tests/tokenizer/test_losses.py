@@ -288,6 +288,8 @@ def test_confidence_in_the_right_bin_has_no_loss():
     logits[..., 49] = 30.0  # lDDT of a perfect copy is in the last bin
     assert losses.confidence_cross_entropy(logits, moved(targets)[1][0], targets) < 1e-6
     assert losses.confidence_cross_entropy(logits, torch.zeros(1, 30, 3), targets) > 10
+    uniform = losses.confidence_cross_entropy(torch.zeros(1, 30, 50), moved(targets)[1][0], targets)
+    assert uniform.item() == pytest.approx(math.log(50), rel=1e-4)
 
 
 def test_loss_ignores_missing_residues():
