@@ -109,7 +109,7 @@ def run_designs(options: argparse.Namespace) -> int:
     from dplm2.evaluation.given_designs import import_designs
 
     settings, _, seed, device = choose(_of_evaluation(options, options.set), "evaluation")
-    out = options.out
+    out, device = options.out, pick_device(device)
     with writing_into(out, "evaluate designs"):
         task = import_designs(options.designs, out / SAMPLES, options.model_name, options.task)
         check(task, settings)
@@ -121,7 +121,7 @@ def run_designs(options: argparse.Namespace) -> int:
             model=options.model,
             state=out / STATE,
             seed=seed,
-            device=pick_device(device),
+            device=device,
         )
         return evaluated_and_ranked(job, out)
 

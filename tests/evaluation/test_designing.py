@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from biotite.sequence.io.fasta import FastaFile
 
 from dplm2.cli import main
@@ -266,6 +267,15 @@ def test_the_examples_of_the_help(place, runs, example):  # noqa: F811
     out = Path(words[words.index("--out") + 1])
     table = pd.read_csv(out / "designs.csv")
     assert len(table) and (out / "designs.fasta").is_file() and (out / "best" / "best.fasta").is_file()
+
+
+@pytest.mark.parametrize("command", ["design --task co-generation", "evaluate designs designs.csv", "generate folding"])
+def test_a_missing_device_is_refused(place, capsys, command):
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has it")
+    assert main([*command.split(), "--model", "M", "--out", "nowhere", "--device", "mps"]) == 2
+    assert capsys.readouterr().err.strip() == "dplm2: device: this machine has no mps"
+    assert not (place / "nowhere").exists()
 
 
 def test_the_commands_of_the_page_run_one_after_the_other(place, capsys):
