@@ -122,9 +122,9 @@ def _recognised(file: Path, state: Path) -> tuple[str, str | None]:
     others = map(_read, sorted((state / RECORDS).glob(f"{stat.st_size}-*.json")))
     notes = [note for note in (own, *others) if note is not None]
     sha256 = sha256_of_file(file) if notes else None
-    for note in notes:
-        if note["sha256"] == sha256:
-            return note["identity"], sha256
+    if equal := [note for note in notes if note["sha256"] == sha256]:
+        # Of several files with this content, a copied or moved one is that of the same modification time.
+        return min(equal, key=lambda note: note["seen"].split("-")[1] != str(stat.st_mtime_ns))["identity"], sha256
     stamp = f"{stat.st_size}-{stat.st_mtime_ns}"
     # Other content of the same size and modification time.
     return f"{stamp}-{stat.st_ctime_ns}" if any(note["identity"] == stamp for note in notes) else stamp, sha256

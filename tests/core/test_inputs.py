@@ -8,7 +8,7 @@ import pytest
 
 from dplm2.core import inputs
 from dplm2.core.errors import DPLM2Error
-from dplm2.core.inputs import SMALL, files_below, hash_of, identity
+from dplm2.core.inputs import SMALL, files_below, hash_of, identity, unhashed
 
 LARGE = SMALL + 1
 
@@ -61,6 +61,20 @@ def test_changed_content_of_equal_size_is_detected_and_recorded(tmp_path, state,
     assert identity(file, ("*",), state) == after  # reading it changes nothing
     touch(file)
     assert identity(file, ("*",), state) == after
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_one_of_several_equal_files_is_recognised_by_its_time(tmp_path, state, moved):
+    files = [written(tmp_path / name / "model.safetensors", "a", LARGE) for name in "xyz"]
+    for number, file in enumerate(files):
+        os.utime(file, ns=(0, 10**9 * (1 + number)))
+    before = [identity(file, ("*",), state) for file in files]
+    planned = {file: known for file in files for _, known in unhashed(file, ("*",), state).values()}
+    for file, known in planned.items():
+        hash_of(file, state, known)
+    assert len(set(before)) == len(set(planned.values())) == 3
+    copied = shutil.copy2(files[moved], tmp_path / "copy.safetensors")
+    assert identity(copied, ("*",), state) == before[moved]
 
 
 @pytest.mark.parametrize("copied", [shutil.copytree, shutil.move])

@@ -101,7 +101,7 @@ class Unruly(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def running():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Unruly)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()

@@ -163,7 +163,7 @@ def test_touched_large_weights_rerun_nothing(finished, tmp_path):
         folder = workdir.folder / "given" / kind / "tiny"  # the model's config.json names ../../tokenizers/tiny
         shutil.copytree(finished.folder / "results" / kind / "tiny", folder, ignore=shutil.ignore_patterns("initial"))
         large.append(folder / "more.bin")  # counts as weights, and no loader minds it
-        large[-1].write_bytes(bytes(2 << 20))
+        large[-1].write_bytes(kind.encode() + bytes(2 << 20))
         workdir.configuration[kind]["tiny"] = {"pretrained": f"./given/{kind}/tiny"}
     workdir.configuration["models"]["tiny"]["tokenizer"] = "tiny"
     workdir.configuration["generation"] = {"designs": workdir.configuration["generation"]["co-generation"]}
@@ -178,12 +178,12 @@ def test_touched_large_weights_rerun_nothing(finished, tmp_path):
     shutil.copytree(workdir.folder / "given" / "models" / "tiny", copied)
     workdir.configuration["models"]["tiny"]["pretrained"] = "./given/models/copied ü"
     assert planned(workdir) == set()
-    large[0].write_bytes(bytes((2 << 20) - 1) + b"x")
+    large[0].write_bytes(large[0].read_bytes()[:-1] + b"x")
     reads_tokenizer = {"encode_tokens", "evaluate_tokenizer", "evaluate_likelihood", "evaluate_samples"}
     reads_tokenizer |= {"rank_designs", "report"}
     jobs = planned(workdir)
     assert {"encode_tokens", "evaluate_tokenizer"} <= jobs <= reads_tokenizer, jobs
-    (copied / "more.bin").write_bytes(bytes((2 << 20) - 1) + b"y")
+    (copied / "more.bin").write_bytes(large[1].read_bytes()[:-1] + b"y")
     reads_model = {"generate", "evaluate_likelihood", "evaluate_samples", "rank_designs"}
     reads_model |= {"probe_representations", "compare_representations", "score_proteingym"}
     assert planned(workdir) == jobs | reads_model
