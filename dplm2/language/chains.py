@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -57,10 +58,10 @@ class TokenizedChains:
 
     def _encode_structure(self, table: pa.Table) -> np.ndarray:
         tokens, observed = (_flat(table, name) for name in ("structure_tokens", "observed"))
-        counts = [len(row) for row in table["structure_tokens"]]
-        if not np.array_equal(counts, self.lengths) or len(observed) != len(tokens):
-            wrong = next((i for i, (a, b) in enumerate(zip(counts, self.lengths, strict=True)) if a != b), 0)
-            raise DPLM2Error(f"{self.ids[wrong]}: sequence, structure tokens and `observed` differ in length")
+        for name in ("structure_tokens", "observed"):
+            counts = pc.list_value_length(table[name]).to_numpy()
+            if (wrong := np.flatnonzero(counts != self.lengths)).size:
+                raise DPLM2Error(f"{self.ids[wrong[0]]}: sequence and `{name}` differ in length")
         ids = self.vocabulary.encode_structure(tokens).astype(np.int32)
         if self.settings.unobserved_structure != "learn":
             ids[~observed.astype(bool)] = self.vocabulary.unknown_structure

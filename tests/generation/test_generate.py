@@ -215,6 +215,7 @@ def test_variants_differ_more_with_more_noise(model, ubiquitin):
     assert np.mean(little) < np.mean(changed(0.5)[0]) < np.mean(changed(1.0)[0])
     for mask in changed(0.9, mask_sequence="1-20", mask_structure="1-20")[0]:
         assert not mask[20:].any()
+    assert all(sample.steps == 1 for sample in changed(0.02)[1])  # a step, of which the fraction is less than half
 
 
 def test_variants_fill_unknown_residues_and_keep_all_others(model):

@@ -59,8 +59,11 @@ def test_tokens_of_missing_residues_are_kept_if_learned():
 
 
 def test_error_for_unequal_tracks_names_the_chain():
-    with pytest.raises(DPLM2Error, match="chain1"):
+    with pytest.raises(DPLM2Error, match="^chain1: sequence and `structure_tokens` differ"):
         TokenizedChains(table_of(["MK", "MKV"], [[1, 2], [3]]), VOCABULARY, DiffusionSettings.make())
+    with pytest.raises(DPLM2Error, match="^chain1: sequence and `observed` differ"):
+        observed = [[True, True], [True]]
+        TokenizedChains(table_of(["MK", "MKV"], [[1, 2], [3, 4, 5]], observed), VOCABULARY, DiffusionSettings.make())
 
 
 def test_empty_table_is_refused():
