@@ -39,9 +39,9 @@ from dplm2.language.vocabulary import AMINO_ACIDS
 CA = 1
 LENGTHS = (40, 150)  # of natives, in residues
 STEPS = {
-    "co-generation": (10, 25, 50, 100, 200),
-    "folding": (5, 10, 25, 50, 100),
-    "inverse-folding": (5, 10, 25, 50, 100),
+    "co-generation": (10, 25, 50, 100),
+    "folding": (5, 10, 25, 50),
+    "inverse-folding": (5, 10, 25, 50),
 }
 # Remasking and schedule; with the other samplers, only the first two.
 ORDERS = (("fresh", "linear"), ("never", "linear"), ("kept", "linear"), ("fresh", "cosine"), ("never", "cosine"))
@@ -50,7 +50,7 @@ FREE = {"paper": {"strategy": "annealing@2.0:1.0", "unmasking": "stochastic@1.0"
         "own": {"strategy": "annealing@1.0:1.0", "unmasking": "stochastic@100"},
         "certain": {"strategy": "annealing@1.0:1.0", "unmasking": "deterministic"}}  # fmt: skip
 GIVEN = {"argmax": {"strategy": "argmax", "unmasking": "deterministic"}}
-FOLDING_STEPS = 25  # of self-consistency
+FOLDING_STEPS = 10  # of self-consistency
 TITLES = {
     "co-generation": {"secondary_structure": "distance of secondary structure", "compact": "within the natives' radii",
                       "entropy": "entropy of a sequence (nats)", "sc_tm": "self-consistency TM-score"},
