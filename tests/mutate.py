@@ -54,7 +54,7 @@ NAMED_BY = ("path", "line", "column", "kind", "before", "after")
 RULES, WORKFLOW_LIMIT = ".smk", 600.0
 # A workflow's jobs are separate processes, whose lines are not traced: run all of these, the fast ones first.
 WORKFLOW_TESTS = [
-    f"tests/workflow/{name}.py" for name in ("test_jobs", "test_declared_files", "test_workflow", "test_cache_table")
+    f"tests/workflow/test_{name}.py" for name in ("tracked", "jobs", "declared_files", "workflow", "cache_table")
 ]
 SLOWEST = 10.0  # seconds; slower tests are not considered
 CAUGHT, SURVIVED, TIMEOUT = "caught", "survived", "timeout"

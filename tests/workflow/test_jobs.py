@@ -29,7 +29,7 @@ def workdir(tmp_path_factory) -> Workdir:
 @pytest.fixture(scope="module")
 def jobs(workdir) -> dict[str, list[dict[str, str]]]:
     """Properties of each job by rule: ``threads``, ``resources``, ``output`` and so on."""
-    done = workdir.snakemake("--dry-run", "--cores", "8", "--workflow-profile", "none")
+    done = workdir.snakemake("--dry-run", "--printshellcmds", "--cores", "8", "--workflow-profile", "none")
     assert done.returncode == 0, done.stdout + done.stderr
     found, job = defaultdict(list), {}
     for line in (done.stdout + done.stderr).splitlines():
@@ -56,6 +56,7 @@ def test_jobs_request_memory_time_and_gpus_of_their_stage(jobs, workdir):
             assert int(asked["mem_mb"]) == need.memory_mb, rule
             assert int(asked["runtime"]) == MINUTES[rule], rule
             assert int(asked.get("gpu", 0)) == need.gpus == (rule in ON_NETWORKS), rule
+            assert ("shards" in asked) == ("shard" in named), rule  # profiles limit how many run at once
 
 
 def test_computing_jobs_use_the_configured_threads(jobs):
