@@ -36,7 +36,7 @@ def jobs(workdir) -> dict[str, list[dict[str, str]]]:
         if start := re.match(r"(?:local)?rule (\w+):$", line):
             job = {}
             found[start[1]].append(job)
-        elif field := re.match(r"    (\w+): (.*)$", line):
+        elif field := re.match(r"    (\w+): (.*)$", line) or re.match("(Shell command): (.*)$", line):
             job[field[1]] = field[2]
     return found
 
@@ -63,6 +63,13 @@ def test_computing_jobs_use_the_configured_threads(jobs):
     threads = {rule: {int(job.get("threads", 1)) for job in of_rule} for rule, of_rule in jobs.items()}
     assert {rule for rule, counts in threads.items() if counts == {3}} == ON_NETWORKS
     assert threads["clean_structures"] == threads["report"] == {1} and threads["select_structures"] == {2}
+
+
+def test_every_job_has_a_complete_command(jobs):
+    """In a dry run Snakemake leaves what the rule does not define as it is."""
+    for rule in set(jobs) - {"all"}:
+        for job in jobs[rule]:
+            assert not re.search(r"\{(params|input|output|wildcards|threads|log)\b", job["Shell command"]), rule
 
 
 def test_every_job_has_its_own_log(jobs):
