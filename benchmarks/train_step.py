@@ -91,7 +91,7 @@ def ours(size: str, vocabulary: Vocabulary, mode: str) -> diffusion.DiffusionObj
     network = MultimodalEsm(model, vocabulary)
     freeze_unread(network)
     if mode == "lora":
-        lora.add(model, LoraSettings.make(enabled=True))
+        lora.add(model, LoraSettings.make(enabled=True), seed=0)
     return diffusion.DiffusionObjective(network, DiffusionSettings.make())
 
 
@@ -103,7 +103,7 @@ class LibrariesObjective(nn.Module):
         self.model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[size]))
         self.model.esm.contact_head.requires_grad_(False)
         if mode == "lora":
-            lora.add(self.model, LoraSettings.make(enabled=True))
+            lora.add(self.model, LoraSettings.make(enabled=True), seed=0)
         self.mask_of = MultimodalEsm(EsmForMaskedLM(esm_config(len(vocabulary), *SIZES["tiny"])), vocabulary)
         self.mask_of.requires_grad_(False)
 

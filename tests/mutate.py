@@ -6,7 +6,7 @@ Draws mutations (`tests.mutations`) with a fixed seed, applies each to a private
 nearest tests there: the tests that run the changed line, in test files that import a changed module; for a file of
 rules, the tests of the workflow (minutes per mutation). A mutation that fails no test survives: either a test is
 missing, or the change has no effect. The working tree is never changed. With `--again`, the survivors in the output are
-also run with the tests of the folder under `tests/` that mirrors the module's; reasons added to survivors are kept.
+also run with the tests of the folder under `tests/` that mirrors the module's, except those with a reason.
 """
 
 import argparse
@@ -287,7 +287,7 @@ def to_try(known: dict[tuple, dict], arguments: argparse.Namespace) -> list[Muta
     """A random selection without known mutations, determined by the seed; or the survivors."""
     faults = possible(arguments.paths)
     if arguments.again:
-        survivors = {key for key, row in known.items() if row["outcome"] == SURVIVED}
+        survivors = {key for key, row in known.items() if row["outcome"] == SURVIVED and not row.get("reason")}
         return [mutation for mutation in faults if key_of(vars(mutation)) in survivors]
     drawn = random.Random(arguments.seed).sample(faults, min(arguments.number, len(faults)))
     return [mutation for mutation in drawn if key_of(vars(mutation)) not in known]
@@ -316,7 +316,9 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=100, help="faults to draw (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "mutation.json", help="what came of each")
-    parser.add_argument("--again", action="store_true", help="try the survivors in --out once more, on all tests near")
+    parser.add_argument(
+        "--again", action="store_true", help="try the survivors in --out without a reason once more, on all tests near"
+    )
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     known = read(arguments.out)

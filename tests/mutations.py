@@ -20,6 +20,7 @@ ARITHMETIC = {
     **{ast.FloorDiv: ast.Div, ast.Mod: ast.FloorDiv, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd},
 }
 MESSAGES = {"debug", "info", "warning", "error", "warn"}  # methods that only print or log
+SHOWN = {"desc", "unit", "metavar", "prefix"}  # keywords: progress bars, placeholders of options, temporary names
 RULE_ENTRY = re.compile(r"^ {8}\w+=.*,$")  # a line of a directive's arguments
 RULE_NUMBER = re.compile(r"^    (threads|retries|priority): (\d+)$")
 
@@ -130,7 +131,7 @@ def _of_expression(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
             yield from (("constant", ast.Constant(changed)) for changed in (2 * value, value / 2) if changed != value)
         case ast.Call():
             for index, keyword in enumerate(node.keywords):
-                if keyword.arg:
+                if keyword.arg and keyword.arg not in SHOWN:
                     yield "keyword left out", _with(node, keywords=node.keywords[:index] + node.keywords[index + 1 :])
             for index in range(len(node.args) - 1):
                 first, second = node.args[index : index + 2]

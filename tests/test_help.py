@@ -37,6 +37,14 @@ def test_every_command_begins_with_what_it_does(command):
     assert re.match(r"[A-Z][^:]+[.:,] ?", COMMANDS[command].description.lstrip())
 
 
+def test_places_and_formats_of_what_is_written_are_required():
+    """Nothing is written to a place that nobody has named."""
+    for command, parser in COMMANDS.items():
+        for action in parser._actions:
+            if "--out" in action.option_strings or (command, action.dest) == ("dplm2 export", "format"):
+                assert action.required, (command, action)
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name.endswith(("design", "designs"))])
 def test_programs_to_fold_with_are_those_of_the_configuration(command):
     (fold,) = (action for action in COMMANDS[command]._actions if "--fold" in action.option_strings)

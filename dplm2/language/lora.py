@@ -16,7 +16,7 @@ TRAINED_FULLY = ("lm_head.", "esm.embeddings.")
 _ADAPTER = "default"
 
 
-def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int = 0) -> None:
+def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int) -> None:
     """Add low-rank updates in place; freeze all other parameters except the embeddings and the output head.
 
     The updates are initially zero, so that the model's output does not change.

@@ -59,7 +59,7 @@ def test_loss_and_gradients_equal_those_of_transformers(small_network: Multimoda
     monkeypatch.setattr(products, "MIN_WORK", dict.fromkeys(products.MIN_WORK, 0))
     monkeypatch.setenv(routine.VARIABLE, library)
     if adapted:
-        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0))
+        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0), seed=0)
     disturb(small_network)
     plain_loss, plain = loss_and_gradients(without_dropout(small_network), packing=False)
     loss, found = loss_and_gradients(small_network, packing=True)
@@ -75,7 +75,7 @@ def test_loss_and_gradients_equal_those_of_transformers(small_network: Multimoda
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
 def test_bfloat16_follows_float32(small_network, adapted):
     if adapted:
-        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0))
+        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0), seed=0)
     without_dropout(small_network)
     loss, found = loss_and_gradients(small_network, packing=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -169,7 +169,7 @@ def test_dropout_has_the_given_probability_and_keeps_the_mean(probability):
 
 
 def test_no_gradients_are_computed_for_frozen_weights(small_network):
-    lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3))
+    lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3), seed=0)
     _, found = loss_and_gradients(small_network.train(), packing=True)
     assert found and not any(".base_layer." in name or "LayerNorm" in name for name in found)
 
@@ -181,7 +181,7 @@ def saved_bytes(depth, adapted, half):
     model = EsmForMaskedLM(esm_config(vocabulary.size, WIDTH, depth, HEADS, INNER))
     network = MultimodalEsm(model, vocabulary).train()
     if adapted:
-        lora.add(model, LoraSettings.make(enabled=True, rank=RANK))
+        lora.add(model, LoraSettings.make(enabled=True, rank=RANK), seed=0)
     saved, weights = {}, {weight.untyped_storage().data_ptr() for weight in network.parameters()}
 
     def note(tensor):
@@ -212,7 +212,7 @@ def test_a_layer_saves_only_what_is_costly_to_compute_again(adapted, half):
 @pytest.mark.skipif(torch.__version__ < COMPILES_ON_CPU, reason="older torch cannot trace transformers' network")
 def test_compiled_objective_has_the_same_loss_and_gradients(small_network):
     """Traced for the forward and backward pass as by torch.compile, but not compiled to machine code."""
-    lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0))
+    lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3, dropout=0.0), seed=0)
     disturb(small_network)
     loss, eager = loss_and_gradients(without_dropout(small_network), packing=True)
     small_network.packing = None

@@ -85,6 +85,13 @@ def test_a_distance_is_kept_if_it_differs_by_less_than_the_tolerance(error, kept
         assert lddt_ca(line(0, 8 + signed), line(0, 8)).item() == kept / 4
 
 
+def test_unequal_numbers_of_models_and_natives_are_refused():
+    traces = [points(9).numpy() for _ in range(3)]
+    for models, natives in ((traces, traces[:2]), (traces[:2], traces)):
+        with pytest.raises(ValueError, match="zip"):
+            lddt_ca_scores(models, natives)
+
+
 def test_lddt_ignores_missing_residues():
     models, natives = ([points(n, seed=n + s).numpy() * 6 for n in (6, 11)] for s in (0, 50))
     models[0][2] = natives[1][4] = np.nan

@@ -1,5 +1,6 @@
 """Low-rank adaptation: initially the plain model, trains the right weights, merges exactly."""
 
+import copy
 import json
 
 import pytest
@@ -26,7 +27,7 @@ def test_updates_are_initially_zero_and_merge_exactly(small_network):
     with torch.no_grad():
         plain = small_network(IDS)
         names = set(small_network.model.state_dict())
-        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=4))
+        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=4), seed=0)
         assert torch.equal(small_network(IDS), plain)
         disturb(small_network)
         updated = small_network(IDS)
@@ -38,6 +39,20 @@ def test_updates_are_initially_zero_and_merge_exactly(small_network):
         assert torch.allclose(small_network(IDS), updated, atol=1e-5)
 
 
+def test_updates_are_drawn_by_their_seed_alone(small_network):
+    def drawn(seed: int, elsewhere: int) -> dict[str, torch.Tensor]:
+        model = copy.deepcopy(small_network.model)
+        torch.manual_seed(elsewhere)
+        before = torch.get_rng_state()
+        lora.add(model, LoraSettings.make(enabled=True, rank=4), seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        return {name: value for name, value in model.named_parameters() if "lora_A" in name}
+
+    first, same, other = drawn(0, 1), drawn(0, 2), drawn(3, 1)
+    assert first and all(torch.equal(value, same[name]) for name, value in first.items())
+    assert not any(torch.equal(value, other[name]) for name, value in first.items())
+
+
 def test_trained_parameters_are_those_of_the_authors(recorded):
     """Names and numbers of the trained and of all parameters at 150M."""
     from transformers import EsmForMaskedLM
@@ -45,7 +60,7 @@ def test_trained_parameters_are_those_of_the_authors(recorded):
     keys = json.loads(recorded("keys_dplm2_150m_lora.json").read_text())
     with torch.device("meta"):
         model = EsmForMaskedLM(esm_config(8229, 640, 30, 20, 2560))
-    lora.add(model, LoraSettings.make(enabled=True))
+    lora.add(model, LoraSettings.make(enabled=True), seed=0)
     ours = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     theirs = {}
     for name in keys["trainable"]:

@@ -332,6 +332,13 @@ def test_checkpoint_is_valid_at_every_moment(tmp_path, monkeypatch):
     assert events == [*written[0], *written[1], "-step-00000001.json", "-step-00000001.safetensors"]
 
 
+def test_an_old_checkpoint_whose_weights_were_deleted_is_removed(tmp_path):
+    folder = state.StateFolder(tmp_path, "f00d", "x")
+    folder.save(1, {"a": torch.zeros(3)}, {}, keep=1).unlink()
+    folder.save(2, {"a": torch.zeros(3)}, {}, keep=1)
+    assert {path.name for path in folder.folder.glob("step-*")} == {"step-00000002.json", "step-00000002.safetensors"}
+
+
 def test_second_writer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "LOCK_PATIENCE_SECONDS", 0.3)
     monkeypatch.delenv(state.IN_A_JOB, raising=False)

@@ -16,7 +16,7 @@ from small_run import CODES, TRAINING, configuration, run
 from test_sampling import assert_drawn_from
 from test_training_options import TORCHRUN
 from test_warmup import sequence_model
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, EsmForMaskedLM
 
 from dplm2.cli import main
 from dplm2.core.errors import DPLM2Error
@@ -251,10 +251,21 @@ def test_a_folder_that_lacks_a_weight_of_the_head_is_refused(head, tmp_path):
             MultimodalEsm.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(("error", "said"), [(KeyError(), "KeyError"), (ValueError("a  reason"), "a reason")])
+def test_an_error_of_the_library_is_named(tmp_path, monkeypatch, error, said):
+    def fails(*arguments, **options):
+        raise error
+
+    network_with("codes").save_pretrained(tmp_path)
+    monkeypatch.setattr(EsmForMaskedLM, "from_pretrained", fails)
+    with pytest.raises(DPLM2Error, match=rf"cannot be opened, .* \({said}\)$"):
+        MultimodalEsm.from_pretrained(tmp_path)
+
+
 def test_lora_trains_the_head_fully_and_merges_exactly(network, tmp_path):
     ids_BT = layout.join(network.vocabulary, *([track] for track in ids_of(network, 9)))
     names = set(network.state_dict())
-    lora.add(network.model, LoraSettings.make(enabled=True, rank=4))
+    lora.add(network.model, LoraSettings.make(enabled=True, rank=4), seed=0)
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert {f"head.{name}" for name, _ in network.head.named_parameters()} <= trained
     assert {name for name, _ in network.named_parameters() if "lm_head" in name or "word_embeddings" in name} <= trained
