@@ -317,7 +317,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "mutation.json", help="what came of each")
     parser.add_argument(
-        "--again", action="store_true", help="try the survivors in --out without a reason once more, on all tests near"
+        "--again", action="store_true", help="try survivors in --out that have no reason, on more tests"
     )
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
