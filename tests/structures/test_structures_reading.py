@@ -277,6 +277,18 @@ def test_foldcomp_files_and_databases_are_read(corpus_folder, tmp_path):
     assert chains[0].plddt.mean() == pytest.approx(original.atoms.b_factor[original.atoms.name == "CA"].mean(), abs=1)
 
 
+def test_a_record_of_a_database_is_read_up_to_the_limit(tmp_path):
+    most = 1 << 20
+    database = tmp_path / "afdb"
+    database.write_bytes(bytes(2 * most + 1))
+    (tmp_path / "afdb.index").write_text(f"0\t0\t{most}\n1\t{most}\t{most + 1}\n2\t{most}\t{most + 2}\n")
+    (tmp_path / "afdb.dbtype").write_bytes(b"\0\0\0\0")
+    at, above, outside = items_of(str(database), "0" * 64, settings(reading={"max_megabytes": 1}).reading)
+    assert len(at.content) == most and not at.problem
+    assert (above.content, above.problem) == (None, "more than 1 MiB")
+    assert outside.problem == "its offset in the database is outside the file"
+
+
 def _alphafold_pdb(corpus_folder) -> list[str]:
     atoms = load_structure(corpus_folder / "raw" / "AF-V9WDR2-F1-model_v4.cif", extra_fields=["b_factor", "occupancy"])
     file = PDBFile()

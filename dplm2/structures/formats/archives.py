@@ -112,9 +112,11 @@ def _foldcomp_members(path: str, sha256: str, limits: Reading) -> Iterator[Item]
                 )
                 return
             start, length = int(fields[1]), int(fields[2])
-            if start + length > size or length > limits.max_megabytes * MEBIBYTE:
+            if start + length > size:
                 yield _member(path, sha256, name, problem="its offset in the database is outside the file")
-                continue
-            database.seek(start)
-            # MMseqs-style databases end each record with a zero byte.
-            yield _member(path, sha256, name, database.read(length))
+            elif length > limits.max_megabytes * MEBIBYTE:
+                yield _member(path, sha256, name, problem=f"more than {limits.max_megabytes} MiB")
+            else:
+                database.seek(start)
+                # MMseqs-style databases end each record with a zero byte.
+                yield _member(path, sha256, name, database.read(length))
