@@ -7,11 +7,13 @@ from collections import OrderedDict
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.weights import read_weights
 from dplm2.language import importing
+from dplm2.language.model_folder import esm_config, is_official
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 
@@ -48,6 +50,30 @@ def test_export_of_an_import_is_identical(recorded_tensors, released_folder, tmp
     assert config["token_dropout"] is True and config["dplm_type"] == "dplm2_esm" and "dplm2" not in config
     importing.import_model(tmp_path / "back", tmp_path / "again")
     assert_gives_recorded_logits(recorded_tensors, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"dplm_type": "dplm2_esm"}, True),
+        ({"architectures": ["EsmForDPLM2"]}, True),
+        ({"architectures": ["EsmForMaskedLM"], "vocab_size": len(Vocabulary())}, True),
+        ({"architectures": ["EsmForMaskedLM"], "vocab_size": 33}, False),
+        ({"vocab_size": len(Vocabulary()), "dplm2": {}}, False),
+    ],
+)
+def test_models_of_the_authors_are_told_by_their_configuration(tmp_path, config, expected):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert is_official(tmp_path) == expected
+
+
+def test_only_an_imported_multimodal_model_has_a_tokenizer(released_folder, tmp_path):
+    sequence = EsmForMaskedLM(esm_config(33, 16, 1, 2, 16))
+    sequence.save_pretrained(tmp_path / "sequence")
+    for source, expected in ((released_folder, "T"), (tmp_path / "sequence", None)):
+        network = importing.import_model(source, tmp_path / source.name, tokenizer="T", tokenizer_fingerprint="f")
+        assert network.is_sequence_model == (expected is None)
+        assert MultimodalEsm.from_pretrained(tmp_path / source.name).tokenizer == expected
 
 
 @pytest.mark.parametrize("asked", [None, "none", "once", "released"])
