@@ -63,6 +63,12 @@ def test_the_settings_of_a_stage_are_those_of_its_own_rule(rule):
 
 
 @pytest.mark.parametrize("rule", STAGES)
+def test_each_parameter_is_made_by_the_helper_of_its_name(rule):
+    for name, helper in re.findall(r"^ +(\w+)=(decides|files|operates|note|launcher)\(", RULES[rule], re.MULTILINE):
+        assert name == helper
+
+
+@pytest.mark.parametrize("rule", STAGES)
 def test_a_finished_tokenizer_or_model_is_tracked_by_its_content(rule):
     for kind, name in re.findall(r'weights\("(\w+)", ([\w.\[\]]+)\)', RULES[rule]):
         assert f'PLAN.pretrained("{kind}", {name})' in RULES[rule]
