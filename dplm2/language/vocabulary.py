@@ -84,10 +84,6 @@ class Vocabulary:
         """Id of the end token of a track."""
         return self.eos_structure if track == "structure" else self.eos_sequence
 
-    def unknown(self, track: Track) -> int:
-        """Id of a residue that is present but unknown: X, or ``<unk_struct>``."""
-        return self.unknown_structure if track == "structure" else self.unknown_residue
-
     def classes(self, track: Track) -> range:
         """Ids of a track, hence its rows of the output layer, including special tokens."""
         return range(self.cls_structure, self.size) if track == "structure" else range(self.cls_structure)

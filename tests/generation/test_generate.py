@@ -427,10 +427,11 @@ def test_tokenizer_of_another_model_is_refused(model, folders):
 def test_trajectories_are_multi_model_files(model, tmp_path):
     (sample,) = model.generate("co-generation", lengths=[12], samples=1, steps=9, trajectory=3)
     assert [step for step, _, _ in sample.trajectory] == [3, 6, 9]
-    for name in ("t.pdb", "t.bcif"):
+    for name in ("t.pdb", "t.cif", "t.bcif"):
         write_trajectory(tmp_path / name, sample)
     for models in (
         pdb.PDBFile.read(tmp_path / "t.pdb").get_structure(),
+        pdbx.get_structure(pdbx.CIFFile.read(tmp_path / "t.cif")),
         pdbx.get_structure(pdbx.BinaryCIFFile.read(tmp_path / "t.bcif")),
     ):
         assert models.stack_depth() == 3

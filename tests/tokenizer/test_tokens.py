@@ -218,6 +218,27 @@ def test_decoding_writes_structures(dataset, saved, small_tokenizer, tmp_path, c
     np.testing.assert_allclose(atoms.coord[atoms.atom_name == "CA"], expected[:, 1], atol=1.1e-3)
 
 
+def test_a_failed_decoding_leaves_no_record_of_an_earlier_one(dataset, saved, tmp_path, monkeypatch, capsys):
+    main(["tokens", "encode", str(dataset), "--tokenizer", str(saved), "--out", str(tmp_path / "tokens")])
+    words = [
+        "tokens",
+        "decode",
+        str(tmp_path / "tokens"),
+        "--tokenizer",
+        str(saved),
+        "--out",
+        str(tmp_path / "decoded"),
+    ]
+    assert main(words) == 0 and (tmp_path / "decoded/run.json").is_file()
+
+    def fails(*arguments):
+        raise DPLM2Error("no space")
+
+    monkeypatch.setattr("dplm2.tokenizer.tokens.decode_tokens", fails)
+    assert main([*words, "--set", "tokenization.precision=bfloat16"]) == 1
+    assert "no space" in capsys.readouterr().err and not (tmp_path / "decoded/run.json").exists()
+
+
 class TightMemory:
     """A part of the tokenizer on a machine with memory for a given number of chains."""
 
