@@ -9,7 +9,7 @@ import pytest
 from dplm2.evaluation.benchmarks.diversity import ALL_PAIRS
 from dplm2.evaluation.benchmarks.scaffolding import success_column
 from dplm2.evaluation.benchmarks.self_consistency import designable_columns
-from dplm2.evaluation.metrics.metric import SHARE
+from dplm2.evaluation.metrics.metric import CONFIDENCE, SHARE
 from dplm2.evaluation.metrics.registry import HEADLINES, METRICS, declared, metric_of, threshold_columns
 from dplm2.evaluation.published import published
 from dplm2.language.likelihood import MEASURED_TASKS
@@ -123,6 +123,12 @@ def test_published_percentages_become_shares():
             values = [float(text) for text in texts if text]
             in_percent = metric.unit == SHARE and max(values) > 1.5
             assert factor == (0.01 if in_percent else 1.0), (metric.name, name)
+
+
+def test_axes_show_the_full_range_of_a_score():
+    for metric in METRICS:
+        if metric.limits is not None:
+            assert metric.limits == ((0, 100) if metric.unit == CONFIDENCE else (0, 1)), metric.name
 
 
 def test_every_task_has_headlines():
