@@ -206,13 +206,17 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 line = [row for row in rows if (row["task"], row["sampler"], row["remasking"], row["schedule"])
                         == (task, sampler, remasking, "linear")]  # fmt: skip
                 if line:
-                    ax.plot([r["passes"] for r in line], [r[name] for r in line], style, marker=".", color=color,
-                            label=f"{sampler}, {remasking}")  # fmt: skip
+                    ax.errorbar([r["passes"] for r in line], [r[name] for r in line],
+                                [r.get(f"{name}_error", 0) for r in line],
+                                fmt=style, marker=".", color=color, elinewidth=0.5, label=f"{sampler}, {remasking}")  # fmt: skip
         ax.set(title=f"{task}: {title}", xlabel="forward passes", xscale="log")
+        ax.set_xticks(STEPS[task], labels=map(str, STEPS[task]))
+        ax.minorticks_off()
         ax.title.set_fontsize(9)
-    for ax in axes.flat[0], axes.flat[4]:
-        if ax.lines:
-            ax.legend(fontsize=6)
+    handles = [
+        pair for ax in (axes.flat[0], axes.flat[4]) for pair in zip(*ax.get_legend_handles_labels(), strict=True)
+    ]
+    figure.legend(*zip(*handles, strict=True), loc="outside lower center", ncols=len(handles), fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 
 
