@@ -206,17 +206,17 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 line = [row for row in rows if (row["task"], row["sampler"], row["remasking"], row["schedule"])
                         == (task, sampler, remasking, "linear")]  # fmt: skip
                 if line:
-                    ax.errorbar([r["passes"] for r in line], [r[name] for r in line],
-                                [r.get(f"{name}_error", 0) for r in line],
-                                fmt=style, marker=".", color=color, elinewidth=0.5, label=f"{sampler}, {remasking}")  # fmt: skip
+                    errors = [row.get(f"{name}_error", 0) for row in line]
+                    look = {"fmt": style, "marker": ".", "color": color, "elinewidth": 0.5}
+                    ax.errorbar([row["passes"] for row in line], [row[name] for row in line], errors, **look,
+                                label=f"{sampler}, {remasking}")  # fmt: skip
         ax.set(title=f"{task}: {title}", xlabel="forward passes", xscale="log")
         ax.set_xticks(STEPS[task], labels=map(str, STEPS[task]))
         ax.minorticks_off()
         ax.title.set_fontsize(9)
-    handles = [
-        pair for ax in (axes.flat[0], axes.flat[4]) for pair in zip(*ax.get_legend_handles_labels(), strict=True)
-    ]
-    figure.legend(*zip(*handles, strict=True), loc="outside lower center", ncols=len(handles), fontsize=8)
+    named = [axes.flat[place].get_legend_handles_labels() for place in (0, 4)]
+    handles, labels = ([*first, *second] for first, second in zip(*named, strict=True))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 
 
