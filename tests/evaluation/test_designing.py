@@ -269,7 +269,10 @@ def test_the_examples_of_the_help(place, runs, example):  # noqa: F811
     assert len(table) and (out / "designs.fasta").is_file() and (out / "best" / "best.fasta").is_file()
 
 
-@pytest.mark.parametrize("command", ["design --task co-generation", "evaluate designs designs.csv", "generate folding"])
+@pytest.mark.parametrize(
+    "command",
+    ["design --task backbone --set lengths=[12] samples=1 steps=1", "evaluate designs designs.csv", "generate folding"],
+)
 def test_a_missing_device_is_refused(place, capsys, command):
     if torch.backends.mps.is_available():
         pytest.skip("this machine has it")
