@@ -57,7 +57,6 @@ def write_report(
     }
     if len(published := compared(results, settings.published_model)):
         frames["published"] = published
-    record.supersede(out)
     written = [*_write_tables(out, frames), *_write_figures(out, figures)]
     _remove_former(out, written)
     write_text(out / PAGE, page)

