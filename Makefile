@@ -1,5 +1,6 @@
 # make demo   sets up everything in .venv and runs the whole workflow on the bundled structures
 # make test   sets up everything if need be and runs the test suite
+# make slurm   runs the tests on a Slurm of their own, where slurmctld, slurmd and munged are installed
 # make docs   builds the documentation site in build/docs
 # make soak   runs 30 whole workflows at the smallest size, each killed at random moments, and compares their files
 # make nightly   runs what takes longer: the wheel with each Python found here, and all that can be lost on Slurm
@@ -19,7 +20,7 @@ export PATH := $(VENV)/bin:$(PATH)
 # Results do not depend on a hub: everything that the demo and the tests need is in the repository.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test docs nightly soak mutate lint format clean
+.PHONY: help install demo test slurm docs nightly soak mutate lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -40,7 +41,10 @@ demo: install
 	dplm2 report --results results --out results/report --print
 
 test: install
-	python -m pytest --numprocesses $(CORES) --dist loadgroup
+	python -m pytest --numprocesses $(CORES) --dist loadgroup -m "not slurm"
+
+slurm: install
+	python -m pytest -m slurm
 
 docs: install
 	sphinx-build --fail-on-warning --keep-going --quiet docs build/docs

@@ -1,6 +1,6 @@
 """The workflow on a real Slurm with the profile: whatever it loses, the results are those of an undisturbed run.
 
-The suite meets two losses, in a workflow up to its tokenizer; the rest comes once a night (`make nightly`).
+`make slurm` meets two losses, in a workflow up to its tokenizer; the rest comes once a night (`make nightly`).
 docs/cluster.md says what came out.
 """
 

@@ -223,17 +223,14 @@ def test_training_waits_for_its_initial_tokenizer(finished):
         finished.planned()
 
 
-def test_unreadable_file_is_listed_as_rejected(finished):
-    bad = finished.files / "broken.pdb"
-    bad.write_text("this is no structure\n")
-    try:
-        done = finished.snakemake("structures")
-        assert done.returncode == 0, done.stdout + done.stderr
-        rejected = pq.read_table(finished.folder / "results/structures/own/rejected.parquet").to_pylist()
-    finally:
-        bad.unlink()
+def test_unreadable_file_is_listed_as_rejected(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.configuration = {"datasets": {"own": {"files": "files", "shards": 2}}}
+    (workdir.files / "broken.pdb").write_text("this is no structure\n")
+    done = workdir.snakemake("structures")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rejected = pq.read_table(workdir.folder / "results/structures/own/rejected.parquet").to_pylist()
     assert [(row["code"], row["source_file"].endswith("broken.pdb")) for row in rejected] == [("unreadable", True)]
-    assert finished.snakemake().returncode == 0
 
 
 def test_no_usable_chain_stops_with_a_one_line_error(tmp_path):
