@@ -192,6 +192,14 @@ class Workdir:
         return jobs
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the finished run are in one process, which makes it once."""
+    for item in items:
+        if "finished" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("finished run"))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Workdir:
     """A finished run of the whole workflow."""

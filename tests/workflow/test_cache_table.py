@@ -12,7 +12,7 @@ import pytest
 from tests.workflow.cache_table import ADDS, EXAMPLES, READ_BY, all_keys, page, rows, runs_again, runs_first
 from tests.workflow.conftest import DEMO, ROOT, Workdir
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 TRAINING = {"train_tokenizer", "warm_up_model", "train_model"}
 SHOWN = {key: change for key, change in EXAMPLES.items() if change is not None}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.workflow.conftest import Workdir
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 MODEL = "results/models/tiny/model.safetensors"
 # Of an evaluation, by task and weights: a rule's outputs are the same for all.

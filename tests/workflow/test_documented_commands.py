@@ -32,7 +32,7 @@ TESTED_ELSEWHERE = {"docs/scores.md", "docs/designs.md", "docs/first-designs.md"
 OWN_STRUCTURES = "docs/own-structures.md"  # its runs clean structures; those of other pages are planned
 SNAKEMAKE = TOOLS / "snakemake"
 PLAN = ["--dry-run", "--quiet", "rules"]
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 
 @pytest.fixture

@@ -73,13 +73,11 @@ def files(finished):
 
 
 @pytest.mark.workflow
-@pytest.mark.xdist_group("workflow")
 def test_every_file_is_described(files):
     assert {pattern_of(path) for path in files} | {GROUPS} == set(PAGE)
 
 
 @pytest.mark.workflow
-@pytest.mark.xdist_group("workflow")
 def test_every_column_is_described(files):
     unknown = []
     for path, file in files.items():
@@ -97,7 +95,6 @@ def is_described(column: str, names: set[str]) -> bool:
 
 
 @pytest.mark.workflow
-@pytest.mark.xdist_group("workflow")
 def test_tables_of_the_report_are_named(files):
     text = text_of("docs/outputs.md")
     names = {path.stem for path in files if path.parent.as_posix() == "report/tables"}
@@ -105,7 +102,6 @@ def test_tables_of_the_report_are_named(files):
 
 
 @pytest.mark.workflow
-@pytest.mark.xdist_group("workflow")
 def test_every_described_column_is_written(files):
     written: dict[str, set[str]] = {}
     for path, file in files.items():
@@ -126,7 +122,6 @@ def test_columns_are_those_of_the_schema(pattern):
 
 
 @pytest.mark.workflow
-@pytest.mark.xdist_group("workflow")
 def test_run_records_have_the_described_keys(files):
     records = {path: json.loads(file.read_text()) for path, file in files.items() if path.name == "run.json"}
     assert records and all(PAGE["**/run.json"] <= set(record) for record in records.values())

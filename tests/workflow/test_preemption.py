@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.workflow.conftest import Workdir
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 
 def signal_all(process, metrics, number):

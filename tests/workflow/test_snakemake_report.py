@@ -7,7 +7,7 @@ import pytest
 
 from tests.report.browser import CHROMIUM, DRIVER, Browser
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 
 @pytest.fixture(scope="module")

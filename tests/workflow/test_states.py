@@ -13,7 +13,7 @@ import yaml
 from dplm2.cli import main
 from tests.workflow.conftest import FEW_STEPS, Workdir, contents
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 STAGES = ("tokenizer", "sequence-stage", "model")
 
 

@@ -23,7 +23,7 @@ from dplm2.settings import loading
 from tests.workflow.conftest import DEMO, ROOT, Workdir
 
 # The tests that share a finished run are run by one process.
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 
 def test_run_writes_report_and_summary(finished):
