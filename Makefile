@@ -41,7 +41,7 @@ demo: install
 	dplm2 report --results results --out results/report --print
 
 test: install
-	python -m pytest --numprocesses $$(($(CORES) + 1)) --dist loadgroup -m "not slurm"
+	python -m pytest --numprocesses $(CORES) --dist loadgroup -m "not slurm"
 
 slurm: install
 	python -m pytest -m slurm

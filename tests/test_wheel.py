@@ -13,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = ("3.11", "3.12", "3.13")
-NIGHTLY = "DPLM2_NIGHTLY"
 COMMAND = ("generate", "co-generation", "--model", "small", "--set", "lengths=[40]", "samples=2", "steps=4")
 
 
@@ -76,7 +75,6 @@ def interpreter(version: str) -> str | None:
 
 
 @pytest.mark.nightly
-@pytest.mark.skipif(NIGHTLY not in os.environ, reason=f"installs everything anew; runs with {NIGHTLY}=1")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_wheel_generates_in_a_fresh_environment(version, wheel, tmp_path):
     """With the tested set of versions, from the package index."""

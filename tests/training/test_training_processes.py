@@ -109,13 +109,7 @@ def test_two_devices_without_a_launcher_equal_one(tmp_path):
     assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-5) for name in found if name != "passes")
 
 
-NIGHTLY = [
-    pytest.mark.nightly,
-    pytest.mark.skipif("DPLM2_NIGHTLY" not in os.environ, reason="a smaller case of another test; DPLM2_NIGHTLY=1"),
-]
-
-
-@pytest.mark.parametrize(("tasks", "nodes"), [pytest.param(2, 2, marks=NIGHTLY), (4, 2)])
+@pytest.mark.parametrize(("tasks", "nodes"), [(2, 2), pytest.param(4, 2, marks=pytest.mark.nightly)])
 def test_srun_tasks_on_two_nodes_equal_processes_on_one(tmp_path, tasks, nodes):
     settings = {**SETTINGS, "accumulate": tasks}
     together = start({"out": tmp_path / "one", "settings": {**settings, "devices": tasks}})

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from dplm2.core.locks import is_held
+from tests.conftest import IS_NIGHT
 from tests.workflow.conftest import ROOT, Workdir, contents
 from tests.workflow.slurm import CONTROLLER, NODE, Slurm, missing_programs
 
@@ -30,7 +31,6 @@ pytestmark = [
     pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(MISSING != "", reason=f"no {MISSING} here; install Slurm and munge (Debian: slurm-wlm, munge)"),
 ]
-NIGHTLY = "DPLM2_NIGHTLY"
 STEPS = 40
 PARTITIONS = {
     'slurm_partition: "cpu"': "slurm_partition: processors",
@@ -38,17 +38,6 @@ PARTITIONS = {
 }
 QUICK = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "20")
 SIGNAL_LINE = """  slurm_extra: "'--signal=USR1@300'"\n"""  # as in docs/cluster.md
-
-
-IS_NIGHT = NIGHTLY in os.environ
-TAKES_MINUTES = [pytest.mark.nightly, pytest.mark.skipif(not IS_NIGHT, reason=f"takes minutes; runs with {NIGHTLY}=1")]
-
-
-def nightly(test: Callable) -> Callable:
-    """A test that takes minutes."""
-    for mark in TAKES_MINUTES:
-        test = mark(test)
-    return test
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +163,7 @@ def training(cluster, profile, tmp_path) -> Training:
     return Training(cluster, tmp_path / "run", profile, "tokenizers")
 
 
-@pytest.mark.parametrize("targets", [("tokenizers",), pytest.param((), marks=TAKES_MINUTES, id="whole workflow")])
+@pytest.mark.parametrize("targets", [("tokenizers",), pytest.param((), marks=pytest.mark.nightly, id="whole workflow")])
 def test_killed_snakemake_and_cancelled_training(targets, undisturbed, cluster, profile, tmp_path):
     """The next Snakemake ends the job that is left, and submits a cancelled one again."""
     training = Training(cluster, tmp_path / "run", profile, *targets)
@@ -217,7 +206,7 @@ def test_shards_share_a_job_with_the_same_results(undisturbed, cluster, profile,
     }
 
 
-@nightly
+@pytest.mark.nightly
 def test_scheduler_away_for_a_minute(undisturbed, cluster, profile, tmp_path, monkeypatch):
     """When the first jobs are submitted, and during a training; on a site without accounts."""
     monkeypatch.setenv("PATH", str(ROOT / "profiles" / "slurm" / "bin"), prepend=":")
@@ -232,7 +221,7 @@ def test_scheduler_away_for_a_minute(undisturbed, cluster, profile, tmp_path, mo
     assert "Unable to contact slurm controller" in training.equals(undisturbed)
 
 
-@nightly
+@pytest.mark.nightly
 def test_node_down(undisturbed, cluster, training):
     job = training.advance()
     node = training.of_job(job, "%N")
@@ -244,7 +233,7 @@ def test_node_down(undisturbed, cluster, training):
     assert "failed" not in training.equals(undisturbed)
 
 
-@nightly
+@pytest.mark.nightly
 def test_node_lost_while_its_training_goes_on(undisturbed, cluster, training):
     """The repeated job waits for the process that nobody can reach."""
     job = training.advance()
@@ -258,7 +247,7 @@ def test_node_lost_while_its_training_goes_on(undisturbed, cluster, training):
     cluster.start(NODE, "-N", node)
 
 
-@nightly
+@pytest.mark.nightly
 @pytest.mark.parametrize("grace", [30, 0])
 def test_preemption(grace, undisturbed, cluster, training):
     """With a grace period the job ends by itself and is submitted again; without, Slurm puts it back into the queue."""
@@ -275,7 +264,7 @@ def test_preemption(grace, undisturbed, cluster, training):
     assert (f"SLURM-job '{job}' failed" in said) == bool(grace)
 
 
-@nightly
+@pytest.mark.nightly
 def test_time_limit(undisturbed, cluster, profile, tmp_path):
     longer_with_each_attempt = ("--set-resources", "train_tokenizer:runtime=attempt")
     training = Training(cluster, tmp_path / "run", profile, "tokenizers", *longer_with_each_attempt)
@@ -288,7 +277,7 @@ def test_time_limit(undisturbed, cluster, profile, tmp_path):
     assert "TIMEOUT" in training.equals(undisturbed)
 
 
-@nightly
+@pytest.mark.nightly
 def test_warning_before_the_time_limit(undisturbed, cluster, profile, tmp_path):
     """Slurm's SIGUSR1, from the line in the documentation."""
     assert SIGNAL_LINE.strip() in (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -305,7 +294,7 @@ def test_warning_before_the_time_limit(undisturbed, cluster, profile, tmp_path):
     assert f"SLURM-job '{job}' failed" in said and "stopped (SIGUSR1); saved" in said
 
 
-@nightly
+@pytest.mark.nightly
 def test_killed_for_memory(undisturbed, cluster, profile, tmp_path):
     """By Slurm, which finds that a job uses more than it asked for; the next attempts ask for more."""
     too_little = ("--set-resources", "train_tokenizer:mem_mb=attempt*300")
@@ -314,7 +303,7 @@ def test_killed_for_memory(undisturbed, cluster, profile, tmp_path):
     assert "OUT_OF_MEMORY" in said or "CANCELLED" in said or "FAILED" in said
 
 
-@nightly
+@pytest.mark.nightly
 def test_killed_by_the_kernel_for_memory(undisturbed, cluster, training):
     """As the kernel does: without a warning."""
     job = training.advance()
