@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from tests.goldens.unpack import unpack
 
-IS_NIGHT = "DPLM2_NIGHTLY" in os.environ
+NIGHTLY = "DPLM2_NIGHTLY"
+IS_NIGHT = NIGHTLY in os.environ
 SHARED = Path(os.environ.get("DPLM2_SHARED", Path(__file__).parents[2] / "shared"))
 
 
@@ -22,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked as nightly by day."""
     for item in items:
         if not IS_NIGHT and item.get_closest_marker("nightly"):
-            item.add_marker(pytest.mark.skip(reason="takes long; runs with DPLM2_NIGHTLY=1"))
+            item.add_marker(pytest.mark.skip(reason=f"takes long; runs with {NIGHTLY}=1"))
 
 
 @pytest.fixture(autouse=True)

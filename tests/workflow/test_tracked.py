@@ -16,8 +16,6 @@ TEXTS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "rules").gl
 RULES = {
     name: block for text in TEXTS for name, block in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", text, re.MULTILINE)
 }
-# Its section is shared by all tasks, and its files are given by task.
-BY_TASK = "evaluate_samples"
 
 
 def sections_of(annotation: Any) -> Iterator[type[Section]]:
