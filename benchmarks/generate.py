@@ -17,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import EsmForMaskedLM
 
 from benchmarks.rates import CLOCKS, count_operations, product_rates
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.language.conditioning import Conditioning, sample_seed
 from dplm2.language.denoising import Denoiser
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings
 from dplm2.language.vocabulary import TRACKS, Vocabulary
@@ -41,7 +40,7 @@ def random_network(size: str, precision: str, device: str) -> MultimodalEsm:
     torch.manual_seed(0)
     vocabulary = Vocabulary()
     hidden, layers, heads, intermediate = SIZES[size]
-    model = EsmForMaskedLM(esm_config(len(vocabulary), hidden, layers, heads, intermediate))
+    model = Esm2(Esm2Config(len(vocabulary), hidden, layers, heads, intermediate))
     return MultimodalEsm(model, vocabulary).eval().to(device=device, dtype=getattr(torch, precision))
 
 

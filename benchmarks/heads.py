@@ -31,7 +31,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from transformers import EsmForMaskedLM
 
 from benchmarks.train_step import SIZES, make_batch
 from dplm2.cli import main as dplm2
@@ -39,7 +38,7 @@ from dplm2.core.artifacts import fingerprint, library_versions, peak_memory_byte
 from dplm2.core.errors import ConfigError, Preempted
 from dplm2.language import diffusion, heads, likelihood, warmup
 from dplm2.language.chains import TokenizedChains
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.stages import freeze_unread
 from dplm2.language.training import MultimodalTask
@@ -70,7 +69,7 @@ def speed_of(head: str, size: str, options: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     vocabulary, sizes = Vocabulary(), SMALL if size == "small" else SIZES[size]
     made = heads.make(head, vocabulary, sizes[0], LAYOUT)
-    network = MultimodalEsm(EsmForMaskedLM(esm_config(made.table_rows, *sizes)), vocabulary, head=made)
+    network = MultimodalEsm(Esm2(Esm2Config(made.table_rows, *sizes)), vocabulary, head=made)
     freeze_unread(network)
     before = peak_memory_bytes()
     objective = diffusion.DiffusionObjective(network, DiffusionSettings.make()).train()

@@ -32,7 +32,7 @@ from transformers import EsmConfig, EsmForMaskedLM
 from benchmarks.rates import product_rates, synchronize
 from dplm2.core.artifacts import library_versions, peak_memory_bytes, write_json
 from dplm2.language import diffusion, layout, lora
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.stages import freeze_unread
 from dplm2.language.vocabulary import TRACKS, Vocabulary
@@ -69,7 +69,7 @@ def make_batch(vocabulary: Vocabulary, chains: int, residues: int) -> dict[str, 
     return diffusion.add_noise(vocabulary, target_ids_BT, tasks_B, times, settings, generator).batch()
 
 
-def multiply_adds(config: EsmConfig, vocabulary: Vocabulary, batch: dict[str, torch.Tensor]) -> float:
+def multiply_adds(config: Esm2Config, vocabulary: Vocabulary, batch: dict[str, torch.Tensor]) -> float:
     """Multiply-adds of one forward pass: weight matrices, attention, and the head on noised positions."""
     width, layers = config.hidden_size, config.num_hidden_layers
     tokens = int((batch["input_ids"] != vocabulary.pad).sum())
@@ -87,7 +87,7 @@ def multiply_adds(config: EsmConfig, vocabulary: Vocabulary, batch: dict[str, to
 
 def ours(size: str, vocabulary: Vocabulary, mode: str) -> diffusion.DiffusionObjective:
     """The training objective."""
-    model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[size]))
+    model = Esm2(Esm2Config(len(vocabulary), *SIZES[size]))
     network = MultimodalEsm(model, vocabulary)
     freeze_unread(network)
     if mode == "lora":
@@ -100,11 +100,11 @@ class LibrariesObjective(nn.Module):
 
     def __init__(self, size: str, vocabulary: Vocabulary, mode: str) -> None:
         super().__init__()
-        self.model = EsmForMaskedLM(esm_config(len(vocabulary), *SIZES[size]))
+        self.model = EsmForMaskedLM(EsmConfig.from_dict(Esm2Config(len(vocabulary), *SIZES[size]).to_dict()))
         self.model.esm.contact_head.requires_grad_(False)
         if mode == "lora":
             lora.add(self.model, LoraSettings.make(enabled=True), seed=0)
-        self.mask_of = MultimodalEsm(EsmForMaskedLM(esm_config(len(vocabulary), *SIZES["tiny"])), vocabulary)
+        self.mask_of = MultimodalEsm(Esm2(Esm2Config(len(vocabulary), *SIZES["tiny"])), vocabulary)
         self.mask_of.requires_grad_(False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
@@ -159,7 +159,7 @@ def measure(options: argparse.Namespace, mode: str, precision: str) -> dict:
         seconds.append(clock() - start)
         losses.append(float(loss))
     kept = slice(WARM_UP, None)
-    config = esm_config(len(vocabulary), *SIZES[options.size])
+    config = Esm2Config(len(vocabulary), *SIZES[options.size])
     macs = multiply_adds(config, vocabulary, {k: v.cpu() for k, v in batch.items()})
     passes = 2 if mode == "lora" else 3
     rate_of = {library: max(row[library] for row in rates[kept]) for library in rates[0]}

@@ -20,10 +20,9 @@ PROTEIN = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"
 
 def make(folder: Path) -> Path:
     """Write a tiny tokenizer, a tiny model, chains, tokens and samples; returns their folder."""
-    from transformers import EsmForMaskedLM
 
     from dplm2.core.artifacts import write_json
-    from dplm2.language.model_folder import esm_config
+    from dplm2.language.esm import Esm2, Esm2Config
     from dplm2.language.network import MultimodalEsm
     from dplm2.language.vocabulary import Vocabulary
     from dplm2.settings.tokenizer import TokenizerSettings
@@ -36,7 +35,7 @@ def make(folder: Path) -> Path:
         TokenizerSettings.make(encoder=ENCODER, quantizer={"bits": 4}, decoder=DECODER)
     ).eval()
     tokenizer.save_pretrained(made / "tokenizer")
-    esm = EsmForMaskedLM(esm_config(len(Vocabulary(16)), 16, 2, 2, 32))
+    esm = Esm2(Esm2Config(len(Vocabulary(16)), 16, 2, 2, 32))
     MultimodalEsm(esm, Vocabulary(16)).save_pretrained(made / "model")
     _write_tables(made)
     write_json(made / "run.json", {"command": "generate", "settings": {"seed": 0}, "inputs": {}, "parts": 3})

@@ -40,7 +40,6 @@ ROOT = Path(__file__).parents[1]
 # Imported once; every mutation runs in a fork of this process, which imports the package itself.
 HEAVY = (
     "torch",
-    "transformers.models.esm.modeling_esm",
     "pandas",
     "scipy",
     "pyarrow.parquet",

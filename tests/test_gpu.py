@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
 from dplm2.cpu import attention
@@ -16,7 +15,7 @@ from dplm2.geometry.tm_score import tm_score
 from dplm2.language import diffusion, heads, layout
 from dplm2.language.conditioning import Conditioning
 from dplm2.language.denoising import Denoiser
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.randomness import Words, class_uniforms
 from dplm2.language.schedule import SamplerSettings
@@ -45,7 +44,7 @@ def network_of(device, width=64, head=heads.DEFAULT):
     torch.manual_seed(0)
     vocabulary = Vocabulary()
     made = heads.make(head, vocabulary, width, (5, 4, 4))
-    model = EsmForMaskedLM(esm_config(made.table_rows, width, 3, 2, 2 * width))
+    model = Esm2(Esm2Config(made.table_rows, width, 3, 2, 2 * width))
     return MultimodalEsm(model, vocabulary, tokenizer=SMALL_TOKENIZER, head=made).eval().to(device)
 
 

@@ -14,7 +14,7 @@ untested releases of torch. Settings of the whole process are made only in ``pro
 
 Two environment variables:
 
-- ``DPLM2_CPU``: ``lean`` (default), or ``plain``: transformers' and torch's own forms (`dplm2.cpu.switch`);
+- ``DPLM2_CPU``: ``lean`` (default), or ``plain``: torch's own forms (`dplm2.cpu.switch`);
 - ``DPLM2_PRODUCTS``: ``auto`` (default), ``onednn`` or ``torch``: which library multiplies matrices
   (`dplm2.cpu.routine`).
 """

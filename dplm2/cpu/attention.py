@@ -7,6 +7,7 @@ Shapes: H heads, N tokens of all segments, S segments of a group, T tokens of ea
 times heads.
 """
 
+import functools
 import inspect
 from collections.abc import Sequence
 from itertools import groupby
@@ -15,22 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dplm2.cpu import switch, torch_private
 
-NAME = "dplm2_segments"
-"""Name under which it is registered with transformers (`dplm2.cpu.process`)."""
-
 _SCORES_PER_CHUNK = 1 << 22  # limits memory to about the size of a CPU's cache
 
-try:  # torch 2.10 and later
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:
-    varlen_attn = None
-_ACCEPTS_SCALE = varlen_attn is not None and "scale" in inspect.signature(varlen_attn).parameters
+varlen_attn = None  # torch's kernel for segments, once `_finds_kernel` has imported it
 
 
 class Bounds(NamedTuple):
@@ -50,35 +41,36 @@ class Bounds(NamedTuple):
 
 def takes_bounds(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a kernel accepts segments as `Bounds`: on GPUs since Ampere, in half precision."""
-    if not _ACCEPTS_SCALE or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
-    return torch.cuda.get_device_properties(device).major >= 8
+    return torch.cuda.get_device_properties(device).major >= 8 and _finds_kernel()
 
 
-def attention_within_segments(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    segments: Sequence[int] | Bounds | None = None,
-    scaling: float | None = None,
-    **others,
-) -> tuple[Tensor, None]:
-    """Attention function for transformers; ``segments`` are lengths or `Bounds`, or None for a padded batch.
-
-    ``query``, ``key`` and ``value`` are (1, H, N, C); the result is (1, N, H, C).
-    """
-    if segments is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
-    parts = parts_within_segments(*(t[0].transpose(0, 1) for t in (query, key, value)), segments, scaling)
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
+@functools.cache
+def _finds_kernel() -> bool:
+    """Import the kernel, which also imports torch's compiler and doubles the time of importing torch."""
+    global varlen_attn
+    try:  # torch 2.10 and later
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "scale" in inspect.signature(varlen_attn).parameters
 
 
 def parts_within_segments(
-    q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, segments: Sequence[int] | Bounds, scaling: float | None
+    q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, segments: Sequence[int] | Bounds, scaling: float
 ) -> list[Tensor]:
-    """Attention within segments, as one part (n, H, C) for each run of segments of equal length; one with bounds."""
+    """Attention within segments, as one part (n, H, C) for each run of segments of equal length; one with bounds.
+
+    Parameters
+    ----------
+    q_NHC, k_NHC, v_NHC
+        Queries, keys and values of the tokens of all segments.
+    segments
+        Lengths of the segments, or `Bounds`.
+    scaling
+        Factor of the scores.
+    """
     if isinstance(segments, Bounds):
         starts, longest = segments
         return [varlen_attn(q_NHC, k_NHC, v_NHC, starts, starts, longest, longest, scale=scaling)]
@@ -88,20 +80,13 @@ def parts_within_segments(
     for (length, count), *tensors in zip(groups, *(t.split(sizes) for t in (q_NHC, k_NHC, v_NHC)), strict=True):
         q_SHTC, k_SHTC, v_SHTC = (t.unflatten(0, (count, length)).transpose(1, 2) for t in tensors)
         if q_SHTC.dtype == torch.bfloat16 and q_SHTC.device.type == "cpu" and switch.is_lean():
-            scale = q_SHTC.shape[-1] ** -0.5 if scaling is None else scaling
             # Contiguous also if it is a single segment, which would otherwise keep the tensors of all.
-            q_MTC, k_MTC, v_MTC = (t.flatten(0, 1).contiguous() for t in (q_SHTC * scale, k_SHTC, v_SHTC))
+            q_MTC, k_MTC, v_MTC = (t.flatten(0, 1).contiguous() for t in (q_SHTC * scaling, k_SHTC, v_SHTC))
             out_SHTC = _HalfAttention.apply(q_MTC, k_MTC, v_MTC).unflatten(0, q_SHTC.shape[:2])
         else:
             out_SHTC = functional.scaled_dot_product_attention(q_SHTC, k_SHTC, v_SHTC, scale=scaling)
         parts.append(out_SHTC.transpose(1, 2).flatten(0, 1))
     return parts
-
-
-def register() -> None:
-    """Register `attention_within_segments` with transformers."""
-    ALL_ATTENTION_FUNCTIONS.register(NAME, attention_within_segments)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
 
 
 class _HalfAttention(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """A layer of the language model on CPUs, with explicit forward and backward passes.
 
-The results are those of transformers' layer, except for the random numbers of dropout. Frozen weights get no gradient,
-and the low-rank updates of query, key and value share one dropout mask.
+The results are those of the plain layer (`dplm2.language.esm`), except for the random numbers of dropout. Frozen
+weights get no gradient, and the low-rank updates of query, key and value share one dropout mask.
 
 Saved per token for the backward pass are ``6 D + I`` numbers: the inputs of both normalisations, the rotated query and
 key, the value, the attention's result, and the input of GELU. Cheap values (normalised inputs, GELU, dropout masks,
@@ -16,11 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import EsmConfig, EsmForMaskedLM
-from transformers.models.esm.modeling_esm import EsmLayer
 
 from dplm2.cpu import attention, torch_private
 from dplm2.cpu.caching import cached_from_weights
@@ -30,62 +27,26 @@ _LANES = 4  # 16-bit random numbers in one of 64 bits
 _LANE_VALUES = 1 << 16
 
 
-def install(model: EsmForMaskedLM) -> None:
-    """Replace each layer by a `Layer` with the same weights under the same names."""
-    layers = model.esm.encoder.layer
-    for number, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            layers[number] = Layer(layer, model.config)
+def forward(layer: nn.Module, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
+    """Hidden states (N, D) after a `dplm2.language.esm.Layer`; for ``segments`` see `dplm2.cpu.attention`."""
+    output = layer.attention.output
+    attended = _attend(layer.attention, x_ND, angles, segments)
+    x_ND = add_projected(x_ND, attended, output.dense, output.dropout, gelu=False)
+    inner = project(x_ND, layer.LayerNorm, [layer.intermediate.dense])
+    return add_projected(x_ND, inner, layer.output.dense, layer.output.dropout, gelu=True)
 
 
-class Layer(EsmLayer):
-    """transformers' layer, optimised for packed samples.
-
-    Parameters
-    ----------
-    layer
-        The layer to replace; its modules are reused.
-    config
-        Configuration of the network.
-    """
-
-    def __init__(self, layer: EsmLayer, config: EsmConfig) -> None:
-        with torch.device("meta"):  # skips the initialization of weights that are replaced below
-            super().__init__(config)
-        for name, part in layer.named_children():
-            setattr(self, name, part)
-        self.train(layer.training)
-
-    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
-        """The feed-forward part with torch's exact GELU, which is five times faster and saves only its input."""
-        inner = self.intermediate.dense(self.LayerNorm(attention_output))
-        return self.output(functional.gelu(inner), attention_output)
-
-    def forward(self, hidden_states: Tensor, *positional, segments: Sequence[int] | None = None, **named) -> Tensor:
-        """Hidden states (1, N, D) after the layer; for ``segments`` see `dplm2.cpu.attention`."""
-        if segments is None or hidden_states.device.type != "cpu":
-            return super().forward(hidden_states, *positional, segments=segments, **named)
-        return self._forward_packed(hidden_states[0], named["position_embeddings"], segments).unsqueeze(0)
-
-    def _forward_packed(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> Tensor:
-        output = self.attention.output
-        attended = self._attend(x_ND, angles, segments)
-        x_ND = add_projected(x_ND, attended, output.dense, output.dropout, gelu=False)
-        inner = project(x_ND, self.LayerNorm, [self.intermediate.dense])
-        return add_projected(x_ND, inner, self.output.dense, self.output.dropout, gelu=True)
-
-    def _attend(self, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> list[Tensor]:
-        """Result of the attention, in the order of tokens, as parts (n, D)."""
-        own = self.attention.self
-        cos_N1C, sin_N1C = (table[0].unsqueeze(1) for table in angles)
-        split = (len(x_ND), own.num_attention_heads, own.attention_head_size)
-        q_ND, k_ND, v_ND = project(x_ND, self.attention.LayerNorm, [own.query, own.key, own.value])
-        # ESM-2 scales the queries before their rotation.
-        scale = own.attention_head_size**-0.5
-        q_NHC = _Rotation.apply(q_ND.view(split), cos_N1C, sin_N1C, scale)
-        k_NHC = _Rotation.apply(k_ND.view(split), cos_N1C, sin_N1C, 1.0)
-        parts = attention.parts_within_segments(q_NHC, k_NHC, v_ND.view(split), segments, scaling=1.0)
-        return [part.flatten(1) for part in parts]
+def _attend(block: nn.Module, x_ND: Tensor, angles: tuple[Tensor, Tensor], segments: Sequence[int]) -> list[Tensor]:
+    """Result of the attention, in the order of tokens, as parts (n, D)."""
+    own = block.self
+    cos_N1C, sin_N1C = (table[0].unsqueeze(1) for table in angles)
+    q_ND, k_ND, v_ND = project(x_ND, block.LayerNorm, [own.query, own.key, own.value])
+    q_NHC, k_NHC, v_NHC = (track_ND.unflatten(1, (own.heads, -1)) for track_ND in (q_ND, k_ND, v_ND))
+    # ESM-2 scales the queries before their rotation.
+    q_NHC = _Rotation.apply(q_NHC, cos_N1C, sin_N1C, q_NHC.shape[-1] ** -0.5)
+    k_NHC = _Rotation.apply(k_NHC, cos_N1C, sin_N1C, 1.0)
+    parts = attention.parts_within_segments(q_NHC, k_NHC, v_NHC, segments, scaling=1.0)
+    return [part.flatten(1) for part in parts]
 
 
 class _Matrix(NamedTuple):
@@ -142,7 +103,7 @@ def _tensors(matrix: nn.Module, dtype: torch.dtype) -> _Matrix:
 
 
 def _parameters(matrix: nn.Module) -> _Matrix:
-    if not isinstance(matrix, LoraLayer):
+    if isinstance(matrix, nn.Linear):
         return _Matrix(matrix.weight, matrix.bias, None, None)
     base, (name,) = matrix.get_base_layer(), matrix.active_adapters
     return _Matrix(base.weight, base.bias, matrix.lora_A[name].weight, matrix.lora_B[name].weight)
@@ -158,7 +119,7 @@ def _prepacked(matrix: _Matrix) -> _Matrix:
 
 
 def _low_rank_options(matrix: nn.Module) -> tuple[float, float]:
-    if not isinstance(matrix, LoraLayer):
+    if isinstance(matrix, nn.Linear):
         return 1.0, 0.0
     (name,) = matrix.active_adapters
     dropout = matrix.lora_dropout[name]

@@ -17,14 +17,9 @@ def prepare_process() -> None:
     - Denormal numbers (below 1.2e-38 in float32) are flushed to zero: CPUs take twenty times longer with them, and the
       optimiser's averages of rare tokens' gradients decay to such numbers after a few hundred steps. Threads inherit
       the setting from the thread that starts them.
-    - The attention of packed samples is registered with transformers (`dplm2.cpu.attention`).
     """
     torch = sys.modules.get("torch")
     if torch is None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         return
     torch.set_flush_denormal(True)
-    if "transformers" in sys.modules:
-        from dplm2.cpu import attention
-
-        attention.register()

@@ -22,8 +22,5 @@ def choice(variable: str, allowed: tuple[str, ...]) -> str:
 
 
 def is_lean() -> bool:
-    """Whether CPUs use the lean form (the default) or, with ``DPLM2_CPU=plain``, the plain one.
-
-    The layers of a language model are chosen when it is constructed; everything else is chosen at each call.
-    """
+    """Whether CPUs use the lean form (the default) or, with ``DPLM2_CPU=plain``, the plain one; read at each call."""
     return choice(VARIABLE, ("lean", "plain")) == "lean"

@@ -9,21 +9,23 @@ agree with the source's ``config.json``.
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import EsmForMaskedLM
 
 from dplm2.core import artifacts
 from dplm2.core.artifacts import RunRecord, sha256_of_file
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import save_tensors
+from dplm2.core.unfilled import unfilled
 from dplm2.core.weights import read_weights, weight_files
 from dplm2.language import heads
 from dplm2.language.cards import write_model_card
-from dplm2.language.model_folder import CONFIG_FILE, WEIGHTS_FILE, esm_config
+from dplm2.language.esm import FREQUENCIES, Esm2, Esm2Config, misfitting, rotary_frequencies, with_unread
+from dplm2.language.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from dplm2.language.network import EmbeddingScaling, MultimodalEsm
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 
@@ -38,7 +40,6 @@ _POSITIONS = "esm.embeddings.position_embeddings.weight"
 # transformers 5 writes the layers' common table with a star, and normalisations under their former names.
 _FREQUENCIES = re.compile(r"esm\.encoder\.layer\.(\d+|\*)\.attention\.self\.rotary_embeddings\.inv_freq")
 _FORMER_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-_OUR_FREQUENCIES = "esm.rotary_embeddings.inv_freq"
 _UNREAD_FILE = "unread.safetensors"
 _FREQUENCY_TOLERANCE = 1e-3  # relative; they may have been saved in half precision
 
@@ -168,7 +169,7 @@ def _pop_head(weights: dict[str, Tensor], kind: type[heads.StructureHead]) -> di
 
 
 def _load_head(
-    kind: type[heads.StructureHead], own: Mapping[str, Tensor], model: EsmForMaskedLM, source: str
+    kind: type[heads.StructureHead], own: Mapping[str, Tensor], model: Esm2, source: str
 ) -> heads.StructureHead:
     """A head with its own weights, whose shapes determine the codebook size."""
     rows = model.config.vocab_size
@@ -181,16 +182,10 @@ def _load_head(
     else:
         vocabulary = Vocabulary() if rows == SEQUENCE_IDS else _vocabulary_of(rows, source)
     head = heads.make(kind.name, vocabulary, model.config.hidden_size)
-    expected = head.state_dict()
-    mismatched = sorted(
-        name
-        for name in set(own) | set(expected)
-        if name not in own or name not in expected or own[name].shape != expected[name].shape
-    )
-    if mismatched:
+    if misfits := sorted(chain.from_iterable(misfitting(head, own).values())):
         raise DPLM2Error(
             f"{source}: not imported, since weights of the structure head {kind.name} are missing, "
-            f"unknown or of wrong shape: {mismatched[:5]}"
+            f"unknown or of wrong shape: {misfits[:5]}"
         )
     head.load_state_dict(own)
     return head
@@ -203,7 +198,7 @@ def _vocabulary_of(size: int, source: str) -> Vocabulary:
         raise DPLM2Error(f"{source}: {size} ids are neither DPLM's {SEQUENCE_IDS} nor DPLM-2's 8229") from error
 
 
-def _model_without_storage(weights: Mapping[str, Tensor], config: Mapping, source: str) -> EsmForMaskedLM:
+def _model_without_storage(weights: Mapping[str, Tensor], config: Mapping, source: str) -> Esm2:
     """A network of the weights' size; the number of attention heads is from the rotary frequencies or the config."""
     try:
         vocabulary_size, width = weights["esm.embeddings.word_embeddings.weight"].shape
@@ -220,13 +215,13 @@ def _model_without_storage(weights: Mapping[str, Tensor], config: Mapping, sourc
         raise DPLM2Error(
             f"{source}: neither rotary frequencies nor a config.json determine the number of attention heads"
         )
-    with torch.device("meta"):
-        return EsmForMaskedLM(esm_config(vocabulary_size, width, max(numbers) + 1, attention_heads, intermediate))
+    with unfilled():
+        return Esm2(Esm2Config(vocabulary_size, width, max(numbers) + 1, attention_heads, intermediate))
 
 
-def _load_network(model: EsmForMaskedLM, weights: dict[str, Tensor], source: str) -> None:
+def _load_network(model: Esm2, weights: dict[str, Tensor], source: str) -> None:
     """Load all weights into a network without storage; none may be unknown or missing."""
-    frequencies = model.esm.rotary_embeddings.compute_default_rope_parameters(model.config)[0]
+    frequencies = rotary_frequencies(model.config)
     state = {}
     for name, value in weights.items():
         if not _FREQUENCIES.fullmatch(name):
@@ -235,22 +230,14 @@ def _load_network(model: EsmForMaskedLM, weights: dict[str, Tensor], source: str
             value.float(), frequencies, rtol=_FREQUENCY_TOLERANCE
         ):
             raise DPLM2Error(f"{source}: {name} is not ESM-2's table of rotary frequencies")
-    expected = model.state_dict()
-    state[_OUR_FREQUENCIES] = frequencies
-    unknown, missing = sorted(set(state) - set(expected)), sorted(set(expected) - set(state))
-    shapes = [name for name in set(state) & set(expected) if state[name].shape != expected[name].shape]
-    # The contact head is not used, and many checkpoints lack it.
-    missing = [name for name in missing if "contact_head" not in name]
-    if unknown or missing or shapes:
+    state = with_unread(model, {**state, FREQUENCIES: frequencies})
+    if misfits := misfitting(model, state):
+        kinds = "unexpected_keys", "missing_keys", "mismatched_keys"
+        unknown, missing, shapes = (misfits.get(kind, [])[:5] for kind in kinds)
         raise DPLM2Error(
-            f"{source}: not imported, since weights are unknown {unknown[:5]}, missing {missing[:5]} "
-            f"or of wrong shape {sorted(shapes)[:5]}"
+            f"{source}: not imported, since weights are unknown {unknown}, missing {missing} or of wrong shape {shapes}"
         )
-    for name, value in expected.items():
-        state.setdefault(name, torch.zeros(value.shape))
     model.load_state_dict(state, assign=True)
-    positions = torch.arange(model.config.max_position_embeddings).expand((1, -1))
-    model.esm.embeddings.position_ids = positions
 
 
 def export_model(folder: Path, destination: Path) -> None:
@@ -275,7 +262,7 @@ def export_model(folder: Path, destination: Path) -> None:
     model = network.model
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     weights |= _official_names(network.head)
-    frequencies = weights.pop(_OUR_FREQUENCIES)
+    frequencies = weights.pop(FREQUENCIES)
     for layer in range(model.config.num_hidden_layers):
         # Copies, because safetensors does not store shared tensors.
         weights[f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"] = frequencies.clone()

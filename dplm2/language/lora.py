@@ -1,10 +1,8 @@
 """Low-rank adaptation of the language model with peft, and its exact merge (paper section 3.1)."""
 
-import peft
 import torch
-from peft.tuners.lora import LoraLayer
-from transformers import EsmForMaskedLM
 
+from dplm2.language.esm import Esm2
 from dplm2.settings.model import LoraSettings
 
 TARGETS = r".*\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|\d+\.output\.dense)"
@@ -16,11 +14,13 @@ TRAINED_FULLY = ("lm_head.", "esm.embeddings.")
 _ADAPTER = "default"
 
 
-def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int) -> None:
+def add(model: Esm2, settings: LoraSettings, seed: int) -> None:
     """Add low-rank updates in place; freeze all other parameters except the embeddings and the output head.
 
     The updates are initially zero, so that the model's output does not change.
     """
+    import peft  # takes as long as a short run, and few models need it
+
     layers = peft.LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=TARGETS, bias="none"
     )
@@ -33,13 +33,13 @@ def add(model: EsmForMaskedLM, settings: LoraSettings, seed: int) -> None:
 
 
 @torch.no_grad()
-def merge(model: EsmForMaskedLM) -> None:
+def merge(model: Esm2) -> None:
     """Replace each updated matrix W by ``W + alpha / rank * B A`` in place and remove the adapters.
 
     The sum is computed in double precision and rounded once.
     """
     for name, module in list(model.named_modules()):
-        if not isinstance(module, LoraLayer):
+        if not hasattr(module, "lora_A"):
             continue
         linear = module.get_base_layer()
         update = module.lora_B[_ADAPTER].weight.double() @ module.lora_A[_ADAPTER].weight.double()

@@ -1,28 +1,26 @@
 """The folder of a model: ``config.json``, and weights and vocabulary in transformers' format."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import EsmConfig, EsmForMaskedLM
-from transformers.utils import logging
 
 from dplm2.core.artifacts import read_json_object, write_json, write_text
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.folders import Conversion, local_folder
 from dplm2.core.released import TOKENIZER
 from dplm2.core.tensors import check_layers, check_tensors
+from dplm2.core.unfilled import unfilled
 from dplm2.language import heads
+from dplm2.language.esm import CONTACT_HEAD, Esm2, Esm2Config, misfitting, with_unread
 from dplm2.language.vocabulary import Vocabulary
 
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocab.txt"
-_MAX_POSITIONS = 1026  # ESM-2's max_position_embeddings; rotary positions have no limit
+_MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 # Without these names transformers adds its own tokens, with ids beyond the network's rows.
 _TOKENIZER_CONFIG = {
     "tokenizer_class": "EsmTokenizer",
@@ -56,35 +54,6 @@ def _convert(downloaded: Path, folder: Path, **origin: str | None) -> None:
     import_model(downloaded, folder, tokenizer=TOKENIZER, **origin)
 
 
-def esm_config(vocabulary_size: int, hidden_size: int, layers: int, heads: int, intermediate_size: int) -> EsmConfig:
-    """transformers' configuration of an ESM-2 network of any size.
-
-    Raises
-    ------
-    DPLM2Error
-        If the width does not divide into heads of even width (rotary positions rotate pairs of channels).
-    """
-    if hidden_size % (2 * heads):
-        raise DPLM2Error(f"hidden_size {hidden_size} does not divide into {heads} heads of even width")
-    return EsmConfig(
-        vocab_size=vocabulary_size,
-        mask_token_id=Vocabulary.mask_sequence,
-        pad_token_id=Vocabulary.pad,
-        hidden_size=hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=intermediate_size,
-        hidden_dropout_prob=0.1,
-        attention_probs_dropout_prob=0.0,
-        max_position_embeddings=_MAX_POSITIONS,
-        layer_norm_eps=1e-5,
-        position_embedding_type="rotary",
-        emb_layer_norm_before=False,
-        token_dropout=False,
-        tie_word_embeddings=False,
-    )
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The ``config.json`` of a model's folder.
 
@@ -99,19 +68,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-@contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> Esm2:
+    """Open a network in fp32; weights of a structure head are loaded into ``head``.
 
-
-def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> EsmForMaskedLM:
-    """Open an ``EsmForMaskedLM`` folder in fp32; weights of a structure head are loaded into ``head``.
+    A folder in another form than ours (several files, other names, tied weights) is opened with transformers.
 
     Raises
     ------
@@ -119,36 +79,62 @@ def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> Esm
         If weights are missing, unknown or of wrong shape; the message names them.
     """
     config = read_config(folder)
-    if (folder / WEIGHTS_FILE).is_file():
-        check_tensors(folder / WEIGHTS_FILE)
-        check_layers(folder / WEIGHTS_FILE, config.get("num_hidden_layers", 0))
-    options: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
+    path = folder / WEIGHTS_FILE
+    is_own = config["model_type"] == OWN_TYPE
+    if is_own and head is None:
+        raise DPLM2Error(f"{folder}: its structure head is not part of an ESM-2; open it with {OWN_CLASS}")
+    if not is_own and (not path.is_file() or config.get("tie_word_embeddings", True)):
+        return _opened_by_transformers(folder)
+    check_tensors(path)
+    check_layers(path, config.get("num_hidden_layers", 0))
     try:
-        with _without_progress_bars():
-            if config["model_type"] == OWN_TYPE:
-                own = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
-                weights = _load_head(folder, head)
-                model, loaded = EsmForMaskedLM.from_pretrained(
-                    None, config=EsmConfig(**own), state_dict=weights, **options
-                )
-            else:
-                model, loaded = EsmForMaskedLM.from_pretrained(folder, **options)
-    except DPLM2Error:
-        raise
+        with unfilled():
+            network = Esm2(Esm2Config.of_dict(config))
+    except DPLM2Error as error:
+        raise DPLM2Error(f"{folder / CONFIG_FILE}: {error}") from error
+    weights = load_file(path)
+    of_head = {name.removeprefix(HEAD): weights.pop(name) for name in list(weights) if is_own and name.startswith(HEAD)}
+    weights = with_unread(network, weights)
+    misfits = misfitting(network, weights)
+    if misfits and not is_own:
+        return _opened_by_transformers(folder)
+    _refuse(folder, misfits)
+    network.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
+    if is_own:
+        _refuse(folder, misfitting(head, of_head))
+        head.load_state_dict(of_head)
+    return network
+
+
+def _opened_by_transformers(folder: Path) -> Esm2:
+    from transformers import EsmForMaskedLM  # takes longer than opening a folder of ours
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model, loaded = EsmForMaskedLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     except Exception as error:  # transformers hardly validates config.json: any error is possible
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DPLM2Error(f"{folder}: cannot be opened, {_probable_cause(folder)} ({reason})") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    optional = (CONTACT_HEAD, "inv_freq")
+    wrong = {kind: sorted(str(key) for key in loaded[kind]) for kind in _MISFITS}
     wrong = {
-        kind: sorted(str(key) for key in loaded[kind])
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if loaded[kind]
+        kind: keys for kind, keys in wrong.items() if any(not any(part in key for part in optional) for key in keys)
     }
-    # The contact head is not used, and rotary frequencies are computed: a checkpoint may lack both.
-    optional = ("contact_head", "inv_freq")
-    wrong = {kind: keys for kind, keys in wrong.items() if any(not any(s in key for s in optional) for key in keys)}
-    if wrong:
-        raise DPLM2Error(f"{folder}: weights do not fit: {json.dumps({k: v[:5] for k, v in wrong.items()})}")
-    return model
+    _refuse(folder, wrong)
+    try:
+        return Esm2.of_transformers(model)
+    except DPLM2Error as error:
+        raise DPLM2Error(f"{folder}: {error}") from error
+
+
+def _refuse(folder: Path, misfits: Mapping[str, Sequence[str]]) -> None:
+    if misfits:
+        raise DPLM2Error(f"{folder}: weights do not fit: {json.dumps({k: v[:5] for k, v in misfits.items()})}")
 
 
 def write_vocabulary(folder: Path, tokens: Sequence[str]) -> None:
@@ -178,13 +164,3 @@ def _probable_cause(folder: Path) -> str:
     if not sizes and not list(folder.glob("*.bin")):
         return f"there is no {WEIGHTS_FILE}"
     return f"{empty[0]} is empty" if empty else f"its {CONFIG_FILE} or its weights are damaged or truncated"
-
-
-def _load_head(folder: Path, head: heads.StructureHead | None) -> dict[str, Tensor]:
-    """Load the weights of ``head`` from a model's folder; returns the other weights."""
-    if head is None:
-        raise DPLM2Error(f"{folder}: its structure head is not part of an ESM-2; open it with {OWN_CLASS}")
-    weights = load_file(folder / WEIGHTS_FILE)
-    own = {name.removeprefix(HEAD): weights.pop(name) for name in list(weights) if name.startswith(HEAD)}
-    head.load_state_dict(own)
-    return weights

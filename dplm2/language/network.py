@@ -1,8 +1,8 @@
 """The language model: an ESM-2 network over two tracks, structure tokens and amino acids.
 
-The network itself is transformers' ``EsmForMaskedLM``; this module prepares its input: both tracks share residue
-positions, a mask hides padding and separates the tracks of single-modality samples, and embeddings are scaled (paper
-section 3.1). The structure head (`dplm2.language.heads`) embeds and predicts structure tokens.
+The network itself is `dplm2.language.esm`; this module prepares its input: both tracks share residue positions, a mask
+hides padding and separates the tracks of single-modality samples, and embeddings are scaled (paper section 3.1). The
+structure head (`dplm2.language.heads`) embeds and predicts structure tokens.
 
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, V vocabulary, C classes of one track.
 """
@@ -16,17 +16,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import EsmForMaskedLM
 
 from dplm2.core.artifacts import write_json
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.tensors import save_tensors
-from dplm2.cpu import attention, layers, switch
+from dplm2.cpu import attention, switch
 from dplm2.cpu.process import prepare_process
 from dplm2.cpu.products import linear
 from dplm2.language import heads
 from dplm2.language.cards import write_model_card
-from dplm2.language.heads.output import features
+from dplm2.language.esm import Esm2, features
 from dplm2.language.model_folder import (
     CONFIG_FILE,
     HEAD,
@@ -56,7 +55,7 @@ class MultimodalEsm(nn.Module):
     Parameters
     ----------
     model
-        transformers' network; its own ``token_dropout`` is ignored.
+        The network; its own ``token_dropout`` is ignored.
     vocabulary
         Ids of the tokens.
     embedding_scaling
@@ -77,7 +76,7 @@ class MultimodalEsm(nn.Module):
 
     def __init__(
         self,
-        model: EsmForMaskedLM,
+        model: Esm2,
         vocabulary: Vocabulary,
         embedding_scaling: EmbeddingScaling = "none",
         tokenizer: str | None = None,
@@ -86,9 +85,6 @@ class MultimodalEsm(nn.Module):
     ) -> None:
         super().__init__()
         prepare_process()
-        model.set_attn_implementation(attention.NAME)
-        if switch.is_lean():
-            layers.install(model)
         self.head = heads.make(heads.DEFAULT, vocabulary, model.config.hidden_size) if head is None else head
         self.packing: bool | None = None
         self.model, self.vocabulary, self.embedding_scaling = model, vocabulary, embedding_scaling
@@ -130,10 +126,10 @@ class MultimodalEsm(nn.Module):
                 return self._packed_hidden_static(input_ids_BT, single_modality_B)
             return self._packed_hidden(input_ids_BT, single_modality_B)
         return self.model.esm(
-            inputs_embeds=self.embeddings(input_ids_BT),
-            attention_mask=self.attention_mask(input_ids_BT, single_modality_B),
-            position_ids=self.positions(input_ids_BT),
-        ).last_hidden_state
+            self.embeddings(input_ids_BT),
+            self.positions(input_ids_BT),
+            mask=self.attention_mask(input_ids_BT, single_modality_B),
+        )
 
     def hidden_of_layers(self, input_ids_BT: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """Representations (B, T, D) after some layers, in one pass.
@@ -191,10 +187,10 @@ class MultimodalEsm(nn.Module):
     def _packed_hidden(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
         real_BT = input_ids_BT != self.vocabulary.pad
         packed_1ND = self.model.esm(
-            inputs_embeds=self.embeddings(input_ids_BT)[real_BT].unsqueeze(0),
-            position_ids=self.positions(input_ids_BT).expand_as(input_ids_BT)[real_BT].unsqueeze(0),
+            self.embeddings(input_ids_BT)[real_BT].unsqueeze(0),
+            self.positions(input_ids_BT).expand_as(input_ids_BT)[real_BT].unsqueeze(0),
             segments=self._segments(input_ids_BT, real_BT, single_modality_B),
-        ).last_hidden_state
+        )
         return _with_padding(packed_1ND, real_BT)
 
     def _packed_hidden_static(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
@@ -204,10 +200,10 @@ class MultimodalEsm(nn.Module):
         embeddings_BTD = self.embeddings(input_ids_BT)
         ordered_BTD = embeddings_BTD.gather(1, order_BT.unsqueeze(-1).expand_as(embeddings_BTD))
         hidden_1ND = self.model.esm(
-            inputs_embeds=ordered_BTD.flatten(0, 1).unsqueeze(0),
-            position_ids=self.positions(input_ids_BT).expand_as(input_ids_BT).gather(1, order_BT).view(1, -1),
+            ordered_BTD.flatten(0, 1).unsqueeze(0),
+            self.positions(input_ids_BT).expand_as(input_ids_BT).gather(1, order_BT).view(1, -1),
             segments=self._bounds(input_ids_BT, real_BT, single_modality_B),
-        ).last_hidden_state
+        )
         return _in_original_order(hidden_1ND.view(ordered_BTD.shape), order_BT)
 
     def _bounds(self, input_ids_BT: Tensor, real_BT: Tensor, single_modality_B: Tensor | None) -> attention.Bounds:
@@ -303,10 +299,7 @@ class MultimodalEsm(nn.Module):
         return torch.where(has_halves, column_T % half, column_T).unsqueeze(0)
 
     def attention_mask(self, input_ids_BT: Tensor, single_modality_B: Tensor | None) -> Tensor:
-        """Additive attention mask: (B, 1, 1, T) for padding, (B, 1, T, T) with single-modality samples.
-
-        A float mask, because transformers' eager attention adds a boolean one as 0 and 1.
-        """
+        """Additive attention mask: (B, 1, 1, T) for padding, (B, 1, T, T) with single-modality samples."""
         allowed = (input_ids_BT != self.vocabulary.pad)[:, None, None, :]
         if single_modality_B is not None:
             has_halves, half = self.halves(input_ids_BT)
@@ -356,7 +349,7 @@ class MultimodalEsm(nn.Module):
         """
         if any("lora_" in name for name, _ in self.model.named_parameters()):
             raise DPLM2Error("merge the LoRA weights (dplm2.language.lora.merge) before saving")
-        config = self.model.config.to_dict() | {"dplm2": self.description, "architectures": ["EsmForMaskedLM"]}
+        config = self.model.config.to_dict() | {"dplm2": self.description}
         if not self.opens_as_esm:
             config |= {"model_type": OWN_TYPE, "architectures": [OWN_CLASS]}
         weights = self.model.state_dict() | {HEAD + name: value for name, value in self.head.state_dict().items()}

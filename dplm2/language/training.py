@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dplm2.cpu import attention
 from dplm2.language import diffusion, layout, likelihood
 from dplm2.language.chains import TokenizedChains
 from dplm2.language.network import MultimodalEsm
@@ -155,8 +154,6 @@ def _described(network: MultimodalEsm, batch: dict[str, Tensor], compiled: bool)
     static_shapes = compiled and network.device.type == "cpu" and network.packing is None
     packs = network.packs and not static_shapes
     return {
-        "attention": f"{attention.NAME}: each sample separately, without padding"
-        if packs
-        else "scaled_dot_product_attention with a mask",
+        "attention": "each sample separately, without padding" if packs else "padded samples with a mask",
         "a noised input": "\n" + likelihood.written_out(network.vocabulary, batch["input_ids"][0]),
     }

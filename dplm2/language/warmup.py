@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import EsmForMaskedLM
 
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.hub import is_hub_id
 from dplm2.core.weights import read_pickled
 from dplm2.language import heads
-from dplm2.language.model_folder import esm_config, load_masked_lm, model_folder, read_config
+from dplm2.language.esm import Esm2, Esm2Config
+from dplm2.language.model_folder import load_masked_lm, model_folder, read_config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 from dplm2.settings.model import NetworkSettings
@@ -45,21 +45,21 @@ _LOGIT_MARGIN = 8.0
 _MIN_FREQUENCY = 0.125  # radians per residue; slower rotary channels hardly differ between neighbours
 
 
-def random_model(settings: NetworkSettings, seed: int) -> EsmForMaskedLM:
+def random_model(settings: NetworkSettings, seed: int) -> Esm2:
     """A sequence model with random weights."""
-    config = esm_config(SEQUENCE_IDS, settings.hidden_size, settings.layers, settings.heads, settings.intermediate_size)
-    # Xavier initialization of square matrices; transformers' 0.02 suits widths of a thousand and more.
+    config = Esm2Config(SEQUENCE_IDS, settings.hidden_size, settings.layers, settings.heads, settings.intermediate_size)
+    # Xavier initialization of square matrices; ESM-2's 0.02 suits widths of a thousand and more.
     config.initializer_range = settings.hidden_size**-0.5
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = EsmForMaskedLM(config)
+        model = Esm2(config)
     if settings.attention == "near":
         _initialize_local_attention(model)
     return model
 
 
 @torch.no_grad()
-def _initialize_local_attention(model: EsmForMaskedLM) -> None:
+def _initialize_local_attention(model: Esm2) -> None:
     """Initialize every head to attend to one nearby offset, in both tracks; all weights remain trainable.
 
     Rotary positions rotate channel pair j of a query and a key by ``f_j`` per residue. With a bias of norm b on some
@@ -79,7 +79,7 @@ def _initialize_local_attention(model: EsmForMaskedLM) -> None:
             query[head, first], query[head, first + width // 2] = norm * angles.cos(), norm * angles.sin()
 
 
-def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
+def open_source(source: str) -> Esm2 | MultimodalEsm:
     """Open the model that ``warmup.source`` names (other than ``scratch``).
 
     Parameters
@@ -89,7 +89,7 @@ def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
 
     Returns
     -------
-    EsmForMaskedLM or MultimodalEsm
+    Esm2 or MultimodalEsm
         The latter for a multimodal model of this package.
 
     Raises
@@ -110,13 +110,13 @@ def open_source(source: str) -> EsmForMaskedLM | MultimodalEsm:
         raise DPLM2Error(
             f"{source}: an official multimodal model ({config['dplm_type']}); convert it with `dplm2 import model`"
         )
-    model = load_masked_lm(folder)
-    if model.config.vocab_size != SEQUENCE_IDS or model.config.position_embedding_type != "rotary":
+    found = config.get("vocab_size"), config.get("position_embedding_type", "absolute")
+    if found != (SEQUENCE_IDS, "rotary"):
         raise DPLM2Error(
-            f"{source}: {model.config.vocab_size} ids, {model.config.position_embedding_type} positions; "
-            f"an ESM-2 or DPLM model has {SEQUENCE_IDS} ids and rotary positions "
-            "(convert an official DPLM-2 model with `dplm2 import model`)"
+            f"{source}: {found[0]} ids, {found[1]} positions; an ESM-2 or DPLM model has {SEQUENCE_IDS} ids and rotary "
+            "positions (convert an official DPLM-2 model with `dplm2 import model`)"
         )
+    model = load_masked_lm(folder)
     if description:
         model.config.token_dropout = description["embedding_scaling"] != "none"
     return model
@@ -134,8 +134,8 @@ def _download(name: str) -> dict:
     return read_pickled(path)
 
 
-def _from_fair_esm(content: dict, source: str) -> EsmForMaskedLM:
-    """The network of a fair-esm ESM-2 checkpoint under transformers' names."""
+def _from_fair_esm(content: dict, source: str) -> Esm2:
+    """The network of a fair-esm ESM-2 checkpoint."""
     try:
         described, weights = content["cfg"]["model"], content["model"]
         sizes = described.encoder_embed_dim, described.encoder_layers, described.encoder_attention_heads
@@ -146,9 +146,7 @@ def _from_fair_esm(content: dict, source: str) -> EsmForMaskedLM:
         raise DPLM2Error(f"{source}: not an ESM-2 checkpoint of fair-esm (no {error})") from error
     if _fair_esm_tokens()[4:-1] != Vocabulary().tokens[4 : SEQUENCE_IDS - 1]:
         raise DPLM2Error("the alphabet of the installed fair-esm is not ESM-2's with 33 ids")
-    config = esm_config(SEQUENCE_IDS, *sizes, 4 * sizes[0])
-    config.token_dropout = token_dropout
-    model = EsmForMaskedLM(config)
+    model = Esm2(Esm2Config(SEQUENCE_IDS, *sizes, 4 * sizes[0], token_dropout=token_dropout))
     mismatched = model.load_state_dict({name: value.float() for name, value in renamed.items()}, strict=False)
     missing = [name for name in mismatched.missing_keys if "contact_head" not in name and "inv_freq" not in name]
     if missing or mismatched.unexpected_keys:
@@ -171,7 +169,7 @@ def _fair_esm_tokens() -> tuple[str, ...]:
 
 
 def _fair_esm_name(name: str) -> str | None:
-    """transformers' name of a weight; None for rotary frequencies, which transformers computes."""
+    """Our name of a weight; None for rotary frequencies, which are computed."""
     name = re.sub(r"^encoder\.(sentence_encoder\.)?", "", name)
     if name.endswith("rot_emb.inv_freq"):
         return None
@@ -187,7 +185,7 @@ def _fair_esm_name(name: str) -> str | None:
     return name
 
 
-def resolve_scaling(model: EsmForMaskedLM, scaling: str) -> str:
+def resolve_scaling(model: Esm2, scaling: str) -> str:
     """Resolve ``embedding_scaling: auto``: ESM-2's scaling if the source has it, otherwise none."""
     if scaling != "auto":
         return scaling
@@ -195,26 +193,21 @@ def resolve_scaling(model: EsmForMaskedLM, scaling: str) -> str:
 
 
 @torch.no_grad()
-def prepare(model: EsmForMaskedLM, scaling: str, dropout: float) -> None:
-    """Prepare a sequence model for `MultimodalEsm` in place: untie the output layer, set scaling and dropout.
+def prepare(model: Esm2, scaling: str, dropout: float) -> None:
+    """Prepare a sequence model for `MultimodalEsm` in place: set scaling and dropout.
 
     Without scaling (``none``), a source's scale of unmasked input (0.88) is folded into its embeddings, and that of
     the mask, which it zeroes, is set to 0: unmasked sequences have the source's logits.
     """
     config, table = model.config, model.esm.embeddings.word_embeddings
-    head = model.lm_head.decoder
-    if head.weight is table.weight:
-        head.weight = nn.Parameter(head.weight.detach().clone())
     if scaling == "none" and config.token_dropout:
         table.weight.mul_(_SCALE_WITHOUT_MASKS)
         table.weight[Vocabulary.mask_sequence] = 0.0
-    config.tie_word_embeddings = False
-    # transformers' scaling does not support two tracks; `MultimodalEsm` scales instead.
-    config.token_dropout = model.esm.embeddings.token_dropout = False
+    config.token_dropout = False
     set_dropout(model, dropout)
 
 
-def set_dropout(model: EsmForMaskedLM, dropout: float) -> None:
+def set_dropout(model: Esm2, dropout: float) -> None:
     """Set the dropout on the outputs of attention and feed-forward layers."""
     model.config.hidden_dropout_prob = dropout
     for module in model.modules():
@@ -223,7 +216,7 @@ def set_dropout(model: EsmForMaskedLM, dropout: float) -> None:
 
 
 def add_structure_tokens(
-    model: EsmForMaskedLM,
+    model: Esm2,
     vocabulary: Vocabulary,
     seed: int,
     code_values_CV: Tensor | None = None,

@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         super().__init__()
         width = settings.width
         self.settings = settings
-        self.mask_embedding = nn.Parameter(torch.randn(width) / width)
+        self.mask_embedding = nn.Parameter(torch.empty(width).normal_(std=1 / width))
         self.dihedrals = DihedralEmbedding(width)
         self.gvp = GvpNetwork(settings)
         self.geometry = Linear(settings.node_scalars + 3 * settings.node_vectors, width)

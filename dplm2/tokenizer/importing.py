@@ -17,6 +17,7 @@ from dplm2.core.artifacts import RunRecord, sha256_of_file
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.tensors import save_tensors
 from dplm2.core.text import read_text
+from dplm2.core.unfilled import unfilled
 from dplm2.core.weights import read_weights
 from dplm2.settings.loading import parse_value
 from dplm2.settings.tokenizer import TokenizerSettings
@@ -98,7 +99,7 @@ def tokenizer_of(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> St
         If a key is unknown or missing.
     """
     settings = settings_of(weights, config)
-    with torch.device("meta"):  # skips the initialization of weights that are loaded below
+    with unfilled():
         tokenizer = StructureTokenizer(settings).eval()
     parts = {prefix: {} for prefix in (ENCODER_PREFIX, "pre_quant.", "post_quant.", "decoder.")}
     unknown = []

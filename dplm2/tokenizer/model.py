@@ -22,6 +22,7 @@ from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.folders import Conversion, local_folder
 from dplm2.core.memory import Result, refuse_beyond_memory, split_on_out_of_memory, total_memory
 from dplm2.core.tensors import check_layers, check_tensors, save_tensors
+from dplm2.core.unfilled import unfilled
 from dplm2.cpu.process import prepare_process
 from dplm2.geometry.frames import place_oxygens
 from dplm2.settings.roles import plain
@@ -344,7 +345,7 @@ class StructureTokenizer(nn.Module):
             settings = TokenizerSettings.restored(config["architecture"])
             sizes = settings.encoder.layers, settings.encoder.gvp_layers
             check_layers(folder / WEIGHTS_FILE, *sizes, settings.decoder.blocks, settings.decoder.post_quant_layers)
-            with torch.device("meta"):  # skips the initialization of weights that are loaded below
+            with unfilled():
                 tokenizer = cls(settings, config["confidence_trained"] is True)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, ConfigError) as error:
             reason = " ".join(str(error).split())[:300]

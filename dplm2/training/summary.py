@@ -1,7 +1,7 @@
 """Summary of a training, printed before the first step, with a trial of the largest batch."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,7 +119,6 @@ def lines(
         "" if machine.processes == 1 else f", {machine.processes} processes ({'fsdp' if machine.sharded else 'ddp'})"
     )
     yield f"device: {_device_name(machine.device)}{sharing}; precision: {settings.precision}"
-    yield f"attention: {described.pop('attention', None) or _attention(task.module)}"
     for name, text in described.items():
         yield f"{name}: {text}"
     if trial.without_gradient:
@@ -152,13 +151,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
-
-
-def _attention(module: nn.Module) -> str:
-    """The attention implementation of a transformers network, if there is one."""
-    kinds: Mapping[str, None] = {}
-    for part in module.modules():
-        kind = getattr(getattr(part, "config", None), "_attn_implementation", None)
-        if isinstance(kind, str):
-            kinds = {**kinds, kind: None}
-    return ", ".join(kinds) or "the network's own"

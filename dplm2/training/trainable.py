@@ -17,7 +17,7 @@ class Trainable(Protocol):
         function of the step alone, since a resumed run calls it only for the remaining steps.
     ``describe(batch) -> Mapping[str, str]``
         Called once before the first step with one batch, for the printed summary: a decoded example of a noised input,
-        the attention kernel (key ``attention``), or other checks of the setup.
+        how attention is computed, or other checks of the setup.
     ``packed: bool``
         True if ``collate`` packs chains without padding: the token budget then bounds the sum of their costs.
 

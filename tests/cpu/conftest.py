@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from transformers import EsmForMaskedLM
 
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 
@@ -14,4 +13,4 @@ def small_network() -> MultimodalEsm:
     """A network of random weights with 20 structure codes."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(20)
-    return MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 32, 2, 4, 64)), vocabulary).eval()
+    return MultimodalEsm(Esm2(Esm2Config(vocabulary.size, 32, 2, 4, 64)), vocabulary).eval()

@@ -5,12 +5,11 @@ import peft
 import pytest
 import torch
 from torch import nn
-from transformers import EsmForMaskedLM
 
 from dplm2.cpu import attention, layers, products, routine
 from dplm2.language import diffusion, layout, lora
 from dplm2.language.diffusion import TASKS, DiffusionObjective
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings, LoraSettings
@@ -128,12 +127,13 @@ def test_derivatives_equal_finite_differences(low_rank, dropout):
 def test_attention_in_bfloat16_equals_torchs(monkeypatch):
     """Also when only a few heads are computed at a time."""
     torch.manual_seed(0)
-    tensors = [torch.randn(1, 3, 11, 8).bfloat16().requires_grad_() for _ in range(3)]
+    tensors = [torch.randn(11, 3, 8).bfloat16().requires_grad_() for _ in range(3)]
     exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
     for at_once in (1 << 22, 30):
         monkeypatch.setattr(attention, "_SCORES_PER_CHUNK", at_once)
-        found, _ = attention.attention_within_segments(None, *tensors, None, [4, 4, 3])
-        expected, _ = attention.attention_within_segments(None, *exact, None, [4, 4, 3])
+        found, expected = (
+            torch.cat(attention.parts_within_segments(*inputs, [4, 4, 3], scaling=0.35)) for inputs in (tensors, exact)
+        )
         assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), expected, atol=0.02)
         direction = torch.randn_like(expected)
         gradients = torch.autograd.grad((found.float() * direction).sum(), tensors)
@@ -143,13 +143,12 @@ def test_attention_in_bfloat16_equals_torchs(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_uses_the_given_scaling(dtype):
-    """transformers' ESM scales queries itself and passes a scaling of 1."""
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, 2, 7, 16).to(dtype) for _ in range(3))
-    for scaling in (1.0, 0.05, None):
-        found, _ = attention.attention_within_segments(None, query, key, value, None, [7], scaling=scaling)
-        scores = query.double() @ key.double().mT * (0.25 if scaling is None else scaling)
-        expected = (scores.softmax(-1) @ value.double()).transpose(1, 2)
+    query, key, value = (torch.randn(7, 2, 16).to(dtype) for _ in range(3))
+    for scaling in (1.0, 0.05):
+        (found,) = attention.parts_within_segments(query, key, value, [7], scaling=scaling)
+        q, k, v = (track.double().transpose(0, 1) for track in (query, key, value))
+        expected = ((q @ k.mT * scaling).softmax(-1) @ v).transpose(0, 1)
         assert torch.allclose(found.double(), expected, atol=1e-5 if dtype == torch.float32 else 0.03)
 
 
@@ -178,7 +177,7 @@ def saved_bytes(depth, adapted, half):
     """Bytes saved for the backward pass of a network with this many layers, except weights."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(20)
-    model = EsmForMaskedLM(esm_config(vocabulary.size, WIDTH, depth, HEADS, INNER))
+    model = Esm2(Esm2Config(vocabulary.size, WIDTH, depth, HEADS, INNER))
     network = MultimodalEsm(model, vocabulary).train()
     if adapted:
         lora.add(model, LoraSettings.make(enabled=True, rank=RANK), seed=0)

@@ -326,14 +326,13 @@ def test_existing_tokens_are_decoded_without_encoding(tmp_path, natives):
 
 
 def test_zero_head_has_the_entropy_of_uniform_classes(tmp_path, monkeypatch, capsys):
-    from transformers import EsmForMaskedLM
 
-    from dplm2.language.model_folder import esm_config
+    from dplm2.language.esm import Esm2, Esm2Config
     from dplm2.language.network import MultimodalEsm
     from dplm2.language.vocabulary import Vocabulary
 
     vocabulary, random = Vocabulary(64), np.random.default_rng(0)
-    network = MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 16, 1, 2, 16)), vocabulary)
+    network = MultimodalEsm(Esm2(Esm2Config(vocabulary.size, 16, 1, 2, 16)), vocabulary)
     with torch.no_grad():
         network.model.lm_head.decoder.weight.zero_()
         network.model.lm_head.bias.zero_()

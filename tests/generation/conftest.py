@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import EsmForMaskedLM
 
 from dplm2.generation.model import DPLM2
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.tokenizer import TokenizerSettings
@@ -35,7 +34,7 @@ def folders(tmp_path_factory):
     tokenizer = StructureTokenizer(settings).eval()
     tokenizer.save_pretrained(folder / "tokenizer")
     vocabulary = Vocabulary(tokenizer.codebook_size)
-    esm = EsmForMaskedLM(esm_config(len(vocabulary), 16, 2, 2, 32))
+    esm = Esm2(Esm2Config(len(vocabulary), 16, 2, 2, 32))
     for parameter in esm.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     network = MultimodalEsm(

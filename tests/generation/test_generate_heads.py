@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
 from dplm2.core.errors import DPLM2Error
@@ -17,8 +16,8 @@ from dplm2.generation.model import DPLM2
 from dplm2.generation.samples import read_samples
 from dplm2.generation.task import Target
 from dplm2.language import heads
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.guidance import token_bias
-from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.representations.embedding import embed
@@ -37,7 +36,7 @@ def folder(request, folders, tmp_path_factory):
     vocabulary = Vocabulary(tokenizer.codebook_size)
     head = heads.make(request.param, vocabulary, 16, tokenizer.settings.quantizer.layout)
     named = {"tokenizer": str(folders / "tokenizer"), "tokenizer_fingerprint": tokenizer.codes_fingerprint}
-    network = MultimodalEsm(EsmForMaskedLM(esm_config(head.table_rows, 16, 2, 2, 32)), vocabulary, head=head, **named)
+    network = MultimodalEsm(Esm2(Esm2Config(head.table_rows, 16, 2, 2, 32)), vocabulary, head=head, **named)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     path = tmp_path_factory.mktemp(request.param) / "model"

@@ -6,9 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from small_run import CODES
-from transformers import EsmForMaskedLM
 
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import AMINO_ACIDS, Vocabulary
 from dplm2.settings.tokenizer import TokenizerSettings
@@ -18,7 +17,7 @@ from dplm2.tokenizer.model import StructureTokenizer
 @pytest.fixture
 def released_network(recorded_tensors) -> MultimodalEsm:
     """The network of the recorded values."""
-    model = EsmForMaskedLM(esm_config(8229, 64, 4, 4, 256))
+    model = Esm2(Esm2Config(8229, 64, 4, 4, 256))
     model.load_state_dict(recorded_tensors("lm_tiny/weights"), strict=False)
     return MultimodalEsm(model, Vocabulary(), "released").eval()
 
@@ -28,7 +27,7 @@ def small_network() -> MultimodalEsm:
     """A network with random weights and 20 structure codes."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(20)
-    return MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 32, 2, 4, 64)), vocabulary).eval()
+    return MultimodalEsm(Esm2(Esm2Config(vocabulary.size, 32, 2, 4, 64)), vocabulary).eval()
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,16 @@ from collections import OrderedDict
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
 from dplm2.core.errors import DPLM2Error
 from dplm2.core.weights import read_weights
 from dplm2.language import importing
-from dplm2.language.model_folder import esm_config, is_official
+from dplm2.language.esm import Esm2, Esm2Config
+from dplm2.language.model_folder import is_official
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
+from tests.transformers_esm import of_transformers
 
 TOLERANCE = 1e-4
 
@@ -68,8 +69,8 @@ def test_models_of_the_authors_are_told_by_their_configuration(tmp_path, config,
 
 
 def test_only_an_imported_multimodal_model_has_a_tokenizer(released_folder, tmp_path):
-    sequence = EsmForMaskedLM(esm_config(33, 16, 1, 2, 16))
-    sequence.save_pretrained(tmp_path / "sequence")
+    sequence = Esm2(Esm2Config(33, 16, 1, 2, 16))
+    of_transformers(sequence).save_pretrained(tmp_path / "sequence")
     for source, expected in ((released_folder, "T"), (tmp_path / "sequence", None)):
         network = importing.import_model(source, tmp_path / source.name, tokenizer="T", tokenizer_fingerprint="f")
         assert network.is_sequence_model == (expected is None)
@@ -148,11 +149,10 @@ def scaled_shapes(recorded_shapes, hidden, heads):
 
 
 def weights_of(shapes):
-    from dplm2.language.model_folder import esm_config
 
     width = shapes["esm.embeddings.word_embeddings.weight"][1]
     frequencies = 1.0 / (10000 ** (torch.arange(0, 8, 2) / 8))
-    assert esm_config(57, width, 1, width // 8, 4 * width)
+    assert Esm2Config(57, width, 1, width // 8, 4 * width)
     return {
         name: frequencies.clone() if name.endswith("inv_freq") else torch.full(shape, 0.01)
         for name, shape in shapes.items()

@@ -9,7 +9,7 @@ from torch import nn
 
 from dplm2.core.errors import DPLM2Error
 from dplm2.language import lora
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.settings.model import LoraSettings
 
 IDS = torch.tensor([[33, 40, 41, 42, 34, 0, 5, 6, 7, 2]])
@@ -55,11 +55,10 @@ def test_updates_are_drawn_by_their_seed_alone(small_network):
 
 def test_trained_parameters_are_those_of_the_authors(recorded):
     """Names and numbers of the trained and of all parameters at 150M."""
-    from transformers import EsmForMaskedLM
 
     keys = json.loads(recorded("keys_dplm2_150m_lora.json").read_text())
     with torch.device("meta"):
-        model = EsmForMaskedLM(esm_config(8229, 640, 30, 20, 2560))
+        model = Esm2(Esm2Config(8229, 640, 30, 20, 2560))
     lora.add(model, LoraSettings.make(enabled=True), seed=0)
     ours = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     theirs = {}

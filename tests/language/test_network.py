@@ -1,15 +1,17 @@
 """The network against recorded values of the authors' implementation, and its invariances."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import AutoModelForMaskedLM, AutoTokenizer, EsmForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from dplm2.core.errors import DPLM2Error
 from dplm2.cpu import attention
 from dplm2.language import layout
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.training.devices import compiled
 
@@ -134,7 +136,7 @@ def test_transformers_reproduces_ids_and_logits(small_network, tmp_path, codes):
     """``AutoTokenizer`` has the ids of our vocabulary, all within the rows of ``AutoModelForMaskedLM``."""
     network = small_network
     if not codes:
-        network = MultimodalEsm(EsmForMaskedLM(esm_config(33, 32, 2, 4, 64)), network.vocabulary).eval()
+        network = MultimodalEsm(Esm2(Esm2Config(33, 32, 2, 4, 64)), network.vocabulary).eval()
     network.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     vocabulary, rows = network.vocabulary, network.model.config.vocab_size
@@ -156,15 +158,17 @@ def test_folders_without_a_model_are_refused(small_network, tmp_path):
         MultimodalEsm.from_pretrained(tmp_path / "nothing" / "at" / "all")
     with pytest.raises(DPLM2Error, match="config.json"):
         MultimodalEsm.from_pretrained(tmp_path)
-    small_network.model.config.dplm2 = None
-    small_network.model.save_pretrained(tmp_path)
+    small_network.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["dplm2"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(DPLM2Error, match="no entry 'dplm2'"):
         MultimodalEsm.from_pretrained(tmp_path)
 
 
 def test_impossible_width_is_refused():
     with pytest.raises(DPLM2Error, match="heads of even width"):
-        esm_config(57, 30, 1, 4, 64)
+        Esm2Config(57, 30, 1, 4, 64)
 
 
 def test_bfloat16_agrees_with_float32(small_network):

@@ -9,16 +9,15 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import EsmForMaskedLM
 
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.core.output import progress_bar
 from dplm2.language import sampling
 from dplm2.language.conditioning import Conditioning, sample_seed
 from dplm2.language.denoising import Denoiser
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.filtering import draw, draw_gumbel, nucleus_threshold
 from dplm2.language.guidance import composition, token_bias
-from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.sampling import batches, cost, sample
 from dplm2.language.schedule import SamplerSettings, Strategy, Unmasking, masked_count
@@ -32,7 +31,7 @@ GREEDY = SamplerSettings.of("argmax", "deterministic")
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    model = EsmForMaskedLM(esm_config(len(VOCABULARY), 16, 2, 2, 32))
+    model = Esm2(Esm2Config(len(VOCABULARY), 16, 2, 2, 32))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return MultimodalEsm(model, VOCABULARY).eval()

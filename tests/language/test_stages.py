@@ -10,13 +10,11 @@ import pytest
 import torch
 from small_run import CODES, TRAINING, configuration, run
 from test_warmup import sequence_model
-from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
-from dplm2.cpu import attention
 from dplm2.language import likelihood, stages
 from dplm2.language.chains import TokenizedChains
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings import load
@@ -184,7 +182,7 @@ def test_progress_is_kept_by_all_that_decides_the_training(tokens_folder, tokeni
     pq.write_table(pq.read_table(tokens_folder).slice(1), tmp_path / "fewer" / "part-00000.parquet")
     fingerprint, vocabulary = StructureTokenizer.from_pretrained(tokenizer_folder).codes_fingerprint, Vocabulary(CODES)
     for number in range(2):  # weights differ
-        esm = EsmForMaskedLM(esm_config(vocabulary.size, 16, 1, 2, 16))
+        esm = Esm2(Esm2Config(vocabulary.size, 16, 1, 2, 16))
         MultimodalEsm(esm, vocabulary, tokenizer_fingerprint=fingerprint).save_pretrained(tmp_path / str(number))
     monkeypatch.setattr(stages, "fit", fit)
 
@@ -229,14 +227,14 @@ def test_sequence_stage_does_not_resume_from_another_source(tokens_folder, token
 @pytest.mark.skipif(torch.__version__ < "2.8", reason="older optimisers ask, too, whether they are being compiled")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_reported_attention_is_the_one_used(trained, tokens_folder, tmp_path, capsys, monkeypatch, compiled):
-    """With a mask transformers' function is called; a compiled network does not pack (compilation is omitted here)."""
+    """A compiled network does not pack (compilation is omitted here)."""
     masked = []
-    used = attention.sdpa_attention_forward
-    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *a, **b: masked.append(1) or used(*a, **b))
+    used = MultimodalEsm.attention_mask
+    monkeypatch.setattr(MultimodalEsm, "attention_mask", lambda *a: masked.append(1) or used(*a))
     monkeypatch.setattr(torch, "compile", lambda module, dynamic: module)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
     training = {"steps": 2, **TRAINING, "warmup_steps": 0, "compile": compiled}
     common = ["--tokens", tokens_folder, "--state", tmp_path / "state", "--config", configuration(training=training)]
     run("model", "train", "--initial", trained / "initial", "--out", tmp_path / "m", *common)
-    told = "scaled_dot_product_attention with a mask" if compiled else "dplm2_segments: each sample separately"
+    told = "padded samples with a mask" if compiled else "each sample separately, without padding"
     assert f"attention: {told}" in capsys.readouterr().err and bool(masked) == compiled

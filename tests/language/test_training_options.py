@@ -11,10 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_run import CODES, configuration, run
-from transformers import EsmForMaskedLM
 
 from dplm2.cli import main
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.tokenizer.model import StructureTokenizer
@@ -31,7 +30,7 @@ def initial(tmp_path_factory, tokenizer_folder):
     """A warmed-up model with dropout."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(CODES)
-    network = MultimodalEsm(EsmForMaskedLM(esm_config(vocabulary.size, 48, 2, 4, 96)), vocabulary)
+    network = MultimodalEsm(Esm2(Esm2Config(vocabulary.size, 48, 2, 4, 96)), vocabulary)
     network.tokenizer_fingerprint = StructureTokenizer.from_pretrained(tokenizer_folder).codes_fingerprint
     folder = tmp_path_factory.mktemp("initial")
     network.save_pretrained(folder)

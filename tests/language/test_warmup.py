@@ -15,6 +15,7 @@ from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import NetworkSettings, WarmupSettings
 from dplm2.settings.tokenizer import TokenizerSettings
 from dplm2.tokenizer.quantizer import Quantizer
+from tests.transformers_esm import of_transformers
 
 TOLERANCE = 1e-4
 SMALLEST = NetworkSettings.make(hidden_size=16, layers=1, heads=2, intermediate_size=32)
@@ -223,12 +224,12 @@ def test_locally_initialized_heads_attend_to_their_offset():
     model = warmup.random_model(
         NetworkSettings.make(hidden_size=64, layers=2, heads=4, intermediate_size=32, attention="near"), seed=0
     )
-    model.set_attn_implementation("eager")
     for layer in model.esm.encoder.layer:
         for part in (layer.attention.self.query, layer.attention.self.key):
             torch.nn.init.zeros_(part.weight)
     with torch.no_grad():
-        found = model.esm(torch.randint(4, 24, (1, 12)), output_attentions=True).attentions
+        recorded = of_transformers(model, attention="eager")
+        found = recorded.esm(torch.randint(4, 24, (1, 12)), output_attentions=True).attentions
     distance = torch.arange(12)[None, :] - torch.arange(12)[:, None]
     turns = 10000.0 ** (-torch.arange(0, 16, 2) / 16)
     turns = turns[turns > 0.125]

@@ -18,6 +18,7 @@ from dplm2.representations import embedding as module
 from dplm2.representations.embedding import Embedder, Embedding, embed, embed_folder, read_embeddings
 from dplm2.tokenizer.tokens import SCHEMA
 from tests.scoring.plain import ids_by_hand
+from tests.transformers_esm import of_transformers
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def by_transformers(model, target):
     halves = 2 if target.sequence is not None and target.structure_tokens is not None else 1
     positions = torch.arange(target.length + 2).repeat(halves).unsqueeze(0)
     mask = torch.ones_like(ids)
-    output = network.model.esm(
+    output = of_transformers(network.model).esm(
         inputs_embeds=network.embeddings(ids), attention_mask=mask, position_ids=positions, output_hidden_states=True
     )
     return [state[0].numpy() for state in output.hidden_states]

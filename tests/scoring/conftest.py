@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from transformers import EsmForMaskedLM
 
 from dplm2.generation.model import DPLM2
 from dplm2.generation.task import Target
 from dplm2.language import heads
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.tokenizer.model import StructureTokenizer
@@ -21,7 +20,7 @@ def with_head(tokenizer: StructureTokenizer, name: str) -> DPLM2:
     torch.manual_seed(0)
     vocabulary = Vocabulary(tokenizer.codebook_size)
     head = heads.make(name, vocabulary, 16, tokenizer.settings.quantizer.layout)
-    network = MultimodalEsm(EsmForMaskedLM(esm_config(head.table_rows, 16, 2, 2, 32)), vocabulary, head=head)
+    network = MultimodalEsm(Esm2(Esm2Config(head.table_rows, 16, 2, 2, 32)), vocabulary, head=head)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return DPLM2(network, tokenizer)

@@ -391,7 +391,7 @@ def test_summary_before_the_first_step(tmp_path, capsys):
     assert "parameters: 1,280 in total, 960 trained" in said
     assert "tokens per batch" in said and "padding, 2 batches per step" in said
     assert "GB of memory" in said and "s per step" in said
-    assert "device: cpu (1 threads); precision: fp32" in said and "attention: " in said and "example: (" in said
+    assert "device: cpu (1 threads); precision: fp32" in said and "example: (" in said
     assert "2 trained parameters have no gradient from that batch: unused.weight, unused.bias" in said
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import EsmForMaskedLM
 
 from dplm2.core.errors import ConfigError, DPLM2Error
+from dplm2.language.esm import Esm2, OutputLayer
 from dplm2.language.heads.interface import Official, Sampling
-from dplm2.language.heads.output import NEW_ROW_SPREAD, OutputLayer
+from dplm2.language.heads.rows import NEW_ROW_SPREAD
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 from dplm2.settings.model import DiffusionSettings
 from dplm2.tokenizer.quantizer import indices_to_codes
@@ -111,7 +111,7 @@ class Bits(nn.Module):
         return set_NQ - unset_NQ
 
     @torch.no_grad()
-    def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
+    def start(self, model: Esm2, seed: int, code_values_CV: Tensor | None = None) -> None:
         """See the interface. The distributions are those of the authors' program."""
         if code_values_CV is not None:
             raise ConfigError(f"warmup.structure_tokens: code has no effect with structure_head {self.name}; omit it")

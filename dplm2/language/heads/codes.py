@@ -1,6 +1,6 @@
 """``codes``: a separate row for each structure token, as in the released DPLM-2 (paper section 3.1).
 
-The rows are in the network's own tables, after those of the amino acids: the model is an ``EsmForMaskedLM``.
+The rows are in the network's own tables, after those of the amino acids: the model is an ESM-2.
 
 Shapes: B batch, T tokens (both tracks), N selected positions, D model width, C classes of the structure track, V
 values of a code.
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import EsmForMaskedLM
 
 from dplm2.cpu.products import linear
+from dplm2.language.esm import Esm2, features
 from dplm2.language.heads.interface import Official, Sampling
-from dplm2.language.heads.output import NEW_ROW_SPREAD, features, smooth_features
+from dplm2.language.heads.rows import NEW_ROW_SPREAD, smooth_features
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings
 
@@ -50,7 +50,7 @@ class Codes(nn.Module):
         return functional.cross_entropy(logits_NC, ids_N - self.classes.start, reduction="none")
 
     @torch.no_grad()
-    def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
+    def start(self, model: Esm2, seed: int, code_values_CV: Tensor | None = None) -> None:
         """Add the rows to the network's tables.
 
         The 33 rows of the sequence model do not change. New embeddings are drawn, per dimension, from the normal

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from transformers import EsmForMaskedLM
 
+from dplm2.language.esm import Esm2
 from dplm2.language.vocabulary import Track, Vocabulary
 from dplm2.settings.model import DiffusionSettings
 
@@ -106,7 +106,7 @@ class StructureHead(Protocol):
         """Negative log-probability (N,) in nats, in float32, of ids among ``classes``."""
         ...
 
-    def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
+    def start(self, model: Esm2, seed: int, code_values_CV: Tensor | None = None) -> None:
         """Initialize the weights that a sequence model lacks (warm-up, paper section 3.1).
 
         Parameters

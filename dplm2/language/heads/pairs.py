@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import EsmForMaskedLM
 
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.cpu.products import linear
+from dplm2.language.esm import Esm2, OutputLayer, features
 from dplm2.language.heads.interface import Sampling
-from dplm2.language.heads.output import NEW_ROW_SPREAD, OutputLayer, features, smooth_features
+from dplm2.language.heads.rows import NEW_ROW_SPREAD, smooth_features
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
 from dplm2.settings.model import DiffusionSettings
 
@@ -166,7 +166,7 @@ class Pairs(nn.Module):
         return log_total(ab, ac, bc) - (ab[each, a, b] + ac[each, a, c] + bc[each, b, c])
 
     @torch.no_grad()
-    def start(self, model: EsmForMaskedLM, seed: int, code_values_CV: Tensor | None = None) -> None:
+    def start(self, model: Esm2, seed: int, code_values_CV: Tensor | None = None) -> None:
         """See the interface. Codes' embeddings have the mean and standard deviation of those of the amino acids.
 
         With ``code_values_CV``, rows of levels with similar values are similar.

@@ -1,10 +1,9 @@
 """Networks with each structure head."""
 
 import torch
-from transformers import EsmForMaskedLM
 
 from dplm2.language import heads
-from dplm2.language.model_folder import esm_config
+from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 
@@ -14,9 +13,7 @@ def network_with(head, codes=64, layout=(2, 2, 2), width=32, layers=2):
     torch.manual_seed(0)
     vocabulary = Vocabulary(codes)
     made = heads.make(head, vocabulary, width, layout)
-    network = MultimodalEsm(
-        EsmForMaskedLM(esm_config(made.table_rows, width, layers, 4, 2 * width)), vocabulary, head=made
-    )
+    network = MultimodalEsm(Esm2(Esm2Config(made.table_rows, width, layers, 4, 2 * width)), vocabulary, head=made)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return network.eval()

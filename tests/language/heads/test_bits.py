@@ -9,16 +9,16 @@ from safetensors.torch import load_file, save_file
 from test_diffusion import recorded_batch
 from test_language_importing import scaled_shapes, weights_of
 from test_sampling_trace import conditionings_of, denoiser_of, follow
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, EsmConfig
 from transformers.models.esm.modeling_esm import EsmEmbeddings
 
 from dplm2.cli import main
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language import heads, importing, layout, warmup
 from dplm2.language.diffusion import DiffusionObjective
+from dplm2.language.esm import Esm2Config
 from dplm2.language.filtering import draw
 from dplm2.language.heads.bits import Bits
-from dplm2.language.model_folder import esm_config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.schedule import SamplerSettings, Strategy
 from dplm2.language.vocabulary import TRACKS, Vocabulary
@@ -102,9 +102,8 @@ def test_network_reproduces_the_recorded_values(recorded_bit, bit_network, name)
 
 def test_scaling_equals_transformers_embeddings_applied_twice(bit_network):
     """The authors call ``esm.embeddings`` first on the amino acids, then on both halves."""
-    config = esm_config(33, 64, 1, 4, 64)
-    config.token_dropout = True
-    theirs = EsmEmbeddings(config).eval()
+    config = Esm2Config(33, 64, 1, 4, 64, token_dropout=True)
+    theirs = EsmEmbeddings(EsmConfig.from_dict(config.to_dict())).eval()
     theirs.word_embeddings = bit_network.model.esm.embeddings.word_embeddings
     generator = torch.Generator().manual_seed(0)
     structures = [torch.randint(36, 8228, (n,), generator=generator).numpy() for n in (6, 9)]

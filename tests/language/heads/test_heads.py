@@ -257,6 +257,7 @@ def test_an_error_of_the_library_is_named(tmp_path, monkeypatch, error, said):
         raise error
 
     network_with("codes").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
     monkeypatch.setattr(EsmForMaskedLM, "from_pretrained", fails)
     with pytest.raises(DPLM2Error, match=rf"cannot be opened, .* \({said}\)$"):
         MultimodalEsm.from_pretrained(tmp_path)

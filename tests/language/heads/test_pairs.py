@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from dplm2.core.errors import ConfigError, DPLM2Error
 from dplm2.language import heads, warmup
-from dplm2.language.heads.output import features
+from dplm2.language.esm import features
 from dplm2.language.heads.pairs import Pairs, groups_of, log_total
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings, NetworkSettings

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dplm2.language.heads.output import smooth_features
+from dplm2.language.heads.rows import smooth_features
 
 
 @pytest.mark.parametrize("values", [[[-1.0], [1.0]], [[0.0, 0.0], [3.0, 4.0], [0.0, 4.0]]])

@@ -1,0 +1,13 @@
+"""The network of transformers with the weights of ours: what ours is held against."""
+
+from transformers import EsmConfig, EsmForMaskedLM
+
+from dplm2.language.esm import Esm2
+
+
+def of_transformers(model: Esm2, attention: str = "sdpa") -> EsmForMaskedLM:
+    """A copy of a network as transformers' class, in the same mode, with one of its forms of attention."""
+    config = EsmConfig.from_dict(model.config.to_dict())
+    theirs = EsmForMaskedLM._from_config(config, attn_implementation=attention)
+    theirs.load_state_dict(model.state_dict())
+    return theirs.train(model.training)
