@@ -401,7 +401,6 @@ def test_metrics_cover_every_track_and_task(trained):
 
 
 @pytest.mark.skipif(torch.__version__ < SHARDS_ON_CPU, reason="older torch does not average sharded gradients on CPUs")
-@pytest.mark.nightly  # with the authors' head in tests/language/test_training_options.py
 def test_two_processes_equal_one_with_accumulation(trained, tokens_folder, tmp_path):
     """Data-parallel with low-rank updates, and sharded with all weights trained."""
     head, folder = trained
