@@ -187,13 +187,15 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotate(x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor, scale: float, direction: int) -> Tensor:
-    cos_N1C, sin_N1C = ((table * scale).to(x_NHC.dtype) for table in (cos_N1C, sin_N1C))
-    out_NHC = x_NHC * cos_N1C
-    (first, second), (sin_first, sin_second) = x_NHC.chunk(2, -1), sin_N1C.chunk(2, -1)
+    """In float32 as the plain layer, which is also several times faster than in half precision."""
+    cos_N1C, sin_N1C = (table.float() * scale for table in (cos_N1C, sin_N1C))
+    wide_NHC = x_NHC.float()
+    out_NHC = wide_NHC * cos_N1C
+    (first, second), (sin_first, sin_second) = wide_NHC.chunk(2, -1), sin_N1C.chunk(2, -1)
     out_first, out_second = out_NHC.chunk(2, -1)
     out_first.addcmul_(second, sin_first, value=-direction)
     out_second.addcmul_(first, sin_second, value=direction)
-    return out_NHC
+    return out_NHC.to(x_NHC.dtype)
 
 
 class _Project(torch.autograd.Function):
