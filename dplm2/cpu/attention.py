@@ -105,8 +105,8 @@ class _HalfAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(context, gradient_MTC: Tensor) -> tuple[Tensor, ...]:
-        q_MTC, k_MTC, v_MTC = context.saved_tensors
-        grad_q_MTC, grad_k_MTC, grad_v_MTC = (torch.empty_like(t) for t in context.saved_tensors)
+        q_MTC, k_MTC, v_MTC = context.saved_tensors  # read once, as activation checkpointing requires
+        grad_q_MTC, grad_k_MTC, grad_v_MTC = (torch.empty_like(track_MTC) for track_MTC in (q_MTC, k_MTC, v_MTC))
         for part in _chunks(q_MTC):
             gradient, weights = gradient_MTC[part].contiguous(), _weights(q_MTC[part], k_MTC[part])
             torch.bmm(weights.mT, gradient, out=grad_v_MTC[part])

@@ -13,7 +13,8 @@ from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.network import MultimodalEsm
 from dplm2.language.vocabulary import Vocabulary
 from dplm2.settings.model import DiffusionSettings, LoraSettings
-from dplm2.training.devices import COMPILES_ON_CPU
+from dplm2.training import checkpointing
+from dplm2.training.devices import COMPILES_ON_CPU, blocks
 
 WIDTH, HEADS, INNER, RANK = 32, 4, 64, 3
 
@@ -84,6 +85,24 @@ def test_bfloat16_follows_float32(small_network, adapted):
         assert half[name].dtype == torch.float32
         if "key.bias" not in name and gradient.norm() > 0:
             assert torch.cosine_similarity(gradient.flatten(), half[name].flatten(), dim=0) > 0.99, name
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "low rank"])
+def test_activation_checkpointing_changes_no_bit(small_network, adapted, half):
+    """With dropout, which draws the same numbers again."""
+    if adapted:
+        lora.add(small_network.model, LoraSettings.make(enabled=True, rank=3), seed=0)
+    disturb(small_network)
+    small_network.train()
+    found = []
+    for recomputed in ([], blocks(small_network)):
+        torch.manual_seed(5)
+        with checkpointing.enabled(recomputed), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            found.append(loss_and_gradients(small_network, packing=True))
+    (loss, gradients), (again, recomputed) = found
+    assert loss == again and gradients.keys() == recomputed.keys()
+    assert all(torch.equal(gradient, recomputed[name]) for name, gradient in gradients.items())
 
 
 def parts_of_a_layer(low_rank):
