@@ -36,16 +36,16 @@ CONTACT_HEAD = "esm.contact_head."
 _DERIVED = ("inv_freq", "position_ids")
 _ROTARY_BASE = 10000.0
 _FRACTIONS = ("hidden_dropout_prob", "initializer_range", "layer_norm_eps")
-# What distinguishes ESM-2 among transformers' ESM networks, and settings that are not used here.
-_ALWAYS = {
+KIND = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "tie_word_embeddings": False}
+"""What a ``config.json`` says of this network and of no other of transformers' ESM networks."""
+
+_UNREAD = {
     "model_type": "esm",
+    "architectures": ["EsmForMaskedLM"],
     "dtype": "float32",
     "mask_token_id": Vocabulary.mask_sequence,
     "pad_token_id": Vocabulary.pad,
-    "position_embedding_type": "rotary",
     "rope_theta": _ROTARY_BASE,
-    "emb_layer_norm_before": False,
-    "tie_word_embeddings": False,
     "is_folding_model": False,
     "attention_probs_dropout_prob": 0.0,
 }
@@ -110,7 +110,7 @@ class Esm2Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The entries of a ``config.json`` that transformers needs."""
-        return _ALWAYS | {"architectures": ["EsmForMaskedLM"]} | asdict(self)
+        return KIND | _UNREAD | asdict(self)
 
     @classmethod
     def of_dict(cls, values: Mapping[str, Any]) -> "Esm2Config":

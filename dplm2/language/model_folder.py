@@ -16,7 +16,7 @@ from dplm2.core.released import TOKENIZER
 from dplm2.core.tensors import check_layers, check_tensors
 from dplm2.core.unfilled import unfilled
 from dplm2.language import heads
-from dplm2.language.esm import CONTACT_HEAD, Esm2, Esm2Config, misfitting, with_unread
+from dplm2.language.esm import CONTACT_HEAD, KIND, Esm2, Esm2Config, misfitting, with_unread
 from dplm2.language.vocabulary import Vocabulary
 
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocab.txt"
@@ -83,10 +83,11 @@ def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> Esm
     is_own = config["model_type"] == OWN_TYPE
     if is_own and head is None:
         raise DPLM2Error(f"{folder}: its structure head is not part of an ESM-2; open it with {OWN_CLASS}")
-    if not is_own and (not path.is_file() or config.get("tie_word_embeddings", True)):
+    if is_own or path.is_file():
+        check_tensors(path)
+        check_layers(path, config.get("num_hidden_layers", 0))
+    if not is_own and not (path.is_file() and config.items() >= KIND.items()):
         return _opened_by_transformers(folder)
-    check_tensors(path)
-    check_layers(path, config.get("num_hidden_layers", 0))
     try:
         with unfilled():
             network = Esm2(Esm2Config.of_dict(config))

@@ -1,19 +1,24 @@
 """The network against transformers', whose names and settings it has."""
 
 import dataclasses
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import EsmForMaskedLM
+from transformers import EsmConfig, EsmForMaskedLM
 
 from dplm2.core.errors import DPLM2Error
 from dplm2.cpu import switch
+from dplm2.language import model_folder
 from dplm2.language.esm import Esm2, Esm2Config
 from dplm2.language.model_folder import load_masked_lm
+from dplm2.language.network import MultimodalEsm
+from dplm2.language.vocabulary import Vocabulary
 from tests.transformers_esm import of_transformers
 
 SIZES = (57, 32, 3, 4, 48)
@@ -126,7 +131,8 @@ def test_a_network_of_transformers_is_taken_over(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "form", ["ours", "several files", "tied", "former names", "half precision", "without what is not read"]
+    "form",
+    ["ours", "several files", "tied", "maybe tied", "former names", "half precision", "without what is not read"],
 )
 def test_folders_of_transformers_open(tmp_path, form):
     model = network()
@@ -146,6 +152,9 @@ def test_folders_of_transformers_open(tmp_path, form):
         if form.startswith("without"):
             weights = {name: value for name, value in weights.items() if "contact" not in name and "freq" not in name}
         save_file(weights, file, {"format": "pt"})
+    if form == "maybe tied":  # as far as the configuration says; both tables are there
+        change_config(tmp_path, tie_word_embeddings=None)
+        model = Esm2.of_transformers(EsmForMaskedLM.from_pretrained(tmp_path))
     opened = load_masked_lm(tmp_path).eval()
     assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in opened.parameters())
     batch = padded_batch()
@@ -153,6 +162,46 @@ def test_folders_of_transformers_open(tmp_path, form):
         assert torch.equal(opened.lm_head.decoder.weight, opened.esm.embeddings.word_embeddings.weight)
         opened.lm_head.decoder.weight.data.copy_(model.lm_head.decoder.weight)
     assert torch.allclose(ours(opened, batch), ours(model, batch), rtol=1e-4, atol=1e-4)
+
+
+def change_config(folder: Path, **changed: object) -> None:
+    """Change entries of a ``config.json``; None removes one."""
+    config = json.loads((folder / "config.json").read_text()) | changed
+    (folder / "config.json").write_text(
+        json.dumps({name: value for name, value in config.items() if value is not None})
+    )
+
+
+def test_our_folders_open_without_transformers(tmp_path, monkeypatch):
+    vocabulary = Vocabulary(20)
+    MultimodalEsm(network(), vocabulary).save_pretrained(tmp_path)
+    monkeypatch.setattr(model_folder, "_opened_by_transformers", None)
+    batch = padded_batch()
+    assert torch.equal(ours(load_masked_lm(tmp_path).eval(), batch), ours(network(), batch))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tie_word_embeddings": True, "num_hidden_layers": 10**9}, "tensors, but .* says 1000000000 layers"),
+        ({"hidden_size": 34}, "config.json: hidden_size 34 does not divide"),
+        ({"hidden_size": None}, "config.json: no entry hidden_size"),
+        ({"emb_layer_norm_before": True}, "weights do not fit: .*esm.embeddings.layer_norm"),
+        ({"vocab_size": 58}, "weights do not fit: .*mismatched_keys.*word_embeddings|damaged"),
+    ],
+)
+def test_folders_that_do_not_fit_are_refused(tmp_path, changed, said):
+    MultimodalEsm(network(), Vocabulary(20)).save_pretrained(tmp_path)
+    change_config(tmp_path, **changed)
+    with pytest.raises(DPLM2Error, match=f"{tmp_path}.*{said}"):
+        load_masked_lm(tmp_path)
+
+
+def test_a_normalisation_before_the_layers_is_refused(tmp_path):
+    config = EsmConfig.from_dict(Esm2Config(*SIZES).to_dict() | {"emb_layer_norm_before": True})
+    EsmForMaskedLM(config).save_pretrained(tmp_path)
+    with pytest.raises(DPLM2Error, match=f"{tmp_path}: not an ESM-2.*unexpected_keys.*embeddings.layer_norm"):
+        load_masked_lm(tmp_path)
 
 
 @pytest.mark.parametrize(
