@@ -215,8 +215,11 @@ def _model_without_storage(weights: Mapping[str, Tensor], config: Mapping, sourc
         raise DPLM2Error(
             f"{source}: neither rotary frequencies nor a config.json determine the number of attention heads"
         )
-    with unfilled():
-        return Esm2(Esm2Config(vocabulary_size, width, max(numbers) + 1, attention_heads, intermediate))
+    try:
+        with unfilled():
+            return Esm2(Esm2Config(vocabulary_size, width, max(numbers) + 1, attention_heads, intermediate))
+    except DPLM2Error as error:
+        raise DPLM2Error(f"{source}: {error}") from error
 
 
 def _load_network(model: Esm2, weights: dict[str, Tensor], source: str) -> None:
@@ -270,8 +273,7 @@ def export_model(folder: Path, destination: Path) -> None:
     rows = model.config.max_position_embeddings, model.config.hidden_size
     weights[_POSITIONS] = load_file(unread)[_POSITIONS] if unread.is_file() else torch.zeros(rows)
     save_tensors(destination / WEIGHTS_FILE, weights)
-    config = {key: value for key, value in model.config.to_dict().items() if key != "dplm2"}
-    config |= {
+    config = model.config.to_dict() | {
         "token_dropout": network.embedding_scaling != "none",
         "dplm_type": "dplm_esm" if network.is_sequence_model else official.kind,
         "architectures": ["EsmForDPLM" if network.is_sequence_model else official.architecture],
