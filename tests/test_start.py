@@ -23,6 +23,17 @@ def test_sampling_does_not_wait_for_tables_and_plots():
     assert not imported("import sys, dplm2.generation.run; print(*sys.modules)") & {"pandas", "matplotlib"}
 
 
+def test_the_end_of_a_command_does_not_search_the_objects_of_libraries():
+    program = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count() > 0))
+from dplm2.cli import main
+main(["--version"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True", done.stdout + done.stderr
+
+
 def test_help_takes_less_than_a_third_of_a_second():
     def seconds():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
