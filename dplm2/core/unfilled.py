@@ -22,6 +22,6 @@ def unfilled() -> Iterator[None]:
 class _Undrawn(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
         options = options or {}
-        if function.__name__ in ("normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_", "trunc_normal_"):
+        if function.__name__ in ("normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_"):
             return arguments[0] if arguments else options["tensor"]
         return function(*arguments, **options)

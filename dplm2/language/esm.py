@@ -8,7 +8,7 @@ outputs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,12 +33,19 @@ FREQUENCIES = "esm.rotary_embeddings.inv_freq"
 CONTACT_HEAD = "esm.contact_head."
 """Prefix of weights that are not used."""
 
+KIND = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "tie_word_embeddings": False}
+"""What a ``config.json`` says if its network is exactly this one; transformers' ESM networks have other forms, too."""
+
+MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+"""How weights can misfit a network, as in transformers' reports of loading."""
+
+Segments = Sequence[int] | attention.Bounds
+"""Bounds of the attention in a batch of one packed row (see `dplm2.cpu.attention`)."""
+
 _DERIVED = ("inv_freq", "position_ids")
 _ROTARY_BASE = 10000.0
 _FRACTIONS = ("hidden_dropout_prob", "initializer_range", "layer_norm_eps")
-KIND = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "tie_word_embeddings": False}
-"""What a ``config.json`` says of this network and of no other of transformers' ESM networks."""
-
+# Other entries of a ``config.json`` that only other programs read.
 _UNREAD = {
     "model_type": "esm",
     "architectures": ["EsmForMaskedLM"],
@@ -90,8 +97,8 @@ class Esm2Config:
         Raises
         ------
         DPLM2Error
-            If one is not possible, or the width does not divide into heads of even width
-            (rotary positions rotate pairs of channels).
+            If one is not possible, or the width does not divide into heads of even width (rotary positions rotate pairs
+            of channels).
         """
         for name, value in asdict(self).items():
             kind = type(value)
@@ -121,12 +128,9 @@ class Esm2Config:
         DPLM2Error
             If an entry is missing or not possible.
         """
-        names = [field.name for field in fields(cls)]
-        try:
-            return cls(**{name: values[name] for name in names if name in values})
-        except TypeError as error:
-            missing = [name for name in names[:5] if name not in values]
-            raise DPLM2Error(f"no entry {', '.join(missing)}") from error
+        if missing := [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]:
+            raise DPLM2Error(f"no entry {', '.join(missing)}")
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
 
 class Esm2(nn.Module):
@@ -162,15 +166,12 @@ class Esm2(nn.Module):
 
 
 def misfitting(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Names of weights that are missing, unknown or of wrong shape for a module, by kind; empty if all fit."""
+    """Names of weights that are missing, unknown or of wrong shape for a module, by kind (`MISFITS`)."""
     expected = module.state_dict()
     common = expected.keys() & weights.keys()
-    kinds = {
-        "missing_keys": expected.keys() - common,
-        "unexpected_keys": weights.keys() - common,
-        "mismatched_keys": {name for name in common if expected[name].shape != weights[name].shape},
-    }
-    return {kind: sorted(names) for kind, names in kinds.items() if names}
+    reshaped = {name for name in common if expected[name].shape != weights[name].shape}
+    found = (expected.keys() - common, weights.keys() - common, reshaped)
+    return {kind: sorted(names) for kind, names in zip(MISFITS, found, strict=True) if names}
 
 
 def with_unread(network: Esm2, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,7 +197,7 @@ class _Body(nn.Module):
         hidden_BTD: Tensor,
         positions_BT: Tensor,
         mask: Tensor | None = None,
-        segments: Sequence[int] | attention.Bounds | None = None,
+        segments: Segments | None = None,
     ) -> Tensor:
         """Representations (B, T, D) after the last layer.
 
@@ -209,7 +210,7 @@ class _Body(nn.Module):
         mask
             Added to the logits of the attention (B, H or 1, T or 1, T).
         segments
-            Bounds of the attention in a batch of one packed row instead (see `dplm2.cpu.attention`).
+            Instead of a mask, in a batch of one packed row.
         """
         angles = self.rotary_embeddings(positions_BT, hidden_BTD.dtype)
         for layer in self.encoder.layer:
@@ -232,7 +233,7 @@ class Layer(nn.Module):
         hidden_BTD: Tensor,
         angles: Angles,
         mask: Tensor | None = None,
-        segments: Sequence[int] | attention.Bounds | None = None,
+        segments: Segments | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) after the layer; for the parameters see `_Body.forward`."""
         if segments is not None and hidden_BTD.device.type == "cpu" and switch.is_lean():
@@ -288,7 +289,7 @@ class _Attention(nn.Module):
         self.output = _Output(config.hidden_size, config)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden_BTD: Tensor, angles: Angles, mask: Tensor | None, segments: Any) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, angles: Angles, mask: Tensor | None, segments: Segments | None) -> Tensor:
         return self.output(self.self(self.LayerNorm(hidden_BTD), angles, mask, segments), hidden_BTD)
 
 
@@ -298,7 +299,7 @@ class _SelfAttention(nn.Module):
         self.heads = config.num_attention_heads
         self.query, self.key, self.value = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(3))
 
-    def forward(self, hidden_BTD: Tensor, angles: Angles, mask: Tensor | None, segments: Any) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, angles: Angles, mask: Tensor | None, segments: Segments | None) -> Tensor:
         q_BHTC, k_BHTC, v_BHTC = (
             matrix(hidden_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for matrix in (self.query, self.key, self.value)

@@ -24,7 +24,7 @@ from dplm2.core.unfilled import unfilled
 from dplm2.core.weights import read_weights, weight_files
 from dplm2.language import heads
 from dplm2.language.cards import write_model_card
-from dplm2.language.esm import FREQUENCIES, Esm2, Esm2Config, misfitting, rotary_frequencies, with_unread
+from dplm2.language.esm import FREQUENCIES, MISFITS, Esm2, Esm2Config, misfitting, rotary_frequencies, with_unread
 from dplm2.language.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from dplm2.language.network import EmbeddingScaling, MultimodalEsm
 from dplm2.language.vocabulary import SEQUENCE_IDS, Vocabulary
@@ -235,8 +235,7 @@ def _load_network(model: Esm2, weights: dict[str, Tensor], source: str) -> None:
             raise DPLM2Error(f"{source}: {name} is not ESM-2's table of rotary frequencies")
     state = with_unread(model, {**state, FREQUENCIES: frequencies})
     if misfits := misfitting(model, state):
-        kinds = "unexpected_keys", "missing_keys", "mismatched_keys"
-        unknown, missing, shapes = (misfits.get(kind, [])[:5] for kind in kinds)
+        missing, unknown, shapes = (misfits.get(kind, [])[:5] for kind in MISFITS)
         raise DPLM2Error(
             f"{source}: not imported, since weights are unknown {unknown}, missing {missing} or of wrong shape {shapes}"
         )

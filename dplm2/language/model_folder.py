@@ -16,11 +16,10 @@ from dplm2.core.released import TOKENIZER
 from dplm2.core.tensors import check_layers, check_tensors
 from dplm2.core.unfilled import unfilled
 from dplm2.language import heads
-from dplm2.language.esm import CONTACT_HEAD, KIND, Esm2, Esm2Config, misfitting, with_unread
+from dplm2.language.esm import CONTACT_HEAD, KIND, MISFITS, Esm2, Esm2Config, misfitting, with_unread
 from dplm2.language.vocabulary import Vocabulary
 
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocab.txt"
-_MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 # Without these names transformers adds its own tokens, with ids beyond the network's rows.
 _TOKENIZER_CONFIG = {
     "tokenizer_class": "EsmTokenizer",
@@ -97,7 +96,7 @@ def load_masked_lm(folder: Path, head: heads.StructureHead | None = None) -> Esm
     of_head = {name.removeprefix(HEAD): weights.pop(name) for name in list(weights) if is_own and name.startswith(HEAD)}
     weights = with_unread(network, weights)
     misfits = misfitting(network, weights)
-    if misfits and not is_own:
+    if not is_own and misfits.keys() - {"mismatched_keys"}:  # other names
         return _opened_by_transformers(folder)
     _refuse(folder, misfits)
     network.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
@@ -122,7 +121,7 @@ def _opened_by_transformers(folder: Path) -> Esm2:
         if shown:
             logging.enable_progress_bar()
     optional = (CONTACT_HEAD, "inv_freq")
-    wrong = {kind: sorted(str(key) for key in loaded[kind]) for kind in _MISFITS}
+    wrong = {kind: sorted(str(key) for key in loaded[kind]) for kind in MISFITS}
     wrong = {
         kind: keys for kind, keys in wrong.items() if any(not any(part in key for part in optional) for key in keys)
     }

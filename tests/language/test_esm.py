@@ -107,13 +107,16 @@ def test_random_weights_have_transformers_distributions():
     model = Esm2(Esm2Config(*SIZES, initializer_range=0.5))
     copy = EsmForMaskedLM(of_transformers(model).config)
     for name, value in copy.named_parameters():
-        own = model.get_parameter(name).detach()
-        assert float(own.std(correction=0)) == pytest.approx(float(value.detach().std(correction=0)), rel=0.8), name
-        assert float(own.mean()) == pytest.approx(float(value.detach().mean()), abs=0.3), name
+        own = model.get_parameter(name)
+        if value.ndim == 1:  # biases and normalisations
+            assert torch.equal(own, value), name
+        elif value.numel() > 1000:  # all but the contact head
+            assert float(own.std()) == pytest.approx(float(value.std()), rel=0.1), name
+            assert float(own.mean()) == pytest.approx(0, abs=0.05), name
     assert not model.esm.embeddings.word_embeddings.weight[1].any()
 
 
-def test_a_network_of_transformers_is_taken_over(monkeypatch):
+def test_a_network_of_transformers_is_taken_over():
     """Also with rounded frequencies, as some checkpoints have them, and untied."""
     model = network(token_dropout=True)
     model.esm.rotary_embeddings.inv_freq.copy_(model.esm.rotary_embeddings.inv_freq.half())
@@ -124,7 +127,6 @@ def test_a_network_of_transformers_is_taken_over(monkeypatch):
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     assert again.lm_head.decoder.weight.data_ptr() != copy.lm_head.decoder.weight.data_ptr()
-    del again.esm.encoder.emb_layer_norm_after
     copy.esm.encoder.emb_layer_norm_after = nn.Identity()
     with pytest.raises(DPLM2Error, match="not an ESM-2.*missing.*emb_layer_norm_after"):
         Esm2.of_transformers(copy)
@@ -187,7 +189,7 @@ def test_our_folders_open_without_transformers(tmp_path, monkeypatch):
         ({"hidden_size": 34}, "config.json: hidden_size 34 does not divide"),
         ({"hidden_size": None}, "config.json: no entry hidden_size"),
         ({"emb_layer_norm_before": True}, "weights do not fit: .*esm.embeddings.layer_norm"),
-        ({"vocab_size": 58}, "weights do not fit: .*mismatched_keys.*word_embeddings|damaged"),
+        ({"vocab_size": 58}, "weights do not fit: .*mismatched_keys.*word_embeddings"),
     ],
 )
 def test_folders_that_do_not_fit_are_refused(tmp_path, changed, said):
